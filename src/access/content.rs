@@ -1,0 +1,39 @@
+//! How services get at the clear text of a file, without knowing where it is kept.
+
+use std::sync::Arc;
+
+use crate::bundle::FileEntry;
+
+pub use crate::bundle::limits::CHUNK_BYTES;
+
+/// A place that files come from. The store implements it; tests use a map.
+pub trait Files: Send + Sync + 'static {
+    /// Opens a file for one transfer. May read the disk, so call it where blocking is allowed or short.
+    fn open(&self, entry: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError>;
+}
+
+/// The clear text of one file in chunks of [`CHUNK_BYTES`].
+pub trait Content: Send + Sync {
+    /// The size of the file in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether the file is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Chunk `index`: [`CHUNK_BYTES`] bytes, the last one as many as are left (none for an empty file). Checked
+    /// before it is returned: bytes that fail authentication never leave here. May block on the disk.
+    fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError>;
+}
+
+/// Why a file cannot be read now.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ContentError {
+    /// The sealed bytes are damaged or gone.
+    #[error("the stored file is damaged: {0}")]
+    Damaged(String),
+    /// The disk failed.
+    #[error("the file cannot be read: {0}")]
+    Io(String),
+}

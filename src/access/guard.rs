@@ -1,0 +1,1 @@
+//! Notices devices that guess names or flood, within bounded memory.

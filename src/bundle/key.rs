@@ -1,0 +1,108 @@
+//! Keys of this room. `Debug` prints a fingerprint, never a key; memory is wiped on drop.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::ids::Digest;
+
+macro_rules! secret {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// The key with these bytes.
+            pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// The bytes, for the cryptography and for the one place that keeps the key.
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let print = Digest::of(&self.0).to_string();
+                write!(f, concat!(stringify!($name), "(#{})"), print.get(..8).unwrap_or_default())
+            }
+        }
+    };
+}
+
+secret! {
+    /// The key of one sealed object. It travels inside encryption only.
+    ContentKey
+}
+
+secret! {
+    /// HQ's secret that content keys are derived from. It never leaves the publisher.
+    PublisherSecret
+}
+
+secret! {
+    /// An X25519 private key that manifests are sealed to: a site's, its spare's or HQ's recovery key.
+    RecipientSecret
+}
+
+/// An X25519 public key that manifests are sealed to. Written as 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecipientPublic([u8; 32]);
+
+impl RecipientPublic {
+    /// The key with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes of RFC 7748 §6.1.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RecipientPublic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+fn serialize_hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&HEXLOWER.encode(bytes))
+}
+
+fn deserialize_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+    let bytes =
+        HEXLOWER.decode(text.as_bytes()).map_err(|_| de::Error::custom("a key has 64 lower-case hex digits"))?;
+    bytes.try_into().map_err(|_| de::Error::custom("a key has 64 lower-case hex digits"))
+}
+
+impl Serialize for ContentKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_hex(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContentKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_hex(deserializer).map(Self)
+    }
+}
+
+impl Serialize for RecipientPublic {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_hex(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecipientPublic {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_hex(deserializer).map(Self)
+    }
+}

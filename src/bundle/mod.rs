@@ -1,0 +1,16 @@
+//! What HQ packs for one site: a manifest, shards of file entries, and the blobs they name.
+//!
+//! Bytes become checked content here and content becomes bytes; nothing in this room does I/O. The format is
+//! written down byte by byte in `FORMAT.md`. Read [`manifest`] first, then [`seal`] and [`open`].
+
+pub mod key;
+pub mod limits;
+pub mod manifest;
+pub mod object;
+pub mod recipients;
+
+pub use key::{ContentKey, PublisherSecret, RecipientPublic, RecipientSecret};
+pub use manifest::{
+    Class, DhcpMode, DhcpSettings, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard,
+    SiteSettings, TftpSettings, Totals, VendorOption,
+};

@@ -1,0 +1,13 @@
+//! The words every room uses: parsed once at the edge, right for ever after.
+//!
+//! A value of one of these types cannot be malformed, so nothing further in checks it again.
+
+mod digest;
+mod file_name;
+mod mac;
+mod names;
+
+pub use digest::{Digest, DigestError};
+pub use file_name::{FileName, FileNameError, MAX_FILE_NAME_BYTES};
+pub use mac::{MacAddr, MacAddrError};
+pub use names::{FleetId, Generation, IdError, MAX_ID_BYTES, SiteId, UnixTime};

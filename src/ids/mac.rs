@@ -1,0 +1,141 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The Ethernet address of a device on the site's LAN.
+///
+/// `Display` is `00:04:f2:aa:bb:cc`. `FromStr` takes upper and lower case, with `:`, `-`, `.` or no
+/// separators, as people paste it from labels, switches and spreadsheets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr([u8; 6]);
+
+/// Why a text is not a MAC address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a MAC address; write 12 hex digits, for example 00:04:f2:aa:bb:cc")]
+pub struct MacAddrError(String);
+
+impl MacAddr {
+    /// The address with these six octets, first octet of the OUI first.
+    pub const fn new(octets: [u8; 6]) -> Self {
+        Self(octets)
+    }
+
+    /// The six octets in wire order.
+    pub const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// The vendor's three octets.
+    pub const fn oui(self) -> [u8; 3] {
+        let [a, b, c, ..] = self.0;
+        [a, b, c]
+    }
+
+    /// Whether one device can own it: not multicast, not all zero.
+    pub const fn is_unicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && u64::from_be_bytes(self.widen()) != 0
+    }
+
+    /// 12 lower-case hex digits without separators, as Polycom and Yealink put it into names.
+    pub fn lower(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// 12 upper-case hex digits without separators, as Cisco puts it into names.
+    pub fn upper(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02X}")).collect()
+    }
+
+    const fn widen(self) -> [u8; 8] {
+        let [a, b, c, d, e, f] = self.0;
+        [0, 0, a, b, c, d, e, f]
+    }
+}
+
+impl From<[u8; 6]> for MacAddr {
+    fn from(octets: [u8; 6]) -> Self {
+        Self(octets)
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || MacAddrError(text.chars().take(40).collect());
+        // The longest spelling is 17 characters; a bound keeps pasted junk cheap.
+        if text.len() > 17 {
+            return Err(wrong());
+        }
+        let mut octets = [0u8; 6];
+        let mut digits = 0usize;
+        for character in text.chars() {
+            if matches!(character, ':' | '-' | '.') && digits > 0 && digits < 12 && digits % 2 == 0 {
+                continue;
+            }
+            let value = character.to_digit(16).ok_or_else(wrong)?;
+            let octet = octets.get_mut(digits / 2).ok_or_else(wrong)?;
+            *octet = (*octet << 4) | u8::try_from(value).map_err(|_| wrong())?;
+            digits += 1;
+        }
+        if digits == 12 { Ok(Self(octets)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for MacAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_usual_spelling_is_the_same_address() {
+        let spellings = ["0004f2aabbcc", "0004F2AABBCC", "00:04:f2:aa:bb:cc", "00-04-F2-AA-BB-CC", "0004.f2aa.bbcc"];
+        for spelling in spellings {
+            let mac: MacAddr = spelling.parse().expect(spelling);
+            assert_eq!(mac.to_string(), "00:04:f2:aa:bb:cc");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in
+            ["", "0004f2aabbc", "0004f2aabbccd", "0004f2aabbcg", ":0004f2aabbcc", "0:004f2aabbcc", "0004f2aabbcc:"]
+        {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn multicast_and_zero_belong_to_nobody() {
+        assert!(!MacAddr::new([0; 6]).is_unicast());
+        assert!(!MacAddr::new([0xff; 6]).is_unicast());
+        assert!(MacAddr::new([0, 4, 0xf2, 0, 0, 0]).is_unicast());
+    }
+}

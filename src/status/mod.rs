@@ -1,0 +1,10 @@
+//! What happened here: counters, phones seen, transfers, alerts; for `lineside status` and for check-in.
+//!
+//! Every service holds a [`Stats`] and tells it; [`report`] makes one picture of it; [`service`] answers on a
+//! local socket.
+
+pub mod report;
+pub mod service;
+pub mod stats;
+
+pub use stats::{Outcome, PollState, Stats, TransferRecord};

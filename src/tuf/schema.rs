@@ -1,0 +1,215 @@
+//! Metadata as it stands in JSON (specification §4).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::key::{KeyId, PublicKey};
+use crate::ids::{Digest, UnixTime};
+
+/// The specification version that is written; any `1.x` is read (§4.3).
+pub const SPEC_VERSION: &str = "1.0.33";
+
+/// The name of the delegated role that lists every firmware image which may be served.
+pub const FIRMWARE: &str = "firmware";
+
+/// Fields that Lineside adds to `signed`. They are covered by the signatures; other clients ignore them.
+///
+/// In `root`: the fleet and HQ's certificate authorities. In `timestamp`, `snapshot` and `targets`: fleet and site.
+pub const EXTRA_FIELD: &str = "x-lineside";
+
+/// The signed part of `root` (§4.3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Root {
+    /// `root`.
+    #[serde(rename = "_type")]
+    pub kind: String,
+    /// Version of the specification.
+    pub spec_version: String,
+    /// Version of this metadata.
+    pub version: u64,
+    /// When it expires.
+    pub expires: UnixTime,
+    /// Always true here.
+    pub consistent_snapshot: bool,
+    /// All keys by their ids. Keys of unknown types are kept as they are and never used.
+    pub keys: BTreeMap<KeyId, Value>,
+    /// `root`, `timestamp`, `snapshot`, `targets`.
+    pub roles: BTreeMap<String, RoleKeys>,
+    /// Everything else in `signed`.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// Who may sign a role.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoleKeys {
+    /// The keys; an id counts once.
+    pub keyids: Vec<KeyId>,
+    /// How many must have signed.
+    pub threshold: u32,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// The signed part of `timestamp` (§4.6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timestamp {
+    /// `timestamp`.
+    #[serde(rename = "_type")]
+    pub kind: String,
+    /// Version of the specification.
+    pub spec_version: String,
+    /// Version of this metadata.
+    pub version: u64,
+    /// When it expires.
+    pub expires: UnixTime,
+    /// `snapshot.json` and nothing else.
+    pub meta: BTreeMap<String, MetaFile>,
+    /// Everything else in `signed`.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// The signed part of `snapshot` (§4.4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// `snapshot`.
+    #[serde(rename = "_type")]
+    pub kind: String,
+    /// Version of the specification.
+    pub spec_version: String,
+    /// Version of this metadata.
+    pub version: u64,
+    /// When it expires.
+    pub expires: UnixTime,
+    /// `targets.json`, `firmware.json`.
+    pub meta: BTreeMap<String, MetaFile>,
+    /// Everything else in `signed`.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// What is said of another metadata file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetaFile {
+    /// Its version.
+    pub version: u64,
+    /// Its length in bytes, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    /// Its hashes, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hashes: Option<Hashes>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// Hashes by algorithm. SHA-256 is the one that is checked; one must be there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hashes {
+    /// SHA-256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+    /// Others.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
+}
+
+/// The signed part of `targets` and of delegated roles (§4.5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// `targets`.
+    #[serde(rename = "_type")]
+    pub kind: String,
+    /// Version of the specification.
+    pub spec_version: String,
+    /// Version of this metadata; a site's generation.
+    pub version: u64,
+    /// When it expires.
+    pub expires: UnixTime,
+    /// Target files by path.
+    pub targets: BTreeMap<String, Target>,
+    /// Roles that others sign.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delegations: Option<Delegations>,
+    /// Everything else in `signed`.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// A target file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its hashes.
+    pub hashes: Hashes,
+    /// What the signer says about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Value>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// Roles that others sign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delegations {
+    /// Their keys.
+    pub keys: BTreeMap<KeyId, Value>,
+    /// In order of priority.
+    #[serde(default)]
+    pub roles: Vec<DelegatedRole>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// One role that others sign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DelegatedRole {
+    /// Its name, and the name of its file.
+    pub name: String,
+    /// Its keys.
+    pub keyids: Vec<KeyId>,
+    /// How many must have signed.
+    pub threshold: u32,
+    /// Whether no other role may answer for these paths.
+    pub terminating: bool,
+    /// Glob patterns of target paths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// Everything else, `path_hash_prefixes` among it.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// A metadata file: the signed part and its signatures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// By whom.
+    pub signatures: Vec<Signature>,
+    /// What.
+    pub signed: T,
+}
+
+/// One signature.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Signature {
+    /// The key's id.
+    pub keyid: KeyId,
+    /// Hex.
+    pub sig: String,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// The JSON object of an Ed25519 public key.
+pub fn key_json(_key: &PublicKey) -> Value {
+    todo!()
+}
