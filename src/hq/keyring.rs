@@ -1,0 +1,77 @@
+//! Key files: one 32-byte secret each, as text with a comment that says what it is for, mode 0600.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
+
+use crate::tuf::SigningKey;
+
+/// What a key file holds; the first word of its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An Ed25519 seed: signs metadata of one role.
+    Ed25519,
+    /// An X25519 private key: opens manifests.
+    X25519,
+    /// The publisher's secret, which content keys are derived from.
+    Publisher,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "lineside-ed25519",
+            Self::X25519 => "lineside-x25519",
+            Self::Publisher => "lineside-publisher",
+        }
+    }
+}
+
+/// Writes a new key file. Refuses to replace one: a key that is gone is gone.
+pub fn save(path: &Path, kind: Kind, secret: &[u8; 32], comment: &str) -> anyhow::Result<()> {
+    let mut text = Zeroizing::new(String::new());
+    for line in comment.lines() {
+        text.push_str(&format!("# {line}\n"));
+    }
+    text.push_str(&format!("{} {}\n", kind.word(), *Zeroizing::new(HEXLOWER.encode(secret))));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot create key file {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a key file of this kind.
+pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read key {}", path.display()))?;
+    let text = Zeroizing::new(text);
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'))
+        .ok_or_else(|| anyhow!("key file {} is empty", path.display()))?;
+    let Some((word, hex)) = line.split_once(' ') else { bail!("{} is not a key file", path.display()) };
+    if word != kind.word() {
+        bail!("{} holds a {word} key, but a {} key is needed", path.display(), kind.word());
+    }
+    let bytes = Zeroizing::new(HEXLOWER.decode(hex.trim().as_bytes()).unwrap_or_default());
+    let secret: [u8; 32] = bytes
+        .as_slice()
+        .try_into()
+        .map_err(|_| anyhow!("{} is damaged: the key is not 64 hex digits", path.display()))?;
+    Ok(Zeroizing::new(secret))
+}
+
+/// Reads an Ed25519 key file.
+pub fn load_signing(path: &Path) -> anyhow::Result<SigningKey> {
+    Ok(SigningKey::from_seed(&*load(path, Kind::Ed25519)?))
+}
