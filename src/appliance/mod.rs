@@ -1,1 +1,6 @@
-//! TODO room
+//! The appliance as a process: command line, configuration, and the list of everything that runs.
+
+pub mod cli;
+pub mod config;
+pub mod notify;
+pub mod run;
