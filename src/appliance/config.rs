@@ -124,7 +124,9 @@ impl Settings {
         let text = match std::fs::metadata(path) {
             Ok(meta) if meta.len() > MAX_BYTES => return Err(whole(format!("the file is over {MAX_BYTES} bytes"))),
             Ok(_) => std::fs::read_to_string(path).map_err(|error| whole(format!("cannot read the file: {error}")))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
+                String::new()
+            }
             Err(error) => return Err(whole(format!("cannot read the file: {error}"))),
         };
         Self::parse(&text).map_err(|problems| ConfigError { path: path.to_owned(), problems })
@@ -142,7 +144,11 @@ impl Settings {
         let interface = lan.take("interface", "an interface name, for example \"eth0\", or \"auto\"", interface_name);
         let allow_loopback = lan.take("allow-loopback", "true or false", Value::as_bool).unwrap_or(false);
         let neighbours = lan
-            .take("neighbours", "a table of IP = MAC, for example { \"192.168.1.20\" = \"00:04:f2:aa:bb:cc\" }", neighbours)
+            .take(
+                "neighbours",
+                "a table of IP = MAC, for example { \"192.168.1.20\" = \"00:04:f2:aa:bb:cc\" }",
+                neighbours,
+            )
             .unwrap_or_default();
         lan.finish();
 
@@ -178,8 +184,9 @@ impl Settings {
         part.finish();
 
         let mut part = root.section("status");
-        let status_socket =
-            part.take("socket", "an absolute path of at most 100 bytes", socket).unwrap_or_else(|| "/run/lineside/status.sock".into());
+        let status_socket = part
+            .take("socket", "an absolute path of at most 100 bytes", socket)
+            .unwrap_or_else(|| "/run/lineside/status.sock".into());
         part.finish();
 
         let mut part = root.section("log");
@@ -339,7 +346,10 @@ mod tests {
 
     #[test]
     fn the_sample_file_is_the_defaults() {
-        let shown: String = SAMPLE.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).fold(String::new(), |text, line| text + line + "\n");
+        let shown: String = SAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
         let settings = Settings::parse(&shown).expect("the sample with every default uncommented");
         assert_eq!(settings, Settings::parse(SAMPLE).expect("the sample as it is"));
         assert_eq!(settings, Settings::parse("").expect("defaults"));
