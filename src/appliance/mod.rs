@@ -1,6 +1,7 @@
 //! The appliance as a process: command line, configuration, and the list of everything that runs.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod notify;
 pub mod run;
