@@ -3,5 +3,8 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod interface;
+pub mod leases;
+pub mod neighbours;
 pub mod notify;
 pub mod run;

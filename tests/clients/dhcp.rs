@@ -107,6 +107,9 @@ fn a_lease_survives_kill_9_and_the_same_phone_gets_the_same_address() {
     let other = site.phone("00:1b:54:00:00:77");
     site.start();
     let stranger = text(&other.try_sh("busybox udhcpc -i eth0 -n -q -f -t 5 -T 2 -s /bin/true"));
-    assert!(stranger.contains("lease of 192.168.77.1") && !stranger.contains(&format!("lease of {first} ")), "{stranger}");
+    assert!(
+        stranger.contains("lease of 192.168.77.1") && !stranger.contains(&format!("lease of {first} ")),
+        "{stranger}"
+    );
     assert_eq!(lease(&site), first);
 }

@@ -12,7 +12,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Whether this machine can run a test that needs root, namespaces and these programs. If not, says so loudly; with
 /// `CI=true` that is a failure.
 pub fn can_run(test: &str, programs: &[&str]) -> bool {
-    let mut lacking: Vec<String> = programs.iter().filter(|name| !installed(name)).map(|name| (*name).to_owned()).collect();
+    let mut lacking: Vec<String> =
+        programs.iter().filter(|name| !installed(name)).map(|name| (*name).to_owned()).collect();
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         lacking.push("root".to_owned());
     }

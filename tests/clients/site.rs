@@ -59,17 +59,8 @@ impl Deployment {
             let (before, after) = settings.split_once("\nurl = ").expect("fleet.toml has a url");
             fs::write(&path, format!("{before}\nrepository = \"{repository}\"\nurl = {after}")).unwrap();
         }
-        let mut this = Self {
-            appliance: None,
-            serve: None,
-            hq,
-            site,
-            lan,
-            fleet,
-            state: dir.join("state"),
-            phones: 0,
-            net,
-        };
+        let mut this =
+            Self { appliance: None, serve: None, hq, site, lan, fleet, state: dir.join("state"), phones: 0, net };
         this.inventory();
         this.serve();
         this
@@ -81,12 +72,13 @@ impl Deployment {
         let sample = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = sample.lines().filter(|line| !line.starts_with('#')).collect();
         let with_mac = |model: &str, mac: &str| {
-            let line = lines.iter().find(|line| line.contains(model)).unwrap_or_else(|| panic!("no {model} in {sample}"));
+            let line =
+                lines.iter().find(|line| line.contains(model)).unwrap_or_else(|| panic!("no {model} in {sample}"));
             let (_, rest) = line.split_once(',').unwrap();
             format!("{mac},{rest}")
         };
-        let phones =
-            [lines.first().unwrap().to_string(), with_mac("cisco-8941", CISCO), with_mac("polycom", POLYCOM)].join("\n");
+        let phones = [lines.first().unwrap().to_string(), with_mac("cisco-8941", CISCO), with_mac("polycom", POLYCOM)]
+            .join("\n");
         fs::write(path, phones + "\n").unwrap();
     }
 
@@ -94,7 +86,8 @@ impl Deployment {
     pub fn serve(&mut self) {
         let log = self.net.dir().join("hq.log");
         let fleet = self.fleet.to_str().unwrap();
-        let running = self.hq.start(&[hq_program(), "--fleet", fleet, "serve", "--listen", &format!("{HQ}:8443")], &log);
+        let running =
+            self.hq.start(&[hq_program(), "--fleet", fleet, "serve", "--listen", &format!("{HQ}:8443")], &log);
         let hq = self.hq.clone();
         wait_for(Duration::from_secs(20), || {
             let probe = hq.try_sh(&format!("curl -sk -m 2 -o /dev/null https://{HQ}:8443/v1/root"));

@@ -18,7 +18,10 @@ fn four_clients_fetch_a_file_published_at_hq_byte_for_byte() {
         ("curl, blksize 1400", format!("curl -s -m 20 --tftp-blksize 1400 -o out tftp://{BOX_LAN}/{CISCO_FILE}")),
         ("tftp-hpa", format!("tftp -m binary {BOX_LAN} -c get {CISCO_FILE} out")),
         ("atftp", format!("atftp -g -r {CISCO_FILE} -l out {BOX_LAN}")),
-        ("atftp, blksize", format!("atftp --option 'blksize 1024' --option 'tsize 0' -g -r {CISCO_FILE} -l out {BOX_LAN}")),
+        (
+            "atftp, blksize",
+            format!("atftp --option 'blksize 1024' --option 'tsize 0' -g -r {CISCO_FILE} -l out {BOX_LAN}"),
+        ),
         ("busybox", format!("busybox tftp -g -r {CISCO_FILE} -l out {BOX_LAN}")),
         ("busybox, blksize", format!("busybox tftp -b 1024 -g -r {CISCO_FILE} -l out {BOX_LAN}")),
     ];
