@@ -11,12 +11,14 @@
 //!
 //! Deleting the directory while the appliance is stopped changes nothing that a phone can see.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::durable::{parent, read_limited};
 use super::lock;
@@ -35,6 +37,10 @@ const MAX_DIR_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A snapshot larger than this is not read for its checksum but deleted.
 const MAX_SNAPSHOT_BYTES: u64 = MAX_DIR_BYTES;
+
+/// How often, and how long apart, to look whether a database that was dropped is closed: ten seconds in all.
+const CLOSING_TRIES: u32 = 500;
+const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often one process starts anew before it goes on without.
 const MAX_RESETS: u64 = 5;
@@ -100,7 +106,7 @@ impl StateCache {
                 None => batch.remove(*key),
             }
         }
-        self.with(|db| db.open_tree(tree)?.apply_batch(batch));
+        self.with(|db| db.open_tree(tree)?.apply_batch(batch.clone()));
     }
 
     /// The first `limit` entries of a tree in the order of their keys, from `from` on.
@@ -131,17 +137,17 @@ impl StateCache {
         });
     }
 
-    /// Runs one operation behind the guard.
-    fn with<T>(&self, operation: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Option<T> {
+    /// Runs one operation behind the guard; once more on an empty database if it fails.
+    fn with<T>(&self, operation: impl Fn(&sled::Db) -> sled::Result<T>) -> Option<T> {
         let mut db = lock(&self.db);
-        let open = db.as_ref()?;
-        match guarded(|| operation(open)) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.start_anew(&mut db, &why);
-                None
+        for _ in 0..2 {
+            let open = db.as_ref()?;
+            match guarded(|| operation(open)) {
+                Ok(value) => return Some(value),
+                Err(why) => self.start_anew(&mut db, &why),
             }
         }
+        None
     }
 
     fn start_anew(&self, db: &mut Option<sled::Db>, why: &str) {
@@ -181,6 +187,7 @@ fn guarded<T>(operation: impl FnOnce() -> sled::Result<T>) -> Result<T, String> 
 }
 
 fn open_guarded(dir: &Path) -> sled::Result<sled::Db> {
+    wait_until_closed(dir)?;
     delete_torn_snapshots(dir)?;
     let db = sled::Config::new().path(dir).cache_capacity(MEMORY_BYTES).flush_every_ms(None).open()?;
     File::open(dir.join("conf"))?.sync_all()?;
@@ -188,6 +195,23 @@ fn open_guarded(dir: &Path) -> sled::Result<sled::Db> {
     File::open(dir)?.sync_all()?;
     File::open(parent(dir))?.sync_all()?;
     Ok(db)
+}
+
+/// Dropping a database returns before sled's own threads have let go of its file, and then opening it again at once
+/// would fail, which must not be taken for damage. Another process cannot have it: the store is locked.
+fn wait_until_closed(dir: &Path) -> io::Result<()> {
+    let file = match File::open(dir.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for _ in 0..CLOSING_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => thread::sleep(CLOSING_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "it is still being closed"))
 }
 
 /// Deletes each `snap.*.generating` that a death tore. What is whole stays: its rename may not have reached the disk,
@@ -300,6 +324,17 @@ mod tests {
     }
 
     #[test]
+    fn closing_and_opening_in_turn_loses_nothing() {
+        let dir = filled();
+        for number in 0..50u8 {
+            let cache = StateCache::open(dir.path());
+            cache.put("outbox", &[number, 0], b"more");
+            cache.flush();
+            assert_eq!((cache.resets(), cache.count("outbox")), (0, usize::from(number) + 2));
+        }
+    }
+
+    #[test]
     fn a_torn_new_snapshot_is_deleted_at_every_cut() {
         let dir = filled();
         let snapshot = snapshots(dir.path())[0].clone();
@@ -367,7 +402,7 @@ mod tests {
         std::panic::set_hook(Box::new(|_| {}));
         assert_eq!(cache.with(|_| -> sled::Result<()> { panic!("as sled does") }), None);
         std::panic::set_hook(hook);
-        assert_eq!((cache.get("outbox", b"1"), cache.resets()), (None, 1));
+        assert_eq!((cache.get("outbox", b"1"), cache.resets()), (None, 2));
         cache.put("outbox", b"1", b"again");
         assert_eq!(cache.get("outbox", b"1").as_deref(), Some(b"again".as_slice()));
     }

@@ -165,3 +165,201 @@ impl Inner {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::fs;
+
+    use super::*;
+    use crate::store::fixtures::Faults;
+
+    fn content(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|index| u8::try_from(index % 251).unwrap()).collect()
+    }
+
+    const CHUNK: usize = SEALED_CHUNK_BYTES as usize;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn an_object_is_here_once_its_download_is_finished() {
+        let (_dir, store) = store();
+        let bytes = content(3 * CHUNK + 5);
+        let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+        let mut download = store.download(&digest, length).unwrap();
+        assert_eq!(download.offset(), 0);
+        bytes.chunks(10_000).for_each(|part| download.write(part).unwrap());
+        assert!(!store.has(&digest, length));
+        download.finish().unwrap();
+        assert!(store.has(&digest, length));
+        assert!(!store.has(&digest, length + 1));
+        assert_eq!(store.read(&digest, length).unwrap(), bytes);
+        assert!(matches!(store.read(&digest, length - 1), Err(StoreError::TooLong { .. })));
+    }
+
+    #[test]
+    fn an_interrupted_download_resumes_at_a_chunk_boundary() {
+        for written in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7, 3 * CHUNK + 4, 3 * CHUNK + 5] {
+            let (dir, mut store) = store();
+            let bytes = content(3 * CHUNK + 5);
+            let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+            let mut download = store.download(&digest, length).unwrap();
+            download.write(&bytes[..written]).unwrap();
+            assert_eq!(download.offset(), written as u64);
+            drop(download);
+            drop(store);
+            store = Store::open(dir.path()).unwrap();
+            let mut download = store.download(&digest, length).unwrap();
+            let from = usize::try_from(download.offset()).unwrap();
+            assert_eq!(from, if written == bytes.len() { written } else { written / CHUNK * CHUNK });
+            download.write(&bytes[from..]).unwrap();
+            download.finish().unwrap();
+            assert!(store.has(&digest, length));
+        }
+    }
+
+    #[test]
+    fn more_than_the_object_is_refused_and_changes_nothing() {
+        let (_dir, store) = store();
+        let bytes = content(1000);
+        let mut download = store.download(&Digest::of(&bytes), 1000).unwrap();
+        download.write(&bytes[..600]).unwrap();
+        assert!(matches!(download.write(&[0; 401]), Err(StoreError::TooLong { limit: 1000, .. })));
+        assert_eq!(download.offset(), 600);
+        download.write(&bytes[600..]).unwrap();
+        download.finish().unwrap();
+        let too_long = store.download(&Digest::of(b"x"), MAX_OBJECT_BYTES + 1);
+        assert!(matches!(too_long, Err(StoreError::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_corrupt_download_is_deleted_and_starts_over() {
+        let (_dir, store) = store();
+        let bytes = content(CHUNK + 1);
+        let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+        let mut download = store.download(&digest, length).unwrap();
+        download.write(&vec![0; bytes.len()]).unwrap();
+        assert!(matches!(download.finish(), Err(StoreError::Corrupt(found)) if found == digest));
+        assert!(!store.has(&digest, length));
+        assert_eq!(store.download(&digest, length).unwrap().offset(), 0);
+    }
+
+    #[test]
+    fn an_incomplete_download_is_no_object_and_stays_for_resuming() {
+        let (_dir, store) = store();
+        let bytes = content(CHUNK + 1);
+        let mut download = store.download(&Digest::of(&bytes), bytes.len() as u64).unwrap();
+        download.write(&bytes[..CHUNK]).unwrap();
+        assert!(matches!(download.finish(), Err(StoreError::Incomplete { .. })));
+        assert_eq!(store.download(&Digest::of(&bytes), bytes.len() as u64).unwrap().offset(), SEALED_CHUNK_BYTES);
+    }
+
+    #[test]
+    fn one_object_is_downloaded_once_at_a_time() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"x");
+        let first = store.download(&digest, 1).unwrap();
+        assert!(matches!(store.download(&digest, 1), Err(StoreError::Busy(_))));
+        assert!(store.download(&Digest::of(b"y"), 1).is_ok());
+        drop(first);
+        assert!(store.download(&digest, 1).is_ok());
+    }
+
+    #[test]
+    fn a_server_that_ignores_ranges_means_starting_over() {
+        let (_dir, store) = store();
+        let bytes = content(2 * CHUNK);
+        let mut download = store.download(&Digest::of(&bytes), bytes.len() as u64).unwrap();
+        download.write(&bytes[..CHUNK]).unwrap();
+        download.restart().unwrap();
+        assert_eq!(download.offset(), 0);
+        download.write(&bytes).unwrap();
+        download.finish().unwrap();
+    }
+
+    #[test]
+    fn what_is_here_already_needs_no_byte() {
+        let (_dir, store) = store();
+        crate::store::fixtures::put(&store, b"object").unwrap();
+        let mut download = store.download(&Digest::of(b"object"), 6).unwrap();
+        assert_eq!(download.offset(), 6);
+        assert!(download.write(b"!").is_err());
+        download.finish().unwrap();
+    }
+
+    #[test]
+    fn a_partial_that_is_longer_than_the_object_is_not_believed() {
+        let (dir, store) = store();
+        let digest = Digest::of(b"object");
+        fs::write(dir.path().join("partial").join(digest.to_string()), [0; 100]).unwrap();
+        assert_eq!(store.download(&digest, 6).unwrap().offset(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_stops_a_download_where_it_can_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let faults = Faults::none();
+        let store = Store::open_on(dir.path(), faults.disk()).unwrap();
+        let bytes = content(1000);
+        let mut download = store.download(&Digest::of(&bytes), 1000).unwrap();
+        download.write(&bytes[..500]).unwrap();
+        faults.fail_once_after(0);
+        let error = download.write(&bytes[500..]).unwrap_err();
+        assert_eq!(error.code(), "disk-full");
+        assert_eq!(download.offset(), 500);
+        download.write(&bytes[500..]).unwrap();
+        download.finish().unwrap();
+    }
+
+    #[test]
+    fn an_object_that_a_power_cut_spoiled_does_not_count() {
+        let (dir, mut store) = store();
+        let digest = Digest::of(b"object");
+        crate::store::fixtures::put(&store, b"object").unwrap();
+        let path = store.inner.object_path(&digest);
+        drop(store);
+        // The name reached the disk, the content did not.
+        fs::write(&path, [0; 6]).unwrap();
+        store = Store::open(dir.path()).unwrap();
+        assert!(!store.has(&digest, 6));
+        crate::store::fixtures::put(&store, b"object").unwrap();
+        assert!(store.has(&digest, 6));
+    }
+
+    #[test]
+    fn abandoned_downloads_are_bounded_when_the_store_opens() {
+        let (dir, store) = store();
+        drop(store);
+        for number in 0..MAX_PARTIALS + 20 {
+            let name = Digest::of(&number.to_be_bytes()).to_string();
+            fs::write(dir.path().join("partial").join(name), b"x").unwrap();
+        }
+        let _store = Store::open(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), MAX_PARTIALS);
+    }
+
+    #[test]
+    fn a_damaged_object_is_quarantined_and_fetched_again() {
+        let (dir, store) = store();
+        let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let listener = Arc::clone(&heard);
+        store.on_damage(Box::new(move |digest| listener.lock().unwrap().push(digest)));
+        for number in 0..10u8 {
+            let digest = Digest::of(&[number]);
+            crate::store::fixtures::put(&store, &[number]).unwrap();
+            fs::write(store.inner.object_path(&digest), b"!").unwrap();
+            assert!(matches!(store.read(&digest, 10), Err(StoreError::Corrupt(_))));
+            assert!(!store.has(&digest, 1));
+            assert!(matches!(store.read(&digest, 10), Err(StoreError::Missing(_))));
+            assert_eq!(heard.lock().unwrap().last(), Some(&digest));
+        }
+        assert!(fs::read_dir(dir.path().join("bad")).unwrap().count() <= 4);
+        crate::store::fixtures::put(&store, &[1]).unwrap();
+        assert_eq!(store.read(&Digest::of(&[1]), 10).unwrap(), [1]);
+    }
+}

@@ -171,3 +171,165 @@ impl Inner {
         (0..chunks).filter(|index| self.clear.find(digest, *index).is_some()).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::fs;
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::bundle::{Class, PublisherSecret, Scope};
+    use crate::ids::{Digest, Generation};
+    use crate::store::fixtures::{Made, put};
+
+    fn content(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|index| u8::try_from(index * 7 / 3 % 253).unwrap()).collect()
+    }
+
+    fn file(store: &Store, clear: &[u8], packing: Packing) -> Arc<FileEntry> {
+        let (blob, sealed) = object::seal(&PublisherSecret::from_bytes([7; 32]), "test", clear, packing);
+        put(store, &sealed).unwrap();
+        let name = "phone.cfg".parse().unwrap();
+        Arc::new(FileEntry { name, scope: Scope::Everyone, class: Class::Config, sha256: Digest::of(clear), blob })
+    }
+
+    fn read(content: &dyn Content) -> Result<Vec<u8>, ContentError> {
+        let chunks = content.len().div_ceil(CHUNK).max(1);
+        (0..chunks).try_fold(Vec::new(), |mut all, index| {
+            all.extend_from_slice(&content.chunk(index)?);
+            Ok(all)
+        })
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn files_of_every_length_and_packing_read_as_they_were() {
+        let (_dir, store) = store();
+        for packing in [Packing::Plain, Packing::Zstd] {
+            for length in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 5 * CHUNK_BYTES + 77] {
+                let clear = content(length);
+                let opened = store.open(&file(&store, &clear, packing)).unwrap();
+                assert_eq!(opened.len(), length as u64);
+                assert_eq!(opened.is_empty(), length == 0);
+                assert_eq!(read(&*opened).unwrap(), clear, "{packing:?} {length}");
+                for behind in [length.div_ceil(CHUNK_BYTES).max(1) as u64, 1 << 40, u64::MAX] {
+                    assert!(opened.chunk(behind).unwrap().is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_opened_once_for_all_who_read_it() {
+        let (dir, store) = store();
+        for packing in [Packing::Plain, Packing::Zstd] {
+            let clear = content(3 * CHUNK_BYTES);
+            let entry = file(&store, &clear, packing);
+            let first = store.open(&entry).unwrap();
+            read(&*first).unwrap();
+            assert_eq!(store.inner.cached(&entry.blob.digest, 3), 3);
+            let second = store.open(&entry).unwrap();
+            assert!(Arc::ptr_eq(&first.chunk(1).unwrap(), &second.chunk(1).unwrap()));
+            // Not even the disk is needed.
+            let path = store.inner.object_path(&entry.blob.digest);
+            let handle = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            handle.write_all_at(&[0; 1000], 0).unwrap();
+            assert_eq!(read(&*second).unwrap(), clear);
+        }
+        drop(dir);
+    }
+
+    #[test]
+    fn a_transfer_ends_on_the_release_that_it_began_with() {
+        let (_dir, store) = store();
+        let clear = content(4 * CHUNK_BYTES + 9);
+        let entry = file(&store, &clear, Packing::Plain);
+        let opened = store.open(&entry).unwrap();
+        assert_eq!(&*opened.chunk(0).unwrap(), &clear[..CHUNK_BYTES]);
+        Made::number(1).install(&store).unwrap();
+        Made::number(2).install(&store).unwrap();
+        assert!(store.collect(&[]).unwrap() > 0);
+        assert!(!store.has(&entry.blob.digest, entry.blob.bytes));
+        assert!(store.open(&entry).is_err());
+        assert_eq!(read(&*opened).unwrap(), clear);
+        assert_eq!(store.active_generation(), Some(Generation(2)));
+    }
+
+    #[test]
+    fn an_open_file_does_not_keep_the_store_open() {
+        let (dir, store) = store();
+        let clear = content(2 * CHUNK_BYTES);
+        let opened = store.open(&file(&store, &clear, Packing::Plain)).unwrap();
+        drop(store);
+        let _again = Store::open(dir.path()).unwrap();
+        assert_eq!(read(&*opened).unwrap(), clear);
+    }
+
+    #[test]
+    fn a_damaged_chunk_never_leaves_and_is_reported() {
+        for packing in [Packing::Plain, Packing::Zstd] {
+            let (_dir, store) = store();
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let listener = Arc::clone(&heard);
+            store.on_damage(Box::new(move |digest| listener.lock().unwrap().push(digest)));
+            let clear: Vec<u8> =
+                (0..3 * CHUNK_BYTES as u64 / 32).flat_map(|n| *Digest::of(&n.to_be_bytes()).as_bytes()).collect();
+            let entry = file(&store, &clear, packing);
+            let path = store.inner.object_path(&entry.blob.digest);
+            let handle = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            handle.write_all_at(b"damaged", SEALED_CHUNK_BYTES + 100).unwrap();
+            let opened = store.open(&entry).unwrap();
+            if packing == Packing::Plain {
+                assert!(opened.chunk(0).is_ok());
+            }
+            assert!(matches!(opened.chunk(1), Err(ContentError::Damaged(_))));
+            assert_eq!(*heard.lock().unwrap(), [entry.blob.digest]);
+            assert!(!store.has(&entry.blob.digest, entry.blob.bytes));
+            // Fetched again, it is served again, not from the old handle.
+            file(&store, &clear, packing);
+            assert_eq!(read(&*store.open(&entry).unwrap()).unwrap(), clear);
+        }
+    }
+
+    #[test]
+    fn a_missing_or_short_object_is_damage_and_said_at_once() {
+        let (_dir, store) = store();
+        let heard = Arc::new(Mutex::new(0));
+        let listener = Arc::clone(&heard);
+        store.on_damage(Box::new(move |_| *listener.lock().unwrap() += 1));
+        let entry = file(&store, &content(100_000), Packing::Plain);
+        let path = store.inner.object_path(&entry.blob.digest);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(50_000).unwrap();
+        assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))));
+        assert!(!path.exists());
+        assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))));
+        assert_eq!(*heard.lock().unwrap(), 2);
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_true_are_refused_before_anything_is_read() {
+        let (_dir, store) = store();
+        let entry = file(&store, &content(1000), Packing::Plain);
+        for (packing, bytes, clear_bytes) in [
+            (Packing::Plain, entry.blob.bytes, 1001),
+            (Packing::Plain, entry.blob.bytes, u64::MAX),
+            (Packing::Plain, u64::MAX, 1000),
+            (Packing::Zstd, u64::MAX, 1000),
+            (Packing::Zstd, entry.blob.bytes, MAX_COMPRESSED_FILE_BYTES + 1),
+            (Packing::Zstd, 3, 1000),
+        ] {
+            let blob = ObjectRef { packing, bytes, clear_bytes, ..entry.blob.clone() };
+            let entry = Arc::new(FileEntry { blob, ..(*entry).clone() });
+            assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))), "{packing:?} {bytes} {clear_bytes}");
+        }
+        // A contradiction in the manifest is not the object's fault.
+        assert!(store.has(&entry.blob.digest, entry.blob.bytes));
+    }
+}
