@@ -33,7 +33,7 @@ pub fn next_poll(
     retry_after: Option<Duration>,
     random: f64,
 ) -> Duration {
-    let random = random.clamp(0.0, 1.0);
+    let random = if random.is_nan() { 0.5 } else { random.clamp(0.0, 1.0) };
     let wait = if failures == 0 {
         until_phase(interval, site, now)
     } else {
@@ -80,7 +80,7 @@ mod tests {
     fn jitter_is_applied_after_the_cap() {
         assert_eq!(failed(20, 0.5), MAX_BACKOFF / 2);
         assert_eq!(failed(20, 0.0), MIN_BACKOFF);
-        assert_eq!(failed(20, f64::NAN).max(MAX_BACKOFF), MAX_BACKOFF);
+        assert_eq!(failed(20, f64::NAN), MAX_BACKOFF / 2);
     }
 
     #[test]

@@ -218,7 +218,12 @@ impl Client {
                 Ok(Fetched::Body(self.body(response, url, max_bytes).await?, etag))
             }
             StatusCode::NOT_MODIFIED if etag.is_some() => Ok(Fetched::NotModified),
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Ok(Fetched::Missing),
+            StatusCode::NOT_FOUND => Ok(Fetched::Missing),
+            // Object stores say so of what is not there; HQ says why it refuses us.
+            StatusCode::FORBIDDEN => match self.status(response, url).await {
+                refused @ FetchError::Status { refusal: Some(_), .. } => Err(refused),
+                _ => Ok(Fetched::Missing),
+            },
             _ => Err(self.status(response, url).await),
         }
     }
