@@ -19,6 +19,8 @@ use crate::store::{Download, StoreError};
 const WRITE_BYTES: usize = 256 * 1024;
 /// An object is asked for so many times in one poll while each try brings something.
 const OBJECT_TRIES: u32 = 4;
+/// HQ's codes of refusal that are about our certificate.
+const REFUSED_CERTIFICATE: [&str; 4] = ["certificate-expired", "certificate-unknown", "no-certificate", "revoked"];
 
 /// Bounds on every exchange.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +126,9 @@ impl FetchError {
         match self {
             Self::Unreachable { .. } | Self::Truncated(_) | Self::Stalled(_) | Self::Url(_) => "unreachable",
             Self::Certificate { .. } | Self::Alert { .. } => "certificate",
+            Self::Status { refusal: Some(refusal), .. } if REFUSED_CERTIFICATE.contains(&refusal.code.as_str()) => {
+                "certificate"
+            }
             Self::Status { .. } => "http",
             Self::Missing(_) => "missing-object",
             Self::TooLarge { .. } => "too-large",
@@ -141,9 +146,19 @@ impl FetchError {
         }
     }
 
-    /// Whether the server may have refused our certificate: by an alert, or in HTTP.
-    pub const fn may_be_our_certificate(&self) -> bool {
-        matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. })
+    /// HQ's code of refusal, if it gave one.
+    fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Status { refusal: Some(refusal), .. } => Some(&refusal.code),
+            _ => None,
+        }
+    }
+
+    /// Whether a new client certificate may help: HQ says that ours has expired, or somebody refuses us while our
+    /// own clock is too unsure to tell.
+    pub fn calls_for_renewal(&self, clock_synchronised: bool) -> bool {
+        let perhaps = matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. });
+        self.refusal() == Some("certificate-expired") || (perhaps && !clock_synchronised)
     }
 }
 

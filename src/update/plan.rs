@@ -57,12 +57,12 @@ pub fn may_activate(window: Option<(u16, u16)>, now: UnixTime) -> bool {
 
 /// Whether to ask for a new certificate now.
 ///
-/// From 60 days after it began until 400 days after it ended. If HQ refused us while our clock is only a guess, the
-/// certificate may be older than we think.
-pub fn renewal_due(valid: (UnixTime, UnixTime), now: UnixTime, refused_unsure: bool, last: Option<Duration>) -> bool {
+/// From 60 days after it began until 400 days after it ended, and whenever HQ `refused` us in a way that a new one may
+/// mend: our clock may be behind. Not sooner than [`RENEW_RETRY`] after the `last` try.
+pub fn renewal_due(valid: (UnixTime, UnixTime), now: UnixTime, refused: bool, last: Option<Duration>) -> bool {
     let (begins, ends) = valid;
     let old = now >= begins.plus(DAY * RENEW_AFTER_DAYS) && now <= ends.plus(DAY * RENEWABLE_DAYS);
-    (old || refused_unsure) && last.is_none_or(|since| since >= RENEW_RETRY)
+    (old || refused) && last.is_none_or(|since| since >= RENEW_RETRY)
 }
 
 /// Adds to a list of rejected generations, which stays short.

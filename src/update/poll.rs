@@ -356,8 +356,7 @@ impl Updater {
     /// Asks for a new certificate if it is time. The old one stays in use until the new one is checked and on disk.
     async fn renew(&mut self) -> Result<(), PollError> {
         let (now, since) = (self.time.now(), self.renewal_tried.map(|at| self.time.monotonic().saturating_sub(at)));
-        let unsure = self.refused && !self.time.synchronised();
-        if !plan::renewal_due(self.identity.valid(), now, unsure, since) {
+        if !plan::renewal_due(self.identity.valid(), now, self.refused, since) {
             return Ok(());
         }
         self.renewal_tried = Some(self.time.monotonic());

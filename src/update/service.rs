@@ -10,6 +10,7 @@ use super::backoff::{self, DEFAULT_POLL, POLL_BOUNDS};
 use super::client::{Client, ClientLimits};
 use super::clock::{Reading, SystemClock, Timekeeper};
 use super::identity::Identity;
+use super::poll::PollError;
 use super::self_check::Checked;
 use crate::access::{Catalog, Opened};
 use crate::api::CheckIn;
@@ -49,7 +50,7 @@ impl Default for UpdaterSettings {
 /// What one poll came to.
 #[derive(Debug, Clone)]
 pub struct PollOutcome {
-    /// `ok`, or [`super::poll::PollError::code`].
+    /// `ok`, or [`PollError::code`].
     pub state: &'static str,
     /// Why, for people; empty if ok.
     pub reason: String,
@@ -85,7 +86,7 @@ pub struct Updater {
     pub(super) failed_checks: Option<(Generation, u32)>,
     /// When a renewal was last tried, in monotonic time.
     pub(super) renewal_tried: Option<Duration>,
-    /// Whether the last poll was refused in a way that may mean our certificate.
+    /// Whether the last poll was refused in a way that a new certificate may mend.
     pub(super) refused: bool,
 }
 
@@ -139,15 +140,16 @@ impl Updater {
             Ok(activated) => (activated, None),
             Err(error) => (None, Some(error)),
         };
-        self.refused = error.as_ref().is_some_and(
-            |error| matches!(error, super::poll::PollError::Fetch(error) if error.may_be_our_certificate()),
-        );
+        self.refused = match &error {
+            Some(PollError::Fetch(error)) => error.calls_for_renewal(self.time.synchronised()),
+            _ => false,
+        };
         let outcome = PollOutcome {
             state: error.as_ref().map_or("ok", |error| error.code()),
             reason: error.as_ref().map(ToString::to_string).unwrap_or_default(),
             activated,
             retry_after: match &error {
-                Some(super::poll::PollError::Fetch(error)) => error.retry_after(),
+                Some(PollError::Fetch(error)) => error.retry_after(),
                 _ => None,
             },
             backs_off: error.as_ref().is_some_and(|error| error.backs_off()),
