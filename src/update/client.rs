@@ -132,9 +132,7 @@ impl FetchError {
             Self::Status { .. } => "http",
             Self::Missing(_) => "missing-object",
             Self::TooLarge { .. } => "too-large",
-            Self::Store(StoreError::Full { .. }) => "disk-full",
-            Self::Store(StoreError::Corrupt(_)) => "corrupt",
-            Self::Store(_) => "disk",
+            Self::Store(error) => store_code(error),
         }
     }
 
@@ -159,6 +157,18 @@ impl FetchError {
     pub fn calls_for_renewal(&self, clock_synchronised: bool) -> bool {
         let perhaps = matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. });
         self.refusal() == Some("certificate-expired") || (perhaps && !clock_synchronised)
+    }
+}
+
+/// The state code of a disk error.
+pub(super) const fn store_code(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Full { .. } => "disk-full",
+        StoreError::Corrupt(_) => "corrupt",
+        StoreError::TooLong { .. } | StoreError::TooLarge { .. } => "too-large",
+        StoreError::Conflict(_) => "refused",
+        StoreError::TrustLost => "trust-lost",
+        _ => "disk",
     }
 }
 

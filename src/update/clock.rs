@@ -29,6 +29,12 @@ pub trait SystemClock: Send + Sync + std::fmt::Debug + 'static {
     fn read(&self) -> Reading;
 }
 
+impl<T: SystemClock + ?Sized> SystemClock for Arc<T> {
+    fn read(&self) -> Reading {
+        T::read(self)
+    }
+}
+
 /// The pure half: a floor and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {

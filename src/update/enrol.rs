@@ -218,7 +218,12 @@ pub(super) fn finish(store: &Store, journal: &Journal) -> Result<Identity, Enrol
     let identity = identity(journal)?;
     let root = journal.root.as_deref().unwrap_or_default();
     let pinned = Trusted::pin(root.as_bytes())?;
-    let before = store.trust()?.unwrap_or_default();
+    let before = match store.trust() {
+        Ok(state) => state.unwrap_or_default(),
+        // This is what enrolling again is for.
+        Err(StoreError::TrustLost) => TrustState::default(),
+        Err(error) => return Err(error.into()),
+    };
     // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time goes on.
     if !continues(&before.metadata, &pinned, journal) {
         let state = TrustState { metadata: pinned.files(), time_floor: before.time_floor, rejected: Vec::new() };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, FetchError, Fetched, blocking, within};
+use super::client::{Client, FetchError, Fetched, blocking, store_code, within};
 use super::identity::{Identity, IdentityError};
 use super::plan::{self, FULL_REFRESH_EVERY};
 use super::refresh::{RefreshError, TIMESTAMP, refresh};
@@ -87,14 +87,13 @@ impl PollError {
             Self::Trust(_) | Self::Other(_) | Self::Release(_) => "refused",
             Self::NoRelease => "no-release",
             Self::Rejected(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => "rolled-back",
-            Self::SelfCheck { .. } | Self::Store(StoreError::Corrupt(_)) => "corrupt",
+            Self::SelfCheck { .. } => "corrupt",
             Self::Waiting(_) => "waiting",
             Self::TrustLost(_) => "trust-lost",
             Self::Budget => "unreachable",
             Self::Tls(_) => "certificate",
             Self::Identity(_) => "identity",
-            Self::Store(StoreError::Full { .. }) => "disk-full",
-            Self::Store(_) => "disk",
+            Self::Store(error) => store_code(error),
         }
     }
 
@@ -306,11 +305,14 @@ impl Updater {
         match active {
             Ok(None) => {}
             Ok(active) => self.active = active,
-            Err(LoadError::Store(error)) => return Err(error.into()),
+            Err(LoadError::Store(error @ StoreError::Io { .. })) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the stored release is not served");
                 self.stats.alert("release-damaged", error.to_string());
             }
+        }
+        if let Some(active) = &self.active {
+            self.time.raise(active.manifest().created, trusted.root().expires);
         }
         (self.state, self.trusted) = (state, Some(trusted));
         Ok(())

@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
 
 mod client;
+mod enrol;
+mod hq;
 mod pki;
 mod server;
+mod site;
