@@ -31,6 +31,9 @@ pub const MAX_DURATION: Duration = Duration::from_secs(2 * 60 * 60);
 /// two sockets, so their order is not kept.
 const STRAGGLER: Duration = Duration::from_millis(250);
 
+/// How long an ACK inside the window waits for a better one, at least.
+const MIN_GAP_DELAY: Duration = Duration::from_millis(1);
+
 /// ERROR 5 to strangers, per transfer.
 const MAX_STRANGERS: u32 = 8;
 
@@ -136,6 +139,8 @@ pub struct Transfer {
     rto: Rto,
     patience: Duration,
     resend: Option<Instant>,
+    /// When an ACK inside the window is taken for a gap.
+    gap: Option<Instant>,
     resends: u32,
     retransmissions: u32,
     strangers: u32,
@@ -174,6 +179,7 @@ impl Transfer {
             patience: PATIENCE.max(terms.timeout.unwrap_or_default() * 2),
             resend: Some(now + rto.current()),
             rto,
+            gap: None,
             resends: 0,
             retransmissions: 0,
             strangers: 0,
@@ -215,6 +221,9 @@ impl Transfer {
         if self.resend.is_some() {
             self.resend = Some(now + self.rto.current());
         }
+        if self.gap.is_some() {
+            self.gap = Some(now + self.gap_delay());
+        }
     }
 
     /// Time has come to [`Transfer::poll_timeout`]. Earlier calls do nothing.
@@ -224,6 +233,9 @@ impl Transfer {
         }
         if now >= self.give_up() {
             self.finish(if self.all_sent() { Outcome::Unconfirmed } else { Outcome::TimedOut });
+        } else if self.gap.is_some_and(|due| now >= due) {
+            // No count: each of these had progress before it.
+            self.rewind(now);
         } else if self.resend.is_some_and(|due| now >= due) {
             self.rto.back_off();
             self.resend_flight(now);
@@ -263,8 +275,7 @@ impl Transfer {
         if self.outcome.is_some() {
             return None;
         }
-        let give_up = self.give_up();
-        Some(self.resend.map_or(give_up, |resend| resend.min(give_up)))
+        [self.resend, self.gap, Some(self.give_up())].into_iter().flatten().min()
     }
 
     /// How it ended.
@@ -311,21 +322,29 @@ impl Transfer {
         if ahead == 0 {
             self.handle_duplicate(now);
         } else if ahead <= self.high - self.acked {
-            let complete = self.acked + ahead >= self.sent;
-            if complete && self.flight.clean {
-                self.rto.sample(now.saturating_duration_since(self.flight.left));
-            }
-            let clean = complete && self.flight.clean;
             self.acked += ahead;
-            // RFC 7440 §4: an ACK inside the window moves it to just past that block; the rest is sent again.
-            self.sent = self.acked;
             if self.acked == self.total {
                 self.finish(Outcome::Delivered);
+            } else if self.acked >= self.sent {
+                if self.flight.clean {
+                    self.rto.sample(now.saturating_duration_since(self.flight.left));
+                }
+                self.sent = self.acked;
+                self.start_flight(now, self.flight.clean);
             } else {
-                self.start_flight(now, clean);
+                self.handle_partial(now);
             }
         }
         // Anything else is old, or acknowledges what was never sent.
+    }
+
+    /// RFC 7440 §4: an ACK inside the window moves it to just past that block, and the rest is sent again. But a client
+    /// that gets a block twice says the same while the rest is still on its way to it, and resending to that breeds
+    /// further doubles. So the window moves at once and the rest waits a moment for an ACK that makes it needless.
+    fn handle_partial(&mut self, now: Instant) {
+        self.progressed(now);
+        self.flight.clean = false;
+        self.gap = Some(now + self.gap_delay());
     }
 
     /// In lock-step, a duplicate ACK is never answered: that is the Sorcerer's Apprentice (RFC 1123 §4.2.3.1). In a
@@ -347,12 +366,22 @@ impl Transfer {
     }
 
     fn start_flight(&mut self, now: Instant, clean_before: bool) {
-        self.proven.get_or_insert(now);
+        self.progressed(now);
         self.clean_before = clean_before;
-        self.progress = now;
         self.flight = Flight { left: now, clean: true };
+    }
+
+    fn progressed(&mut self, now: Instant) {
+        self.proven.get_or_insert(now);
+        self.progress = now;
         self.resends = 0;
         self.resend = Some(now + self.rto.current());
+        self.gap = None;
+    }
+
+    /// By then a client that goes on has acknowledged what the moved window brought it.
+    fn gap_delay(&self) -> Duration {
+        MIN_GAP_DELAY.max(self.rto.smoothed() * 5 / 4)
     }
 
     /// Sends everything that is not acknowledged once more, unless that was done often enough.
@@ -363,12 +392,18 @@ impl Transfer {
             return;
         }
         self.resends += 1;
-        self.flight = Flight { left: now, clean: false };
-        self.resend = Some(now + self.rto.current());
         if self.awaiting_oack {
             self.oack_due = true;
             self.retransmissions = self.retransmissions.saturating_add(1);
         }
+        self.rewind(now);
+    }
+
+    /// Everything that is not acknowledged leaves again.
+    fn rewind(&mut self, now: Instant) {
+        self.flight = Flight { left: now, clean: false };
+        self.resend = Some(now + self.rto.current());
+        self.gap = None;
         self.sent = self.acked;
     }
 
@@ -385,7 +420,6 @@ impl Transfer {
 
     fn finish(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
-        self.resend = None;
     }
 }
 

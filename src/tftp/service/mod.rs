@@ -277,3 +277,9 @@ fn interface_of(address: Ipv4Addr) -> Option<String> {
 fn name_of(interface: nix::ifaddrs::InterfaceAddress) -> String {
     interface.interface_name
 }
+
+/// Where simulated time starts.
+#[cfg(test)]
+pub(super) fn epoch() -> std::time::Instant {
+    std::time::Instant::now()
+}
