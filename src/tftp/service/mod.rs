@@ -141,6 +141,8 @@ pub struct Service {
     local: SocketAddrV4,
     config: Config,
     mtu: u32,
+    /// Whether windows may leave by `UDP_SEGMENT`.
+    gso: bool,
 }
 
 /// What every transfer shares.
@@ -170,7 +172,7 @@ impl Service {
         let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
         let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
         let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
-        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu })
+        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true })
     }
 
     /// Where it listens.
@@ -202,7 +204,7 @@ impl Service {
             mtu: self.mtu,
             refusals: self.refusals,
             reads: Arc::new(Semaphore::new(MAX_READS)),
-            no_gso: AtomicBool::new(false),
+            no_gso: AtomicBool::new(!self.gso),
         };
         let ended = Listener::new(socket, Arc::new(shared)).run(stop).await;
         match &ended {

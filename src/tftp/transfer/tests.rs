@@ -173,9 +173,9 @@ fn an_ack_of_what_never_left_delivers_nothing() {
 #[test]
 fn block_numbers_roll_over_to_zero() {
     let blocks = 65_535 * 2 + 10;
-    let mut bench = Bench::plain(blocks * 8);
-    let mut bench =
-        Bench { transfer: Transfer::new(blocks * 8, &Terms { blksize: 8, ..Terms::default() }, bench.now), ..bench };
+    let now = epoch();
+    let terms = Terms { blksize: 8, ..Terms::default() };
+    let mut bench = Bench { transfer: Transfer::new(blocks * 8, &terms, now), now };
     let mut offset = 0;
     for block in 1..=blocks + 1 {
         let [Transmit::Data(run)] = &bench.sent()[..] else { panic!("no block {block}") };
