@@ -69,7 +69,6 @@ fn sum(start: u16, bytes: &[u8]) -> u16 {
     u16::try_from(total).unwrap_or(u16::MAX)
 }
 
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]

@@ -47,9 +47,7 @@ impl ClientId {
         let hardware = Self::hardware(request.htype, request.chaddr);
         match request.options.get(OptionCode::ClientIdentifier) {
             // RFC 2132 §9.14: at least two octets.
-            Some(id) if id.len() >= 2 && *id != *hardware.0 => {
-                Self([&[0xff, 0xff], id].concat().into_boxed_slice())
-            }
+            Some(id) if id.len() >= 2 && *id != *hardware.0 => Self([&[0xff, 0xff], id].concat().into_boxed_slice()),
             _ => hardware,
         }
     }
@@ -211,9 +209,8 @@ impl Range {
     /// which has lost its leases most likely gets its old address.
     fn from_mac(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
         // FNV-1a; only spread is asked of it.
-        let hash = mac.octets().iter().fold(0x811c_9dc5_u32, |hash, &byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash =
+            mac.octets().iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         let start = hash.checked_rem(self.count).unwrap_or(0);
         let offsets = (start..self.count).chain(0..start);
         offsets.map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset))).filter(|&address| self.contains(address))
@@ -235,12 +232,18 @@ impl Leases {
     }
 
     /// Sets the addresses to lease. Leases outside are forgotten: their clients hear nothing more, keep their addresses
-    /// to the end of their leases, and start again then.
+    /// to the end of their leases, and start again then. Without a range nothing is leased and nothing forgotten: the
+    /// site may go back to the release that had one.
     pub fn set_range(&mut self, range: Option<Range>) {
+        if self.range == range {
+            return;
+        }
         self.range = range;
-        let gone: Vec<Ipv4Addr> = self.records.keys().copied().filter(|&address| !self.in_range(address)).collect();
-        for address in gone {
-            self.remove(address);
+        if self.range.is_some() {
+            let gone: Vec<Ipv4Addr> = self.records.keys().copied().filter(|&address| !self.in_range(address)).collect();
+            for address in gone {
+                self.remove(address);
+            }
         }
     }
 
@@ -258,7 +261,7 @@ impl Leases {
 
     /// Records a lease in place of what was known of its address and of its client. Outside the range: nothing.
     pub fn put(&mut self, lease: Lease) {
-        if !self.in_range(lease.address) {
+        if !self.may_record(lease.address) {
             return;
         }
         self.remove(lease.address);
@@ -277,6 +280,13 @@ impl Leases {
             && self.by_client.get(&lease.client) == Some(&address)
         {
             self.by_client.remove(&lease.client);
+        }
+    }
+
+    fn may_record(&self, address: Ipv4Addr) -> bool {
+        match &self.range {
+            Some(range) => range.contains(address),
+            None => u32::try_from(self.records.len()).is_ok_and(|count| count < MAX_RANGE),
         }
     }
 
@@ -446,6 +456,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_without_a_range_forgets_nothing() {
+        let mut leases = table(10);
+        let lease = bind(&mut leases, 1, NOW);
+        let range = leases.range.clone();
+        leases.set_range(None);
+        assert_eq!(choose(&leases, 1, NOW), None);
+        leases.set_range(range);
+        assert_eq!(choose(&leases, 1, NOW), Some(lease.address));
+    }
+
+    #[test]
     fn a_lease_written_under_a_wrong_clock_ends_like_others() {
         let mut leases = table(10);
         let lease = bind(&mut leases, 1, NOW.plus(HOUR * 1_000_000));
@@ -485,11 +506,7 @@ mod tests {
 
     fn table(count: u8) -> Leases {
         let mut leases = Leases::new();
-        leases.set_range(Range::new(
-            Ipv4Addr::new(10, 0, 0, 1),
-            Ipv4Addr::new(10, 0, 0, count),
-            BTreeSet::new(),
-        ));
+        leases.set_range(Range::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, count), BTreeSet::new()));
         leases
     }
 

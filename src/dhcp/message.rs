@@ -272,7 +272,8 @@ impl Overheard {
             options.addresses(options::TFTP_SERVERS).iter().take(4).map(Ipv4Addr::to_string).collect();
         if tftp.is_empty() {
             let name = options.get(options::TFTP_SERVER_NAME).unwrap_or_default();
-            let name: String = name.iter().filter(|byte| byte.is_ascii_graphic()).map(|&byte| char::from(byte)).collect();
+            let name: String =
+                name.iter().filter(|byte| byte.is_ascii_graphic()).map(|&byte| char::from(byte)).collect();
             tftp.extend((!name.is_empty()).then_some(name));
         }
         Some(Self {

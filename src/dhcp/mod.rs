@@ -9,12 +9,14 @@
 //!
 //! Read [`message`] and [`options`] (bytes to requests, replies to bytes), then [`lan`] (what others do here),
 //! [`leases`] (whose address it is), [`scope`] (what the site wants and what is in force), [`responder`] (the decision,
-//! a pure function) and [`service`] (sockets and clocks).
+//! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
 //!
 //! `dhcproto` reads and writes the fixed header and names the codes. Options are read here: it keeps one option per code
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address, and knows neither
 //! overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
+pub mod client;
+pub mod desk;
 pub mod frame;
 pub mod lan;
 pub mod leases;
@@ -22,11 +24,11 @@ pub mod message;
 pub mod options;
 pub mod responder;
 pub mod scope;
-
+pub mod service;
 
 pub use lan::Lan;
 pub use leases::{Lease, LeaseLog, Leases, MemoryLog};
 pub use message::{ParseError, Reply, Request};
 pub use responder::{To, Verdict, View, Why, respond};
 pub use scope::{Mode, Scope};
-
+pub use service::{BindError, Config, Feeds, Service};

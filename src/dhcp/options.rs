@@ -169,9 +169,6 @@ mod tests {
         let mut bytes = Vec::new();
         emit(OptionCode::RelayAgentInformation, &value, &mut bytes);
         assert_eq!(bytes.len(), emitted_len(&value));
-        assert_eq!(
-            Options::parse(&bytes, &[], &[]).get(OptionCode::RelayAgentInformation),
-            Some(value.as_slice())
-        );
+        assert_eq!(Options::parse(&bytes, &[], &[]).get(OptionCode::RelayAgentInformation), Some(value.as_slice()));
     }
 }

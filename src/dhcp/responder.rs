@@ -180,7 +180,10 @@ impl Case<'_> {
     fn lost(&self) -> Verdict {
         let record = self.view.leases.of(&self.client, self.request.chaddr);
         let offered = record.filter(|record| record.state == State::Offered);
-        Verdict::Silence(Why::OtherServer, offered.map(|record| self.lease(record.address, State::Released, Duration::ZERO)))
+        Verdict::Silence(
+            Why::OtherServer,
+            offered.map(|record| self.lease(record.address, State::Released, Duration::ZERO)),
+        )
     }
 
     /// The client took our offer. If it cannot have the address after all, it must learn so.
@@ -212,7 +215,12 @@ impl Case<'_> {
             Some(record) if record.address == address && self.is_free(address) => self.ack(address),
             Some(record) if record.holds(self.now) => self.nak("not your address"),
             // Somebody else holds it from us: two devices on one address is what a NAK is for.
-            _ if self.view.leases.at(address).is_some_and(|other| other.state == State::Bound && other.holds(self.now)) => {
+            _ if self
+                .view
+                .leases
+                .at(address)
+                .is_some_and(|other| other.state == State::Bound && other.holds(self.now)) =>
+            {
                 self.nak("address taken")
             }
             // Not ours, or forgotten: no NAK to a client that may have its lease from somebody else.
@@ -240,9 +248,7 @@ impl Case<'_> {
         // Only its own: nobody can free or block somebody else's address by naming it.
         let own = self.view.leases.of(&self.client, self.request.chaddr).filter(|record| record.holds(self.now));
         match own {
-            Some(own) if own.address == address => {
-                Verdict::Silence(Why::Noted, Some(self.lease(address, state, span)))
-            }
+            Some(own) if own.address == address => Verdict::Silence(Why::Noted, Some(self.lease(address, state, span))),
             _ => silent(Why::UnknownClient),
         }
     }

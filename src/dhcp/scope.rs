@@ -69,7 +69,12 @@ pub struct Scope {
 
 impl Scope {
     /// What `settings` come to for a server at `server`/`prefix`, with these phones in the inventory.
-    pub fn new(server: Ipv4Addr, prefix: u8, settings: &DhcpSettings, phones: impl IntoIterator<Item = MacAddr>) -> Self {
+    pub fn new(
+        server: Ipv4Addr,
+        prefix: u8,
+        settings: &DhcpSettings,
+        phones: impl IntoIterator<Item = MacAddr>,
+    ) -> Self {
         let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> { addresses.iter().copied().take(MAX_LIST).collect() };
         let mut tftp = list(&settings.tftp_servers);
         if tftp.is_empty() {
@@ -89,7 +94,13 @@ impl Scope {
             dns: list(&settings.dns),
             ntp: list(&settings.ntp),
             domain: settings.domain.chars().filter(char::is_ascii_graphic).take(MAX_DOMAIN_BYTES).collect(),
-            vendor_options: settings.vendor_options.iter().filter(|o| is_free(o.code)).take(MAX_LIST).cloned().collect(),
+            vendor_options: settings
+                .vendor_options
+                .iter()
+                .filter(|o| is_free(o.code))
+                .take(MAX_LIST)
+                .cloned()
+                .collect(),
             check_addresses: true,
             phones: phones.into_iter().collect(),
             phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
@@ -98,7 +109,9 @@ impl Scope {
             // `auto` will choose what the LAN allows; of what there is now, only `inform` is harmless everywhere.
             DhcpMode::Auto | DhcpMode::Inform => {}
             DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
-            DhcpMode::Augment => scope.fall_back("inform (augment asked for)", "mode `augment` is not available yet".into()),
+            DhcpMode::Augment => {
+                scope.fall_back("inform (augment asked for)", "mode `augment` is not available yet".into())
+            }
             DhcpMode::PhonesOnly => {
                 scope.fall_back("inform (phones-only asked for)", "mode `phones-only` is not available yet".into());
             }
@@ -121,6 +134,12 @@ impl Scope {
                 "another DHCP server answers on this LAN, so that leasing here would take addresses twice".to_owned(),
             );
         }
+    }
+
+    /// Answers nothing that leases for now: other servers have a chance to show first.
+    pub fn wait_for_others(&mut self) {
+        self.fall_back("inform (looking for other servers)", String::new());
+        self.problem = None;
     }
 
     fn fall_back(&mut self, label: &'static str, problem: String) {
@@ -173,9 +192,10 @@ impl Scope {
     /// Whether this is a phone: in the inventory, or by its vendor class.
     pub fn is_phone(&self, request: &Request) -> bool {
         self.knows(request.chaddr)
-            || request.options.vendor_class().is_some_and(|class| {
-                self.phone_classes.iter().any(|start| class_starts_with(class, start))
-            })
+            || request
+                .options
+                .vendor_class()
+                .is_some_and(|class| self.phone_classes.iter().any(|start| class_starts_with(class, start)))
     }
 }
 
@@ -239,8 +259,10 @@ mod tests {
     #[test]
     fn settings_cannot_fill_options_that_carry_the_protocol() {
         let option = |code| VendorOption { vendor_class: "x".to_owned(), code, value: vec![1] };
-        let settings =
-            DhcpSettings { vendor_options: vec![option(51), option(54), option(82), option(43)], ..DhcpSettings::default() };
+        let settings = DhcpSettings {
+            vendor_options: vec![option(51), option(54), option(82), option(43)],
+            ..DhcpSettings::default()
+        };
         let codes: Vec<u8> = Scope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
         assert_eq!(codes, [43]);
     }
