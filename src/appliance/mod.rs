@@ -1,1 +1,4 @@
 //! TODO room
+
+pub mod interface;
+pub mod neighbours;
