@@ -12,8 +12,8 @@
 //! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
 //!
 //! `dhcproto` reads and writes the fixed header and names the codes. Options are read here: it keeps one option per code
-//! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address, and knows neither
-//! overload (52) nor parts of an option that do not follow each other (RFC 3396).
+//! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
+//! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
 pub mod client;
 pub mod desk;

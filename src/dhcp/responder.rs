@@ -388,3 +388,6 @@ impl Case<'_> {
         all
     }
 }
+
+#[cfg(test)]
+mod tests;
