@@ -224,10 +224,10 @@ impl NeighbourService {
             }
             return;
         };
-        if self.held.insert(address, mac) == Some(mac) {
-            return;
+        // Told again even if it is the same: the device table is bounded and may have dropped it.
+        if self.held.insert(address, mac) != Some(mac) {
+            trace!(%address, %mac, "neighbour");
         }
-        trace!(%address, %mac, "neighbour");
         let change = self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour(address, mac);
         if let Some(change) = change {
             let text = describe(&change);

@@ -333,3 +333,6 @@ impl Desk {
             .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
     }
 }
+
+#[cfg(test)]
+mod tests;
