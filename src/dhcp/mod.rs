@@ -1,1 +1,34 @@
-//! TODO room
+//! DHCP on a LAN that belongs to somebody else: phones learn where their files are.
+//!
+//! What we may do is a mode ([`Mode`]), from harmless to whole. `shadow` never answers. `inform` answers DHCPINFORM of
+//! phones, with options 66 and 150. `all` leases from a range to everybody and is for a segment without another
+//! server. `augment` and `phones-only` are not built yet and do what `inform` does; `auto` is `inform`.
+//!
+//! RFC 2131 (protocol), 2132 (options), 3046 (relay agent information), 3396 (long options), 5859 (option 150), 6842
+//! (client identifier in replies).
+//!
+//! Read [`message`] and [`options`] (bytes to requests, replies to bytes), then [`lan`] (what others do here),
+//! [`leases`] (whose address it is), [`scope`] (what the site wants and what is in force), [`responder`] (the decision,
+//! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
+//!
+//! `dhcproto` reads and writes the fixed header and names the codes. Options are read here: it keeps one option per code
+//! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
+//! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
+
+pub mod client;
+pub mod desk;
+pub mod frame;
+pub mod lan;
+pub mod leases;
+pub mod message;
+pub mod options;
+pub mod responder;
+pub mod scope;
+pub mod service;
+
+pub use lan::Lan;
+pub use leases::{Lease, LeaseLog, Leases, MemoryLog};
+pub use message::{ParseError, Reply, Request};
+pub use responder::{To, Verdict, View, Why, respond};
+pub use scope::{Mode, Scope};
+pub use service::{BindError, Config, Feeds, Service};

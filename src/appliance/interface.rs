@@ -1,0 +1,226 @@
+//! The LAN's interface: which it is, and what the appliance's address on it is.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+
+/// The interface that phones are on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanInterface {
+    /// Its name, for example `eth0`.
+    pub name: String,
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Our address on it.
+    pub address: Ipv4Addr,
+    /// The length of the LAN's prefix.
+    pub prefix: u8,
+    /// The largest IP packet on it, in octets.
+    pub mtu: u32,
+}
+
+/// Why there is no LAN to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// The system does not say.
+    #[error("cannot list network interfaces")]
+    List(#[source] nix::Error),
+    /// No interface of this name.
+    #[error("there is no network interface {name}; there are {available}")]
+    NotFound {
+        /// As it was given.
+        name: String,
+        /// What there is.
+        available: String,
+    },
+    /// It has no IPv4 address.
+    #[error("{name} has no IPv4 address; there are {available}")]
+    NoAddress {
+        /// Its name.
+        name: String,
+        /// What there is.
+        available: String,
+    },
+    /// Its addresses are not those of a private LAN.
+    #[error("{name} has {address}, which is no address of a private network; phones are served on LANs only")]
+    Public {
+        /// Its name.
+        name: String,
+        /// Its address.
+        address: Ipv4Addr,
+    },
+    /// No name was given and there is none that would do.
+    #[error("no network interface has an address of a private network; there are {0}")]
+    None(String),
+    /// No name was given and several would do.
+    #[error("several network interfaces could be the LAN; name one of {0}")]
+    Several(String),
+}
+
+/// An IPv4 address of an interface, as the system lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    name: String,
+    up: bool,
+    loopback: bool,
+    address: Option<(Ipv4Addr, u8)>,
+}
+
+/// Finds the LAN's interface: the one named, else the only one with an address of a private network (RFC 1918, RFC 3927
+/// link-local, RFC 6598). Loopback counts only if `allow_loopback`, and only by name.
+///
+/// # Errors
+///
+/// See [`InterfaceError`]; messages name what there is.
+pub fn find(name: Option<&str>, allow_loopback: bool) -> Result<LanInterface, InterfaceError> {
+    let chosen = choose(&list()?, name, allow_loopback)?;
+    let (name, (address, prefix)) = chosen;
+    let index = if_nametoindex(name.as_str()).map_err(InterfaceError::List)?;
+    let mtu = fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok().and_then(|text| text.trim().parse().ok());
+    Ok(LanInterface { name, index, address, prefix, mtu: mtu.unwrap_or(1500) })
+}
+
+fn list() -> Result<Vec<Found>, InterfaceError> {
+    let mut all: Vec<Found> = Vec::new();
+    for entry in getifaddrs().map_err(InterfaceError::List)? {
+        let v4 = |storage: Option<nix::sys::socket::SockaddrStorage>| {
+            storage.and_then(|storage| storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
+        };
+        let netmask = v4(entry.netmask).unwrap_or(Ipv4Addr::BROADCAST);
+        let prefix = u8::try_from(u32::from(netmask).leading_ones()).unwrap_or(32);
+        all.push(Found {
+            name: entry.interface_name,
+            up: entry.flags.contains(InterfaceFlags::IFF_UP),
+            loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
+            address: v4(entry.address).map(|address| (address, prefix)),
+        });
+    }
+    Ok(all)
+}
+
+fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(String, (Ipv4Addr, u8)), InterfaceError> {
+    let fits = |found: &Found, (address, _): (Ipv4Addr, u8)| {
+        if found.loopback { allow_loopback && address.is_loopback() } else { is_private(address) }
+    };
+    let Some(name) = name else {
+        let addresses = all.iter().filter(|found| found.up && !found.loopback);
+        let fitting: Vec<(&Found, (Ipv4Addr, u8))> = addresses
+            .filter_map(|found| Some((found, found.address.filter(|&address| fits(found, address))?)))
+            .collect();
+        return match fitting.as_slice() {
+            [] => Err(InterfaceError::None(describe(all))),
+            [(found, address), others @ ..] if others.iter().all(|(other, _)| other.name == found.name) => {
+                Ok((found.name.clone(), *address))
+            }
+            several => {
+                let mut names: Vec<&str> = several.iter().map(|(found, _)| found.name.as_str()).collect();
+                names.dedup();
+                Err(InterfaceError::Several(names.join(", ")))
+            }
+        };
+    };
+    let mut own = all.iter().filter(|found| found.name == name).peekable();
+    if own.peek().is_none() {
+        return Err(InterfaceError::NotFound { name: name.to_owned(), available: describe(all) });
+    }
+    let addresses: Vec<(&Found, (Ipv4Addr, u8))> = own.filter_map(|found| Some((found, found.address?))).collect();
+    match (addresses.iter().find(|(found, address)| fits(found, *address)), addresses.first()) {
+        (Some((_, address)), _) => Ok((name.to_owned(), *address)),
+        (None, Some((_, (address, _)))) => Err(InterfaceError::Public { name: name.to_owned(), address: *address }),
+        (None, None) => Err(InterfaceError::NoAddress { name: name.to_owned(), available: describe(all) }),
+    }
+}
+
+fn is_private(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    address.is_private() || address.is_link_local() || (a == 100 && b & 0xc0 == 64)
+}
+
+/// `eth0 (192.168.1.2/24), wlan0 (no address)`.
+fn describe(all: &[Found]) -> String {
+    let mut names: Vec<&str> = all.iter().map(|found| found.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let texts: Vec<String> = names
+        .iter()
+        .map(|name| {
+            let addresses = all.iter().filter(|found| found.name == *name).filter_map(|found| found.address);
+            let addresses: Vec<String> = addresses.map(|(address, prefix)| format!("{address}/{prefix}")).collect();
+            format!(
+                "{name} ({})",
+                if addresses.is_empty() { "no IPv4 address".to_owned() } else { addresses.join(", ") }
+            )
+        })
+        .collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_only_private_address_is_found_without_a_name() {
+        let all = [at("lo", "127.0.0.1/8"), at("eth0", "192.168.1.2/24"), at("ppp0", "203.0.113.5/32"), bare("wlan0")];
+        assert_eq!(choose(&all, None, false).unwrap(), ("eth0".to_owned(), ("192.168.1.2".parse().unwrap(), 24)));
+    }
+
+    #[test]
+    fn of_several_one_must_be_named() {
+        let all = [at("eth0", "192.168.1.2/24"), at("wlan0", "10.0.0.2/8")];
+        let error = choose(&all, None, false).unwrap_err();
+        assert_eq!(error.to_string(), "several network interfaces could be the LAN; name one of eth0, wlan0");
+        assert_eq!(choose(&all, Some("wlan0"), false).unwrap().1.1, 8);
+    }
+
+    #[test]
+    fn a_public_address_is_refused() {
+        let all = [at("eth0", "203.0.113.5/24")];
+        assert!(matches!(choose(&all, Some("eth0"), false), Err(InterfaceError::Public { .. })));
+        assert!(matches!(choose(&all, None, false), Err(InterfaceError::None(_))));
+    }
+
+    #[test]
+    fn a_private_address_is_taken_before_a_public_one_on_the_same_interface() {
+        let all = [at("eth0", "203.0.113.5/24"), at("eth0", "100.64.3.4/10")];
+        assert_eq!(choose(&all, Some("eth0"), false).unwrap().1.1, 10);
+    }
+
+    #[test]
+    fn loopback_is_for_those_who_ask_for_it() {
+        let all = [at("lo", "127.0.0.1/8")];
+        assert!(choose(&all, Some("lo"), false).is_err());
+        assert!(choose(&all, Some("lo"), true).is_ok());
+        assert!(choose(&all, None, true).is_err());
+    }
+
+    #[test]
+    fn a_mistyped_name_shows_what_there_is() {
+        let all = [bare("eth0"), at("eth0", "192.168.1.2/24"), bare("wlan0")];
+        assert_eq!(
+            choose(&all, Some("eht0"), false).unwrap_err().to_string(),
+            "there is no network interface eht0; there are eth0 (192.168.1.2/24), wlan0 (no IPv4 address)"
+        );
+        assert!(matches!(choose(&all, Some("wlan0"), false), Err(InterfaceError::NoAddress { .. })));
+    }
+
+    #[test]
+    fn this_machines_loopback_is_found() {
+        let lan = find(Some("lo"), true).unwrap();
+        assert_eq!((lan.name.as_str(), lan.prefix), ("lo", 8));
+        assert!(lan.index > 0 && lan.mtu >= 1500);
+    }
+
+    fn at(name: &str, text: &str) -> Found {
+        let (address, prefix) = text.split_once('/').unwrap();
+        let address = Some((address.parse().unwrap(), prefix.parse().unwrap()));
+        Found { address, ..bare(name) }
+    }
+
+    fn bare(name: &str) -> Found {
+        Found { name: name.to_owned(), up: true, loopback: name == "lo", address: None }
+    }
+}

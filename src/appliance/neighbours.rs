@@ -1,0 +1,361 @@
+//! The kernel's neighbour table: which device answers for which address on the LAN.
+//!
+//! Feeds [`DeviceTable`], which decides whose files an address may have. The kernel keeps the table for its own needs, so
+//! it is never complete: [`NeighbourService`] also makes the kernel ask for addresses that somebody wants to know.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, trace, warn};
+
+use super::interface::LanInterface;
+use crate::access::DeviceTable;
+use crate::access::devices::Change;
+use crate::ids::MacAddr;
+use crate::status::Stats;
+
+/// How often the whole table is read again, in case changes were lost on the way.
+const READ_EVERY: Duration = Duration::from_secs(60);
+/// How long after the end of a connection to the kernel a new one is tried.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// The shortest time between two questions for one address.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The most addresses whose last question is remembered: over it, questions are dropped for up to a second. With it a
+/// flood of requests from invented addresses becomes 256 ARP questions a second at most.
+const MAX_ASKED: usize = 256;
+/// Where datagrams go that only make the kernel ask (RFC 863). Empty, so that nothing could be made of them.
+const DISCARD_PORT: u16 = 9;
+
+/// Why the neighbour table cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum NeighbourError {
+    /// No netlink socket, or no datagram socket.
+    #[error("cannot open a socket for the neighbour table")]
+    Socket(#[source] io::Error),
+    /// The kernel did not answer.
+    #[error("cannot read the neighbour table")]
+    Read(#[source] rtnetlink::Error),
+    /// The kernel ended the connection.
+    #[error("the kernel's reports of neighbours have ended")]
+    Ended,
+}
+
+/// Follows the neighbour table of one interface.
+#[derive(Debug)]
+pub struct NeighbourService {
+    lan: LanInterface,
+    devices: Arc<RwLock<DeviceTable>>,
+    stats: Stats,
+    /// Addresses that the table held when it was last read or reported, to notice those that went silently.
+    held: HashMap<Ipv4Addr, MacAddr>,
+}
+
+impl NeighbourService {
+    /// For the neighbours on `lan`.
+    pub fn new(lan: LanInterface, devices: Arc<RwLock<DeviceTable>>, stats: Stats) -> Self {
+        Self { lan, devices, stats, held: HashMap::new() }
+    }
+
+    /// Reads the table, then follows it and asks for the addresses that come in `resolve`, until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// If sockets cannot be had at the start. Later the kernel is asked again, every second if need be.
+    pub async fn run(
+        mut self,
+        mut resolve: mpsc::Receiver<Ipv4Addr>,
+        stop: CancellationToken,
+    ) -> Result<(), NeighbourError> {
+        let probe = probe_socket(&self.lan).map_err(NeighbourError::Socket)?;
+        let mut netlink = connect()?;
+        let mut asked = Asked::default();
+        loop {
+            let end = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                end = self.follow(netlink, &probe, &mut asked, &mut resolve) => end,
+            };
+            warn!(error = %end, "the neighbour table is read anew");
+            self.stats.count("neighbours.restarted");
+            netlink = loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(RESTART_AFTER) => {}
+                }
+                match connect() {
+                    Ok(netlink) => break netlink,
+                    Err(error) => warn!(%error, "the neighbour table stays as it was"),
+                }
+            };
+        }
+    }
+
+    /// Follows the table over one connection to its end.
+    async fn follow(
+        &mut self,
+        (connection, handle, mut reports): (impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin),
+        probe: &UdpSocket,
+        asked: &mut Asked,
+        resolve: &mut mpsc::Receiver<Ipv4Addr>,
+    ) -> NeighbourError {
+        let mut connection = std::pin::pin!(connection);
+        let mut reread = tokio::time::interval(READ_EVERY);
+        reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut connection => return NeighbourError::Ended,
+                report = reports.next() => match report {
+                    Some((message, _)) => self.report(message),
+                    None => return NeighbourError::Ended,
+                },
+                Some(address) = resolve.recv() => self.ask(probe, asked, address),
+                _ = reread.tick() => {
+                    // What was reported before the table is read must not be applied after it. What is reported while it
+                    // is read is applied after it, in order: the last report of an address is as new as the table.
+                    while let Some(Some((message, _))) = reports.next().now_or_never() {
+                        self.report(message);
+                    }
+                    // The connection must be driven while it is read from.
+                    let table = tokio::select! {
+                        table = read(&handle) => table,
+                        () = &mut connection => return NeighbourError::Ended,
+                    };
+                    match table {
+                        Ok(table) => self.replace(&table),
+                        Err(error) => return NeighbourError::Read(error),
+                    }
+                }
+            }
+        }
+    }
+
+    fn ask(&self, probe: &UdpSocket, asked: &mut Asked, address: Ipv4Addr) {
+        if !self.is_neighbour(address) || !asked.allow(address, Instant::now()) {
+            self.stats.count("neighbours.not-asked");
+            return;
+        }
+        match probe.try_send_to(&[], SocketAddrV4::new(address, DISCARD_PORT).into()) {
+            Ok(_) => self.stats.count("neighbours.asked"),
+            Err(error) => debug!(%address, %error, "cannot ask for an address"),
+        }
+    }
+
+    /// Whether the address can belong to a device on this link at all.
+    fn is_neighbour(&self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.lan.prefix.min(32))).unwrap_or(0);
+        let (own, other) = (u32::from(self.lan.address), u32::from(address));
+        let ends = self.lan.prefix < 31 && (other & !mask == 0 || other | mask == u32::MAX);
+        own != other && (own ^ other) & mask == 0 && !ends
+    }
+
+    fn report(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        let seen = match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => self.read_entry(&message),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
+                self.read_entry(&message).map(|(address, _)| (address, None))
+            }
+            _ => None,
+        };
+        if let Some((address, mac)) = seen {
+            self.apply(address, mac);
+        }
+    }
+
+    /// The whole table, and so also what went from it unreported.
+    fn replace(&mut self, table: &[NeighbourMessage]) {
+        let now: HashMap<Ipv4Addr, Option<MacAddr>> =
+            table.iter().filter_map(|message| self.read_entry(message)).collect();
+        let gone: Vec<Ipv4Addr> = self.held.keys().copied().filter(|address| !now.contains_key(address)).collect();
+        for address in gone {
+            self.apply(address, None);
+        }
+        for (address, mac) in now {
+            self.apply(address, mac);
+        }
+    }
+
+    /// The entry's address, and the device that answers for it if there is one. `None` for entries of other interfaces and
+    /// families.
+    fn read_entry(&self, message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<MacAddr>)> {
+        if message.header.family != AddressFamily::Inet || message.header.ifindex != self.lan.index {
+            return None;
+        }
+        let mut address = None;
+        let mut mac = None;
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(*v4),
+                NeighbourAttribute::LinkLayerAddress(bytes) => {
+                    mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr::new).filter(|mac| mac.is_unicast());
+                }
+                _ => {}
+            }
+        }
+        // Stale means "not confirmed lately", not "wrong": the last device that answered. Delay and probe are on their way
+        // from stale to reachable or failed.
+        let counts = matches!(
+            message.header.state,
+            NeighbourState::Reachable
+                | NeighbourState::Stale
+                | NeighbourState::Delay
+                | NeighbourState::Probe
+                | NeighbourState::Permanent
+        );
+        Some((address?, mac.filter(|_| counts)))
+    }
+
+    fn apply(&mut self, address: Ipv4Addr, mac: Option<MacAddr>) {
+        let Some(mac) = mac else {
+            if self.held.remove(&address).is_some() {
+                trace!(%address, "neighbour gone");
+                self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour_gone(address);
+            }
+            return;
+        };
+        // Told again even if it is the same: the device table is bounded and may have dropped it.
+        if self.held.insert(address, mac) != Some(mac) {
+            trace!(%address, %mac, "neighbour");
+        }
+        let change = self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour(address, mac);
+        if let Some(change) = change {
+            let text = describe(&change);
+            warn!("{text}");
+            self.stats.alert("address-conflict", text);
+        }
+    }
+}
+
+fn describe(change: &Change) -> String {
+    match change {
+        Change::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
+        Change::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
+    }
+}
+
+/// One report of the kernel.
+type Report = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
+
+/// The connection to be driven, the way to ask, and what comes unasked.
+fn connect() -> Result<(impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin), NeighbourError> {
+    rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh]).map_err(NeighbourError::Socket)
+}
+
+async fn read(handle: &Handle) -> Result<Vec<NeighbourMessage>, rtnetlink::Error> {
+    handle.neighbours().get().set_address_family(AddressFamily::Inet).execute().try_collect().await
+}
+
+fn probe_socket(lan: &LanInterface) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.bind_device(Some(lan.name.as_bytes()))?;
+    socket.bind(&SocketAddrV4::new(lan.address, 0).into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// When which address was asked for, to ask at most once a second and a bounded number of times in all.
+#[derive(Debug, Default)]
+struct Asked {
+    order: VecDeque<(Ipv4Addr, Instant)>,
+}
+
+impl Asked {
+    fn allow(&mut self, address: Ipv4Addr, now: Instant) -> bool {
+        while self.order.front().is_some_and(|(_, at)| now.saturating_duration_since(*at) >= ASK_AGAIN) {
+            self.order.pop_front();
+        }
+        if self.order.len() >= MAX_ASKED || self.order.iter().any(|(asked, _)| *asked == address) {
+            return false;
+        }
+        self.order.push_back((address, now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rtnetlink::packet_route::neighbour::NeighbourHeader;
+
+    use super::*;
+
+    const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
+
+    #[test]
+    fn only_entries_that_a_device_answered_for_count() {
+        let service = service();
+        for state in [
+            NeighbourState::Reachable,
+            NeighbourState::Stale,
+            NeighbourState::Delay,
+            NeighbourState::Probe,
+            NeighbourState::Permanent,
+        ] {
+            assert_eq!(service.read_entry(&entry(state)), Some((ADDRESS, Some(PHONE))), "{state:?}");
+        }
+        for state in [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::Noarp, NeighbourState::None] {
+            assert_eq!(service.read_entry(&entry(state)), Some((ADDRESS, None)), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn other_interfaces_and_families_do_not_count() {
+        let service = service();
+        let mut other = entry(NeighbourState::Reachable);
+        other.header.ifindex = 8;
+        assert_eq!(service.read_entry(&other), None);
+        let mut other = entry(NeighbourState::Reachable);
+        other.header.family = AddressFamily::Inet6;
+        assert_eq!(service.read_entry(&other), None);
+    }
+
+    #[test]
+    fn nobody_is_asked_twice_in_a_second_nor_too_many_at_once() {
+        let mut asked = Asked::default();
+        let start = Instant::now();
+        assert!(asked.allow(ADDRESS, start));
+        assert!(!asked.allow(ADDRESS, start + ASK_AGAIN / 2));
+        assert!(asked.allow(ADDRESS, start + ASK_AGAIN));
+        let later = start + ASK_AGAIN * 3;
+        let allowed = (0..10_000).filter(|&number| asked.allow(Ipv4Addr::from(number), later)).count();
+        assert_eq!(allowed, MAX_ASKED);
+    }
+
+    #[test]
+    fn only_addresses_of_the_link_are_asked_for() {
+        let service = service();
+        assert!(service.is_neighbour(ADDRESS));
+        for outside in ["192.168.1.2", "192.168.1.0", "192.168.1.255", "192.168.2.20", "8.8.8.8", "255.255.255.255"] {
+            assert!(!service.is_neighbour(outside.parse().unwrap()), "{outside}");
+        }
+    }
+
+    fn service() -> NeighbourService {
+        let address = Ipv4Addr::new(192, 168, 1, 2);
+        let lan = LanInterface { name: "eth0".to_owned(), index: 7, address, prefix: 24, mtu: 1500 };
+        NeighbourService::new(lan, Arc::default(), Stats::new())
+    }
+
+    fn entry(state: NeighbourState) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header =
+            NeighbourHeader { family: AddressFamily::Inet, ifindex: 7, state, ..NeighbourHeader::default() };
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ADDRESS)),
+            NeighbourAttribute::LinkLayerAddress(PHONE.octets().to_vec()),
+        ];
+        message
+    }
+}

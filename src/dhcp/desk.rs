@@ -1,0 +1,338 @@
+//! Between packets and decisions: what is in force now, what waits for an answer of the link, what is to be sent. Pure
+//! but for what it tells others; time is passed in.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::MessageType;
+use tracing::{debug, info, trace, warn};
+
+use super::lan::Lan;
+use super::leases::{Lease, Leases, State};
+use super::message::{Overheard, Request};
+use super::responder::{To, Verdict, View, Why, respond};
+use super::scope::{Mode, Scope};
+use crate::access::{DeviceTable, Resolution};
+use crate::ids::{MacAddr, UnixTime};
+use crate::status::Stats;
+
+/// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers.
+pub const ASK_WAIT: Duration = Duration::from_secs(5);
+/// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
+/// wait at least 4 s for an offer (RFC 2131 §4.1).
+const CHECK_WAIT: Duration = Duration::from_millis(500);
+/// How often leases that ended are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
+/// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
+const MAX_WAITING: usize = 256;
+/// A wall clock that goes this far from the monotonic one was set, in seconds.
+const CLOCK_SET_SECONDS: i64 = 30;
+
+/// What time it is: for leases, which outlive a restart, and for deadlines, which do not.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The system clock.
+    pub wall: UnixTime,
+    /// The monotonic clock.
+    pub tick: Instant,
+}
+
+/// A reply that is to be sent once its change is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// Where it goes.
+    pub to: To,
+    /// The name of its counter.
+    pub counter: &'static str,
+}
+
+/// What came of some requests.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// What must be durable first.
+    pub keep: Vec<Lease>,
+    /// What may be sent then.
+    pub acks: Vec<Outgoing>,
+    /// What may be sent in any case.
+    pub others: Vec<Outgoing>,
+    /// Addresses to ask the link about.
+    pub checks: Vec<Ipv4Addr>,
+}
+
+/// The state of DHCP on one interface.
+#[derive(Debug)]
+pub struct Desk {
+    /// As settings want it.
+    wanted: Scope,
+    /// As it is.
+    scope: Scope,
+    lan: Lan,
+    leases: Leases,
+    waiting: BTreeMap<Ipv4Addr, Waiting>,
+    /// Until when other servers have a chance to show before anything is leased.
+    listen_until: Option<Instant>,
+    /// What the device table was told.
+    announced: BTreeMap<Ipv4Addr, MacAddr>,
+    devices: Arc<RwLock<DeviceTable>>,
+    stats: Stats,
+    own: Option<MacAddr>,
+    clock: Now,
+    sweep_at: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    until: Instant,
+    requests: Vec<(Request, Ipv4Addr)>,
+}
+
+impl Desk {
+    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for.
+    pub fn new(
+        wanted: Scope,
+        kept: Vec<Lease>,
+        own: Option<MacAddr>,
+        devices: Arc<RwLock<DeviceTable>>,
+        stats: Stats,
+        now: Now,
+    ) -> Self {
+        let mut leases = Leases::new();
+        leases.load(kept, now.wall);
+        let mut desk = Self {
+            scope: wanted.clone(),
+            wanted,
+            lan: Lan::new(),
+            leases,
+            waiting: BTreeMap::new(),
+            listen_until: own.map(|_| now.tick + ASK_WAIT),
+            announced: BTreeMap::new(),
+            devices,
+            stats,
+            own,
+            clock: now,
+            sweep_at: now.tick + SWEEP_EVERY,
+        };
+        desk.settle(now);
+        desk.announce(now);
+        desk
+    }
+
+    /// Settings have changed.
+    pub fn set_scope(&mut self, wanted: Scope, now: Now) {
+        self.wanted = wanted;
+        self.settle(now);
+    }
+
+    /// What is in force, for people.
+    pub fn label(&self) -> &'static str {
+        self.scope.label
+    }
+
+    /// Decides what is in force. `all` starts only where nobody else answers. Once devices hold our leases the LAN is
+    /// ours, and another server is the intruder: falling silent then would cost phones their addresses.
+    fn settle(&mut self, now: Now) {
+        let mut scope = self.wanted.clone();
+        let listening = self.listen_until.is_some_and(|until| now.tick < until);
+        let others = self.lan.has_other_server();
+        let ours = self.leases.live(now.wall).next().is_some();
+        if scope.mode == Mode::All && others && !ours {
+            scope.yield_to_others();
+        } else if scope.mode == Mode::All && listening && !ours {
+            scope.wait_for_others();
+        }
+        if scope.mode == Mode::All && others {
+            self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
+        } else {
+            self.stats.clear_alert("dhcp-second-server");
+        }
+        match &scope.problem {
+            Some(problem) => self.stats.alert("dhcp-mode", problem.clone()),
+            None => self.stats.clear_alert("dhcp-mode"),
+        }
+        if scope.label != self.scope.label || scope.problem != self.scope.problem {
+            info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");
+        }
+        self.stats.dhcp_mode(scope.label);
+        self.leases.set_range(self.wanted.range.clone());
+        self.scope = scope;
+    }
+
+    /// One datagram has come.
+    pub fn receive(&mut self, bytes: &[u8], source: Ipv4Addr, now: Now, out: &mut Outbox) {
+        match Request::parse(bytes) {
+            // Our own question for other servers comes back to us.
+            Ok(request) if Some(request.chaddr) == self.own => {}
+            Ok(request) => {
+                trace!(device = %request.chaddr, kind = ?request.kind, "request");
+                self.decide(request, source, now, out);
+            }
+            Err(error) => {
+                self.stats.count("dhcp.malformed");
+                debug!(%source, %error, "not a request");
+            }
+        }
+    }
+
+    fn decide(&mut self, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
+        let view = View { lan: &self.lan, leases: &self.leases, source };
+        match respond(&self.scope, &view, &request, now.wall) {
+            Verdict::Silence(why, change) => {
+                self.stats.count(why.counter());
+                debug!(device = %request.chaddr, kind = ?request.kind, ?why, "no answer");
+                if why == Why::RangeFull {
+                    self.stats.alert("dhcp-range-full", "all addresses of the range are taken".to_owned());
+                }
+                if let Some(lease) = change {
+                    if lease.state == State::Declined {
+                        self.report_in_use(lease.address, lease.mac);
+                    }
+                    self.change(lease, out);
+                }
+            }
+            Verdict::Check(address) => self.wait(address, request, source, now, out),
+            Verdict::Reply(reply, to, change) => {
+                let kept = change.as_ref().is_some_and(Lease::is_kept);
+                let counter = match reply.kind {
+                    MessageType::Offer => "dhcp.offer",
+                    MessageType::Nak => "dhcp.nak",
+                    _ => "dhcp.ack",
+                };
+                if let Some(lease) = change {
+                    self.change(lease, out);
+                }
+                let outgoing = Outgoing { bytes: reply.emit(), to, counter };
+                if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
+            }
+        }
+    }
+
+    fn change(&mut self, lease: Lease, out: &mut Outbox) {
+        self.leases.put(lease.clone());
+        if lease.is_kept() {
+            out.keep.push(lease);
+        }
+    }
+
+    fn wait(&mut self, address: Ipv4Addr, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
+        let all: usize = self.waiting.values().map(|waiting| waiting.requests.len()).sum();
+        if all >= MAX_WAITING {
+            self.stats.count("dhcp.silent.busy");
+            return;
+        }
+        let waiting = self.waiting.entry(address).or_insert_with(|| {
+            out.checks.push(address);
+            Waiting { until: now.tick + CHECK_WAIT, requests: Vec::new() }
+        });
+        // A client that repeats itself while we wait gets one answer, to what it said last.
+        waiting.requests.retain(|(earlier, _)| earlier.chaddr != request.chaddr);
+        waiting.requests.push((request, source));
+    }
+
+    /// The change in `out.keep` is durable.
+    pub fn kept(&mut self, kept: &[Lease]) {
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        for lease in kept {
+            if lease.state == State::Bound {
+                if self.announced.insert(lease.address, lease.mac) != Some(lease.mac) {
+                    info!(device = %lease.mac, address = %lease.address, "address leased");
+                }
+                devices.leased(lease.address, lease.mac);
+            } else if self.announced.remove(&lease.address).is_some() {
+                devices.lease_gone(lease.address);
+            }
+        }
+    }
+
+    /// Another server spoke.
+    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
+        if overheard.server == self.wanted.server {
+            return;
+        }
+        if overheard.nak {
+            self.stats.count("dhcp.others.nak");
+        }
+        if self.lan.heard(overheard, now.wall) {
+            info!(server = %overheard.server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+
+    /// The next moment at which [`Self::tick`] has something to do.
+    pub fn deadline(&self) -> Instant {
+        let checks = self.waiting.values().map(|waiting| waiting.until);
+        checks.chain(self.listen_until).fold(self.sweep_at, Instant::min)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now, out: &mut Outbox) {
+        if self.listen_until.is_some_and(|until| until <= now.tick) {
+            self.listen_until = None;
+            self.settle(now);
+        }
+        let due: Vec<Ipv4Addr> =
+            self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick).map(|(&address, _)| address).collect();
+        for address in due {
+            let Some(waiting) = self.waiting.remove(&address) else { continue };
+            let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
+                Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
+                Resolution::Unknown => None,
+            };
+            self.lan.checked(address, by, now.wall);
+            for (request, source) in waiting.requests {
+                if let Some(mac) = by.filter(|mac| *mac != request.chaddr) {
+                    self.report_in_use(address, mac);
+                }
+                self.decide(request, source, now, out);
+            }
+        }
+        if self.sweep_at <= now.tick {
+            self.sweep_at = now.tick + SWEEP_EVERY;
+            if self.lan.forget(now.wall) {
+                self.stats.dhcp_servers(self.lan.servers());
+                self.settle(now);
+            }
+            self.announce(now);
+        }
+    }
+
+    /// Follows the wall clock when somebody sets it: a Pi starts in the past, and no lease may end for that.
+    pub fn follow_clock(&mut self, now: Now) {
+        let ticked = i64::try_from(now.tick.saturating_duration_since(self.clock.tick).as_secs()).unwrap_or(i64::MAX);
+        let shown = now.wall.0.saturating_sub(self.clock.wall.0);
+        let set = shown.saturating_sub(ticked);
+        if set.abs() >= CLOCK_SET_SECONDS {
+            info!(seconds = set, "the clock was set; leases go with it");
+            self.leases.shift(set);
+            self.lan.shift(set);
+            self.clock = now;
+        }
+    }
+
+    /// Tells the device table which leases began and ended without a packet: at the start, and as time goes by.
+    fn announce(&mut self, now: Now) {
+        let live: BTreeMap<Ipv4Addr, MacAddr> =
+            self.leases.live(now.wall).map(|lease| (lease.address, lease.mac)).collect();
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        for (&address, _) in self.announced.iter().filter(|(address, _)| !live.contains_key(address)) {
+            devices.lease_gone(address);
+        }
+        for (&address, &mac) in live.iter().filter(|(address, mac)| self.announced.get(address) != Some(mac)) {
+            devices.leased(address, mac);
+        }
+        self.announced = live;
+    }
+
+    fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
+        warn!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
+        self.stats
+            .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+#![allow(clippy::unwrap_used)]
+
+use dhcproto::v4::{DhcpOption, Message};
+use dhcproto::{Encodable as _, Encoder};
+
+use super::*;
+use crate::bundle::{DhcpMode, DhcpSettings};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0xff]);
+const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+const OTHER: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 2]);
+
+#[test]
+fn all_waits_for_other_servers_before_it_offers() {
+    let mut site = Site::new();
+    assert!(site.receive(discover(PHONE)).others.is_empty());
+    assert_eq!(site.desk.label(), "inform (looking for other servers)");
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.label(), "all");
+    assert!(!site.offer(PHONE).is_unspecified());
+}
+
+#[test]
+fn all_stays_away_while_another_server_is_there_and_begins_when_it_is_gone() {
+    let mut site = Site::new();
+    site.hear_router();
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.label(), "inform (all asked for)");
+    assert!(site.receive(discover(PHONE)).others.is_empty());
+    site.pass(crate::dhcp::lan::SERVER_GONE);
+    assert_eq!(site.desk.label(), "all");
+}
+
+#[test]
+fn a_server_that_appears_later_does_not_silence_us_for_those_who_hold_our_leases() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    site.take(PHONE, address);
+    site.hear_router();
+    assert_eq!(site.desk.label(), "all");
+    assert_eq!(site.take(PHONE, address).acks.len(), 1);
+}
+
+#[test]
+fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
+    let mut site = Site::ready();
+    let first = site.receive(discover(PHONE));
+    let again = site.receive(discover(PHONE));
+    assert_eq!((first.checks.len(), again.checks.len()), (1, 0));
+    assert!(first.others.is_empty() && again.others.is_empty());
+    assert!(site.desk.deadline() <= site.now.tick + CHECK_WAIT);
+    assert_eq!(site.pass(CHECK_WAIT).others.len(), 1);
+    assert!(site.pass(CHECK_WAIT).others.is_empty());
+}
+
+#[test]
+fn an_address_that_answers_is_not_offered() {
+    let mut site = Site::ready();
+    let checked = site.receive(discover(PHONE)).checks;
+    let taken = *checked.first().unwrap();
+    site.devices.write().unwrap().neighbour(taken, OTHER);
+    let next = site.pass(CHECK_WAIT);
+    assert!(next.others.is_empty() && !next.checks.contains(&taken), "another address is checked now");
+    let offers = site.pass(CHECK_WAIT).others;
+    assert_ne!(offers.first().map(|offer| address_in(&offer.bytes)), Some(taken));
+}
+
+#[test]
+fn the_device_table_hears_of_a_lease_when_it_is_durable_and_of_its_end() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    let out = site.take(PHONE, address);
+    assert_eq!((out.acks.len(), out.others.len(), out.keep.len()), (1, 0, 1));
+    assert!(!site.desk.announced.contains_key(&address));
+    site.desk.kept(&out.keep);
+    // A lease disputes what the link says, so that it shows there.
+    site.devices.write().unwrap().neighbour(address, OTHER);
+    let conflict = Resolution::Conflict { leased: PHONE, seen: OTHER };
+    assert_eq!(site.devices.read().unwrap().resolve(address), conflict);
+    site.pass(Duration::from_secs(43_200));
+    assert_eq!(site.devices.read().unwrap().resolve(address), Resolution::Device(OTHER));
+}
+
+#[test]
+fn leases_of_before_a_restart_are_known_at_once_and_need_no_waiting() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    let kept = site.take(PHONE, address).keep;
+    let mut again = Site::with(kept);
+    assert_eq!(again.desk.label(), "all");
+    assert_eq!(again.take(PHONE, address).acks.len(), 1);
+}
+
+#[test]
+fn setting_the_clock_from_1970_ends_no_lease() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    site.take(PHONE, address);
+    site.now.wall = site.now.wall.plus(Duration::from_secs(56 * 365 * 86_400));
+    site.desk.follow_clock(site.now);
+    assert_eq!(site.desk.leases.live(site.now.wall).count(), 1);
+    site.pass(Duration::from_secs(43_200));
+    assert_eq!(site.desk.leases.live(site.now.wall).count(), 0);
+}
+
+#[test]
+fn our_own_question_and_a_flood_are_borne() {
+    let mut site = Site::ready();
+    assert!(site.receive(discover(OWN)).checks.is_empty());
+    for number in 0..5000_u16 {
+        let [high, low] = number.to_be_bytes();
+        site.receive(discover(MacAddr::new([2, 0, 0, 1, high, low])));
+    }
+    let waiting: usize = site.desk.waiting.values().map(|waiting| waiting.requests.len()).sum();
+    assert!(waiting <= MAX_WAITING);
+}
+
+struct Site {
+    desk: Desk,
+    devices: Arc<RwLock<DeviceTable>>,
+    now: Now,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::with(Vec::new())
+    }
+
+    fn ready() -> Self {
+        let mut site = Self::new();
+        site.pass(ASK_WAIT);
+        site
+    }
+
+    fn with(kept: Vec<Lease>) -> Self {
+        let settings = DhcpSettings {
+            mode: DhcpMode::All,
+            range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149))),
+            ..DhcpSettings::default()
+        };
+        let devices: Arc<RwLock<DeviceTable>> = Arc::default();
+        let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
+        let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
+        let desk = Desk::new(scope, kept, Some(OWN), devices.clone(), Stats::new(), now);
+        Self { desk, devices, now }
+    }
+
+    fn pass(&mut self, span: Duration) -> Outbox {
+        self.now = Now { wall: self.now.wall.plus(span), tick: self.now.tick + span };
+        let mut out = Outbox::default();
+        self.desk.follow_clock(self.now);
+        self.desk.tick(self.now, &mut out);
+        out
+    }
+
+    fn receive(&mut self, message: Message) -> Outbox {
+        let mut out = Outbox::default();
+        self.desk.receive(&bytes(&message), Ipv4Addr::UNSPECIFIED, self.now, &mut out);
+        out
+    }
+
+    /// The address that a device is offered once the link was asked.
+    fn offer(&mut self, mac: MacAddr) -> Ipv4Addr {
+        self.receive(discover(mac));
+        address_in(&self.pass(CHECK_WAIT).others.first().unwrap().bytes)
+    }
+
+    fn take(&mut self, mac: MacAddr, address: Ipv4Addr) -> Outbox {
+        let mut message = discover(mac);
+        message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
+        message.opts_mut().insert(DhcpOption::ServerIdentifier(SERVER));
+        message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+        self.receive(message)
+    }
+
+    fn hear_router(&mut self) {
+        let overheard = Overheard { server: ROUTER, chaddr: OWN, nak: false, tftp: Vec::new() };
+        self.desk.overheard(&overheard, self.now);
+    }
+}
+
+fn discover(mac: MacAddr) -> Message {
+    let mut message = Message::default();
+    message.set_chaddr(&mac.octets()).opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
+    message
+}
+
+fn bytes(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message.encode(&mut Encoder::new(&mut bytes)).unwrap();
+    bytes
+}
+
+fn address_in(reply: &[u8]) -> Ipv4Addr {
+    dhcproto::v4::borrowed::Message::new(reply).unwrap().yiaddr()
+}

@@ -1,0 +1,371 @@
+//! Whose address it is: a table of leases, and what must be kept of it. Pure.
+//!
+//! A client keeps its address for as long as nobody else needs it, expired or not: the record of an address stays until
+//! the address goes to another client. Clients are known by identifier (option 61), else by hardware address; a boot
+//! loader without an identifier and the firmware with one are the same client.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::Request;
+use super::options::OptionCode;
+use crate::ids::{MacAddr, UnixTime};
+
+/// The most addresses in a range.
+pub const MAX_RANGE: u32 = 4096;
+
+/// How long a declined address is not handed out.
+pub const QUARANTINE: Duration = Duration::from_secs(600);
+
+/// How long an offer holds an address for a phone of the inventory, and for any other device.
+///
+/// Clients answer an offer at once. The difference keeps a flood of discoveries away from the offers of phones:
+/// [`Leases::choose`] takes back the offer that ends first, and only one with less than [`OTHER_OFFER`] left.
+pub const PHONE_OFFER: Duration = Duration::from_secs(60);
+/// See [`PHONE_OFFER`].
+pub const OTHER_OFFER: Duration = Duration::from_secs(20);
+
+/// The longest lease there is, in seconds; kept leases that claim to last longer were written under a wrong clock.
+pub const MAX_LEASE_SECONDS: u32 = 604_800;
+
+/// The largest kept lease, in octets.
+const MAX_KEPT_BYTES: usize = 2048;
+
+/// How a client is told from others (RFC 2131 §4.2): its identifier, else its hardware address.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientId(Box<[u8]>);
+
+impl ClientId {
+    /// The client that sent a request. The usual identifier, hardware type and address, is the same as none.
+    pub fn of(request: &Request) -> Self {
+        let hardware = Self::hardware(request.htype, request.chaddr);
+        match request.options.get(OptionCode::ClientIdentifier) {
+            // RFC 2132 §9.14: at least two octets.
+            Some(id) if id.len() >= 2 && *id != *hardware.0 => Self([&[0xff, 0xff], id].concat().into_boxed_slice()),
+            _ => hardware,
+        }
+    }
+
+    /// A client without an identifier of its own.
+    pub fn hardware(htype: u8, chaddr: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = chaddr.octets();
+        // 6 is Ethernet by another name (RFC 1700); one device may use both.
+        let htype = if htype == 6 { 1 } else { htype };
+        Self(Box::new([htype, a, b, c, d, e, f]))
+    }
+
+    fn is_hardware(&self) -> bool {
+        !self.0.starts_with(&[0xff, 0xff])
+    }
+}
+
+impl TryFrom<String> for ClientId {
+    type Error = data_encoding::DecodeError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        data_encoding::HEXLOWER.decode(text.as_bytes()).map(|bytes| Self(bytes.into_boxed_slice()))
+    }
+}
+
+impl From<ClientId> for String {
+    fn from(id: ClientId) -> Self {
+        data_encoding::HEXLOWER.encode(&id.0)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+/// What an address is to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Offered, and held until the client decides. Not kept.
+    Offered,
+    /// The client's, acknowledged.
+    Bound,
+    /// Given back, or an offer that the client did not take.
+    Released,
+    /// Found in use by somebody else: nobody's until then.
+    Declined,
+}
+
+/// One address and its client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lease {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The client's hardware address.
+    pub mac: MacAddr,
+    /// The client.
+    pub client: ClientId,
+    /// What the address is to it.
+    pub state: State,
+    /// Until when; for [`State::Released`] since when.
+    pub until: UnixTime,
+}
+
+/// Why a kept lease cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Too long to be one.
+    #[error("{0} octets are too many for a lease")]
+    TooLong(usize),
+    /// Not what [`Lease::emit`] wrote.
+    #[error("not a lease")]
+    Malformed(#[source] serde_json::Error),
+}
+
+impl Lease {
+    /// The lease as it is kept: one line of JSON.
+    pub fn emit(&self) -> Vec<u8> {
+        // Plain fields with text for keys: nothing that JSON could not hold.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a kept lease.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeaseError> {
+        if bytes.len() > MAX_KEPT_BYTES {
+            return Err(LeaseError::TooLong(bytes.len()));
+        }
+        serde_json::from_slice(bytes).map_err(LeaseError::Malformed)
+    }
+
+    /// Whether the address is taken at `now`.
+    pub fn holds(&self, now: UnixTime) -> bool {
+        self.state != State::Released && self.until > now
+    }
+
+    /// Whether it must outlive a restart.
+    pub fn is_kept(&self) -> bool {
+        self.state != State::Offered
+    }
+}
+
+/// Where leases outlive a restart.
+pub trait LeaseLog {
+    /// All that was committed, the last one of each address; unreadable ones left out.
+    fn load(&mut self) -> Vec<Lease>;
+
+    /// Makes a lease durable, in place of an earlier one of the same address. Called before the ACK is sent; on an
+    /// error there is no ACK. May block on the disk.
+    fn commit(&mut self, lease: &Lease) -> io::Result<()>;
+
+    /// Makes several leases durable, all or (on an error) perhaps some. One sync for all of them is what lets a site
+    /// of hundreds of phones come back from a power cut in seconds.
+    fn commit_all(&mut self, leases: &[Lease]) -> io::Result<()> {
+        leases.iter().try_for_each(|lease| self.commit(lease))
+    }
+}
+
+/// A log that ends with the process, for demo and tests.
+#[derive(Debug, Default)]
+pub struct MemoryLog(BTreeMap<Ipv4Addr, Lease>);
+
+impl LeaseLog for MemoryLog {
+    fn load(&mut self) -> Vec<Lease> {
+        self.0.values().cloned().collect()
+    }
+
+    fn commit(&mut self, lease: &Lease) -> io::Result<()> {
+        self.0.insert(lease.address, lease.clone());
+        Ok(())
+    }
+}
+
+/// The addresses that there are to lease: at most [`MAX_RANGE`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    first: u32,
+    count: u32,
+    excluded: BTreeSet<Ipv4Addr>,
+}
+
+impl Range {
+    /// The addresses from `first` to `last` without `excluded`; `None` if there is none or they are too many.
+    pub fn new(first: Ipv4Addr, last: Ipv4Addr, excluded: BTreeSet<Ipv4Addr>) -> Option<Self> {
+        let (first, last) = (u32::from(first), u32::from(last));
+        let count = last.checked_sub(first)?.checked_add(1).filter(|count| *count <= MAX_RANGE)?;
+        Some(Self { first, count, excluded })
+    }
+
+    /// Whether the address may be leased at all.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        u32::from(address).checked_sub(self.first).is_some_and(|offset| offset < self.count)
+            && !self.excluded.contains(&address)
+    }
+
+    /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
+    /// which has lost its leases most likely gets its old address.
+    fn from_mac(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        // FNV-1a; only spread is asked of it.
+        let hash =
+            mac.octets().iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let start = hash.checked_rem(self.count).unwrap_or(0);
+        let offsets = (start..self.count).chain(0..start);
+        offsets.map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset))).filter(|&address| self.contains(address))
+    }
+}
+
+/// All leases of a segment. Bounded by its [`Range`].
+#[derive(Debug, Default)]
+pub struct Leases {
+    range: Option<Range>,
+    records: BTreeMap<Ipv4Addr, Lease>,
+    by_client: HashMap<ClientId, Ipv4Addr>,
+}
+
+impl Leases {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the addresses to lease. Leases outside are forgotten: their clients hear nothing more, keep their addresses
+    /// to the end of their leases, and start again then. Without a range nothing is leased and nothing forgotten: the
+    /// site may go back to the release that had one.
+    pub fn set_range(&mut self, range: Option<Range>) {
+        if self.range == range {
+            return;
+        }
+        self.range = range;
+        if self.range.is_some() {
+            let gone: Vec<Ipv4Addr> = self.records.keys().copied().filter(|&address| !self.in_range(address)).collect();
+            for address in gone {
+                self.remove(address);
+            }
+        }
+    }
+
+    /// Takes over what was kept. A lease that claims to last longer than any does ends within [`MAX_LEASE_SECONDS`].
+    pub fn load(&mut self, kept: Vec<Lease>, now: UnixTime) {
+        let latest = now.plus(Duration::from_secs(u64::from(MAX_LEASE_SECONDS)));
+        let mut kept = kept;
+        // A client that moved is in the log with each of its addresses: the last one counts.
+        kept.sort_by_key(|lease| lease.until);
+        for mut lease in kept {
+            lease.until = lease.until.min(latest);
+            self.put(lease);
+        }
+    }
+
+    /// Records a lease in place of what was known of its address and of its client. Outside the range: nothing.
+    pub fn put(&mut self, lease: Lease) {
+        if !self.may_record(lease.address) {
+            return;
+        }
+        self.remove(lease.address);
+        // A declined address says nothing about where its client belongs.
+        if lease.state != State::Declined
+            && let Some(earlier) = self.by_client.insert(lease.client.clone(), lease.address)
+            && self.records.get(&earlier).is_some_and(|record| record.client == lease.client)
+        {
+            self.records.remove(&earlier);
+        }
+        self.records.insert(lease.address, lease);
+    }
+
+    fn remove(&mut self, address: Ipv4Addr) {
+        if let Some(lease) = self.records.remove(&address)
+            && self.by_client.get(&lease.client) == Some(&address)
+        {
+            self.by_client.remove(&lease.client);
+        }
+    }
+
+    fn may_record(&self, address: Ipv4Addr) -> bool {
+        match &self.range {
+            Some(range) => range.contains(address),
+            None => u32::try_from(self.records.len()).is_ok_and(|count| count < MAX_RANGE),
+        }
+    }
+
+    fn in_range(&self, address: Ipv4Addr) -> bool {
+        self.range.as_ref().is_some_and(|range| range.contains(address))
+    }
+
+    /// The record of an address.
+    pub fn at(&self, address: Ipv4Addr) -> Option<&Lease> {
+        self.records.get(&address)
+    }
+
+    /// The record of a client, whatever its state but declined.
+    ///
+    /// A client that gives an identifier at one time and none at another (boot loader and firmware) is found by its
+    /// hardware address; two identifiers on one address are two clients.
+    pub fn of(&self, client: &ClientId, mac: MacAddr) -> Option<&Lease> {
+        if let Some(address) = self.by_client.get(client) {
+            return self.records.get(address);
+        }
+        if client.is_hardware() {
+            let mut records = self.records.values();
+            records.find(|record| record.mac == mac && record.state != State::Declined)
+        } else {
+            self.by_client.get(&ClientId::hardware(1, mac)).and_then(|address| self.records.get(address))
+        }
+    }
+
+    /// Whether `address` can be given to this client: ours to give, and held by nobody else.
+    pub fn is_free_for(&self, address: Ipv4Addr, client: &ClientId, mac: MacAddr, now: UnixTime) -> bool {
+        let own = || self.of(client, mac).map(|record| record.address) == Some(address);
+        self.in_range(address) && self.at(address).is_none_or(|record| !record.holds(now) || own())
+    }
+
+    /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
+    /// had, else the one that has been free for the longest time, else one that is merely on offer to somebody. `in_use`
+    /// tells addresses that the link says somebody else has.
+    pub fn choose(
+        &self,
+        client: &ClientId,
+        mac: MacAddr,
+        requested: Option<Ipv4Addr>,
+        now: UnixTime,
+        in_use: &dyn Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        let range = self.range.as_ref()?;
+        let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
+        let former = self.of(client, mac).map(|record| record.address);
+        let never_had = || range.from_mac(mac).filter(|address| self.at(*address).is_none()).find(usable);
+        let longest_free = || {
+            let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
+            free.min_by_key(|record| record.until).map(|record| record.address)
+        };
+        let on_offer = || {
+            let limit = now.plus(OTHER_OFFER);
+            let offers = self.records.values().filter(|record| record.state == State::Offered && record.until <= limit);
+            let offers = offers.filter(|record| self.in_range(record.address) && !in_use(record.address));
+            offers.min_by_key(|record| record.until).map(|record| record.address)
+        };
+        former
+            .filter(usable)
+            .or_else(|| requested.filter(usable))
+            .or_else(never_had)
+            .or_else(longest_free)
+            .or_else(on_offer)
+    }
+
+    /// Live leases: bound, and not over.
+    pub fn live(&self, now: UnixTime) -> impl Iterator<Item = &Lease> {
+        self.records.values().filter(move |record| record.state == State::Bound && record.holds(now))
+    }
+
+    /// The system clock was set, by so many seconds: what is held stays held for as long as before.
+    pub fn shift(&mut self, seconds: i64) {
+        for record in self.records.values_mut() {
+            record.until = UnixTime(record.until.0.saturating_add(seconds));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

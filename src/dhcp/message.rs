@@ -1,0 +1,286 @@
+//! Requests from bytes and replies to bytes.
+
+use std::net::Ipv4Addr;
+
+use dhcproto::v4::borrowed::Message as Header;
+use dhcproto::v4::{Flags, HType, Message, MessageType, Opcode};
+use dhcproto::{Encodable as _, Encoder};
+
+use super::options::{self, OptionCode, Options};
+use crate::ids::MacAddr;
+
+/// The largest message that is read, in octets. Clients keep to 576 unless told otherwise; relays add some.
+pub const MAX_REQUEST_BYTES: usize = 1500;
+
+/// Header and magic cookie, in octets.
+const HEADER_BYTES: usize = 240;
+
+/// The smallest reply, in octets: RFC 951's 300, which BOOTP relays and some boot loaders insist on.
+pub const MIN_REPLY_BYTES: usize = 300;
+
+/// What every client accepts as an IP datagram (RFC 2131 §2), unless its option 57 says more.
+const DEFAULT_DATAGRAM_BYTES: u16 = 576;
+
+/// The largest IP datagram that goes over Ethernet in one piece.
+const MAX_DATAGRAM_BYTES: u16 = 1500;
+
+/// IP and UDP header before the message.
+const DATAGRAM_HEADER_BYTES: u16 = 28;
+
+/// The longest client identifier and relay agent information that are read, in octets; both are echoed.
+const MAX_ECHO_BYTES: usize = 255;
+
+/// What a client says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It looks for servers.
+    Discover,
+    /// It wants, or wants to keep, an address.
+    Request,
+    /// It found that the address is in use.
+    Decline,
+    /// It gives the address back.
+    Release,
+    /// It has an address and wants the rest.
+    Inform,
+}
+
+/// Why bytes are no request that could be answered. Counted; the sender hears nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Shorter than a header.
+    #[error("{0} octets are too few for a DHCP message")]
+    TooShort(usize),
+    /// Longer than [`MAX_REQUEST_BYTES`].
+    #[error("{0} octets are more than {MAX_REQUEST_BYTES}")]
+    TooLong(usize),
+    /// Not a BOOTREQUEST.
+    #[error("not a request")]
+    NotRequest,
+    /// The magic cookie is missing: plain BOOTP, or no DHCP at all.
+    #[error("no magic cookie")]
+    NoCookie,
+    /// Not Ethernet, or an address of another length.
+    #[error("hardware type {0} with {1} octets of address is not Ethernet")]
+    NotEthernet(u8, u8),
+    /// All zeros or a group address.
+    #[error("{0} is no device's address")]
+    NotUnicast(MacAddr),
+    /// No option 53 of one octet, or one that servers do not get.
+    #[error("no message type that a client sends to a server")]
+    NoMessageType,
+    /// An option that must be echoed is too long to be.
+    #[error("option {0} has {1} octets")]
+    OptionTooLong(u8, usize),
+}
+
+/// A client's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What it says.
+    pub kind: Kind,
+    /// Hardware type: 1 for Ethernet, 6 for IEEE 802. Echoed.
+    pub htype: u8,
+    /// The client's hardware address.
+    pub chaddr: MacAddr,
+    /// The transaction. Echoed.
+    pub xid: u32,
+    /// The flags; the first bit asks for broadcasts. Echoed.
+    pub flags: u16,
+    /// The client's address, if it can already receive under it.
+    pub ciaddr: Ipv4Addr,
+    /// The relay that it came through, or 0.0.0.0.
+    pub giaddr: Ipv4Addr,
+    /// The options.
+    pub options: Options,
+}
+
+impl Request {
+    /// Reads a client's message. Any length from the bare header on will do: RFC 2131 clients send less than the 300
+    /// octets of BOOTP.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        if bytes.len() > MAX_REQUEST_BYTES {
+            return Err(ParseError::TooLong(bytes.len()));
+        }
+        // `Header` reads no field past these 240 octets except chaddr for a wrong hlen, so hlen is checked before.
+        if bytes.len() < HEADER_BYTES {
+            return Err(ParseError::TooShort(bytes.len()));
+        }
+        let header = Header::new(bytes).map_err(|_| ParseError::TooShort(bytes.len()))?;
+        if header.opcode() != Opcode::BootRequest {
+            return Err(ParseError::NotRequest);
+        }
+        let options = read_options(bytes).ok_or(ParseError::NoCookie)?;
+        let htype = u8::from(header.htype());
+        let wrong_link = ParseError::NotEthernet(htype, header.hlen());
+        if !matches!(htype, 1 | 6) || header.hlen() != 6 {
+            return Err(wrong_link);
+        }
+        let chaddr = MacAddr::new(<[u8; 6]>::try_from(header.chaddr()).map_err(|_| wrong_link)?);
+        if !chaddr.is_unicast() {
+            return Err(ParseError::NotUnicast(chaddr));
+        }
+        let kind = match options.byte(OptionCode::MessageType).map(MessageType::from) {
+            Some(MessageType::Discover) => Kind::Discover,
+            Some(MessageType::Request) => Kind::Request,
+            Some(MessageType::Decline) => Kind::Decline,
+            Some(MessageType::Release) => Kind::Release,
+            Some(MessageType::Inform) => Kind::Inform,
+            _ => return Err(ParseError::NoMessageType),
+        };
+        for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {
+            let length = options.get(code).map_or(0, <[u8]>::len);
+            if length > MAX_ECHO_BYTES {
+                return Err(ParseError::OptionTooLong(code.into(), length));
+            }
+        }
+        Ok(Self {
+            kind,
+            htype,
+            chaddr,
+            xid: header.xid(),
+            flags: header.flags().into(),
+            ciaddr: header.ciaddr(),
+            giaddr: header.giaddr(),
+            options,
+        })
+    }
+
+    /// Whether the client cannot receive unicasts before it has an address.
+    pub fn wants_broadcast(&self) -> bool {
+        self.flags & BROADCAST != 0
+    }
+
+    /// Whether the client named the option in its parameter request list (55).
+    pub fn asks_for(&self, code: OptionCode) -> bool {
+        self.options.get(OptionCode::ParameterRequestList).is_some_and(|list| list.contains(&code.into()))
+    }
+
+    /// The largest message that the client takes, in octets without IP and UDP header (RFC 2132 §9.10).
+    ///
+    /// The option is read as the size of the datagram, the narrower of its two readings.
+    pub fn max_reply_bytes(&self) -> usize {
+        let datagram = self.options.number(OptionCode::MaxMessageSize).unwrap_or(DEFAULT_DATAGRAM_BYTES);
+        usize::from(datagram.clamp(DEFAULT_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES) - DATAGRAM_HEADER_BYTES)
+    }
+}
+
+/// The broadcast bit of the flags (RFC 2131 figure 2).
+pub const BROADCAST: u16 = 0x8000;
+
+fn read_options(bytes: &[u8]) -> Option<Options> {
+    let options = bytes.get(236..)?.strip_prefix(&dhcproto::v4::MAGIC)?;
+    Some(Options::parse(options, bytes.get(108..236)?, bytes.get(44..108)?))
+}
+
+/// A server's message, ours or another's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Offer, Ack or Nak.
+    pub kind: MessageType,
+    /// Hardware type of the client.
+    pub htype: u8,
+    /// Hardware address of the client.
+    pub chaddr: MacAddr,
+    /// The transaction.
+    pub xid: u32,
+    /// The flags.
+    pub flags: u16,
+    /// The client's address as it gave it.
+    pub ciaddr: Ipv4Addr,
+    /// The address that the client gets.
+    pub yiaddr: Ipv4Addr,
+    /// The server for what comes next: the first TFTP server.
+    pub siaddr: Ipv4Addr,
+    /// The relay that it goes through, or 0.0.0.0.
+    pub giaddr: Ipv4Addr,
+    /// Options in the order in which they are written, without type (53, first) and relay agent information (last).
+    pub options: Vec<(OptionCode, Vec<u8>)>,
+    /// Relay agent information to be echoed as it came (RFC 3046 §2.2).
+    pub relay_information: Option<Vec<u8>>,
+}
+
+impl Reply {
+    /// The message in octets: at least [`MIN_REPLY_BYTES`].
+    pub fn emit(&self) -> Vec<u8> {
+        let mut header = Message::default();
+        header
+            .set_opcode(Opcode::BootReply)
+            .set_htype(HType::from(self.htype))
+            .set_chaddr(&self.chaddr.octets())
+            .set_xid(self.xid)
+            .set_flags(Flags::from(self.flags))
+            .set_ciaddr(self.ciaddr)
+            .set_yiaddr(self.yiaddr)
+            .set_siaddr(self.siaddr)
+            .set_giaddr(self.giaddr);
+        let mut bytes = Vec::with_capacity(576);
+        // Encoding writes into a Vec and the header has no field of variable length, so there is nothing to fail.
+        let written = header.encode(&mut Encoder::new(&mut bytes));
+        debug_assert!(written.is_ok() && bytes.len() == HEADER_BYTES);
+        options::emit(OptionCode::MessageType, &[self.kind.into()], &mut bytes);
+        for (code, value) in &self.options {
+            options::emit(*code, value, &mut bytes);
+        }
+        if let Some(value) = &self.relay_information {
+            options::emit(OptionCode::RelayAgentInformation, value, &mut bytes);
+        }
+        bytes.push(OptionCode::End.into());
+        if bytes.len() < MIN_REPLY_BYTES {
+            bytes.resize(MIN_REPLY_BYTES, 0);
+        }
+        bytes
+    }
+
+    /// Octets that [`Self::emit`] would write before padding.
+    pub fn emitted_len(&self) -> usize {
+        let options = self.options.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
+        let relay = self.relay_information.as_deref().map_or(0, options::emitted_len);
+        HEADER_BYTES + 3 + options + relay + 1
+    }
+}
+
+/// What is worth knowing of a reply that another server sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overheard {
+    /// Its server identifier.
+    pub server: Ipv4Addr,
+    /// The client that it is for.
+    pub chaddr: MacAddr,
+    /// Whether it is a NAK.
+    pub nak: bool,
+    /// TFTP servers in it, by option 150, else by option 66, as text of printable ASCII.
+    pub tftp: Vec<String>,
+}
+
+impl Overheard {
+    /// Reads a server's message; `None` for everything else.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        if !(HEADER_BYTES..=MAX_REQUEST_BYTES).contains(&bytes.len()) {
+            return None;
+        }
+        let header = Header::new(bytes).ok()?;
+        if header.opcode() != Opcode::BootReply || header.hlen() != 6 {
+            return None;
+        }
+        let options = read_options(bytes)?;
+        let kind = MessageType::from(options.byte(OptionCode::MessageType)?);
+        if !matches!(kind, MessageType::Offer | MessageType::Ack | MessageType::Nak) {
+            return None;
+        }
+        let mut tftp: Vec<String> =
+            options.addresses(options::TFTP_SERVERS).iter().take(4).map(Ipv4Addr::to_string).collect();
+        if tftp.is_empty() {
+            let name = options.get(options::TFTP_SERVER_NAME).unwrap_or_default();
+            let name: String =
+                name.iter().filter(|byte| byte.is_ascii_graphic()).map(|&byte| char::from(byte)).collect();
+            tftp.extend((!name.is_empty()).then_some(name));
+        }
+        Some(Self {
+            server: options.address(OptionCode::ServerIdentifier)?,
+            chaddr: MacAddr::new(<[u8; 6]>::try_from(header.chaddr()).ok()?),
+            nak: kind == MessageType::Nak,
+            tftp,
+        })
+    }
+}

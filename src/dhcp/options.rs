@@ -1,0 +1,174 @@
+//! Options: codes, reading them whole (RFC 3396), writing them within a limit.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+pub use dhcproto::v4::OptionCode;
+
+/// Option 150 (RFC 5859): TFTP servers as a list of addresses.
+pub const TFTP_SERVERS: OptionCode = OptionCode::TFTPServerAddress;
+/// Option 66: the TFTP server's name, here its address as text.
+pub const TFTP_SERVER_NAME: OptionCode = OptionCode::TFTPServerName;
+
+const PAD: u8 = 0;
+const END: u8 = 255;
+
+/// Option 52 says that `file` (bit 0) and `sname` (bit 1) hold options, too.
+const OVERLOAD: u8 = 52;
+
+/// The options of a message by code, each put together from its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options(BTreeMap<u8, Vec<u8>>);
+
+impl Options {
+    /// Reads the options field, then `file` and `sname` if option 52 says so (RFC 3396 §7: in this order).
+    ///
+    /// An option that ends outside its field ends that field: what came before it counts. Phones are known to end
+    /// theirs in junk, and nothing read so far depends on what follows.
+    pub fn parse(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
+        let mut all = Self::default();
+        all.read(options);
+        let overload = all.byte(OptionCode::from(OVERLOAD)).unwrap_or(0);
+        if overload & 1 != 0 {
+            all.read(file);
+        }
+        if overload & 2 != 0 {
+            all.read(sname);
+        }
+        all
+    }
+
+    fn read(&mut self, mut field: &[u8]) {
+        while let Some((&code, rest)) = field.split_first() {
+            match code {
+                PAD => field = rest,
+                END => return,
+                _ => {
+                    let Some((&length, rest)) = rest.split_first() else { return };
+                    let Some((value, rest)) = rest.split_at_checked(usize::from(length)) else { return };
+                    self.0.entry(code).or_default().extend_from_slice(value);
+                    field = rest;
+                }
+            }
+        }
+    }
+
+    /// The value of an option.
+    pub fn get(&self, code: OptionCode) -> Option<&[u8]> {
+        self.0.get(&u8::from(code)).map(Vec::as_slice)
+    }
+
+    /// The value of an option that is one octet.
+    pub fn byte(&self, code: OptionCode) -> Option<u8> {
+        match self.get(code) {
+            Some(&[byte]) => Some(byte),
+            _ => None,
+        }
+    }
+
+    /// The value of an option that is one 16-bit number.
+    pub fn number(&self, code: OptionCode) -> Option<u16> {
+        self.get(code).and_then(|value| <[u8; 2]>::try_from(value).ok()).map(u16::from_be_bytes)
+    }
+
+    /// The value of an option that is one address.
+    pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {
+        self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(Ipv4Addr::from)
+    }
+
+    /// The value of an option that is a list of addresses; an incomplete last one does not count.
+    pub fn addresses(&self, code: OptionCode) -> Vec<Ipv4Addr> {
+        let value = self.get(code).unwrap_or_default();
+        value.chunks_exact(4).filter_map(|part| <[u8; 4]>::try_from(part).ok()).map(Ipv4Addr::from).collect()
+    }
+
+    /// The vendor class (option 60) without the NULs that some phones end it with.
+    pub fn vendor_class(&self) -> Option<&[u8]> {
+        let mut class = self.get(OptionCode::ClassIdentifier)?;
+        while let Some((0, rest)) = class.split_last() {
+            class = rest;
+        }
+        Some(class)
+    }
+}
+
+/// Whether a vendor class starts with `start`, without regard to case and to NULs at the end of either. An empty start
+/// fits nothing, so that a slip in a setting cannot take every device for a phone.
+pub fn class_starts_with(class: &[u8], start: &str) -> bool {
+    let start = start.trim_end_matches('\0').as_bytes();
+    !start.is_empty() && class.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// Writes one option; a value over 255 octets in parts (RFC 3396).
+pub fn emit(code: OptionCode, value: &[u8], to: &mut Vec<u8>) {
+    let mut parts = value.chunks(255);
+    // An option without a value is still an option (for example an empty option 82 or 61).
+    let first = parts.next().unwrap_or_default();
+    for part in std::iter::once(first).chain(parts) {
+        to.push(code.into());
+        to.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+        to.extend_from_slice(part);
+    }
+}
+
+/// How many octets [`emit`] writes for a value.
+pub fn emitted_len(value: &[u8]) -> usize {
+    value.len() + 2 * value.len().div_ceil(255).max(1)
+}
+
+/// A list of addresses as the value of an option.
+pub fn address_list(addresses: &[Ipv4Addr]) -> Vec<u8> {
+    addresses.iter().flat_map(Ipv4Addr::octets).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_in_parts_is_put_together_across_all_fields() {
+        let options = Options::parse(
+            &[60, 3, b'C', b'i', b's', 52, 1, 3, 12, 1, b'x', 60, 2, b'c', b'o', 255],
+            &[60, 1, b' ', 255, 60, 1, b'!'],
+            &[60, 1, b'S', 0, 0],
+        );
+        assert_eq!(options.get(OptionCode::ClassIdentifier), Some(&b"Cisco S"[..]));
+    }
+
+    #[test]
+    fn without_overload_the_name_fields_hold_no_options() {
+        let options = Options::parse(&[53, 1, 1, 255], &[60, 1, b'x'], &[60, 1, b'y']);
+        assert_eq!(options.get(OptionCode::ClassIdentifier), None);
+    }
+
+    #[test]
+    fn a_cut_off_option_does_not_count_and_those_before_it_do() {
+        let options = Options::parse(&[53, 1, 1, 60, 9, b'x'], &[], &[]);
+        assert_eq!(options.byte(OptionCode::MessageType), Some(1));
+        assert_eq!(options.get(OptionCode::ClassIdentifier), None);
+    }
+
+    #[test]
+    fn a_vendor_class_is_compared_from_its_start_only() {
+        assert!(class_starts_with(b"Cisco Systems, Inc. IP Phone CP-7941G", "cisco systems, inc. IP phone"));
+        assert!(!class_starts_with(b"my Cisco Systems, Inc. IP Phone", "Cisco Systems, Inc. IP Phone"));
+        assert!(!class_starts_with(b"Cisco", "Cisco Systems"));
+        assert!(!class_starts_with(b"anything", ""));
+        assert!(!class_starts_with(b"anything", "\0"));
+    }
+
+    #[test]
+    fn nuls_at_the_end_of_a_vendor_class_do_not_count() {
+        let options = Options::parse(&[60, 4, b'S', b'P', 0, 0], &[], &[]);
+        assert_eq!(options.vendor_class(), Some(&b"SP"[..]));
+    }
+
+    #[test]
+    fn long_values_are_written_in_parts_and_read_back() {
+        let value: Vec<u8> = (0..=255).cycle().take(600).collect();
+        let mut bytes = Vec::new();
+        emit(OptionCode::RelayAgentInformation, &value, &mut bytes);
+        assert_eq!(bytes.len(), emitted_len(&value));
+        assert_eq!(Options::parse(&bytes, &[], &[]).get(OptionCode::RelayAgentInformation), Some(value.as_slice()));
+    }
+}

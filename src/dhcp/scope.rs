@@ -1,0 +1,273 @@
+//! What the site wants of DHCP, checked against what can be done here. Pure.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
+use super::message::Request;
+use super::options::{OptionCode, class_starts_with};
+use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
+use crate::ids::MacAddr;
+
+/// The lease time if settings name none, in seconds.
+const DEFAULT_LEASE_SECONDS: u32 = 43_200;
+/// The shortest lease time, in seconds.
+const MIN_LEASE_SECONDS: u32 = 120;
+
+/// The most addresses in one list of addresses, and further options for vendors; settings come from HQ, and what does
+/// not fit into a reply helps nobody.
+const MAX_LIST: usize = 16;
+/// The longest domain, in octets (RFC 1035).
+const MAX_DOMAIN_BYTES: usize = 253;
+
+/// What is in force. `phones-only` and `augment` will be further ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Answer nothing.
+    Shadow,
+    /// Answer DHCPINFORM of phones.
+    Inform,
+    /// Lease to everybody.
+    All,
+}
+
+/// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// What is in force.
+    pub mode: Mode,
+    /// What is in force as people read it, with what was asked for if that is something else.
+    pub label: &'static str,
+    /// Why it is not what was asked for.
+    pub problem: Option<String>,
+    /// Our address on the LAN, the server identifier.
+    pub server: Ipv4Addr,
+    /// The length of the LAN's prefix.
+    pub prefix: u8,
+    /// The addresses to lease; in mode `all` only.
+    pub range: Option<Range>,
+    /// The lease time.
+    pub lease: Duration,
+    /// TFTP servers, at least one.
+    pub tftp: Vec<Ipv4Addr>,
+    /// Default routers.
+    pub routers: Vec<Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Time servers.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Domain name.
+    pub domain: String,
+    /// Further options by vendor class.
+    pub vendor_options: Vec<VendorOption>,
+    /// Whether an address must be found unused before it is offered. Off where there is no link to ask.
+    pub check_addresses: bool,
+    phones: HashSet<MacAddr>,
+    phone_classes: Vec<String>,
+}
+
+impl Scope {
+    /// What `settings` come to for a server at `server`/`prefix`, with these phones in the inventory.
+    pub fn new(
+        server: Ipv4Addr,
+        prefix: u8,
+        settings: &DhcpSettings,
+        phones: impl IntoIterator<Item = MacAddr>,
+    ) -> Self {
+        let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> { addresses.iter().copied().take(MAX_LIST).collect() };
+        let mut tftp = list(&settings.tftp_servers);
+        if tftp.is_empty() {
+            tftp.push(server);
+        }
+        let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
+        let mut scope = Self {
+            mode: Mode::Inform,
+            label: "inform",
+            problem: None,
+            server,
+            prefix: prefix.min(32),
+            range: None,
+            lease: Duration::from_secs(lease.into()),
+            tftp,
+            routers: list(&settings.routers),
+            dns: list(&settings.dns),
+            ntp: list(&settings.ntp),
+            domain: settings.domain.chars().filter(char::is_ascii_graphic).take(MAX_DOMAIN_BYTES).collect(),
+            vendor_options: settings
+                .vendor_options
+                .iter()
+                .filter(|o| is_free(o.code))
+                .take(MAX_LIST)
+                .cloned()
+                .collect(),
+            check_addresses: true,
+            phones: phones.into_iter().collect(),
+            phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
+        };
+        match settings.mode {
+            // `auto` will choose what the LAN allows; of what there is now, only `inform` is harmless everywhere.
+            DhcpMode::Auto | DhcpMode::Inform => {}
+            DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
+            DhcpMode::Augment => {
+                scope.fall_back("inform (augment asked for)", "mode `augment` is not available yet".into())
+            }
+            DhcpMode::PhonesOnly => {
+                scope.fall_back("inform (phones-only asked for)", "mode `phones-only` is not available yet".into());
+            }
+            DhcpMode::All => match scope.checked_range(settings) {
+                Ok(range) => {
+                    (scope.mode, scope.label) = (Mode::All, "all");
+                    scope.range = Some(range);
+                }
+                Err(problem) => scope.fall_back("inform (all asked for)", problem),
+            },
+        }
+        scope
+    }
+
+    /// Stays with `inform` because another server is on the LAN.
+    pub fn yield_to_others(&mut self) {
+        if self.mode == Mode::All {
+            self.fall_back(
+                "inform (all asked for)",
+                "another DHCP server answers on this LAN, so that leasing here would take addresses twice".to_owned(),
+            );
+        }
+    }
+
+    /// Answers nothing that leases for now: other servers have a chance to show first.
+    pub fn wait_for_others(&mut self) {
+        self.fall_back("inform (looking for other servers)", String::new());
+        self.problem = None;
+    }
+
+    fn fall_back(&mut self, label: &'static str, problem: String) {
+        self.mode = Mode::Inform;
+        self.label = label;
+        self.problem = Some(problem);
+        self.range = None;
+    }
+
+    fn checked_range(&self, settings: &DhcpSettings) -> Result<Range, String> {
+        let (first, last) = settings.range.ok_or("mode `all` needs a range of addresses")?;
+        if !self.is_local(first) || !self.is_local(last) {
+            let (server, prefix) = (self.server, self.prefix);
+            return Err(format!("the range {first} to {last} is not in the LAN of {server}/{prefix}"));
+        }
+        // Nobody may get an address that this set-up itself hands out for something else.
+        let others = [&self.tftp, &self.routers, &self.dns, &self.ntp].into_iter().flatten().copied();
+        let network = u32::from(self.server) & self.netmask_bits();
+        let ends = (self.prefix < 31).then_some([network, network | !self.netmask_bits()]).into_iter().flatten();
+        let excluded: BTreeSet<Ipv4Addr> =
+            others.chain(ends.map(Ipv4Addr::from)).chain(std::iter::once(self.server)).collect();
+        Range::new(first, last, excluded)
+            .ok_or_else(|| format!("the range {first} to {last} is backwards or over {MAX_RANGE} addresses"))
+    }
+
+    fn netmask_bits(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+
+    /// The LAN's mask.
+    pub fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.netmask_bits())
+    }
+
+    /// The LAN's broadcast address.
+    pub fn broadcast(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.server) | !self.netmask_bits())
+    }
+
+    /// Whether an address belongs to the LAN.
+    pub fn is_local(&self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.server)) & self.netmask_bits() == 0
+    }
+
+    /// Whether the inventory has this device.
+    pub fn knows(&self, mac: MacAddr) -> bool {
+        self.phones.contains(&mac)
+    }
+
+    /// Whether this is a phone: in the inventory, or by its vendor class.
+    pub fn is_phone(&self, request: &Request) -> bool {
+        self.knows(request.chaddr)
+            || request
+                .options
+                .vendor_class()
+                .is_some_and(|class| self.phone_classes.iter().any(|start| class_starts_with(class, start)))
+    }
+}
+
+/// Whether settings may fill an option: not those that carry the protocol itself.
+fn is_free(code: u8) -> bool {
+    !matches!(code, 0 | 50..=59 | 61 | 82 | 255) && code != u8::from(OptionCode::SubnetMask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+
+    #[test]
+    fn what_is_not_built_yet_informs_and_says_so() {
+        for (mode, label) in [
+            (DhcpMode::Augment, "inform (augment asked for)"),
+            (DhcpMode::PhonesOnly, "inform (phones-only asked for)"),
+        ] {
+            let scope = Scope::new(SERVER, 24, &DhcpSettings { mode, ..DhcpSettings::default() }, []);
+            assert_eq!((scope.mode, scope.label), (Mode::Inform, label));
+            assert!(scope.problem.is_some());
+        }
+    }
+
+    #[test]
+    fn auto_informs_even_with_a_range() {
+        let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
+        let scope = Scope::new(SERVER, 24, &settings, []);
+        assert_eq!((scope.mode, scope.range, scope.problem), (Mode::Inform, None, None));
+    }
+
+    #[test]
+    fn all_needs_a_range_inside_the_lan() {
+        let all = |range| DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
+        assert_eq!(Scope::new(SERVER, 24, &all(Some(range(10, 20))), []).mode, Mode::All);
+        let outside = (Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(192, 168, 2, 10));
+        for wrong in [None, Some(range(20, 10)), Some(outside)] {
+            let scope = Scope::new(SERVER, 24, &all(wrong), []);
+            assert_eq!(scope.mode, Mode::Inform, "{wrong:?}");
+            assert!(scope.problem.is_some());
+        }
+    }
+
+    #[test]
+    fn the_range_spares_addresses_that_are_something_else() {
+        let settings = DhcpSettings {
+            mode: DhcpMode::All,
+            range: Some(range(0, 255)),
+            routers: vec![Ipv4Addr::new(192, 168, 1, 1)],
+            ..DhcpSettings::default()
+        };
+        let range = Scope::new(SERVER, 24, &settings, []).range.expect("a whole LAN is a range");
+        for last in [0, 1, 2, 255] {
+            assert!(!range.contains(Ipv4Addr::new(192, 168, 1, last)), "{last}");
+        }
+        assert!(range.contains(Ipv4Addr::new(192, 168, 1, 3)));
+    }
+
+    #[test]
+    fn settings_cannot_fill_options_that_carry_the_protocol() {
+        let option = |code| VendorOption { vendor_class: "x".to_owned(), code, value: vec![1] };
+        let settings = DhcpSettings {
+            vendor_options: vec![option(51), option(54), option(82), option(43)],
+            ..DhcpSettings::default()
+        };
+        let codes: Vec<u8> = Scope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
+        assert_eq!(codes, [43]);
+    }
+
+    fn range(first: u8, last: u8) -> (Ipv4Addr, Ipv4Addr) {
+        (Ipv4Addr::new(192, 168, 1, first), Ipv4Addr::new(192, 168, 1, last))
+    }
+}

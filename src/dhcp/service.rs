@@ -1,0 +1,496 @@
+//! DHCP on one interface: sockets, clocks, and the order of durable, true and sent.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, sendto, socket,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::client::Listener;
+use super::desk::{Desk, Now, Outbox, Outgoing};
+use super::frame;
+use super::leases::LeaseLog;
+use super::message::{MAX_REQUEST_BYTES, Overheard};
+use super::responder::To;
+use super::scope::Scope;
+use crate::access::{Catalog, DeviceTable};
+use crate::bundle::DhcpSettings;
+use crate::ids::{Generation, MacAddr, UnixTime};
+use crate::status::Stats;
+
+/// How often other servers are asked for.
+const ASK_EVERY: Duration = Duration::from_secs(600);
+/// The most requests that are answered together, with one sync of the lease log.
+const MAX_BATCH: usize = 64;
+/// Where datagrams go that only make the kernel ask for an address (RFC 863).
+const DISCARD_PORT: u16 = 9;
+
+/// Where to serve.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The LAN's interface. Without one only what is sent to [`Self::address`] is heard: relayed and unicast requests.
+    pub interface: Option<String>,
+    /// Our address on the LAN, the server identifier.
+    pub address: Ipv4Addr,
+    /// The length of the LAN's prefix.
+    pub prefix: u8,
+    /// The port to serve on: 67, or any free one if 0.
+    pub server_port: u16,
+    /// The port of clients: 68.
+    pub client_port: u16,
+    /// The port of relays: 67.
+    pub relay_port: u16,
+}
+
+impl Config {
+    /// On a LAN, with the ports of RFC 2131.
+    pub const fn on_lan(interface: String, address: Ipv4Addr, prefix: u8) -> Self {
+        Self { interface: Some(interface), address, prefix, server_port: 67, client_port: 68, relay_port: 67 }
+    }
+}
+
+/// Why DHCP cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Not an address of a private LAN.
+    #[error("{0} is not an address of a private network; DHCP is for LANs only")]
+    Address(Ipv4Addr),
+    /// No such interface, or it has no Ethernet address.
+    #[error("there is no interface {0} with a hardware address")]
+    Interface(String),
+    /// The port is taken.
+    #[error("port {0} is in use: another DHCP server runs on this machine")]
+    PortInUse(u16),
+    /// The system refused.
+    #[error("cannot {what}")]
+    Socket {
+        /// What we tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What the service works from and tells.
+pub struct Feeds {
+    /// The release that is served.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// What to do while there is no release.
+    pub local: DhcpSettings,
+    /// Who has which address: told of leases here, of neighbours by `appliance::neighbours`.
+    pub devices: Arc<RwLock<DeviceTable>>,
+    /// Where leases outlive a restart.
+    pub leases: Box<dyn LeaseLog + Send>,
+    /// What happened.
+    pub stats: Stats,
+}
+
+impl std::fmt::Debug for Feeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feeds").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// DHCP on one interface.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    port: u16,
+    socket: UdpSocket,
+    link: Option<Link>,
+    others: Option<Listener>,
+}
+
+/// For frames to clients that have no address yet.
+#[derive(Debug)]
+struct Link {
+    mac: MacAddr,
+    address: LinkAddr,
+    raw: Option<OwnedFd>,
+}
+
+impl Service {
+    /// Takes the server port. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// No private address, no such interface, port in use, or no permission (`CAP_NET_BIND_SERVICE`). Without
+    /// `CAP_NET_RAW` it serves all the same, with broadcasts where frames to one client would do.
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        if !is_private(config.address) {
+            return Err(BindError::Address(config.address));
+        }
+        let failed = |what| move |source| BindError::Socket { what, source };
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open a socket"))?;
+        socket.set_broadcast(true).map_err(failed("allow broadcasts"))?;
+        socket.set_nonblocking(true).map_err(failed("set up the socket"))?;
+        if let Some(interface) = &config.interface {
+            socket.bind_device(Some(interface.as_bytes())).map_err(failed("bind to the interface"))?;
+        }
+        // Broadcasts reach a socket that is bound to no address only.
+        let own = if config.interface.is_some() { Ipv4Addr::UNSPECIFIED } else { config.address };
+        socket.bind(&SocketAddrV4::new(own, config.server_port).into()).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::PortInUse(config.server_port),
+            _ => BindError::Socket { what: "bind to the DHCP server port", source },
+        })?;
+        let socket = UdpSocket::from_std(socket.into()).map_err(failed("register the socket"))?;
+        let port = socket.local_addr().map_err(failed("read the socket's port"))?.port();
+        let link = config.interface.as_deref().map(Link::open).transpose()?;
+        let others = match (&config.interface, &link) {
+            (Some(interface), Some(link)) => {
+                let listener = Listener::bind(interface, link.mac, (port, config.client_port));
+                listener.inspect_err(|error| warn!(%error, "other DHCP servers cannot be looked for")).ok()
+            }
+            _ => None,
+        };
+        Ok(Self { config, port, socket, link, others })
+    }
+
+    /// The port that is served.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Serves until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// Only if the lease log panicked: without it nothing may be leased.
+    pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
+        let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
+        let kept = log.load();
+        let scope = self.scope(&catalog.borrow_and_update(), &local);
+        let mut desk = Desk::new(scope, kept, self.others.as_ref().map(Listener::mac), devices, stats.clone(), now());
+        let mut ask = tokio::time::interval(ASK_EVERY);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut releases = true;
+        info!(address = %self.config.address, port = self.port, mode = desk.label(), "DHCP is up");
+        loop {
+            let mut out = Outbox::default();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = catalog.changed(), if releases => match changed {
+                    Ok(()) => {
+                        let scope = self.scope(&catalog.borrow_and_update(), &local);
+                        desk.set_scope(scope, now());
+                    }
+                    // Whoever publishes releases is gone: the last one stays.
+                    Err(_) => releases = false,
+                },
+                ready = self.socket.readable() => match ready {
+                    Ok(()) => self.receive(&mut desk, &mut out, &stats),
+                    Err(error) => self.failed(&stats, "receive", &error),
+                },
+                heard = hear(self.others.as_ref()) => match heard {
+                    Ok(overheard) => desk.overheard(&overheard, now()),
+                    Err(error) => self.failed(&stats, "listen", &error),
+                },
+                _ = ask.tick(), if self.others.is_some() => {
+                    if let Some(Err(error)) = ask_others(self.others.as_ref()).await {
+                        self.failed(&stats, "ask for other servers", &error);
+                    }
+                }
+                () = tokio::time::sleep_until(desk.deadline().into()) => {
+                    desk.follow_clock(now());
+                    desk.tick(now(), &mut out);
+                }
+            }
+            log = self.flush(log, &mut desk, out, &stats).await?;
+        }
+    }
+
+    fn scope(&self, catalog: &Catalog, local: &DhcpSettings) -> Scope {
+        let settings = if catalog.generation() == Generation(0) { local } else { &catalog.settings().dhcp };
+        let phones = catalog.phones().map(|phone| phone.mac);
+        let mut scope = Scope::new(self.config.address, self.config.prefix, settings, phones);
+        scope.check_addresses = self.config.interface.is_some();
+        scope
+    }
+
+    /// Takes what has come, up to a batch.
+    fn receive(&self, desk: &mut Desk, out: &mut Outbox, stats: &Stats) {
+        desk.follow_clock(now());
+        let mut bytes = [0; MAX_REQUEST_BYTES + 1];
+        for _ in 0..MAX_BATCH {
+            match self.socket.try_recv_from(&mut bytes) {
+                Ok((length, SocketAddr::V4(source))) => {
+                    desk.receive(bytes.get(..length).unwrap_or_default(), *source.ip(), now(), out);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An error that an earlier datagram met on its way (ICMP); the socket is none the worse.
+                Err(error) => return self.failed(stats, "receive", &error),
+            }
+        }
+    }
+
+    /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
+    async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
+        let Outbox { keep, acks, others, checks } = out;
+        for address in checks {
+            // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
+            if let Err(error) = self.socket.try_send_to(&[], SocketAddrV4::new(address, DISCARD_PORT).into()) {
+                self.failed(stats, "ask for an address", &error);
+            }
+        }
+        for outgoing in others {
+            self.send(&outgoing, stats).await;
+        }
+        if keep.is_empty() {
+            return Ok(log);
+        }
+        let mut held = log;
+        let commit = tokio::task::spawn_blocking(move || {
+            let result = held.commit_all(&keep);
+            (held, keep, result)
+        });
+        let (log, keep, result) = commit.await.map_err(io::Error::other)?;
+        match result {
+            Ok(()) => {
+                stats.clear_alert("dhcp-lease-log");
+                desk.kept(&keep);
+                for outgoing in acks {
+                    self.send(&outgoing, stats).await;
+                }
+            }
+            Err(error) => {
+                error!(%error, "leases cannot be kept, so none is acknowledged");
+                stats.alert("dhcp-lease-log", format!("leases cannot be kept: {error}"));
+            }
+        }
+        Ok(log)
+    }
+
+    async fn send(&self, outgoing: &Outgoing, stats: &Stats) {
+        let (address, port) = match outgoing.to {
+            To::Relay(address) => (address, self.config.relay_port),
+            To::Address(address) => (address, self.config.client_port),
+            To::Everyone => (Ipv4Addr::BROADCAST, self.config.client_port),
+            To::Client(address, mac) => {
+                let from = SocketAddrV4::new(self.config.address, self.port);
+                let to = SocketAddrV4::new(address, self.config.client_port);
+                if self.link.as_ref().is_some_and(|link| link.send(from, (mac, to), &outgoing.bytes)) {
+                    return stats.count(outgoing.counter);
+                }
+                // §4.1: "If unicasting is not possible, the message MAY be sent as an IP broadcast".
+                (Ipv4Addr::BROADCAST, self.config.client_port)
+            }
+        };
+        match self.send_to(&outgoing.bytes, SocketAddrV4::new(address, port)).await {
+            Ok(()) => stats.count(outgoing.counter),
+            Err(error) => self.failed(stats, "send", &error),
+        }
+    }
+
+    /// Sends from the address that is the server identifier, also where the interface has others.
+    async fn send_to(&self, bytes: &[u8], to: SocketAddrV4) -> io::Result<()> {
+        let source = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(self.config.address.octets()) },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        let to = SockaddrIn::from(to);
+        let send = || {
+            let control = [ControlMessage::Ipv4PacketInfo(&source)];
+            let parts = [io::IoSlice::new(bytes)];
+            sendmsg(self.socket.as_raw_fd(), &parts, &control, MsgFlags::empty(), Some(&to)).map_err(io::Error::from)
+        };
+        self.socket.async_io(Interest::WRITABLE, send).await.map(drop)
+    }
+
+    fn failed(&self, stats: &Stats, what: &'static str, error: &io::Error) {
+        stats.count("dhcp.failed");
+        debug!(what, %error, interface = self.config.interface.as_deref().unwrap_or("none"), "socket");
+    }
+}
+
+type Log = Box<dyn LeaseLog + Send>;
+
+fn now() -> Now {
+    Now { wall: UnixTime::of(SystemTime::now()), tick: Instant::now() }
+}
+
+async fn hear(others: Option<&Listener>) -> io::Result<Overheard> {
+    match others {
+        Some(listener) => listener.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask_others(others: Option<&Listener>) -> Option<io::Result<()>> {
+    match others {
+        Some(listener) => Some(listener.ask().await),
+        None => None,
+    }
+}
+
+impl Link {
+    fn open(interface: &str) -> Result<Self, BindError> {
+        let none = || BindError::Interface(interface.to_owned());
+        let mut all = nix::ifaddrs::getifaddrs()
+            .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
+        let (address, mac) = all
+            .find_map(|found| {
+                let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
+                Some((address, MacAddr::new(address.addr()?)))
+            })
+            .ok_or_else(none)?;
+        // Protocol 0: this socket sends and never receives.
+        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
+        let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
+        Ok(Self { mac, address, raw })
+    }
+
+    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
+    fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+        let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
+        sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
+    }
+}
+
+/// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.
+fn is_private(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    address.is_private() || address.is_link_local() || address.is_loopback() || (a == 100 && b & 0xc0 == 64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use dhcproto::v4::{DhcpOption, Message, MessageType};
+    use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
+
+    use super::*;
+    use crate::bundle::DhcpMode;
+    use crate::dhcp::leases::{Lease, MemoryLog};
+
+    const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+    #[tokio::test]
+    async fn a_relayed_phone_gets_its_lease_over_real_sockets() {
+        let lab = Lab::start(Box::new(MemoryLog::default())).await;
+        let offer = lab.ask(&message(MessageType::Discover)).await.unwrap();
+        assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer));
+        let ack = lab.ask(&select(offer.yiaddr())).await.unwrap();
+        assert_eq!((ack.opts().msg_type(), ack.yiaddr()), (Some(MessageType::Ack), offer.yiaddr()));
+        lab.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_not_acknowledged() {
+        let lab = Lab::start(Box::new(FullDisk)).await;
+        let offer = lab.ask(&message(MessageType::Discover)).await.unwrap();
+        // The next thing to arrive is the answer to the DISCOVER that follows, so there was none to the REQUEST.
+        lab.send(&select(offer.yiaddr())).await;
+        let next = lab.ask(&message(MessageType::Discover)).await.unwrap();
+        assert_eq!(next.opts().msg_type(), Some(MessageType::Offer));
+        lab.stop().await;
+    }
+
+    #[tokio::test]
+    async fn junk_does_not_end_the_service() {
+        let lab = Lab::start(Box::new(MemoryLog::default())).await;
+        for junk in [&[][..], &[1; 10], &[0; 300], &[255; 1500], &[1; 9000]] {
+            lab.socket.send_to(junk, (HERE, lab.port)).await.unwrap();
+        }
+        assert!(lab.ask(&message(MessageType::Discover)).await.is_some());
+        lab.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_public_address_and_a_port_in_use_are_refused() {
+        let lab = Lab::start(Box::new(MemoryLog::default())).await;
+        let config = |address, server_port| Config { address, server_port, ..lab_config(1) };
+        let public = Service::bind(config(Ipv4Addr::new(203, 0, 113, 1), 0)).unwrap_err();
+        assert!(matches!(public, BindError::Address(_)), "{public}");
+        let unspecified = Service::bind(config(Ipv4Addr::UNSPECIFIED, 0)).unwrap_err();
+        assert!(matches!(unspecified, BindError::Address(_)), "{unspecified}");
+        let taken = Service::bind(config(HERE, lab.port)).unwrap_err();
+        assert!(matches!(taken, BindError::PortInUse(port) if port == lab.port), "{taken}");
+        lab.stop().await;
+    }
+
+    struct FullDisk;
+
+    impl LeaseLog for FullDisk {
+        fn load(&mut self) -> Vec<Lease> {
+            Vec::new()
+        }
+
+        fn commit(&mut self, _lease: &Lease) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    /// A service on loopback, and a phone that acts as its own relay.
+    struct Lab {
+        socket: UdpSocket,
+        port: u16,
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<io::Result<()>>,
+        _catalog: watch::Sender<Arc<Catalog>>,
+    }
+
+    impl Lab {
+        async fn start(leases: Box<dyn LeaseLog + Send>) -> Self {
+            let socket = UdpSocket::bind((HERE, 0)).await.unwrap();
+            let service = Service::bind(lab_config(socket.local_addr().unwrap().port())).unwrap();
+            let (sender, catalog) = watch::channel(Arc::new(Catalog::empty("lab".parse().unwrap())));
+            let range = Some((Ipv4Addr::new(127, 7, 0, 1), Ipv4Addr::new(127, 7, 0, 9)));
+            let local = DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
+            let feeds = Feeds { catalog, local, devices: Arc::default(), leases, stats: Stats::new() };
+            let (stop, port) = (CancellationToken::new(), service.port());
+            let task = tokio::spawn(service.run(feeds, stop.clone()));
+            Self { socket, port, stop, task, _catalog: sender }
+        }
+
+        async fn send(&self, message: &Message) {
+            let mut bytes = Vec::new();
+            message.encode(&mut Encoder::new(&mut bytes)).unwrap();
+            self.socket.send_to(&bytes, (HERE, self.port)).await.unwrap();
+        }
+
+        async fn ask(&self, message: &Message) -> Option<Message> {
+            self.send(message).await;
+            let mut bytes = [0; 1500];
+            let received = tokio::time::timeout(Duration::from_secs(10), self.socket.recv_from(&mut bytes)).await;
+            let (length, _) = received.ok()?.ok()?;
+            Message::decode(&mut Decoder::new(bytes.get(..length)?)).ok()
+        }
+
+        async fn stop(self) {
+            self.stop.cancel();
+            self.task.await.unwrap().unwrap();
+        }
+    }
+
+    fn lab_config(relay_port: u16) -> Config {
+        Config { interface: None, address: HERE, prefix: 8, server_port: 0, client_port: relay_port, relay_port }
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message::default();
+        message.set_chaddr(&[0, 4, 0xf2, 1, 2, 3]).set_giaddr(HERE);
+        message.opts_mut().insert(DhcpOption::MessageType(kind));
+        message
+    }
+
+    fn select(address: Ipv4Addr) -> Message {
+        let mut message = message(MessageType::Request);
+        message.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+        message.opts_mut().insert(DhcpOption::ServerIdentifier(HERE));
+        message
+    }
+}
