@@ -8,3 +8,4 @@ pub mod db;
 pub mod enrol;
 pub mod keyring;
 pub mod layout;
+pub mod service;
