@@ -6,6 +6,7 @@
 pub mod ca;
 pub mod db;
 pub mod enrol;
+pub mod fleet;
 pub mod keyring;
 pub mod layout;
 pub mod service;
