@@ -419,3 +419,6 @@ pub(super) fn newest_root_path(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     }
     Ok(newest.map(|(_, path)| path))
 }
+
+#[cfg(test)]
+pub(super) mod tests;
