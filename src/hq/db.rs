@@ -489,3 +489,6 @@ impl FromSql for Generation {
         u64::try_from(value).map(Self).map_err(|_| FromSqlError::OutOfRange(value))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,7 +141,9 @@ impl Server {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = hourly.tick() => tls = each_hour(&app, tls).await,
-                Some(_) = connections.join_next() => {}
+                Some(ended) = connections.join_next() => if let Err(error) = ended {
+                    error!(%error, "a connection's task failed");
+                },
                 (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
                     (Ok(place), Ok((stream, address))) => {
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
@@ -315,3 +317,6 @@ async fn answer(
 fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
+
+#[cfg(test)]
+mod tests;
