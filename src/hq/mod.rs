@@ -3,5 +3,10 @@
 //! The fleet directory ([`layout`]) is the user interface: plain files in git. The offline half reads it and
 //! publishes; the small online half ([`service`]) runs from `online/` alone.
 
+pub mod ca;
+pub mod db;
+pub mod enrol;
+pub mod fleet;
 pub mod keyring;
 pub mod layout;
+pub mod service;
