@@ -164,10 +164,7 @@ fn make_keys(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions
         "The public half of keys/recovery.key: everything published can be opened with that key.",
     )?;
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public).collect::<Vec<PublicKey>>();
-    let firmware: Vec<[u8; 32]> = firmware
-        .iter()
-        .map(|key| ed25519_dalek::SigningKey::from_bytes(&key.seed()).verifying_key().to_bytes())
-        .collect();
+    let firmware: Vec<[u8; 32]> = public(&firmware).iter().map(PublicKey::to_bytes).collect();
     keyring::save_public(
         &layout.firmware_public(),
         &firmware,

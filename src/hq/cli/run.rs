@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{Cli, Command, SecretCommand, SiteCommand};
 use crate::hq::init::{self, InitOptions};
-use crate::hq::inventory::Inventory;
+use crate::hq::inventory::{Inventory, Site};
 use crate::hq::layout::Layout;
 use crate::hq::preview::{self, Preview};
 use crate::hq::problem::{NotClean, Report, count};
@@ -46,8 +46,8 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
         Command::Fleet => {
-            fleet::print(&fleet::rows(&layout.database(), now())?);
-            Ok(())
+            let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
+            Ok(out.write_all(text.as_bytes())?)
         }
         Command::Serve { listen, dir } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
@@ -139,7 +139,7 @@ fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::
     Ok(())
 }
 
-fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i crate::hq::inventory::Site> {
+fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
         match crate::hq::source::nearest(name, &known) {
@@ -149,13 +149,35 @@ fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i crate::h
     })
 }
 
-fn revoke(
-    _layout: &Layout,
-    _inventory: &Inventory,
-    _site: &crate::hq::inventory::Site,
-    _out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    bail!("not built yet")
+/// Locks the appliance out and says what else its thief may know.
+fn revoke(layout: &Layout, inventory: &Inventory, site: &Site, out: &mut dyn Write) -> anyhow::Result<()> {
+    let revoked = enrol::revoke(layout, &site.id)?;
+    writeln!(
+        out,
+        "revoked {}: {} refused from now on, {} left out of the next publish",
+        site.name,
+        count(revoked.certificates, "certificate"),
+        count(revoked.recipients, "sealing key")
+    )?;
+    let phones = inventory.phones_of(&site.name);
+    if !phones.is_empty() {
+        writeln!(out, "it held the accounts of {}; change their passwords:", count(phones.len(), "phone"))?;
+    }
+    for phone in phones {
+        let secrets: Vec<&str> = phone
+            .variables
+            .values()
+            .filter_map(|variable| variable.value.as_str()?.strip_prefix(secrets::PREFIX))
+            .collect();
+        writeln!(out, "  {}  {}  {}", phone.mac, phone.label, secrets.join(" "))?;
+    }
+    Ok(())
+}
+
+/// How wide a table may be.
+fn terminal_width() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns.filter(|columns| (40..=400).contains(columns)).unwrap_or(100)
 }
 
 fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyhow::Result<()> {
