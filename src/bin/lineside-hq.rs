@@ -1,7 +1,5 @@
 //! The HQ tool and service.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     lineside::hq::cli::main()
 }
