@@ -353,6 +353,8 @@ mod properties {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Whatever happened before, nobody gets what is not theirs, and a phone keeps what is.
         #[test]
         fn history_never_changes_whose_a_file_is(
