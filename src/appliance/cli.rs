@@ -94,7 +94,7 @@ async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<
     telemetry::start("warn");
     let token = read_token(path)?;
     let store = Store::open(&settings.state).map_err(explain_store)?;
-    let identity = update::enrol::enrol(&token, &store, clock::now(), clock::synchronised())
+    let identity = update::enrol::enrol(&token, &store, clock::synchronised())
         .await
         .with_context(|| format!("this appliance is not enrolled at {}", token.hq))?;
     if !keep {
@@ -103,7 +103,8 @@ async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<
     }
     print(&format!(
         "enrolled as site {} of fleet {}\nnow publish at HQ (`lineside-hq publish`), then start the service: lineside run\n",
-        identity.site, identity.fleet
+        identity.site(),
+        identity.fleet()
     ))
 }
 

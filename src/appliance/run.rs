@@ -1,9 +1,7 @@
 //! Everything that runs in the process, and its beginning and end.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::SocketAddrV4;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -94,7 +92,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
     info!(interface = lan.name, address = %lan.address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);
-    let devices = Arc::new(RwLock::new(known_devices(&settings.neighbours)));
+    let devices = Arc::new(RwLock::new(known_devices(settings, &lan)));
     let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
     let (commands, mut asked) = mpsc::channel(8);
     let (roll_backs, to_roll_back) = mpsc::channel(1);
@@ -130,7 +128,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
         running.spawn("tftp", |stop| async move { Ok(service.run(feeds, stop).await?) });
     }
     if let Some(service) = dhcp {
-        running.dhcp = Some(service.local_addr());
+        running.dhcp = Some(SocketAddrV4::new(lan.address, service.port()));
         let feeds = dhcp::service::Feeds {
             catalog,
             local: settings.dhcp.local.clone(),
@@ -244,9 +242,9 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
     }
 }
 
-fn known_devices(fixed: &BTreeMap<Ipv4Addr, crate::ids::MacAddr>) -> DeviceTable {
-    let mut devices = DeviceTable::default();
-    for (address, mac) in fixed {
+fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
+    let mut devices = if lan.address.is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
+    for (address, mac) in &settings.neighbours {
         if !devices.fixed(*address, *mac) {
             warn!(%address, "too many fixed addresses; this one is left out");
         }

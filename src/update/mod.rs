@@ -18,6 +18,7 @@ pub mod poll;
 pub mod refresh;
 pub mod release;
 pub mod self_check;
+pub mod roll_back;
 pub mod service;
 pub mod tls;
 
@@ -25,4 +26,5 @@ pub use clock::SystemClock;
 pub use enrol::{EnrolError, enrol};
 pub use identity::{Identity, IdentityError};
 pub use release::{LoadError, load_active};
+pub use roll_back::{RollBackError, roll_back};
 pub use service::{HostClock, PollOutcome, Report, Updater, UpdaterSettings};

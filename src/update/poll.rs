@@ -285,7 +285,7 @@ impl Updater {
     }
 
     /// Reads trust state and the stored release, once.
-    async fn load(&mut self) -> Result<(), PollError> {
+    pub(super) async fn load(&mut self) -> Result<(), PollError> {
         if self.trusted.is_some() {
             return Ok(());
         }
@@ -345,7 +345,7 @@ impl Updater {
         if changed { self.save_state().await } else { Ok(()) }.map_err(PollError::from)
     }
 
-    async fn save_state(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn save_state(&mut self) -> Result<(), StoreError> {
         self.state.time_floor = Some(self.time.floor());
         let (store, state): (_, TrustState) = (self.store.clone(), self.state.clone());
         blocking(move || store.save_trust(&state)).await.ok_or_else(crashed)?

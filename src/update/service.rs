@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{self, DEFAULT_POLL, POLL_BOUNDS};
@@ -21,6 +21,9 @@ use crate::tuf::Trusted;
 
 /// Where a check-in's report comes from; the nonce is filled in here.
 pub type Report = Arc<dyn Fn() -> CheckIn + Send + Sync>;
+
+/// Asks for a roll-back; answered with what was done, or why not, for people.
+pub type RollBackRequest = oneshot::Sender<Result<String, String>>;
 
 /// How to poll.
 #[derive(Debug, Clone, Copy)]
@@ -188,7 +191,14 @@ impl Updater {
     }
 
     /// Polls until `stop`: at once, then regularly, and whenever `poll_now` says so. New releases go to `catalog`.
-    pub async fn run(mut self, catalog: watch::Sender<Arc<Catalog>>, poll_now: Arc<Notify>, stop: CancellationToken) {
+    /// Whoever sends to `roll_backs` has the site go back by one release and hears what came of it.
+    pub async fn run(
+        mut self,
+        catalog: watch::Sender<Arc<Catalog>>,
+        poll_now: Arc<Notify>,
+        mut roll_backs: mpsc::Receiver<RollBackRequest>,
+        stop: CancellationToken,
+    ) {
         let mut failures: u32 = 0;
         let mut wait = match self.active {
             Some(_) => self.settings.start_spread.mul_f64(random()),
@@ -198,6 +208,15 @@ impl Updater {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = poll_now.notified() => {}
+                Some(tell) = roll_backs.recv() => {
+                    let outcome = self.roll_back().await;
+                    let told = outcome.map(|(release, said)| {
+                        catalog.send_replace(release);
+                        said
+                    });
+                    // Whoever asked may have gone; the roll-back holds all the same. The poll tells HQ.
+                    let _ = tell.send(told.map_err(|error| error.to_string()));
+                }
                 () = tokio::time::sleep(wait) => {}
             }
             let outcome = tokio::select! {
