@@ -6,6 +6,7 @@
 mod model;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use super::durable::Disk;
@@ -20,17 +21,22 @@ fn trust(number: i64) -> TrustState {
     TrustState { metadata, time_floor: Some(UnixTime(number)), rejected: Vec::new() }
 }
 
+/// Releases 1 and 2 are there.
+const INSTALLED: State = State { active: 2, trust: 1, journal: 0 };
+
 /// How many ways each cut may go.
 const SEEDS: u64 = 5;
 
-/// Runs `act` on a store with releases 1 and 2 and trust state 1, tries power cuts after each of its steps, and checks
+/// Runs `act` on a store with the releases up to the active one, tries power cuts after each of its steps, and checks
 /// what they leave. Returns how many there were.
-fn replay(act: impl Fn(&Store, &dyn Fn(Step)), check: impl Fn(&Path, &[State], &str)) -> usize {
+fn replay(allowed: State, act: impl Fn(&Store, &dyn Fn(Step)), check: impl Fn(&Path, &[State], &str)) -> usize {
     let dir = in_memory();
     let root = dir.path().join("state");
-    let store = installed(&root, 2);
-    store.save_trust(&trust(1)).unwrap();
-    drop(store);
+    if allowed.active == 0 {
+        fs::create_dir(&root).unwrap();
+    } else {
+        installed(&root, allowed.active).save_trust(&trust(allowed.trust)).unwrap();
+    }
     let before = Cruelty::BOTH.map(|cruelty| Model::load(&root, cruelty));
 
     let recorder = Recorder::of(&root);
@@ -40,7 +46,7 @@ fn replay(act: impl Fn(&Store, &dyn Fn(Step)), check: impl Fn(&Path, &[State], &
 
     let mut cuts = 0;
     for mut model in before {
-        let mut allowed = vec![State { active: 2, trust: 1, journal: 0 }];
+        let mut allowed = vec![allowed];
         for (cut, step) in recorder.steps().iter().enumerate() {
             model.run(step);
             match step {
@@ -116,7 +122,7 @@ fn a_power_cut_during_an_update_leaves_the_old_release_or_the_new_one_and_its_fl
         store.save_trust(&trust(3)).unwrap();
         say(Step::Promised(state));
     };
-    let cuts = replay(act, check);
+    let cuts = replay(INSTALLED, act, check);
     assert!(cuts > 500, "{cuts}");
 }
 
@@ -136,7 +142,7 @@ fn a_power_cut_during_a_roll_back_leaves_one_of_the_two_releases() {
         store.activate(again.generation).unwrap();
         say(Step::Promised(state));
     };
-    let cuts = replay(act, check);
+    let cuts = replay(INSTALLED, act, check);
     assert!(cuts > 300, "{cuts}");
 }
 
@@ -160,7 +166,7 @@ fn a_power_cut_loses_no_record_that_a_journal_took() {
         journal.append(&[3; 700]).unwrap();
         say(Step::Promised(state));
     };
-    let cuts = replay(act, check);
+    let cuts = replay(INSTALLED, act, check);
     assert!(cuts > 200, "{cuts}");
 }
 
@@ -177,7 +183,7 @@ fn a_power_cut_while_a_damaged_object_is_fetched_again_leaves_it_whole_or_missin
         // Something else that a cut can interrupt.
         store.save_trust(&trust(2)).unwrap();
     };
-    let cuts = replay(act, |root, allowed, name| {
+    let cuts = replay(INSTALLED, act, |root, allowed, name| {
         let store = Store::open(root).unwrap();
         let here = store.has(&digest, lost.len() as u64);
         assert!(here || allowed.len() > 1, "{name}");
@@ -186,4 +192,40 @@ fn a_power_cut_while_a_damaged_object_is_fetched_again_leaves_it_whole_or_missin
         }
     });
     assert!(cuts > 50, "{cuts}");
+}
+
+#[test]
+fn a_power_cut_during_the_first_start_leaves_a_store_that_starts() {
+    let nothing = State { active: 0, trust: 0, journal: 0 };
+    let act = |store: &Store, say: &dyn Fn(Step)| {
+        let mut state = State { trust: 1, ..nothing };
+        say(Step::Begins(state));
+        store.save_trust(&trust(1)).unwrap();
+        say(Step::Promised(state));
+        store.write_file(Path::new("identity/tls.key"), b"key").unwrap();
+        let first = Made::number(1);
+        first.fetch(store).unwrap();
+        first.stage(store).unwrap();
+        state.active = 1;
+        say(Step::Begins(state));
+        store.activate(first.generation).unwrap();
+        say(Step::Promised(state));
+    };
+    let cuts = replay(nothing, act, |root, allowed, name| {
+        let store = Store::open(root).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let active = store.active().unwrap().map_or(0, |release| release.generation.0);
+        let floor = store.trust().unwrap();
+        let fits = |state: &State| {
+            active == state.active && floor == Some(state.trust).filter(|number| *number > 0).map(trust)
+        };
+        assert!(allowed.iter().any(fits), "{name}: release {active}");
+        let key = fs::read(store.identity_dir().join("tls.key")).ok();
+        assert!(key.is_none_or(|key| key == b"key"), "{name}");
+        // What was resumed may turn out to be spoiled; it is deleted, and the second attempt starts over.
+        let first = Made::number(1);
+        let attempts = (0..=first.objects.len()).any(|_| first.install(&store).is_ok());
+        assert!(attempts, "{name}");
+        first.assert_whole(&store);
+    });
+    assert!(cuts > 300, "{cuts}");
 }
