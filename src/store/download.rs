@@ -101,8 +101,9 @@ impl Download {
         Ok(())
     }
 
-    /// Checks length and digest and makes it an object. A corrupt one is deleted; an incomplete one stays for
-    /// resuming ([`StoreError::Incomplete`]).
+    /// Checks length and digest and makes it an object. A corrupt one is deleted: if it had been resumed, a power cut may
+    /// have spoiled the part that was here, and a second attempt, from the start, is worth it before the server is
+    /// blamed. An incomplete one stays for resuming ([`StoreError::Incomplete`]).
     pub fn finish(mut self) -> Result<(), StoreError> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let inner = &self.store.inner;

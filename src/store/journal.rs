@@ -5,11 +5,12 @@
 //! yet that it was written.
 
 use std::fs::TryLockError;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::durable::{Disk, DiskFile, parent, read_limited};
+use super::durable::{Disk, DiskFile, parent};
 use super::error::StoreError;
 
 const KIND: &[u8; 8] = b"LSJRNAL\x01";
@@ -45,7 +46,8 @@ impl Journal {
         lock_file(&file, path)?;
         // What a rewrite that a power cut ended left behind.
         disk.remove_file(&aside(path)).map_err(StoreError::io("delete", path))?;
-        let bytes = read_limited(path, MAX_JOURNAL_BYTES).map_err(StoreError::io("read", path))?.unwrap_or_default();
+        let mut bytes = Vec::new();
+        file.file().take(MAX_JOURNAL_BYTES).read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
         let (records, end) = parse(&bytes);
         let cut = file.end() - end;
         if end == 0 {
@@ -227,6 +229,20 @@ mod tests {
         std::fs::write(at(&dir), bytes).unwrap();
         let (journal, records) = Journal::open(&at(&dir)).unwrap();
         assert_eq!((records, journal.cut_bytes()), (vec![b"one".to_vec()], 4096));
+    }
+
+    #[test]
+    fn a_journal_that_grew_by_damage_still_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(&at(&dir)).unwrap();
+        journal.append(b"one").unwrap();
+        drop(journal);
+        std::fs::OpenOptions::new().write(true).open(at(&dir)).unwrap().set_len(MAX_JOURNAL_BYTES * 10).unwrap();
+        let (mut journal, records) = Journal::open(&at(&dir)).unwrap();
+        assert_eq!(records, [b"one".to_vec()]);
+        journal.append(b"two").unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(&at(&dir)).unwrap().1.len(), 2);
     }
 
     #[test]

@@ -52,10 +52,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use crate::access::Opened;
 use crate::ids::{Digest, Generation};
 
-pub use cache::StateCache;
+pub use cache::{MAX_KEY_BYTES, MAX_VALUE_BYTES, StateCache};
 pub use download::Download;
 pub use error::{Recovery, StoreError};
-pub use journal::Journal;
+pub use journal::{Journal, MAX_JOURNAL_BYTES, MAX_RECORD_BYTES};
 pub use releases::StoredRelease;
 pub use trust::TrustState;
 
@@ -92,6 +92,8 @@ struct Inner {
     listed: Mutex<HashSet<Digest>>,
     /// Objects that this process saw whole.
     seen: Mutex<HashSet<Digest>>,
+    /// Objects whose damage was reported and that were not fetched again yet.
+    reported: Mutex<HashSet<Digest>>,
     downloading: Mutex<HashSet<Digest>>,
     /// Object files that transfers hold open.
     handles: Mutex<HashMap<Digest, Weak<File>>>,
@@ -139,6 +141,7 @@ impl Store {
             asides: AtomicU64::new(0),
             listed: Mutex::default(),
             seen: Mutex::default(),
+            reported: Mutex::default(),
             downloading: Mutex::default(),
             handles: Mutex::default(),
             pointer: Mutex::default(),
@@ -227,7 +230,8 @@ impl Store {
         lock(&self.inner.recoveries).clone()
     }
 
-    /// Calls `listener` whenever an object turns out to be damaged, on the thread that found it. It must not block.
+    /// Calls `listener` when an object turns out to be damaged or gone, on the thread that found it; once until it is
+    /// fetched again, however often phones ask for it. It must not block.
     pub fn on_damage(&self, listener: Box<dyn Fn(Digest) + Send + Sync>) {
         lock(&self.inner.listeners).push(listener.into());
     }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -98,6 +99,7 @@ impl Inner {
             self.disk.sync_dir(parent(directory)).map_err(StoreError::io("sync", directory))?;
         }
         lock(&self.seen).insert(*digest);
+        lock(&self.reported).remove(digest);
         Ok(())
     }
 
@@ -115,10 +117,24 @@ impl Inner {
         Ok(file)
     }
 
+    /// What a transfer reads turned out to be damaged. Its file may have been replaced by a good one since.
+    pub(super) fn damaged_file(&self, digest: &Digest, file: &File) {
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let read = file.metadata().map(identity);
+        let there = fs::metadata(self.object_path(digest)).map(identity);
+        match (read, there) {
+            (Ok(read), Ok(there)) if read != there => {}
+            _ => self.damaged(digest),
+        }
+    }
+
     /// Quarantines an object and tells whoever listens.
     pub(super) fn damaged(&self, digest: &Digest) {
-        tracing::warn!(object = %digest, "a stored object is damaged and will be fetched again");
         self.quarantine(digest);
+        if !lock(&self.reported).insert(*digest) {
+            return;
+        }
+        tracing::warn!(object = %digest, "a stored object is damaged or gone and has to be fetched again");
         let listeners = lock(&self.listeners).clone();
         for listener in listeners {
             listener(*digest);

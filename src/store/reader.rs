@@ -79,7 +79,7 @@ impl Content for StoredFile {
         opened.map_err(|failure| match failure {
             Failure::Damaged(why) => {
                 if let Some(store) = self.store.upgrade() {
-                    store.damaged(&blob.digest);
+                    store.damaged_file(&blob.digest, &self.file);
                 }
                 ContentError::Damaged(why)
             }
@@ -203,6 +203,10 @@ mod tests {
         })
     }
 
+    fn bad_file(store: &Store, blob: &ObjectRef) -> File {
+        File::open(store.inner.dir.join("bad").join(blob.digest.to_string())).unwrap()
+    }
+
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -295,6 +299,18 @@ mod tests {
             // Fetched again, it is served again, not from the old handle.
             file(&store, &clear, packing);
             assert_eq!(read(&*store.open(&entry).unwrap()).unwrap(), clear);
+            // A transfer that still has the damaged file does not condemn the good one.
+            let fresh = ClearCache::new(0);
+            let blob = &entry.blob;
+            let old = StoredFile {
+                file: Arc::new(bad_file(&store, blob)),
+                entry: Arc::clone(&entry),
+                clear: fresh.into(),
+                store: Arc::downgrade(&store.inner),
+            };
+            assert!(old.chunk(1).is_err());
+            assert!(store.has(&blob.digest, blob.bytes));
+            assert_eq!(heard.lock().unwrap().len(), 1);
         }
     }
 
@@ -309,6 +325,11 @@ mod tests {
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(50_000).unwrap();
         assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))));
         assert!(!path.exists());
+        assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))));
+        // Once, however often phones ask; and again once it was there again.
+        assert_eq!(*heard.lock().unwrap(), 1);
+        file(&store, &content(100_000), Packing::Plain);
+        fs::remove_file(&path).unwrap();
         assert!(matches!(store.open(&entry), Err(ContentError::Damaged(_))));
         assert_eq!(*heard.lock().unwrap(), 2);
     }
