@@ -86,7 +86,7 @@ impl Hq {
             named: site(),
         };
         world.publish_root(1, days(365));
-        let config = world.ca.good_server();
+        let config = world.ca.server(days(-1), days(400));
         let world = Arc::new(Mutex::new(world));
         let shared = world.clone();
         let server = Server::start(config, move |request| shared.lock().unwrap().answer(request)).await;

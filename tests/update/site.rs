@@ -274,6 +274,7 @@ async fn hq_away_is_unreachable_and_serving_goes_on() {
     let mut site = Site::serving().await;
     let away = Hq::start().await;
     drop(std::mem::replace(&mut site.hq, away));
+    site.restart();
     let outcome = site.poll_in_vain("unreachable").await;
     assert!(outcome.backs_off);
     assert_eq!(site.content("a.cfg"), b"one");
