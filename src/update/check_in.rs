@@ -1,18 +1,17 @@
 //! The check-in's two ends: a report that fits, and an answer that is HQ's. Pure.
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use serde::Deserialize;
 
 use crate::api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
 use crate::ids::SiteId;
 use crate::tuf::PublicKey;
 use crate::tuf::schema::Root;
 
-/// Why an answer is not believed.
+/// Why HQ's answer is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// Not what HQ sends.
-    #[error("HQ's answer to the check-in is malformed: {0}")]
+    #[error("HQ's answer is malformed: {0}")]
     Malformed(String),
     /// No trusted `timestamp` key signed it.
     #[error("HQ's answer to the check-in is not signed by a trusted key")]
@@ -20,6 +19,9 @@ pub enum AnswerError {
     /// It answers something else: another site, or an older check-in.
     #[error("HQ's answer belongs to another check-in")]
     NotOurs,
+    /// There can be no nonce.
+    #[error("the system has no randomness")]
+    NoRandomness,
 }
 
 /// A random nonce: 16 bytes in hex. `None` if the system has no randomness to give.
@@ -74,29 +76,9 @@ pub fn verify(answer: &[u8], root: &Root, site: &SiteId, nonce: &str) -> Result<
     }
 }
 
-/// The part of a TUF key object that matters here (specification §4.2).
-#[derive(Deserialize)]
-struct KeyObject {
-    keytype: String,
-    scheme: String,
-    keyval: KeyValue,
-}
-
-#[derive(Deserialize)]
-struct KeyValue {
-    public: String,
-}
-
 fn timestamp_keys(root: &Root) -> Vec<PublicKey> {
     let ids = root.roles.get("timestamp").map(|role| role.keyids.as_slice()).unwrap_or_default();
-    ids.iter()
-        .filter_map(|id| KeyObject::deserialize(root.keys.get(id)?).ok())
-        .filter(|key| key.keytype == "ed25519" && key.scheme == "ed25519")
-        .filter_map(|key| {
-            let bytes = HEXLOWER_PERMISSIVE.decode(key.keyval.public.as_bytes()).ok()?;
-            PublicKey::from_bytes(&bytes.try_into().ok()?)
-        })
-        .collect()
+    ids.iter().filter_map(|id| PublicKey::from_json(id, root.keys.get(id)?)).collect()
 }
 
 #[cfg(test)]

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, FetchError, Fetched, blocking, store_code, within};
-use super::identity::{Identity, IdentityError};
+use super::check_in::AnswerError;
+use super::client::{Client, FetchError, Fetched, blocking, within};
+use super::fetch_error::store_code;
+use super::identity::IdentityError;
 use super::plan::{self, FULL_REFRESH_EVERY};
 use super::refresh::{RefreshError, TIMESTAMP, refresh};
 use super::release::{self, LoadError, crashed};
 use super::self_check::{self, CheckError};
 use super::service::Updater;
 use super::tls::{Anchors, TlsError};
-use super::{check_in, enrol};
 use crate::access::{Catalog, MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
-use crate::api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
 use crate::bundle::ObjectRef;
 use crate::bundle::limits::MAX_MANIFEST_BYTES;
 use crate::ids::{Digest, Generation, UnixTime};
@@ -68,6 +68,9 @@ pub enum PollError {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// HQ's answer to a check-in or a renewal cannot be used.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// The identity cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -79,7 +82,7 @@ pub enum PollError {
 impl PollError {
     /// The state code for status and check-in: `unreachable`, `certificate`, `http`, `refused`, `stale`,
     /// `no-release`, `rolled-back`, `waiting`, `disk-full`, `disk`, `corrupt`, `missing-object`, `too-large`,
-    /// `trust-lost`, `identity`.
+    /// `trust-lost`, `answer`, `identity`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Fetch(error) => error.code(),
@@ -92,8 +95,17 @@ impl PollError {
             Self::TrustLost(_) => "trust-lost",
             Self::Budget => "unreachable",
             Self::Tls(_) => "certificate",
+            Self::Answer(_) => "answer",
             Self::Identity(_) => "identity",
             Self::Store(error) => store_code(error),
+        }
+    }
+
+    /// How long the server asked to be left alone.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Fetch(error) => error.retry_after(),
+            _ => None,
         }
     }
 
@@ -323,7 +335,7 @@ impl Updater {
     }
 
     /// The client for the trusted root's CAs and our certificate, kept until either changes.
-    fn client(&mut self) -> Result<Client, PollError> {
+    pub(super) fn client(&mut self) -> Result<Client, PollError> {
         let authorities = anchors::authorities(self.trusted()?.root(), self.identity.fleet())?;
         let mut made_of: Vec<Digest> = authorities.iter().map(|ca| Digest::of(ca)).collect();
         let auth = self.identity.client_auth()?;
@@ -353,54 +365,5 @@ impl Updater {
 
     fn left(&self, deadline: Duration) -> Duration {
         deadline.saturating_sub(self.time.monotonic())
-    }
-
-    /// Asks for a new certificate if it is time. The old one stays in use until the new one is checked and on disk.
-    async fn renew(&mut self) -> Result<(), PollError> {
-        let (now, since) = (self.time.now(), self.renewal_tried.map(|at| self.time.monotonic().saturating_sub(at)));
-        if !plan::renewal_due(self.identity.valid(), now, self.refused, since) {
-            return Ok(());
-        }
-        self.renewal_tried = Some(self.time.monotonic());
-        let client = self.client()?;
-        let answer = |what: String| PollError::Identity(IdentityError::Damaged { file: "HQ's answer", why: what });
-        let key = rcgen::KeyPair::from_pem(self.identity.tls_key()).map_err(|error| answer(error.to_string()))?;
-        let csr = enrol::signing_request(&key, self.identity.settled()).map_err(|error| answer(error.to_string()))?;
-        let body = serde_json::to_vec(&RenewRequest { csr }).map_err(|error| answer(error.to_string()))?;
-        let body = client.post(&format!("{}{RENEW_PATH}", self.identity.settled().hq), body).await?;
-        let issued: Certificate = serde_json::from_slice(&body).map_err(|error| answer(error.to_string()))?;
-        let (store, identity) = (self.store.clone(), self.identity.clone());
-        let renewed: Result<Identity, _> =
-            blocking(move || identity.renewed(&store, issued.certificate)).await.ok_or_else(crashed)?;
-        self.identity = renewed?;
-        self.stats.clear_alert("certificate");
-        tracing::info!(until = %self.identity.valid().1, "client certificate renewed");
-        Ok(())
-    }
-
-    /// Tells HQ what happened here. Its answer can raise the time floor and nothing else.
-    pub(super) async fn check_in(&mut self) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let client = self.client().map_err(|error| text(&error))?;
-        let nonce = check_in::nonce().ok_or("the system has no randomness")?;
-        let mut report = (self.report)();
-        report.nonce.clone_from(&nonce);
-        let url = format!("{}{CHECK_IN_PATH}", self.identity.settled().hq);
-        let answer = client.post(&url, check_in::body(report)).await.map_err(|error| text(&error))?;
-        let trusted = self.trusted().map_err(|error| text(&error))?;
-        let (root, site) = (trusted.root(), self.identity.site());
-        let signed = check_in::verify(&answer, root, site, &nonce).map_err(|error| text(&error))?;
-        self.time.raise(signed.time, root.expires);
-        let known = Generation(trusted.targets().map_or(0, |targets| targets.version));
-        if signed.newest > known {
-            // Whoever serves the tree holds it back, or is late: the next poll asks without an entity tag.
-            self.etag = None;
-            tracing::debug!(newest = %signed.newest, %known, "HQ has published something newer");
-        }
-        let stored = self.state.time_floor.unwrap_or(UnixTime(0));
-        if self.time.floor().since(stored) >= plan::FLOOR_STEP {
-            self.save_state().await.map_err(|error| text(&error))?;
-        }
-        Ok(())
     }
 }

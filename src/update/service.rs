@@ -87,6 +87,8 @@ pub struct Updater {
     pub(super) checked: Checked,
     /// The generation that failed its check, and how often.
     pub(super) failed_checks: Option<(Generation, u32)>,
+    /// How many check-ins in a row told of a release that the published tree does not show.
+    pub(super) behind: u32,
     /// When a renewal was last tried, in monotonic time.
     pub(super) renewal_tried: Option<Duration>,
     /// Whether the last poll was refused in a way that a new certificate may mend.
@@ -119,6 +121,7 @@ impl Updater {
             fresh_at: None,
             checked: Checked::new(),
             failed_checks: None,
+            behind: 0,
             renewal_tried: None,
             refused: false,
         }
@@ -147,21 +150,23 @@ impl Updater {
             Some(PollError::Fetch(error)) => error.calls_for_renewal(self.time.synchronised()),
             _ => false,
         };
-        let outcome = PollOutcome {
+        let mut outcome = PollOutcome {
             state: error.as_ref().map_or("ok", |error| error.code()),
             reason: error.as_ref().map(ToString::to_string).unwrap_or_default(),
             activated,
-            retry_after: match &error {
-                Some(PollError::Fetch(error)) => error.retry_after(),
-                _ => None,
-            },
+            retry_after: error.as_ref().and_then(PollError::retry_after),
             backs_off: error.as_ref().is_some_and(|error| error.backs_off()),
         };
         self.record(&outcome);
+        // Asking the same host again at once would only take as long to fail.
+        let settled = self.identity.settled();
+        if outcome.state == "unreachable" && settled.hq == settled.repository {
+            return outcome;
+        }
         if let Err(error) = self.check_in().await {
-            // Serving goes on without HQ, and polls say more about why it cannot be reached.
-            tracing::debug!(error, "check-in failed");
+            tracing::debug!(%error, "check-in failed");
             self.stats.count("update.check-in-failed");
+            outcome.retry_after = outcome.retry_after.max(error.retry_after());
         }
         outcome
     }

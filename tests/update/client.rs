@@ -251,6 +251,20 @@ async fn tls_before_1_3_is_refused() {
     assert!(matches!(error, FetchError::Alert { .. } | FetchError::Unreachable { .. }), "{error}");
 }
 
+#[tokio::test]
+async fn our_certificate_is_shown_and_a_server_that_misses_it_says_so() {
+    let ca = Ca::new();
+    let config = || ca.mutual_server();
+    let anchors = || Anchors::Pinned(vec![ca.der.clone()]);
+    let server = Server::start(config(), |_| Reply::ok("hello")).await;
+    let shown = Client::new(anchors(), Some(ca.client_auth()), right_time(), limits()).unwrap();
+    assert_eq!(shown.get(&server.url, 1000, None).await.unwrap(), hello());
+
+    let error = with_certificate(config(), anchors(), right_time()).await.unwrap_err();
+    assert!(matches!(error, FetchError::Alert { .. }), "{error}");
+    assert!(error.calls_for_renewal(false) && !error.calls_for_renewal(true));
+}
+
 // Objects
 
 /// What was downloaded so far, as the store would keep it.

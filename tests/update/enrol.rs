@@ -58,15 +58,32 @@ async fn secrets_stay_here_and_files_are_private() {
 #[tokio::test]
 async fn an_answer_that_was_lost_can_be_asked_for_again_with_the_same_keys() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
-    // HQ issues a certificate for another site, which is refused here; the token counts as used there.
-    hq.world().refuse = Some("unavailable");
-    assert!(matches!(enrol(&hq, &store).await, Err(EnrolError::Refused { .. })));
-    let journal = std::fs::read(store.identity_dir().join("enrolling.toml")).unwrap();
-    hq.world().refuse = None;
-    hq.world().used_by = None;
+    hq.world().lose_answers = true;
+    let error = enrol(&hq, &store).await.unwrap_err();
+    assert!(error.code() == "unreachable" && error.may_pass(), "{error}");
+    assert!(hq.world().used_by.is_some());
+    assert!(Identity::load(&store).unwrap().is_none());
+    hq.world().lose_answers = false;
     let identity = enrol(&hq, &store).await.unwrap();
-    let recipient = data_encoding::HEXLOWER.encode(identity.recipient().as_bytes());
-    assert!(String::from_utf8(journal).unwrap().contains(&recipient));
+    assert_eq!(hq.world().recipient, Some(identity.recipient().public()));
+}
+
+#[tokio::test]
+async fn another_token_gets_other_keys() {
+    let (hq, (_dir, store)) = (Hq::start().await, store());
+    let first = enrol(&hq, &store).await.unwrap();
+    hq.world().used_by = None;
+    let second = enrol(&hq, &store).await.unwrap();
+    assert_ne!(first.recipient(), second.recipient());
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_site_or_key_is_not_taken() {
+    let (hq, (_dir, store)) = (Hq::start().await, store());
+    hq.world().issue_for = Some(rcgen::KeyPair::generate().unwrap());
+    let error = enrol(&hq, &store).await.unwrap_err();
+    assert!(error.to_string().contains("another key"), "{error}");
+    assert!(Identity::load(&store).unwrap().is_none() && store.trust().unwrap().is_none());
 }
 
 #[tokio::test]

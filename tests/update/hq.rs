@@ -45,6 +45,14 @@ pub struct World {
     /// Who used the token.
     pub used_by: Option<String>,
     pub refuse: Option<&'static str>,
+    /// Everything is done, but answers to POST are lost on the way.
+    pub lose_answers: bool,
+    /// Check-ins are answered with this nonce.
+    pub replay_nonce: Option<String>,
+    /// Certificates are issued for this key, whatever was asked.
+    pub issue_for: Option<rcgen::KeyPair>,
+    /// So many requests more are answered, then every connection breaks.
+    pub answers_left: Option<u32>,
     /// What clients heard: whole bodies of check-ins.
     pub check_ins: Vec<CheckIn>,
     pub certificate: (UnixTime, UnixTime),
@@ -77,6 +85,10 @@ impl Hq {
             recipient: None,
             used_by: None,
             refuse: None,
+            lose_answers: false,
+            issue_for: None,
+            replay_nonce: None,
+            answers_left: None,
             check_ins: Vec::new(),
             certificate: (days(-1), days(89)),
             root_key: SigningKey::from_seed(&[1; 32]),
@@ -86,7 +98,7 @@ impl Hq {
             named: site(),
         };
         world.publish_root(1, days(365));
-        let config = world.ca.good_server();
+        let config = world.ca.server(days(-1), days(400));
         let world = Arc::new(Mutex::new(world));
         let shared = world.clone();
         let server = Server::start(config, move |request| shared.lock().unwrap().answer(request)).await;
@@ -95,6 +107,12 @@ impl Hq {
 
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap()
+    }
+
+    /// The published tree alone, elsewhere.
+    pub async fn another_host(&self) -> Server {
+        let (config, shared) = (self.world().ca.good_server(), self.world.clone());
+        Server::start(config, move |request| shared.lock().unwrap().answer(request)).await
     }
 
     pub fn token(&self) -> EnrolmentToken {
@@ -239,6 +257,17 @@ impl World {
         if let Some(code) = self.refuse {
             return refusal(code);
         }
+        if let Some(left) = &mut self.answers_left {
+            if *left == 0 {
+                return Reply::Raw(vec![]);
+            }
+            *left -= 1;
+        }
+        let reply = self.act_on(request);
+        if self.lose_answers && request.method == "POST" { Reply::Raw(vec![]) } else { reply }
+    }
+
+    fn act_on(&mut self, request: &Request) -> Reply {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", api::ENROL_PATH) => self.enrol(&serde_json::from_slice(&request.body).unwrap()),
             ("POST", api::RENEW_PATH) => {
@@ -279,7 +308,11 @@ impl World {
 
     fn issue(&self, csr: &str) -> Reply {
         let (from, until) = self.certificate;
-        let certificate = self.ca.issue(csr, from, until);
+        let other = self
+            .issue_for
+            .as_ref()
+            .map(|key| rcgen::CertificateParams::default().serialize_request(key).unwrap().pem().unwrap());
+        let certificate = self.ca.issue(other.as_deref().unwrap_or(csr), from, until);
         Reply::ok(serde_json::to_vec(&Certificate { certificate, expires: until }).unwrap())
     }
 
@@ -287,7 +320,7 @@ impl World {
         let signed = SignedTime {
             purpose: "check-in".to_owned(),
             site: site(),
-            nonce: report.nonce.clone(),
+            nonce: self.replay_nonce.clone().unwrap_or_else(|| report.nonce.clone()),
             time: self.now,
             newest: Generation(self.newest),
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lineside::ids::{Digest, UnixTime};
 use lineside::update::SystemClock;
 use lineside::update::clock::{Reading, Timekeeper};
+use lineside::update::tls::ClientAuth;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair,
@@ -87,6 +88,28 @@ impl Ca {
     /// The same, valid now.
     pub fn good_server(&self) -> rustls::ServerConfig {
         self.server(days(-1), days(30))
+    }
+
+    /// A server that wants a client certificate of this CA.
+    pub fn mutual_server(&self) -> rustls::ServerConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.unwrap())
+            .with_cert_resolver(with_chain(self, vec![self.der.clone()]))
+    }
+
+    /// A client's certificate and key, valid whatever the day is: the server looks at the real clock.
+    pub fn client_auth(&self) -> ClientAuth {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        ClientAuth { chain: vec![certificate.der().clone()], key }
     }
 
     /// A client certificate for a request (PEM), as the request names it.

@@ -274,6 +274,7 @@ async fn hq_away_is_unreachable_and_serving_goes_on() {
     let mut site = Site::serving().await;
     let away = Hq::start().await;
     drop(std::mem::replace(&mut site.hq, away));
+    site.restart();
     let outcome = site.poll_in_vain("unreachable").await;
     assert!(outcome.backs_off);
     assert_eq!(site.content("a.cfg"), b"one");
@@ -285,6 +286,104 @@ async fn a_revoked_site_is_told_so() {
     site.hq.world().refuse = Some("revoked");
     let outcome = site.poll_in_vain("certificate").await;
     assert!(outcome.reason.contains("revoked"), "{}", outcome.reason);
+}
+
+#[tokio::test]
+async fn a_poll_that_breaks_off_at_any_request_leaves_the_old_release_or_the_new_one() {
+    let mut site = Site::serving().await;
+    site.hq.world().publish(&[("a.cfg", b"two"), ("b.cfg", &[8; 200_000]), ("c.cfg", b"three")]);
+    for answers in 0..20 {
+        site.hq.world().answers_left = Some(answers);
+        let outcome = site.poll().await;
+        site.restart();
+        let expected: (u64, &[u8]) = if outcome.activated.is_some() { (2, b"two") } else { (1, b"one") };
+        assert_eq!((site.generation(), site.content("a.cfg").as_slice()), expected, "after {answers} answers");
+        if outcome.activated.is_some() {
+            assert!(answers > 5, "{answers}");
+            return;
+        }
+        assert_eq!(outcome.state, "unreachable", "{}", outcome.reason);
+    }
+    panic!("the release never arrived");
+}
+
+#[tokio::test]
+async fn a_poll_without_time_left_is_given_up_and_goes_on_next_time() {
+    let mut site = Site::serving().await;
+    site.hq.world().publish(&[("a.cfg", b"two")]);
+    let settings = UpdaterSettings { budget: Duration::ZERO, ..UpdaterSettings::default() };
+    let (store, identity, clock) = (site.store.clone(), site.identity.clone(), Box::new(site.clock.clone()));
+    site.updater = Updater::new(store, identity, settings, Stats::new(), clock, Arc::new(CheckIn::default));
+    let outcome = site.poll_in_vain("unreachable").await;
+    assert!(outcome.reason.contains("longer than allowed"), "{}", outcome.reason);
+    site.restart();
+    assert_eq!(site.poll().await.activated.unwrap().generation(), Generation(2));
+}
+
+#[tokio::test]
+async fn without_trust_state_nothing_is_accepted() {
+    let mut site = Site::enrolled().await;
+    let state = site.dir.path().join("state");
+    site.hq.world().publish(&[("a.cfg", b"one")]);
+    let (hq, identity, clock) = (site.hq, site.identity, site.clock);
+    drop((site.updater, site.store));
+    for copy in ["trust.0", "trust.1"] {
+        std::fs::write(state.join(copy), b"rubbish").unwrap();
+    }
+    let store = Store::open(&state).unwrap();
+    let outcome = updater(&store, &identity, &clock).poll_once().await;
+    assert_eq!(outcome.state, "trust-lost", "{}", outcome.reason);
+    assert!(hq.server.paths().is_empty());
+    // Enrolling again is the way out.
+    hq.world().used_by = None;
+    let identity = enrol_with(&hq.token(), &store, right_time(), ClientLimits::default()).await.unwrap();
+    hq.world().publish(&[("a.cfg", b"two")]);
+    let outcome = updater(&store, &identity, &clock).poll_once().await;
+    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+}
+
+#[tokio::test]
+async fn a_release_whose_parts_rot_is_replaced_by_the_one_before_until_the_next_poll() {
+    let mut site = Site::serving().await;
+    site.hq.world().publish(&[("a.cfg", b"two")]);
+    site.poll().await;
+    let opened = load_active(&site.store, &site.identity).unwrap().unwrap();
+    let shard = opened.manifest().shards[0].digest;
+    site.store.quarantine(&shard);
+    site.restart();
+    assert_eq!((site.generation(), site.content("a.cfg")), (1, b"one".to_vec()));
+    let outcome = site.poll().await;
+    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!((site.generation(), site.content("a.cfg")), (2, b"two".to_vec()));
+}
+
+#[tokio::test]
+async fn a_root_that_names_no_authority_is_not_kept_and_a_later_one_mends_it() {
+    let mut site = Site::serving().await;
+    let pem = std::mem::take(&mut site.hq.world().ca.pem);
+    site.hq.world().publish_root(2, days(400));
+    site.hq.world().sign_online();
+    let outcome = site.poll_in_vain("refused").await;
+    assert!(outcome.reason.contains("root"), "{}", outcome.reason);
+    site.restart();
+    site.hq.world().ca.pem = pem;
+    site.hq.world().publish_root(3, days(400));
+    assert_eq!(site.poll().await.state, "ok");
+}
+
+#[tokio::test]
+async fn the_tree_may_be_on_another_host_than_hq() {
+    let hq = Hq::start().await;
+    let tree = hq.another_host().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("state")).unwrap();
+    let token = lineside::api::EnrolmentToken { repository: Some(format!("{}/", tree.url)), ..hq.token() };
+    let identity = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap();
+    hq.world().publish(&[("a.cfg", b"one")]);
+    hq.server.forget();
+    let outcome = updater(&store, &identity, &SetClock::new(NOW, true)).poll_once().await;
+    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(hq.server.paths(), ["/v1/check-in"]);
 }
 
 // Check-in and time
@@ -309,6 +408,25 @@ async fn a_check_in_answer_by_a_stranger_moves_nothing() {
     let before = site.updater.time().floor();
     site.hq.world().answer_key = lineside::tuf::SigningKey::from_seed(&[66; 32]);
     site.hq.world().now = days(300);
+    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.updater.time().floor(), before);
+}
+
+#[tokio::test]
+async fn an_old_answer_to_another_check_in_moves_nothing() {
+    let mut site = Site::serving().await;
+    let before = site.updater.time().floor();
+    site.hq.world().replay_nonce = Some("00".repeat(16));
+    site.hq.world().now = days(300);
+    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.updater.time().floor(), before);
+}
+
+#[tokio::test]
+async fn a_time_past_the_roots_expiry_is_not_believed() {
+    let mut site = Site::serving().await;
+    let before = site.updater.time().floor();
+    site.hq.world().now = days(3650);
     assert_eq!(site.poll().await.state, "ok");
     assert_eq!(site.updater.time().floor(), before);
 }
