@@ -278,6 +278,11 @@ impl Transfer {
         [self.resend, self.gap, Some(self.give_up())].into_iter().flatten().min()
     }
 
+    /// Whether the client lets us wait: something was sent again since it last got on.
+    pub fn is_stalled(&self) -> bool {
+        self.resends > 0
+    }
+
     /// How it ended.
     pub fn outcome(&self) -> Option<Outcome> {
         self.outcome

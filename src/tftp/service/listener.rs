@@ -253,24 +253,39 @@ impl<G: Gate> Listener<G> {
         if let Some(old) = self.sessions.remove(&peer) {
             old.control.tell(Input::Replaced);
         }
-        let of_address = self.per_address.entry(*peer.ip()).or_default();
-        let config = &self.shared.config;
-        if self.tasks.len() >= config.max_transfers || *of_address >= config.max_transfers_per_address {
-            if *of_address == 0 {
-                self.per_address.remove(peer.ip());
-            }
+        if !self.has_room(*peer.ip()) {
             self.refuse(peer, Refusal::Busy);
             let Job { requester, release, began, .. } = job;
             let record = Record { peer, requester, known: release.known, generation: release.generation, began };
             return self.record(request, &record, "busy");
         }
-        *of_address += 1;
+        *self.per_address.entry(*peer.ip()).or_default() += 1;
         let control = Arc::new(Control::default());
         let request = job.request.clone();
         let serving = serve(Arc::clone(&self.shared), job, Arc::clone(&control));
         let task = self.tasks.spawn(serving).id();
         self.running.insert(task, peer);
         self.sessions.insert(peer, Session { task, request, control });
+    }
+
+    /// Whether one more transfer may start. At a bound, one that its client lets wait makes room: phones that stop
+    /// reading without an ERROR must not keep themselves or others out.
+    fn has_room(&mut self, address: Ipv4Addr) -> bool {
+        let config = &self.shared.config;
+        let full = self.tasks.len() >= config.max_transfers;
+        let crowded = self.per_address.get(&address).is_some_and(|count| *count >= config.max_transfers_per_address);
+        if !full && !crowded {
+            return true;
+        }
+        let yields = |(peer, session): &(&SocketAddrV4, &Session)| {
+            (!crowded || *peer.ip() == address) && session.control.is_stalled()
+        };
+        let Some(peer) = self.sessions.iter().find(yields).map(|(peer, _)| *peer) else { return false };
+        if let Some(session) = self.sessions.remove(&peer) {
+            self.shared.stats.count("tftp.made-room");
+            session.control.tell(Input::Replaced);
+        }
+        true
     }
 
     /// A transfer is over.

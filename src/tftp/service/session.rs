@@ -46,6 +46,7 @@ pub(super) struct Control {
     command: Mutex<Option<Input>>,
     notify: Notify,
     proven: OnceLock<Instant>,
+    stalled: AtomicBool,
     over: AtomicBool,
 }
 
@@ -59,6 +60,11 @@ impl Control {
     /// Whether the same request, coming again now, belongs to this transfer.
     pub(super) fn owns_repeated_request(&self, now: Instant) -> bool {
         !self.over.load(Ordering::Acquire) && is_straggler(self.proven.get().copied(), now)
+    }
+
+    /// Whether the client lets the transfer wait, so that its place may be given away.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     fn take(&self) -> Option<Input> {
@@ -236,6 +242,7 @@ async fn transfer<G: Gate>(
                 }
             }
         }
+        control.stalled.store(transfer.is_stalled(), Ordering::Relaxed);
         if let Some(outcome) = transfer.outcome() {
             return End { outcome, bytes: transfer.bytes_acked(), retransmissions: transfer.retransmissions() };
         }

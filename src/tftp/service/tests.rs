@@ -494,6 +494,20 @@ async fn over_the_bound_one_address_is_refused_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn transfers_that_a_phone_left_without_a_word_make_room_for_its_next() {
+    let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
+    let abandoned = [site.client(PHONE).await, site.client(PHONE).await];
+    for phone in &abandoned {
+        phone.answer("jar.sbn").await;
+    }
+    // The first resend, after a second.
+    for phone in &abandoned {
+        phone.hear().await;
+    }
+    assert_eq!(site.client(PHONE).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_an_error_and_never_a_short_file() {
     let site = Site::start();
     let phone = site.client(PHONE).await;
