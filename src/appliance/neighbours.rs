@@ -120,7 +120,7 @@ impl NeighbourService {
                     Some((message, _)) => self.report(message),
                     None => return NeighbourError::Ended,
                 },
-                Some(address) = resolve.recv() => self.ask(probe, asked, address),
+                Some(address) = resolve.recv() => self.ask(probe, asked, address).await,
                 _ = reread.tick() => {
                     // What was reported before the table is read must not be applied after it. What is reported while it
                     // is read is applied after it, in order: the last report of an address is as new as the table.
@@ -141,12 +141,13 @@ impl NeighbourService {
         }
     }
 
-    fn ask(&self, probe: &UdpSocket, asked: &mut Asked, address: Ipv4Addr) {
+    async fn ask(&self, probe: &UdpSocket, asked: &mut Asked, address: Ipv4Addr) {
         if !self.is_neighbour(address) || !asked.allow(address, Instant::now()) {
             self.stats.count("neighbours.not-asked");
             return;
         }
-        match probe.try_send_to(&[], SocketAddrV4::new(address, DISCARD_PORT).into()) {
+        // Not `try_send_to`: it refuses until the runtime has once seen the socket ready.
+        match probe.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
             Ok(_) => self.stats.count("neighbours.asked"),
             Err(error) => debug!(%address, %error, "cannot ask for an address"),
         }

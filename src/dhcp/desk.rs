@@ -18,8 +18,9 @@ use crate::access::{DeviceTable, Resolution};
 use crate::ids::{MacAddr, UnixTime};
 use crate::status::Stats;
 
-/// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers.
-pub const ASK_WAIT: Duration = Duration::from_secs(5);
+/// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
+/// question may be lost.
+pub const ASK_WAIT: Duration = Duration::from_secs(8);
 /// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
 /// wait at least 4 s for an offer (RFC 2131 §4.1).
 const CHECK_WAIT: Duration = Duration::from_millis(500);
@@ -130,6 +131,11 @@ impl Desk {
     /// What is in force, for people.
     pub fn label(&self) -> &'static str {
         self.scope.label
+    }
+
+    /// Whether other servers still have their chance to show.
+    pub const fn is_listening(&self) -> bool {
+        self.listen_until.is_some()
     }
 
     /// Decides what is in force. `all` starts only where nobody else answers. Once devices hold our leases the LAN is

@@ -14,7 +14,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -32,6 +31,8 @@ use crate::status::Stats;
 
 /// How often other servers are asked for.
 const ASK_EVERY: Duration = Duration::from_secs(600);
+/// How often they are asked for at the start: a link that has just come up loses packets.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// The most requests that are answered together, with one sync of the lease log.
 const MAX_BATCH: usize = 64;
 /// Where datagrams go that only make the kernel ask for an address (RFC 863).
@@ -173,8 +174,7 @@ impl Service {
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
         let mut desk = Desk::new(scope, kept, self.others.as_ref().map(Listener::mac), devices, stats.clone(), now());
-        let mut ask = tokio::time::interval(ASK_EVERY);
-        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ask_at = Instant::now();
         let mut releases = true;
         info!(address = %self.config.address, port = self.port, mode = desk.label(), "DHCP is up");
         loop {
@@ -197,10 +197,11 @@ impl Service {
                     Ok(overheard) => desk.overheard(&overheard, now()),
                     Err(error) => self.failed(&stats, "listen", &error),
                 },
-                _ = ask.tick(), if self.others.is_some() => {
+                () = tokio::time::sleep_until(ask_at.into()), if self.others.is_some() => {
                     if let Some(Err(error)) = ask_others(self.others.as_ref()).await {
                         self.failed(&stats, "ask for other servers", &error);
                     }
+                    ask_at = Instant::now() + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
                 }
                 () = tokio::time::sleep_until(desk.deadline().into()) => {
                     desk.follow_clock(now());
@@ -241,7 +242,7 @@ impl Service {
         let Outbox { keep, acks, others, checks } = out;
         for address in checks {
             // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
-            if let Err(error) = self.socket.try_send_to(&[], SocketAddrV4::new(address, DISCARD_PORT).into()) {
+            if let Err(error) = self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
                 self.failed(stats, "ask for an address", &error);
             }
         }
