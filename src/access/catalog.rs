@@ -1,14 +1,23 @@
 //! The files and phones of one release, indexed for lookup.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::owner;
+use crate::bundle::limits::{MAX_FILES, MAX_PHONES};
 use crate::bundle::{FileEntry, Inventory, Manifest, Phone, Shard, SiteSettings};
 use crate::ids::{FileName, Generation, MacAddr, SiteId};
 
 /// One release as the services see it. A transfer keeps the one that it began with.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    _private: (),
+    site: SiteId,
+    generation: Generation,
+    settings: SiteSettings,
+    files: BTreeMap<FileName, Arc<FileEntry>>,
+    phones: BTreeMap<MacAddr, Phone>,
+    /// Phones by their address without its first octet, as Cisco names the second port of an ATA.
+    tails: HashMap<[u8; 5], MacAddr>,
 }
 
 /// Why a release cannot be served.
@@ -34,47 +43,166 @@ pub enum CatalogError {
 
 impl Catalog {
     /// Indexes a release.
-    pub fn new(_manifest: &Manifest, _inventory: Inventory, _shards: Vec<Shard>) -> Result<Self, CatalogError> {
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// Two files with one name (in any case), two phones with one address, or more than the limits allow.
+    pub fn new(manifest: &Manifest, inventory: Inventory, shards: Vec<Shard>) -> Result<Self, CatalogError> {
+        at_most("phones", inventory.phones.len(), MAX_PHONES)?;
+        at_most("files", shards.iter().map(|shard| shard.files.len()).sum(), MAX_FILES)?;
+        let mut catalog = Self::empty(manifest.site.clone());
+        catalog.generation = manifest.generation;
+        catalog.settings = manifest.settings.clone();
+        for phone in inventory.phones {
+            let [_, tail @ ..] = phone.mac.octets();
+            catalog.tails.insert(tail, phone.mac);
+            if let Some(twice) = catalog.phones.insert(phone.mac, phone) {
+                return Err(CatalogError::DuplicatePhone(twice.mac));
+            }
+        }
+        for entry in shards.into_iter().flat_map(|shard| shard.files) {
+            if let Some(twice) = catalog.files.insert(entry.name.clone(), Arc::new(entry)) {
+                return Err(CatalogError::DuplicateFile(twice.name.clone()));
+            }
+        }
+        Ok(catalog)
     }
 
     /// Nothing to serve: the state before the first release.
-    pub fn empty(_site: SiteId) -> Self {
-        todo!()
+    pub fn empty(site: SiteId) -> Self {
+        Self {
+            site,
+            generation: Generation::default(),
+            settings: SiteSettings::default(),
+            files: BTreeMap::new(),
+            phones: BTreeMap::new(),
+            tails: HashMap::new(),
+        }
     }
 
     /// The site.
     pub fn site(&self) -> &SiteId {
-        todo!()
+        &self.site
     }
 
     /// The release; 0 for none.
     pub fn generation(&self) -> Generation {
-        todo!()
+        self.generation
     }
 
     /// How the appliance behaves here.
     pub fn settings(&self) -> &SiteSettings {
-        todo!()
+        &self.settings
     }
 
     /// The file of this name, in any case.
-    pub fn file(&self, _name: &FileName) -> Option<&Arc<FileEntry>> {
-        todo!()
+    pub fn file(&self, name: &FileName) -> Option<&Arc<FileEntry>> {
+        self.files.get(name)
     }
 
-    /// All files.
+    /// All files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Arc<FileEntry>> {
-        std::iter::empty()
+        self.files.values()
     }
 
     /// The phone of this address.
-    pub fn phone(&self, _mac: MacAddr) -> Option<&Phone> {
-        todo!()
+    pub fn phone(&self, mac: MacAddr) -> Option<&Phone> {
+        self.phones.get(&mac)
     }
 
-    /// All phones.
+    /// All phones, in the order of their addresses.
     pub fn phones(&self) -> impl Iterator<Item = &Phone> {
-        std::iter::empty()
+        self.phones.values()
+    }
+
+    /// The phone of the inventory whose address the name carries, as [`owner::in_inventory`] reads names; in time that
+    /// does not depend on the size of the inventory. It says nothing about a file of that name: its scope does.
+    pub fn phone_in_name(&self, name: &FileName) -> Option<MacAddr> {
+        owner::find(name, &|mac| self.phones.contains_key(&mac).then_some(mac), &|tail| self.tails.get(&tail).copied())
+    }
+}
+
+fn at_most(what: &'static str, value: usize, limit: usize) -> Result<(), CatalogError> {
+    if value > limit { Err(CatalogError::TooMany { what, value, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::bundle::{Class, ContentKey, ObjectRef, Packing, Scope, Totals};
+    use crate::ids::{Digest, UnixTime};
+
+    fn reference() -> ObjectRef {
+        let key = ContentKey::from_bytes([1; 32]);
+        ObjectRef { digest: Digest::of(b"x"), bytes: 116, key, packing: Packing::Plain, clear_bytes: 100 }
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            format: 1,
+            fleet: "acme".parse().unwrap(),
+            site: "s-3f9a".parse().unwrap(),
+            generation: Generation(7),
+            created: UnixTime(0),
+            totals: Totals::default(),
+            catalogue_version: 1,
+            activation_window: None,
+            settings: SiteSettings::default(),
+            inventory: reference(),
+            shards: vec![reference()],
+        }
+    }
+
+    fn file(name: &str) -> FileEntry {
+        let (scope, class, sha256) = (Scope::Everyone, Class::Config, Digest::of(b"clear"));
+        FileEntry { name: name.parse().unwrap(), scope, class, sha256, blob: reference() }
+    }
+
+    fn phones(addresses: &[&str]) -> Inventory {
+        let phone = |text: &&str| Phone { mac: text.parse().unwrap(), model: "m".to_owned(), label: String::new() };
+        Inventory { phones: addresses.iter().map(phone).collect() }
+    }
+
+    #[test]
+    fn files_are_found_in_any_case_and_listed_in_order() {
+        let shards = vec![Shard { files: vec![file("b.cfg")] }, Shard { files: vec![file("A.cfg")] }];
+        let catalog = Catalog::new(&manifest(), phones(&["0004f2aabbcc"]), shards).unwrap();
+        assert_eq!(catalog.file(&"/B.CFG".parse().unwrap()).map(|entry| entry.name.as_str()), Some("b.cfg"));
+        let names: Vec<_> = catalog.files().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names, ["A.cfg", "b.cfg"]);
+        assert_eq!((catalog.generation(), catalog.site().as_str()), (Generation(7), "s-3f9a"));
+    }
+
+    #[test]
+    fn one_name_in_two_shards_is_refused_whatever_its_case() {
+        let shards = vec![Shard { files: vec![file("a.cfg")] }, Shard { files: vec![file("A.CFG")] }];
+        let error = Catalog::new(&manifest(), phones(&[]), shards).unwrap_err();
+        assert_eq!(error, CatalogError::DuplicateFile("a.cfg".parse().unwrap()));
+    }
+
+    #[test]
+    fn one_phone_twice_is_refused() {
+        let error = Catalog::new(&manifest(), phones(&["0004f2aabbcc", "00:04:F2:AA:BB:CC"]), vec![]).unwrap_err();
+        assert_eq!(error, CatalogError::DuplicatePhone("0004f2aabbcc".parse().unwrap()));
+    }
+
+    #[test]
+    fn too_many_files_or_phones_are_refused() {
+        let shards = vec![Shard { files: vec![file("a.cfg"); MAX_FILES + 1] }];
+        assert!(matches!(Catalog::new(&manifest(), phones(&[]), shards), Err(CatalogError::TooMany { .. })));
+        let many = vec!["0004f2aabbcc"; MAX_PHONES + 1];
+        assert!(matches!(Catalog::new(&manifest(), phones(&many), vec![]), Err(CatalogError::TooMany { .. })));
+    }
+
+    #[test]
+    fn the_index_reads_names_as_the_search_does() {
+        let catalog = Catalog::new(&manifest(), phones(&["0004f2aabbcc", "0204f2aabbdd"]), vec![]).unwrap();
+        for text in ["SEP0004F2AABBCC.cnf.xml", "ATA04F2AABBCC01.cnf.xml", "04f2aabbdd01", "y000000000028.cfg"] {
+            let name = text.parse().unwrap();
+            let searched = owner::in_inventory(&name, &|mac| catalog.phone(mac).is_some());
+            assert_eq!(catalog.phone_in_name(&name), searched, "{text}");
+        }
     }
 }

@@ -1,8 +1,20 @@
 //! Which device an IP address belongs to, from our own leases and the kernel's neighbour table.
+//!
+//! The link decides: an address is a device's while the neighbour table says so. A lease alone proves nothing about
+//! who answers at that address now (its phone may be unplugged and somebody else about to claim it), so it only
+//! confirms or disputes what the link says.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::{Arc, RwLock};
 
 use crate::ids::MacAddr;
+
+/// The most addresses that each source is remembered for: four times what the kernel's neighbour table holds.
+pub const MAX_ADDRESSES: usize = 4096;
+
+/// The table as services share it. Locked for a look or a change, never across an `.await`.
+pub type SharedDevices = Arc<RwLock<DeviceTable>>;
 
 /// What is known of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,41 +35,250 @@ pub enum Resolution {
 /// Address to device. Told of changes by whoever owns the sources; answers without blocking.
 #[derive(Debug, Default, Clone)]
 pub struct DeviceTable {
-    _private: (),
+    fixed: BTreeMap<Ipv4Addr, MacAddr>,
+    leases: Sightings,
+    neighbours: Sightings,
 }
 
 /// A change that someone should hear of once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// One device on two addresses.
+    /// One device on two addresses: the one it had and the one it has taken too.
     TwoAddresses(MacAddr, Ipv4Addr, Ipv4Addr),
     /// An address went from one device to another.
     Moved(Ipv4Addr, MacAddr, MacAddr),
 }
 
 impl DeviceTable {
+    /// Says for good whose `address` is, whatever lease and link say: for labs and loopback, where there is no link
+    /// layer to ask. At most [`MAX_ADDRESSES`] are kept; false if there is no room.
+    pub fn fixed(&mut self, address: Ipv4Addr, mac: MacAddr) -> bool {
+        let fits = self.fixed.len() < MAX_ADDRESSES || self.fixed.contains_key(&address);
+        if fits {
+            self.fixed.insert(address, mac);
+        }
+        fits
+    }
+
     /// The link layer says that `address` is at `mac` now.
-    pub fn neighbour(&mut self, _address: Ipv4Addr, _mac: MacAddr) -> Option<Change> {
-        todo!()
+    ///
+    /// A change is reported unless our own lease explains it: phones that renumber are normal. A device that takes many
+    /// addresses is reported for the second one.
+    pub fn neighbour(&mut self, address: Ipv4Addr, mac: MacAddr) -> Option<Change> {
+        let before = self.neighbours.device(address);
+        if before == Some(mac) {
+            self.neighbours.insert(address, mac, &self.leases);
+            return None;
+        }
+        let elsewhere = self.neighbours.only_address(mac);
+        self.neighbours.insert(address, mac, &self.leases);
+        if self.leases.device(address) == Some(mac) {
+            return None;
+        }
+        match (before, elsewhere) {
+            (Some(before), _) => Some(Change::Moved(address, before, mac)),
+            (None, Some(elsewhere)) => Some(Change::TwoAddresses(mac, elsewhere, address)),
+            (None, None) => None,
+        }
     }
 
     /// The link layer no longer knows `address`.
-    pub fn neighbour_gone(&mut self, _address: Ipv4Addr) {
-        todo!()
+    pub fn neighbour_gone(&mut self, address: Ipv4Addr) {
+        self.neighbours.remove(address);
     }
 
     /// We leased `address` to `mac`.
-    pub fn leased(&mut self, _address: Ipv4Addr, _mac: MacAddr) {
-        todo!()
+    pub fn leased(&mut self, address: Ipv4Addr, mac: MacAddr) {
+        self.leases.insert(address, mac, &Sightings::default());
     }
 
     /// The lease of `address` ended.
-    pub fn lease_gone(&mut self, _address: Ipv4Addr) {
-        todo!()
+    pub fn lease_gone(&mut self, address: Ipv4Addr) {
+        self.leases.remove(address);
     }
 
     /// Whose address it is.
-    pub fn resolve(&self, _address: Ipv4Addr) -> Resolution {
-        todo!()
+    ///
+    /// [`Resolution::Unknown`] as long as the link says nothing, even if there is a lease: then the first packets of a
+    /// file would go to whoever answers for the address.
+    pub fn resolve(&self, address: Ipv4Addr) -> Resolution {
+        if let Some(mac) = self.fixed.get(&address) {
+            return Resolution::Device(*mac);
+        }
+        match (self.leases.device(address), self.neighbours.device(address)) {
+            (Some(leased), Some(seen)) if leased != seen => Resolution::Conflict { leased, seen },
+            (_, Some(seen)) => Resolution::Device(seen),
+            (_, None) => Resolution::Unknown,
+        }
+    }
+
+    /// The address that the link last said this device is at, or that is fixed to it.
+    pub fn address(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+        let fixed = || self.fixed.iter().find(|(_, device)| **device == mac).map(|(address, _)| *address);
+        self.neighbours.address(mac).or_else(fixed)
+    }
+}
+
+/// One source's view, bounded: a new address takes the place of the one heard of longest ago.
+#[derive(Debug, Default, Clone)]
+struct Sightings {
+    devices: HashMap<Ipv4Addr, (MacAddr, u64)>,
+    /// By device, newest sighting last.
+    addresses: HashMap<MacAddr, Vec<Ipv4Addr>>,
+    /// By age.
+    ages: BTreeMap<u64, Ipv4Addr>,
+    clock: u64,
+}
+
+impl Sightings {
+    fn device(&self, address: Ipv4Addr) -> Option<MacAddr> {
+        self.devices.get(&address).map(|(mac, _)| *mac)
+    }
+
+    fn address(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+        self.addresses.get(&mac).and_then(|addresses| addresses.last().copied())
+    }
+
+    fn only_address(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+        match self.addresses.get(&mac).map(Vec::as_slice) {
+            Some([address]) => Some(*address),
+            _ => None,
+        }
+    }
+
+    /// Notes a sighting. What must go to make room is the oldest that `keep` does not confirm, so that somebody who
+    /// makes up addresses pushes out only such as we never leased.
+    fn insert(&mut self, address: Ipv4Addr, mac: MacAddr, keep: &Sightings) {
+        self.remove(address);
+        if self.devices.len() >= MAX_ADDRESSES {
+            let confirmed = |address: &Ipv4Addr| keep.device(*address) == self.device(*address);
+            let oldest = self.ages.values().find(|address| !confirmed(address)).or_else(|| self.ages.values().next());
+            if let Some(oldest) = oldest.copied() {
+                self.remove(oldest);
+            }
+        }
+        self.clock += 1;
+        self.devices.insert(address, (mac, self.clock));
+        self.ages.insert(self.clock, address);
+        self.addresses.entry(mac).or_default().push(address);
+    }
+
+    fn remove(&mut self, address: Ipv4Addr) {
+        let Some((mac, age)) = self.devices.remove(&address) else {
+            return;
+        };
+        self.ages.remove(&age);
+        if let Some(addresses) = self.addresses.get_mut(&mac) {
+            addresses.retain(|other| *other != address);
+            if addresses.is_empty() {
+                self.addresses.remove(&mac);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+
+    const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+    const THIEF: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 9]);
+
+    fn at(host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(192, 0, 2, host)
+    }
+
+    #[test]
+    fn the_link_names_the_device_until_it_forgets_it() {
+        let mut table = DeviceTable::default();
+        assert_eq!(table.resolve(at(1)), Resolution::Unknown);
+        assert_eq!(table.neighbour(at(1), PHONE), None);
+        assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+        assert_eq!(table.address(PHONE), Some(at(1)));
+        table.neighbour_gone(at(1));
+        assert_eq!(table.resolve(at(1)), Resolution::Unknown);
+        assert_eq!(table.address(PHONE), None);
+    }
+
+    #[test]
+    fn a_lease_alone_is_no_proof_of_who_answers_there() {
+        let mut table = DeviceTable::default();
+        table.leased(at(1), PHONE);
+        assert_eq!(table.resolve(at(1)), Resolution::Unknown);
+        table.neighbour(at(1), PHONE);
+        assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+    }
+
+    #[test]
+    fn a_link_that_contradicts_our_lease_is_a_conflict_until_one_of_them_goes() {
+        let mut table = DeviceTable::default();
+        table.leased(at(1), PHONE);
+        table.neighbour(at(1), THIEF);
+        assert_eq!(table.resolve(at(1)), Resolution::Conflict { leased: PHONE, seen: THIEF });
+        table.lease_gone(at(1));
+        assert_eq!(table.resolve(at(1)), Resolution::Device(THIEF));
+    }
+
+    #[test]
+    fn a_fixed_address_wins() {
+        let mut table = DeviceTable::default();
+        assert!(table.fixed(at(1), PHONE));
+        table.leased(at(1), THIEF);
+        table.neighbour(at(1), THIEF);
+        assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+    }
+
+    #[test]
+    fn an_address_that_changes_its_device_is_reported_once() {
+        let mut table = DeviceTable::default();
+        table.neighbour(at(1), PHONE);
+        assert_eq!(table.neighbour(at(1), THIEF), Some(Change::Moved(at(1), PHONE, THIEF)));
+        assert_eq!(table.neighbour(at(1), THIEF), None);
+    }
+
+    #[test]
+    fn a_device_on_two_addresses_is_reported_once() {
+        let mut table = DeviceTable::default();
+        table.neighbour(at(1), PHONE);
+        assert_eq!(table.neighbour(at(2), PHONE), Some(Change::TwoAddresses(PHONE, at(1), at(2))));
+        assert_eq!(table.neighbour(at(2), PHONE), None);
+        assert_eq!(table.neighbour(at(1), PHONE), None);
+        assert_eq!(table.neighbour(at(3), PHONE), None);
+    }
+
+    #[test]
+    fn what_our_own_lease_explains_is_not_reported() {
+        let mut table = DeviceTable::default();
+        table.neighbour(at(1), PHONE);
+        table.leased(at(2), PHONE);
+        assert_eq!(table.neighbour(at(2), PHONE), None);
+        table.leased(at(1), THIEF);
+        assert_eq!(table.neighbour(at(1), THIEF), None);
+    }
+
+    #[test]
+    fn made_up_addresses_fill_no_memory_and_push_out_no_leased_phone() {
+        let mut table = DeviceTable::default();
+        table.leased(at(1), PHONE);
+        table.neighbour(at(1), PHONE);
+        for number in 0..20_000u32 {
+            table.neighbour(Ipv4Addr::from(0x0a00_0000 + number), THIEF);
+            table.leased(Ipv4Addr::from(0x0b00_0000 + number % 4000), THIEF);
+        }
+        assert_eq!(table.neighbours.devices.len(), MAX_ADDRESSES);
+        assert_eq!(table.neighbours.ages.len(), MAX_ADDRESSES);
+        assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+    }
+
+    #[test]
+    fn fixed_addresses_are_bounded_too() {
+        let mut table = DeviceTable::default();
+        for number in 0..4096u32 {
+            assert!(table.fixed(Ipv4Addr::from(number), PHONE));
+        }
+        assert!(!table.fixed(at(1), PHONE));
+        assert!(table.fixed(Ipv4Addr::from(7), THIEF));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! TFTP says nothing about who asks. An address is bound to a device by a lease or the kernel's neighbour table
 //! ([`devices`]), a file to its owner by the manifest ([`catalog`]), and [`policy`] decides. [`guard`] notices
-//! devices that guess. [`owner`] reads MAC addresses out of names.
+//! devices that guess, [`rate`] those that flood. [`owner`] reads MAC addresses out of names. [`release`] is the only way
+//! from signed metadata and sealed bytes to a catalog.
 
 pub mod catalog;
 pub mod content;
@@ -10,10 +11,12 @@ pub mod devices;
 pub mod guard;
 pub mod owner;
 pub mod policy;
+pub mod rate;
 pub mod release;
 
 pub use catalog::{Catalog, CatalogError};
 pub use content::{Content, ContentError, Files};
-pub use devices::{DeviceTable, Resolution};
-pub use policy::{Decision, Policy, Reason, Request};
+pub use devices::{Change, DeviceTable, Resolution, SharedDevices};
+pub use policy::{Decision, GuessingDevice, Policy, Reason, Request};
+pub use rate::{Limits, Rate};
 pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};

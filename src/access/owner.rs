@@ -1,14 +1,309 @@
 //! MAC addresses in file names.
+//!
+//! The manifest says whose a file is. This room reads names for what the manifest does not list: a request for
+//! `SEP<MAC>.cnf.xml` of another phone is a guess even if there is no such file.
 
 use crate::ids::{FileName, MacAddr};
 
 /// The inventory address that a name carries anywhere, however it is written, the second port of a Cisco ATA included
 /// (MAC without its first octet, then `01`). `inventory` answers whether an address is in it.
-pub fn in_inventory(_name: &FileName, _inventory: &dyn Fn(MacAddr) -> bool) -> Option<MacAddr> {
-    todo!()
+///
+/// Whole addresses go before second ports, earlier path components before later ones.
+pub fn in_inventory(name: &FileName, inventory: &dyn Fn(MacAddr) -> bool) -> Option<MacAddr> {
+    let whole = |mac: MacAddr| inventory(mac).then_some(mac);
+    // The octet that the second port's name left out can be any; a device's own address is never multicast.
+    let tail = |[b, c, d, e, f]: [u8; 5]| (0..=255u8).map(|a| MacAddr::new([a, b, c, d, e, f])).find_map(whole);
+    find(name, &whole, &tail)
+}
+
+/// Whether a name carries this device's address, as [`in_inventory`] reads names.
+pub fn carries(name: &FileName, mac: MacAddr) -> bool {
+    let [_, own @ ..] = mac.octets();
+    find(name, &|found| (found == mac).then_some(mac), &|tail| (tail == own).then_some(mac)).is_some()
+}
+
+/// What [`in_inventory`] does, with the search for a second port's owner left to the caller, who may have an index.
+pub(super) fn find(
+    name: &FileName,
+    whole: &dyn Fn(MacAddr) -> Option<MacAddr>,
+    tail: &dyn Fn([u8; 5]) -> Option<MacAddr>,
+) -> Option<MacAddr> {
+    let components = || name.as_str().split('/').map(compact);
+    components()
+        .find_map(|text| windows(&text).find_map(|octets| whole(MacAddr::new(octets))))
+        .or_else(|| components().find_map(|text| windows(&text).find_map(|octets| second_port(octets, tail))))
+}
+
+/// A path component without what separates the octets of an address.
+fn compact(component: &str) -> Vec<u8> {
+    component.bytes().filter(|byte| !matches!(byte, b':' | b'-' | b'_' | b'.')).collect()
+}
+
+/// Every 12 hex digits in a row, as octets, at whatever place.
+fn windows(text: &[u8]) -> impl Iterator<Item = [u8; 6]> + '_ {
+    text.windows(12).filter_map(octets)
+}
+
+fn octets(digits: &[u8]) -> Option<[u8; 6]> {
+    let mut octets = [0; 6];
+    data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut octets).ok()?;
+    Some(octets)
+}
+
+fn second_port(octets: [u8; 6], tail: &dyn Fn([u8; 5]) -> Option<MacAddr>) -> Option<MacAddr> {
+    match octets {
+        [b, c, d, e, f, 0x01] => tail([b, c, d, e, f]),
+        _ => None,
+    }
 }
 
 /// The address that a name carries by the general rule, for names that nothing else is known of.
-pub fn by_rule(_name: &FileName) -> Option<MacAddr> {
-    todo!()
+///
+/// 12 hex digits with no more of them on either side, also after a known prefix that ends in a hex letter (`ata`, `ff`,
+/// `e` …), six pairs, or three groups of four. Not: multicast, all zero and OUI `000000` (`y000000000028.cfg` is a
+/// model's file), the last group of a UUID, parts of firmware.
+pub fn by_rule(name: &FileName) -> Option<MacAddr> {
+    let folded = name.folded();
+    let mut components = folded.split('/').peekable();
+    while let Some(component) = components.next() {
+        let is_file = components.peek().is_none();
+        if is_file && is_firmware(component) {
+            return None;
+        }
+        let text = component.as_bytes();
+        let found = after_prefix(text).or_else(|| plain(text)).or_else(|| pairs(text)).or_else(|| groups(text));
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// Prefixes that end in a hex letter, so that where the address begins cannot be seen.
+const PREFIXES: [&[u8]; 6] = [b"ata", b"spa", b"vgc", b"ld", b"ff", b"e"];
+
+/// What images and their parts are called. Their version numbers can look like addresses (`D00404000032.sbin`).
+const FIRMWARE: [&str; 12] = ["sbn", "sbin", "sb2", "zup", "loads", "ld", "rom", "rfs", "jar", "fw", "tar", "zz"];
+
+fn is_firmware(component: &str) -> bool {
+    // Grandstream's binary configuration, `cfg<MAC>.bin`, is the one `.bin` with an address.
+    component.rsplit_once('.').is_some_and(|(stem, extension)| {
+        FIRMWARE.contains(&extension) || extension == "bin" && !stem.starts_with("cfg")
+    })
+}
+
+fn after_prefix(text: &[u8]) -> Option<MacAddr> {
+    PREFIXES.iter().find_map(|prefix| {
+        let rest = text.strip_prefix(*prefix)?;
+        (run(rest) == 12).then(|| rest.get(..12).and_then(device))?
+    })
+}
+
+/// 12 hex digits, bounded on both sides.
+fn plain(text: &[u8]) -> Option<MacAddr> {
+    let mut at = 0;
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        let digits = run(rest);
+        if digits == 12 && !is_end_of_uuid(text.get(..at).unwrap_or_default()) {
+            let found = rest.get(..12).and_then(device);
+            if found.is_some() {
+                return found;
+            }
+        }
+        at += digits.max(1);
+    }
+    None
+}
+
+/// Six pairs with one separator between all of them: `00-04-f2-aa-bb-cc`.
+fn pairs(text: &[u8]) -> Option<MacAddr> {
+    separated(text, 17, 2, b":-_")
+}
+
+/// Three groups of four with dots: `0004.f2aa.bbcc`.
+fn groups(text: &[u8]) -> Option<MacAddr> {
+    separated(text, 14, 4, b".")
+}
+
+fn separated(text: &[u8], length: usize, group: usize, separators: &[u8]) -> Option<MacAddr> {
+    text.windows(length).enumerate().find_map(|(at, window)| {
+        let before = at.checked_sub(1).and_then(|at| text.get(at));
+        let after = text.get(at + length);
+        if [before, after].into_iter().flatten().any(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let separator = *window.get(group).filter(|byte| separators.contains(byte))?;
+        let mut digits = Vec::with_capacity(12);
+        for (at, &byte) in window.iter().enumerate() {
+            if at % (group + 1) < group {
+                digits.push(byte);
+            } else if byte != separator {
+                return None;
+            }
+        }
+        device(&digits)
+    })
+}
+
+/// How many hex digits `text` begins with.
+fn run(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count()
+}
+
+/// Whether what stands before is a UUID's first four groups: 8-4-4-4 and a hyphen.
+fn is_end_of_uuid(before: &[u8]) -> bool {
+    before.len().checked_sub(24).and_then(|at| before.get(at..)).is_some_and(|groups| {
+        groups.iter().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+    })
+}
+
+/// The address, if one device can have it.
+fn device(digits: &[u8]) -> Option<MacAddr> {
+    let mac = MacAddr::new(octets(digits)?);
+    (mac.is_unicast() && mac.oui() != [0; 3]).then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use super::*;
+
+    const NAMES: &str = include_str!("../../tests/vectors/names.tsv");
+
+    fn name(text: &str) -> FileName {
+        text.parse().unwrap()
+    }
+
+    /// The vectors: name, owner if any, whether only the inventory can tell.
+    fn vectors() -> impl Iterator<Item = (FileName, Option<MacAddr>, bool)> {
+        NAMES.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(|line| {
+            let (text, rest) = line.split_once('\t').unwrap();
+            let (owner, comment) = rest.split_once('#').unwrap_or((rest, ""));
+            let owner = owner.trim();
+            let owner = (owner != "shared").then(|| owner.parse().unwrap());
+            (name(text), owner, comment.contains("only by inventory"))
+        })
+    }
+
+    fn phone() -> MacAddr {
+        "0004f2aabbcc".parse().unwrap()
+    }
+
+    #[test]
+    fn the_inventory_finds_its_phones_in_every_known_name() {
+        for (name, owner, _) in vectors() {
+            assert_eq!(in_inventory(&name, &|mac| mac == phone()), owner, "{name}");
+            assert_eq!(carries(&name, phone()), owner.is_some(), "{name}");
+        }
+        assert!(vectors().count() > 70);
+    }
+
+    #[test]
+    fn an_inventory_of_other_phones_finds_nothing() {
+        let other: MacAddr = "0004f2aabbcd".parse().unwrap();
+        for (name, _, _) in vectors() {
+            assert_eq!(in_inventory(&name, &|mac| mac == other), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_rule_agrees_with_every_known_name_that_needs_no_inventory() {
+        for (name, owner, only_by_inventory) in vectors() {
+            if !only_by_inventory {
+                assert_eq!(by_rule(&name), owner, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rule_finds_addresses_in_further_spellings() {
+        for text in [
+            "devices/0004F2AABBCC/config.cfg",
+            "pb/0004f2aabbcc.xml",
+            "0004.f2aa.bbcc.cfg",
+            "00:04:f2:aa:bb:cc.xml",
+            "snomD785-0004F2AABBCC.htm",
+            "CIP0004F2AABBCC.cnf.xml",
+            "AN0004F2AABBCC.cnf.xml",
+            "SKIGW0004F2AABBCC.cnf.xml",
+            "algo0004f2aabbcc.conf",
+            "0004f2aabbcc_phonebook.xml",
+            "0004f2aabbcc-smartblf.xml",
+        ] {
+            assert_eq!(by_rule(&name(text)), Some(phone()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rule_does_not_take_other_numbers_for_addresses() {
+        for text in [
+            "y000000000108.cfg",
+            "000000000000-calls.xml",
+            "ffffffffffff.cfg",
+            "FFFFFFFFFFFF-phone.cfg",
+            "ff-ff-ff-ff-ff-ff.cfg",
+            "01005e000001.cfg",
+            "000000123456.cfg",
+            "550e8400-e29b-41d4-a716-446655440000.cfg",
+            "d41d8cd98f00b204e9800998ecf8427e.xml",
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "P00308000500.bin",
+            "D00404000032.sbin",
+            "3f2a9c1b7d4e.bin",
+            "SIP42.9-4-2SR3-1S.loads",
+            "P0S3-8-12-00.sb2",
+            "term65.default.loads",
+            "20171126103000.txt",
+            "0004f2aabbc.cfg",
+            "0004f2aabbccd.cfg",
+            "00-04-f2-aa-bb.cfg",
+            "00-04_f2-aa-bb-cc.cfg",
+            "softkeys.xml",
+            "English_United_States/mk-sip.jar",
+            "7921-kate.utf-8.xml",
+        ] {
+            assert_eq!(by_rule(&name(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_port_goes_to_its_owner_and_a_phone_of_that_very_address_goes_first() {
+        let ata = phone();
+        let clash: MacAddr = "04f2aabbcc01".parse().unwrap();
+        let port = name("ATA04F2AABBCC01.cnf.xml.sgn");
+        assert_eq!(in_inventory(&port, &|mac| mac == ata), Some(ata));
+        assert_eq!(in_inventory(&port, &|mac| mac == ata || mac == clash), Some(clash));
+        assert_eq!(in_inventory(&name("ATA04F2AABBCC02.cnf.xml"), &|mac| mac == ata), None);
+    }
+
+    #[test]
+    fn the_longest_hostile_name_is_read_without_harm() {
+        for fill in ["01", "0", "f", "-", "0-", "00-04-", "é"] {
+            let hostile = fill.repeat(255 / fill.len());
+            let hostile = name(&hostile);
+            assert_eq!(in_inventory(&hostile, &|_| false), None);
+            let _ = by_rule(&hostile);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_address_is_found_wherever_it_stands(
+            octets: [u8; 6],
+            before in "[g-z]{0,8}[-_.]?",
+            after in "([-_.][a-z]{0,8})?",
+            directory in "([a-z]{1,5}/)?",
+        ) {
+            let mac = MacAddr::new(octets);
+            for text in [mac.lower(), mac.upper(), mac.to_string(), mac.to_string().replace(':', "_")] {
+                let name: FileName = format!("{directory}{before}{text}{after}").parse().unwrap();
+                proptest::prop_assert_eq!(in_inventory(&name, &|found| found == mac), Some(mac));
+                proptest::prop_assert!(carries(&name, mac));
+            }
+        }
+    }
 }

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use super::catalog::Catalog;
 use super::devices::Resolution;
-use crate::bundle::FileEntry;
+use super::guard::{Attempt, Guard, Who};
+use super::owner;
+use super::rate::{Limiter, Limits};
+use crate::bundle::{FileEntry, Phone, Scope};
 use crate::ids::{FileName, MacAddr};
 
 /// One request for a file.
@@ -68,7 +71,9 @@ impl Reason {
 /// Decides requests and remembers what it must to notice guessing and flooding.
 #[derive(Debug)]
 pub struct Policy {
-    _private: (),
+    lan: Lan,
+    limiter: Limiter,
+    guard: Guard,
 }
 
 /// An event that someone should hear of once.
@@ -83,18 +88,149 @@ pub struct GuessingDevice {
 }
 
 impl Policy {
-    /// A policy for clients of `lan` (network and prefix length).
-    pub fn new(_lan: (Ipv4Addr, u8)) -> Self {
-        todo!()
+    /// A policy for clients of `lan` (network and prefix length), with the usual [`Limits`].
+    pub fn new(lan: (Ipv4Addr, u8)) -> Self {
+        Self::with_limits(lan, Limits::default())
+    }
+
+    /// A policy with other limits, for labs and load tests where many phones share an address.
+    pub fn with_limits(lan: (Ipv4Addr, u8), limits: Limits) -> Self {
+        Self { lan: Lan::new(lan), limiter: Limiter::new(limits), guard: Guard::default() }
     }
 
     /// Decides one request, and says once when a device was locked out by it.
+    ///
+    /// A lock-out takes from a device that is not in the inventory the files that everyone may have. It never takes
+    /// anybody's own files, nothing at all from a phone of the inventory, and no answer is ever slower or other than
+    /// "not found": guesses made under a phone's address must not keep it from booting.
     pub fn decide(
         &mut self,
-        _catalog: &Catalog,
-        _request: &Request<'_>,
-        _now: Instant,
+        catalog: &Catalog,
+        request: &Request<'_>,
+        now: Instant,
     ) -> (Decision, Option<GuessingDevice>) {
-        todo!()
+        if !self.lan.has_host(request.address) {
+            return (Decision::Silence(Reason::OutsideLan), None);
+        }
+        let asker = Asker::of(request, catalog);
+        if !self.limiter.allows(request.address, asker.phone.is_some(), now) {
+            return (Decision::Silence(Reason::RateLimited), None);
+        }
+        let refusal = match judge(catalog, &asker, request.name) {
+            Ok(entry) => {
+                let shared = !matches!(entry.scope, Scope::Device(_)) && !asker.is_named_in(request.name);
+                if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
+                    return (Decision::Serve(entry), None);
+                }
+                Refusal { reason: Reason::LockedOut, attempt: None }
+            }
+            Err(refusal) => refusal,
+        };
+        let Refusal { reason, attempt } = refusal;
+        // A phone's normal misses stay what they are; so does anybody's own missing name.
+        let touched = match attempt {
+            Some(_) => true,
+            None => asker.phone.is_none() && !asker.is_named_in(request.name),
+        };
+        let reason = if touched && self.guard.is_locked(asker.who, now) { Reason::LockedOut } else { reason };
+        let report = attempt
+            .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
+            .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
+        (Decision::NotFound(reason), report)
     }
 }
+
+/// Who asks, as far as it is known.
+struct Asker<'a> {
+    /// The device, if lease and link do not disagree.
+    device: Option<MacAddr>,
+    /// The device that the link sees, for reports.
+    seen: Option<MacAddr>,
+    /// Its line in the inventory.
+    phone: Option<&'a Phone>,
+    /// Whom a guess is held against.
+    who: Who,
+}
+
+impl<'a> Asker<'a> {
+    fn of(request: &Request<'_>, catalog: &'a Catalog) -> Self {
+        let (device, seen) = match request.requester {
+            Resolution::Device(mac) => (Some(mac), Some(mac)),
+            Resolution::Conflict { seen, .. } => (None, Some(seen)),
+            Resolution::Unknown => (None, None),
+        };
+        let who = seen.map_or(Who::Address(request.address), Who::Device);
+        Self { device, seen, phone: device.and_then(|mac| catalog.phone(mac)), who }
+    }
+
+    fn is_named_in(&self, name: &FileName) -> bool {
+        self.device.is_some_and(|mac| owner::carries(name, mac))
+    }
+
+    /// How a request for a name of `owner`, who is not known to be this one, counts.
+    fn attempt(&self, owner: MacAddr) -> Attempt {
+        if self.device.is_some() { Attempt::Other(owner) } else { Attempt::OtherOrOwn(owner) }
+    }
+}
+
+struct Refusal {
+    reason: Reason,
+    /// What the guard is to count, if anything.
+    attempt: Option<Attempt>,
+}
+
+/// The rule itself, which remembers nothing: the manifest decides; of names that it does not list, the inventory's
+/// addresses in them say whose they would be; only then the general rule, which serves nothing and only counts.
+fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<FileEntry>, Refusal> {
+    let others = if asker.device.is_some() { Reason::OtherDevice } else { Reason::UnknownDevice };
+    if let Some(entry) = catalog.file(name) {
+        return match &entry.scope {
+            Scope::Everyone => Ok(Arc::clone(entry)),
+            Scope::Device(owner) if asker.device == Some(*owner) => Ok(Arc::clone(entry)),
+            Scope::Device(owner) => Err(Refusal { reason: others, attempt: Some(asker.attempt(*owner)) }),
+            Scope::Model(model) => match asker.phone {
+                Some(phone) if phone.model == *model => Ok(Arc::clone(entry)),
+                Some(_) => Err(Refusal { reason: Reason::OtherModel, attempt: None }),
+                None => Err(Refusal { reason: Reason::UnknownDevice, attempt: None }),
+            },
+        };
+    }
+    if asker.is_named_in(name) {
+        return Err(Refusal { reason: Reason::NotFound, attempt: None });
+    }
+    if let Some(owner) = catalog.phone_in_name(name) {
+        return Err(Refusal { reason: others, attempt: Some(asker.attempt(owner)) });
+    }
+    let attempt = match owner::by_rule(name) {
+        Some(owner) => Some(asker.attempt(owner)),
+        // Phones ask for a dozen names that most sites do not have (CTLSEP…, ITLFile.tlv, dictionaries).
+        None => asker.phone.is_none().then_some(Attempt::Missing),
+    };
+    Err(Refusal { reason: Reason::NotFound, attempt })
+}
+
+/// The site's LAN.
+#[derive(Debug)]
+struct Lan {
+    network: u32,
+    mask: u32,
+}
+
+impl Lan {
+    fn new((address, prefix): (Ipv4Addr, u8)) -> Self {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        Self { network: u32::from(address) & mask, mask }
+    }
+
+    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
+    /// answer would reach everyone.
+    fn has_host(&self, address: Ipv4Addr) -> bool {
+        let address = u32::from(address);
+        // RFC 3021: a /31 has no broadcast address; nor has a single host.
+        let broadcast = !self.mask > 1 && address | self.mask == u32::MAX;
+        address & self.mask == self.network && !broadcast
+    }
+}
+
+#[cfg(test)]
+mod tests;

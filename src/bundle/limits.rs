@@ -29,3 +29,20 @@ pub const MAX_COMPRESSED_FILE_BYTES: u64 = 1024 * 1024;
 
 /// The largest file at all. The biggest image of a phone of the families served is under 200 MB.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// The largest file that need not be in the signed firmware catalogue, whatever class the manifest gives it: so the
+/// release key cannot ship an image under another name. Configurations, trust lists, dictionaries and ring tones stay
+/// far below; what phones flash hardly ever does.
+pub const MAX_UNLISTED_FILE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// The longest model name and vendor class in a bundle, in bytes.
+pub const MAX_MODEL_BYTES: usize = 64;
+
+/// The longest label of a phone, in bytes.
+pub const MAX_LABEL_BYTES: usize = 128;
+
+/// The most addresses in one list of the site's settings: what fits in a DHCP option beside others.
+pub const MAX_SETTING_ADDRESSES: usize = 8;
+
+/// The most vendor options and phone classes in a site's settings.
+pub const MAX_SETTING_ITEMS: usize = 64;

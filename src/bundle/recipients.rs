@@ -1,7 +1,38 @@
 //! The sealed manifest: HPKE (RFC 9180) of a file key to each recipient, STREAM for the body.
 
-use super::{Manifest, PublisherSecret, RecipientPublic, RecipientSecret};
-use crate::ids::{FleetId, Generation, SiteId};
+use hpke::aead::ChaCha20Poly1305;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable as _, Kem as _, OpModeR, Serializable as _};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::limits::{MAX_MANIFEST_BYTES, MAX_RECIPIENTS, MAX_UNPACKED_BYTES};
+use super::manifest::MANIFEST_FORMAT;
+use super::{Manifest, RecipientPublic, RecipientSecret, packing, stream};
+use crate::ids::{Digest, FleetId, Generation, SiteId};
+
+#[cfg(feature = "hq")]
+mod seal;
+#[cfg(test)]
+pub(super) mod tests;
+
+#[cfg(feature = "hq")]
+pub use seal::seal;
+
+type Kem = X25519HkdfSha256;
+
+/// The first bytes of a sealed manifest.
+const MAGIC: &[u8; 4] = b"LSM1";
+/// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305. Another number is another set of all three.
+const SUITE_X25519: u8 = 1;
+/// Magic, suite, number of recipients.
+const HEADER_BYTES: usize = 6;
+const ID_BYTES: usize = 8;
+const ENC_BYTES: usize = 32;
+const WRAPPED_BYTES: usize = 32 + 16;
+/// One line of the recipients' table.
+const RECIPIENT_BYTES: usize = ID_BYTES + ENC_BYTES + WRAPPED_BYTES;
 
 /// What a sealed manifest is bound to; all of it is in the HPKE info.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +43,17 @@ pub struct Binding {
     pub site: SiteId,
     /// The release.
     pub generation: Generation,
+}
+
+impl Binding {
+    fn of(manifest: &Manifest) -> Self {
+        Self { fleet: manifest.fleet.clone(), site: manifest.site.clone(), generation: manifest.generation }
+    }
+
+    /// RFC 9180 §8.1: application data that both sides must agree on goes into `info`. Ids have no newline.
+    fn info(&self) -> Vec<u8> {
+        format!("lineside manifest 1\n{}\n{}\n{}", self.fleet, self.site, self.generation).into_bytes()
+    }
 }
 
 /// Why a manifest was turned away.
@@ -26,6 +68,9 @@ pub enum ManifestError {
     /// A newer format than this build knows.
     #[error("the manifest has format {0}, newer than this version knows; update the appliance first")]
     TooNew(u32),
+    /// Sealed in a way that this build does not know.
+    #[error("the manifest is sealed with suite {0}, which this version does not know; update the appliance first")]
+    UnknownSuite(u8),
     /// Over a limit.
     #[error("the manifest's {what} is {value}, over the {limit} allowed")]
     TooLarge {
@@ -40,26 +85,116 @@ pub enum ManifestError {
 
 impl RecipientSecret {
     /// A new key from the system's random source.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no randomness to give: no key is better than a guessable one.
     pub fn generate() -> Self {
-        todo!()
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(bytes.as_mut()).expect("the system's random source works");
+        Self::from_bytes(*bytes)
     }
 
     /// The public half.
     pub fn public(&self) -> RecipientPublic {
-        todo!()
+        RecipientPublic::from_bytes(Kem::sk_to_pk(&self.for_hpke()).to_bytes().into())
+    }
+
+    fn for_hpke(&self) -> <Kem as hpke::Kem>::PrivateKey {
+        <Kem as hpke::Kem>::PrivateKey::from_bytes(self.as_bytes()).expect("any 32 bytes are an X25519 private key")
     }
 }
 
-/// Seals a manifest to all recipients. The same arguments give the same bytes.
-pub fn seal(
-    _secret: &PublisherSecret,
-    _manifest: &Manifest,
-    _recipients: &[RecipientPublic],
-) -> Result<Vec<u8>, ManifestError> {
-    todo!()
+impl RecipientPublic {
+    /// How a sealed manifest names this recipient: the first bytes of SHA-256 of the key.
+    fn id(&self) -> [u8; ID_BYTES] {
+        let [a, b, c, d, e, f, g, h, ..] = *Digest::of(self.as_bytes()).as_bytes();
+        [a, b, c, d, e, f, g, h]
+    }
 }
 
 /// Opens a sealed manifest with one recipient's key and checks that it says what it is bound to.
-pub fn open(_sealed: &[u8], _key: &RecipientSecret, _expected: &Binding) -> Result<Manifest, ManifestError> {
-    todo!()
+pub fn open(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Manifest, ManifestError> {
+    if sealed.len() as u64 > MAX_MANIFEST_BYTES {
+        let value = sealed.len() as u64;
+        return Err(ManifestError::TooLarge { what: "sealed size", value, limit: MAX_MANIFEST_BYTES });
+    }
+    let (head, table, body) = split(sealed)?;
+    let header = head.get(..HEADER_BYTES).ok_or_else(cut_short)?;
+    let file_key = unwrap_key(header, table, key, expected).ok_or(ManifestError::NotForUs)?;
+    // The whole head is associated data of the body: no byte before it can change unnoticed either.
+    let packed = stream::open(&file_key, head, body).map_err(|_| ManifestError::NotForUs)?;
+    let json = packing::unpack(&packed, MAX_UNPACKED_BYTES)
+        .map(Zeroizing::new)
+        .ok_or_else(|| ManifestError::Malformed(format!("does not unpack to at most {MAX_UNPACKED_BYTES} bytes")))?;
+    let manifest = parse(&json)?;
+    // What was sealed for one release must also say so itself.
+    if Binding::of(&manifest) != *expected {
+        return Err(ManifestError::NotForUs);
+    }
+    Ok(manifest)
+}
+
+/// Header and table together, the table alone, and the body.
+fn split(sealed: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ManifestError> {
+    let [m0, m1, m2, m3, suite, count, ..] = *sealed else {
+        return Err(cut_short());
+    };
+    if [m0, m1, m2, m3] != *MAGIC {
+        return Err(ManifestError::Malformed("it does not begin with LSM1".to_owned()));
+    }
+    if suite != SUITE_X25519 {
+        return Err(ManifestError::UnknownSuite(suite));
+    }
+    let count = usize::from(count);
+    if !(1..=MAX_RECIPIENTS).contains(&count) {
+        let (value, limit) = (count as u64, MAX_RECIPIENTS as u64);
+        return Err(ManifestError::TooLarge { what: "number of recipients", value, limit });
+    }
+    let (head, body) = sealed.split_at_checked(HEADER_BYTES + count * RECIPIENT_BYTES).ok_or_else(cut_short)?;
+    let table = head.get(HEADER_BYTES..).ok_or_else(cut_short)?;
+    Ok((head, table, body))
+}
+
+fn cut_short() -> ManifestError {
+    ManifestError::Malformed("it is cut short".to_owned())
+}
+
+/// The file key, from whichever line of the table is for `key`.
+fn unwrap_key(header: &[u8], table: &[u8], key: &RecipientSecret, binding: &Binding) -> Option<Zeroizing<[u8; 32]>> {
+    let (id, private, info) = (key.public().id(), key.for_hpke(), binding.info());
+    table.chunks_exact(RECIPIENT_BYTES).find_map(|line| {
+        let (line_id, rest) = line.split_at_checked(ID_BYTES)?;
+        let (enc, wrapped) = rest.split_at_checked(ENC_BYTES)?;
+        if *line_id != id {
+            return None;
+        }
+        let enc = <Kem as hpke::Kem>::EncappedKey::from_bytes(enc).ok()?;
+        let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Kem>(
+            &OpModeR::Base,
+            &private,
+            &enc,
+            &info,
+            wrapped,
+            header,
+        );
+        let bytes = Zeroizing::new(opened.ok()?);
+        <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+    })
+}
+
+fn parse(json: &[u8]) -> Result<Manifest, ManifestError> {
+    /// What every format has, so that a newer one is recognised before its fields are not.
+    #[derive(Deserialize)]
+    struct Any {
+        format: u32,
+    }
+    let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
+    let Any { format } = serde_json::from_slice(json).map_err(malformed)?;
+    if format > MANIFEST_FORMAT {
+        return Err(ManifestError::TooNew(format));
+    }
+    let manifest: Manifest = serde_json::from_slice(json).map_err(malformed)?;
+    manifest.validate()?;
+    Ok(manifest)
 }
