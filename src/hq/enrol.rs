@@ -150,6 +150,7 @@ pub fn issue(
         key: HEXLOWER.encode(&keys.publisher),
         expires: token.expires,
     };
+    forget_expired(layout)?;
     let path = kept.save(layout, &token.token)?;
     let row = TokenRow {
         id: token.token.clone(),
@@ -208,6 +209,27 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
     Ok(all)
 }
 
+/// Removes the publisher's halves of tokens that nobody used, a month after they ended: the slack is for an enrolment
+/// that waits for the next publish.
+fn forget_expired(layout: &Layout) -> anyhow::Result<()> {
+    let now = UnixTime::of(SystemTime::now());
+    remove_tokens(layout, |token| now.since(token.expires) > Duration::from_secs(30 * 86_400))
+}
+
+fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> anyhow::Result<()> {
+    let dir = token_dir(layout);
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&dir).context("cannot list keys/tokens/")? {
+        let path = entry.context("cannot list keys/tokens/")?.path();
+        if PublisherToken::load(&path).is_ok_and(|token| gone(&token)) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// What [`revoke`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revoked {
@@ -221,15 +243,7 @@ pub struct Revoked {
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let db = Db::open_existing(&layout.database())?;
     let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;
-    let tokens = token_dir(layout);
-    if tokens.is_dir() {
-        for entry in fs::read_dir(&tokens).context("cannot list keys/tokens/")? {
-            let path = entry.context("cannot list keys/tokens/")?.path();
-            if PublisherToken::load(&path).is_ok_and(|token| token.site == *site) {
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-            }
-        }
-    }
+    remove_tokens(layout, |token| token.site == *site)?;
     let path = Pinned::path(layout, site);
     let mut recipients = 0;
     if path.exists() {

@@ -28,6 +28,19 @@ fn history_is_bounded_and_the_newest_counts() {
 }
 
 #[test]
+fn one_unreadable_check_in_hides_no_other() {
+    let (_dir, db) = db();
+    let other: SiteId = "s-2".parse().unwrap();
+    db.published_now(&[(site(), "A".to_owned(), Generation(1)), (other.clone(), "B".to_owned(), Generation(1))])
+        .unwrap();
+    db.note(&site(), UnixTime(1), &CheckIn::default()).unwrap();
+    db.note(&other, UnixTime(1), &CheckIn { state: "ok".to_owned(), ..CheckIn::default() }).unwrap();
+    db.read().execute("UPDATE check_ins SET body = '{' WHERE site = 's-1'", []).unwrap();
+    let latest = db.latest().unwrap();
+    assert_eq!((latest[&site()].1.state.as_str(), latest[&other].1.state.as_str()), ("unreadable", "ok"));
+}
+
+#[test]
 fn a_published_generation_never_goes_down() {
     let (_dir, db) = db();
     for (name, generation) in [("Bern", 5), ("Bern Süd", 3)] {

@@ -98,6 +98,19 @@ fn the_secret_is_in_the_token_and_nowhere_else() {
 }
 
 #[test]
+fn what_nobody_used_is_forgotten_a_month_later() {
+    let (_dir, layout) = fleet();
+    let token = token_for(&layout, "s-1");
+    let path = layout.keys().join("tokens").join(format!("{}.toml", token.token));
+    let text = fs::read_to_string(&path).unwrap();
+    let long_ago = UnixTime(now().0 - 31 * 86_400).to_string();
+    fs::write(&path, text.replace(&token.expires.to_string(), &long_ago)).unwrap();
+    let newer = token_for(&layout, "s-2");
+    assert!(!path.exists());
+    assert!(layout.keys().join("tokens").join(format!("{}.toml", newer.token)).exists());
+}
+
+#[test]
 fn a_plain_http_url_makes_no_token() {
     let (_dir, layout) = fleet();
     let (site, fleet) = ("s-1".parse().unwrap(), "f-1".parse().unwrap());

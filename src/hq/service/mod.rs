@@ -4,6 +4,7 @@
 //! nor forge what it serves. Read [`routes`] (what is answered to whom), `files` (the tree), `tls` (who is who).
 
 mod files;
+mod pace;
 mod routes;
 mod stall;
 mod tls;
@@ -104,7 +105,15 @@ impl Server {
             info!("the service's certificate was renewed");
         }
         let check_ins: Arc<dyn CheckIns> = Arc::<Db>::clone(&db);
-        let app = App { public: dir.join("public"), db, check_ins, ca, key, refused: Mutex::default() };
+        let app = App {
+            public: dir.join("public"),
+            db,
+            check_ins,
+            ca,
+            key,
+            refused: Mutex::default(),
+            pace: Mutex::default(),
+        };
         let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
         listener.set_nonblocking(true).context("cannot use the listening socket")?;
         Ok(Self { listener, app: Arc::new(app), tls })

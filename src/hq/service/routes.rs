@@ -8,13 +8,13 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::State;
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -27,6 +27,7 @@ use super::super::db::{CheckIns, Db, Standing};
 use super::super::enrol::{self, Refused};
 use super::Peer;
 use super::files::{self, Named};
+use super::pace::Pace;
 use crate::api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, MAX_BODY_BYTES, Refusal, RenewRequest, SignedTime,
 };
@@ -46,6 +47,7 @@ pub(super) struct App {
     pub(super) ca: Ca,
     pub(super) key: SigningKey,
     pub(super) refused: Mutex<BTreeMap<&'static str, u64>>,
+    pub(super) pace: Mutex<Pace>,
 }
 
 /// A refusal on its way out.
@@ -57,11 +59,13 @@ pub(super) struct No {
     reason: String,
     /// For the log, where that may say more.
     why: Option<&'static str>,
+    /// In seconds, where trying again helps.
+    retry_after: Option<u64>,
 }
 
 impl No {
     fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { status, code, reason: reason.into(), why: None }
+        Self { status, code, reason: reason.into(), why: None, retry_after: None }
     }
 
     fn not_found() -> Self {
@@ -75,7 +79,8 @@ impl No {
     /// Our own fault: the log knows more.
     fn unavailable(error: &anyhow::Error) -> Self {
         error!(error = format!("{error:#}"), "a request failed");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "HQ has a problem; try again later")
+        let no = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "HQ has a problem; try again later");
+        Self { retry_after: Some(60), ..no }
     }
 }
 
@@ -86,7 +91,8 @@ impl From<Refused> for No {
             Refused::TooMany => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::FORBIDDEN,
         };
-        Self::new(status, refused.code(), refused.to_string())
+        let retry_after = (refused == Refused::TooMany).then_some(6 * 3600);
+        Self { retry_after, ..Self::new(status, refused.code(), refused.to_string()) }
     }
 }
 
@@ -94,6 +100,9 @@ impl IntoResponse for No {
     fn into_response(self) -> Response<Body> {
         let refusal = Refusal { code: self.code.to_owned(), reason: self.reason.clone() };
         let mut response = json(self.status, &refusal).unwrap_or_else(|_| Response::new(Body::empty()));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -185,6 +194,11 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
 /// A site says how it is, and learns HQ's time and its newest generation, signed.
 async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
+    let paced = app.pace.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
+    if let Err(wait) = paced {
+        let no = No::new(StatusCode::TOO_MANY_REQUESTS, "too-often", "this site checks in too often");
+        return Err(No { retry_after: Some(wait.as_secs() + 1), ..no });
+    }
     let told: CheckIn = read_json(request).await?;
     if data_encoding::HEXLOWER.decode(told.nonce.as_bytes()).ok().is_none_or(|nonce| nonce.len() != 16) {
         return Err(No::malformed("the nonce is not 16 bytes in lower-case hex"));
