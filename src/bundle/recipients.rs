@@ -13,7 +13,7 @@ use super::{Manifest, RecipientPublic, RecipientSecret, packing, stream};
 use crate::ids::{Digest, FleetId, Generation, SiteId};
 
 #[cfg(feature = "hq")]
-mod seal;
+pub(super) mod seal;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -114,16 +114,13 @@ impl RecipientPublic {
 }
 
 /// Opens a sealed manifest with one recipient's key and checks that it says what it is bound to.
+///
+/// # Errors
+///
+/// [`ManifestError::NotForUs`] if it is for another key, fleet, site or generation or was changed, else what is wrong
+/// with its form, format or bounds.
 pub fn open(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Manifest, ManifestError> {
-    if sealed.len() as u64 > MAX_MANIFEST_BYTES {
-        let value = sealed.len() as u64;
-        return Err(ManifestError::TooLarge { what: "sealed size", value, limit: MAX_MANIFEST_BYTES });
-    }
-    let (head, table, body) = split(sealed)?;
-    let header = head.get(..HEADER_BYTES).ok_or_else(cut_short)?;
-    let file_key = unwrap_key(header, table, key, expected).ok_or(ManifestError::NotForUs)?;
-    // The whole head is associated data of the body: no byte before it can change unnoticed either.
-    let packed = stream::open(&file_key, head, body).map_err(|_| ManifestError::NotForUs)?;
+    let packed = open_packed(sealed, key, expected)?;
     let json = packing::unpack(&packed, MAX_UNPACKED_BYTES)
         .map(Zeroizing::new)
         .ok_or_else(|| ManifestError::Malformed(format!("does not unpack to at most {MAX_UNPACKED_BYTES} bytes")))?;
@@ -133,6 +130,18 @@ pub fn open(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<
         return Err(ManifestError::NotForUs);
     }
     Ok(manifest)
+}
+
+pub(super) fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Vec<u8>, ManifestError> {
+    if sealed.len() as u64 > MAX_MANIFEST_BYTES {
+        let value = sealed.len() as u64;
+        return Err(ManifestError::TooLarge { what: "sealed size", value, limit: MAX_MANIFEST_BYTES });
+    }
+    let (head, table, body) = split(sealed)?;
+    let header = head.get(..HEADER_BYTES).ok_or_else(cut_short)?;
+    let file_key = unwrap_key(header, table, key, expected).ok_or(ManifestError::NotForUs)?;
+    // The whole head is associated data of the body: no byte before it can change unnoticed either.
+    stream::open(&file_key, head, body).map_err(|_| ManifestError::NotForUs)
 }
 
 /// Header and table together, the table alone, and the body.

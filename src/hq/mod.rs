@@ -28,4 +28,6 @@ pub mod secrets;
 pub mod service;
 pub mod source;
 pub mod templates;
+#[cfg(test)]
+mod testing;
 pub mod trust;

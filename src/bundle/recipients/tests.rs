@@ -148,6 +148,29 @@ mod sealed {
     }
 
     #[test]
+    fn a_manifest_that_says_another_release_than_it_is_sealed_for_is_refused() {
+        let json = serde_json::to_vec(&manifest()).unwrap();
+        let other = Binding { generation: Generation(8), ..binding() };
+        let sealed = seal::seal_packed(&secret(), &other, &packing::pack(&json), &recipients()).unwrap();
+        assert_eq!(open(&sealed, &key(1), &other), Err(ManifestError::NotForUs));
+    }
+
+    #[test]
+    fn a_bomb_in_a_manifest_is_refused() {
+        let bomb = packing::pack(&vec![b' '; 2 * usize::try_from(MAX_UNPACKED_BYTES).unwrap()]);
+        let sealed = seal::seal_packed(&secret(), &binding(), &bomb, &recipients()).unwrap();
+        assert!(matches!(open(&sealed, &key(1), &binding()), Err(ManifestError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_manifest_over_its_size_is_refused_on_both_sides() {
+        let large = vec![0; usize::try_from(MAX_MANIFEST_BYTES).unwrap()];
+        let error = seal::seal_packed(&secret(), &binding(), &large, &recipients()).unwrap_err();
+        assert!(matches!(error, ManifestError::TooLarge { what: "sealed size", .. }));
+        assert!(matches!(open(&[large, vec![0]].concat(), &key(1), &binding()), Err(ManifestError::TooLarge { .. })));
+    }
+
+    #[test]
     fn a_key_that_hides_nothing_is_refused() {
         let zero = RecipientPublic::from_bytes([0; 32]);
         assert!(matches!(seal(&secret(), &manifest(), &[zero]), Err(ManifestError::Malformed(_))));

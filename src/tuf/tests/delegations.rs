@@ -30,10 +30,8 @@ fn who_answers(client: &Client, path: &str) -> Option<&'static str> {
 
 #[test]
 fn the_search_is_preorder_depth_first() {
-    let any = &["*"][..];
     // (delegations, who answers for `all`, which `<role>.only` are found)
     type Edges = &'static [(&'static str, &'static str, &'static [&'static str], bool)];
-    let _ = any;
     let cases: [(Edges, Option<&str>, &[&str]); 8] = [
         (&[("targets", "A", &["*"], false), ("targets", "B", &["*"], false)], Some("A"), &["A", "B"]),
         (

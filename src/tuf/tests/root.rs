@@ -19,7 +19,8 @@ fn every_root_between_is_followed() {
 #[test]
 fn a_new_root_needs_the_thresholds_of_the_old_and_the_new_keys() {
     // (new keys, new threshold, signers, what comes of it), from r1 r2 r3, 2 of them.
-    let cases: [(&[&str], u32, &[&'static str], Result<(), TrustError>); 10] = [
+    type Case = (&'static [&'static str], u32, &'static [&'static str], Result<(), TrustError>);
+    let cases: [Case; 10] = [
         (&["r1", "r2", "r3"], 2, &["r1", "r3"], Ok(())),
         (&["r1", "r2", "r3"], 2, &["r1"], untrusted("root", 1, 2)),
         (&["r1", "r2", "r3"], 2, &["r1", "thief"], untrusted("root", 1, 2)),
