@@ -278,6 +278,3 @@ fn variable_name_problem(file: &str, line: usize, name: &str) -> Option<Problem>
             .hint("use letters, digits and underscores, for example auth_user")
     })
 }
-
-#[cfg(test)]
-mod tests;

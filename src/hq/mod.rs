@@ -17,6 +17,7 @@ pub mod inventory;
 pub mod keyring;
 pub mod layout;
 pub mod lint;
+pub mod lock;
 pub mod plan;
 pub mod preview;
 pub mod problem;
@@ -27,4 +28,6 @@ pub mod secrets;
 pub mod service;
 pub mod source;
 pub mod templates;
+#[cfg(test)]
+mod testing;
 pub mod trust;

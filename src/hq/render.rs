@@ -249,7 +249,9 @@ impl FleetDir {
             }
         }
         let fields = |fields: &[(&str, &str)]| -> Value {
-            fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect()
+            let map: BTreeMap<String, Value> =
+                fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+            Value::from(map)
         };
         context.insert("fleet".to_owned(), fields(&[("name", &self.inventory.fleet.name)]));
         context.insert("site".to_owned(), fields(&[("name", &site.name), ("id", site.id.as_str())]));
@@ -263,7 +265,7 @@ impl FleetDir {
             ]);
             context.insert("phone".to_owned(), phone);
         }
-        context.into_iter().collect()
+        Value::from(context)
     }
 
     /// The value of a variable, secrets resolved. A secret that cannot be had is a problem, and the variable is not set.

@@ -26,7 +26,7 @@ pub(super) fn read(source: &Source, sites: &BTreeMap<String, Site>, problems: &m
             return Vec::new();
         }
     };
-    let header_line = reader.headers().ok().and_then(|header| header.position()).map_or(1, line_of);
+    let header_line = first_line(&source.text, 0, 1);
     if !check_header(source, header_line, &columns, problems) {
         return Vec::new();
     }
@@ -43,7 +43,10 @@ pub(super) fn read(source: &Source, sites: &BTreeMap<String, Site>, problems: &m
                 continue;
             }
         };
-        let line = record.position().map_or(1, line_of);
+        let line = record.position().map_or(1, |position| {
+            let offset = usize::try_from(position.byte()).unwrap_or(usize::MAX);
+            first_line(&source.text, offset, line_of(position))
+        });
         // A line of separators only, as spreadsheets leave behind.
         if record.iter().all(str::is_empty) {
             continue;
@@ -161,4 +164,12 @@ fn phone(
 
 fn line_of(position: &csv::Position) -> usize {
     usize::try_from(position.line()).unwrap_or(usize::MAX)
+}
+
+/// The line of the first record at or behind `offset`, which is on `line`: the reader takes comments and empty lines
+/// before a record for part of it.
+fn first_line(text: &str, offset: usize, line: usize) -> usize {
+    let rest = text.get(offset..).unwrap_or_default();
+    let skipped = |line: &&str| line.starts_with('#') || line.trim_end_matches('\r').is_empty();
+    line + rest.split('\n').take_while(skipped).count()
 }

@@ -40,6 +40,8 @@ use self::stall::Stall;
 use super::ca::{self, Ca, Identity};
 use super::db::{CheckIns, Db};
 use super::keyring;
+use super::lock::TreeLock;
+use super::publish;
 use crate::ids::{SiteId, UnixTime};
 
 /// Open connections at the most.
@@ -60,6 +62,8 @@ pub const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// At the end, answers under way get this long.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Metadata lives for weeks; looking so often leaves many tries.
+const UPKEEP: Duration = Duration::from_secs(6 * 3600);
 /// How much of a request's header is read.
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
@@ -107,6 +111,7 @@ impl Server {
         let check_ins: Arc<dyn CheckIns> = Arc::<Db>::clone(&db);
         let app = App {
             public: dir.join("public"),
+            dir,
             db,
             check_ins,
             ca,
@@ -140,6 +145,7 @@ impl Server {
         let mut connections = JoinSet::new();
         let mut hourly = interval(Duration::from_secs(3600));
         hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&app), stop.clone()));
         info!(%address, "HQ is listening");
         loop {
             // A stranger's place first: without one, connections wait in the kernel's queue.
@@ -173,6 +179,7 @@ impl Server {
             warn!(open = connections.len(), "connections were cut off at the end");
             connections.shutdown().await;
         }
+        upkeep.await.context("the upkeep of the published tree failed")?;
         info!("HQ has stopped");
         Ok(())
     }
@@ -199,6 +206,29 @@ async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> 
         Err(error) => {
             error!(%error, "cannot renew the service's certificate");
             tls
+        }
+    }
+}
+
+/// Signs `timestamp` and `snapshot` anew long before they expire, so that sites stay fresh when nobody publishes.
+async fn upkeep(app: Arc<App>, stop: CancellationToken) {
+    let mut often = interval(UPKEEP);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = often.tick() => {}
+        }
+        let dir = app.dir.clone();
+        let refreshed = tokio::task::spawn_blocking(move || {
+            // Whoever publishes now makes it fresh.
+            let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
+            publish::refresh(&dir, now())
+        });
+        match refreshed.await.map_err(anyhow::Error::new).flatten() {
+            Ok(0) => debug!("all published metadata is fresh"),
+            Ok(sites) => info!(sites, "metadata signed anew"),
+            Err(error) => error!(error = format!("{error:#}"), "cannot keep published metadata fresh"),
         }
     }
 }

@@ -133,7 +133,9 @@ mod tests {
     }
 
     fn context(values: &[(&str, &str)]) -> Value {
-        values.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect()
+        let map: BTreeMap<String, Value> =
+            values.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+        Value::from(map)
     }
 
     #[test]
