@@ -265,10 +265,13 @@ fn tftp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<tftp:
 
 fn dhcp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<dhcp::service::Service> {
     let config = dhcp::service::Config {
+        // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
+        interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
+        address: lan.address,
+        prefix: lan.prefix,
         server_port: settings.dhcp.server_port,
         client_port: settings.dhcp.client_port,
         relay_port: settings.dhcp.relay_port,
-        ..dhcp::service::Config::on_lan(lan.name.clone(), lan.address, lan.prefix)
     };
     Ok(dhcp::service::Service::bind(config)?)
 }
