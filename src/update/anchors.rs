@@ -82,3 +82,84 @@ pub fn check_site(timestamp: &Timestamp, fleet: &FleetId, site: &SiteId) -> Resu
         Err(AnchorError::Other { role: "timestamp", whose: format!("site {} of fleet {}", extra.site, extra.fleet) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ids::UnixTime;
+
+    fn root(extra: Option<Value>) -> Root {
+        Root {
+            kind: "root".to_owned(),
+            spec_version: "1.0.33".to_owned(),
+            version: 1,
+            expires: UnixTime(0),
+            consistent_snapshot: true,
+            keys: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            extra: extra.map(|extra| (EXTRA_FIELD.to_owned(), extra)).into_iter().collect(),
+        }
+    }
+
+    fn timestamp(extra: Value) -> Timestamp {
+        Timestamp {
+            kind: "timestamp".to_owned(),
+            spec_version: "1.0.33".to_owned(),
+            version: 1,
+            expires: UnixTime(0),
+            meta: BTreeMap::new(),
+            extra: BTreeMap::from([(EXTRA_FIELD.to_owned(), extra)]),
+        }
+    }
+
+    fn ca() -> String {
+        rcgen::generate_simple_self_signed(["hq".to_owned()]).unwrap().cert.pem()
+    }
+
+    fn fleet() -> FleetId {
+        "f-1".parse().unwrap()
+    }
+
+    #[test]
+    fn the_authorities_of_our_fleet_are_found() {
+        let extra = json!({ "fleet": "f-1", "ca": [ca(), ca()], "later": true });
+        assert_eq!(authorities(&root(Some(extra)), &fleet()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_root_without_usable_authorities_is_refused() {
+        let many: Vec<String> = (0..9).map(|_| ca()).collect();
+        let bad = [
+            None,
+            Some(json!("f-1")),
+            Some(json!({ "fleet": "f-1" })),
+            Some(json!({ "fleet": "f-1", "ca": [] })),
+            Some(json!({ "fleet": "f-1", "ca": ["-----BEGIN NOTHING-----"] })),
+            Some(json!({ "fleet": "f-1", "ca": many })),
+        ];
+        for extra in bad {
+            let refused = authorities(&root(extra.clone()), &fleet());
+            assert!(matches!(refused, Err(AnchorError::Malformed { .. })), "{extra:?}");
+        }
+        let other = authorities(&root(Some(json!({ "fleet": "f-2", "ca": [ca()] }))), &fleet());
+        assert!(matches!(other, Err(AnchorError::Other { .. })));
+    }
+
+    #[test]
+    fn a_timestamp_must_name_fleet_and_site() {
+        let site: SiteId = "s-1".parse().unwrap();
+        let check = |extra| check_site(&timestamp(extra), &fleet(), &site);
+        assert_eq!(check(json!({ "fleet": "f-1", "site": "s-1" })), Ok(()));
+        for other in [json!({ "fleet": "f-1", "site": "s-2" }), json!({ "fleet": "f-2", "site": "s-1" })] {
+            assert!(matches!(check(other), Err(AnchorError::Other { .. })));
+        }
+        for malformed in [json!({ "fleet": "f-1" }), json!({ "fleet": "f-1", "site": "../x" }), json!(7)] {
+            assert!(matches!(check(malformed), Err(AnchorError::Malformed { .. })));
+        }
+    }
+}

@@ -58,7 +58,7 @@ fn until_phase(interval: Duration, site: &SiteId, now: UnixTime) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn site(name: &str) -> SiteId {

@@ -156,78 +156,74 @@ impl Client {
     /// taken up again while each try brings something. What the sink holds afterwards is still unverified.
     pub async fn object<S: Sink>(&self, url: &str, bytes: u64, mut sink: S) -> Result<S, FetchError> {
         let mut etag = None;
-        let mut tries = 0;
-        while sink.offset() < bytes {
+        for tries_left in (0..OBJECT_TRIES).rev() {
             let before = sink.offset();
-            let (back, result) = self.object_once(url, bytes, sink, &mut etag).await;
-            sink = back.ok_or_else(|| FetchError::Truncated(host(url)))?;
-            tries += 1;
-            match result {
-                Err(FetchError::Truncated(_) | FetchError::Unreachable { .. })
-                    if tries < OBJECT_TRIES && sink.offset() > before =>
-                {
-                    tracing::debug!(url, have = sink.offset(), bytes, "connection broke, resuming");
-                }
-                Err(error) => return Err(error),
-                Ok(()) => {}
+            if before >= bytes {
+                break;
             }
+            let broken = match self.object_once(url, bytes, sink, &mut etag).await {
+                Ok(sink) => return Ok(sink),
+                Err(broken) => broken,
+            };
+            let may_go_on = matches!(broken.error, FetchError::Truncated(_) | FetchError::Unreachable { .. });
+            match broken.sink {
+                Some(back) if may_go_on && tries_left > 0 && back.offset() > before => sink = back,
+                _ => return Err(broken.error),
+            }
+            tracing::debug!(url, have = sink.offset(), bytes, "connection broke, resuming");
         }
         Ok(sink)
     }
 
-    /// One request for the rest of an object. The sink comes back unless the thread that writes died.
+    /// One request for the rest of an object.
     async fn object_once<S: Sink>(
         &self,
         url: &str,
         bytes: u64,
         mut sink: S,
         etag: &mut Option<String>,
-    ) -> (Option<S>, Result<(), FetchError>) {
+    ) -> Result<S, Broken<S>> {
         let start = sink.offset();
-        let asked = self.request(Method::GET, url).map(|mut request| {
-            if start > 0 {
-                request = request.header(RANGE, format!("bytes={start}-"));
-                // Known only within a poll; an object's name is its digest, so another content fails there anyway.
-                if let Some(etag) = etag.as_ref().filter(|etag| http::is_strong(etag)) {
-                    request = request.header(IF_RANGE, etag.as_str());
-                }
-            }
-            request
-        });
-        let response = match asked {
-            Ok(request) => self.send(request, url).await,
-            Err(error) => Err(error),
-        };
-        let mut response = match response {
+        let mut response = match self.ask_for_object(url, start, etag.as_deref()).await {
             Ok(response) => response,
-            Err(error) => return (Some(sink), Err(error)),
+            Err(error) => return Err(Broken { sink: Some(sink), error }),
         };
         *etag = header(response.headers(), &ETAG).and_then(http::etag);
         let range = header(response.headers(), &CONTENT_RANGE).and_then(http::content_range);
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT if start > 0 && range == Some((start, bytes.saturating_sub(1), bytes)) => {}
-            // The range was not honoured, or is not the one asked for: from the start, in this or the next request.
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                if start > 0
-                    && let Err(error) = sink.restart()
-                {
-                    return (Some(sink), Err(error.into()));
-                }
-                if response.status() != StatusCode::OK {
-                    let why = "the server sends another part than the one asked for".to_owned();
-                    return (Some(sink), Err(FetchError::Unreachable { host: host(url), why }));
-                }
+        let the_part = start > 0 && range == Some((start, bytes.saturating_sub(1), bytes));
+        let refused = match response.status() {
+            StatusCode::PARTIAL_CONTENT if the_part => Ok(()),
+            // The whole although a part was asked for.
+            StatusCode::OK if start > 0 => sink.restart().map_err(FetchError::from),
+            StatusCode::OK => Ok(()),
+            // Another part than the one asked for: what is here is of no use with this server.
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                let why = "it sends another part than the one asked for".to_owned();
+                let wrong = FetchError::Unreachable { host: host(url), why };
+                Err(sink.restart().map_or_else(FetchError::from, |()| wrong))
             }
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
-                return (Some(sink), Err(FetchError::Missing(url.to_owned())));
-            }
-            _ => return (Some(sink), Err(self.status(response, url).await)),
-        }
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => Err(FetchError::Missing(url.to_owned())),
+            _ => return Err(Broken { sink: Some(sink), error: self.status(response, url).await }),
+        };
         let left = bytes.saturating_sub(sink.offset());
-        if response.content_length().is_some_and(|announced| announced > left) {
-            return (Some(sink), Err(FetchError::TooLarge { limit: bytes }));
+        let too_large = response.content_length().is_some_and(|announced| announced > left);
+        match refused {
+            Ok(()) if too_large => Err(Broken { sink: Some(sink), error: FetchError::TooLarge { limit: bytes } }),
+            Ok(()) => self.pour(&mut response, url, left, sink).await,
+            Err(error) => Err(Broken { sink: Some(sink), error }),
         }
-        self.pour(&mut response, url, left, sink).await
+    }
+
+    async fn ask_for_object(&self, url: &str, start: u64, etag: Option<&str>) -> Result<Response, FetchError> {
+        let mut request = self.request(Method::GET, url)?;
+        if start > 0 {
+            request = request.header(RANGE, format!("bytes={start}-"));
+            // Known within one poll only. An object's name is its digest, so other content fails in any case.
+            if let Some(etag) = etag.filter(|etag| http::is_strong(etag)) {
+                request = request.header(IF_RANGE, etag);
+            }
+        }
+        self.send(request, url).await
     }
 
     /// Writes a body of exactly `left` bytes.
@@ -236,41 +232,40 @@ impl Client {
         response: &mut Response,
         url: &str,
         mut left: u64,
-        sink: S,
-    ) -> (Option<S>, Result<(), FetchError>) {
+        mut sink: S,
+    ) -> Result<S, Broken<S>> {
         let mut pace = Pace::new(&self.limits);
-        let mut sink = Some(sink);
         let mut buffer = Vec::with_capacity(WRITE_BYTES);
         loop {
-            let chunk = pace.chunk(response, url).await;
-            let ended = match &chunk {
+            let end = match pace.chunk(response, url).await {
                 Ok(Some(bytes)) => match left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
                     Some(rest) => {
                         left = rest;
-                        buffer.extend_from_slice(bytes);
+                        buffer.extend_from_slice(&bytes);
                         None
                     }
-                    None => return (sink, Err(FetchError::TooLarge { limit: left })),
+                    None => Some(Err(FetchError::TooLarge { limit: sink.offset().saturating_add(left) })),
                 },
                 Ok(None) if left == 0 => Some(Ok(())),
                 Ok(None) => Some(Err(FetchError::Truncated(host(url)))),
-                Err(_) => Some(chunk.map(|_| ())),
+                Err(error) => Some(Err(error)),
             };
-            if (ended.is_some() && !buffer.is_empty()) || buffer.len() >= WRITE_BYTES {
+            if end.is_some() || buffer.len() >= WRITE_BYTES {
                 let full = std::mem::replace(&mut buffer, Vec::with_capacity(WRITE_BYTES));
-                let Some(mut owned) = sink.take() else { return (None, Ok(())) };
                 let written = blocking(move || {
-                    let result = owned.write(&full);
-                    (owned, result)
+                    let result = sink.write(&full);
+                    (sink, result)
                 });
                 match written.await {
-                    Some((owned, Ok(()))) => sink = Some(owned),
-                    Some((owned, Err(error))) => return (Some(owned), Err(error.into())),
-                    None => return (None, Ok(())),
+                    Some((back, Ok(()))) => sink = back,
+                    Some((back, Err(error))) => return Err(Broken { sink: Some(back), error: error.into() }),
+                    None => return Err(Broken { sink: None, error: crashed().into() }),
                 }
             }
-            if let Some(result) = ended {
-                return (sink, result);
+            match end {
+                Some(Ok(())) => return Ok(sink),
+                Some(Err(error)) => return Err(Broken { sink: Some(sink), error }),
+                None => {}
             }
         }
     }
@@ -320,6 +315,12 @@ impl Client {
     }
 }
 
+/// A download that ended early, and its sink unless the thread that wrote it died.
+struct Broken<S> {
+    sink: Option<S>,
+    error: FetchError,
+}
+
 /// Gives up on a body that comes too slowly.
 struct Pace {
     window: Duration,
@@ -338,7 +339,7 @@ impl Pace {
         &mut self,
         response: &mut Response,
         url: &str,
-    ) -> Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>, FetchError> {
+    ) -> Result<Option<impl std::ops::Deref<Target = [u8]> + use<>>, FetchError> {
         loop {
             match tokio::time::timeout_at(self.until, response.chunk()).await {
                 Ok(Ok(chunk)) => {
@@ -361,6 +362,12 @@ impl Pace {
 /// Runs something that may wait for the disk where that holds nobody up. `None` if it panicked.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// A thread that worked on the disk panicked: a bug, told as an I/O error so that the updater goes on.
+pub(super) fn crashed() -> StoreError {
+    let source = std::io::Error::other("the disk thread ended unexpectedly");
+    StoreError::Io { action: "work on", path: "the store".into(), source }
 }
 
 /// Ends `work` after `limit`.

@@ -1,12 +1,11 @@
 //! What a site says to HQ besides fetching: renewal and check-in. Neither changes what is served.
 
 use super::check_in::{self, AnswerError};
-use super::client::blocking;
+use super::client::{blocking, crashed};
 use super::enrol;
 use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll::PollError;
-use super::release::crashed;
 use super::service::Updater;
 use crate::api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
 use crate::ids::{Generation, UnixTime};

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::anchors::{self, AnchorError};
 use super::check_in::AnswerError;
-use super::client::{Client, FetchError, Fetched, blocking, within};
+use super::client::{Client, FetchError, Fetched, blocking, crashed, within};
 use super::fetch_error::store_code;
 use super::identity::IdentityError;
 use super::plan::{self, FULL_REFRESH_EVERY};
 use super::refresh::{RefreshError, TIMESTAMP, refresh};
-use super::release::{self, LoadError, crashed};
+use super::release::{self, LoadError};
 use super::self_check::{self, CheckError};
 use super::service::Updater;
 use super::tls::{Anchors, TlsError};

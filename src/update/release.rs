@@ -2,7 +2,7 @@
 
 use futures_util::stream::{self, TryStreamExt as _};
 
-use super::client::{Client, FetchError, blocking};
+use super::client::{Client, FetchError, blocking, crashed};
 use super::identity::Identity;
 use super::plan;
 use crate::access::{Opened, OpenedManifest, ReleaseError};
@@ -114,10 +114,4 @@ async fn fetch_object(
     blocking(move || download.finish()).await.ok_or_else(crashed)??;
     tracing::debug!(%digest, bytes, "object fetched");
     Ok(())
-}
-
-/// A thread that worked on the disk panicked: a bug, told as an I/O error so that the updater goes on.
-pub(super) fn crashed() -> StoreError {
-    let source = std::io::Error::other("the disk thread ended unexpectedly");
-    StoreError::Io { action: "work on", path: "the store".into(), source }
 }

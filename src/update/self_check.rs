@@ -56,3 +56,97 @@ pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Ch
     }
     Ok(good)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::access::Content;
+    use crate::bundle::{
+        Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Scope, Shard, SiteSettings, Totals,
+    };
+    use crate::ids::{Generation, UnixTime};
+
+    struct Clear(Vec<u8>);
+
+    impl Content for Clear {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError> {
+            Ok(self.0.chunks(CHUNK_BYTES).nth(usize::try_from(index).unwrap()).unwrap().into())
+        }
+    }
+
+    /// Files in memory by the digest of their blob, and how often any was opened.
+    #[derive(Default)]
+    struct Map {
+        files: Mutex<BTreeMap<Digest, Vec<u8>>>,
+        opened: AtomicU32,
+    }
+
+    impl Files for Map {
+        fn open(&self, entry: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            match self.files.lock().unwrap().get(&entry.blob.digest) {
+                Some(clear) => Ok(Arc::new(Clear(clear.clone()))),
+                None => Err(ContentError::Damaged("gone".to_owned())),
+            }
+        }
+    }
+
+    fn object(clear: &[u8]) -> ObjectRef {
+        let (bytes, key) = (clear.len() as u64, ContentKey::from_bytes([0; 32]));
+        ObjectRef { digest: Digest::of(clear), bytes, key, packing: Packing::Plain, clear_bytes: bytes }
+    }
+
+    fn release(files: &Map, contents: &[(&str, &[u8])]) -> Catalog {
+        let entry = |(name, clear): &(&str, &[u8])| {
+            let blob = object(clear);
+            files.files.lock().unwrap().insert(blob.digest, clear.to_vec());
+            let (scope, class) = (Scope::Everyone, Class::Config);
+            FileEntry { name: name.parse().unwrap(), scope, class, sha256: Digest::of(clear), blob }
+        };
+        let shard = Shard { files: contents.iter().map(entry).collect() };
+        let manifest = Manifest {
+            format: 1,
+            fleet: "f-1".parse().unwrap(),
+            site: "s-1".parse().unwrap(),
+            generation: Generation(1),
+            created: UnixTime(0),
+            totals: Totals::default(),
+            catalogue_version: 0,
+            activation_window: None,
+            settings: SiteSettings::default(),
+            inventory: object(b"inventory"),
+            shards: vec![object(b"shard")],
+        };
+        Catalog::new(&manifest, Inventory::default(), vec![shard]).unwrap()
+    }
+
+    #[test]
+    fn each_content_is_read_once_and_known_ones_not_at_all() {
+        let files = Map::default();
+        let large = vec![5; 3 * CHUNK_BYTES + 1];
+        let catalog = release(&files, &[("a", b"same"), ("b", b"same"), ("c", &large), ("d", b"")]);
+        let good = run(&files, &catalog, &Checked::new()).unwrap();
+        assert_eq!((good.len(), files.opened.load(Ordering::SeqCst)), (3, 3));
+        assert_eq!(run(&files, &catalog, &good).unwrap(), good);
+        assert_eq!(files.opened.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn wrong_and_unreadable_content_are_told_apart() {
+        let files = Map::default();
+        let catalog = release(&files, &[("a", b"right")]);
+        files.files.lock().unwrap().insert(Digest::of(b"right"), b"wrong".to_vec());
+        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::WrongContent(_))));
+        files.files.lock().unwrap().clear();
+        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::Unreadable { .. })));
+    }
+}

@@ -322,7 +322,7 @@ async fn a_poll_without_time_left_is_given_up_and_goes_on_next_time() {
 
 #[tokio::test]
 async fn without_trust_state_nothing_is_accepted() {
-    let mut site = Site::enrolled().await;
+    let site = Site::enrolled().await;
     let state = site.dir.path().join("state");
     site.hq.world().publish(&[("a.cfg", b"one")]);
     let (hq, identity, clock) = (site.hq, site.identity, site.clock);
