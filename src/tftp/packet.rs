@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn options_before_the_junk_are_kept() {
-        let request = read(b"\0\x01a\0octet\0blksize\01024\0\0\0");
+        let request = read(b"\0\x01a\0octet\0blksize\x001024\0\0\0");
         assert_eq!(request.options, [RequestOption { name: b"blksize", value: b"1024" }]);
     }
 

@@ -10,18 +10,6 @@ use crate::access::policy::GuessingDevice;
 use crate::access::{Catalog, Decision, DeviceTable, Policy, Request, Resolution};
 use crate::ids::{FileName, Generation};
 
-/// The questions of the service; a seam for its tests.
-pub(super) trait Gate: Send + Sync + 'static {
-    /// Whose address it is now. Asked for every packet, so it must be quick.
-    fn who(&self, address: Ipv4Addr) -> Resolution;
-
-    /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
-    fn resolve(&self, address: Ipv4Addr);
-
-    /// Decides one request.
-    fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict;
-}
-
 /// A decision and the release that it was made on.
 #[derive(Debug)]
 pub(super) struct Verdict {
@@ -41,36 +29,37 @@ pub(super) struct Release {
     pub(super) max_windowsize: Option<u16>,
 }
 
-/// The real one.
-pub(super) struct AccessGate {
+/// The release, the devices and the policy, as the service asks them.
+pub(super) struct Gate {
     policy: Mutex<Policy>,
     catalog: watch::Receiver<Arc<Catalog>>,
     devices: Arc<RwLock<DeviceTable>>,
     resolve: mpsc::Sender<Ipv4Addr>,
 }
 
-impl AccessGate {
+impl Gate {
     pub(super) fn new(
-        lan: (Ipv4Addr, u8),
+        policy: Policy,
         catalog: watch::Receiver<Arc<Catalog>>,
         devices: Arc<RwLock<DeviceTable>>,
         resolve: mpsc::Sender<Ipv4Addr>,
     ) -> Self {
-        Self { policy: Mutex::new(Policy::new(lan)), catalog, devices, resolve }
+        Self { policy: Mutex::new(policy), catalog, devices, resolve }
     }
-}
 
-impl Gate for AccessGate {
-    fn who(&self, address: Ipv4Addr) -> Resolution {
+    /// Whose address it is now. Asked for every packet, so it is quick.
+    pub(super) fn who(&self, address: Ipv4Addr) -> Resolution {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address)
     }
 
-    fn resolve(&self, address: Ipv4Addr) {
+    /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
+    pub(super) fn resolve(&self, address: Ipv4Addr) {
         // Full means that the neighbour service has plenty to do; the phone will ask again.
         let _ = self.resolve.try_send(address);
     }
 
-    fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict {
+    /// Decides one request.
+    pub(super) fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict {
         let catalog = Arc::clone(&self.catalog.borrow());
         let request = Request { address, requester, name };
         let (decision, guessing) =

@@ -101,10 +101,13 @@ impl Line {
             let sent = self.socket.async_io(Interest::WRITABLE, || self.try_send(&run, source)).await;
             rest = match sent {
                 Ok(blocks) => run.skip(blocks.max(1)),
-                // The interface cannot checksum, or the route is narrower than we thought: the same blocks again, singly.
+                // The interface cannot checksum (EIO), or this route is narrower than the interface: the same blocks again,
+                // without.
                 Err(error) if segments > 1 && refuses_segments(&error) => {
                     debug!(%error, "segmented sending is off");
-                    broken.store(true, Ordering::Relaxed);
+                    if error.raw_os_error() == Some(Errno::EIO as i32) {
+                        broken.store(true, Ordering::Relaxed);
+                    }
                     self.segments = 1;
                     setsockopt(&self.socket, sockopt::UdpGsoSegment, &0)?;
                     Some(run)

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, trace, warn};
 
-use super::gate::{Gate, Verdict};
+use super::gate::Verdict;
 use super::session::{Control, Job, device_of, serve};
 use super::{Shared, in_network};
 use crate::access::{Decision, Reason, Resolution};
@@ -46,9 +46,9 @@ const BAD_NAME: &str = "?";
 /// How long transfers that were told to stop may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-pub(super) struct Listener<G> {
+pub(super) struct Listener {
     socket: UdpSocket,
-    shared: Arc<Shared<G>>,
+    shared: Arc<Shared>,
     tasks: JoinSet<()>,
     /// Where each task's client is.
     running: HashMap<Id, SocketAddrV4>,
@@ -63,6 +63,7 @@ struct Session {
     task: Id,
     request: Box<[u8]>,
     control: Arc<Control>,
+    began: Instant,
 }
 
 /// A request whose address is not resolved yet.
@@ -72,8 +73,8 @@ struct Held {
     since: Instant,
 }
 
-impl<G: Gate> Listener<G> {
-    pub(super) fn new(socket: UdpSocket, shared: Arc<Shared<G>>) -> Self {
+impl Listener {
+    pub(super) fn new(socket: UdpSocket, shared: Arc<Shared>) -> Self {
         Self {
             socket,
             shared,
@@ -261,15 +262,16 @@ impl<G: Gate> Listener<G> {
         }
         *self.per_address.entry(*peer.ip()).or_default() += 1;
         let control = Arc::new(Control::default());
-        let request = job.request.clone();
+        let (request, began) = (job.request.clone(), job.began);
         let serving = serve(Arc::clone(&self.shared), job, Arc::clone(&control));
         let task = self.tasks.spawn(serving).id();
         self.running.insert(task, peer);
-        self.sessions.insert(peer, Session { task, request, control });
+        self.sessions.insert(peer, Session { task, request, control, began });
     }
 
-    /// Whether one more transfer may start. At a bound, one that its client lets wait makes room: phones that stop
-    /// reading without an ERROR must not keep themselves or others out.
+    /// Whether one more transfer may start. At a bound, the oldest whose client never answered makes room, else one that
+    /// its client lets wait: neither requests under a forged address nor files that a phone stopped reading without an
+    /// ERROR keep the next one out.
     fn has_room(&mut self, address: Ipv4Addr) -> bool {
         let config = &self.shared.config;
         let full = self.tasks.len() >= config.max_transfers;
@@ -277,10 +279,10 @@ impl<G: Gate> Listener<G> {
         if !full && !crowded {
             return true;
         }
-        let yields = |(peer, session): &(&SocketAddrV4, &Session)| {
-            (!crowded || *peer.ip() == address) && session.control.is_stalled()
-        };
-        let Some(peer) = self.sessions.iter().find(yields).map(|(peer, _)| *peer) else { return false };
+        let idle = self.sessions.iter().filter(|(peer, _)| !crowded || *peer.ip() == address);
+        let idle = idle.filter(|(_, session)| !session.control.is_proven() || session.control.is_stalled());
+        let next = idle.min_by_key(|(_, session)| (session.control.is_proven(), session.began));
+        let Some(peer) = next.map(|(peer, _)| *peer) else { return false };
         if let Some(session) = self.sessions.remove(&peer) {
             self.shared.stats.count("tftp.made-room");
             session.control.tell(Input::Replaced);

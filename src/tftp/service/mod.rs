@@ -22,9 +22,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::access::{Catalog, DeviceTable, Files};
+use crate::access::{Catalog, DeviceTable, Files, Limits, Policy};
 use crate::status::Stats;
-use gate::{AccessGate, Gate};
+use gate::Gate;
 use listener::Listener;
 
 /// Transfers at one time, if the configuration does not say otherwise: a large site after a power cut.
@@ -58,6 +58,8 @@ pub struct Config {
     pub max_transfers: usize,
     /// Transfers of one address at one time.
     pub max_transfers_per_address: usize,
+    /// Requests per second. Labs and load tests, where many phones share an address, need others than the usual.
+    pub rates: Limits,
     /// How long running transfers may take after a stop.
     pub drain: Duration,
 }
@@ -71,6 +73,7 @@ impl Config {
             lan,
             max_transfers: DEFAULT_MAX_TRANSFERS,
             max_transfers_per_address: DEFAULT_MAX_TRANSFERS_PER_ADDRESS,
+            rates: Limits::default(),
             drain: DEFAULT_DRAIN,
         }
     }
@@ -146,8 +149,8 @@ pub struct Service {
 }
 
 /// What every transfer shares.
-struct Shared<G> {
-    gate: G,
+struct Shared {
+    gate: Gate,
     files: Arc<dyn Files>,
     stats: Stats,
     config: Config,
@@ -183,23 +186,14 @@ impl Service {
     /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. Ends earlier, with an error, only if
     /// the socket is lost for good.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
-        let gate = AccessGate::new(self.config.lan, feeds.catalog, feeds.devices, feeds.resolve);
-        self.run_with(gate, feeds.files, feeds.stats, stop).await
-    }
-
-    async fn run_with<G: Gate>(
-        self,
-        gate: G,
-        files: Arc<dyn Files>,
-        stats: Stats,
-        stop: CancellationToken,
-    ) -> io::Result<()> {
+        let policy = Policy::with_limits(self.config.lan, self.config.rates);
+        let gate = Gate::new(policy, feeds.catalog, feeds.devices, feeds.resolve);
         let socket = tokio::net::UdpSocket::from_std(self.socket)?;
         info!(address = %self.local, mtu = self.mtu, "serving TFTP");
         let shared = Shared {
             gate,
-            files,
-            stats,
+            files: feeds.files,
+            stats: feeds.stats,
             config: self.config,
             mtu: self.mtu,
             refusals: self.refusals,

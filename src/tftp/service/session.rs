@@ -62,6 +62,11 @@ impl Control {
         !self.over.load(Ordering::Acquire) && is_straggler(self.proven.get().copied(), now)
     }
 
+    /// Whether the client has answered.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.get().is_some()
+    }
+
     /// Whether the client lets the transfer wait, so that its place may be given away.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Relaxed)
@@ -73,7 +78,7 @@ impl Control {
 }
 
 /// Runs one transfer to its end and keeps its record.
-pub(super) async fn serve<G: Gate>(shared: Arc<Shared<G>>, job: Job, control: Arc<Control>) {
+pub(super) async fn serve(shared: Arc<Shared>, job: Job, control: Arc<Control>) {
     let span = debug_span!("transfer", peer = %job.peer, file = %job.entry.name);
     let end = run(&shared, &job, &control).instrument(span).await;
     control.over.store(true, Ordering::Release);
@@ -134,7 +139,7 @@ const fn counter(outcome: Outcome) -> &'static str {
     }
 }
 
-async fn run<G: Gate>(shared: &Shared<G>, job: &Job, control: &Control) -> End {
+async fn run(shared: &Shared, job: &Job, control: &Control) -> End {
     let mut line = match Line::open(&shared.config, job.peer) {
         Ok(line) => line,
         Err(error) => {
@@ -170,7 +175,7 @@ async fn run<G: Gate>(shared: &Shared<G>, job: &Job, control: &Control) -> End {
 }
 
 /// Opens the file, translated if the client wants netascii.
-async fn open<G: Gate>(shared: &Shared<G>, job: &Job) -> Result<Source, (Refusal, Outcome)> {
+async fn open(shared: &Shared, job: &Job) -> Result<Source, (Refusal, Outcome)> {
     let mode = match Packet::parse(&job.request) {
         Ok(Packet::Read(request)) => request.mode,
         _ => Mode::Octet,
@@ -195,13 +200,13 @@ async fn open<G: Gate>(shared: &Shared<G>, job: &Job) -> Result<Source, (Refusal
     Ok(Source::from_bytes(&translated, Arc::clone(&shared.reads)))
 }
 
-fn unreadable<G>(shared: &Shared<G>, job: &Job, error: &ContentError) {
+fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
     shared.stats.alert("damaged-file", format!("{}: {error}", job.entry.name));
 }
 
-async fn transfer<G: Gate>(
-    shared: &Shared<G>,
+async fn transfer(
+    shared: &Shared,
     job: &Job,
     control: &Control,
     mut line: Line,
@@ -288,7 +293,7 @@ async fn transfer<G: Gate>(
 }
 
 /// A packet that the kernel would not take is a packet that the network lost.
-fn sent<G>(shared: &Shared<G>, result: std::io::Result<()>) {
+fn sent(shared: &Shared, result: std::io::Result<()>) {
     if let Err(error) = result {
         debug!(%error, "sending failed");
         shared.stats.count("tftp.send-failed");
@@ -306,7 +311,7 @@ impl Binding {
         Self { address: *job.peer.ip(), requester: job.requester }
     }
 
-    fn holds<G: Gate>(&mut self, gate: &G) -> bool {
+    fn holds(&mut self, gate: &Gate) -> bool {
         let now = gate.who(self.address);
         if self.requester == Resolution::Unknown && matches!(now, Resolution::Device(_)) {
             // It got what everyone may have; from here on it is this device.

@@ -2,22 +2,14 @@
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+mod site;
 
-use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::site::{Shelf, Site, pattern, shelf};
 use super::*;
-use crate::access::{Content, ContentError};
-use crate::bundle::manifest::MANIFEST_FORMAT;
-use crate::bundle::{
-    Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings, Totals,
-};
-use crate::ids::{Digest, FileName, Generation, MacAddr, UnixTime};
-use crate::tftp::packet::{Mode, Packet, Refusal, Request, RequestOption};
+use crate::ids::MacAddr;
+use crate::tftp::packet::{Mode, Refusal};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const PHONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -27,237 +19,6 @@ const PHONE_MAC: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0, 0, 2]);
 const OTHER_MAC: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0, 0, 3]);
 
 const NOT_FOUND: &[u8] = b"\0\x05\0\x01File not found\0";
-
-/// Files in memory. A file of this name is damaged from so many bytes on.
-#[derive(Default)]
-struct Shelf {
-    files: HashMap<FileName, Arc<[u8]>>,
-    damaged_at: HashMap<FileName, u64>,
-    delay: Duration,
-}
-
-struct Book {
-    bytes: Arc<[u8]>,
-    damaged_at: u64,
-    delay: Duration,
-    reads: AtomicU64,
-}
-
-impl Files for Shelf {
-    fn open(&self, entry: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
-        let bytes = self.files.get(&entry.name).ok_or_else(|| ContentError::Io("gone".to_owned()))?;
-        let damaged_at = self.damaged_at.get(&entry.name).copied().unwrap_or(u64::MAX);
-        Ok(Arc::new(Book { bytes: Arc::clone(bytes), damaged_at, delay: self.delay, reads: AtomicU64::new(0) }))
-    }
-}
-
-impl Content for Book {
-    fn len(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError> {
-        std::thread::sleep(self.delay);
-        let start = index * 65_536;
-        let read = self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(read, index, "every chunk is read once, in order");
-        if start >= self.damaged_at {
-            return Err(ContentError::Damaged("its tag is wrong".to_owned()));
-        }
-        let end = self.len().min(start + 65_536);
-        Ok(self.bytes[start as usize..end as usize].into())
-    }
-}
-
-/// One site with its service.
-struct Site {
-    server: SocketAddrV4,
-    catalog: watch::Sender<Arc<Catalog>>,
-    devices: Arc<RwLock<DeviceTable>>,
-    stop: CancellationToken,
-    running: JoinHandle<io::Result<()>>,
-    asked: mpsc::Receiver<Ipv4Addr>,
-}
-
-impl Site {
-    fn start() -> Self {
-        Self::start_with(shelf(), |_| {})
-    }
-
-    fn start_with(shelf: Shelf, change: impl FnOnce(&mut Service)) -> Self {
-        let config = Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 24));
-        let mut service = Service::bind(config).unwrap();
-        change(&mut service);
-        let mut devices = DeviceTable::default();
-        devices.neighbour(PHONE, PHONE_MAC);
-        devices.neighbour(OTHER, OTHER_MAC);
-        let devices = Arc::new(RwLock::new(devices));
-        let (catalog, served) = watch::channel(Arc::new(catalog(7)));
-        let (resolve, asked) = mpsc::channel(8);
-        let feeds = Feeds {
-            catalog: served,
-            files: Arc::new(shelf),
-            devices: Arc::clone(&devices),
-            resolve,
-            stats: Stats::new(),
-        };
-        let stop = CancellationToken::new();
-        let server = service.local_addr();
-        let running = tokio::spawn(service.run(feeds, stop.clone()));
-        Self { server, catalog, devices, stop, running, asked }
-    }
-
-    async fn client(&self, address: Ipv4Addr) -> Client {
-        let socket = UdpSocket::bind(SocketAddrV4::new(address, 0)).await.unwrap();
-        Client { socket, server: self.server }
-    }
-}
-
-struct Client {
-    socket: UdpSocket,
-    server: SocketAddrV4,
-}
-
-impl Client {
-    async fn send(&self, datagram: &[u8], to: SocketAddrV4) {
-        self.socket.send_to(datagram, to).await.unwrap();
-    }
-
-    async fn ask(&self, name: &str, mode: Mode, options: &[(&str, &str)]) {
-        let options = options
-            .iter()
-            .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
-            .collect();
-        let mut datagram = Vec::new();
-        Packet::Read(Request { name: name.as_bytes(), mode, options }).emit(&mut datagram);
-        self.send(&datagram, self.server).await;
-    }
-
-    async fn hear(&self) -> (Vec<u8>, SocketAddrV4) {
-        let mut buffer = vec![0; 70_000];
-        let heard = timeout(Duration::from_secs(5), self.socket.recv_from(&mut buffer)).await;
-        let (length, SocketAddr::V4(from)) = heard.expect("an answer").unwrap() else { panic!("not IPv4") };
-        buffer.truncate(length);
-        (buffer, from)
-    }
-
-    async fn hears_nothing(&self) -> bool {
-        let mut buffer = [0; 2048];
-        timeout(Duration::from_millis(150), self.socket.recv_from(&mut buffer)).await.is_err()
-    }
-
-    async fn ack(&self, number: u16, to: SocketAddrV4) {
-        let [high, low] = number.to_be_bytes();
-        self.send(&[0, 4, high, low], to).await;
-    }
-
-    /// The answer to one request in octet mode without options.
-    async fn answer(&self, name: &str) -> Vec<u8> {
-        self.ask(name, Mode::Octet, &[]).await;
-        self.hear().await.0
-    }
-
-    /// Takes a whole file as a careful client does; the ERROR packet if there is one.
-    async fn fetch(&self, name: &str, mode: Mode, options: &[(&str, &str)]) -> Result<Vec<u8>, Vec<u8>> {
-        self.ask(name, mode, options).await;
-        let (mut datagram, server) = self.hear().await;
-        let (mut blksize, mut windowsize) = (512, 1);
-        if let Ok(Packet::Oack(agreed)) = Packet::parse(&datagram) {
-            for RequestOption { name, value } in agreed {
-                let value = std::str::from_utf8(value).unwrap().parse::<usize>().unwrap();
-                match name {
-                    b"blksize" => blksize = value,
-                    b"windowsize" => windowsize = value,
-                    _ => {}
-                }
-            }
-            self.ack(0, server).await;
-            datagram = self.hear().await.0;
-        }
-        let (mut file, mut expected, mut unacked) = (Vec::new(), 1u16, 0);
-        loop {
-            match Packet::parse(&datagram).unwrap() {
-                Packet::Data { block, bytes } if block == expected => {
-                    file.extend_from_slice(bytes);
-                    unacked += 1;
-                    let last = bytes.len() < blksize;
-                    if last || unacked == windowsize {
-                        self.ack(block, server).await;
-                        unacked = 0;
-                    }
-                    if last {
-                        return Ok(file);
-                    }
-                    expected = expected.wrapping_add(1);
-                }
-                Packet::Data { .. } => {}
-                Packet::Error { .. } => return Err(datagram),
-                other => panic!("{other:?}"),
-            }
-            datagram = self.hear().await.0;
-        }
-    }
-
-    async fn get(&self, name: &str, options: &[(&str, &str)]) -> Vec<u8> {
-        self.fetch(name, Mode::Octet, options).await.unwrap()
-    }
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at / 7 + at / 65_536) as u8).collect()
-}
-
-fn contents() -> Vec<(&'static str, Scope, Class, Vec<u8>)> {
-    vec![
-        ("SEP0004F2000002.cnf.xml", Scope::Device(PHONE_MAC), Class::Config, b"<device>\n</device>\n".to_vec()),
-        ("SEP0004F2000003.cnf.xml", Scope::Device(OTHER_MAC), Class::Config, b"<other/>".to_vec()),
-        ("ringlist.xml", Scope::Everyone, Class::Locale, b"<rings/>\r\n".to_vec()),
-        ("tones.raw", Scope::Everyone, Class::Locale, vec![0, 10, 13, 0]),
-        ("empty.tlv", Scope::Everyone, Class::TrustList, Vec::new()),
-        ("jar.sbn", Scope::Everyone, Class::Firmware, pattern(700_001)),
-        ("exact.bin", Scope::Everyone, Class::Firmware, pattern(131_072)),
-        ("damaged.bin", Scope::Everyone, Class::Firmware, pattern(1000)),
-        ("half.bin", Scope::Everyone, Class::Firmware, pattern(200_000)),
-    ]
-}
-
-fn shelf() -> Shelf {
-    let files = contents().into_iter().map(|(name, _, _, bytes)| (name.parse().unwrap(), bytes.into())).collect();
-    let damaged_at = [("damaged.bin", 0), ("half.bin", 65_536)];
-    let damaged_at = damaged_at.into_iter().map(|(name, at)| (name.parse().unwrap(), at)).collect();
-    Shelf { files, damaged_at, delay: Duration::ZERO }
-}
-
-fn object(bytes: u64) -> ObjectRef {
-    let key = ContentKey::from_bytes([0; 32]);
-    ObjectRef { digest: Digest::of(b""), bytes, key, packing: Packing::Plain, clear_bytes: bytes }
-}
-
-fn catalog(generation: u64) -> Catalog {
-    let entry = |(name, scope, class, bytes): (&str, Scope, Class, Vec<u8>)| FileEntry {
-        name: name.parse().unwrap(),
-        scope,
-        class,
-        sha256: Digest::of(&bytes),
-        blob: object(bytes.len() as u64),
-    };
-    let phone = |mac| Phone { mac, model: "cisco-7942".to_owned(), label: String::new() };
-    let manifest = Manifest {
-        format: MANIFEST_FORMAT,
-        fleet: "fleet".parse().unwrap(),
-        site: "site".parse().unwrap(),
-        generation: Generation(generation),
-        created: UnixTime(0),
-        totals: Totals::default(),
-        catalogue_version: 1,
-        activation_window: None,
-        settings: SiteSettings::default(),
-        inventory: object(0),
-        shards: Vec::new(),
-    };
-    let shard = Shard { files: contents().into_iter().map(entry).collect() };
-    Catalog::new(&manifest, Inventory { phones: vec![phone(PHONE_MAC), phone(OTHER_MAC)] }, vec![shard]).unwrap()
-}
 
 #[tokio::test]
 async fn a_phone_gets_its_own_file_from_another_port() {
@@ -484,26 +245,38 @@ async fn a_stranger_on_the_port_gets_error_5_and_the_transfer_goes_on() {
 #[tokio::test]
 async fn over_the_bound_one_address_is_refused_and_others_go_on() {
     let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
-    let mut phones = Vec::new();
-    for _ in 0..3 {
-        let phone = site.client(PHONE).await;
-        phones.push((phone.answer("jar.sbn").await, phone));
+    let reading = [site.client(PHONE).await, site.client(PHONE).await];
+    for phone in &reading {
+        phone.ask("jar.sbn", Mode::Octet, &[]).await;
+        let (_, from) = phone.hear().await;
+        phone.ack(1, from).await;
+        phone.hear().await;
     }
-    assert_eq!(phones.iter().filter(|(answer, _)| answer == Refusal::Busy.packet()).count(), 1);
+    assert_eq!(site.client(PHONE).await.answer("jar.sbn").await, Refusal::Busy.packet());
     assert_eq!(site.client(OTHER).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
 }
 
 #[tokio::test]
-async fn transfers_that_a_phone_left_without_a_word_make_room_for_its_next() {
+async fn requests_under_a_phones_address_do_not_keep_it_from_its_files() {
     let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
-    let abandoned = [site.client(PHONE).await, site.client(PHONE).await];
-    for phone in &abandoned {
-        phone.answer("jar.sbn").await;
+    let mut forged = Vec::new();
+    for _ in 0..5 {
+        let client = site.client(PHONE).await;
+        client.answer("jar.sbn").await;
+        forged.push(client);
     }
-    // The first resend, after a second.
-    for phone in &abandoned {
-        phone.hear().await;
-    }
+    assert_eq!(site.client(PHONE).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
+}
+
+#[tokio::test]
+async fn files_that_a_phone_stopped_reading_make_room_for_its_next() {
+    let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 1);
+    let phone = site.client(PHONE).await;
+    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    let (_, from) = phone.hear().await;
+    phone.ack(1, from).await;
+    let (block, _) = phone.hear().await;
+    assert_eq!(phone.hear().await.0, block, "the first resend");
     assert_eq!(site.client(PHONE).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
 }
 
