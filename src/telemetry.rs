@@ -35,3 +35,29 @@ pub fn start(default_filter: &str) {
         tracing::debug!("logging had been started before");
     }
 }
+
+/// An error as a person at a terminal needs it: what failed and why on one line, then what to try.
+///
+/// Contexts that begin with `hint: ` are told apart from the rest of the chain.
+pub fn explain(error: &anyhow::Error) -> String {
+    let links: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let (hints, causes): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.starts_with("hint: "));
+    let mut text = format!("error: {}", causes.join(": "));
+    for hint in hints {
+        text.push('\n');
+        text.push_str(&hint);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_before_its_hint() {
+        let error =
+            anyhow::anyhow!("permission denied").context("cannot read key a.key").context("hint: run as user hq");
+        assert_eq!(explain(&error), "error: cannot read key a.key: permission denied\nhint: run as user hq");
+    }
+}

@@ -38,6 +38,7 @@ pub struct DeviceTable {
     fixed: BTreeMap<Ipv4Addr, MacAddr>,
     leases: Sightings,
     neighbours: Sightings,
+    no_link: bool,
 }
 
 /// A change that someone should hear of once.
@@ -50,6 +51,17 @@ pub enum Change {
 }
 
 impl DeviceTable {
+    /// For loopback, which has no link layer to ask: there a lease is all there is to know, and suffices. For demos and
+    /// tests only.
+    pub fn without_link() -> Self {
+        Self { no_link: true, ..Self::default() }
+    }
+
+    /// Whether it is worth waiting for the link layer to resolve an address.
+    pub const fn has_link(&self) -> bool {
+        !self.no_link
+    }
+
     /// Says for good whose `address` is, whatever lease and link say: for labs and loopback, where there is no link
     /// layer to ask. At most [`MAX_ADDRESSES`] are kept; false if there is no room.
     pub fn fixed(&mut self, address: Ipv4Addr, mac: MacAddr) -> bool {
@@ -108,6 +120,7 @@ impl DeviceTable {
         match (self.leases.device(address), self.neighbours.device(address)) {
             (Some(leased), Some(seen)) if leased != seen => Resolution::Conflict { leased, seen },
             (_, Some(seen)) => Resolution::Device(seen),
+            (Some(leased), None) if self.no_link => Resolution::Device(leased),
             (_, None) => Resolution::Unknown,
         }
     }
@@ -188,6 +201,16 @@ mod tests {
 
     fn at(host: u8) -> Ipv4Addr {
         Ipv4Addr::new(192, 0, 2, host)
+    }
+
+    #[test]
+    fn a_lease_suffices_only_where_there_is_no_link_to_ask() {
+        let (mut loopback, mut lan) = (DeviceTable::without_link(), DeviceTable::default());
+        loopback.leased(at(1), PHONE);
+        lan.leased(at(1), PHONE);
+        assert_eq!(loopback.resolve(at(1)), Resolution::Device(PHONE));
+        assert_eq!(lan.resolve(at(1)), Resolution::Unknown);
+        assert!(!loopback.has_link() && lan.has_link());
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! From verified metadata and sealed bytes to a release that may be served. Trust is a type here: nothing else
 //! makes an [`Opened`], and the store stages nothing else. The site, its restart and HQ's preview run this same code.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::catalog::{Catalog, CatalogError};
-use crate::bundle::object::ObjectError;
-use crate::bundle::recipients::ManifestError;
-use crate::bundle::{Manifest, ObjectRef, RecipientSecret};
-use crate::ids::{FileName, FleetId, Generation, SiteId};
+use crate::bundle::limits::MAX_UNLISTED_FILE_BYTES;
+use crate::bundle::object::{self, ObjectError};
+use crate::bundle::recipients::{self, Binding, ManifestError};
+use crate::bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
+use crate::ids::{Digest, FileName, FleetId, Generation, SiteId};
 use crate::tuf::Trusted;
+use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, Target, Targets};
 
 /// The path of the sealed manifest among a site's targets. With consistent snapshots it is fetched as
 /// `targets/<sha256>.manifest`.
@@ -17,13 +22,17 @@ pub const MANIFEST_TARGET: &str = "manifest";
 /// A manifest whose signatures, site, generation and digest all held.
 #[derive(Debug, Clone)]
 pub struct OpenedManifest {
-    _private: (),
+    manifest: Manifest,
+    sealed: Arc<[u8]>,
 }
 
 /// A release whose parts all held: manifest, inventory, shards, firmware listing.
 #[derive(Debug, Clone)]
 pub struct Opened {
-    _private: (),
+    manifest: Manifest,
+    sealed: Arc<[u8]>,
+    catalog: Arc<Catalog>,
+    objects: Vec<ObjectRef>,
 }
 
 /// Why a release was turned away. The active release stays as it was.
@@ -56,67 +65,215 @@ pub enum ReleaseError {
 }
 
 impl ReleaseError {
-    /// A stable code: `no-manifest`, `other-site`, `mismatch`, `not-sealed-to-us`, `malformed`, `too-new`, …
+    /// A stable code for logs, status and check-in: `no-manifest`, `other-site`, `mismatch`, `not-sealed-to-us`,
+    /// `malformed`, `too-new`, `too-large`, `corrupt`, `unreadable`, `duplicate`, `unlisted-firmware`.
     pub fn code(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::NoManifest => "no-manifest",
+            Self::OtherSite(_) => "other-site",
+            Self::Mismatch => "mismatch",
+            Self::Manifest(error) => match error {
+                ManifestError::NotForUs => "not-sealed-to-us",
+                ManifestError::Malformed(_) => "malformed",
+                ManifestError::TooNew(_) | ManifestError::UnknownSuite(_) => "too-new",
+                ManifestError::TooLarge { .. } => "too-large",
+            },
+            Self::Object(error) => match error {
+                ObjectError::WrongObject | ObjectError::Corrupt(_) => "corrupt",
+                ObjectError::Unpack | ObjectError::Malformed(_) => "malformed",
+                ObjectError::TooLarge { .. } => "too-large",
+            },
+            Self::Unreadable(_) => "unreadable",
+            Self::Catalog(error) => match error {
+                CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => "duplicate",
+                CatalogError::TooMany { .. } => "too-large",
+            },
+            Self::UnlistedFirmware(_) => "unlisted-firmware",
+        }
     }
 }
 
 impl OpenedManifest {
     /// Opens the sealed manifest that `trusted` names.
+    ///
+    /// # Errors
+    ///
+    /// The metadata is another site's or names no manifest, or `sealed` is not the one it names or does not open with
+    /// `key` for this fleet, site and generation.
     pub fn open(
-        _trusted: &Trusted,
-        _sealed: &[u8],
-        _key: &RecipientSecret,
-        _fleet: &FleetId,
-        _site: &SiteId,
+        trusted: &Trusted,
+        sealed: &[u8],
+        key: &RecipientSecret,
+        fleet: &FleetId,
+        site: &SiteId,
     ) -> Result<Self, ReleaseError> {
-        todo!()
+        Self::open_signed(&Signed::of(trusted)?, sealed, key, fleet, site)
+    }
+
+    fn open_signed(
+        signed: &Signed<'_>,
+        sealed: &[u8],
+        key: &RecipientSecret,
+        fleet: &FleetId,
+        site: &SiteId,
+    ) -> Result<Self, ReleaseError> {
+        for extra in &signed.extras {
+            check_site(extra, fleet, site)?;
+        }
+        let target = signed.manifest()?;
+        if !is_target(target, &Digest::of(sealed), sealed.len() as u64) {
+            return Err(ReleaseError::Mismatch);
+        }
+        let (fleet, site, generation) = (fleet.clone(), site.clone(), Generation(signed.targets.version));
+        let manifest = recipients::open(sealed, key, &Binding { fleet, site, generation })?;
+        Ok(Self { manifest, sealed: sealed.into() })
     }
 
     /// What it says.
     pub fn manifest(&self) -> &Manifest {
-        todo!()
+        &self.manifest
     }
 
     /// The inventory and the shards, which [`OpenedManifest::complete`] will read.
     pub fn parts(&self) -> impl Iterator<Item = &ObjectRef> {
-        std::iter::empty()
+        std::iter::once(&self.manifest.inventory).chain(&self.manifest.shards)
     }
 
     /// Opens the parts. `read` gives the ciphertext of a part.
+    ///
+    /// # Errors
+    ///
+    /// A part cannot be read or does not open, the parts contradict each other, a file is firmware (or as large as only
+    /// firmware is) that the `firmware` role does not list, or `trusted` is no longer what this manifest was opened by.
     pub fn complete(
         self,
-        _trusted: &Trusted,
-        _read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
+        trusted: &Trusted,
+        read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
     ) -> Result<Opened, ReleaseError> {
-        todo!()
+        self.complete_signed(&Signed::of(trusted)?, read)
+    }
+
+    fn complete_signed(
+        self,
+        signed: &Signed<'_>,
+        read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
+    ) -> Result<Opened, ReleaseError> {
+        let same = is_target(signed.manifest()?, &Digest::of(&self.sealed), self.sealed.len() as u64);
+        if !same || Generation(signed.targets.version) != self.manifest.generation {
+            return Err(ReleaseError::Mismatch);
+        }
+        let mut read = |part: &ObjectRef| read(part).map_err(ReleaseError::Unreadable);
+        let inventory = object::open_inventory(&self.manifest.inventory, &read(&self.manifest.inventory)?)?;
+        let mut shards = Vec::with_capacity(self.manifest.shards.len());
+        for part in &self.manifest.shards {
+            shards.push(object::open_shard(part, &read(part)?)?);
+        }
+        let catalog = Catalog::new(&self.manifest, inventory, shards)?;
+        let listed = signed.firmware_images();
+        for entry in catalog.files() {
+            check_listed(entry, &listed)?;
+        }
+        let objects = distinct(self.parts().chain(catalog.files().map(|entry| &entry.blob)))?;
+        let Self { manifest, sealed } = self;
+        Ok(Opened { manifest, sealed, catalog: Arc::new(catalog), objects })
     }
 }
 
 impl Opened {
     /// The release, indexed.
     pub fn catalog(&self) -> &Arc<Catalog> {
-        todo!()
+        &self.catalog
     }
 
     /// Its number.
     pub fn generation(&self) -> Generation {
-        todo!()
+        self.manifest.generation
     }
 
     /// What its manifest says.
     pub fn manifest(&self) -> &Manifest {
-        todo!()
+        &self.manifest
     }
 
     /// The sealed manifest, as it was signed.
     pub fn sealed_manifest(&self) -> &[u8] {
-        todo!()
+        &self.sealed
     }
 
-    /// Every object that the release needs on disk, each once: parts and blobs.
+    /// Every object that the release needs on disk, each once: parts and blobs, in the order of their digests.
     pub fn objects(&self) -> Vec<ObjectRef> {
-        todo!()
+        self.objects.clone()
     }
 }
+
+/// What verified metadata says about a release.
+struct Signed<'a> {
+    targets: &'a Targets,
+    firmware: Option<&'a Targets>,
+    /// Ours of all the metadata that is made for one site.
+    extras: Vec<Option<&'a Value>>,
+}
+
+impl<'a> Signed<'a> {
+    fn of(trusted: &'a Trusted) -> Result<Self, ReleaseError> {
+        let targets = trusted.targets().ok_or(ReleaseError::NoManifest)?;
+        let others = [trusted.timestamp().map(|role| &role.extra), trusted.snapshot().map(|role| &role.extra)];
+        let extras = others.into_iter().flatten().chain([&targets.extra]).map(|extra| extra.get(EXTRA_FIELD)).collect();
+        Ok(Self { targets, firmware: trusted.delegated(FIRMWARE), extras })
+    }
+
+    /// The manifest's target, by the release key alone: no delegated role may answer for it.
+    fn manifest(&self) -> Result<&'a Target, ReleaseError> {
+        self.targets.targets.get(MANIFEST_TARGET).ok_or(ReleaseError::NoManifest)
+    }
+
+    fn firmware_images(&self) -> HashSet<(Digest, u64)> {
+        let targets = self.firmware.map(|role| &role.targets).into_iter().flatten();
+        targets.filter_map(|(_, target)| Some((target.hashes.sha256?, target.length))).collect()
+    }
+}
+
+/// One site's metadata is nobody else's: `{"fleet": …, "site": …}` must be there and name us.
+fn check_site(extra: &Option<&Value>, fleet: &FleetId, site: &SiteId) -> Result<(), ReleaseError> {
+    let text = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
+    match (text("fleet"), text("site")) {
+        (Some(named_fleet), Some(named_site)) => {
+            if named_fleet == fleet.as_str() && named_site == site.as_str() {
+                return Ok(());
+            }
+            Err(ReleaseError::OtherSite(format!("site {named_site} of fleet {named_fleet}")))
+        }
+        _ => Err(ReleaseError::OtherSite("no site that it names".to_owned())),
+    }
+}
+
+/// A target without a SHA-256 matches nothing.
+fn is_target(target: &Target, sha256: &Digest, bytes: u64) -> bool {
+    target.hashes.sha256 == Some(*sha256) && target.length == bytes
+}
+
+/// The class is the release key's word, so size has a say too: an image cannot pass as a dictionary.
+fn check_listed(entry: &FileEntry, listed: &HashSet<(Digest, u64)>) -> Result<(), ReleaseError> {
+    let bytes = entry.blob.clear_bytes;
+    let must = entry.class == Class::Firmware || bytes > MAX_UNLISTED_FILE_BYTES;
+    if must && !listed.contains(&(entry.sha256, bytes)) {
+        return Err(ReleaseError::UnlistedFirmware(entry.name.clone()));
+    }
+    Ok(())
+}
+
+/// Each object once. One digest with two lengths or keys cannot be.
+fn distinct<'a>(references: impl Iterator<Item = &'a ObjectRef>) -> Result<Vec<ObjectRef>, ReleaseError> {
+    let mut objects: BTreeMap<Digest, &ObjectRef> = BTreeMap::new();
+    for reference in references {
+        let first = objects.entry(reference.digest).or_insert(reference);
+        if (first.bytes, &first.key) != (reference.bytes, &reference.key) {
+            let what = format!("object {} is described in two ways", reference.digest);
+            return Err(ObjectError::Malformed(what).into());
+        }
+    }
+    Ok(objects.into_values().cloned().collect())
+}
+
+#[cfg(all(test, feature = "hq"))]
+mod tests;

@@ -1,4 +1,10 @@
-//! TODO room
+//! The appliance as a process: command line, configuration, and the list of everything that runs.
 
+pub mod cli;
+pub mod clock;
+pub mod config;
 pub mod interface;
+pub mod leases;
 pub mod neighbours;
+pub mod notify;
+pub mod run;

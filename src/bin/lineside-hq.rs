@@ -1,1 +1,5 @@
-fn main() {}
+//! The HQ tool and service.
+
+fn main() -> std::process::ExitCode {
+    lineside::hq::cli::main()
+}

@@ -1,1 +1,8 @@
-fn main() {}
+//! The appliance.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    lineside::appliance::cli::main().await
+}

@@ -14,6 +14,8 @@ pub mod shards;
 mod packing;
 mod stream;
 mod validate;
+#[cfg(all(test, feature = "hq"))]
+mod vectors;
 
 pub use key::{ContentKey, PublisherSecret, RecipientPublic, RecipientSecret};
 pub use manifest::{

@@ -78,8 +78,9 @@ pub fn seal_inventory(secret: &PublisherSecret, scope: &str, inventory: &Invento
     seal(secret, scope, &json, Packing::Zstd)
 }
 
+/// Seals what is packed already; the same bytes from every version of the packer's library.
 #[cfg(feature = "hq")]
-fn seal_packed(
+pub(super) fn seal_packed(
     secret: &PublisherSecret,
     scope: &str,
     packed: &[u8],
@@ -170,3 +171,6 @@ pub const fn chunks(packed_bytes: u64) -> u64 {
 pub const fn sealed_bytes(packed_bytes: u64) -> u64 {
     packed_bytes.saturating_add(chunks(packed_bytes).saturating_mul(TAG_BYTES as u64))
 }
+
+#[cfg(all(test, feature = "hq"))]
+mod tests;

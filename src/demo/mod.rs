@@ -1,1 +1,11 @@
-//! TODO room
+//! The product shown in one unprivileged process: a fresh HQ, two sites and simulated phones, on loopback.
+//!
+//! Nothing here is a mock of Lineside: HQ publishes and serves, appliances enrol, pull, verify and serve by the code
+//! that is shipped. Simulated are the phones ([`phone`]), and the LAN is 127.0.0.0/8. [`stage`] sets up HQ and sites,
+//! [`scenario`] is the story, [`files`] the way for load tests.
+
+pub mod cli;
+pub mod files;
+pub mod phone;
+pub mod scenario;
+pub mod stage;

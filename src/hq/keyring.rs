@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
-use crate::tuf::SigningKey;
+use crate::tuf::{PublicKey, SigningKey};
 
 /// What a key file holds; the first word of its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,4 +74,37 @@ pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
 /// Reads an Ed25519 key file.
 pub fn load_signing(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_seed(&*load(path, Kind::Ed25519)?))
+}
+
+/// Writes public keys, one in hex a line, below a comment.
+pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for line in comment.lines() {
+        text.push_str(&format!("# {line}\n"));
+    }
+    for key in keys {
+        text.push_str(&format!("{}\n", HEXLOWER.encode(key)));
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads the public keys of a file.
+pub fn load_public(path: &Path) -> anyhow::Result<Vec<[u8; 32]>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let bytes = HEXLOWER.decode(line.as_bytes()).unwrap_or_default();
+            <[u8; 32]>::try_from(bytes).map_err(|_| anyhow!("{}: a public key has 64 hex digits", path.display()))
+        })
+        .collect()
+}
+
+/// Reads the Ed25519 public keys of a file.
+pub fn load_public_signing(path: &Path) -> anyhow::Result<Vec<PublicKey>> {
+    load_public(path)?
+        .iter()
+        .map(|key| PublicKey::from_bytes(key).ok_or_else(|| anyhow!("{} holds a key that is none", path.display())))
+        .collect()
 }

@@ -2,16 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::ids::{Digest, SiteId};
+
 /// The paths of one fleet directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     dir: PathBuf,
+    online: PathBuf,
 }
 
 impl Layout {
     /// The fleet directory `dir`. Nothing is read.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        let dir = dir.into();
+        Self { online: dir.join("online"), dir }
+    }
+
+    /// The online directory alone, as it is on a machine that only runs `serve`.
+    pub fn of_online(online: impl Into<PathBuf>) -> Self {
+        let online = online.into();
+        Self { dir: online.clone(), online }
     }
 
     /// The directory itself, which people keep in git.
@@ -61,7 +71,7 @@ impl Layout {
 
     /// All that `serve` needs; may live on another machine. Never in git.
     pub fn online(&self) -> PathBuf {
-        self.dir.join("online")
+        self.online.clone()
     }
 
     /// Tokens, sites, certificates and check-ins.
@@ -77,5 +87,47 @@ impl Layout {
     /// The key that signs `snapshot` and `timestamp` metadata and check-in answers.
     pub fn online_key(&self) -> PathBuf {
         self.online().join("online.key")
+    }
+
+    /// Signed metadata that belongs to the whole fleet: `<N>.root.json` and `<N>.firmware.json`. Public, in git.
+    pub fn signed(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// The public keys of the firmware role, one in hex a line. In git: publishing needs no firmware key.
+    pub fn firmware_public(&self) -> PathBuf {
+        self.signed().join("firmware.pub")
+    }
+
+    /// The public half of the recovery key. In git: publishing seals to it and never opens with it.
+    pub fn recovery_public(&self) -> PathBuf {
+        self.signed().join("recovery.pub")
+    }
+
+    /// SIP passwords and the like, encrypted with age. In git.
+    pub fn secrets(&self) -> PathBuf {
+        self.dir.join("secrets.age")
+    }
+
+    /// One of the offline keys, by the stem of its file: `release`, `root-1`, `recovery`, …
+    pub fn key(&self, stem: &str) -> PathBuf {
+        self.keys().join(format!("{stem}.key"))
+    }
+
+    /// The published metadata of a site.
+    pub fn site_metadata(&self, site: &SiteId) -> PathBuf {
+        self.public().join("sites").join(site.as_str()).join("metadata")
+    }
+
+    /// The sealed manifests of a site.
+    pub fn site_targets(&self, site: &SiteId) -> PathBuf {
+        self.public().join("sites").join(site.as_str()).join("targets")
+    }
+
+    /// Where a sealed object of this digest is.
+    pub fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let shelf = name.get(..2).unwrap_or_default().to_owned();
+        self.public().join("objects").join(shelf).join(name)
     }
 }

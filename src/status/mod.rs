@@ -7,4 +7,5 @@ pub mod report;
 pub mod service;
 pub mod stats;
 
+pub use report::Report;
 pub use stats::{Outcome, PollState, Stats, TransferRecord};

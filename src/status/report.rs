@@ -1,1 +1,213 @@
-//! TODO
+//! One picture of the record: for people, for programs and for check-in.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::stats::{Stats, TransferShown};
+use crate::api::{Alert, CheckIn, DhcpServerSeen, PhoneSeen};
+use crate::ids::{Generation, UnixTime};
+
+/// How many phones a check-in names at the most; what does not fit is in the counters.
+const CHECK_IN_PHONES: usize = 64;
+/// How many alerts a check-in names at the most.
+const CHECK_IN_ALERTS: usize = 16;
+
+/// Everything that `lineside status` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The appliance's version.
+    pub version: String,
+    /// When this was asked.
+    pub now: UnixTime,
+    /// When the process started.
+    pub started: UnixTime,
+    /// `ok`, or a stable code; `starting` before the first poll, `not-enrolled` without an identity.
+    pub state: String,
+    /// Why, for people.
+    pub reason: String,
+    /// When the last poll ended.
+    pub polled: Option<UnixTime>,
+    /// When signed metadata was last found current.
+    pub fresh: Option<UnixTime>,
+    /// The generation that is served; 0 for none.
+    pub generation: Generation,
+    /// Whether the kernel says that the clock is synchronised.
+    pub clock_synchronised: bool,
+    /// Bytes free on the file system of the store.
+    pub disk_free_bytes: u64,
+    /// What DHCP does.
+    pub dhcp_mode: String,
+    /// Other DHCP servers on the LAN.
+    pub dhcp_servers: Vec<DhcpServerSeen>,
+    /// Devices seen, the most recent first.
+    pub phones: Vec<PhoneSeen>,
+    /// The last transfers, the most recent first.
+    pub transfers: Vec<TransferShown>,
+    /// What someone should look at.
+    pub alerts: Vec<Alert>,
+    /// Counters since the start.
+    pub counters: BTreeMap<String, u64>,
+}
+
+impl Report {
+    /// The record as it is now.
+    pub fn of(stats: &Stats) -> Self {
+        let now = stats.now();
+        let inner = stats.lock();
+        let mut phones: Vec<PhoneSeen> = inner.devices.values().cloned().collect();
+        phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
+        let poll = inner.poll.as_ref();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now,
+            started: inner.started.unwrap_or(now),
+            state: poll.map_or("starting", |poll| poll.state).to_owned(),
+            reason: poll.map(|poll| poll.reason.clone()).unwrap_or_default(),
+            polled: poll.map(|poll| poll.at),
+            fresh: poll.and_then(|poll| poll.fresh_at),
+            generation: poll.map(|poll| poll.generation).unwrap_or_default(),
+            clock_synchronised: poll.is_some_and(|poll| poll.clock_synchronised),
+            disk_free_bytes: poll.map_or(0, |poll| poll.disk_free_bytes),
+            dhcp_mode: inner.dhcp_mode.clone(),
+            dhcp_servers: inner.dhcp_servers.clone(),
+            phones,
+            transfers: inner.transfers.iter().rev().cloned().collect(),
+            alerts: inner.alerts.values().cloned().collect(),
+            counters: inner.counters.clone(),
+        }
+    }
+
+    /// The part that HQ hears. The nonce is for the caller to fill in.
+    pub fn check_in(&self) -> CheckIn {
+        CheckIn {
+            version: self.version.clone(),
+            generation: self.generation,
+            state: self.state.clone(),
+            reason: self.reason.clone(),
+            clock_synchronised: self.clock_synchronised,
+            uptime_seconds: self.now.since(self.started).as_secs(),
+            disk_free_bytes: self.disk_free_bytes,
+            dhcp_mode: self.dhcp_mode.clone(),
+            dhcp_servers: self.dhcp_servers.clone(),
+            phones: self.phones.iter().take(CHECK_IN_PHONES).cloned().collect(),
+            alerts: self.alerts.iter().take(CHECK_IN_ALERTS).cloned().collect(),
+            counters: self.counters.clone(),
+            nonce: String::new(),
+        }
+    }
+
+    /// The report as text for a terminal.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let ago = |time: Option<UnixTime>| time.map_or_else(|| "never".to_owned(), |time| self.ago(time));
+        let mut line = |name: &str, value: String| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{name:<12} {value}");
+        };
+        let state =
+            if self.reason.is_empty() { self.state.clone() } else { format!("{}: {}", self.state, self.reason) };
+        line("state", state);
+        line(
+            "serving",
+            if self.generation.0 == 0 { "nothing yet".into() } else { format!("generation {}", self.generation) },
+        );
+        line("polled", format!("{} (signed metadata current: {})", ago(self.polled), ago(self.fresh)));
+        line("dhcp", if self.dhcp_mode.is_empty() { "off".into() } else { self.dhcp_mode.clone() });
+        for server in &self.dhcp_servers {
+            let tftp = if server.tftp.is_empty() { "no TFTP server".to_owned() } else { server.tftp.join(", ") };
+            line("", format!("another DHCP server {} hands out {tftp}", server.server));
+        }
+        line("clock", if self.clock_synchronised { "synchronised".into() } else { "not synchronised".into() });
+        line("disk", format!("{} MB free", self.disk_free_bytes / 1_000_000));
+        line("version", format!("{}, up for {}", self.version, span(self.now.since(self.started).as_secs())));
+        for alert in &self.alerts {
+            let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
+            line("ALERT", format!("{}: {}{times}", alert.code, alert.text));
+        }
+        if !self.phones.is_empty() {
+            let _ = writeln!(out, "\n{:<18} {:<9} {:<15} {:<14} last file", "device", "inventory", "seen", "outcome");
+            for phone in &self.phones {
+                let known = if phone.known { "yes" } else { "NO" };
+                let seen = self.ago(phone.last_seen);
+                let mac = phone.mac.to_string();
+                let _ =
+                    writeln!(out, "{mac:<18} {known:<9} {seen:<15} {:<14} {}", phone.outcome, printable(&phone.file));
+            }
+        }
+        out
+    }
+
+    fn ago(&self, time: UnixTime) -> String {
+        format!("{} ago", span(self.now.since(time).as_secs()))
+    }
+}
+
+/// File names come from the LAN; a terminal must not obey what is in them.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::status::PollState;
+
+    #[test]
+    fn the_text_says_state_release_and_alerts() {
+        let clock = Arc::new(AtomicI64::new(1_000));
+        let reading = Arc::clone(&clock);
+        let stats = Stats::with_clock(Arc::new(move || UnixTime(reading.load(Ordering::Relaxed))));
+        stats.poll(PollState {
+            at: UnixTime(1_000),
+            state: "unreachable",
+            reason: "HQ does not answer".to_owned(),
+            generation: Generation(7),
+            fresh_at: Some(UnixTime(1_000)),
+            clock_synchronised: true,
+            disk_free_bytes: 5_000_000,
+        });
+        stats.alert("scan", "00:00:5e:00:53:01 guesses names".to_owned());
+        clock.store(1_300, Ordering::Relaxed);
+        let text = Report::of(&stats).text();
+        for part in ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        scan: 00:00:5e"] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_check_in_of_a_busy_site_stays_bounded() {
+        let stats = Stats::new();
+        for number in 0..500u16 {
+            let [high, low] = number.to_be_bytes();
+            stats.transfer(crate::status::TransferRecord {
+                device: Some(crate::ids::MacAddr::new([2, 0, 0, 0, high, low])),
+                known: true,
+                address: std::net::Ipv4Addr::LOCALHOST,
+                file: "f".repeat(100),
+                bytes: 1,
+                retransmissions: 0,
+                duration: std::time::Duration::ZERO,
+                generation: Generation(1),
+                outcome: crate::status::Outcome::Delivered,
+            });
+        }
+        let check_in = Report::of(&stats).check_in();
+        assert_eq!(check_in.phones.len(), CHECK_IN_PHONES);
+        assert_eq!(check_in.counters.get("tftp.delivered"), Some(&500));
+    }
+}

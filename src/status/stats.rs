@@ -1,10 +1,23 @@
 //! Counters and recent history, in bounded memory. Cheap to share and to tell; never blocks on I/O.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::api::DhcpServerSeen;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Alert, DhcpServerSeen, PhoneSeen};
 use crate::ids::{Generation, MacAddr, UnixTime};
+
+/// The most devices that are remembered; the one not seen for longest makes room.
+pub const MAX_DEVICES: usize = 2_048;
+/// The most transfers that are remembered.
+pub const MAX_TRANSFERS: usize = 256;
+/// The most different alerts at a time; further ones are only counted.
+pub const MAX_ALERTS: usize = 64;
+/// The longest file name or alert text that is kept, in bytes.
+pub const MAX_TEXT_BYTES: usize = 255;
 
 /// How one request for a file ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +36,20 @@ pub enum Outcome {
     Refused(&'static str),
 }
 
+impl Outcome {
+    /// A stable code: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Aborted => "aborted",
+            Self::TimedOut => "timed-out",
+            Self::Failed => "failed",
+            Self::Refused(reason) => reason,
+        }
+    }
+}
+
 /// One request for a file.
 #[derive(Debug, Clone)]
 pub struct TransferRecord {
@@ -32,7 +59,7 @@ pub struct TransferRecord {
     pub known: bool,
     /// From where.
     pub address: std::net::Ipv4Addr,
-    /// What for, as asked; shortened to 255 bytes.
+    /// What for, as asked; shortened to [`MAX_TEXT_BYTES`].
     pub file: String,
     /// Bytes acknowledged.
     pub bytes: u64,
@@ -44,6 +71,30 @@ pub struct TransferRecord {
     pub generation: Generation,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+/// A [`TransferRecord`] as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TransferShown {
+    /// When it ended.
+    pub at: UnixTime,
+    /// Who asked, if known.
+    pub device: Option<MacAddr>,
+    /// From where.
+    pub address: std::net::Ipv4Addr,
+    /// What for.
+    pub file: String,
+    /// Bytes acknowledged.
+    pub bytes: u64,
+    /// Blocks sent more than once.
+    pub retransmissions: u32,
+    /// From the request to the end, in milliseconds.
+    pub milliseconds: u64,
+    /// The release that it was served from.
+    pub generation: Generation,
+    /// How it ended: [`Outcome::code`].
+    pub outcome: String,
 }
 
 /// What the last poll came to.
@@ -65,16 +116,51 @@ pub struct PollState {
     pub disk_free_bytes: u64,
 }
 
+/// Gives the time that history is stamped with.
+pub type Clock = dyn Fn() -> UnixTime + Send + Sync;
+
 /// The shared record. Clones are the same record.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct Stats {
-    _inner: Arc<()>,
+    inner: Arc<Mutex<Inner>>,
+    clock: Arc<Clock>,
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) started: Option<UnixTime>,
+    pub(super) counters: BTreeMap<String, u64>,
+    pub(super) devices: HashMap<MacAddr, PhoneSeen>,
+    pub(super) transfers: VecDeque<TransferShown>,
+    pub(super) alerts: BTreeMap<(String, String), Alert>,
+    pub(super) dhcp_mode: String,
+    pub(super) dhcp_servers: Vec<DhcpServerSeen>,
+    pub(super) poll: Option<PollState>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stats").finish_non_exhaustive()
+    }
 }
 
 impl Stats {
-    /// An empty record.
+    /// An empty record whose clock stands at 1970, for tests.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_clock(Arc::new(|| UnixTime(0)))
+    }
+
+    /// An empty record that stamps history with this clock.
+    pub fn with_clock(clock: Arc<Clock>) -> Self {
+        let inner = Inner { started: Some(clock()), ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)), clock }
     }
 
     /// Adds one to the counter of this name, for example `dhcp.ack`.
@@ -83,23 +169,193 @@ impl Stats {
     }
 
     /// Adds to a counter.
-    pub fn add(&self, _name: &'static str, _amount: u64) {}
+    pub fn add(&self, name: &'static str, amount: u64) {
+        add(&mut self.lock().counters, name, amount);
+    }
 
     /// A request for a file has ended.
-    pub fn transfer(&self, _record: TransferRecord) {}
+    pub fn transfer(&self, record: TransferRecord) {
+        let at = (self.clock)();
+        let file = shortened(record.file);
+        let mut inner = self.lock();
+        match record.outcome {
+            Outcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
+            ended => add(&mut inner.counters, &format!("tftp.{}", ended.code()), 1),
+        }
+        add(&mut inner.counters, "tftp.bytes", record.bytes);
+        add(&mut inner.counters, "tftp.retransmissions", u64::from(record.retransmissions));
+        if let Some(mac) = record.device {
+            inner.seen(PhoneSeen {
+                mac,
+                known: record.known,
+                last_seen: at,
+                file: file.clone(),
+                outcome: record.outcome.code().to_owned(),
+            });
+        }
+        if inner.transfers.len() >= MAX_TRANSFERS {
+            inner.transfers.pop_front();
+        }
+        inner.transfers.push_back(TransferShown {
+            at,
+            device: record.device,
+            address: record.address,
+            file,
+            bytes: record.bytes,
+            retransmissions: record.retransmissions,
+            milliseconds: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+            generation: record.generation,
+            outcome: record.outcome.code().to_owned(),
+        });
+    }
 
     /// Something that someone should look at. The same code and text again counts up.
-    pub fn alert(&self, _code: &'static str, _text: String) {}
+    pub fn alert(&self, code: &'static str, text: String) {
+        let since = (self.clock)();
+        let text = shortened(text);
+        let mut inner = self.lock();
+        add(&mut inner.counters, &format!("alert.{code}"), 1);
+        let full = inner.alerts.len() >= MAX_ALERTS;
+        match inner.alerts.entry((code.to_owned(), text.clone())) {
+            std::collections::btree_map::Entry::Occupied(mut known) => {
+                known.get_mut().count = known.get().count.saturating_add(1);
+            }
+            std::collections::btree_map::Entry::Vacant(place) if !full => {
+                place.insert(Alert { code: code.to_owned(), text, since, count: 1 });
+            }
+            std::collections::btree_map::Entry::Vacant(_) => add(&mut inner.counters, "alert.dropped", 1),
+        }
+    }
 
     /// It is over: alerts of this code go.
-    pub fn clear_alert(&self, _code: &'static str) {}
+    pub fn clear_alert(&self, code: &'static str) {
+        self.lock().alerts.retain(|(known, _), _| known != code);
+    }
 
     /// What DHCP does here now, for example `inform`.
-    pub fn dhcp_mode(&self, _mode: &'static str) {}
+    pub fn dhcp_mode(&self, mode: &'static str) {
+        mode.clone_into(&mut self.lock().dhcp_mode);
+    }
 
     /// The other DHCP servers of the LAN.
-    pub fn dhcp_servers(&self, _servers: Vec<DhcpServerSeen>) {}
+    pub fn dhcp_servers(&self, servers: Vec<DhcpServerSeen>) {
+        self.lock().dhcp_servers = servers;
+    }
 
     /// A poll has ended.
-    pub fn poll(&self, _state: PollState) {}
+    pub fn poll(&self, state: PollState) {
+        let mut inner = self.lock();
+        add(&mut inner.counters, &format!("poll.{}", state.state), 1);
+        inner.poll = Some(state);
+    }
+
+    /// The time that history is stamped with.
+    pub fn now(&self) -> UnixTime {
+        (self.clock)()
+    }
+
+    /// The value of one counter.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.lock().counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// The record may be read whatever a panicking writer left: every write leaves it whole.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn seen(&mut self, phone: PhoneSeen) {
+        if self.devices.len() >= MAX_DEVICES
+            && !self.devices.contains_key(&phone.mac)
+            && let Some(oldest) =
+                self.devices.values().min_by_key(|seen| (seen.known, seen.last_seen)).map(|seen| seen.mac)
+        {
+            self.devices.remove(&oldest);
+        }
+        self.devices.insert(phone.mac, phone);
+    }
+}
+
+fn add(counters: &mut BTreeMap<String, u64>, name: &str, amount: u64) {
+    if amount == 0 {
+        return;
+    }
+    if let Some(value) = counters.get_mut(name) {
+        *value = value.saturating_add(amount);
+    } else {
+        counters.insert(name.to_owned(), amount);
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(mac: [u8; 6], known: bool, outcome: Outcome) -> TransferRecord {
+        TransferRecord {
+            device: Some(MacAddr::new(mac)),
+            known,
+            address: std::net::Ipv4Addr::LOCALHOST,
+            file: "a.cfg".to_owned(),
+            bytes: 10,
+            retransmissions: 0,
+            duration: Duration::from_millis(3),
+            generation: Generation(1),
+            outcome,
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let stats = Stats::new();
+        stats.transfer(record([2, 0, 0, 0, 0, 1], true, Outcome::Refused("other-device")));
+        stats.transfer(record([2, 0, 0, 0, 0, 1], true, Outcome::Delivered));
+        assert_eq!(stats.counter("tftp.refused.other-device"), 1);
+        assert_eq!(stats.counter("tftp.delivered"), 1);
+    }
+
+    #[test]
+    fn a_flood_of_strangers_does_not_push_out_the_sites_phones() {
+        let stats = Stats::new();
+        stats.transfer(record([2, 1, 0, 0, 0, 1], true, Outcome::Delivered));
+        for number in 0..=u16::try_from(MAX_DEVICES).expect("the bound is small") {
+            let [high, low] = number.to_be_bytes();
+            stats.transfer(record([2, 2, 0, 0, high, low], false, Outcome::Refused("not-found")));
+        }
+        let inner = stats.lock();
+        assert_eq!(inner.devices.len(), MAX_DEVICES);
+        assert!(inner.devices.contains_key(&MacAddr::new([2, 1, 0, 0, 0, 1])));
+        assert_eq!(inner.transfers.len(), MAX_TRANSFERS);
+    }
+
+    #[test]
+    fn the_same_alert_again_counts_up_and_can_be_cleared() {
+        let stats = Stats::new();
+        stats.alert("scan", "x".to_owned());
+        stats.alert("scan", "x".to_owned());
+        assert_eq!(stats.lock().alerts.values().map(|alert| alert.count).collect::<Vec<_>>(), [2]);
+        stats.clear_alert("scan");
+        assert!(stats.lock().alerts.is_empty());
+    }
+
+    #[test]
+    fn alerts_are_bounded_in_number_and_length() {
+        let stats = Stats::new();
+        for number in 0..2 * MAX_ALERTS {
+            stats.alert("scan", format!("{number} {}", "ä".repeat(300)));
+        }
+        let inner = stats.lock();
+        assert_eq!(inner.alerts.len(), MAX_ALERTS);
+        assert!(inner.alerts.values().all(|alert| alert.text.len() <= MAX_TEXT_BYTES));
+    }
 }

@@ -1,11 +1,17 @@
 //! The client workflow (specification §5), as a machine without I/O.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::schema::{Root, Snapshot, Target, Targets, Timestamp};
+pub use super::error::TrustError;
+use super::schema::{MetaFile, Snapshot, Targets, Timestamp};
+pub use super::trusted::{MAX_ROLES, Trusted};
+use super::trusted::{file_name, missing};
+use super::verify::{Authority, Held};
 use crate::ids::UnixTime;
 
-/// How much of each metadata file is read at the most, in bytes, when nothing signed says it.
+/// How much of each metadata file is read at the most, in bytes. A signed length can be lower, never higher: not even
+/// a stolen online key may fill a site's memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// `root`.
@@ -16,7 +22,7 @@ pub struct Limits {
     pub snapshot_bytes: u64,
     /// `targets` and delegated roles.
     pub targets_bytes: u64,
-    /// How many new roots one refresh follows.
+    /// How many new roots one refresh follows; 0 counts as 1.
     pub root_rotations: u32,
 }
 
@@ -32,72 +38,12 @@ impl Default for Limits {
     }
 }
 
-/// Metadata that held: what a client keeps between refreshes. Bytes as they were signed, and what they say.
-#[derive(Debug, Clone)]
-pub struct Trusted {
-    _private: (),
-}
-
-impl Trusted {
-    /// Trust begins with a root that was pinned (§5.2): its own signatures must hold; expiry is checked later.
-    pub fn pin(_root: &[u8]) -> Result<Self, TrustError> {
-        todo!()
-    }
-
-    /// What was trusted before, re-verified from its bytes by the same steps but without expiry. Files are named as
-    /// in [`Trusted::files`]. A file that does not hold is an error: rollback floors must not be lost silently.
-    pub fn reopen(_files: &BTreeMap<String, Vec<u8>>) -> Result<Self, TrustError> {
-        todo!()
-    }
-
-    /// The trusted bytes under unversioned names: `root.json`, `timestamp.json`, `snapshot.json`, `targets.json`,
-    /// `firmware.json`, as far as they are there.
-    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        todo!()
-    }
-
-    /// The trusted root.
-    pub fn root(&self) -> &Root {
-        todo!()
-    }
-
-    /// The trusted timestamp.
-    pub fn timestamp(&self) -> Option<&Timestamp> {
-        todo!()
-    }
-
-    /// The trusted snapshot.
-    pub fn snapshot(&self) -> Option<&Snapshot> {
-        todo!()
-    }
-
-    /// The trusted top-level targets.
-    pub fn targets(&self) -> Option<&Targets> {
-        todo!()
-    }
-
-    /// A trusted delegated role.
-    pub fn delegated(&self, _role: &str) -> Option<&Targets> {
-        todo!()
-    }
-
-    /// The target of this path: top level first, then delegations in order, preorder depth first (§5.6.7).
-    pub fn target(&self, _path: &str) -> Option<&Target> {
-        todo!()
-    }
-
-    /// The earliest expiry among the trusted timestamp, snapshot and targets, and root.
-    pub fn expires(&self) -> UnixTime {
-        todo!()
-    }
-}
-
 /// What to fetch next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// The role, for messages: `root`, `timestamp`, …
     pub role: String,
-    /// Relative to the metadata URL: `2.root.json`, `timestamp.json`, `7.snapshot.json`.
+    /// Relative to the metadata URL: `2.root.json`, `timestamp.json`, `7.snapshot.json`. Percent-encoded already.
     pub path: String,
     /// Read no more than this.
     pub max_bytes: u64,
@@ -114,124 +60,354 @@ pub enum Step {
     Done,
 }
 
-/// One refresh: specification §5.2 to §5.6, including every delegated role reachable from `targets`.
+/// One refresh: specification §5.2 to §5.6, including every delegated role reachable from `targets` (at most
+/// [`MAX_ROLES`], each once) that the snapshot lists.
+///
+/// ```text
+/// loop { match refresh.step() { Fetch(ask) => refresh.received(&get(ask)?)?, Done => break } }
+/// ```
+///
+/// A file that is trusted already is not asked for again if it is the one that the timestamp or snapshot names; its
+/// signatures and its expiry are checked as if it had just come.
 #[derive(Debug)]
 pub struct Refresh {
-    _private: (),
+    trusted: Trusted,
+    limits: Limits,
+    now: UnixTime,
+    stage: Stage,
+    /// Roots that this refresh followed.
+    rotations: u32,
+    /// Delegated roles from before, for as long as no delegator that vouches for them is here.
+    before: BTreeMap<String, Arc<Held<Targets>>>,
+    /// Roles that this refresh has come to; without a file where the snapshot does not list it.
+    visited: BTreeMap<String, Option<Arc<Held<Targets>>>>,
+    /// Roles still to be visited, the next one last.
+    pending: Vec<Next>,
+    failed: Option<TrustError>,
+}
+
+/// What the next bytes are.
+#[derive(Debug)]
+enum Stage {
+    Root,
+    Timestamp,
+    Snapshot(MetaFile),
+    Targets(Next, MetaFile),
+    Done,
+}
+
+/// A role to visit and who delegates to it: the root, or the role of this place in a delegator's list.
+#[derive(Debug, Clone)]
+struct Next {
+    role: String,
+    delegator: Option<(Arc<Held<Targets>>, usize)>,
 }
 
 impl Refresh {
     /// Starts from what is trusted. `now` is fixed for the whole refresh (§5.1).
-    pub fn start(_trusted: Trusted, _limits: Limits, _now: UnixTime) -> Self {
-        todo!()
+    pub fn start(trusted: Trusted, limits: Limits, now: UnixTime) -> Self {
+        let before = trusted.delegated.clone();
+        Self {
+            trusted,
+            limits,
+            now,
+            // §5.2: the trusted root is loaded; whether it has expired matters after §5.3.
+            stage: Stage::Root,
+            rotations: 0,
+            before,
+            visited: BTreeMap::new(),
+            pending: Vec::new(),
+            failed: None,
+        }
     }
 
-    /// What to do next.
+    /// What to do next. After an error it stays at what the refresh stopped at; it is never [`Step::Done`] then.
     pub fn step(&self) -> Step {
-        todo!()
+        let ask = |role: &str, path: String, max_bytes: u64| {
+            Step::Fetch(Ask { role: role.into(), path, max_bytes, may_be_missing: matches!(self.stage, Stage::Root) })
+        };
+        match &self.stage {
+            // §5.3.3: N+1. In 128 bits as N may be anything.
+            Stage::Root => {
+                let next = u128::from(self.trusted.root.version()) + 1;
+                ask("root", format!("{next}.root.json"), self.limits.root_bytes)
+            }
+            // §5.4.1: the one file without a version in its name.
+            Stage::Timestamp => ask("timestamp", file_name("timestamp"), self.limits.timestamp_bytes),
+            // §5.5.1, §5.6.1.
+            Stage::Snapshot(meta) => {
+                ask("snapshot", self.path("snapshot", meta), cap(meta, self.limits.snapshot_bytes))
+            }
+            Stage::Targets(next, meta) => {
+                ask(&next.role, self.path(&next.role, meta), cap(meta, self.limits.targets_bytes))
+            }
+            Stage::Done => Step::Done,
+        }
     }
 
     /// The bytes asked for. An error ends the refresh; [`Refresh::trusted`] then has what held before that.
-    pub fn received(&mut self, _bytes: &[u8]) -> Result<(), TrustError> {
-        todo!()
+    pub fn received(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
+        self.settle(|refresh| {
+            if let Step::Fetch(Ask { role, max_bytes, .. }) = refresh.step()
+                && u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max_bytes
+            {
+                return Err(TrustError::TooLarge { role, limit: max_bytes });
+            }
+            match &refresh.stage {
+                Stage::Root => refresh.root(bytes),
+                Stage::Timestamp => refresh.timestamp(bytes),
+                Stage::Snapshot(meta) => {
+                    let meta = meta.clone();
+                    refresh.snapshot(bytes, &meta)
+                }
+                Stage::Targets(next, meta) => {
+                    let (next, meta) = (next.clone(), meta.clone());
+                    refresh.targets(bytes, next, &meta)
+                }
+                Stage::Done => Ok(()),
+            }
+        })
     }
 
     /// The file asked for is not there (HTTP 404 or 403).
     pub fn missing(&mut self) -> Result<(), TrustError> {
-        todo!()
+        self.settle(|refresh| match refresh.step() {
+            // §5.3.3: no newer root.
+            Step::Fetch(Ask { may_be_missing: true, .. }) => refresh.after_root(),
+            Step::Fetch(ask) => Err(missing(&ask.role)),
+            Step::Done => Ok(()),
+        })
     }
 
-    /// What is trusted now: all of the refresh if [`Step::Done`] was reached; else what may be kept of it (§5.3, §5.4:
-    /// new roots and a new timestamp are kept even when a later step fails).
+    /// The timestamp asked for is byte for byte the trusted one (HTTP 304), so that one is used again. Its expiry and
+    /// everything after it are checked as ever.
+    ///
+    /// Ask conditionally only if [`Refresh::trusted`] has a timestamp when [`Refresh::step`] asks for it: a new root
+    /// may have made an end to it. Where there is none, or something else was asked for, this is an error.
+    pub fn unchanged(&mut self) -> Result<(), TrustError> {
+        self.settle(|refresh| match refresh.step() {
+            Step::Fetch(ask) if !matches!(refresh.stage, Stage::Timestamp) => Err(missing(&ask.role)),
+            Step::Fetch(_) => refresh.after_timestamp(),
+            Step::Done => Ok(()),
+        })
+    }
+
+    /// What is trusted now: all of the refresh if [`Step::Done`] was reached; else what may be kept of it (§5.3.8,
+    /// §5.4.5, §5.5.7, §5.6.6: new roots, a new timestamp and so on are kept even when a later step fails).
     pub fn trusted(&self) -> &Trusted {
-        todo!()
+        &self.trusted
+    }
+
+    /// Takes one step, unless one failed before.
+    fn settle(&mut self, step: impl FnOnce(&mut Self) -> Result<(), TrustError>) -> Result<(), TrustError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        step(self).inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    /// §5.3: the next root.
+    fn root(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
+        // §5.3.4: a threshold of the trusted root's keys and one of its own.
+        let root = Held::open_root(bytes, Some(&self.trusted.authority("root")))?;
+        // §5.3.5: precisely N+1.
+        let (offered, trusted) = (root.version(), self.trusted.root.version());
+        if offered <= trusted {
+            return Err(TrustError::Rollback { role: "root".into(), offered, trusted });
+        }
+        if Some(offered) != trusted.checked_add(1) {
+            return Err(TrustError::WrongVersion { role: "root".into(), offered, expected: trusted.saturating_add(1) });
+        }
+        // §5.3.6: an intermediate root may have expired. §5.3.7, §5.3.8, §5.3.11: from now on it is the trusted one.
+        self.trusted.set_root(root);
+        // §5.3.9 and §5.3.3: again, up to so many.
+        self.rotations = self.rotations.saturating_add(1);
+        if self.rotations >= self.limits.root_rotations { self.after_root() } else { Ok(()) }
+    }
+
+    fn after_root(&mut self) -> Result<(), TrustError> {
+        // §5.3.10: the last root must be current.
+        self.trusted.root.check_expiry("root", self.now)?;
+        self.stage = Stage::Timestamp;
+        Ok(())
+    }
+
+    /// §5.4: the timestamp.
+    fn timestamp(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
+        // §5.4.2.
+        let timestamp: Held<Timestamp> = Held::open("timestamp", bytes, &self.trusted.authority("timestamp"))?;
+        if let Some(held) = &self.trusted.timestamp {
+            // §5.4.3.1. The same version says nothing new: the file that is trusted stays.
+            let (offered, trusted) = (timestamp.version(), held.version());
+            if offered < trusted {
+                return Err(TrustError::Rollback { role: "timestamp".into(), offered, trusted });
+            }
+            if offered == trusted {
+                return self.after_timestamp();
+            }
+            // §5.4.3.2.
+            let version = |held: &Held<Timestamp>| held.doc.meta.get("snapshot.json").map(|of| of.version);
+            if let (Some(offered), Some(trusted)) = (version(&timestamp), version(held))
+                && offered < trusted
+            {
+                return Err(TrustError::Rollback { role: "snapshot".into(), offered, trusted });
+            }
+        }
+        // §5.4.4, §5.4.5.
+        timestamp.check_expiry("timestamp", self.now)?;
+        self.trusted.timestamp = Some(Arc::new(timestamp));
+        self.after_timestamp()
+    }
+
+    fn after_timestamp(&mut self) -> Result<(), TrustError> {
+        let held = self.trusted.timestamp.as_ref().ok_or_else(|| missing("timestamp"))?;
+        // §5.4.4, also for one that was trusted before.
+        held.check_expiry("timestamp", self.now)?;
+        let meta = self.trusted.snapshot_meta().ok_or_else(|| missing("snapshot"))?.clone();
+        match &self.trusted.snapshot {
+            // The one that is trusted: it holds under this root, as `set_root` drops what does not. §5.5.6 remains.
+            Some(held) if held.is(&meta) => {
+                held.check_expiry("snapshot", self.now)?;
+                self.after_snapshot()
+            }
+            _ => {
+                check_cap("snapshot", &meta, self.limits.snapshot_bytes)?;
+                self.stage = Stage::Snapshot(meta);
+                Ok(())
+            }
+        }
+    }
+
+    /// §5.5: the snapshot.
+    fn snapshot(&mut self, bytes: &[u8], meta: &MetaFile) -> Result<(), TrustError> {
+        // §5.5.2.
+        if !meta.match_bytes(bytes) {
+            return Err(TrustError::Mismatch { role: "snapshot".into() });
+        }
+        // §5.5.3.
+        let snapshot: Held<Snapshot> = Held::open("snapshot", bytes, &self.trusted.authority("snapshot"))?;
+        // §5.5.4.
+        check_version("snapshot", snapshot.version(), meta)?;
+        // §5.5.5: no listed file goes down or disappears.
+        for (name, trusted) in self.trusted.snapshot().into_iter().flat_map(|held| &held.meta) {
+            let offered = snapshot.doc.meta.get(name).map_or(0, |file| file.version);
+            if offered < trusted.version {
+                let role = name.strip_suffix(".json").unwrap_or(name).into();
+                return Err(TrustError::Rollback { role, offered, trusted: trusted.version });
+            }
+        }
+        // §5.5.6, §5.5.7.
+        snapshot.check_expiry("snapshot", self.now)?;
+        self.trusted.snapshot = Some(Arc::new(snapshot));
+        self.after_snapshot()
+    }
+
+    fn after_snapshot(&mut self) -> Result<(), TrustError> {
+        self.pending = vec![Next { role: "targets".into(), delegator: None }];
+        self.visit()
+    }
+
+    /// §5.6.7: goes on to the next role in preorder whose file has to be fetched.
+    fn visit(&mut self) -> Result<(), TrustError> {
+        while let Some(next) = self.pending.pop() {
+            match self.visited.get(&next.role) {
+                // §5.6.7.1: once; but it must hold by the keys of whoever else delegates to it.
+                Some(Some(held)) => {
+                    held.check_under(&next.role, &self.authority(&next))?;
+                    continue;
+                }
+                Some(None) => continue,
+                None if self.visited.len() >= MAX_ROLES => continue,
+                None => {}
+            }
+            let listed = self.trusted.snapshot().and_then(|snapshot| snapshot.meta.get(&format!("{}.json", next.role)));
+            // A role that the snapshot does not list is not trusted; searches end there.
+            let Some(meta) = listed.cloned() else {
+                self.visited.insert(next.role, None);
+                continue;
+            };
+            match self.have(&next.role, &meta, &self.authority(&next)) {
+                Some(held) => self.accept(next, held)?,
+                None => {
+                    check_cap(&next.role, &meta, self.limits.targets_bytes)?;
+                    self.stage = Stage::Targets(next, meta);
+                    return Ok(());
+                }
+            }
+        }
+        // What was not visited is nobody's any more. What was, held by the keys of every delegator that is here now.
+        let visited = self.visited.iter().filter_map(|(role, held)| Some((role.clone(), held.clone()?)));
+        self.trusted.delegated = visited.filter(|(role, _)| role != "targets").collect();
+        self.stage = Stage::Done;
+        Ok(())
+    }
+
+    /// A role's file from before, if it is the one that the snapshot names and holds by the keys that count now.
+    fn have(&self, role: &str, meta: &MetaFile, authority: &Authority) -> Option<Arc<Held<Targets>>> {
+        let held = if role == "targets" { self.trusted.targets.as_ref() } else { self.before.get(role) }?;
+        (held.is(meta) && held.check_under(role, authority).is_ok()).then(|| Arc::clone(held))
+    }
+
+    /// §5.6: `targets` or a delegated role.
+    fn targets(&mut self, bytes: &[u8], next: Next, meta: &MetaFile) -> Result<(), TrustError> {
+        // §5.6.2.
+        if !meta.match_bytes(bytes) {
+            return Err(TrustError::Mismatch { role: next.role });
+        }
+        // §5.6.3.
+        let held = Held::open(&next.role, bytes, &self.authority(&next))?;
+        // §5.6.4.
+        check_version(&next.role, held.version(), meta)?;
+        self.accept(next, Arc::new(held))?;
+        self.visit()
+    }
+
+    fn accept(&mut self, next: Next, held: Arc<Held<Targets>>) -> Result<(), TrustError> {
+        // §5.6.5, §5.6.6.
+        held.check_expiry(&next.role, self.now)?;
+        self.trusted.set_targets(&next.role, Arc::clone(&held));
+        // §5.6.7.2: the first delegation is visited first.
+        let delegated = held.doc.delegations.iter().flat_map(|delegations| &delegations.roles).enumerate();
+        let below = delegated
+            .map(|(place, role)| Next { role: role.name.clone(), delegator: Some((Arc::clone(&held), place)) });
+        self.pending.extend(below.collect::<Vec<_>>().into_iter().rev());
+        self.visited.insert(next.role, Some(held));
+        Ok(())
+    }
+
+    /// Who may sign a role: as the root says for `targets`, as its delegator says for others.
+    fn authority(&self, next: &Next) -> Authority {
+        let delegation = next.delegator.as_ref().and_then(|(held, place)| {
+            let delegations = held.doc.delegations.as_ref()?;
+            Some(Authority::of_delegation(delegations, delegations.roles.get(*place)?))
+        });
+        delegation.unwrap_or_else(|| self.trusted.authority(&next.role))
+    }
+
+    /// §5.3.12: the version is in a file's name if the trusted root says so.
+    fn path(&self, role: &str, meta: &MetaFile) -> String {
+        let name = file_name(role);
+        if self.trusted.root().consistent_snapshot { format!("{}.{name}", meta.version) } else { name }
     }
 }
 
-/// Why metadata was turned away. What was trusted before stays.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TrustError {
-    /// Not JSON, or not what the specification says.
-    #[error("{role} metadata is malformed: {what}")]
-    Malformed {
-        /// Of which role.
-        role: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// Too few valid signatures by trusted keys.
-    #[error("{role} metadata has {valid} of {threshold} signatures by trusted keys")]
-    Untrusted {
-        /// Of which role.
-        role: String,
-        /// How many held.
-        valid: u32,
-        /// How many it takes.
-        threshold: u32,
-    },
-    /// A version below one that was trusted before.
-    #[error("{role} metadata has version {offered}, below {trusted}, which is trusted")]
-    Rollback {
-        /// Of which role.
-        role: String,
-        /// What came.
-        offered: u64,
-        /// What was there.
-        trusted: u64,
-    },
-    /// Another version than asked for.
-    #[error("{role} metadata has version {offered}, but {expected} was asked for")]
-    WrongVersion {
-        /// Of which role.
-        role: String,
-        /// What came.
-        offered: u64,
-        /// What should have.
-        expected: u64,
-    },
-    /// Bytes that do not match a signed hash or length.
-    #[error("{role} metadata is not the file that was signed for")]
-    Mismatch {
-        /// Of which role.
-        role: String,
-    },
-    /// Past its expiry.
-    #[error("{role} metadata expired at {expires}")]
-    Expired {
-        /// Of which role.
-        role: String,
-        /// When.
-        expires: UnixTime,
-    },
-    /// Not there although it must be.
-    #[error("{role} metadata is missing")]
-    Missing {
-        /// Of which role.
-        role: String,
-    },
-    /// Over a limit.
-    #[error("{role} metadata is over {limit} bytes")]
-    TooLarge {
-        /// Of which role.
-        role: String,
-        /// How much is allowed.
-        limit: u64,
-    },
+/// How much to read of a file: as much as is signed for, and not over the limit.
+fn cap(meta: &MetaFile, limit: u64) -> u64 {
+    meta.length.map_or(limit, |length| length.min(limit))
 }
 
-impl TrustError {
-    /// A stable code for logs, status and check-in: `malformed`, `untrusted`, `rollback`, `wrong-version`,
-    /// `mismatch`, `expired`, `missing`, `too-large`.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed { .. } => "malformed",
-            Self::Untrusted { .. } => "untrusted",
-            Self::Rollback { .. } => "rollback",
-            Self::WrongVersion { .. } => "wrong-version",
-            Self::Mismatch { .. } => "mismatch",
-            Self::Expired { .. } => "expired",
-            Self::Missing { .. } => "missing",
-            Self::TooLarge { .. } => "too-large",
-        }
+/// A file that is signed to be over the limit is not fetched at all.
+fn check_cap(role: &str, meta: &MetaFile, limit: u64) -> Result<(), TrustError> {
+    if meta.length.is_some_and(|length| length > limit) {
+        return Err(TrustError::TooLarge { role: role.into(), limit });
+    }
+    Ok(())
+}
+
+fn check_version(role: &str, offered: u64, meta: &MetaFile) -> Result<(), TrustError> {
+    if offered == meta.version {
+        Ok(())
+    } else {
+        Err(TrustError::WrongVersion { role: role.into(), offered, expected: meta.version })
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha512};
 
 use super::key::{KeyId, PublicKey};
 use crate::ids::{Digest, UnixTime};
 
 /// The specification version that is written; any `1.x` is read (§4.3).
-pub const SPEC_VERSION: &str = "1.0.33";
+pub const SPEC_VERSION: &str = "1.0.34";
 
 /// The name of the delegated role that lists every firmware image which may be served.
 pub const FIRMWARE: &str = "firmware";
@@ -31,7 +33,8 @@ pub struct Root {
     pub version: u64,
     /// When it expires.
     pub expires: UnixTime,
-    /// Always true here.
+    /// Always true here; a foreign root that does not say is without (§4.3).
+    #[serde(default)]
     pub consistent_snapshot: bool,
     /// All keys by their ids. Keys of unknown types are kept as they are and never used.
     pub keys: BTreeMap<KeyId, Value>,
@@ -108,7 +111,7 @@ pub struct MetaFile {
     pub extra: BTreeMap<String, Value>,
 }
 
-/// Hashes by algorithm. SHA-256 is the one that is checked; one must be there.
+/// Hashes by algorithm. SHA-256 and SHA-512 are checked; one of them must be there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hashes {
     /// SHA-256.
@@ -178,7 +181,9 @@ pub struct DelegatedRole {
     pub keyids: Vec<KeyId>,
     /// How many must have signed.
     pub threshold: u32,
-    /// Whether no other role may answer for these paths.
+    /// Whether no other role may answer for these paths. The specification's own example does not say, so foreign
+    /// metadata need not.
+    #[serde(default)]
     pub terminating: bool,
     /// Glob patterns of target paths.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -209,7 +214,47 @@ pub struct Signature {
     pub extra: BTreeMap<String, Value>,
 }
 
-/// The JSON object of an Ed25519 public key.
-pub fn key_json(_key: &PublicKey) -> Value {
-    todo!()
+/// The JSON object of an Ed25519 public key (§4.2.2).
+pub fn key_json(key: &PublicKey) -> Value {
+    key.to_json()
+}
+
+impl Hashes {
+    /// The SHA-256 of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { sha256: Some(Digest::of(bytes)), others: BTreeMap::new() }
+    }
+
+    /// Whether every hash that we can calculate is that of `bytes`, and there is at least one such.
+    pub fn match_bytes(&self, bytes: &[u8]) -> bool {
+        let sha256 = self.sha256.map(|expected| Digest::of(bytes) == expected);
+        let sha512 = self.others.get("sha512").map(|expected| {
+            let actual = HEXLOWER.encode(&Sha512::digest(bytes));
+            expected.as_str().is_some_and(|expected| expected.eq_ignore_ascii_case(&actual))
+        });
+        sha256.or(sha512) == Some(true) && sha512 != Some(false)
+    }
+}
+
+impl MetaFile {
+    /// Whether `bytes` have the length and the hashes that are said of the file, as far as any are.
+    pub fn match_bytes(&self, bytes: &[u8]) -> bool {
+        self.length.is_none_or(|length| u64::try_from(bytes.len()) == Ok(length))
+            && self.hashes.as_ref().is_none_or(|hashes| hashes.match_bytes(bytes))
+    }
+}
+
+impl Target {
+    /// Whether `bytes` are this file (§5.7.1).
+    pub fn match_bytes(&self, bytes: &[u8]) -> bool {
+        u64::try_from(bytes.len()) == Ok(self.length) && self.hashes.match_bytes(bytes)
+    }
+}
+
+impl DelegatedRole {
+    /// The prefixes of the SHA-256 of target paths that the role is trusted for, instead of patterns (§4.5).
+    pub fn path_hash_prefixes(&self) -> Option<Vec<&str>> {
+        let prefixes = self.extra.get("path_hash_prefixes")?.as_array()?;
+        prefixes.iter().map(Value::as_str).collect()
+    }
 }

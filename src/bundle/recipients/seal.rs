@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    Binding, HEADER_BYTES, Kem, MAGIC, MAX_MANIFEST_BYTES, MAX_RECIPIENTS, MAX_UNPACKED_BYTES, ManifestError,
-    RECIPIENT_BYTES, SUITE_X25519,
+    Binding, Kem, MAGIC, MAX_MANIFEST_BYTES, MAX_RECIPIENTS, MAX_UNPACKED_BYTES, ManifestError, RECIPIENT_BYTES,
+    SUITE_X25519,
 };
 use crate::bundle::{Manifest, PublisherSecret, RecipientPublic, packing, stream};
 
@@ -28,27 +28,30 @@ pub fn seal(
     recipients: &[RecipientPublic],
 ) -> Result<Vec<u8>, ManifestError> {
     manifest.validate()?;
+    let json = serde_json::to_vec(manifest).map(Zeroizing::new).expect("a manifest has nothing that JSON cannot say");
+    at_most("size in clear", json.len(), MAX_UNPACKED_BYTES)?;
+    seal_packed(secret, &Binding::of(manifest), &packing::pack(&json), recipients)
+}
+
+/// Seals what is packed already; the same bytes from every version of the packer's library.
+pub(in crate::bundle) fn seal_packed(
+    secret: &PublisherSecret,
+    binding: &Binding,
+    packed: &[u8],
+    recipients: &[RecipientPublic],
+) -> Result<Vec<u8>, ManifestError> {
     let mut recipients = recipients.to_vec();
     recipients.sort_unstable();
     recipients.dedup();
-    let count = u8::try_from(recipients.len()).ok().filter(|&count| usize::from(count) <= MAX_RECIPIENTS);
-    let Some(count) = count else {
-        let (value, limit) = (recipients.len() as u64, MAX_RECIPIENTS as u64);
-        return Err(ManifestError::TooLarge { what: "number of recipients", value, limit });
-    };
+    at_most("number of recipients", recipients.len(), MAX_RECIPIENTS as u64)?;
+    let count = u8::try_from(recipients.len()).expect("MAX_RECIPIENTS fits a byte");
     if count == 0 {
         return Err(ManifestError::Malformed("it has no recipient".to_owned()));
     }
-    let json = serde_json::to_vec(manifest).map(Zeroizing::new).expect("a manifest has nothing that JSON cannot say");
-    at_most("size in clear", json.len(), MAX_UNPACKED_BYTES)?;
-    let packed = packing::pack(&json);
-
     let mut head = [MAGIC.as_slice(), &[SUITE_X25519, count]].concat();
-    let keys = Keys::new(secret, &head, &recipients, &packed);
+    let keys = Keys::new(secret, &head, &recipients, packed);
     let file_key = keys.derive(b"lineside manifest key", &[]);
-    let info = Binding::of(manifest).info();
     let mut table = Vec::with_capacity(recipients.len() * RECIPIENT_BYTES);
-    debug_assert_eq!(head.len(), HEADER_BYTES);
     for recipient in &recipients {
         let seed = keys.derive(b"lineside manifest recipient ", recipient.as_bytes());
         let (enc, wrapped) = <Kem as hpke::Kem>::PublicKey::from_bytes(recipient.as_bytes())
@@ -56,7 +59,7 @@ pub fn seal(
                 hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(
                     &OpModeS::Base,
                     &public,
-                    &info,
+                    &binding.info(),
                     file_key.as_slice(),
                     &head,
                     &mut ChaCha20Rng::from_seed(*seed),
@@ -68,7 +71,7 @@ pub fn seal(
         table.extend_from_slice(&wrapped);
     }
     head.append(&mut table);
-    let body = stream::seal(&file_key, &head, &packed);
+    let body = stream::seal(&file_key, &head, packed);
     head.extend_from_slice(&body);
     at_most("sealed size", head.len(), MAX_MANIFEST_BYTES)?;
     Ok(head)
@@ -96,7 +99,7 @@ impl Keys {
     }
 }
 
-fn at_most(what: &'static str, bytes: usize, limit: u64) -> Result<(), ManifestError> {
-    let value = bytes as u64;
+fn at_most(what: &'static str, value: usize, limit: u64) -> Result<(), ManifestError> {
+    let value = value as u64;
     if value > limit { Err(ManifestError::TooLarge { what, value, limit }) } else { Ok(()) }
 }

@@ -119,8 +119,11 @@ mod sealed {
         let newer = Manifest { generation: Generation(8), ..manifest() };
         let newer = seal(&secret(), &newer, &recipients()).unwrap();
         let encs = |sealed: &[u8]| -> Vec<Vec<u8>> {
-            let (_, table, _) = split(sealed).unwrap();
-            table.chunks_exact(RECIPIENT_BYTES).map(|line| line[ID_BYTES..][..ENC_BYTES].to_vec()).collect()
+            let (head, _) = split(sealed).unwrap();
+            head[HEADER_BYTES..]
+                .chunks_exact(RECIPIENT_BYTES)
+                .map(|line| line[ID_BYTES..][..ENC_BYTES].to_vec())
+                .collect()
         };
         let mut all = [encs(&first), encs(&fewer), encs(&newer)].concat();
         all.sort();
@@ -148,6 +151,29 @@ mod sealed {
     }
 
     #[test]
+    fn a_manifest_that_says_another_release_than_it_is_sealed_for_is_refused() {
+        let json = serde_json::to_vec(&manifest()).unwrap();
+        let other = Binding { generation: Generation(8), ..binding() };
+        let sealed = seal::seal_packed(&secret(), &other, &packing::pack(&json), &recipients()).unwrap();
+        assert_eq!(open(&sealed, &key(1), &other), Err(ManifestError::NotForUs));
+    }
+
+    #[test]
+    fn a_bomb_in_a_manifest_is_refused() {
+        let bomb = packing::pack(&vec![b' '; 2 * usize::try_from(MAX_UNPACKED_BYTES).unwrap()]);
+        let sealed = seal::seal_packed(&secret(), &binding(), &bomb, &recipients()).unwrap();
+        assert!(matches!(open(&sealed, &key(1), &binding()), Err(ManifestError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_manifest_over_its_size_is_refused_on_both_sides() {
+        let large = vec![0; usize::try_from(MAX_MANIFEST_BYTES).unwrap()];
+        let error = seal::seal_packed(&secret(), &binding(), &large, &recipients()).unwrap_err();
+        assert!(matches!(error, ManifestError::TooLarge { what: "sealed size", .. }));
+        assert!(matches!(open(&[large, vec![0]].concat(), &key(1), &binding()), Err(ManifestError::TooLarge { .. })));
+    }
+
+    #[test]
     fn a_key_that_hides_nothing_is_refused() {
         let zero = RecipientPublic::from_bytes([0; 32]);
         assert!(matches!(seal(&secret(), &manifest(), &[zero]), Err(ManifestError::Malformed(_))));
@@ -157,6 +183,17 @@ mod sealed {
     fn a_manifest_out_of_bounds_is_not_sealed() {
         let wrong = Manifest { shards: vec![], ..manifest() };
         assert!(matches!(seal(&secret(), &wrong, &recipients()), Err(ManifestError::Malformed(_))));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(count in 0u8..10, rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+        let sealed = [MAGIC.as_slice(), &[SUITE_X25519, count], &rest].concat();
+        let expected = Binding::of(&manifest());
+        proptest::prop_assert!(open(&sealed, &RecipientSecret::from_bytes([1; 32]), &expected).is_err());
+        proptest::prop_assert!(open(&rest, &RecipientSecret::from_bytes([1; 32]), &expected).is_err());
+        proptest::prop_assert!(parse(&rest).is_err());
     }
 }
 

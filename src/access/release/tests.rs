@@ -1,0 +1,270 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::bundle::shards::{shard_count, shard_of};
+use crate::bundle::{Inventory, Packing, Phone, PublisherSecret, Scope, Shard, SiteSettings, Totals};
+use crate::ids::{MacAddr, UnixTime};
+use crate::tuf::schema::Hashes;
+
+const SECRET: PublisherSecret = PublisherSecret::from_bytes([9; 32]);
+const SITE_KEY: RecipientSecret = RecipientSecret::from_bytes([5; 32]);
+const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0xaa, 0xbb, 0xcc]);
+const IMAGE: &[u8] = b"an image that phones flash";
+
+/// A published release, in pieces that a test can change before it is opened.
+struct Published {
+    targets: Targets,
+    firmware: Option<Targets>,
+    /// Of timestamp and snapshot.
+    others: Vec<Option<Value>>,
+    sealed: Vec<u8>,
+    objects: HashMap<Digest, Vec<u8>>,
+}
+
+fn fleet() -> FleetId {
+    "acme".parse().unwrap()
+}
+
+fn site() -> SiteId {
+    "s-3f9a".parse().unwrap()
+}
+
+fn extra(fleet: &str, site: &str) -> Value {
+    json!({ "fleet": fleet, "site": site })
+}
+
+fn role(version: u64, targets: &[(&str, &[u8])]) -> Targets {
+    let target = |bytes: &[u8]| Target {
+        length: bytes.len() as u64,
+        hashes: Hashes { sha256: Some(Digest::of(bytes)), others: BTreeMap::new() },
+        custom: None,
+        extra: BTreeMap::new(),
+    };
+    Targets {
+        kind: "targets".to_owned(),
+        spec_version: "1.0.33".to_owned(),
+        version,
+        expires: UnixTime(0),
+        targets: targets.iter().map(|(path, bytes)| ((*path).to_owned(), target(bytes))).collect(),
+        delegations: None,
+        extra: [(EXTRA_FIELD.to_owned(), extra("acme", "s-3f9a"))].into(),
+    }
+}
+
+fn publish(files: &[(&str, Class, &[u8])]) -> Published {
+    publish_changed(files, |_| ())
+}
+
+fn publish_changed(files: &[(&str, Class, &[u8])], change: impl FnOnce(&mut Vec<Shard>)) -> Published {
+    let mut objects = HashMap::new();
+    let mut keep = |(reference, sealed): (ObjectRef, Vec<u8>)| {
+        objects.insert(reference.digest, sealed);
+        reference
+    };
+    let mut shards = vec![Shard::default(); shard_count(files.len())];
+    let count = shards.len();
+    for (name, class, clear) in files {
+        let name: FileName = name.parse().unwrap();
+        let blob = keep(object::seal_smaller(&SECRET, "acme", clear));
+        let shard = shard_of(&name, count);
+        let entry = FileEntry { name, scope: Scope::Device(PHONE), class: *class, sha256: Digest::of(clear), blob };
+        shards[shard].files.push(entry);
+    }
+    change(&mut shards);
+    let phone = Phone { mac: PHONE, model: "cisco-8941".to_owned(), label: "reception".to_owned() };
+    let inventory = keep(object::seal_inventory(&SECRET, "s-3f9a", &Inventory { phones: vec![phone] }));
+    let manifest = Manifest {
+        format: 1,
+        fleet: fleet(),
+        site: site(),
+        generation: Generation(7),
+        created: UnixTime(1_700_000_000),
+        totals: Totals::default(),
+        catalogue_version: 3,
+        activation_window: None,
+        settings: SiteSettings::default(),
+        inventory,
+        shards: shards.iter().map(|shard| keep(object::seal_shard(&SECRET, "s-3f9a", shard))).collect(),
+    };
+    let sealed = recipients::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
+    let own = extra("acme", "s-3f9a");
+    Published {
+        targets: role(7, &[(MANIFEST_TARGET, &sealed)]),
+        firmware: Some(role(3, &[("image.bin", IMAGE)])),
+        others: vec![Some(own.clone()), Some(own)],
+        sealed,
+        objects,
+    }
+}
+
+impl Published {
+    fn signed(&self) -> Signed<'_> {
+        let extras = self.others.iter().map(Option::as_ref).chain([self.targets.extra.get(EXTRA_FIELD)]).collect();
+        Signed { targets: &self.targets, firmware: self.firmware.as_ref(), extras }
+    }
+
+    fn open(&self) -> Result<OpenedManifest, ReleaseError> {
+        OpenedManifest::open_signed(&self.signed(), &self.sealed, &SITE_KEY, &fleet(), &site())
+    }
+
+    fn complete(&self) -> Result<Opened, ReleaseError> {
+        let mut read = |part: &ObjectRef| self.objects.get(&part.digest).cloned().ok_or("it is not here".to_owned());
+        self.open()?.complete_signed(&self.signed(), &mut read)
+    }
+}
+
+fn usual() -> Published {
+    publish(&[
+        ("SEP0004F2AABBCC.cnf.xml", Class::Config, b"<device/>"),
+        ("0004f2aabbcc.cfg", Class::Config, b"<device/>"),
+        ("image.sbn", Class::Firmware, IMAGE),
+    ])
+}
+
+#[test]
+fn a_release_opens_to_its_files_phones_and_objects() {
+    let published = usual();
+    let opened = published.complete().unwrap();
+    assert_eq!(opened.generation(), Generation(7));
+    assert_eq!(opened.sealed_manifest(), published.sealed);
+    assert_eq!(opened.catalog().files().count(), 3);
+    assert_eq!(opened.catalog().phone(PHONE).map(|phone| phone.label.as_str()), Some("reception"));
+    // Two files of equal content are one blob; then the image, the inventory and the shard.
+    let objects = opened.objects();
+    assert_eq!(objects.len(), 4);
+    assert!(objects.iter().all(|reference| published.objects.contains_key(&reference.digest)));
+    let entry = opened.catalog().file(&"image.sbn".parse().unwrap()).unwrap();
+    let clear = object::open(&entry.blob, &published.objects[&entry.blob.digest], 1000).unwrap();
+    assert_eq!(clear, IMAGE);
+}
+
+#[test]
+fn metadata_of_another_site_or_fleet_is_refused_wherever_it_stands() {
+    for wrong in
+        [extra("acme", "s-other"), extra("other", "s-3f9a"), json!({}), json!("acme"), json!({"fleet": "acme"})]
+    {
+        for at in 0..3 {
+            let mut published = usual();
+            match published.others.get_mut(at) {
+                Some(other) => *other = Some(wrong.clone()),
+                None => drop(published.targets.extra.insert(EXTRA_FIELD.to_owned(), wrong.clone())),
+            }
+            assert_eq!(published.open().unwrap_err().code(), "other-site", "{wrong} at {at}");
+        }
+    }
+    let mut published = usual();
+    published.targets.extra.clear();
+    assert_eq!(published.open().unwrap_err().code(), "other-site");
+}
+
+#[test]
+fn a_manifest_that_was_not_signed_for_is_refused_before_it_is_opened() {
+    let mut published = usual();
+    published.sealed.push(0);
+    assert_eq!(published.open().unwrap_err(), ReleaseError::Mismatch);
+    let mut published = usual();
+    published.targets.targets.get_mut(MANIFEST_TARGET).unwrap().length += 1;
+    assert_eq!(published.open().unwrap_err(), ReleaseError::Mismatch);
+    let mut published = usual();
+    published.targets.targets.get_mut(MANIFEST_TARGET).unwrap().hashes.sha256 = None;
+    assert_eq!(published.open().unwrap_err(), ReleaseError::Mismatch);
+    let mut published = usual();
+    published.targets.targets.clear();
+    assert_eq!(published.open().unwrap_err(), ReleaseError::NoManifest);
+}
+
+#[test]
+fn a_manifest_under_another_version_or_for_another_key_is_refused() {
+    let mut published = usual();
+    published.targets.version = 8;
+    assert_eq!(published.open().unwrap_err().code(), "not-sealed-to-us");
+    let published = usual();
+    let stranger = RecipientSecret::from_bytes([6; 32]);
+    let error =
+        OpenedManifest::open_signed(&published.signed(), &published.sealed, &stranger, &fleet(), &site()).unwrap_err();
+    assert_eq!(error, ReleaseError::Manifest(ManifestError::NotForUs));
+}
+
+#[test]
+fn a_release_is_completed_by_the_metadata_that_opened_it() {
+    let published = usual();
+    let opened = published.open().unwrap();
+    let mut newer = usual();
+    newer.targets = role(8, &[(MANIFEST_TARGET, b"another")]);
+    let error = opened.complete_signed(&newer.signed(), &mut |_| Err("unread".to_owned())).unwrap_err();
+    assert_eq!(error, ReleaseError::Mismatch);
+}
+
+#[test]
+fn a_missing_or_damaged_part_is_refused() {
+    let published = usual();
+    let parts: Vec<_> = published.open().unwrap().parts().cloned().collect();
+    assert_eq!(parts.len(), 2);
+    for part in parts {
+        let mut without = usual();
+        without.objects.remove(&part.digest);
+        assert_eq!(without.complete().unwrap_err(), ReleaseError::Unreadable("it is not here".to_owned()));
+        let mut damaged = usual();
+        damaged.objects.get_mut(&part.digest).unwrap()[0] ^= 1;
+        assert_eq!(damaged.complete().unwrap_err().code(), "corrupt");
+    }
+}
+
+#[test]
+fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
+    let error = publish(&[("image.sbn", Class::Firmware, b"another image")]).complete().unwrap_err();
+    assert_eq!(error, ReleaseError::UnlistedFirmware("image.sbn".parse().unwrap()));
+    let mut published = usual();
+    published.firmware = None;
+    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+    // Listed under the right digest, but with another length.
+    let mut published = usual();
+    published.firmware.as_mut().unwrap().targets.get_mut("image.bin").unwrap().length += 1;
+    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+    // The release key's own targets do not count.
+    let mut published = usual();
+    published.firmware = None;
+    published.targets.targets.extend(role(3, &[("image.bin", IMAGE)]).targets);
+    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+}
+
+#[test]
+fn an_image_does_not_pass_under_another_class() {
+    let image = vec![0x5a; usize::try_from(MAX_UNLISTED_FILE_BYTES).unwrap() + 1];
+    let files = [("dictionary.xml", Class::Locale, image.as_slice())];
+    assert_eq!(publish(&files).complete().unwrap_err().code(), "unlisted-firmware");
+    let mut listed = publish(&files);
+    listed.firmware = Some(role(4, &[("dictionary.xml", &image)]));
+    listed.complete().unwrap();
+    publish(&[("dictionary.xml", Class::Locale, &image[1..])]).complete().unwrap();
+}
+
+#[test]
+fn a_release_that_lists_a_file_twice_is_refused() {
+    let published = publish_changed(&[("a.cfg", Class::Config, b"a")], |shards| {
+        let entry = shards[0].files[0].clone();
+        shards[0].files.push(FileEntry { name: "A.CFG".parse().unwrap(), ..entry });
+    });
+    assert_eq!(published.complete().unwrap_err().code(), "duplicate");
+}
+
+#[test]
+fn one_object_under_two_keys_is_refused() {
+    let published = publish_changed(&[("a.cfg", Class::Config, b"a"), ("b.cfg", Class::Config, b"a")], |shards| {
+        shards[0].files[0].blob.key = crate::bundle::ContentKey::from_bytes([0; 32]);
+    });
+    assert_eq!(published.complete().unwrap_err().code(), "malformed");
+}
+
+#[test]
+fn a_file_out_of_bounds_is_refused() {
+    let published = publish_changed(&[("a.cfg", Class::Config, b"a")], |shards| {
+        shards[0].files[0].blob.packing = Packing::Plain;
+        shards[0].files[0].blob.clear_bytes = u64::MAX;
+    });
+    assert_eq!(published.complete().unwrap_err().code(), "too-large");
+}

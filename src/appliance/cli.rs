@@ -1,0 +1,180 @@
+//! The command line of `lineside`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Parser, Subcommand};
+
+use super::config::{DEFAULT_PATH, Settings};
+use super::{clock, run};
+use crate::api::EnrolmentToken;
+use crate::status::{Report, service};
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+use crate::update;
+
+/// The largest token file, in bytes; a real one has under 700.
+const MAX_TOKEN_BYTES: u64 = 16 * 1024;
+
+/// Lineside, the appliance: points this site's phones here and serves each its own files.
+#[derive(Debug, Parser)]
+#[command(name = "lineside", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Become the site that a token file names. Needs HQ; works once per token.
+    Enroll {
+        /// The file that `lineside-hq site enroll` wrote. It is wiped afterwards: the token is used up.
+        token: PathBuf,
+        /// Leave the token file where it is.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Serve this site until SIGTERM. SIGHUP polls HQ now.
+    Run,
+    /// Show how the running appliance is.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Poll HQ now, then show nothing else.
+        #[arg(long)]
+        poll: bool,
+    },
+    /// Check a configuration file; reports every problem at once.
+    CheckConfig {
+        /// The file, instead of `--config`.
+        file: Option<PathBuf>,
+    },
+    /// Go back to the release before this one, until HQ publishes a newer one.
+    RollBack,
+}
+
+/// Runs the command line and prints errors with a hint. Exit status: 0 done, 1 failed, 2 wrong usage.
+pub async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", telemetry::explain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::CheckConfig { file } => check_config(file.as_deref().unwrap_or(&cli.config)),
+        Command::Enroll { token, keep } => enroll(&Settings::load(&cli.config)?, &token, keep).await,
+        Command::Run => {
+            let settings = Settings::load(&cli.config)?;
+            telemetry::start(&settings.log);
+            run::until_stopped(&settings).await
+        }
+        Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
+        Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
+    }
+}
+
+fn check_config(path: &Path) -> anyhow::Result<()> {
+    let settings = Settings::load(path)?;
+    print(&format!("{}: no problems; state is kept in {}\n", path.display(), settings.state.display()))
+}
+
+async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<()> {
+    telemetry::start("warn");
+    let token = read_token(path)?;
+    let store = Store::open(&settings.state).map_err(explain_store)?;
+    let identity = update::enrol::enrol(&token, &store, clock::synchronised())
+        .await
+        .with_context(|| format!("this appliance is not enrolled at {}", token.hq))?;
+    if !keep {
+        wipe(path)
+            .with_context(|| format!("enrolled, but {} could not be wiped: delete it by hand", path.display()))?;
+    }
+    print(&format!(
+        "enrolled as site {} of fleet {}\nnow publish at HQ (`lineside-hq publish`), then start the service: lineside run\n",
+        identity.site(),
+        identity.fleet()
+    ))
+}
+
+fn read_token(path: &Path) -> anyhow::Result<EnrolmentToken> {
+    let meta = std::fs::metadata(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
+    if meta.len() > MAX_TOKEN_BYTES {
+        bail!("{} is no token file: it is over {MAX_TOKEN_BYTES} bytes", path.display());
+    }
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
+    toml::from_str(&text)
+        .map_err(|error| anyhow!("{} is no token file: {}", path.display(), error.message()))
+        .context("hint: use the file that `lineside-hq site enroll SITE --output FILE` wrote, unchanged")
+}
+
+/// Overwrites and deletes. On flash the old bytes may live on, which is why a token works once and not for long.
+fn wipe(path: &Path) -> std::io::Result<()> {
+    let length = usize::try_from(std::fs::metadata(path)?.len()).unwrap_or(0);
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(&vec![b'#'; length])?;
+    file.sync_all()?;
+    std::fs::remove_file(path)
+}
+
+async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<()> {
+    let answer = ask(settings, if poll { "poll" } else { "status" }).await?;
+    if poll {
+        let said: String = serde_json::from_str(&answer).context("the appliance's answer is not understood")?;
+        return print(&format!("{said}\n"));
+    }
+    let report: Report = serde_json::from_str(&answer)
+        .context("the appliance's answer is not understood; is it another version? Restart it")?;
+    if json {
+        return print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
+    }
+    print(&report.text())
+}
+
+async fn ask(settings: &Settings, request: &str) -> anyhow::Result<String> {
+    let path = &settings.status_socket;
+    service::ask(path, request).await.with_context(|| {
+        format!("no appliance answers on {}; is `lineside run` running, and may you read its socket?", path.display())
+    })
+}
+
+async fn roll_back(settings: &Settings) -> anyhow::Result<()> {
+    if let Ok(answer) = service::ask(&settings.status_socket, "roll-back").await {
+        let outcome: Result<String, String> =
+            serde_json::from_str(&answer).context("the appliance's answer is not understood")?;
+        let said = outcome.map_err(|reason| anyhow!("{reason}"))?;
+        return print(&format!("{said}\n"));
+    }
+    let store = Store::open(&settings.state).map_err(explain_store)?;
+    let said = update::roll_back(&store)?;
+    print(&format!("{said}\n"))
+}
+
+fn explain_store(error: StoreError) -> anyhow::Error {
+    let hint = match &error {
+        StoreError::Locked => "hint: stop the running appliance first (systemctl stop lineside)",
+        StoreError::Io { .. } => "hint: run as the user that owns the state directory, or set storage.state",
+        _ => "hint: see README, Troubleshooting",
+    };
+    anyhow::Error::new(error).context("cannot open the state directory").context(hint)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `lineside status | head -1` is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

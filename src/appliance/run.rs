@@ -1,0 +1,281 @@
+//! Everything that runs in the process, and its beginning and end.
+
+use std::net::SocketAddrV4;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::config::Settings;
+use super::interface::{self, LanInterface};
+use super::leases::StoredLeases;
+use super::neighbours::NeighbourService;
+use super::{clock, notify};
+use crate::access::{Catalog, DeviceTable, Files};
+use crate::status::service::{Command, Service as StatusService};
+use crate::status::{PollState, Stats};
+use crate::store::Store;
+use crate::update::Updater;
+use crate::update::identity::Identity;
+use crate::{dhcp, tftp, update};
+
+/// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How many addresses may wait to be resolved.
+const RESOLVE_QUEUE: usize = 256;
+
+/// An appliance that runs. Dropping it without [`Running::stop`] aborts everything.
+#[derive(Debug)]
+pub struct Running {
+    /// Where TFTP is served, if it is.
+    pub tftp: Option<SocketAddrV4>,
+    /// Where DHCP is answered, if it is.
+    pub dhcp: Option<SocketAddrV4>,
+    /// The record.
+    pub stats: Stats,
+    /// Ask for a poll.
+    pub poll_now: Arc<Notify>,
+    stop: CancellationToken,
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+/// Runs the appliance until SIGTERM or SIGINT; SIGHUP polls now.
+///
+/// # Errors
+/// If it cannot start, or a service lost its socket for good: then systemd starts us again.
+pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut running = start(settings).await?;
+    notify::ready("serving");
+    let outcome = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hang_up.recv() => running.poll_now.notify_one(),
+            ended = running.ended() => break ended,
+        }
+    };
+    notify::stopping();
+    info!("stopping");
+    running.stop().await;
+    outcome
+}
+
+/// Starts everything that the settings ask for. Must be called in a tokio runtime.
+///
+/// # Errors
+/// If the state directory, the LAN interface or a socket is not to be had. What was started is stopped again.
+pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
+    let lan = interface::find(settings.interface.as_deref(), settings.allow_loopback)
+        .context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"")?;
+    let store = Store::open(&settings.state)
+        .context("cannot open the state directory")
+        .context("hint: run as the user that owns it, stop another lineside, or set storage.state")?;
+    for recovery in store.recoveries() {
+        warn!(%recovery, "the store was put in order");
+    }
+    let stats = Stats::with_clock(Arc::new(clock::now));
+    let poll_now = Arc::new(Notify::new());
+    let (identity, active) = enrolled(&store, &stats).await?;
+    let initial = match (&active, &identity) {
+        (Some(active), _) => Arc::clone(active.catalog()),
+        (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
+        (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
+    };
+    info!(interface = lan.name, address = %lan.address, generation = %initial.generation(), "starting");
+
+    let (releases, catalog) = watch::channel(initial);
+    let devices = Arc::new(RwLock::new(known_devices(settings, &lan)));
+    let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
+    let (commands, mut asked) = mpsc::channel(8);
+    let (roll_backs, to_roll_back) = mpsc::channel(1);
+    let mut running = Running {
+        tftp: None,
+        dhcp: None,
+        stats: stats.clone(),
+        poll_now: Arc::clone(&poll_now),
+        stop: CancellationToken::new(),
+        tasks: JoinSet::new(),
+    };
+
+    // Sockets first: if one is not to be had, nothing has begun.
+    let tftp = settings.tftp.enabled.then(|| tftp_service(settings, &lan)).transpose()?;
+    let dhcp = settings.dhcp.enabled.then(|| dhcp_service(settings, &lan)).transpose()?;
+    let status = StatusService::bind(&settings.status_socket)
+        .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
+        .context("hint: set status.socket to a path in a directory that you may write")?;
+
+    running.spawn("neighbours", |stop| {
+        let service = NeighbourService::new(lan.clone(), Arc::clone(&devices), stats.clone());
+        async move { Ok(service.run(to_resolve, stop).await?) }
+    });
+    if let Some(service) = tftp {
+        running.tftp = Some(service.local_addr());
+        let feeds = tftp::service::Feeds {
+            catalog: catalog.clone(),
+            files: Arc::new(store.clone()) as Arc<dyn Files>,
+            devices: Arc::clone(&devices),
+            resolve,
+            stats: stats.clone(),
+        };
+        running.spawn("tftp", |stop| async move { Ok(service.run(feeds, stop).await?) });
+    }
+    if let Some(service) = dhcp {
+        running.dhcp = Some(SocketAddrV4::new(lan.address, service.port()));
+        let feeds = dhcp::service::Feeds {
+            catalog,
+            local: settings.dhcp.local.clone(),
+            devices,
+            leases: Box::new(StoredLeases::open(&store).context("cannot open the leases")?),
+            stats: stats.clone(),
+        };
+        running.spawn("dhcp", |stop| async move { Ok(service.run(feeds, stop).await?) });
+    }
+    if let Some(identity) = identity {
+        let updater = updater(settings, store, identity, &stats).with_active(active);
+        let poll_now = Arc::clone(&poll_now);
+        running.spawn("update", |stop| async move {
+            updater.run(releases, poll_now, to_roll_back, stop).await;
+            Ok(())
+        });
+    }
+    running.spawn("status", |stop| async move {
+        status.run(stats, commands, stop).await;
+        Ok(())
+    });
+    running.spawn("commands", |stop| async move {
+        loop {
+            let command = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                command = asked.recv() => command,
+            };
+            match command {
+                Some(Command::Poll) => poll_now.notify_one(),
+                Some(Command::RollBack(tell)) => {
+                    if let Err(mpsc::error::TrySendError::Full(tell) | mpsc::error::TrySendError::Closed(tell)) =
+                        roll_backs.try_send(tell)
+                    {
+                        // Whoever asked may have gone.
+                        let _ = tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+                    }
+                }
+                None => return Ok(()),
+            }
+        }
+    });
+    running.spawn("watchdog", |stop| async move {
+        notify::watchdog(stop).await;
+        Ok(())
+    });
+    Ok(running)
+}
+
+impl Running {
+    /// Starts one named task, which ends when `stop` says so. Returning earlier ends the process.
+    fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let task = task(self.stop.clone());
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits until a task ends by itself, which none should.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        match self.tasks.join_next().await {
+            Some(Ok((name, Ok(())))) => bail!("{name} has ended by itself"),
+            Some(Ok((name, Err(error)))) => Err(error.context(format!("{name} cannot go on"))),
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("a service failed")),
+            None => bail!("nothing runs"),
+        }
+    }
+
+    /// Drains and stops everything, within 10 seconds.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(STOP_WITHIN, async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Ok((name, Err(error))) = ended {
+                    error!(name, error = format!("{error:#}"), "ended badly");
+                }
+            }
+        });
+        if drained.await.is_err() {
+            warn!("not everything ended in time");
+            self.tasks.shutdown().await;
+        }
+    }
+}
+
+/// The identity, and the release that was served before; re-verified before it is served again.
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<crate::access::Opened>)> {
+    let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
+        warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
+        stats.poll(PollState {
+            at: clock::now(),
+            state: "not-enrolled",
+            reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
+            generation: crate::ids::Generation(0),
+            fresh_at: None,
+            clock_synchronised: clock::synchronised(),
+            disk_free_bytes: store.free_bytes(),
+        });
+        return Ok((None, None));
+    };
+    let (store, identity_here) = (store.clone(), identity.clone());
+    let active = tokio::task::spawn_blocking(move || update::load_active(&store, &identity_here)).await?;
+    match active {
+        Ok(active) => Ok((Some(identity), active)),
+        Err(error) => {
+            // The next poll fetches what is damaged. Until then there is nothing that may be served.
+            error!(%error, "the stored release does not hold");
+            stats.alert("release-damaged", format!("the stored release does not hold: {error}"));
+            Ok((Some(identity), None))
+        }
+    }
+}
+
+fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
+    let mut devices = if lan.address.is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
+    for (address, mac) in &settings.neighbours {
+        if !devices.fixed(*address, *mac) {
+            warn!(%address, "too many fixed addresses; this one is left out");
+        }
+    }
+    devices
+}
+
+fn tftp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<tftp::service::Service> {
+    let bind = SocketAddrV4::new(lan.address, settings.tftp.port);
+    let config = tftp::service::Config {
+        interface: Some(lan.name.clone()),
+        max_transfers: settings.tftp.max_transfers,
+        max_transfers_per_address: settings.tftp.max_transfers_per_device,
+        ..tftp::service::Config::new(bind, (lan.address, lan.prefix))
+    };
+    Ok(tftp::service::Service::bind(config)?)
+}
+
+fn dhcp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<dhcp::service::Service> {
+    let config = dhcp::service::Config {
+        server_port: settings.dhcp.server_port,
+        client_port: settings.dhcp.client_port,
+        relay_port: settings.dhcp.relay_port,
+        ..dhcp::service::Config::on_lan(lan.name.clone(), lan.address, lan.prefix)
+    };
+    Ok(dhcp::service::Service::bind(config)?)
+}
+
+fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {
+    let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
+    let told = stats.clone();
+    let report: update::Report = Arc::new(move || crate::status::Report::of(&told).check_in());
+    Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new()), report)
+}

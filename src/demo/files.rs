@@ -1,0 +1,124 @@
+//! `--files`: a directory's files, published at a fresh HQ, pulled, verified and served by a site of its own. Load
+//! tests reach the real path through this.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
+use crate::access::owner;
+use crate::hq::init;
+use crate::ids::{FileName, Generation, MacAddr};
+
+/// The most files that are taken from a directory.
+const MAX_FILES: usize = 20_000;
+
+/// HQ and a site that serve a directory.
+#[derive(Debug)]
+pub struct Served {
+    hq: Hq,
+    site: Site,
+    files: usize,
+    own: usize,
+    at: SocketAddrV4,
+    // Last: what runs on it ends first.
+    _dir: tempfile::TempDir,
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { files, own, at, .. } = self;
+        write!(f, "serving {files} files ({own} of them one device's own) on {at}: published, pulled, verified")
+    }
+}
+
+/// Publishes and serves the files below `dir` on the loopback address `tftp`.
+///
+/// # Errors
+/// If the directory does not read, holds too much, or a name cannot be one; or if anything on the way fails.
+pub async fn serve(dir: &Path, tftp: SocketAddrV4, neighbours: &[(Ipv4Addr, MacAddr)]) -> anyhow::Result<Served> {
+    ensure!(*tftp.ip() == Ipv4Addr::LOCALHOST, "the demo serves on 127.0.0.1 only: write --tftp 127.0.0.1:PORT");
+    let mut names = Vec::new();
+    walk(dir, dir, &mut names)?;
+    ensure!(!names.is_empty(), "{} has no files", dir.display());
+
+    let scratch = tempfile::Builder::new().prefix("lineside-demo-").tempdir()?;
+    let hq = Hq::start(scratch.path(), "Files").await?;
+    let mut phones: BTreeMap<MacAddr, ()> = neighbours.iter().map(|(_, mac)| (*mac, ())).collect();
+    let mut own = 0;
+    for name in &names {
+        if let Some(mac) = owner::by_rule(name) {
+            phones.insert(mac, ());
+            own += 1;
+        }
+    }
+    fill(&hq, dir, &names, phones.keys())?;
+    let token = hq.token("files")?;
+    let relay = free_udp_port()?;
+    let devices = neighbours.iter().copied().collect();
+    let site = Site::start(scratch.path(), "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
+    hq.publish().await?;
+    site.serves(Generation(1)).await?;
+    let at = site.tftp()?;
+    Ok(Served { hq, site, files: names.len(), own, at, _dir: scratch })
+}
+
+impl Served {
+    /// Ends the site, then HQ.
+    pub async fn stop(mut self) {
+        self.site.running.stop().await;
+        if let Err(error) = self.hq.go_away().await {
+            tracing::debug!(%error, "HQ ended badly");
+        }
+    }
+}
+
+/// A fleet directory with one site, one model without templates, and the files as they are.
+fn fill<'a>(hq: &Hq, dir: &Path, names: &[FileName], phones: impl Iterator<Item = &'a MacAddr>) -> anyhow::Result<()> {
+    let layout = &hq.layout;
+    for folder in [layout.templates(), layout.sites(), layout.files()] {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        std::fs::create_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(layout.templates().join("any"))?;
+    hq.write("templates/any/model.toml", "models = [\"any\"]\n")?;
+    init::add_site(layout, "files")?;
+    hq.edit("fleet.toml", "[defaults.dhcp]", "device-files = true\n\n[defaults.dhcp]")?;
+    let settings = std::fs::read_to_string(layout.fleet_toml())?;
+    // Top-level keys come before the first table; the line above went right before it.
+    ensure!(settings.contains("device-files = true"), "the sample fleet.toml has changed");
+    let mut lines = "mac,site,model,label\n".to_owned();
+    for mac in phones {
+        writeln!(lines, "{mac},files,any,")?;
+    }
+    hq.write("phones.csv", &lines)?;
+    for name in names {
+        let to = layout.files().join(name.as_str());
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::copy(dir.join(name.as_str()), &to).with_context(|| format!("cannot copy {name}"))?;
+    }
+    Ok(())
+}
+
+fn walk(root: &Path, dir: &Path, names: &mut Vec<FileName>) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            walk(root, &path, names)?;
+            continue;
+        }
+        let relative = path.strip_prefix(root).context("a file outside its own directory")?;
+        let Some(text) = relative.to_str() else { bail!("{} is no name for TFTP", relative.display()) };
+        let name: FileName = text.parse().with_context(|| format!("{text} is no name for TFTP"))?;
+        names.push(name);
+        ensure!(names.len() <= MAX_FILES, "{} has over {MAX_FILES} files", root.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! The command line of `lineside-hq`.
+
+mod run;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use run::run;
+
+/// Provisioning of IP phones from a directory in git: check it, plan, publish, and serve the result to sites.
+#[derive(Debug, Parser)]
+#[command(name = "lineside-hq", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// The fleet directory
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    pub fleet: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `lineside-hq` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a fleet directory: samples, templates, all keys
+    Init {
+        /// The directory to make; it must not exist or be empty
+        dir: PathBuf,
+        /// What people call the fleet
+        #[arg(long, default_value = "Phones")]
+        name: String,
+        /// Where sites will reach HQ
+        #[arg(long, default_value = "https://hq.example.net:8443")]
+        url: String,
+    },
+    /// Add, enroll, list or revoke sites
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// Set, make or list the passwords in secrets.age
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Find every problem of the fleet directory
+    Check,
+    /// Show what publishing would change
+    Plan {
+        /// These sites only
+        sites: Vec<String>,
+    },
+    /// Render, seal and sign what changed
+    Publish {
+        /// These sites only
+        sites: Vec<String>,
+    },
+    /// Print the bytes that a phone would get, or why it would get none
+    Preview {
+        /// The site's name
+        site: String,
+        /// The phone's address
+        mac: String,
+        /// The file that it asks for
+        name: String,
+    },
+    /// Show how the sites are
+    Fleet,
+    /// Serve sites: downloads, enrolment, check-in
+    Serve {
+        /// Where to listen
+        #[arg(long, default_value = "[::]:8443")]
+        listen: SocketAddr,
+        /// The online directory [default: online in the fleet directory]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What can be done with sites.
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// Write sites/NAME.toml with an id of its own
+    Add {
+        /// What people call the site
+        name: String,
+    },
+    /// Make the token that turns one appliance into this site
+    #[command(alias = "enrol")]
+    Enroll {
+        /// The site's name
+        name: String,
+        /// Show it as a QR code, too
+        #[arg(long)]
+        qr: bool,
+        /// Write it into this file (0600) instead of printing it
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// List the sites
+    List,
+    /// Lock a site's appliance out, for example when it was stolen
+    Revoke {
+        /// The site's name
+        name: String,
+    },
+}
+
+/// What can be done with secrets.
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Set a secret to the line that is read from standard input
+    Set {
+        /// Its name, as in secret:NAME
+        name: String,
+    },
+    /// Make a random password for each name that has none
+    Generate {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// List the names
+    List,
+}
+
+/// Runs the program: 0 done, 1 failed, 2 wrong arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // Nothing can be done if standard error is closed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    crate::telemetry::start("lineside=info");
+    match run(&cli, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", run::explain(&error));
+            ExitCode::from(1)
+        }
+    }
+}

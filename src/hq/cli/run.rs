@@ -1,0 +1,284 @@
+//! What each command does and prints.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, IsTerminal as _, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, anyhow, bail};
+use zeroize::Zeroizing;
+
+use super::{Cli, Command, SecretCommand, SiteCommand};
+use crate::hq::init::{self, InitOptions};
+use crate::hq::inventory::{Inventory, Site};
+use crate::hq::layout::Layout;
+use crate::hq::preview::{self, Preview};
+use crate::hq::problem::{NotClean, Report, count};
+use crate::hq::publish::{self, PublishOptions};
+use crate::hq::{enrol, fleet, lint, plan, progress, secrets, service};
+use crate::ids::UnixTime;
+
+/// Runs one command; what people asked for goes to `out`.
+pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
+    let layout = Layout::new(&cli.fleet);
+    match &cli.command {
+        Command::Init { dir, name, url } => start(dir, name, url, out),
+        Command::Site(command) => site(&layout, command, out),
+        Command::Secret(command) => secret(&layout, command, out),
+        Command::Check => {
+            let report = lint::check(&layout);
+            if !report.is_clean() {
+                return Err(NotClean(report).into());
+            }
+            Ok(writeln!(out, "{report}")?)
+        }
+        Command::Plan { sites } => {
+            let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
+            Ok(writeln!(out, "{plan}")?)
+        }
+        Command::Publish { sites } => {
+            let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now: now() };
+            let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
+            Ok(writeln!(out, "{summary}")?)
+        }
+        Command::Preview { site, mac, name } => match preview::preview(&layout, site, mac, name)? {
+            Preview::Served(bytes) => Ok(out.write_all(&bytes).and_then(|()| out.flush())?),
+            Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
+        },
+        Command::Fleet => {
+            let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
+            Ok(out.write_all(text.as_bytes())?)
+        }
+        Command::Serve { listen, dir } => {
+            let dir = dir.clone().unwrap_or_else(|| layout.online());
+            serve(service::ServeOptions { dir, listen: *listen })
+        }
+    }
+}
+
+fn some(names: &[String]) -> Option<&[String]> {
+    (!names.is_empty()).then_some(names)
+}
+
+fn now() -> UnixTime {
+    UnixTime::of(SystemTime::now())
+}
+
+fn start(dir: &Path, name: &str, url: &str, out: &mut dyn Write) -> anyhow::Result<()> {
+    init::init(dir, &InitOptions { name: name.to_owned(), url: url.to_owned(), now: now() })?;
+    let dir = dir.display();
+    writeln!(out, "made {dir}: a sample site, three sample phones, templates and all keys")?;
+    writeln!(out, "keep copies of {dir}/keys in a safe place; neither keys/ nor online/ belongs into git")?;
+    writeln!(out)?;
+    writeln!(out, "next:")?;
+    for (command, what) in [
+        ("git init && git add .", "from now on every change is a commit"),
+        ("lineside-hq check", "what is wrong with it"),
+        ("lineside-hq serve", "HQ online"),
+        ("lineside-hq site enroll sample-office", "a token for the first appliance"),
+        ("lineside-hq publish", "once it is enrolled"),
+    ] {
+        writeln!(out, "  {command:38}  {what}")?;
+    }
+    Ok(())
+}
+
+/// The inventory, or the problems that keep it from being read.
+fn inventory(layout: &Layout) -> anyhow::Result<Inventory> {
+    let mut problems = Vec::new();
+    Inventory::read(layout, &mut problems).ok_or_else(|| NotClean(Report { problems, ..Report::default() }).into())
+}
+
+fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        SiteCommand::Add { name } => {
+            inventory(layout)?;
+            let id = init::add_site(layout, name)?;
+            writeln!(out, "made sites/{name}.toml, id {id}")?;
+        }
+        SiteCommand::Enroll { name, qr, output } => {
+            let inventory = inventory(layout)?;
+            let site = find(&inventory, name)?;
+            let fleet = &inventory.fleet;
+            let token = enrol::issue(layout, &site.id, &site.name, &fleet.id, &fleet.url, fleet.repository.as_deref())?;
+            let text = Zeroizing::new(toml::to_string(&token).context("cannot write the token")?);
+            match output {
+                Some(path) => {
+                    write_secret(path, text.as_bytes())?;
+                    writeln!(out, "wrote {}: good for one appliance until {}", path.display(), token.expires)?;
+                    writeln!(out, "copy it to the appliance's card as lineside-token.toml")?;
+                }
+                None => out.write_all(text.as_bytes())?,
+            }
+            if *qr {
+                writeln!(out, "{}", qr_code(&text)?)?;
+            }
+        }
+        SiteCommand::List => {
+            let inventory = inventory(layout)?;
+            let enrolled: BTreeSet<_> = enrol::recipients(layout)?
+                .into_iter()
+                .filter(|(_, keys)| !keys.is_empty())
+                .map(|(site, _)| site)
+                .collect();
+            let phones = inventory.phones_by_site();
+            let width = inventory.sites.keys().map(String::len).max().unwrap_or(0).max(4);
+            writeln!(out, "{:width$}  {:18}  {:>6}  STATE", "SITE", "ID", "PHONES")?;
+            for site in inventory.sites.values() {
+                let number = phones.get(site.name.as_str()).map_or(0, Vec::len);
+                let state = if enrolled.contains(&site.id) { "enrolled" } else { "waiting for enrolment" };
+                writeln!(out, "{:width$}  {:18}  {number:>6}  {state}", site.name, site.id.as_str())?;
+            }
+        }
+        SiteCommand::Revoke { name } => {
+            let inventory = inventory(layout)?;
+            let site = find(&inventory, name)?;
+            revoke(layout, &inventory, site, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
+    inventory.sites.get(name).ok_or_else(|| {
+        let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
+        match crate::hq::source::nearest(name, &known) {
+            Some(near) => anyhow!("there is no site `{name}`; did you mean `{near}`?"),
+            None => anyhow!("there is no site `{name}`"),
+        }
+    })
+}
+
+/// Locks the appliance out and says what else its thief may know.
+fn revoke(layout: &Layout, inventory: &Inventory, site: &Site, out: &mut dyn Write) -> anyhow::Result<()> {
+    let revoked = enrol::revoke(layout, &site.id)?;
+    writeln!(
+        out,
+        "revoked {}: {} refused from now on, {} left out of the next publish",
+        site.name,
+        count(revoked.certificates, "certificate"),
+        count(revoked.recipients, "sealing key")
+    )?;
+    let phones = inventory.phones_of(&site.name);
+    if !phones.is_empty() {
+        writeln!(out, "it held the accounts of {}; change their passwords:", count(phones.len(), "phone"))?;
+    }
+    for phone in phones {
+        let secrets: Vec<&str> = phone
+            .variables
+            .values()
+            .filter_map(|variable| variable.value.as_str()?.strip_prefix(secrets::PREFIX))
+            .collect();
+        writeln!(out, "  {}  {}  {}", phone.mac, phone.label, secrets.join(" "))?;
+    }
+    Ok(())
+}
+
+/// How wide a table may be.
+fn terminal_width() -> usize {
+    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    columns.filter(|columns| (40..=400).contains(columns)).unwrap_or(100)
+}
+
+fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut values = secrets::read(layout)?;
+    match command {
+        SecretCommand::Set { name } => {
+            let input = std::io::stdin();
+            if input.is_terminal() {
+                eprint!("value of {name} (it will show): ");
+            }
+            let mut line = Zeroizing::new(String::new());
+            input.lock().read_line(&mut line).context("cannot read the value")?;
+            let value = line.trim_end_matches(['\r', '\n']).to_owned();
+            secrets::check_name(name)?;
+            values.insert(name.clone(), Zeroizing::new(value));
+            secrets::write(layout, &values)?;
+            writeln!(out, "set {name}")?;
+        }
+        SecretCommand::Generate { names } => {
+            let mut made = 0usize;
+            for name in names {
+                secrets::check_name(name)?;
+                if !values.contains_key(name) {
+                    values.insert(name.clone(), secrets::generate()?);
+                    made += 1;
+                }
+            }
+            secrets::write(layout, &values)?;
+            writeln!(out, "made {}", count(made, "password"))?;
+        }
+        SecretCommand::List => {
+            for name in values.keys() {
+                writeln!(out, "{name}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        let stop = tokio_util::sync::CancellationToken::new();
+        let asked = stop.clone();
+        let signals = async move {
+            let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            tokio::select! {
+                done = tokio::signal::ctrl_c() => done,
+                _ = terminate.recv() => Ok(()),
+            }
+        };
+        let serving = service::serve(options, stop);
+        tokio::pin!(serving);
+        tokio::select! {
+            done = &mut serving => done,
+            signal = signals => {
+                signal.context("cannot wait for signals")?;
+                asked.cancel();
+                serving.await
+            }
+        }
+    })
+}
+
+/// Writes a file that only its owner can read.
+fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn qr_code(text: &str) -> anyhow::Result<String> {
+    let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
+        .map_err(|error| anyhow!("the token does not fit a QR code: {error}"))?;
+    Ok(code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build())
+}
+
+/// What people see of an error: the chain, and what to try.
+pub(super) fn explain(error: &anyhow::Error) -> String {
+    if let Some(NotClean(report)) = error.downcast_ref::<NotClean>() {
+        return format!("{report}\n");
+    }
+    let mut text = format!("error: {error:#}");
+    let hint = error.chain().find_map(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>()?;
+        match io.kind() {
+            std::io::ErrorKind::PermissionDenied => Some("run as the user whom the fleet directory belongs to"),
+            std::io::ErrorKind::NotFound => Some("run inside the fleet directory, or name it with --fleet DIR"),
+            std::io::ErrorKind::StorageFull => Some("the disk is full; nothing was switched over"),
+            std::io::ErrorKind::AlreadyExists => Some("take another name, or remove the file first"),
+            _ => None,
+        }
+    });
+    if let Some(hint) = hint.filter(|_| !text.contains("hint:")) {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    text.push('\n');
+    text
+}

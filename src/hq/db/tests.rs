@@ -1,0 +1,96 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+fn db() -> (tempfile::TempDir, Db) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&dir.path().join("hq.sqlite")).unwrap();
+    (dir, db)
+}
+
+fn site() -> SiteId {
+    "s-1".parse().unwrap()
+}
+
+#[test]
+fn history_is_bounded_and_the_newest_counts() {
+    let (_dir, db) = db();
+    db.published_now(&[(site(), "Bern".to_owned(), Generation(1))]).unwrap();
+    for n in 0..u64::from(HISTORY) + 20 {
+        let told = CheckIn { uptime_seconds: n, ..CheckIn::default() };
+        db.note(&site(), UnixTime(1000), &told).unwrap();
+    }
+    assert_eq!(db.latest().unwrap()[&site()].1.uptime_seconds, u64::from(HISTORY) + 19);
+    let kept: u32 = db.read().query_row("SELECT count(*) FROM check_ins", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, HISTORY);
+}
+
+#[test]
+fn one_unreadable_check_in_hides_no_other() {
+    let (_dir, db) = db();
+    let other: SiteId = "s-2".parse().unwrap();
+    db.published_now(&[(site(), "A".to_owned(), Generation(1)), (other.clone(), "B".to_owned(), Generation(1))])
+        .unwrap();
+    db.note(&site(), UnixTime(1), &CheckIn::default()).unwrap();
+    db.note(&other, UnixTime(1), &CheckIn { state: "ok".to_owned(), ..CheckIn::default() }).unwrap();
+    db.read().execute("UPDATE check_ins SET body = '{' WHERE site = 's-1'", []).unwrap();
+    let latest = db.latest().unwrap();
+    assert_eq!((latest[&site()].1.state.as_str(), latest[&other].1.state.as_str()), ("unreadable", "ok"));
+}
+
+#[test]
+fn a_published_generation_never_goes_down() {
+    let (_dir, db) = db();
+    for (name, generation) in [("Bern", 5), ("Bern Süd", 3)] {
+        db.published_now(&[(site(), name.to_owned(), Generation(generation))]).unwrap();
+    }
+    assert_eq!(db.published(&site()).unwrap(), Generation(5));
+    assert_eq!(db.sites().unwrap()[0].name, "Bern Süd");
+    assert_eq!(db.published(&"s-none".parse().unwrap()).unwrap(), Generation(0));
+}
+
+#[test]
+fn all_files_of_the_database_are_private_and_writes_reach_the_disk() {
+    let (dir, db) = db();
+    db.published_now(&[(site(), "Bern".to_owned(), Generation(1))]).unwrap();
+    let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 2, "{files:?}");
+    for path in files {
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+    }
+    let setting =
+        |name| db.read().pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).unwrap();
+    assert_eq!(setting("journal_mode"), rusqlite::types::Value::Text("wal".to_owned()));
+    assert_eq!(setting("synchronous"), rusqlite::types::Value::Integer(2));
+    assert_eq!(setting("foreign_keys"), rusqlite::types::Value::Integer(1));
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let (dir, db) = db();
+    db.read().pragma_update(None, "user_version", 2).unwrap();
+    drop(db);
+    let error = format!("{:#}", Db::open(&dir.path().join("hq.sqlite")).err().unwrap());
+    assert!(error.contains("format 2, newer than this version knows"), "{error}");
+    assert!(Db::open_existing(&dir.path().join("none.sqlite")).is_err());
+}
+
+#[test]
+fn two_processes_write_side_by_side() {
+    let (dir, one) = db();
+    let two = Db::open(&dir.path().join("hq.sqlite")).unwrap();
+    one.published_now(&[(site(), "Bern".to_owned(), Generation(1))]).unwrap();
+    std::thread::scope(|scope| {
+        for db in [&one, &two] {
+            scope.spawn(move || {
+                for _ in 0..30 {
+                    db.note(&site(), UnixTime(1), &CheckIn::default()).unwrap();
+                }
+            });
+        }
+    });
+    let kept: u32 = two.read().query_row("SELECT count(*) FROM check_ins", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 60);
+}

@@ -1,0 +1,438 @@
+//! How an appliance becomes a site: tokens, the decision on an enrolment, and the keys that manifests are sealed to.
+//!
+//! Two checks with two keys ([`TokenKeys`]): the online service lets an appliance in, the publisher alone decides
+//! whose sealing key it believes. A service that was broken into can do the first and not the second.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::ca::{self, Csr, CsrError};
+use super::db::{Db, Enrolment, TokenRow};
+use super::layout::Layout;
+use crate::api::{self, EnrolRequest, EnrolmentToken, Refusal, TokenKeys};
+use crate::bundle::RecipientPublic;
+use crate::ids::{Digest, FleetId, SiteId, UnixTime};
+
+/// How many appliances a site's manifests are sealed to: the one in use and its spare. Of more, the newest count, so
+/// that hardware which was replaced falls out by itself.
+pub const MAX_APPLIANCES: usize = 2;
+
+const TOKEN_ID_BYTES: usize = 8;
+
+/// Why an enrolment or renewal was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such token was issued.
+    #[error("this token was not issued here")]
+    TokenUnknown,
+    /// Another appliance used it.
+    #[error("another appliance has used this token; issue a new one")]
+    TokenUsed,
+    /// Too late.
+    #[error("this token has expired; issue a new one")]
+    TokenExpired,
+    /// The HMAC does not hold.
+    #[error("the proof does not fit the token")]
+    ProofWrong,
+    /// The site was revoked after the token or certificate was issued.
+    #[error("this site was revoked; issue a new token if it shall come back")]
+    Revoked,
+    /// Not what a request looks like.
+    #[error("{0}")]
+    Malformed(CsrError),
+    /// Over [`super::db::MAX_CERTIFICATES_A_DAY`].
+    #[error("too many certificates for this site today; try again tomorrow")]
+    TooMany,
+}
+
+impl Refused {
+    /// Stable, for programs ([`Refusal::code`]).
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TokenUnknown => "token-unknown",
+            Self::TokenUsed => "token-used",
+            Self::TokenExpired => "token-expired",
+            Self::ProofWrong => "proof-wrong",
+            Self::Revoked => "revoked",
+            Self::Malformed(_) => "malformed",
+            Self::TooMany => "too-many",
+        }
+    }
+}
+
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Self {
+        Self { code: refused.code().to_owned(), reason: refused.to_string() }
+    }
+}
+
+/// An enrolment that may go on.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The fleet that the token is for.
+    pub fleet: FleetId,
+    /// The site that the token is for.
+    pub site: SiteId,
+    /// The checked request.
+    pub csr: Csr,
+    /// Who asks: see [`applicant`].
+    pub applicant: String,
+    /// Whether this appliance was admitted before and lost the answer.
+    pub retry: bool,
+}
+
+/// Decides on an enrolment. Pure; [`Db::enrol`] makes the decision stick.
+pub fn admit(token: Option<&TokenRow>, request: &EnrolRequest, now: UnixTime) -> Result<Admitted, Refused> {
+    let token = token.ok_or(Refused::TokenUnknown)?;
+    // First of all: who cannot prove the secret learns nothing about the token's state.
+    let names = (&token.fleet, &token.site, token.id.as_str());
+    let EnrolRequest { csr, recipient, service_proof, .. } = request;
+    if request.token != token.id || !api::enrolment_proven(&token.service_key, names, csr, recipient, service_proof) {
+        return Err(Refused::ProofWrong);
+    }
+    if token.revoked {
+        return Err(Refused::Revoked);
+    }
+    let csr = Csr::parse(csr).map_err(Refused::Malformed)?;
+    let applicant = applicant(&csr, recipient);
+    let retry = match &token.used_by {
+        Some(before) if *before != applicant => return Err(Refused::TokenUsed),
+        before => before.is_some(),
+    };
+    if now >= token.expires {
+        return Err(Refused::TokenExpired);
+    }
+    Ok(Admitted { fleet: token.fleet.clone(), site: token.site.clone(), csr, applicant, retry })
+}
+
+/// An appliance is its two keys: the same keys may ask again, because an answer can be lost on the way.
+pub fn applicant(csr: &Csr, recipient: &RecipientPublic) -> String {
+    Digest::of(format!("{}\n{recipient:?}", csr.key_digest).as_bytes()).to_string()
+}
+
+/// Makes a token that lets one appliance become this site within [`api::TOKEN_HOURS`].
+///
+/// The secret is in the result and nowhere else: the database gets one derived key, `keys/tokens/` the other.
+pub fn issue(
+    layout: &Layout,
+    site: &SiteId,
+    site_name: &str,
+    fleet: &FleetId,
+    hq_url: &str,
+    repository: Option<&str>,
+) -> anyhow::Result<EnrolmentToken> {
+    for url in [Some(hq_url), repository].into_iter().flatten() {
+        ensure!(url.starts_with("https://"), "`{url}` is not an https:// URL; appliances take no other");
+    }
+    let token = EnrolmentToken {
+        hq: hq_url.trim_end_matches('/').to_owned(),
+        repository: repository.map(|url| url.trim_end_matches('/').to_owned()),
+        fleet: fleet.clone(),
+        site: site.clone(),
+        root_sha256: newest_root(&layout.dir().join("root"))?,
+        ca_sha256: ca::digest(&layout.online())?,
+        token: random_hex::<TOKEN_ID_BYTES>()?,
+        secret: random_hex::<16>()?,
+        expires: UnixTime::of(SystemTime::now()).plus(Duration::from_secs(u64::from(api::TOKEN_HOURS) * 3600)),
+    };
+    let keys = TokenKeys::derive(&token.secret, fleet, site, &token.token);
+    let kept = PublisherToken {
+        fleet: fleet.clone(),
+        site: site.clone(),
+        key: HEXLOWER.encode(&keys.publisher),
+        expires: token.expires,
+    };
+    forget_expired(layout)?;
+    let path = kept.save(layout, &token.token)?;
+    let row = TokenRow {
+        id: token.token.clone(),
+        site: site.clone(),
+        fleet: fleet.clone(),
+        service_key: keys.service,
+        expires: token.expires,
+        revoked: false,
+        used_by: None,
+    };
+    if let Err(error) = Db::open(&layout.database()).and_then(|db| db.add_token(&row, site_name)) {
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        return Err(error);
+    }
+    Ok(token)
+}
+
+/// The keys that manifests are sealed to, by site, newest appliance first.
+///
+/// Takes over new enrolments first: each must prove the token's secret to the publisher's own key, then it is pinned in
+/// `enrolled/`. Those that cannot are named in the error, after the good ones have been pinned.
+pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
+    let mut bad = Vec::new();
+    if layout.database().is_file() {
+        let db = Db::open_existing(&layout.database())?;
+        for enrolment in db.new_enrolments()? {
+            match take_over(layout, &enrolment) {
+                // In this order a crash leaves what is needed to do it again: what is pinned already is taken as it is.
+                Ok(()) => {
+                    PublisherToken::remove(layout, &enrolment.token)?;
+                    db.accepted(&enrolment.token)?;
+                }
+                Err(error) => bad.push(format!("site {}: {error:#}", enrolment.site)),
+            }
+        }
+    }
+    if !bad.is_empty() {
+        bail!(
+            "enrolments that the publisher cannot believe; nothing is sealed to them\n  {}\nhint: an appliance nobody knows \
+             may be behind this, or a service that was broken into; `site revoke` puts an enrolment aside",
+            bad.join("\n  ")
+        );
+    }
+    let mut all = BTreeMap::new();
+    if layout.enrolled().is_dir() {
+        let entries = fs::read_dir(layout.enrolled()).context("cannot list enrolled/")?;
+        for entry in entries {
+            let path = entry.context("cannot list enrolled/")?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let pinned = Pinned::load(&path)?;
+                let keys = pinned.appliance.iter().map(|appliance| appliance.recipient).collect();
+                all.insert(pinned.site, keys);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Removes the publisher's halves of tokens that nobody used, a month after they ended: the slack is for an enrolment
+/// that waits for the next publish.
+fn forget_expired(layout: &Layout) -> anyhow::Result<()> {
+    let now = UnixTime::of(SystemTime::now());
+    remove_tokens(layout, |token| now.since(token.expires) > Duration::from_secs(30 * 86_400))
+}
+
+fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> anyhow::Result<()> {
+    let dir = token_dir(layout);
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&dir).context("cannot list keys/tokens/")? {
+        let path = entry.context("cannot list keys/tokens/")?.path();
+        if PublisherToken::load(&path).is_ok_and(|token| gone(&token)) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`revoke`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// Certificates that are refused from now on.
+    pub certificates: usize,
+    /// Sealing keys that the next publish leaves out.
+    pub recipients: usize,
+}
+
+/// Locks a site out: its certificates, its unused tokens, and its sealing keys. A new token lets it in again.
+pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
+    let db = Db::open_existing(&layout.database())?;
+    let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;
+    remove_tokens(layout, |token| token.site == *site)?;
+    let path = Pinned::path(layout, site);
+    let mut recipients = 0;
+    if path.exists() {
+        recipients = Pinned::load(&path).map_or(0, |pinned| pinned.appliance.len());
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(Revoked { certificates, recipients })
+}
+
+/// Verifies the publisher's proof of one enrolment and pins its key.
+fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
+    // The service's database is not believed, so the id is checked before it becomes a path.
+    ensure!(is_token_id(&enrolment.token), "its token id is malformed");
+    let recipient: RecipientPublic =
+        serde_json::from_value(enrolment.recipient.as_str().into()).context("its sealing key is malformed")?;
+    let path = Pinned::path(layout, &enrolment.site);
+    let mut pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(enrolment.site.clone()) };
+    if pinned.appliance.iter().any(|one| one.token == enrolment.token && one.recipient == recipient) {
+        return Ok(());
+    }
+    let token = PublisherToken::load(&token_dir(layout).join(format!("{}.toml", enrolment.token)))
+        .with_context(|| format!("token {} was not issued here, or was taken over before", enrolment.token))?;
+    ensure!(token.site == enrolment.site, "its token {} is for site {}", enrolment.token, token.site);
+    let key: [u8; 32] = HEXLOWER
+        .decode(token.key.as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| anyhow!("keys/tokens/{}.toml is damaged", enrolment.token))?;
+    let key = Zeroizing::new(key);
+    let names = (&token.fleet, &token.site, enrolment.token.as_str());
+    ensure!(
+        api::enrolment_proven(&key, names, &enrolment.csr, &recipient, &enrolment.publisher_proof),
+        "its proof does not fit token {}",
+        enrolment.token
+    );
+    pinned.appliance.insert(0, Appliance { recipient, enrolled: enrolment.at, token: enrolment.token.clone() });
+    pinned.appliance.truncate(MAX_APPLIANCES);
+    pinned.save(&path)
+}
+
+/// `enrolled/<site-id>.toml`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Pinned {
+    site: SiteId,
+    #[serde(default)]
+    appliance: Vec<Appliance>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Appliance {
+    recipient: RecipientPublic,
+    enrolled: UnixTime,
+    token: String,
+}
+
+impl Pinned {
+    fn new(site: SiteId) -> Self {
+        Self { site, appliance: Vec::new() }
+    }
+
+    fn path(layout: &Layout, site: &SiteId) -> PathBuf {
+        layout.enrolled().join(format!("{site}.toml"))
+    }
+
+    fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let pinned: Self = toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))?;
+        ensure!(
+            path.file_stem().and_then(|stem| stem.to_str()) == Some(pinned.site.as_str()),
+            "{} is about another site, {}",
+            path.display(),
+            pinned.site
+        );
+        Ok(pinned)
+    }
+
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let dir = path.parent().context("a file has a directory")?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let text = format!(
+            "# The public keys that this site's manifests are sealed to, newest appliance first.\n\
+             # Written when an enrolment was proven. Keep it in git: a key that changes here shows in review.\n\n{}",
+            toml::to_string(self).context("cannot write an enrolment")?
+        );
+        let mut file = tempfile::NamedTempFile::new_in(dir).context("cannot write to enrolled/")?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        let public = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
+        file.as_file().set_permissions(public)?;
+        file.as_file().sync_all()?;
+        file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
+    }
+}
+
+/// `keys/tokens/<token>.toml`: what the publisher needs to believe an enrolment.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct PublisherToken {
+    fleet: FleetId,
+    site: SiteId,
+    key: String,
+    expires: UnixTime,
+}
+
+impl Drop for PublisherToken {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl PublisherToken {
+    fn save(&self, layout: &Layout, token: &str) -> anyhow::Result<PathBuf> {
+        let dir = token_dir(layout);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("cannot create {}", dir.display()))?;
+        let path = dir.join(format!("{token}.toml"));
+        let body = Zeroizing::new(toml::to_string(self).context("cannot write a token")?);
+        let text = Zeroizing::new(format!(
+            "# Secret. With it `publish` verifies the sealing key of the appliance that uses token {token}.\n\
+             # Removed when that has happened.\n\n{}",
+            *body
+        ));
+        ca::create_secret(&path, &text)?;
+        Ok(path)
+    }
+
+    fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = Zeroizing::new(text);
+        toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
+    }
+
+    /// It has done its work: no second enrolment can be believed on it.
+    fn remove(layout: &Layout, token: &str) -> anyhow::Result<()> {
+        let path = token_dir(layout).join(format!("{token}.toml"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn token_dir(layout: &Layout) -> PathBuf {
+    layout.keys().join("tokens")
+}
+
+fn is_token_id(text: &str) -> bool {
+    text.len() == 2 * TOKEN_ID_BYTES && HEXLOWER.decode(text.as_bytes()).is_ok()
+}
+
+fn random_hex<const N: usize>() -> anyhow::Result<String> {
+    let mut bytes = Zeroizing::new([0u8; N]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(|error| anyhow!("no randomness: {error}"))?;
+    Ok(HEXLOWER.encode(bytes.as_slice()))
+}
+
+/// SHA-256 of the newest `N.root.json` in a directory.
+fn newest_root(dir: &Path) -> anyhow::Result<Digest> {
+    let path =
+        newest_root_path(dir)?.ok_or_else(|| anyhow!("no signed root in {}; run `init` first", dir.display()))?;
+    Ok(Digest::of(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+/// The `N.root.json` with the highest N in a directory, if there is one.
+pub(super) fn newest_root_path(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.with_context(|| format!("cannot list {}", dir.display()))?,
+    };
+    let mut newest: Option<(u64, PathBuf)> = None;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
+        let name = entry.file_name();
+        let version = name.to_str().and_then(|name| name.strip_suffix(".root.json")).and_then(|n| n.parse().ok());
+        if let Some(version) = version
+            && newest.as_ref().is_none_or(|(other, _)| version > *other)
+        {
+            newest = Some((version, entry.path()));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,226 @@
+//! `init`: a fleet directory that works, with samples to change, and all its keys.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use data_encoding::HEXLOWER;
+
+use super::keyring::{self, Kind};
+use super::layout::Layout;
+use super::problem::count;
+use super::trust::{self, OFFLINE_KEYS, RootKeys};
+use super::{ca, publish, secrets};
+use crate::bundle::RecipientSecret;
+use crate::ids::{FleetId, SiteId, UnixTime};
+use crate::tuf::{PublicKey, SigningKey, sign};
+
+/// What the new fleet is.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// What people call it.
+    pub name: String,
+    /// Where sites will reach HQ: `https://host[:port]`.
+    pub url: String,
+    /// The time that goes into the signed root.
+    pub now: UnixTime,
+}
+
+const FILES: [(&str, &str); 14] = [
+    ("README.md", include_str!("samples/README.md")),
+    ("phones.csv", include_str!("samples/phones.csv")),
+    (".gitignore", include_str!("samples/gitignore")),
+    ("files/README.md", include_str!("samples/files.md")),
+    ("firmware/README.md", include_str!("samples/firmware.md")),
+    ("templates/common/cisco-sip.xml.j2", include_str!("samples/common/cisco-sip.xml.j2")),
+    ("templates/cisco-8941/model.toml", include_str!("samples/cisco-8941/model.toml")),
+    ("templates/cisco-8941/SEP.cnf.xml.j2", include_str!("samples/cisco-8941/SEP.cnf.xml.j2")),
+    ("templates/cisco-9971/model.toml", include_str!("samples/cisco-9971/model.toml")),
+    ("templates/cisco-9971/SEP.cnf.xml.j2", include_str!("samples/cisco-9971/SEP.cnf.xml.j2")),
+    ("templates/polycom/model.toml", include_str!("samples/polycom/model.toml")),
+    ("templates/polycom/mac.cfg.j2", include_str!("samples/polycom/mac.cfg.j2")),
+    ("templates/polycom/line.cfg.j2", include_str!("samples/polycom/line.cfg.j2")),
+    ("templates/polycom/default.cfg.j2", include_str!("samples/polycom/default.cfg.j2")),
+];
+const FLEET_TOML: &str = include_str!("samples/fleet.toml");
+const SITE_TOML: &str = include_str!("samples/site.toml");
+const POLYCOM_COMMON: &str = include_str!("samples/polycom/common.cfg.j2");
+
+/// The accounts of the sample phones.
+const SAMPLE_SECRETS: [&str; 3] = ["sip-101", "sip-102", "sip-103"];
+
+/// Makes the directory: all of it, or nothing. One that exists must be empty.
+pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
+    if options.name.is_empty() || options.name.len() > 100 || options.name.chars().any(char::is_control) {
+        bail!("a fleet's name has 1 to 100 characters");
+    }
+    let Some(host) = host_of(&options.url) else {
+        bail!("`{}` is not https://HOST or https://HOST:PORT", options.url);
+    };
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            let found = entries.count();
+            if found > 0 {
+                bail!("{} is not empty: it has {}", dir.display(), count(found, "file"));
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot look into {}", dir.display())),
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ if dir == Path::new(".") => bail!("name the directory that shall be made, not `.`"),
+        _ => Path::new(".").to_owned(),
+    };
+    fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let aside = tempfile::Builder::new()
+        .prefix(".lineside-init-")
+        .tempdir_in(&parent)
+        .with_context(|| format!("cannot write in {}", parent.display()))?;
+    let fleet = format!("f-{}", random_hex()?).parse::<FleetId>()?;
+    fill(&Layout::new(aside.path()), &fleet, &host, options)?;
+    fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755))?;
+    fs::rename(aside.path(), dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    // It has moved; there is nothing left to clean up.
+    let _ = aside.keep();
+    Ok(fleet)
+}
+
+fn fill(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions) -> anyhow::Result<()> {
+    for dir in [layout.keys(), layout.online()] {
+        fs::create_dir(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+    }
+    for dir in [layout.signed(), layout.sites(), layout.enrolled()] {
+        fs::create_dir(&dir)?;
+    }
+    let file = |name: &str, text: &str| -> anyhow::Result<()> {
+        let path = layout.dir().join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    for (name, text) in FILES {
+        file(name, &text.replace("@NAME@", &options.name))?;
+    }
+    file("templates/polycom/common.cfg.j2", POLYCOM_COMMON)?;
+    let name = options.name.replace('\\', "\\\\").replace('"', "\\\"");
+    file(
+        "fleet.toml",
+        &FLEET_TOML.replace("@NAME@", &name).replace("@ID@", fleet.as_str()).replace("@URL@", &options.url),
+    )?;
+    file("sites/sample-office.toml", &site_toml(&new_site_id()?))?;
+    file(
+        "enrolled/README.md",
+        "# enrolled/\n\nThe sealing keys of enrolled sites, pinned by `publish`. Public; a change of key shows in review.\n",
+    )?;
+    make_keys(layout, fleet, host, options)?;
+    let sample = SAMPLE_SECRETS
+        .into_iter()
+        .map(|name| Ok((name.to_owned(), secrets::generate()?)))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    secrets::write(layout, &sample)
+}
+
+fn make_keys(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions) -> anyhow::Result<()> {
+    let signing = |path: &Path, what: &str| -> anyhow::Result<SigningKey> {
+        let key = SigningKey::generate();
+        keyring::save(path, Kind::Ed25519, &key.seed(), &format!("{what}\npublic id: {}", key.public().id().0))?;
+        Ok(key)
+    };
+    let offline = |role: &str, what: &str| -> anyhow::Result<Vec<SigningKey>> {
+        (1..=OFFLINE_KEYS)
+            .map(|number| {
+                let what = format!("{what}: key {number} of {OFFLINE_KEYS}; two must sign. Keep each in another safe.");
+                signing(&layout.key(&format!("{role}-{number}")), &what)
+            })
+            .collect()
+    };
+    let root = offline("root", "Trust itself")?;
+    let firmware = offline("firmware", "What firmware may be served")?;
+    let release = signing(&layout.key("release"), "Signs what sites get. Offline.")?;
+    let online = signing(&layout.online_key(), "Keeps metadata fresh. It cannot change what sites get.")?;
+    let publisher = RecipientSecret::generate();
+    keyring::save(
+        &layout.key("publisher"),
+        Kind::Publisher,
+        publisher.as_bytes(),
+        "Makes the keys that files are sealed with. Offline.",
+    )?;
+    let recovery = RecipientSecret::generate();
+    keyring::save(
+        &layout.key("recovery"),
+        Kind::X25519,
+        recovery.as_bytes(),
+        "Opens everything that was published. Offline; `plan` uses it.",
+    )?;
+    secrets::init(layout)?;
+    keyring::save_public(
+        &layout.recovery_public(),
+        &[*recovery.public().as_bytes()],
+        "The public half of keys/recovery.key: everything published can be opened with that key.",
+    )?;
+    let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public).collect::<Vec<PublicKey>>();
+    let firmware: Vec<[u8; 32]> = public(&firmware).iter().map(PublicKey::to_bytes).collect();
+    keyring::save_public(
+        &layout.firmware_public(),
+        &firmware,
+        "The public firmware keys, Ed25519. `targets` metadata delegates the firmware role to them.",
+    )?;
+
+    let authority = ca::init(layout, &options.name, &[host.to_owned()])?;
+    let keys = RootKeys { root: &public(&root), targets: release.public(), online: online.public() };
+    let signed = trust::root(1, options.now, fleet, &[authority], &keys);
+    let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
+    fs::write(layout.signed().join("1.root.json"), signed)?;
+    fs::write(
+        layout.signed().join("README.md"),
+        "# root/\n\nMetadata signed by the offline keys, and public keys. Public; kept in git so that every change shows.\n",
+    )?;
+    publish::publish_root(layout)
+}
+
+/// Adds `sites/NAME.toml` with a fresh id.
+pub fn add_site(layout: &Layout, name: &str) -> anyhow::Result<SiteId> {
+    if !super::inventory::is_site_name(name) {
+        bail!("`{name}` cannot name a site; use 1 to 60 letters, digits, hyphens, dots and underscores");
+    }
+    let path = layout.sites().join(format!("{name}.toml"));
+    if path.exists() {
+        bail!("there is a site `{name}` already: {}", path.display());
+    }
+    let id = new_site_id()?;
+    publish::tree::write_file(&path, site_toml(&id).as_bytes())?;
+    Ok(id)
+}
+
+fn site_toml(id: &SiteId) -> String {
+    SITE_TOML.replace("@ID@", id.as_str())
+}
+
+fn new_site_id() -> anyhow::Result<SiteId> {
+    Ok(format!("s-{}", random_hex()?).parse()?)
+}
+
+fn random_hex() -> anyhow::Result<String> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers from the system: {error}"))?;
+    Ok(HEXLOWER.encode(&bytes))
+}
+
+/// The host name or address of `https://host[:port]`.
+fn host_of(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("https://")?.trim_end_matches('/');
+    let host = match rest.strip_prefix('[') {
+        Some(v6) => v6.split_once(']')?.0,
+        None => rest.split_once(':').map_or(rest, |(host, _)| host),
+    };
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+    (!host.is_empty() && host.chars().all(good) && !rest.contains('/')).then(|| host.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

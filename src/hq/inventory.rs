@@ -1,0 +1,280 @@
+//! What people write down: the fleet, its sites and its phones, each value with the place where it stands.
+
+mod fleet;
+mod phones;
+mod settings;
+mod site;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+
+use super::layout::Layout;
+use super::problem::Problem;
+use super::source::{MAX_CSV_BYTES, MAX_TEXT_BYTES, Source};
+use crate::ids::{FleetId, MacAddr, SiteId};
+
+pub use settings::Settings;
+
+/// Names that templates know already, so that no variable may have them.
+pub const RESERVED: [&str; 4] = ["phone", "site", "fleet", "loop"];
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    /// `fleet.toml`.
+    pub fleet: Fleet,
+    /// `sites/*.toml` by the name people use.
+    pub sites: BTreeMap<String, Site>,
+    /// `phones.csv`, in its order. Only lines whose address is good and new.
+    pub phones: Vec<PhoneLine>,
+}
+
+/// `fleet.toml`.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// What people call it.
+    pub name: String,
+    /// Its opaque id.
+    pub id: FleetId,
+    /// Where sites reach HQ: `https://host:port`.
+    pub url: String,
+    /// Where sites download, if not at HQ.
+    pub repository: Option<String>,
+    /// Whether `files/` may hold files of one device, named with its address. For laboratories only.
+    pub device_files: bool,
+    /// The program that prints a secret, called with the secret's name as last argument.
+    pub secrets_command: Vec<String>,
+    /// What sites start from.
+    pub settings: Settings,
+    /// Template variables of all sites.
+    pub variables: Variables,
+}
+
+/// One `sites/NAME.toml`.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// What people call it; the stem of the file.
+    pub name: String,
+    /// Its opaque id.
+    pub id: SiteId,
+    /// The fleet's settings with the site's own over them.
+    pub settings: Settings,
+    /// Template variables of the site.
+    pub variables: Variables,
+}
+
+/// One line of `phones.csv`.
+#[derive(Debug, Clone)]
+pub struct PhoneLine {
+    /// The address on its label.
+    pub mac: MacAddr,
+    /// The name of its site.
+    pub site: String,
+    /// What it is, one of the `models` of a template set.
+    pub model: String,
+    /// What people call it. May be empty.
+    pub label: String,
+    /// Template variables of the phone: all further columns that are not empty.
+    pub variables: Variables,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// Template variables by name.
+pub type Variables = BTreeMap<String, Variable>;
+
+/// A template variable and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variable {
+    /// Text, number, true or false, or a list of those. Text `secret:NAME` stands for a secret.
+    pub value: Value,
+    /// The file, relative to the fleet directory.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl Inventory {
+    /// Reads the inventory and adds everything that is wrong with it to `problems`. `None` if `fleet.toml` cannot
+    /// be used at all; then nothing further can be said.
+    pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Option<Self> {
+        let fleet = match Source::read(&layout.fleet_toml(), "fleet.toml", MAX_TEXT_BYTES) {
+            Ok(source) => fleet::read(&source, problems),
+            Err(problem) => {
+                problems.push(
+                    problem.hint("start a fleet directory with `lineside-hq init DIR`, or name one with --fleet DIR"),
+                );
+                None
+            }
+        }?;
+        let sites = read_sites(layout, &fleet, problems);
+        let phones = match Source::read(&layout.phones_csv(), "phones.csv", MAX_CSV_BYTES) {
+            Ok(source) => phones::read(&source, &sites, problems),
+            Err(problem) => {
+                problems.push(problem);
+                Vec::new()
+            }
+        };
+        Some(Self { fleet, sites, phones })
+    }
+
+    /// The phones of a site, in the order of their addresses.
+    pub fn phones_of<'a>(&'a self, site: &'a str) -> Vec<&'a PhoneLine> {
+        let mut phones: Vec<&PhoneLine> = self.phones.iter().filter(|phone| phone.site == site).collect();
+        phones.sort_by_key(|phone| phone.mac);
+        phones
+    }
+
+    /// The phones of every site at once.
+    pub fn phones_by_site(&self) -> BTreeMap<&str, Vec<&PhoneLine>> {
+        let mut by_site: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
+        for phone in &self.phones {
+            by_site.entry(&phone.site).or_default().push(phone);
+        }
+        for phones in by_site.values_mut() {
+            phones.sort_by_key(|phone| phone.mac);
+        }
+        by_site
+    }
+}
+
+fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, Site> {
+    let mut sites = BTreeMap::new();
+    let mut ids: BTreeMap<SiteId, String> = BTreeMap::new();
+    for (file, path, is_dir) in entries(layout, "sites", problems) {
+        let name = format!("sites/{file}");
+        let stem = match file.strip_suffix(".toml") {
+            Some(stem) if !is_dir => stem,
+            _ if is_note(&file) && !is_dir => continue,
+            _ => {
+                problems
+                    .push(Problem::at_file(name, "only site files belong here").hint("name it NAME.toml, or move it"));
+                continue;
+            }
+        };
+        if !is_site_name(stem) {
+            problems.push(
+                Problem::at_file(name, "a site's name has 1 to 60 letters, digits, hyphens, dots and underscores")
+                    .hint("rename the file"),
+            );
+            continue;
+        }
+        let source = match Source::read(&path, &name, MAX_TEXT_BYTES) {
+            Ok(source) => source,
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
+        let Some(site) = site::read(&source, stem, fleet, problems) else { continue };
+        if let Some(other) = ids.insert(site.id.clone(), name.clone()) {
+            problems.push(
+                Problem::at_file(name, format!("the id {} is also in {other}", site.id))
+                    .hint("each site has an id of its own; `lineside-hq site add` makes one"),
+            );
+            continue;
+        }
+        sites.insert(stem.to_owned(), site);
+    }
+    sites
+}
+
+/// The entries of a folder of the fleet directory in the order of their names: name, path, whether it is a folder.
+pub(super) fn entries(
+    layout: &Layout,
+    folder: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<(String, std::path::PathBuf, bool)> {
+    let path = layout.dir().join(folder);
+    let listing = match fs::read_dir(&path) {
+        Ok(listing) => listing,
+        // git does not keep empty folders.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            problems.push(super::source::unreadable(folder, &error));
+            return Vec::new();
+        }
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        match entry.and_then(|entry| Ok((entry.file_name(), entry.path(), fs::metadata(entry.path())?.is_dir()))) {
+            Ok((name, path, is_dir)) => match name.into_string() {
+                Ok(name) if is_hidden(&name) => {}
+                Ok(name) => found.push((name, path, is_dir)),
+                Err(name) => problems.push(Problem::at_file(
+                    format!("{folder}/{}", name.to_string_lossy()),
+                    "the file's name is not UTF-8",
+                )),
+            },
+            Err(error) => problems.push(super::source::unreadable(folder, &error)),
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Editors' and git's own files: `.gitignore`, `.x.swp`, `x~`.
+pub(super) fn is_hidden(name: &str) -> bool {
+    name.starts_with('.') || name.ends_with('~')
+}
+
+/// Notes for people may lie anywhere; they are never served.
+pub(super) fn is_note(name: &str) -> bool {
+    name.starts_with("README") || name.ends_with(".md")
+}
+
+/// Whether a text can be a site's name.
+pub fn is_site_name(name: &str) -> bool {
+    (1..=60).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// Reads a `variables` table.
+pub(super) fn read_variables(table: super::source::Table<'_>, problems: &mut Vec<Problem>) -> Variables {
+    let file = table.source().name.clone();
+    let mut variables = Variables::new();
+    for (name, line, value) in table.rest() {
+        if let Some(problem) = variable_name_problem(&file, line, &name) {
+            problems.push(problem);
+            continue;
+        }
+        use serde::Deserialize as _;
+        match Value::deserialize(toml::de::ValueDeserializer::from(value)) {
+            Ok(value) if is_plain(&value) => {
+                variables.insert(name, Variable { value, file: file.clone(), line });
+            }
+            _ => problems.push(
+                Problem::at_line(&file, line, format!("variable `{name}` is of a kind that templates cannot use"))
+                    .hint("use text, a number, true, false, or a list of those, without control characters"),
+            ),
+        }
+    }
+    variables
+}
+
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Object(_) => false,
+        Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t'),
+        Value::Array(items) => items.iter().all(|item| !item.is_array() && is_plain(item)),
+    }
+}
+
+fn variable_name_problem(file: &str, line: usize, name: &str) -> Option<Problem> {
+    if RESERVED.contains(&name) {
+        return Some(
+            Problem::at_line(file, line, format!("`{name}` is taken: templates know {}", RESERVED.join(", ")))
+                .hint("choose another name"),
+        );
+    }
+    let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (!good).then(|| {
+        Problem::at_line(file, line, format!("`{name}` cannot name a variable"))
+            .hint("use letters, digits and underscores, for example auth_user")
+    })
+}

@@ -1,0 +1,17 @@
+//! `sites/NAME.toml`.
+
+use super::{Fleet, Site, read_variables, settings};
+use crate::hq::problem::Problem;
+use crate::hq::source::Source;
+
+/// Reads one file. `None` if it has no usable id.
+pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Vec<Problem>) -> Option<Site> {
+    let mut table = source.toml(problems);
+    let id = table.required("id", problems);
+    let mut own = fleet.settings.clone();
+    settings::apply(&mut table, &mut own, problems);
+    let vars = read_variables(table.table("variables", problems), problems);
+    table.finish(&["id", "dhcp", "tftp", "update", "variables"], problems);
+    let (_, id) = id?;
+    Some(Site { name: name.to_owned(), id, settings: own, variables: vars })
+}

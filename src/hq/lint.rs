@@ -1,0 +1,146 @@
+//! `check`: every problem of a fleet directory in one run. Nothing is written, nothing is fetched.
+
+use std::collections::BTreeMap;
+
+use super::inventory::{PhoneLine, Site};
+use super::layout::Layout;
+use super::problem::Problem;
+use super::render::{Body, Findings, FleetDir, SiteFile, loads};
+use crate::bundle::Scope;
+use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
+use crate::ids::{FileName, MacAddr};
+
+pub use super::problem::Report;
+
+/// The largest rendered file, in bytes. Phones of the 7900 series refuse configurations over 550,001 bytes.
+pub const MAX_RENDERED_BYTES: u64 = 550_000;
+const _: () = assert!(MAX_RENDERED_BYTES <= MAX_COMPRESSED_FILE_BYTES);
+
+/// Looks at everything.
+pub fn check(layout: &Layout) -> Report {
+    read(layout).1
+}
+
+/// [`check`], and what was read if it can be used. Whoever publishes must look at the report first.
+pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
+    let mut findings = Findings::default();
+    let mut report = Report::default();
+    let Some(fleet) = FleetDir::read(layout, &mut findings) else {
+        report.problems = findings.finish();
+        return (None, report);
+    };
+    let nobody = Vec::new();
+    let by_site = fleet.inventory.phones_by_site();
+    for site in fleet.inventory.sites.values() {
+        let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+        let files = fleet.site_files(site, phones, &mut findings);
+        site_problems(&fleet, site, phones, &files, &mut findings);
+        report.sites += 1;
+        report.phones += phones.len();
+        report.files += files.len();
+    }
+    if !fleet.secrets.is_unlocked() {
+        report.notes.push("keys/secrets.key is not here, so no one looked whether each secret exists".to_owned());
+    }
+    report.problems = findings.finish();
+    (Some(fleet), report)
+}
+
+fn site_problems(fleet: &FleetDir, site: &Site, phones: &[&PhoneLine], files: &[SiteFile], findings: &mut Findings) {
+    let mut names: BTreeMap<&FileName, &SiteFile> = BTreeMap::new();
+    for file in files {
+        if let Some(other) = names.insert(&file.name, file) {
+            findings.once(twice(site, file, other));
+        }
+        if let Some(problem) = owner_problem(fleet, file) {
+            findings.once(problem);
+        }
+        if let Body::Rendered(_) = file.body
+            && file.bytes() > MAX_RENDERED_BYTES
+        {
+            findings.once(at(
+                file,
+                format!("{} is {} bytes, over the {MAX_RENDERED_BYTES} that phones take", file.name, file.bytes()),
+            ));
+        }
+    }
+    if files.len() > MAX_FILES {
+        let message = format!("the site has {} files, over the {MAX_FILES} allowed", files.len());
+        findings.once(Problem::at_file(format!("sites/{}.toml", site.name), message));
+    }
+    let models: BTreeMap<MacAddr, &str> = phones
+        .iter()
+        .filter_map(|phone| Some((phone.mac, fleet.templates.of_model(&phone.model)?.name.as_str())))
+        .collect();
+    for file in files {
+        if let Some(problem) = load_problem(file, &names, &models) {
+            findings.once(problem);
+        }
+    }
+}
+
+fn at(file: &SiteFile, message: String) -> Problem {
+    Problem::at_file(&file.origin.file, message).line(file.origin.line)
+}
+
+fn twice(site: &Site, file: &SiteFile, other: &SiteFile) -> Problem {
+    let place = match other.origin.line {
+        Some(line) => format!("{}:{line}", other.origin.file),
+        None => other.origin.file.clone(),
+    };
+    let problem = at(file, format!("site {} gets a second {}, besides that of {place}", site.name, file.name));
+    if file.origin == other.origin {
+        return problem.hint("the name must differ from phone to phone; use phone.mac_upper or phone.mac in it");
+    }
+    problem.hint("phones ask by name alone, in any case, so a name can stand for one file only")
+}
+
+/// A name that carries an address must be that device's own.
+fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
+    let carried = fleet.owner_of(&file.name)?;
+    match &file.scope {
+        Scope::Device(mac) if *mac == carried => None,
+        Scope::Device(mac) => Some(
+            at(file, format!("{} carries the address {carried}, but is made for {mac}", file.name))
+                .hint("use the phone's own address in `name`"),
+        ),
+        Scope::Model(_) | Scope::Everyone => Some(
+            at(file, format!("{} carries the address {carried}, but other phones could fetch it", file.name))
+                .hint("give it scope = \"device\""),
+        ),
+    }
+}
+
+/// The load that a configuration names must be there, and for that phone: else it tries for ever.
+fn load_problem(
+    file: &SiteFile,
+    names: &BTreeMap<&FileName, &SiteFile>,
+    models: &BTreeMap<MacAddr, &str>,
+) -> Option<Problem> {
+    let Body::Rendered(bytes) = &file.body else { return None };
+    let load = loads::named_in(bytes)?;
+    let model = match &file.scope {
+        Scope::Device(mac) => models.get(mac).copied(),
+        Scope::Model(model) => Some(model.as_str()),
+        Scope::Everyone => None,
+    };
+    let served = [".loads", "", ".bin", ".sbn"].iter().any(|suffix| {
+        let found = format!("{load}{suffix}").parse::<FileName>().ok().and_then(|name| names.get(&name));
+        found.is_some_and(|found| match &found.scope {
+            Scope::Everyone => true,
+            Scope::Model(of) => Some(of.as_str()) == model,
+            Scope::Device(_) => found.scope == file.scope,
+        })
+    });
+    if served {
+        return None;
+    }
+    let folder = model.unwrap_or("MODEL");
+    Some(at(file, format!("a configuration names the load {load}, but no {load}.loads is served to it")).hint(format!(
+        "put the firmware into firmware/{folder}/ and \"{load}.loads\" into `firmware` of \
+             templates/{folder}/model.toml"
+    )))
+}
+
+#[cfg(test)]
+mod tests;

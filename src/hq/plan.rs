@@ -1,0 +1,240 @@
+//! `plan`: what publishing would change, site by site and phone by phone. Nothing is written.
+//!
+//! What is published is opened with the recovery key by the code that sites run, so a plan also proves that the
+//! published state can be opened.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::inventory::{Inventory, Site};
+use super::layout::Layout;
+use super::problem::count;
+use super::progress::Progress;
+use super::publish::pack::{Packed, Sealer};
+use super::publish::tree::Discard;
+use super::publish::{self, previous};
+use super::render::{Findings, FleetDir};
+use super::{enrol, keyring};
+use crate::bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope};
+use crate::ids::{FileName, Generation, MacAddr, SiteId};
+
+/// All sites.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order of their names.
+    pub sites: Vec<SitePlan>,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePlan {
+    /// What people call it.
+    pub name: String,
+    /// Its id.
+    pub site: SiteId,
+    /// Whether anybody can open a release of it yet.
+    pub enrolled: bool,
+    /// What is published now; 0 for nothing.
+    pub generation: Generation,
+    /// What would change, in the order of the names.
+    pub changes: Vec<Change>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Which way.
+    pub kind: Kind,
+    /// What changes: a file's or phone's name, or a setting.
+    pub what: String,
+    /// Who gets it, for people.
+    pub whom: String,
+}
+
+/// Which way something changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// New.
+    Added,
+    /// Other than before.
+    Changed,
+    /// Gone.
+    Removed,
+}
+
+/// Works out what `publish` would change at these sites, or all.
+pub fn plan(layout: &Layout, sites: Option<&[String]>, progress: &mut dyn Progress) -> anyhow::Result<Plan> {
+    let enrolled = enrol::recipients(layout)?;
+    plan_for(layout, &|site| enrolled.get(site).is_some_and(|keys| !keys.is_empty()), sites, progress)
+}
+
+/// [`plan`] with these sites enrolled.
+pub(super) fn plan_for(
+    layout: &Layout,
+    enrolled: &dyn Fn(&SiteId) -> bool,
+    sites: Option<&[String]>,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Plan> {
+    let fleet = publish::clean(layout)?;
+    let sites = publish::chosen(&fleet, sites)?;
+    let secret = publish::publisher_secret(layout)?;
+    let recovery = keyring::load(&layout.key("recovery"), keyring::Kind::X25519)?;
+    let recovery = RecipientSecret::from_bytes(*recovery);
+    let by_site = fleet.inventory.phones_by_site();
+    let nobody = Vec::new();
+    let mut objects = Discard;
+    let mut sealer = Sealer::new(&secret, &mut objects);
+    let mut plan = Plan::default();
+    progress.stage("plan", u64::try_from(sites.len()).unwrap_or(u64::MAX));
+    for site in sites {
+        let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+        let files = fleet.site_files(site, phones, &mut Findings::default());
+        let packed = sealer.pack(&fleet, site, phones, files)?;
+        let before = before(layout, &fleet, site, &recovery)?;
+        plan.sites.push(SitePlan {
+            name: site.name.clone(),
+            site: site.id.clone(),
+            enrolled: enrolled(&site.id),
+            generation: before.generation,
+            changes: changes(&fleet.inventory, site, &before, &packed),
+        });
+        progress.step(&site.name);
+    }
+    progress.done();
+    Ok(plan)
+}
+
+/// What is published.
+#[derive(Default)]
+struct Before {
+    generation: Generation,
+    manifest: Option<Manifest>,
+    files: BTreeMap<FileName, FileEntry>,
+    phones: BTreeMap<MacAddr, Phone>,
+}
+
+fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSecret) -> anyhow::Result<Before> {
+    let Some(previous) = previous::read(layout, &site.id)? else { return Ok(Before::default()) };
+    let opened = previous.open(layout, &fleet.inventory.fleet.id, recovery)?;
+    let catalog = opened.catalog();
+    Ok(Before {
+        generation: opened.generation(),
+        manifest: Some(opened.manifest().clone()),
+        files: catalog.files().map(|file| (file.name.clone(), (**file).clone())).collect(),
+        phones: catalog.phones().map(|phone| (phone.mac, phone.clone())).collect(),
+    })
+}
+
+fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed) -> Vec<Change> {
+    let labels: BTreeMap<MacAddr, &str> = inventory
+        .phones
+        .iter()
+        .filter(|phone| phone.site == site.name)
+        .map(|phone| (phone.mac, phone.label.as_str()))
+        .collect();
+    let whom = |scope: &Scope| match scope {
+        Scope::Everyone => "all phones".to_owned(),
+        Scope::Model(model) => format!("all {model}"),
+        Scope::Device(mac) => {
+            let old = before.phones.get(mac).map(|phone| phone.label.as_str());
+            phone_text(*mac, labels.get(mac).copied().or(old).unwrap_or_default())
+        }
+    };
+    let mut changes = Vec::new();
+    let mut push = |kind, what: String, whom: String| changes.push(Change { kind, what, whom });
+
+    if let Some(manifest) = &before.manifest {
+        if manifest.settings.dhcp != site.settings.site.dhcp {
+            push(Kind::Changed, "[dhcp]".to_owned(), "the appliance".to_owned());
+        }
+        if manifest.settings.tftp != site.settings.site.tftp {
+            push(Kind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
+        }
+        if manifest.settings.poll_seconds != site.settings.site.poll_seconds
+            || manifest.activation_window != site.settings.activation_window
+        {
+            push(Kind::Changed, "[update]".to_owned(), "the appliance".to_owned());
+        }
+    }
+    let now: BTreeMap<MacAddr, &Phone> = packed.inventory.phones.iter().map(|phone| (phone.mac, phone)).collect();
+    for (mac, phone) in &now {
+        match before.phones.get(mac) {
+            None => push(Kind::Added, format!("phone {mac}"), phone_what(phone)),
+            Some(old) if old != *phone => push(Kind::Changed, format!("phone {mac}"), phone_what(phone)),
+            Some(_) => {}
+        }
+    }
+    for (mac, phone) in before.phones.iter().filter(|(mac, _)| !now.contains_key(mac)) {
+        push(Kind::Removed, format!("phone {mac}"), phone_what(phone));
+    }
+
+    let files: BTreeMap<&FileName, &FileEntry> =
+        packed.shards.iter().flat_map(|shard| &shard.files).map(|file| (&file.name, file)).collect();
+    for (name, file) in &files {
+        let kind = match before.files.get(*name) {
+            None => Kind::Added,
+            Some(old) if old.sha256 != file.sha256 || old.scope != file.scope || old.class != file.class => {
+                Kind::Changed
+            }
+            Some(_) => continue,
+        };
+        push(kind, name.to_string(), whom(&file.scope));
+    }
+    for (name, file) in before.files.iter().filter(|(name, _)| !files.contains_key(name)) {
+        push(Kind::Removed, name.to_string(), whom(&file.scope));
+    }
+    changes
+}
+
+fn phone_what(phone: &Phone) -> String {
+    if phone.label.is_empty() { phone.model.clone() } else { format!("{}, {}", phone.label, phone.model) }
+}
+
+fn phone_text(mac: MacAddr, label: &str) -> String {
+    if label.is_empty() { mac.to_string() } else { label.to_owned() }
+}
+
+impl Plan {
+    /// Whether publishing would change nothing that a site serves.
+    pub fn is_empty(&self) -> bool {
+        self.sites.iter().all(|site| site.changes.is_empty() || !site.enrolled)
+    }
+}
+
+/// How many changes of a site are listed before the rest is counted.
+const MAX_LINES: usize = 40;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut unchanged = 0usize;
+        for site in &self.sites {
+            if site.changes.is_empty() {
+                unchanged += 1;
+                continue;
+            }
+            let (number, next) = (count(site.changes.len(), "change"), site.generation.next());
+            match site.enrolled {
+                true => writeln!(f, "{}: {number}, generation {next}", site.name)?,
+                false => writeln!(f, "{}: {number}, once it is enrolled", site.name)?,
+            }
+            let width = site.changes.iter().take(MAX_LINES).map(|change| change.what.len()).max().unwrap_or(0);
+            for change in site.changes.iter().take(MAX_LINES) {
+                let sign = match change.kind {
+                    Kind::Added => '+',
+                    Kind::Changed => '~',
+                    Kind::Removed => '-',
+                };
+                writeln!(f, "  {sign} {:width$}  {}", change.what, change.whom)?;
+            }
+            if let Some(more) = site.changes.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+                writeln!(f, "  and {more} more")?;
+            }
+        }
+        match (unchanged, self.sites.len()) {
+            (_, 0) => write!(f, "no sites"),
+            (unchanged, all) if unchanged == all => write!(f, "nothing to publish"),
+            (0, all) => write!(f, "{} to change", count(all, "site")),
+            (unchanged, all) => write!(f, "{} to change, {unchanged} unchanged", count(all - unchanged, "site")),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `preview`: the bytes that a phone would get under a name, or why it would get none. By the policy that sites run.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
+use zeroize::Zeroizing;
+
+use super::layout::Layout;
+use super::problem::{NotClean, Report};
+use super::publish::pack::Sealer;
+use super::publish::tree::Discard;
+use super::render::{Body, Findings, FleetDir, SiteFile};
+use crate::access::policy::Reason;
+use crate::access::{Catalog, Decision, Policy, Request, Resolution};
+use crate::bundle::PublisherSecret;
+use crate::ids::{FileName, Generation, MacAddr, UnixTime};
+
+/// A network and an address in it for the phone (RFC 5737, TEST-NET-1). The policy only asks whether they fit.
+const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 0, 2, 0), 24);
+const PHONE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 17);
+
+/// What a phone would get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preview {
+    /// These bytes.
+    Served(Zeroizing<Vec<u8>>),
+    /// `File not found`, for this reason.
+    Refused(String),
+}
+
+/// Renders the site as it stands in the directory, published or not, and asks the policy.
+pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Result<Preview> {
+    let mac: MacAddr = mac.parse()?;
+    let name: FileName = name.parse()?;
+    let mut findings = Findings::default();
+    let Some(fleet) = FleetDir::read(layout, &mut findings) else {
+        return Err(NotClean(Report { problems: findings.finish(), ..Report::default() }).into());
+    };
+    let site = fleet.inventory.sites.get(site).ok_or_else(|| anyhow!("there is no site `{site}`"))?;
+    let phones = fleet.inventory.phones_of(&site.name);
+    let files = fleet.site_files(site, &phones, &mut findings);
+    let problems = findings.finish();
+    if !problems.is_empty() {
+        return Err(NotClean(Report { problems, ..Report::default() }).into());
+    }
+    let by_name: BTreeMap<FileName, SiteFile> = files.iter().map(|file| (file.name.clone(), file.clone())).collect();
+
+    // Nothing sealed here leaves this process, so any secret will do, and no key is needed.
+    let secret = PublisherSecret::from_bytes([0; 32]);
+    let mut objects = Discard;
+    let packed = Sealer::new(&secret, &mut objects).pack(&fleet, site, &phones, files)?;
+    let manifest = packed.manifest(&fleet.inventory.fleet.id, site, Generation(1), UnixTime(0), 0);
+    let catalog = Catalog::new(&manifest, packed.inventory, packed.shards)?;
+
+    let request = Request { address: PHONE, requester: Resolution::Device(mac), name: &name };
+    let (decision, _) = Policy::new(LAN).decide(&catalog, &request, Instant::now());
+    match decision {
+        Decision::Serve(entry) => {
+            let file =
+                by_name.get(&entry.name).ok_or_else(|| anyhow!("{} is not among the site's files", entry.name))?;
+            Ok(Preview::Served(match &file.body {
+                Body::Rendered(bytes) => bytes.clone(),
+                Body::Asset(asset) => {
+                    Zeroizing::new(std::fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?)
+                }
+            }))
+        }
+        Decision::NotFound(reason) | Decision::Silence(reason) => {
+            Ok(Preview::Refused(explain(&fleet, &catalog, mac, &name, reason)))
+        }
+    }
+}
+
+/// For people at HQ; the phone hears "File not found" in every case.
+fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, reason: Reason) -> String {
+    let known = catalog.phone(mac).is_some();
+    let at = fleet.inventory.phones.iter().find(|phone| phone.mac == mac);
+    match reason {
+        Reason::NotFound => format!("the site has no file {name}"),
+        Reason::OtherDevice => match catalog.file(name).map(|file| &file.scope) {
+            Some(crate::bundle::Scope::Device(owner)) => format!("{name} is for {owner} only"),
+            _ => format!("{name} is another device's"),
+        },
+        Reason::OtherModel if known => format!("{name} is for phones of another model"),
+        _ if !known => match at {
+            Some(phone) => format!("{mac} is a phone of site {}, not of this one", phone.site),
+            None => format!("{mac} is not in phones.csv"),
+        },
+        reason => format!("the policy says {}", reason.code()),
+    }
+}

@@ -1,0 +1,369 @@
+//! `publish`: from the fleet directory and the previous release to what sites download.
+//!
+//! The same directory, previous release and time give the same bytes. Everything is written aside; the one thing
+//! that readers notice is the rename of each site's `timestamp.json`, last. A site whose content did not change gets
+//! no new generation, only fresh `timestamp` and `snapshot` metadata when theirs are half through their life.
+
+mod firmware;
+mod online;
+pub mod pack;
+pub mod previous;
+pub mod tree;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::inventory::Site;
+use super::layout::Layout;
+use super::problem::{NotClean, count};
+use super::progress::Progress;
+use super::render::{Findings, FleetDir};
+use super::trust::{self, Whose};
+use super::{db, enrol, keyring, lint};
+use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
+use crate::ids::{Digest, Generation, SiteId, UnixTime};
+use crate::tuf::{SigningKey, sign};
+
+use firmware::Catalogue;
+use pack::{Packed, Sealer};
+use previous::Previous;
+use tree::Tree;
+
+pub use online::refresh;
+
+/// What to publish.
+#[derive(Debug, Clone)]
+pub struct PublishOptions {
+    /// These sites only, by name; all if `None`.
+    pub sites: Option<Vec<String>>,
+    /// The time that goes into the metadata.
+    pub now: UnixTime,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Each site that was looked at, in the order of the names.
+    pub sites: Vec<SiteSummary>,
+    /// How many sealed objects were new.
+    pub new_objects: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+}
+
+/// What came of one site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteSummary {
+    /// Its id.
+    pub site: SiteId,
+    /// What people call it.
+    pub name: String,
+    /// What was done.
+    pub outcome: Outcome,
+}
+
+/// What was done for a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new release.
+    Published {
+        /// Its number.
+        generation: Generation,
+        /// How many files phones can ask for.
+        files: u32,
+    },
+    /// The same release with fresh metadata.
+    Refreshed(Generation),
+    /// Nothing.
+    Unchanged(Generation),
+    /// Nobody could open it yet.
+    WaitingForEnrolment,
+}
+
+impl Outcome {
+    /// The release that the site gets now; 0 for none.
+    pub const fn generation(self) -> Generation {
+        match self {
+            Self::Published { generation, .. } | Self::Refreshed(generation) | Self::Unchanged(generation) => {
+                generation
+            }
+            Self::WaitingForEnrolment => Generation(0),
+        }
+    }
+}
+
+/// The keys that publishing needs. Root, firmware and recovery keys are not among them.
+pub(super) struct Keys {
+    publisher: PublisherSecret,
+    release: SigningKey,
+    online: SigningKey,
+    recovery: RecipientPublic,
+    firmware: Vec<crate::tuf::PublicKey>,
+}
+
+impl Keys {
+    fn load(layout: &Layout) -> anyhow::Result<Self> {
+        Ok(Self {
+            publisher: publisher_secret(layout)?,
+            release: keyring::load_signing(&layout.key("release"))?,
+            online: keyring::load_signing(&layout.online_key())?,
+            recovery: recovery_public(layout)?,
+            firmware: keyring::load_public_signing(&layout.firmware_public())?,
+        })
+    }
+}
+
+pub(super) fn publisher_secret(layout: &Layout) -> anyhow::Result<PublisherSecret> {
+    let secret = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)?;
+    Ok(PublisherSecret::from_bytes(*secret))
+}
+
+fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
+    let path = layout.recovery_public();
+    let keys = keyring::load_public(&path)?;
+    match keys.as_slice() {
+        [key] => Ok(RecipientPublic::from_bytes(*key)),
+        _ => bail!("{} must hold one key", path.display()),
+    }
+}
+
+/// Publishes. Refuses, with a [`NotClean`], when `check` finds problems.
+pub fn publish(layout: &Layout, options: &PublishOptions, progress: &mut dyn Progress) -> anyhow::Result<Summary> {
+    let recipients = enrol::recipients(layout)?;
+    publish_to(layout, &recipients, options, progress)
+}
+
+/// [`publish`], sealed to these keys.
+pub(super) fn publish_to(
+    layout: &Layout,
+    enrolled: &BTreeMap<SiteId, Vec<RecipientPublic>>,
+    options: &PublishOptions,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Summary> {
+    let fleet = clean(layout)?;
+    if !fleet.secrets.is_unlocked() {
+        bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");
+    }
+    let keys = Keys::load(layout)?;
+    let sites = chosen(&fleet, options.sites.as_deref())?;
+    let mut tree = Tree::new(layout);
+    let catalogue = firmware::catalogue(layout, &fleet, options.now)?;
+
+    let mut publishing = Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue };
+    let mut summary = Summary::default();
+    let mut switches = Vec::new();
+    let by_site = fleet.inventory.phones_by_site();
+    let nobody = Vec::new();
+    progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
+    let mut sealer = Sealer::new(&keys.publisher, &mut tree);
+    for site in sites {
+        let outcome = match enrolled.get(&site.id).filter(|keys| !keys.is_empty()) {
+            None => Outcome::WaitingForEnrolment,
+            Some(keys) => {
+                let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+                let files = fleet.site_files(site, phones, &mut Findings::default());
+                let packed = sealer.pack(&fleet, site, phones, files)?;
+                let (outcome, switch) = publishing
+                    .site(site, &packed, keys)
+                    .with_context(|| format!("cannot publish site {}", site.name))?;
+                switches.extend(switch);
+                outcome
+            }
+        };
+        summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
+        progress.step(&site.name);
+    }
+    tree.sync()?;
+    if !switches.is_empty() {
+        publish_root(layout)?;
+    }
+    for (aside, path) in &switches {
+        tree::switch(aside, path)?;
+    }
+    progress.done();
+    summary.new_objects = tree.new_objects;
+    summary.new_bytes = tree.new_bytes;
+
+    let published: Vec<(SiteId, String, Generation)> =
+        summary.sites.iter().map(|site| (site.site.clone(), site.name.clone(), site.outcome.generation())).collect();
+    db::note_published(layout, &published).context("published, but the fleet view could not be told")?;
+    Ok(summary)
+}
+
+/// The fleet directory if nothing is wrong with it.
+pub(super) fn clean(layout: &Layout) -> anyhow::Result<FleetDir> {
+    let (fleet, report) = lint::read(layout);
+    match fleet {
+        Some(fleet) if report.is_clean() => Ok(fleet),
+        _ => Err(anyhow::Error::new(NotClean(report))),
+    }
+}
+
+/// The sites of these names, or all.
+pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyhow::Result<Vec<&'f Site>> {
+    let Some(names) = names else { return Ok(fleet.inventory.sites.values().collect()) };
+    let mut sites = BTreeMap::new();
+    for name in names {
+        let site = fleet.inventory.sites.get(name).ok_or_else(|| anyhow!("there is no site `{name}`"))?;
+        sites.insert(name, site);
+    }
+    Ok(sites.into_values().collect())
+}
+
+/// The signed roots, newest last, by version.
+pub(super) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
+    let roots = previous::numbered(&layout.signed(), "root")?;
+    if roots.is_empty() {
+        bail!("there is no signed root in {}", layout.signed().display());
+    }
+    Ok(roots)
+}
+
+/// The newest root where `serve` finds it for enrolment.
+pub(super) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
+    match roots(layout)?.last_key_value() {
+        Some((_, newest)) => write_if_new(&layout.public().join("root.json"), newest),
+        None => Ok(()),
+    }
+}
+
+fn write_if_new(path: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if std::fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { tree::write_file(path, bytes) }
+}
+
+/// What is the same for all sites of one run.
+struct Publishing<'a> {
+    layout: &'a Layout,
+    fleet: &'a FleetDir,
+    keys: &'a Keys,
+    now: UnixTime,
+    catalogue: &'a Catalogue,
+}
+
+/// A prepared `timestamp.json` and where it goes.
+type Switch = (PathBuf, PathBuf);
+
+impl Publishing<'_> {
+    /// Writes all of a site but the timestamp, which is prepared aside.
+    fn site(
+        &mut self,
+        site: &Site,
+        packed: &Packed,
+        enrolled: &[RecipientPublic],
+    ) -> anyhow::Result<(Outcome, Option<Switch>)> {
+        let mut recipients: Vec<RecipientPublic> = enrolled.to_vec();
+        recipients.push(self.keys.recovery);
+        recipients.sort();
+        recipients.dedup();
+        let fleet = &self.fleet.inventory.fleet.id;
+        let content = packed.content(fleet, site, &recipients)?;
+        let previous = previous::read(self.layout, &site.id)?;
+        if let Some(previous) = &previous
+            && previous.content() == Some(content)
+            && !trust::is_near(previous.targets.expires, trust::TARGETS_LIFE, 4, self.now)
+            && !trust::is_near(previous.firmware_expires(), trust::TARGETS_LIFE, 4, self.now)
+            && packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes))
+        {
+            let generation = previous.generation();
+            self.site_roots(site)?;
+            return match online::freshen(self.layout, previous, &self.keys.online, self.now)? {
+                Some(switch) => Ok((Outcome::Refreshed(generation), Some(switch))),
+                None => Ok((Outcome::Unchanged(generation), None)),
+            };
+        }
+        let generation = previous.as_ref().map_or(Generation(1), |previous| previous.generation().next());
+        let switch = self.release(site, packed, &recipients, generation, &content, previous.as_ref())?;
+        Ok((Outcome::Published { generation, files: packed.files() }, Some(switch)))
+    }
+
+    fn release(
+        &self,
+        site: &Site,
+        packed: &Packed,
+        recipients: &[RecipientPublic],
+        generation: Generation,
+        content: &Digest,
+        previous: Option<&Previous>,
+    ) -> anyhow::Result<Switch> {
+        let fleet = &self.fleet.inventory.fleet.id;
+        let whose = Whose { fleet, site: &site.id };
+        let metadata = self.layout.site_metadata(&site.id);
+        let manifest = packed.manifest(fleet, site, generation, self.now, self.catalogue.version);
+        let sealed = recipients::seal(&self.keys.publisher, &manifest, recipients)?;
+        tree::write_file(
+            &self.layout.site_targets(&site.id).join(format!("{}.manifest", Digest::of(&sealed))),
+            &sealed,
+        )?;
+
+        let targets = trust::targets(whose, generation, self.now, &sealed, content, &self.keys.firmware);
+        let targets = sign::sign(&targets, &[&self.keys.release]);
+        tree::write_file(&metadata.join(format!("{generation}.targets.json")), &targets)?;
+        let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
+        write_if_new(&firmware, &self.catalogue.bytes)?;
+        self.site_roots(site)?;
+
+        let (snapshot_version, timestamp_version) =
+            previous.map_or((1, 1), |previous| (previous.snapshot.version + 1, previous.timestamp.version + 1));
+        let snapshot = trust::snapshot(
+            whose,
+            snapshot_version,
+            self.now,
+            (generation.0, &targets),
+            (self.catalogue.version, &self.catalogue.bytes),
+        );
+        let snapshot = sign::sign(&snapshot, &[&self.keys.online]);
+        tree::write_file(&metadata.join(format!("{snapshot_version}.snapshot.json")), &snapshot)?;
+        let timestamp = trust::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
+        let path = metadata.join("timestamp.json");
+        let aside = tree::prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
+        Ok((aside, path))
+    }
+
+    fn site_roots(&self, site: &Site) -> anyhow::Result<()> {
+        let metadata = self.layout.site_metadata(&site.id);
+        for (version, bytes) in roots(self.layout)? {
+            write_if_new(&metadata.join(format!("{version}.root.json")), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// What `publish` prints.
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let width = self.sites.iter().map(|site| site.name.len()).max().unwrap_or(0);
+        let mut unchanged = 0usize;
+        for site in &self.sites {
+            let what = match site.outcome {
+                Outcome::Published { generation, files } => {
+                    format!(
+                        "published   generation {generation}, {}",
+                        count(usize::try_from(files).unwrap_or(0), "file")
+                    )
+                }
+                Outcome::Refreshed(generation) => format!("refreshed   generation {generation}, metadata only"),
+                Outcome::WaitingForEnrolment => {
+                    format!("waiting     for enrolment; lineside-hq site enroll {}", site.name)
+                }
+                Outcome::Unchanged(generation) if self.sites.len() <= 20 => {
+                    format!("unchanged   generation {generation}")
+                }
+                Outcome::Unchanged(_) => {
+                    unchanged += 1;
+                    continue;
+                }
+            };
+            writeln!(f, "{:width$}  {what}", site.name)?;
+        }
+        if unchanged > 0 {
+            writeln!(f, "{} unchanged", count(unchanged, "site"))?;
+        }
+        let objects = usize::try_from(self.new_objects).unwrap_or(usize::MAX);
+        write!(f, "{}, {} bytes", count(objects, "new object"), self.new_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! What the online key alone can do: keep `timestamp` and `snapshot` fresh. It cannot change what they name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::previous::{self, Previous};
+use super::{Switch, tree};
+use crate::hq::layout::Layout;
+use crate::hq::trust;
+use crate::hq::{keyring, layout};
+use crate::ids::{SiteId, UnixTime};
+use crate::tuf::SigningKey;
+use crate::tuf::sign;
+
+/// Signs `timestamp` and, if need be, `snapshot` metadata anew for every published site where half of its life is
+/// over. `online` is the online directory alone, so that the machine that runs `serve` can do it every day and sites
+/// never find expired metadata because nobody published. Returns how many sites were freshened.
+pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
+    let layout = layout::Layout::of_online(online);
+    let key = keyring::load_signing(&layout.online_key())?;
+    let sites = layout.public().join("sites");
+    let listing = match fs::read_dir(&sites) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", sites.display())),
+    };
+    let mut freshened = 0;
+    for entry in listing {
+        let entry = entry.with_context(|| format!("cannot read {}", sites.display()))?;
+        let Some(site) = entry.file_name().to_str().and_then(|name| name.parse::<SiteId>().ok()) else { continue };
+        let Some(previous) = previous::read(&layout, &site)? else { continue };
+        if let Some((aside, path)) = freshen(&layout, &previous, &key, now)? {
+            tree::switch(&aside, &path)?;
+            freshened += 1;
+        }
+    }
+    Ok(freshened)
+}
+
+/// Prepares a fresh timestamp, and a snapshot if it needs one. `None` if both are fresh enough.
+pub(super) fn freshen(
+    layout: &Layout,
+    previous: &Previous,
+    key: &SigningKey,
+    now: UnixTime,
+) -> anyhow::Result<Option<Switch>> {
+    let old_snapshot = trust::is_near(previous.snapshot.expires, trust::SNAPSHOT_LIFE, 2, now);
+    if !old_snapshot && !trust::is_near(previous.timestamp.expires, trust::TIMESTAMP_LIFE, 2, now) {
+        return Ok(None);
+    }
+    let metadata = layout.site_metadata(&previous.site);
+    let mut timestamp = previous.timestamp.clone();
+    if old_snapshot {
+        let mut snapshot = previous.snapshot.clone();
+        snapshot.version = snapshot.version.saturating_add(1);
+        snapshot.expires = now.plus(trust::SNAPSHOT_LIFE);
+        let bytes = sign::sign(&snapshot, &[key]);
+        tree::write_file(&metadata.join(format!("{}.snapshot.json", snapshot.version)), &bytes)?;
+        timestamp.meta.insert("snapshot.json".to_owned(), trust::meta((snapshot.version, &bytes)));
+    }
+    timestamp.version = timestamp.version.saturating_add(1);
+    timestamp.expires = now.plus(trust::TIMESTAMP_LIFE);
+    let path: PathBuf = metadata.join("timestamp.json");
+    let aside = tree::prepare(&path, &sign::sign(&timestamp, &[key]))?;
+    Ok(Some((aside, path)))
+}

@@ -1,0 +1,194 @@
+//! The files of a site, sealed: entries, shards, inventory, and the manifest over them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use super::tree::Objects;
+use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES};
+use crate::bundle::manifest::MANIFEST_FORMAT;
+use crate::bundle::shards::{shard_count, shard_of};
+use crate::bundle::{
+    Class, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, PublisherSecret, RecipientPublic, Scope, Shard,
+    Totals, object,
+};
+use crate::hq::inventory::{PhoneLine, Site};
+use crate::hq::render::{Asset, Body, FleetDir, SiteFile};
+use crate::ids::{Digest, FleetId, Generation, UnixTime};
+
+/// Seals files, and each file that the whole fleet shares once.
+pub struct Sealer<'a> {
+    secret: &'a PublisherSecret,
+    objects: &'a mut dyn Objects,
+    assets: HashMap<(PathBuf, String), (Digest, ObjectRef)>,
+}
+
+/// A site, sealed but for the manifest.
+#[derive(Debug)]
+pub struct Packed {
+    /// The phones.
+    pub inventory: Inventory,
+    /// The files.
+    pub shards: Vec<Shard>,
+    inventory_object: ObjectRef,
+    shard_objects: Vec<ObjectRef>,
+    totals: Totals,
+}
+
+impl<'a> Sealer<'a> {
+    /// Seals under this secret into these objects.
+    pub fn new(secret: &'a PublisherSecret, objects: &'a mut dyn Objects) -> Self {
+        Self { secret, objects, assets: HashMap::new() }
+    }
+
+    /// Seals a site.
+    pub fn pack(
+        &mut self,
+        fleet: &FleetDir,
+        site: &Site,
+        phones: &[&PhoneLine],
+        files: Vec<SiteFile>,
+    ) -> anyhow::Result<Packed> {
+        let site_scope = format!("site {}", site.id);
+        let mut entries = Vec::with_capacity(files.len());
+        for file in files {
+            entries.push(self.entry(&site_scope, file)?);
+        }
+        let inventory = Inventory {
+            phones: phones
+                .iter()
+                .filter_map(|phone| {
+                    let model = fleet.templates.of_model(&phone.model)?.name.clone();
+                    Some(Phone { mac: phone.mac, model, label: phone.label.clone() })
+                })
+                .collect(),
+        };
+        let shards = shards(entries);
+        let inventory_object = self.keep(object::seal_inventory(self.secret, &site_scope, &inventory))?;
+        let shard_objects = shards
+            .iter()
+            .map(|shard| self.keep(object::seal_shard(self.secret, &site_scope, shard)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let totals = totals(&shards, shard_objects.iter().chain([&inventory_object]));
+        Ok(Packed { inventory, shards, inventory_object, shard_objects, totals })
+    }
+
+    fn entry(&mut self, site_scope: &str, file: SiteFile) -> anyhow::Result<FileEntry> {
+        // Files that differ from site to site are sealed for the site or the device; the rest once for the fleet.
+        let scope = match (&file.scope, file.class) {
+            (Scope::Device(mac), _) => format!("device {mac}"),
+            (_, Class::Firmware) => "fleet".to_owned(),
+            _ if matches!(file.body, Body::Asset(_)) => "fleet".to_owned(),
+            _ => site_scope.to_owned(),
+        };
+        let (sha256, blob) = match &file.body {
+            Body::Rendered(bytes) => (Digest::of(bytes), self.seal(&scope, bytes)?),
+            Body::Asset(asset) => self.asset(&scope, asset)?,
+        };
+        Ok(FileEntry { name: file.name, scope: file.scope, class: file.class, sha256, blob })
+    }
+
+    /// Seals a file of the disk, or says what it was sealed to before.
+    pub fn asset(&mut self, scope: &str, asset: &Asset) -> anyhow::Result<(Digest, ObjectRef)> {
+        let key = (asset.path.clone(), scope.to_owned());
+        if let Some(known) = self.assets.get(&key) {
+            return Ok(known.clone());
+        }
+        let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
+            bail!("{} has grown over {MAX_FILE_BYTES} bytes", asset.file);
+        }
+        let sealed = (Digest::of(&bytes), self.seal(scope, &bytes)?);
+        self.assets.insert(key, sealed.clone());
+        Ok(sealed)
+    }
+
+    fn seal(&mut self, scope: &str, clear: &[u8]) -> anyhow::Result<ObjectRef> {
+        let bytes = u64::try_from(clear.len()).unwrap_or(u64::MAX);
+        let (reference, sealed) = if bytes <= MAX_COMPRESSED_FILE_BYTES {
+            object::seal_smaller(self.secret, scope, clear)
+        } else {
+            object::seal(self.secret, scope, clear, Packing::Plain)
+        };
+        self.keep((reference, sealed))
+    }
+
+    fn keep(&mut self, (reference, sealed): (ObjectRef, Vec<u8>)) -> anyhow::Result<ObjectRef> {
+        self.objects.put(&reference, &sealed)?;
+        Ok(reference)
+    }
+}
+
+impl Packed {
+    /// The manifest over this content.
+    pub fn manifest(
+        &self,
+        fleet: &FleetId,
+        site: &Site,
+        generation: Generation,
+        created: UnixTime,
+        catalogue_version: u64,
+    ) -> Manifest {
+        Manifest {
+            format: MANIFEST_FORMAT,
+            fleet: fleet.clone(),
+            site: site.id.clone(),
+            generation,
+            created,
+            totals: self.totals,
+            catalogue_version,
+            activation_window: site.settings.activation_window,
+            settings: site.settings.site.clone(),
+            inventory: self.inventory_object.clone(),
+            shards: self.shard_objects.clone(),
+        }
+    }
+
+    /// A hash over all that a site gets and who can open it. Equal hash, nothing to publish. Content keys are among
+    /// what is hashed, so it tells an outsider nothing.
+    pub fn content(&self, fleet: &FleetId, site: &Site, recipients: &[RecipientPublic]) -> anyhow::Result<Digest> {
+        let manifest = self.manifest(fleet, site, Generation(0), UnixTime(0), 0);
+        let bytes = serde_json::to_vec(&(manifest, recipients)).context("cannot write the manifest")?;
+        Ok(Digest::of(&zeroize::Zeroizing::new(bytes)))
+    }
+
+    /// Digest and size of each firmware file.
+    pub fn firmware(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
+        let files = self.shards.iter().flat_map(|shard| &shard.files);
+        files.filter(|file| file.class == Class::Firmware).map(|file| (file.sha256, file.blob.clear_bytes))
+    }
+
+    /// How many files phones can ask for.
+    pub const fn files(&self) -> u32 {
+        self.totals.files
+    }
+}
+
+/// Distributes files over shards by the hash of their names.
+fn shards(entries: Vec<FileEntry>) -> Vec<Shard> {
+    let count = shard_count(entries.len());
+    let mut shards = vec![Shard::default(); count];
+    for entry in entries {
+        if let Some(shard) = shards.get_mut(shard_of(&entry.name, count)) {
+            shard.files.push(entry);
+        }
+    }
+    for shard in &mut shards {
+        shard.files.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    shards
+}
+
+fn totals<'o>(shards: &[Shard], parts: impl Iterator<Item = &'o ObjectRef>) -> Totals {
+    let mut distinct: BTreeMap<Digest, u64> = parts.map(|part| (part.digest, part.bytes)).collect();
+    let mut totals = Totals::default();
+    for file in shards.iter().flat_map(|shard| &shard.files) {
+        totals.files += 1;
+        totals.clear_bytes = totals.clear_bytes.saturating_add(file.blob.clear_bytes);
+        distinct.insert(file.blob.digest, file.blob.bytes);
+    }
+    totals.object_bytes = distinct.values().sum();
+    totals
+}

@@ -1,0 +1,120 @@
+//! The published tree: files appear whole or not at all, sealed objects are written once.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+
+use crate::bundle::ObjectRef;
+use crate::hq::layout::Layout;
+use crate::ids::Digest;
+
+/// Where sealed objects go.
+pub trait Objects {
+    /// Keeps an object that is not there yet.
+    fn put(&mut self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()>;
+}
+
+/// Objects that nobody keeps: for `plan` and `preview`.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Discard;
+
+impl Objects for Discard {
+    fn put(&mut self, _reference: &ObjectRef, _sealed: &[u8]) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Objects below `public/objects`.
+#[derive(Debug)]
+pub struct Tree {
+    layout: Layout,
+    seen: BTreeSet<Digest>,
+    unsynced: Vec<PathBuf>,
+    /// How many objects were new.
+    pub new_objects: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+}
+
+impl Tree {
+    /// The tree of this fleet directory.
+    pub fn new(layout: &Layout) -> Self {
+        Self { layout: layout.clone(), seen: BTreeSet::new(), unsynced: Vec::new(), new_objects: 0, new_bytes: 0 }
+    }
+
+    /// Makes everything durable that was put since the last time. Before any metadata names it.
+    pub fn sync(&mut self) -> anyhow::Result<()> {
+        let mut folders = BTreeSet::new();
+        for path in self.unsynced.drain(..) {
+            sync(&path)?;
+            folders.extend(path.parent().map(Path::to_owned));
+        }
+        folders.iter().try_for_each(|folder| sync(folder))
+    }
+}
+
+impl Objects for Tree {
+    fn put(&mut self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()> {
+        if !self.seen.insert(reference.digest) {
+            return Ok(());
+        }
+        let path = self.layout.object(&reference.digest);
+        // A power cut can leave a file without its content; one of the right length has it.
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == reference.bytes) {
+            return Ok(());
+        }
+        write_unsynced(&path, sealed)?;
+        self.unsynced.push(path);
+        self.new_objects += 1;
+        self.new_bytes += reference.bytes;
+        Ok(())
+    }
+}
+
+/// Writes a file aside, syncs and renames it, and syncs its folder. Missing folders are made.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let aside = write_aside(path, bytes)?;
+    sync(&aside)?;
+    switch(&aside, path)
+}
+
+/// Writes `path` with another name and syncs it; [`switch`] puts it in place.
+pub fn prepare(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+    let aside = write_aside(path, bytes)?;
+    sync(&aside)?;
+    Ok(aside)
+}
+
+/// Puts a prepared file in place: before this readers see the old one, after it the new one.
+pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
+    fs::rename(aside, path).with_context(|| format!("cannot replace {}", path.display()))?;
+    path.parent().map_or(Ok(()), sync)
+}
+
+fn write_unsynced(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let aside = write_aside(path, bytes)?;
+    fs::rename(&aside, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_aside(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+    let name =
+        path.file_name().and_then(|name| name.to_str()).ok_or_else(|| anyhow!("{} has no name", path.display()))?;
+    let aside = path.with_file_name(format!(".{name}.new"));
+    let create = || File::create(&aside);
+    let mut file = match create() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| create())
+        }
+        other => other,
+    }
+    .with_context(|| format!("cannot write {}", aside.display()))?;
+    file.write_all(bytes).with_context(|| format!("cannot write {}", aside.display()))?;
+    Ok(aside)
+}
+
+fn sync(path: &Path) -> anyhow::Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync {}", path.display()))
+}

@@ -1,0 +1,309 @@
+//! From what people write to the files that phones get, a site at a time.
+
+mod assets;
+mod findings;
+pub mod loads;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use minijinja::value::{Serde, Value};
+use zeroize::Zeroizing;
+
+use super::inventory::{Inventory, PhoneLine, Site, Variable};
+use super::layout::Layout;
+use super::problem::Problem;
+use super::secrets::{PREFIX, Secrets};
+use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
+use crate::access::owner;
+use crate::bundle::{Class, Scope};
+use crate::ids::{FileName, MacAddr};
+
+pub use assets::{Asset, Assets};
+pub use findings::Findings;
+
+/// A whole fleet directory, read and compiled.
+#[derive(Debug)]
+pub struct FleetDir {
+    /// Who and where.
+    pub inventory: Inventory,
+    /// How files are made.
+    pub templates: Templates,
+    /// Files that are served as they are.
+    pub assets: Assets,
+    /// Passwords.
+    pub secrets: Secrets,
+    macs: HashSet<MacAddr>,
+}
+
+/// One file of a site before it is sealed.
+#[derive(Debug, Clone)]
+pub struct SiteFile {
+    /// The name on the wire.
+    pub name: FileName,
+    /// Who may have it.
+    pub scope: Scope,
+    /// What it is for.
+    pub class: Class,
+    /// The content.
+    pub body: Body,
+    /// What it was made from.
+    pub origin: Place,
+}
+
+/// The content of a file.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Rendered here. Wiped after use: it holds passwords.
+    Rendered(Zeroizing<Vec<u8>>),
+    /// On the disk.
+    Asset(Arc<Asset>),
+}
+
+/// A file and perhaps a line of the fleet directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Relative to the fleet directory.
+    pub file: String,
+    /// From 1.
+    pub line: Option<usize>,
+}
+
+impl FleetDir {
+    /// Reads everything. `None` if there is no usable `fleet.toml`.
+    pub fn read(layout: &Layout, findings: &mut Findings) -> Option<Self> {
+        let inventory = Inventory::read(layout, &mut findings.problems)?;
+        let templates = Templates::read(layout, &mut findings.problems);
+        let assets = Assets::read(layout, &templates, &mut findings.problems);
+        let secrets = match Secrets::open(layout, &inventory.fleet) {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                findings.problems.push(Problem::at_file("secrets.age", format!("{error:#}")));
+                Secrets::locked()
+            }
+        };
+        let macs = inventory.phones.iter().map(|phone| phone.mac).collect();
+        Some(Self { inventory, templates, assets, secrets, macs })
+    }
+
+    /// The device whose address a name carries, in the inventory or by the general rule.
+    pub fn owner_of(&self, name: &FileName) -> Option<MacAddr> {
+        owner::in_inventory(name, &|mac| self.macs.contains(&mac)).or_else(|| owner::by_rule(name))
+    }
+
+    /// Every file of a site in the order of the names, and everything that is wrong with them in `findings`.
+    pub fn site_files(&self, site: &Site, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
+        let mut files = Vec::new();
+        let mut by_set: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
+        for phone in phones {
+            match self.templates.of_model(&phone.model) {
+                Some(set) => by_set.entry(&set.name).or_default().push(phone),
+                None => findings.problems.push(self.unknown_model(phone)),
+            }
+        }
+        for (set, phones) in &by_set {
+            let Some(set) = self.templates.sets.get(*set) else { continue };
+            self.set_files(site, set, phones, &mut files, findings);
+        }
+        for asset in self.assets.files() {
+            files.extend(self.plain_file(asset, phones, findings));
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        files
+    }
+
+    fn set_files(
+        &self,
+        site: &Site,
+        set: &ModelSet,
+        phones: &[&PhoneLine],
+        files: &mut Vec<SiteFile>,
+        findings: &mut Findings,
+    ) {
+        let shared: Vec<&TemplateFile> = set.files.iter().filter(|file| file.scope != FileScope::Device).collect();
+        if !shared.is_empty() {
+            let context = self.context(site, set, None, findings);
+            for file in shared {
+                files.extend(self.render(set, file, &context, None, findings));
+            }
+        }
+        for phone in phones {
+            let context = self.context(site, set, Some(phone), findings);
+            for file in set.files.iter().filter(|file| file.scope == FileScope::Device) {
+                files.extend(self.render(set, file, &context, Some(phone), findings));
+            }
+        }
+        for asset in self.assets.firmware_of(&set.name) {
+            files.push(SiteFile {
+                name: asset.name.clone(),
+                scope: Scope::Model(set.name.clone()),
+                class: Class::Firmware,
+                origin: Place { file: asset.file.clone(), line: None },
+                body: Body::Asset(Arc::clone(asset)),
+            });
+        }
+    }
+
+    fn plain_file(&self, asset: &Arc<Asset>, phones: &[&PhoneLine], findings: &mut Findings) -> Option<SiteFile> {
+        let owner = self.owner_of(&asset.name);
+        let scope = match owner {
+            None => Scope::Everyone,
+            Some(mac) if self.inventory.fleet.device_files => {
+                // A phone of another site is nothing to this one.
+                if self.macs.contains(&mac) && !phones.iter().any(|phone| phone.mac == mac) {
+                    return None;
+                }
+                Scope::Device(mac)
+            }
+            Some(mac) => {
+                findings.once(
+                    Problem::at_file(
+                        &asset.file,
+                        format!("the name carries the address {mac}, but every phone could fetch the file"),
+                    )
+                    .hint("make it from a template with scope \"device\""),
+                );
+                return None;
+            }
+        };
+        let class = match asset.name.folded() {
+            name if name.ends_with(".tlv") => Class::TrustList,
+            _ if matches!(scope, Scope::Device(_)) => Class::Config,
+            _ => Class::Locale,
+        };
+        Some(SiteFile {
+            name: asset.name.clone(),
+            scope,
+            class,
+            origin: Place { file: asset.file.clone(), line: None },
+            body: Body::Asset(Arc::clone(asset)),
+        })
+    }
+
+    fn render(
+        &self,
+        set: &ModelSet,
+        file: &TemplateFile,
+        context: &Value,
+        phone: Option<&PhoneLine>,
+        findings: &mut Findings,
+    ) -> Option<SiteFile> {
+        let engine = &self.templates.engine;
+        let pattern = file.name_template();
+        let place = Place { file: set.file(), line: Some(file.line) };
+        let name = match engine.render(&pattern, context) {
+            Ok(name) => name,
+            Err(mut error) => {
+                error.template = format!("{}/model.toml", set.name);
+                error.line = Some(file.line);
+                error.message = format!("`name`: {}", error.message);
+                findings.failed(error, phone);
+                return None;
+            }
+        };
+        let name = match name.parse::<FileName>() {
+            Ok(name) => name,
+            Err(error) => {
+                let mut problem = Problem::at_file(&place.file, format!("`{name}`: {error}")).line(place.line);
+                if let Some(phone) = phone {
+                    problem = problem.hint(format!("it is made for phone {} (phones.csv:{})", phone.mac, phone.line));
+                }
+                findings.once(problem);
+                return None;
+            }
+        };
+        match engine.render(&file.template, context) {
+            Ok(text) => Some(SiteFile {
+                name,
+                scope: match (file.scope, phone) {
+                    (FileScope::Device, Some(phone)) => Scope::Device(phone.mac),
+                    (FileScope::Everyone, _) => Scope::Everyone,
+                    _ => Scope::Model(set.name.clone()),
+                },
+                class: file.class,
+                body: Body::Rendered(Zeroizing::new(text.into_bytes())),
+                origin: place,
+            }),
+            Err(error) => {
+                // A template that did not compile was reported when it was read.
+                if self.templates.engine.has(&file.template) {
+                    findings.failed(error, phone);
+                }
+                None
+            }
+        }
+    }
+
+    /// What a template sees: `fleet`, `site`, `phone` and the variables, the phone's over the site's over the fleet's
+    /// over the model's.
+    fn context(&self, site: &Site, set: &ModelSet, phone: Option<&PhoneLine>, findings: &mut Findings) -> Value {
+        let mut merged: BTreeMap<&str, &Variable> = BTreeMap::new();
+        let layers = [&set.variables, &self.inventory.fleet.variables, &site.variables];
+        for (name, variable) in layers.into_iter().chain(phone.map(|phone| &phone.variables)).flatten() {
+            merged.insert(name, variable);
+        }
+        let mut context: BTreeMap<String, Value> = BTreeMap::new();
+        for (name, variable) in merged {
+            if let Some(value) = self.value(variable, findings) {
+                context.insert(name.to_owned(), value);
+            }
+        }
+        let fields = |fields: &[(&str, &str)]| -> Value {
+            let map: BTreeMap<String, Value> =
+                fields.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+            Value::from(map)
+        };
+        context.insert("fleet".to_owned(), fields(&[("name", &self.inventory.fleet.name)]));
+        context.insert("site".to_owned(), fields(&[("name", &site.name), ("id", site.id.as_str())]));
+        if let Some(phone) = phone {
+            let phone = fields(&[
+                ("mac", &phone.mac.lower()),
+                ("mac_upper", &phone.mac.upper()),
+                ("mac_colons", &phone.mac.to_string()),
+                ("model", &phone.model),
+                ("label", &phone.label),
+            ]);
+            context.insert("phone".to_owned(), phone);
+        }
+        Value::from(context)
+    }
+
+    /// The value of a variable, secrets resolved. A secret that cannot be had is a problem, and the variable is not set.
+    fn value(&self, variable: &Variable, findings: &mut Findings) -> Option<Value> {
+        let Some(name) = variable.value.as_str().and_then(|text| text.strip_prefix(PREFIX)) else {
+            return Some(Value::from(Serde(&variable.value)));
+        };
+        match self.secrets.resolve(name) {
+            Ok(secret) => Some(Value::from(secret.as_str())),
+            Err(reason) => {
+                findings.once(
+                    Problem::at_line(&variable.file, variable.line, format!("there is no secret `{name}`: {reason}"))
+                        .hint(format!("set it with `lineside-hq secret set {name}`")),
+                );
+                // The template is looked at all the same.
+                Some(Value::from("missing"))
+            }
+        }
+    }
+
+    fn unknown_model(&self, phone: &PhoneLine) -> Problem {
+        let known: Vec<&str> = self.templates.by_model.keys().map(String::as_str).collect();
+        let problem =
+            Problem::at_line("phones.csv", phone.line, format!("there are no templates for model `{}`", phone.model));
+        match super::source::nearest(&phone.model, &known) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None if known.is_empty() => problem.hint("make templates/MODEL/model.toml"),
+            None => problem.hint(format!("there are templates for {}", known.join(", "))),
+        }
+    }
+}
+
+impl SiteFile {
+    /// The size in bytes.
+    pub fn bytes(&self) -> u64 {
+        match &self.body {
+            Body::Rendered(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Body::Asset(asset) => asset.bytes,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Files that are served as they are: `files/` and `firmware/FOLDER/`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::loads;
+use crate::bundle::limits::MAX_FILE_BYTES;
+use crate::hq::inventory::{entries, is_note};
+use crate::hq::layout::Layout;
+use crate::hq::problem::Problem;
+use crate::hq::templates::{ModelSet, Templates};
+use crate::ids::FileName;
+
+/// Folders within folders of `files/`.
+const MAX_DEPTH: usize = 8;
+
+/// A file on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asset {
+    /// The name on the wire.
+    pub name: FileName,
+    /// Relative to the fleet directory, for messages.
+    pub file: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Assets {
+    files: Vec<Arc<Asset>>,
+    /// By template folder: what is served, the files that `.loads` files list included.
+    firmware: BTreeMap<String, Vec<Arc<Asset>>>,
+}
+
+impl Assets {
+    /// Looks at both folders.
+    pub fn read(layout: &Layout, templates: &Templates, problems: &mut Vec<Problem>) -> Self {
+        let mut files = Vec::new();
+        walk(layout, "files", "", 0, &mut files, problems);
+        let mut firmware = BTreeMap::new();
+        for (folder, _, is_dir) in entries(layout, "firmware", problems) {
+            if is_dir && !templates.sets.contains_key(&folder) {
+                problems.push(
+                    Problem::at_file(format!("firmware/{folder}"), format!("there is no templates/{folder}"))
+                        .hint("firmware of a model lies in a folder named as its templates"),
+                );
+            } else if !is_dir && !is_note(&folder) {
+                problems.push(
+                    Problem::at_file(format!("firmware/{folder}"), "only folders of models belong here")
+                        .hint("put it into firmware/MODEL/, named as in templates/"),
+                );
+            }
+        }
+        for set in templates.sets.values() {
+            let mut present = Vec::new();
+            walk(layout, &format!("firmware/{}", set.name), "", 0, &mut present, problems);
+            firmware.insert(set.name.clone(), served(set, &present, problems));
+        }
+        Self { files, firmware }
+    }
+
+    /// The files for everyone.
+    pub fn files(&self) -> &[Arc<Asset>] {
+        &self.files
+    }
+
+    /// The firmware that is served to the phones of a template folder.
+    pub fn firmware_of(&self, set: &str) -> &[Arc<Asset>] {
+        self.firmware.get(set).map_or(&[], Vec::as_slice)
+    }
+
+    /// All firmware that is served anywhere.
+    pub fn firmware(&self) -> impl Iterator<Item = &Arc<Asset>> {
+        self.firmware.values().flatten()
+    }
+}
+
+/// What `firmware = […]` of a model names, and what the `.loads` files among it list.
+fn served(set: &ModelSet, present: &[Arc<Asset>], problems: &mut Vec<Problem>) -> Vec<Arc<Asset>> {
+    let by_name: BTreeMap<&FileName, &Arc<Asset>> = present.iter().map(|asset| (&asset.name, asset)).collect();
+    let mut served: BTreeMap<FileName, Arc<Asset>> = BTreeMap::new();
+    for wanted in &set.firmware {
+        let problem = |message: String| Problem::at_line(set.file(), wanted.line, message);
+        let name = match wanted.name.parse::<FileName>() {
+            Ok(name) => name,
+            Err(error) => {
+                problems.push(problem(format!("`{}`: {error}", wanted.name)));
+                continue;
+            }
+        };
+        let Some(asset) = by_name.get(&name) else {
+            problems.push(
+                problem(format!("firmware/{}/{name} is named here, but is not there", set.name))
+                    .hint("put the file there, or take its name out"),
+            );
+            continue;
+        };
+        served.insert(name.clone(), Arc::clone(asset));
+        if !name.folded().ends_with(".loads") {
+            continue;
+        }
+        for listed in loads_of(asset, problems) {
+            let part = listed.parse::<FileName>().ok().and_then(|part| by_name.get_key_value(&part));
+            match part {
+                Some((part, asset)) => {
+                    served.insert((*part).clone(), Arc::clone(asset));
+                }
+                None => problems.push(
+                    Problem::at_file(&asset.file, format!("lists {listed}, which is not in firmware/{}", set.name))
+                        .hint("unpack all files of the firmware's archive into that folder"),
+                ),
+            }
+        }
+    }
+    served.into_values().collect()
+}
+
+fn loads_of(asset: &Asset, problems: &mut Vec<Problem>) -> Vec<String> {
+    if asset.bytes > loads::MAX_LOADS_BYTES {
+        problems.push(Problem::at_file(&asset.file, "a .loads file of this size is none"));
+        return Vec::new();
+    }
+    match fs::read(&asset.path) {
+        Ok(bytes) => loads::listed(&bytes),
+        Err(error) => {
+            problems.push(crate::hq::source::unreadable(&asset.file, &error));
+            Vec::new()
+        }
+    }
+}
+
+/// Finds files below `root`; names on the wire are relative to it.
+fn walk(
+    layout: &Layout,
+    root: &str,
+    below: &str,
+    depth: usize,
+    found: &mut Vec<Arc<Asset>>,
+    problems: &mut Vec<Problem>,
+) {
+    let folder = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
+    if depth > MAX_DEPTH {
+        problems.push(Problem::at_file(folder, format!("folders are more than {MAX_DEPTH} deep here")));
+        return;
+    }
+    for (file, path, is_dir) in entries(layout, &folder, problems) {
+        let relative = if below.is_empty() { file.clone() } else { format!("{below}/{file}") };
+        let full = format!("{root}/{relative}");
+        if is_dir {
+            walk(layout, root, &relative, depth + 1, found, problems);
+            continue;
+        }
+        if is_note(&file) {
+            continue;
+        }
+        let name = match relative.parse::<FileName>() {
+            Ok(name) if name.as_str() == relative => name,
+            Ok(_) => {
+                problems.push(Problem::at_file(
+                    full,
+                    "phones cannot ask for this name: it has a backslash or a drive letter",
+                ));
+                continue;
+            }
+            Err(error) => {
+                problems.push(Problem::at_file(full, error.to_string()));
+                continue;
+            }
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > MAX_FILE_BYTES => problems.push(Problem::at_file(
+                full,
+                format!("the file is {} bytes, over the {MAX_FILE_BYTES} allowed", metadata.len()),
+            )),
+            Ok(metadata) => found.push(Arc::new(Asset { name, file: full, path, bytes: metadata.len() })),
+            Err(error) => problems.push(crate::hq::source::unreadable(&full, &error)),
+        }
+    }
+}

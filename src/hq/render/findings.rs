@@ -1,0 +1,56 @@
+//! What rendering found, gathered so that one mistake in a template is one problem and not one for each phone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::hq::inventory::PhoneLine;
+use crate::hq::problem::{Problem, count};
+use crate::hq::templates::RenderError;
+
+/// Problems of one run.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// As they come.
+    pub problems: Vec<Problem>,
+    once: BTreeSet<Problem>,
+    failed: BTreeMap<RenderError, (Option<String>, usize)>,
+}
+
+impl Findings {
+    /// Adds a problem unless it is there already.
+    pub fn once(&mut self, problem: Problem) {
+        self.once.insert(problem);
+    }
+
+    /// A template failed for this phone.
+    pub fn failed(&mut self, error: RenderError, phone: Option<&PhoneLine>) {
+        let (_, number) = self
+            .failed
+            .entry(error)
+            .or_insert_with(|| (phone.map(|phone| format!("for phone {} (phones.csv:{})", phone.mac, phone.line)), 0));
+        *number += 1;
+    }
+
+    /// All problems in the order of files and lines.
+    pub fn finish(self) -> Vec<Problem> {
+        let mut problems = self.problems;
+        problems.extend(self.once);
+        for (error, (phone, number)) in self.failed {
+            let mut problem = error.problem();
+            if let Some(phone) = phone {
+                problem.message = match number {
+                    1 => format!("{} {phone}", problem.message),
+                    _ => format!("{} {phone} and {}", problem.message, count(number - 1, "other")),
+                };
+            }
+            if error.missing {
+                problem = problem.hint(
+                    "set it as a column of phones.csv, or under [variables] of the site, the model or the fleet's defaults",
+                );
+            }
+            problems.push(problem);
+        }
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}

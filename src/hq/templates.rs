@@ -1,0 +1,151 @@
+//! `templates/`: one folder a model, with `model.toml` and the templates it names.
+//!
+//! Templates are Jinja (minijinja). A variable that is not set is an error, never an empty text: a phone with half a
+//! configuration is worse than one with the old configuration. In XML every value is escaped.
+
+mod engine;
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::inventory::{entries, is_note};
+use super::layout::Layout;
+use super::problem::Problem;
+use super::source::{MAX_TEXT_BYTES, Source};
+
+pub use engine::{Engine, RenderError};
+pub use model::{FileScope, ModelSet, NamedLine, TemplateFile};
+
+/// All template sets, compiled.
+#[derive(Debug)]
+pub struct Templates {
+    /// By the name of the folder.
+    pub sets: BTreeMap<String, ModelSet>,
+    /// The folder of each model that `phones.csv` may name.
+    pub by_model: BTreeMap<String, String>,
+    /// What renders them.
+    pub engine: Engine,
+}
+
+impl Templates {
+    /// Reads and compiles everything; what is wrong goes to `problems`.
+    pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
+        let mut sets = BTreeMap::new();
+        let mut sources = Vec::new();
+        for (folder, path, is_dir) in entries(layout, "templates", problems) {
+            if !is_dir {
+                if !is_note(&folder) {
+                    problems.push(
+                        Problem::at_file(format!("templates/{folder}"), "only folders of models belong here")
+                            .hint("make a folder with model.toml for it, or move it"),
+                    );
+                }
+                continue;
+            }
+            read_folder(layout, &folder, &mut sets, &mut sources, problems);
+            let _: PathBuf = path;
+        }
+
+        let mut by_model = BTreeMap::new();
+        for set in sets.values() {
+            for model in &set.models {
+                if let Some(other) = by_model.insert(model.name.clone(), set.name.clone()) {
+                    problems.push(
+                        Problem::at_line(
+                            set.file(),
+                            model.line,
+                            format!("model `{}` is also in templates/{other}", model.name),
+                        )
+                        .hint("a model has one set of templates"),
+                    );
+                }
+            }
+        }
+        let engine = compile(&sets, sources, problems);
+        Self { sets, by_model, engine }
+    }
+
+    /// The template set of a model.
+    pub fn of_model(&self, model: &str) -> Option<&ModelSet> {
+        self.sets.get(self.by_model.get(model)?)
+    }
+}
+
+fn read_folder(
+    layout: &Layout,
+    folder: &str,
+    sets: &mut BTreeMap<String, ModelSet>,
+    sources: &mut Vec<Source>,
+    problems: &mut Vec<Problem>,
+) {
+    let name = format!("templates/{folder}");
+    for (file, path, is_dir) in entries(layout, &name, problems) {
+        let full = format!("{name}/{file}");
+        if is_dir {
+            problems.push(Problem::at_file(full, "a folder of templates holds no further folders"));
+        } else if file == "model.toml" {
+            match Source::read(&path, &full, MAX_TEXT_BYTES) {
+                Ok(source) => {
+                    let set = model::read(&source, folder, problems);
+                    sets.insert(folder.to_owned(), set);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        } else if file.ends_with(".j2") {
+            match Source::read(&path, &format!("{folder}/{file}"), MAX_TEXT_BYTES) {
+                Ok(source) => sources.push(source),
+                Err(mut problem) => {
+                    problem.file = full;
+                    problems.push(problem);
+                }
+            }
+        } else if !is_note(&file) {
+            problems
+                .push(Problem::at_file(full, "a stray file: neither model.toml nor a template").hint(
+                    "files are made from templates (NAME.j2); put files that are served as they are into files/",
+                ));
+        }
+    }
+}
+
+fn compile(sets: &BTreeMap<String, ModelSet>, sources: Vec<Source>, problems: &mut Vec<Problem>) -> Engine {
+    let present: BTreeSet<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    let mut escape: BTreeMap<String, bool> = BTreeMap::new();
+    for source in &sources {
+        let xml = source.name.ends_with(".xml.j2") || source.text.trim_start().starts_with("<?xml");
+        escape.insert(source.name.clone(), xml);
+    }
+    for set in sets.values() {
+        for file in &set.files {
+            if !present.contains(file.template.as_str()) {
+                problems.push(Problem::at_line(
+                    set.file(),
+                    file.line,
+                    format!("there is no template templates/{}", file.template),
+                ));
+            }
+            match file.escape {
+                Some(yes) => drop(escape.insert(file.template.clone(), yes)),
+                None if file.name.to_ascii_lowercase().ends_with(".xml") => {
+                    escape.insert(file.template.clone(), true);
+                }
+                None => {}
+            }
+        }
+    }
+    let mut engine = Engine::new(escape);
+    for source in sources {
+        if let Err(error) = engine.add(&source.name, &source.text) {
+            problems.push(error.problem());
+        }
+    }
+    for set in sets.values() {
+        for file in &set.files {
+            if let Err(error) = engine.add(&file.name_template(), &file.name) {
+                problems.push(Problem::at_line(set.file(), file.line, format!("`name`: {}", error.message)));
+            }
+        }
+    }
+    engine
+}

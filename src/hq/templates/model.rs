@@ -1,0 +1,166 @@
+//! `templates/FOLDER/model.toml`.
+
+use crate::bundle::Class;
+use crate::hq::inventory::{Variables, read_variables};
+use crate::hq::problem::Problem;
+use crate::hq::source::{Source, Table};
+
+/// The templates of one kind of phone.
+#[derive(Debug, Clone)]
+pub struct ModelSet {
+    /// The folder; also what a site's inventory calls the model.
+    pub name: String,
+    /// What `phones.csv` may call it.
+    pub models: Vec<NamedLine>,
+    /// The files that phones get.
+    pub files: Vec<TemplateFile>,
+    /// The files of `firmware/FOLDER/` that are served, besides those that a `.loads` file among them lists.
+    pub firmware: Vec<NamedLine>,
+    /// Variables that hold unless the fleet, the site or the phone says otherwise.
+    pub variables: Variables,
+}
+
+/// A name and the line on which it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedLine {
+    /// The name.
+    pub name: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+/// One `[[file]]`.
+#[derive(Debug, Clone)]
+pub struct TemplateFile {
+    /// The line at which it begins.
+    pub line: usize,
+    /// The name on the wire; itself a template.
+    pub name: String,
+    /// The template, as `FOLDER/FILE.j2`.
+    pub template: String,
+    /// Who may have it.
+    pub scope: FileScope,
+    /// What it is for.
+    pub class: Class,
+    /// Whether values are escaped for XML; `None` decides by the names and the first bytes.
+    pub escape: Option<bool>,
+}
+
+/// Who may have a rendered file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileScope {
+    /// The phone that it is rendered for.
+    Device,
+    /// The site's phones of this folder.
+    Model,
+    /// Every phone of the site.
+    Everyone,
+}
+
+impl ModelSet {
+    /// `templates/FOLDER/model.toml`.
+    pub fn file(&self) -> String {
+        format!("templates/{}/model.toml", self.name)
+    }
+}
+
+impl TemplateFile {
+    /// Under what name the pattern of the file's name is compiled.
+    pub fn name_template(&self) -> String {
+        format!("{}#name-{}", self.template, self.line)
+    }
+}
+
+/// Reads the file.
+pub(super) fn read(source: &Source, folder: &str, problems: &mut Vec<Problem>) -> ModelSet {
+    let mut table = source.toml(problems);
+    let models = match names(&mut table, "models", problems) {
+        models if models.is_empty() => vec![NamedLine { name: folder.to_owned(), line: 1 }],
+        models => models,
+    };
+    let firmware = names(&mut table, "firmware", problems);
+    let variables = read_variables(table.table("variables", problems), problems);
+    let files: Vec<TemplateFile> =
+        table.tables("file", problems).into_iter().filter_map(|table| file(table, folder, problems)).collect();
+    if files.is_empty() && problems.iter().all(|problem| problem.file != source.name) {
+        problems.push(
+            Problem::at_file(&source.name, "no file is named").hint("add a [[file]] with name, template and scope"),
+        );
+    }
+    table.finish(&["models", "firmware", "variables", "file"], problems);
+    ModelSet { name: folder.to_owned(), models, files, firmware, variables }
+}
+
+fn names(table: &mut Table<'_>, key: &str, problems: &mut Vec<Problem>) -> Vec<NamedLine> {
+    let source = table.source();
+    let Some((line, list)) = table.value::<Vec<toml::Spanned<String>>>(key, problems) else { return Vec::new() };
+    list.into_iter()
+        .filter_map(|name| {
+            let line = match name.span().start {
+                0 => line,
+                offset => source.line(offset),
+            };
+            let name = name.into_inner();
+            if name.is_empty() {
+                problems.push(Problem::at_line(&source.name, line, format!("`{key}` holds an empty name")));
+                return None;
+            }
+            Some(NamedLine { name, line })
+        })
+        .collect()
+}
+
+fn file(mut table: Table<'_>, folder: &str, problems: &mut Vec<Problem>) -> Option<TemplateFile> {
+    let source = table.source();
+    let line = table.line();
+    let name = table.required::<String>("name", problems);
+    let template = table.required::<String>("template", problems);
+    let scope = table.required::<String>("scope", problems);
+    let class = match table.value::<Class>("class", problems) {
+        Some((line, Class::Firmware | Class::Log)) => {
+            problems.push(
+                Problem::at_line(&source.name, line, "a rendered file is neither firmware nor a log")
+                    .hint("leave `class` out for a configuration"),
+            );
+            Class::Config
+        }
+        Some((_, class)) => class,
+        None => Class::Config,
+    };
+    let escape = match table.value::<String>("escape", problems) {
+        None => None,
+        Some((_, text)) if text == "xml" => Some(true),
+        Some((_, text)) if text == "none" => Some(false),
+        Some((line, text)) => {
+            problems.push(
+                Problem::at_line(&source.name, line, format!("`escape` is `{text}`")).hint("write \"xml\" or \"none\""),
+            );
+            None
+        }
+    };
+    table.finish(&["name", "template", "scope", "class", "escape"], problems);
+    let (_, name) = name?;
+    let (template_line, template) = template?;
+    let (scope_line, scope) = scope?;
+    if !template.ends_with(".j2") || template.starts_with(['/', '.']) {
+        problems.push(
+            Problem::at_line(&source.name, template_line, format!("`{template}` is no template"))
+                .hint("name a file of this folder that ends with .j2, or FOLDER/FILE.j2"),
+        );
+        return None;
+    }
+    let scope = match scope.as_str() {
+        "device" => FileScope::Device,
+        "model" => FileScope::Model,
+        "everyone" => FileScope::Everyone,
+        _ => {
+            problems.push(
+                Problem::at_line(&source.name, scope_line, format!("`scope` is `{scope}`"))
+                    .hint("write \"device\", \"model\" or \"everyone\""),
+            );
+            return None;
+        }
+    };
+    let template = if template.contains('/') { template } else { format!("{folder}/{template}") };
+    Some(TemplateFile { line, name, template, scope, class, escape })
+}

@@ -1,0 +1,162 @@
+//! What can go wrong with the disk, and what was repaired without anybody's help.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ids::{Digest, Generation};
+
+/// Why the disk refused.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Downloaded or stored bytes are not the object. They were moved away or deleted.
+    #[error("the object {0} is corrupt")]
+    Corrupt(Digest),
+    /// The object is not here.
+    #[error("the object {0} is not here")]
+    Missing(Digest),
+    /// More bytes than there may be. What came before them stays.
+    #[error("the object {digest} is over the {limit} bytes allowed")]
+    TooLong {
+        /// Which object.
+        digest: Digest,
+        /// How many bytes it may have.
+        limit: u64,
+    },
+    /// The download has not arrived in full. What is here stays, for resuming.
+    #[error("{have} of the {need} bytes of object {digest} are here")]
+    Incomplete {
+        /// Which object.
+        digest: Digest,
+        /// Bytes here.
+        have: u64,
+        /// Bytes there should be.
+        need: u64,
+    },
+    /// The object is being downloaded already.
+    #[error("the object {0} is being downloaded already")]
+    Busy(Digest),
+    /// Not enough room, found before anything was touched. The reserve is included in what is needed.
+    #[error("the release needs {needed} bytes, {free} are free")]
+    Full {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// There is no such release.
+    #[error("there is no release to go back to")]
+    NoPrevious,
+    /// The release was not staged, or is damaged.
+    #[error("release {0} is not staged")]
+    NotStaged(Generation),
+    /// Another release of this generation is in use.
+    #[error("release {0} is in use with another content")]
+    Conflict(Generation),
+    /// A release with more or larger parts than there may be.
+    #[error("the release's {what} is over the {limit} allowed")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How much is allowed.
+        limit: u64,
+    },
+    /// There was trust state, both copies are damaged, and there is no release to rebuild it from. The pinned root
+    /// in the identity has to be verified anew; nothing may be accepted without it.
+    #[error("both copies of the trust state are damaged and there is no release to rebuild it from")]
+    TrustLost,
+    /// A name that no file of ours can have.
+    #[error("`{0}` is not a name for a file here")]
+    Name(PathBuf),
+    /// Another process has the store open.
+    #[error("the state directory is in use by another process")]
+    Locked,
+}
+
+impl StoreError {
+    /// Says what was tried on what, for `map_err`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// A stable code for logs, status and check-in.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk-full",
+            Self::Io { .. } => "io",
+            Self::Corrupt(_) => "corrupt-object",
+            Self::Missing(_) => "missing-object",
+            Self::TooLong { .. } => "too-long",
+            Self::Incomplete { .. } => "incomplete",
+            Self::Busy(_) => "busy",
+            Self::Full { .. } => "disk-full",
+            Self::NoPrevious => "no-previous",
+            Self::NotStaged(_) => "not-staged",
+            Self::Conflict(_) => "conflict",
+            Self::TooLarge { .. } => "too-large",
+            Self::TrustLost => "trust-lost",
+            Self::Name(_) => "bad-name",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+/// Something that was damaged and what the store did about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Recovery {
+    /// One copy of the trust state is damaged; the other one was used.
+    #[error("copy {0} of the trust state is damaged, the other one was used")]
+    TrustCopyDamaged(u8),
+    /// Both copies were damaged; the state was rebuilt from the active release's metadata.
+    #[error("both copies of the trust state are damaged, it was rebuilt from release {0}")]
+    TrustRebuilt(Generation),
+    /// The pointer was damaged; the newest whole release that had been active was chosen.
+    #[error("the pointer to the active release is damaged, release {0} was chosen")]
+    PointerRebuilt(Generation),
+    /// The pointer was damaged and no whole release was found.
+    #[error("the pointer to the active release is damaged and no whole release was found")]
+    PointerLost,
+    /// The active release is damaged; another one took its place.
+    #[error("release {damaged} is damaged on disk, release {instead} took its place")]
+    ReleaseReplaced {
+        /// The one that was active.
+        damaged: Generation,
+        /// The one that is.
+        instead: Generation,
+    },
+    /// The active release is damaged and nothing can take its place.
+    #[error("release {0} is damaged on disk and there is no other")]
+    ReleaseLost(Generation),
+    /// A journal ended in bytes that are no record; they were cut off.
+    #[error("{bytes} bytes that are no record were cut off the journal `{name}`")]
+    JournalCut {
+        /// Which journal.
+        name: String,
+        /// How many bytes.
+        bytes: u64,
+    },
+}
+
+impl Recovery {
+    /// A stable code for logs, status and check-in.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TrustCopyDamaged(_) => "trust-copy-damaged",
+            Self::TrustRebuilt(_) => "trust-rebuilt",
+            Self::PointerRebuilt(_) => "pointer-rebuilt",
+            Self::PointerLost => "pointer-lost",
+            Self::ReleaseReplaced { .. } => "release-replaced",
+            Self::ReleaseLost(_) => "release-lost",
+            Self::JournalCut { .. } => "journal-cut",
+        }
+    }
+}

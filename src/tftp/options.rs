@@ -1,0 +1,249 @@
+//! What client and server agree on: RFC 2347 to 2349 and RFC 7440. Only what was asked for is answered; a value out of
+//! range is ignored or clamped, never fatal; what is unknown is ignored and never echoed.
+
+use std::time::Duration;
+
+use super::packet::{OACK_HEADER, RequestOption, push_option};
+use crate::ids::MacAddr;
+
+/// The block size without an option (RFC 1350 §2).
+pub const DEFAULT_BLKSIZE: u16 = 512;
+
+/// The block sizes that RFC 2348 knows.
+pub const BLKSIZE_RANGE: std::ops::RangeInclusive<u16> = 8..=65464;
+
+/// The largest window that is ever agreed to (RFC 7440 would allow 65,535 blocks).
+pub const MAX_WINDOWSIZE: u16 = 64;
+
+/// The most bytes in one window, whatever the size of its blocks. It bounds the memory of a transfer, and it fits the
+/// receive buffer that Linux gives a socket (208 KiB); 64 blocks of an Ethernet frame are 92 KiB.
+pub const MAX_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// IPv4 without options, UDP, and the head of a DATA packet.
+const OVERHEAD_BYTES: u32 = 20 + 8 + 4;
+
+/// The most that this server agrees to, on one interface at one site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    max_blksize: u16,
+    max_windowsize: u16,
+}
+
+impl Limits {
+    /// The limits for an interface of this MTU. A site's settings can only narrow them.
+    pub fn new(mtu: u32, max_blksize: Option<u16>, max_windowsize: Option<u16>) -> Self {
+        let by_mtu = u16::try_from(mtu.saturating_sub(OVERHEAD_BYTES)).unwrap_or(u16::MAX);
+        // Every interface carries 512: IPv4 fragments where it must, and nothing smaller can be asked of a plain client.
+        let bound = by_mtu.min(*BLKSIZE_RANGE.end()).max(DEFAULT_BLKSIZE);
+        Self {
+            max_blksize: max_blksize.unwrap_or(bound).clamp(*BLKSIZE_RANGE.start(), bound),
+            max_windowsize: max_windowsize.unwrap_or(MAX_WINDOWSIZE).clamp(1, MAX_WINDOWSIZE),
+        }
+    }
+
+    /// The largest block, in bytes.
+    pub const fn max_blksize(&self) -> u16 {
+        self.max_blksize
+    }
+}
+
+/// The terms of one transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Bytes in a block (RFC 2348).
+    pub blksize: u16,
+    /// Blocks in a window (RFC 7440); 1 is lock-step.
+    pub windowsize: u16,
+    /// The client's wish for the time before a resend (RFC 2349), 1 to 255 s; `None` lets the server measure.
+    pub timeout: Option<Duration>,
+    /// The OACK packet; `None` if no option was agreed, and then the first block is the answer.
+    pub oack: Option<Box<[u8]>>,
+}
+
+impl Default for Terms {
+    /// RFC 1350 without options.
+    fn default() -> Self {
+        Self { blksize: DEFAULT_BLKSIZE, windowsize: 1, timeout: None, oack: None }
+    }
+}
+
+impl Terms {
+    /// Answers the options of a request for a file of `len` bytes (as they will be sent).
+    pub fn agree(asked: &[RequestOption<'_>], len: u64, limits: &Limits) -> Self {
+        let blksize = number(asked, b"blksize").filter(|size| *size >= u64::from(*BLKSIZE_RANGE.start()));
+        // RFC 2348: the server answers with a value at most as large.
+        let blksize = blksize.map(|size| u16::try_from(size).unwrap_or(u16::MAX).min(limits.max_blksize));
+        // RFC 2349: the very same value or no answer.
+        let seconds = number(asked, b"timeout").filter(|seconds| (1..=255).contains(seconds));
+        let tsize = number(asked, b"tsize").map(|_| len);
+        let terms_blksize = blksize.unwrap_or(DEFAULT_BLKSIZE);
+        let by_memory = u16::try_from(MAX_WINDOW_BYTES / u32::from(terms_blksize)).unwrap_or(u16::MAX).max(1);
+        // RFC 7440 §3: 0 is no window.
+        let windowsize = number(asked, b"windowsize").filter(|size| *size > 0);
+        let windowsize =
+            windowsize.map(|size| u16::try_from(size).unwrap_or(u16::MAX).min(limits.max_windowsize).min(by_memory));
+
+        let answers: [(&[u8], Option<u64>); 4] = [
+            (b"blksize", blksize.map(u64::from)),
+            (b"timeout", seconds),
+            (b"tsize", tsize),
+            (b"windowsize", windowsize.map(u64::from)),
+        ];
+        Self {
+            blksize: terms_blksize,
+            windowsize: windowsize.unwrap_or(1),
+            timeout: seconds.map(Duration::from_secs),
+            oack: oack(asked, &answers),
+        }
+    }
+}
+
+/// The MAC address that a device tells of itself in its options (Grandstream does, in every request). Anybody can write
+/// anything there: a hint for people, never a reason to serve.
+pub fn device_hint(asked: &[RequestOption<'_>]) -> Option<MacAddr> {
+    let value = find(asked, b"grandstream_ID")?.value;
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The OACK in the client's order and spelling (RFC 2347), byte for byte: Cisco refuses one that has a NUL too many.
+fn oack(asked: &[RequestOption<'_>], answers: &[(&[u8], Option<u64>)]) -> Option<Box<[u8]>> {
+    let mut packet = OACK_HEADER.to_vec();
+    for (index, option) in asked.iter().enumerate() {
+        let earlier = asked.get(..index).unwrap_or_default();
+        if find(earlier, option.name).is_some() {
+            continue; // RFC 2347: an option may be specified only once; the first one counts.
+        }
+        let answer = answers.iter().find(|(name, _)| option.name.eq_ignore_ascii_case(name));
+        if let Some((_, Some(value))) = answer {
+            push_option(RequestOption { name: option.name, value: value.to_string().as_bytes() }, &mut packet);
+        }
+    }
+    (packet.len() > OACK_HEADER.len()).then(|| packet.into_boxed_slice())
+}
+
+fn find<'a, 'b>(asked: &'a [RequestOption<'b>], name: &[u8]) -> Option<&'a RequestOption<'b>> {
+    asked.iter().find(|option| option.name.eq_ignore_ascii_case(name))
+}
+
+/// RFC 2347: numbers are decimal ASCII. Anything else is as if it were not there.
+fn number(asked: &[RequestOption<'_>], name: &[u8]) -> Option<u64> {
+    let value = find(asked, name)?.value;
+    let digits = (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tftp::packet::Packet;
+
+    const ETHERNET: u32 = 1500;
+
+    fn agree(options: &[(&str, &str)]) -> Terms {
+        agree_on(ETHERNET, options)
+    }
+
+    fn agree_on(mtu: u32, options: &[(&str, &str)]) -> Terms {
+        let asked: Vec<_> = options
+            .iter()
+            .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
+            .collect();
+        Terms::agree(&asked, 1234, &Limits::new(mtu, None, None))
+    }
+
+    fn answer(options: &[(&str, &str)]) -> Option<String> {
+        agree(options).oack.map(|oack| oack.iter().copied().map(char::from).collect())
+    }
+
+    #[test]
+    fn without_options_there_is_no_oack() {
+        assert_eq!(agree(&[]), Terms::default());
+    }
+
+    #[test]
+    fn tsize_gets_the_real_size_and_not_a_byte_more() {
+        // uftpd issue 43: Cisco refuses an OACK with an extra NUL.
+        assert_eq!(answer(&[("tsize", "0")]).as_deref(), Some("\0\u{6}tsize\x001234\0"));
+    }
+
+    #[test]
+    fn options_are_answered_in_the_clients_order_and_spelling() {
+        let oack = answer(&[("TSIZE", "0"), ("BlkSize", "1024"), ("timeout", "4")]);
+        assert_eq!(oack.as_deref(), Some("\0\u{6}TSIZE\x001234\0BlkSize\x001024\0timeout\x004\0"));
+    }
+
+    #[test]
+    fn blksize_is_clamped_to_the_mtu() {
+        // RFC 2348 leaves room for 8 to 65464; 1468 is what fits Ethernet unfragmented.
+        for asked in ["1468", "1469", "8192", "65464", "65465", "4294967296"] {
+            assert_eq!(agree(&[("blksize", asked)]).blksize, 1468, "{asked}");
+        }
+        assert_eq!(agree(&[("blksize", "1467")]).blksize, 1467);
+        assert_eq!(agree(&[("blksize", "8")]).blksize, 8);
+        assert_eq!(agree_on(65536, &[("blksize", "65535")]).blksize, 65464);
+    }
+
+    #[test]
+    fn values_out_of_range_are_ignored_and_the_rest_is_answered() {
+        for option in [
+            ("blksize", "7"),
+            ("blksize", "-1"),
+            ("blksize", "x"),
+            ("blksize", ""),
+            ("blksize", "99999999999999999999"),
+            ("timeout", "0"),
+            ("timeout", "256"),
+            ("windowsize", "0"),
+            ("tsize", "large"),
+        ] {
+            assert_eq!(agree(&[option]), Terms::default(), "{option:?}");
+            assert_eq!(answer(&[option, ("BLKSIZE2", "9")]), None, "{option:?}");
+        }
+    }
+
+    #[test]
+    fn windowsize_is_clamped_to_64_and_to_the_memory_of_one_transfer() {
+        assert_eq!(agree(&[("windowsize", "65535"), ("blksize", "1468")]).windowsize, 64);
+        assert_eq!(agree(&[("windowsize", "16")]).windowsize, 16);
+        assert_eq!(agree_on(65536, &[("windowsize", "64"), ("blksize", "65464")]).windowsize, 2);
+    }
+
+    #[test]
+    fn a_site_can_narrow_the_limits_but_not_widen_them() {
+        let asked =
+            [RequestOption { name: b"blksize", value: b"8000" }, RequestOption { name: b"windowsize", value: b"99" }];
+        let narrow = Terms::agree(&asked, 0, &Limits::new(ETHERNET, Some(1024), Some(8)));
+        assert_eq!((narrow.blksize, narrow.windowsize), (1024, 8));
+        let wide = Terms::agree(&asked, 0, &Limits::new(ETHERNET, Some(9000), Some(900)));
+        assert_eq!((wide.blksize, wide.windowsize), (1468, 64));
+    }
+
+    #[test]
+    fn grandstreams_own_options_are_never_echoed_but_name_the_device() {
+        let options = [
+            ("blksize", "1024"),
+            ("tsize", "0"),
+            ("timeout", "4"),
+            ("grandstream_ID", "000b82aabbcc"),
+            ("grandstream_MODEL", "HT502"),
+        ];
+        assert_eq!(answer(&options).as_deref(), Some("\0\u{6}blksize\x001024\0tsize\x001234\0timeout\x004\0"));
+        let asked = [RequestOption { name: b"Grandstream_id", value: b"000b82aabbcc" }];
+        assert_eq!(device_hint(&asked), Some(MacAddr::new([0, 0x0b, 0x82, 0xaa, 0xbb, 0xcc])));
+        assert_eq!(device_hint(&[RequestOption { name: b"grandstream_ID", value: b"\xff" }]), None);
+    }
+
+    #[test]
+    fn of_two_options_with_one_name_the_first_counts() {
+        let oack = answer(&[("blksize", "1024"), ("BLKSIZE", "512")]);
+        assert_eq!(oack.as_deref(), Some("\0\u{6}blksize\x001024\0"));
+    }
+
+    #[test]
+    fn our_oack_is_a_packet() {
+        let terms = agree(&[("blksize", "1024"), ("windowsize", "4")]);
+        let packet = terms.oack.expect("two options were asked");
+        let Ok(Packet::Oack(options)) = Packet::parse(&packet) else { panic!("no OACK") };
+        assert_eq!(options.len(), 2);
+    }
+}

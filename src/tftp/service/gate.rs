@@ -1,0 +1,91 @@
+//! Where the service asks who somebody is and what he may have.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::access::policy::GuessingDevice;
+use crate::access::{Catalog, Decision, DeviceTable, Policy, Request, Resolution};
+use crate::ids::{FileName, Generation};
+
+/// The questions of the service; a seam for its tests.
+pub(super) trait Gate: Send + Sync + 'static {
+    /// Whose address it is now. Asked for every packet, so it must be quick.
+    fn who(&self, address: Ipv4Addr) -> Resolution;
+
+    /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
+    fn resolve(&self, address: Ipv4Addr);
+
+    /// Decides one request.
+    fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict;
+}
+
+/// A decision and the release that it was made on.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) decision: Decision,
+    /// The requester was locked out just now.
+    pub(super) guessing: Option<GuessingDevice>,
+    pub(super) release: Release,
+}
+
+/// What a transfer keeps of its release.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Release {
+    pub(super) generation: Generation,
+    /// Whether the inventory has the requester.
+    pub(super) known: bool,
+    pub(super) max_blksize: Option<u16>,
+    pub(super) max_windowsize: Option<u16>,
+}
+
+/// The real one.
+pub(super) struct AccessGate {
+    policy: Mutex<Policy>,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    devices: Arc<RwLock<DeviceTable>>,
+    resolve: mpsc::Sender<Ipv4Addr>,
+}
+
+impl AccessGate {
+    pub(super) fn new(
+        lan: (Ipv4Addr, u8),
+        catalog: watch::Receiver<Arc<Catalog>>,
+        devices: Arc<RwLock<DeviceTable>>,
+        resolve: mpsc::Sender<Ipv4Addr>,
+    ) -> Self {
+        Self { policy: Mutex::new(Policy::new(lan)), catalog, devices, resolve }
+    }
+}
+
+impl Gate for AccessGate {
+    fn who(&self, address: Ipv4Addr) -> Resolution {
+        self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address)
+    }
+
+    fn resolve(&self, address: Ipv4Addr) {
+        // Full means that the neighbour service has plenty to do; the phone will ask again.
+        let _ = self.resolve.try_send(address);
+    }
+
+    fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let request = Request { address, requester, name };
+        let (decision, guessing) =
+            self.policy.lock().unwrap_or_else(PoisonError::into_inner).decide(&catalog, &request, now);
+        let settings = &catalog.settings().tftp;
+        let known = match requester {
+            Resolution::Device(mac) => catalog.phone(mac).is_some(),
+            Resolution::Unknown | Resolution::Conflict { .. } => false,
+        };
+        let release = Release {
+            generation: catalog.generation(),
+            known,
+            max_blksize: settings.max_blksize,
+            max_windowsize: settings.max_windowsize,
+        };
+        Verdict { decision, guessing, release }
+    }
+}

@@ -1,0 +1,287 @@
+//! Moves datagrams for [`super::transfer`]: one listener, one task and one port for each transfer, and every bound.
+//!
+//! [`listener`] reads requests and decides through a [`gate`]; [`session`] runs one transfer over a [`line`]; [`source`]
+//! gets the file's chunks ready. Nothing that arrives ends the service.
+
+mod gate;
+mod line;
+mod listener;
+mod session;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::access::{Catalog, DeviceTable, Files};
+use crate::status::Stats;
+use gate::{AccessGate, Gate};
+use listener::Listener;
+
+/// Transfers at one time, if the configuration does not say otherwise: a large site after a power cut.
+pub const DEFAULT_MAX_TRANSFERS: usize = 600;
+
+/// Transfers of one address at one time, if the configuration does not say otherwise.
+pub const DEFAULT_MAX_TRANSFERS_PER_ADDRESS: usize = 8;
+
+/// How long running transfers may take after a stop, if the configuration does not say otherwise.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(8);
+
+/// Files read from the disk at one time. SD cards do not get faster with more.
+const MAX_READS: usize = 8;
+
+/// Room for the requests of a whole site that got its power back, while the listener is busy.
+const REQUEST_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// What Ethernet has, for an interface that does not tell.
+const USUAL_MTU: u32 = 1500;
+
+/// Where and how much the service serves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address of the LAN interface and the port, usually 69; 0 takes a free port. Never public or unspecified.
+    pub bind: SocketAddrV4,
+    /// Only this interface (`SO_BINDTODEVICE`), for hosts that have several on one LAN.
+    pub interface: Option<String>,
+    /// Network and prefix length of the site's LAN. Others get no answer.
+    pub lan: (Ipv4Addr, u8),
+    /// Transfers at one time.
+    pub max_transfers: usize,
+    /// Transfers of one address at one time.
+    pub max_transfers_per_address: usize,
+    /// How long running transfers may take after a stop.
+    pub drain: Duration,
+}
+
+impl Config {
+    /// The usual bounds for this address and LAN.
+    pub fn new(bind: SocketAddrV4, lan: (Ipv4Addr, u8)) -> Self {
+        Self {
+            bind,
+            interface: None,
+            lan,
+            max_transfers: DEFAULT_MAX_TRANSFERS,
+            max_transfers_per_address: DEFAULT_MAX_TRANSFERS_PER_ADDRESS,
+            drain: DEFAULT_DRAIN,
+        }
+    }
+}
+
+/// What the service lives on. Every part may change while it runs, but for `files` and `stats`.
+pub struct Feeds {
+    /// The release that is served now. A transfer ends on the one that it began with.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Where the files are.
+    pub files: Arc<dyn Files>,
+    /// Which device an address belongs to.
+    pub devices: Arc<RwLock<DeviceTable>>,
+    /// Asks for an address to be resolved at once; the answer appears in `devices`.
+    pub resolve: mpsc::Sender<Ipv4Addr>,
+    /// What happens here is told to it.
+    pub stats: Stats,
+}
+
+/// Why the service cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// TFTP has no protection of its own and stays on the LAN (requirements F1 and S7).
+    #[error(
+        "will not serve TFTP on {0}: it is not a private address; \
+         bind the address of the LAN interface, for example 192.168.1.2"
+    )]
+    NotPrivate(Ipv4Addr),
+    /// The port is below 1024 and the process may not use it, or it may not bind to the interface.
+    #[error("may not listen on {address}: {source}; give the service CAP_NET_BIND_SERVICE and CAP_NET_RAW")]
+    Permission {
+        /// Where.
+        address: SocketAddrV4,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody else has the port.
+    #[error("{address} is in use; stop the other TFTP server (tftpd-hpa, atftpd or dnsmasq?)")]
+    InUse {
+        /// Where.
+        address: SocketAddrV4,
+    },
+    /// The host does not have the address (yet).
+    #[error("this host has no address {}; is the LAN interface up?", address.ip())]
+    NoSuchAddress {
+        /// Where.
+        address: SocketAddrV4,
+    },
+    /// The host does not have the interface.
+    #[error("there is no interface {0}")]
+    NoSuchInterface(String),
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Io {
+        /// Where.
+        address: SocketAddrV4,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The TFTP server of a site, listening but not yet answering.
+#[derive(Debug)]
+pub struct Service {
+    socket: UdpSocket,
+    /// Refusals leave from a port of their own (RFC 1350 §4), which is never read: an ERROR is not answered.
+    refusals: UdpSocket,
+    local: SocketAddrV4,
+    config: Config,
+    mtu: u32,
+    /// Whether windows may leave by `UDP_SEGMENT`.
+    gso: bool,
+}
+
+/// What every transfer shares.
+struct Shared<G> {
+    gate: G,
+    files: Arc<dyn Files>,
+    stats: Stats,
+    config: Config,
+    mtu: u32,
+    refusals: UdpSocket,
+    reads: Arc<Semaphore>,
+    /// The kernel or the interface turned out not to segment (`UDP_SEGMENT`).
+    no_gso: AtomicBool,
+}
+
+impl Service {
+    /// Listens. Requests wait in the socket until [`Service::run`].
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        if !is_private(*config.bind.ip()) {
+            return Err(BindError::NotPrivate(*config.bind.ip()));
+        }
+        let named = |source: io::Error| BindError::new(&config, source);
+        let socket = open_socket(config.bind, config.interface.as_deref()).map_err(named)?;
+        // Best effort: the kernel's bound (net.core.rmem_max) holds anyway.
+        let _ = socket.set_recv_buffer_size(REQUEST_BUFFER_BYTES);
+        let any_port = SocketAddrV4::new(*config.bind.ip(), 0);
+        let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
+        let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
+        let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
+        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddrV4 {
+        self.local
+    }
+
+    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. Ends earlier, with an error, only if
+    /// the socket is lost for good.
+    pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
+        let gate = AccessGate::new(self.config.lan, feeds.catalog, feeds.devices, feeds.resolve);
+        self.run_with(gate, feeds.files, feeds.stats, stop).await
+    }
+
+    async fn run_with<G: Gate>(
+        self,
+        gate: G,
+        files: Arc<dyn Files>,
+        stats: Stats,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let socket = tokio::net::UdpSocket::from_std(self.socket)?;
+        info!(address = %self.local, mtu = self.mtu, "serving TFTP");
+        let shared = Shared {
+            gate,
+            files,
+            stats,
+            config: self.config,
+            mtu: self.mtu,
+            refusals: self.refusals,
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            no_gso: AtomicBool::new(!self.gso),
+        };
+        let ended = Listener::new(socket, Arc::new(shared)).run(stop).await;
+        match &ended {
+            Ok(()) => info!("TFTP stopped"),
+            Err(error) => warn!(%error, "TFTP lost its socket"),
+        }
+        ended
+    }
+}
+
+impl BindError {
+    fn new(config: &Config, source: io::Error) -> Self {
+        let address = config.bind;
+        match (source.kind(), &config.interface) {
+            (io::ErrorKind::PermissionDenied, _) => Self::Permission { address, source },
+            (io::ErrorKind::AddrInUse, _) => Self::InUse { address },
+            (io::ErrorKind::AddrNotAvailable, _) => Self::NoSuchAddress { address },
+            // ENODEV of SO_BINDTODEVICE has no kind of its own.
+            (_, Some(interface)) if !interface_exists(interface) => Self::NoSuchInterface(interface.clone()),
+            _ => Self::Io { address, source },
+        }
+    }
+}
+
+/// A non-blocking UDP socket on this address, and on this interface only.
+fn open_socket(address: SocketAddrV4, interface: Option<&str>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// RFC 1918, RFC 3927, RFC 6598 and loopback: what does not come from the Internet.
+fn is_private(address: Ipv4Addr) -> bool {
+    let shared = in_network(address, (Ipv4Addr::new(100, 64, 0, 0), 10));
+    address.is_private() || address.is_link_local() || address.is_loopback() || shared
+}
+
+fn in_network(address: Ipv4Addr, (network, prefix): (Ipv4Addr, u8)) -> bool {
+    let mask = u32::MAX.checked_shl(32u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
+    address.to_bits() & mask == network.to_bits() & mask
+}
+
+fn interface_exists(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
+fn mtu_of(config: &Config) -> Option<u32> {
+    let name = match &config.interface {
+        Some(name) => name.clone(),
+        None => interface_of(*config.bind.ip())?,
+    };
+    // The kernel's own file; names with a slash cannot be interfaces.
+    let path = std::path::Path::new("/sys/class/net").join(name).join("mtu");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn interface_of(address: Ipv4Addr) -> Option<String> {
+    let mut interfaces = nix::ifaddrs::getifaddrs().ok()?;
+    if address.is_loopback() {
+        // Every address of 127/8 is there, but only one is listed.
+        return interfaces.find(|one| one.flags.contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK)).map(name_of);
+    }
+    let here = |one: &nix::ifaddrs::InterfaceAddress| {
+        one.address.and_then(|found| found.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip)) == Some(address)
+    };
+    interfaces.find(here).map(name_of)
+}
+
+fn name_of(interface: nix::ifaddrs::InterfaceAddress) -> String {
+    interface.interface_name
+}
+
+/// Where simulated time starts.
+#[cfg(test)]
+pub(super) fn epoch() -> std::time::Instant {
+    std::time::Instant::now()
+}

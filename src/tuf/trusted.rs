@@ -1,0 +1,282 @@
+//! What a client trusts: metadata that held, and what it says about targets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::error::TrustError;
+use super::metadata::{Metadata, TOP_LEVEL};
+use super::schema::{DelegatedRole, Delegations, MetaFile, Root, Snapshot, Target, Targets, Timestamp};
+use super::verify::{Authority, Held, malformed};
+use crate::ids::UnixTime;
+
+/// How many roles one search visits, `targets` included (§5.6.7.1).
+pub const MAX_ROLES: usize = 32;
+
+/// Metadata that held: what a client keeps between refreshes. Bytes as they were signed, and what they say.
+///
+/// Every file in it is signed by the keys of the trusted root or of whoever delegates to it here; a delegated role
+/// that several delegate to, by the keys of each. A clone is cheap.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    pub(super) root: Arc<Held<Root>>,
+    pub(super) timestamp: Option<Arc<Held<Timestamp>>>,
+    pub(super) snapshot: Option<Arc<Held<Snapshot>>>,
+    pub(super) targets: Option<Arc<Held<Targets>>>,
+    pub(super) delegated: BTreeMap<String, Arc<Held<Targets>>>,
+}
+
+impl Trusted {
+    /// Trust begins with a root that was pinned (§5.2): its own signatures must hold; expiry is checked later.
+    pub fn pin(root: &[u8]) -> Result<Self, TrustError> {
+        let root = Arc::new(Held::open_root(root, None)?);
+        Ok(Self { root, timestamp: None, snapshot: None, targets: None, delegated: BTreeMap::new() })
+    }
+
+    /// What was trusted before, re-verified from its bytes by the same steps but without expiry. Files are named as
+    /// in [`Trusted::files`]. A file that does not hold is an error: rollback floors must not be lost silently.
+    ///
+    /// `targets` and delegated roles may be older than the snapshot says, as after a refresh that failed half way.
+    pub fn reopen(files: &BTreeMap<String, Vec<u8>>) -> Result<Self, TrustError> {
+        let root = files.get("root.json").ok_or_else(|| missing("root"))?;
+        let mut trusted = Self::pin(root)?;
+        trusted.timestamp = trusted.reopen_top_level("timestamp", files)?;
+        trusted.snapshot = trusted.reopen_top_level("snapshot", files)?;
+        trusted.targets = trusted.reopen_top_level("targets", files)?;
+        trusted.check_order()?;
+
+        // Preorder through the delegations, each file verified by the keys of whoever delegates to it.
+        let mut pending: Vec<Arc<Held<Targets>>> = trusted.targets.iter().cloned().collect();
+        while let Some(delegator) = pending.pop() {
+            let Some(delegations) = &delegator.doc.delegations else { continue };
+            for role in &delegations.roles {
+                let Some(bytes) = files.get(&file_name(&role.name)) else { continue };
+                let authority = Authority::of_delegation(delegations, role);
+                match trusted.delegated.get(&role.name) {
+                    Some(held) => held.check_under(&role.name, &authority)?,
+                    None => {
+                        let held = Arc::new(Held::open(&role.name, bytes, &authority)?);
+                        trusted.delegated.insert(role.name.clone(), Arc::clone(&held));
+                        pending.push(held);
+                    }
+                }
+            }
+        }
+        let top_level = TOP_LEVEL.into_iter().map(file_name);
+        let known: BTreeSet<String> = trusted.delegated.keys().map(|role| file_name(role)).chain(top_level).collect();
+        match files.keys().find(|name| !known.contains(*name)) {
+            Some(name) => {
+                let role = name.strip_suffix(".json").unwrap_or(name);
+                Err(malformed(role, "no trusted role delegates to it".into()))
+            }
+            None => Ok(trusted),
+        }
+    }
+
+    fn reopen_top_level<T: Metadata>(
+        &self,
+        role: &str,
+        files: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Option<Arc<Held<T>>>, TrustError> {
+        let Some(bytes) = files.get(&file_name(role)) else { return Ok(None) };
+        Ok(Some(Arc::new(Held::open(role, bytes, &self.authority(role))?)))
+    }
+
+    /// What a refresh cannot have left behind: a snapshot that no timestamp named.
+    fn check_order(&self) -> Result<(), TrustError> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        let named = self.snapshot_meta().ok_or_else(|| missing("timestamp"))?;
+        let offered = named.version;
+        if offered < snapshot.version() {
+            return Err(TrustError::Rollback { role: "snapshot".into(), offered, trusted: snapshot.version() });
+        }
+        Ok(())
+    }
+
+    /// The trusted bytes under unversioned names: `root.json`, `timestamp.json`, `snapshot.json`, `targets.json`,
+    /// `firmware.json`, as far as they are there. What is no letter, digit, `-`, `.`, `_` or `~` in a role's name is
+    /// percent-encoded, so that each name is a file name.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::from([(file_name("root"), self.root.bytes.clone())]);
+        files.extend(self.timestamp.iter().map(|held| (file_name("timestamp"), held.bytes.clone())));
+        files.extend(self.snapshot.iter().map(|held| (file_name("snapshot"), held.bytes.clone())));
+        files.extend(self.targets.iter().map(|held| (file_name("targets"), held.bytes.clone())));
+        files.extend(self.delegated.iter().map(|(role, held)| (file_name(role), held.bytes.clone())));
+        files
+    }
+
+    /// The trusted root.
+    pub fn root(&self) -> &Root {
+        &self.root.doc
+    }
+
+    /// The trusted timestamp.
+    pub fn timestamp(&self) -> Option<&Timestamp> {
+        self.timestamp.as_deref().map(|held| &held.doc)
+    }
+
+    /// The trusted snapshot.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref().map(|held| &held.doc)
+    }
+
+    /// The trusted top-level targets. After a refresh that failed half way they may be older than the snapshot says.
+    pub fn targets(&self) -> Option<&Targets> {
+        self.targets.as_deref().map(|held| &held.doc)
+    }
+
+    /// A trusted delegated role. After a refresh that failed half way it may be older than the snapshot says.
+    pub fn delegated(&self, role: &str) -> Option<&Targets> {
+        self.delegated.get(role).map(|held| &held.doc)
+    }
+
+    /// The target of this path: top level first, then delegations in order, preorder depth first (§5.6.7).
+    ///
+    /// Only files that the trusted snapshot names count. Where the search comes to a role that is not there as the
+    /// snapshot names it, it ends: a role of lower priority must not answer in its place.
+    pub fn target(&self, path: &str) -> Option<&Target> {
+        let mut visited = BTreeSet::new();
+        let mut pending = vec!["targets"];
+        while let Some(role) = pending.pop() {
+            // §5.6.7.1: each role once, and not more than so many.
+            if visited.len() >= MAX_ROLES {
+                return None;
+            }
+            if !visited.insert(role) {
+                continue;
+            }
+            let doc = &self.current(role)?.doc;
+            if let Some(target) = doc.targets.get(path) {
+                return Some(target);
+            }
+            let mut children = Vec::new();
+            for delegation in doc.delegations.iter().flat_map(|delegations| &delegations.roles) {
+                if !delegation.covers(path) {
+                    continue;
+                }
+                children.push(delegation.name.as_str());
+                // §5.6.7.2.1: after it and its descendants, nobody else is asked.
+                if delegation.terminating {
+                    pending.clear();
+                    break;
+                }
+            }
+            pending.extend(children.into_iter().rev());
+        }
+        None
+    }
+
+    /// The earliest expiry among the trusted timestamp, snapshot, targets, delegated roles and root.
+    pub fn expires(&self) -> UnixTime {
+        let below = [
+            self.timestamp.as_ref().map(|held| held.expires()),
+            self.snapshot.as_ref().map(|held| held.expires()),
+            self.targets.as_ref().map(|held| held.expires()),
+        ];
+        let delegated = self.delegated.values().map(|held| held.expires());
+        below.into_iter().flatten().chain(delegated).fold(self.root.expires(), UnixTime::min)
+    }
+
+    /// The role's file, if it is the one that the snapshot names.
+    fn current(&self, role: &str) -> Option<&Held<Targets>> {
+        let held = if role == "targets" { self.targets.as_deref() } else { self.delegated.get(role).map(Arc::as_ref) }?;
+        let named = self.snapshot()?.meta.get(&format!("{role}.json"))?;
+        held.is(named).then_some(held)
+    }
+
+    /// Who may sign a top-level role now.
+    pub(super) fn authority(&self, role: &str) -> Authority {
+        Authority::of_root(&self.root.doc, role)
+    }
+
+    /// What the trusted timestamp says about the snapshot.
+    pub(super) fn snapshot_meta(&self) -> Option<&MetaFile> {
+        self.timestamp()?.meta.get("snapshot.json")
+    }
+
+    /// §5.3.7 and §5.3.11: a new root, and what no longer holds under it.
+    ///
+    /// §5.3.11 is applied with each root, not after the last: a refresh that ends in between must not leave files
+    /// that the new root does not vouch for.
+    pub(super) fn set_root(&mut self, root: Held<Root>) {
+        let older = std::mem::replace(&mut self.root, Arc::new(root));
+        let rotated = ["timestamp", "snapshot"]
+            .into_iter()
+            .any(|role| Authority::of_root(&older.doc, role).loses_a_key_in(&self.authority(role)));
+        let holds = self.still_holds("timestamp", self.timestamp.as_deref())
+            && self.still_holds("snapshot", self.snapshot.as_deref());
+        if rotated || !holds {
+            self.timestamp = None;
+            self.snapshot = None;
+        }
+        if !self.still_holds("targets", self.targets.as_deref()) {
+            self.targets = None;
+        }
+        self.prune();
+    }
+
+    fn still_holds<T: Metadata>(&self, role: &str, held: Option<&Held<T>>) -> bool {
+        held.is_none_or(|held| held.check_under(role, &self.authority(role)).is_ok())
+    }
+
+    /// New top-level targets or a new delegated role.
+    pub(super) fn set_targets(&mut self, role: &str, held: Arc<Held<Targets>>) {
+        if role == "targets" {
+            self.targets = Some(held);
+        } else {
+            self.delegated.insert(role.into(), held);
+        }
+        self.prune();
+    }
+
+    /// Forgets delegated roles that nobody delegates to any more, or that do not hold by the keys of each delegator.
+    pub(super) fn prune(&mut self) {
+        loop {
+            match self.reachable() {
+                Ok(reachable) => return self.delegated.retain(|role, _| reachable.contains(role)),
+                Err(role) => self.delegated.remove(&role),
+            };
+        }
+    }
+
+    /// The delegated roles that are held and reached from `targets`, or the name of one that does not hold.
+    fn reachable(&self) -> Result<BTreeSet<String>, String> {
+        let mut reachable = BTreeSet::new();
+        let mut pending: Vec<&Held<Targets>> = self.targets.as_deref().into_iter().collect();
+        while let Some(delegator) = pending.pop() {
+            let Some(delegations) = &delegator.doc.delegations else { continue };
+            for (role, held) in self.held_below(delegations) {
+                let authority = Authority::of_delegation(delegations, role);
+                held.check_under(&role.name, &authority).map_err(|_| role.name.clone())?;
+                if reachable.insert(role.name.clone()) {
+                    pending.push(held);
+                }
+            }
+        }
+        Ok(reachable)
+    }
+
+    fn held_below<'a>(
+        &'a self,
+        delegations: &'a Delegations,
+    ) -> impl Iterator<Item = (&'a DelegatedRole, &'a Held<Targets>)> {
+        delegations.roles.iter().filter_map(|role| Some((role, self.delegated.get(&role.name)?.as_ref())))
+    }
+}
+
+/// The name of a role's file without a version (§3.1.2), safe in a URL and as a file name.
+pub(super) fn file_name(role: &str) -> String {
+    let mut name = String::with_capacity(role.len() + 5);
+    for byte in role.bytes() {
+        // RFC 3986 §2.3.
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    name + ".json"
+}
+
+pub(super) fn missing(role: &str) -> TrustError {
+    TrustError::Missing { role: role.into() }
+}

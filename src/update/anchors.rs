@@ -1,0 +1,84 @@
+//! What the trusted root says besides keys: the fleet, and which certificate authorities are HQ's.
+
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+
+use super::tls;
+use crate::ids::{FleetId, SiteId};
+use crate::tuf::schema::{EXTRA_FIELD, Root, Timestamp};
+
+/// No root names more CAs: one, and one more while it is replaced, with room.
+const MAX_CAS: usize = 8;
+
+/// [`EXTRA_FIELD`] in `root`.
+#[derive(Debug, Clone, Deserialize)]
+struct RootExtra {
+    fleet: FleetId,
+    ca: Vec<String>,
+}
+
+/// [`EXTRA_FIELD`] in `timestamp`.
+#[derive(Debug, Clone, Deserialize)]
+struct SiteExtra {
+    fleet: FleetId,
+    site: SiteId,
+}
+
+/// Why signed metadata is not for us.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnchorError {
+    /// The field is absent or malformed.
+    #[error("the signed {role} metadata does not say whose it is: {why}")]
+    Malformed {
+        /// Which.
+        role: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// It is another fleet's or site's.
+    #[error("the signed {role} metadata is for {whose}")]
+    Other {
+        /// Which.
+        role: &'static str,
+        /// Whose it is.
+        whose: String,
+    },
+}
+
+/// HQ's CA certificates (DER), if the root is this fleet's.
+pub fn authorities(root: &Root, fleet: &FleetId) -> Result<Vec<CertificateDer<'static>>, AnchorError> {
+    let malformed = |why: String| AnchorError::Malformed { role: "root", why };
+    let value = root.extra.get(EXTRA_FIELD).ok_or_else(|| malformed(format!("no {EXTRA_FIELD}")))?;
+    let extra = RootExtra::deserialize(value).map_err(|error| malformed(error.to_string()))?;
+    if extra.fleet != *fleet {
+        return Err(AnchorError::Other { role: "root", whose: format!("fleet {}", extra.fleet) });
+    }
+    if extra.ca.len() > MAX_CAS {
+        return Err(malformed(format!("{} CAs, over the {MAX_CAS} allowed", extra.ca.len())));
+    }
+    let mut all = Vec::new();
+    for pem in &extra.ca {
+        let found = tls::certificates(pem).map_err(|error| malformed(error.to_string()))?;
+        if found.is_empty() {
+            return Err(malformed("a CA that is no certificate".to_owned()));
+        }
+        all.extend(found);
+    }
+    if all.is_empty() {
+        return Err(malformed("no CA".to_owned()));
+    }
+    Ok(all)
+}
+
+/// Checks that a timestamp is this site's: all sites of a fleet share their keys, and trusting another site's
+/// (higher) version would shut our own metadata out as a rollback.
+pub fn check_site(timestamp: &Timestamp, fleet: &FleetId, site: &SiteId) -> Result<(), AnchorError> {
+    let malformed = |why: String| AnchorError::Malformed { role: "timestamp", why };
+    let value = timestamp.extra.get(EXTRA_FIELD).ok_or_else(|| malformed(format!("no {EXTRA_FIELD}")))?;
+    let extra = SiteExtra::deserialize(value).map_err(|error| malformed(error.to_string()))?;
+    if extra.fleet == *fleet && extra.site == *site {
+        Ok(())
+    } else {
+        Err(AnchorError::Other { role: "timestamp", whose: format!("site {} of fleet {}", extra.site, extra.fleet) })
+    }
+}

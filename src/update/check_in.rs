@@ -1,0 +1,129 @@
+//! The check-in's two ends: a report that fits, and an answer that is HQ's. Pure.
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+
+use crate::api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
+use crate::ids::SiteId;
+use crate::tuf::PublicKey;
+use crate::tuf::schema::Root;
+
+/// Why HQ's answer is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// Not what HQ sends.
+    #[error("HQ's answer is malformed: {0}")]
+    Malformed(String),
+    /// No trusted `timestamp` key signed it.
+    #[error("HQ's answer to the check-in is not signed by a trusted key")]
+    Untrusted,
+    /// It answers something else: another site, or an older check-in.
+    #[error("HQ's answer belongs to another check-in")]
+    NotOurs,
+    /// There can be no nonce.
+    #[error("the system has no randomness")]
+    NoRandomness,
+}
+
+/// A random nonce: 16 bytes in hex. `None` if the system has no randomness to give.
+pub fn nonce() -> Option<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(HEXLOWER.encode(&bytes))
+}
+
+/// The report as JSON of at most [`MAX_BODY_BYTES`]: phones go first, the least recent of them before others, then
+/// alerts and counters. Texts are cut, not whole reports.
+pub fn body(mut report: CheckIn) -> Vec<u8> {
+    report.reason = report.reason.chars().take(512).collect();
+    loop {
+        let json = serde_json::to_vec(&report).unwrap_or_default();
+        if json.len() <= MAX_BODY_BYTES {
+            return json;
+        }
+        let less = |length: usize| length - length.div_ceil(8);
+        if !report.phones.is_empty() {
+            report.phones.truncate(less(report.phones.len()));
+        } else if !report.alerts.is_empty() {
+            report.alerts.truncate(less(report.alerts.len()));
+        } else if !report.dhcp_servers.is_empty() {
+            report.dhcp_servers.truncate(less(report.dhcp_servers.len()));
+        } else if !report.counters.is_empty() {
+            let keep = less(report.counters.len());
+            report.counters = report.counters.into_iter().take(keep).collect();
+        } else {
+            // Nothing else can grow beyond a kilobyte; a report without lists says at least who is alive.
+            let CheckIn { generation, nonce, .. } = report;
+            report = CheckIn { generation, nonce, ..CheckIn::default() };
+        }
+    }
+}
+
+/// What HQ vouches for, if a `timestamp` key of the trusted root signed exactly this answer to this nonce.
+pub fn verify(answer: &[u8], root: &Root, site: &SiteId, nonce: &str) -> Result<SignedTime, AnswerError> {
+    let malformed = |error: serde_json::Error| AnswerError::Malformed(error.to_string());
+    let answer: CheckInAnswer = serde_json::from_slice(answer).map_err(malformed)?;
+    let signature = HEXLOWER_PERMISSIVE
+        .decode(answer.signature.as_bytes())
+        .map_err(|_| AnswerError::Malformed("the signature is not hex".to_owned()))?;
+    if !timestamp_keys(root).iter().any(|key| key.verifies(answer.signed.as_bytes(), &signature)) {
+        return Err(AnswerError::Untrusted);
+    }
+    let time: SignedTime = serde_json::from_str(&answer.signed).map_err(malformed)?;
+    if time.purpose == "check-in" && time.site == *site && time.nonce == nonce {
+        Ok(time)
+    } else {
+        Err(AnswerError::NotOurs)
+    }
+}
+
+fn timestamp_keys(root: &Root) -> Vec<PublicKey> {
+    let ids = root.roles.get("timestamp").map(|role| role.keyids.as_slice()).unwrap_or_default();
+    ids.iter().filter_map(|id| PublicKey::from_json(id, root.keys.get(id)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::{Alert, PhoneSeen};
+    use crate::ids::{Generation, MacAddr, UnixTime};
+
+    fn phone(number: u64) -> PhoneSeen {
+        let mac: MacAddr = format!("0200{:08x}", number).parse().unwrap();
+        PhoneSeen {
+            mac,
+            known: true,
+            last_seen: UnixTime(1_800_000_000),
+            file: "SEP001122334455.cnf.xml".to_owned(),
+            outcome: "delivered".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_report_of_many_phones_fits_and_keeps_the_most_recent() {
+        let phones: Vec<PhoneSeen> = (0..5_000).map(phone).collect();
+        let alert = Alert { code: "scan".into(), text: "x".into(), since: UnixTime(0), count: 1 };
+        let report = CheckIn { phones, alerts: vec![alert], nonce: "ab".into(), ..CheckIn::default() };
+        let json = body(report);
+        assert!(json.len() <= MAX_BODY_BYTES && json.len() > MAX_BODY_BYTES * 3 / 4, "{}", json.len());
+        let back: CheckIn = serde_json::from_slice(&json).unwrap();
+        assert_eq!(back.phones.first(), Some(&phone(0)));
+        assert_eq!((back.alerts.len(), back.nonce.as_str()), (1, "ab"));
+    }
+
+    #[test]
+    fn a_report_of_nothing_but_long_text_still_fits() {
+        let report = CheckIn { version: "v".repeat(40_000), generation: Generation(7), ..CheckIn::default() };
+        let back: CheckIn = serde_json::from_slice(&body(report)).unwrap();
+        assert_eq!(back.generation, Generation(7));
+        let alert = Alert { code: "a".into(), text: "t".repeat(20_000), since: UnixTime(0), count: 1 };
+        assert!(body(CheckIn { alerts: vec![alert; 3], ..CheckIn::default() }).len() <= MAX_BODY_BYTES);
+    }
+
+    #[test]
+    fn nonces_differ() {
+        let (one, two) = (nonce().unwrap(), nonce().unwrap());
+        assert_eq!(one.len(), 32);
+        assert_ne!(one, two);
+    }
+}

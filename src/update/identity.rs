@@ -1,0 +1,309 @@
+//! Who this appliance is: its keys, its certificate, and where HQ is. Files of the store's `identity/`, mode 0600.
+//!
+//! `site.toml` is written last, so an identity is whole or it is not there. Enrolment keeps a journal,
+//! `enrolling.toml`; once that holds a certificate, [`Identity::load`] finishes what a power cut interrupted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::tls::{self, ClientAuth};
+use crate::api::{parse_site_uri, site_uri};
+use crate::bundle::RecipientSecret;
+use crate::ids::{Digest, FleetId, SiteId, UnixTime};
+use crate::store::{Store, StoreError};
+
+const TLS_KEY: &str = "tls.key";
+const TLS_CERTIFICATE: &str = "tls.crt";
+const RECIPIENT_KEY: &str = "recipient.key";
+const SITE: &str = "site.toml";
+const JOURNAL: &str = "enrolling.toml";
+/// No identity file is larger, in bytes; the journal holds a root.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+/// The first word of a key file's line, as in HQ's own key files.
+const RECIPIENT_WORD: &str = "lineside-x25519";
+
+/// What enrolment settled, in `site.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Site {
+    /// Where HQ is: `https://host[:port]`, no slash at the end.
+    pub hq: String,
+    /// Where the published tree is; HQ itself unless another host serves it.
+    pub repository: String,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The site.
+    pub site: SiteId,
+    /// SHA-256 of the root that enrolment pinned.
+    pub root_sha256: Digest,
+}
+
+/// One appliance's identity. `Debug` shows no key.
+#[derive(Clone)]
+pub struct Identity {
+    site: Site,
+    tls_key: Arc<Zeroizing<String>>,
+    certificate: String,
+    valid: (UnixTime, UnixTime),
+    recipient: RecipientSecret,
+}
+
+/// Why there is no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{file} is damaged: {why}")]
+    Damaged {
+        /// Which.
+        file: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The certificate is not ours.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The disk refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a certificate that HQ issued is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// Not a certificate.
+    #[error("HQ's answer holds no certificate: {0}")]
+    Malformed(String),
+    /// For another key than ours.
+    #[error("the certificate is for another key")]
+    OtherKey,
+    /// For another site than ours.
+    #[error("the certificate names `{0}`, not this site")]
+    OtherSite(String),
+}
+
+impl Identity {
+    /// The identity on disk; `None` before enrolment. Finishes an enrolment that a power cut interrupted.
+    pub fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
+        if let Some(journal) = Journal::load(store)?
+            && journal.certificate.is_some()
+        {
+            super::enrol::finish(store, &journal).map_err(|error| damaged(JOURNAL, error))?;
+        }
+        let dir = store.identity_dir();
+        let Some(site) = read(&dir, SITE)? else { return Ok(None) };
+        let site: Site = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
+        let file = |name| read(&dir, name)?.ok_or_else(|| damaged(name, "it is missing"));
+        let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
+        Ok(Some(Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?))
+    }
+
+    /// An identity of checked parts: key and certificate belong together and name this site.
+    pub fn new(
+        site: Site,
+        tls_key: Zeroizing<String>,
+        certificate: String,
+        recipient: RecipientSecret,
+    ) -> Result<Self, IdentityError> {
+        let valid = check_certificate(&certificate, &tls_key, &site.fleet, &site.site)?;
+        Ok(Self { site, tls_key: Arc::new(tls_key), certificate, valid, recipient })
+    }
+
+    /// Writes the whole identity, `site.toml` last.
+    pub fn save(&self, store: &Store) -> Result<(), IdentityError> {
+        let site = toml::to_string(&self.site).map_err(|error| damaged(SITE, error))?;
+        write(store, TLS_KEY, self.tls_key.as_bytes())?;
+        write(store, TLS_CERTIFICATE, self.certificate.as_bytes())?;
+        let recipient = Zeroizing::new(HEXLOWER.encode(self.recipient.as_bytes()));
+        let comment = "# Opens this site's manifests. It never leaves this appliance.";
+        let recipient = Zeroizing::new(format!("{comment}\n{RECIPIENT_WORD} {}\n", *recipient));
+        write(store, RECIPIENT_KEY, recipient.as_bytes())?;
+        write(store, SITE, site.as_bytes())?;
+        Ok(())
+    }
+
+    /// The same identity with a newer certificate, checked, and saved by one atomic write.
+    pub fn renewed(&self, store: &Store, certificate: String) -> Result<Self, IdentityError> {
+        let newer = Self {
+            valid: check_certificate(&certificate, &self.tls_key, &self.site.fleet, &self.site.site)?,
+            certificate,
+            ..self.clone()
+        };
+        write(store, TLS_CERTIFICATE, newer.certificate.as_bytes())?;
+        Ok(newer)
+    }
+
+    /// What enrolment settled.
+    pub const fn settled(&self) -> &Site {
+        &self.site
+    }
+
+    /// The fleet.
+    pub const fn fleet(&self) -> &FleetId {
+        &self.site.fleet
+    }
+
+    /// The site.
+    pub const fn site(&self) -> &SiteId {
+        &self.site.site
+    }
+
+    /// The key that manifests are sealed to.
+    pub const fn recipient(&self) -> &RecipientSecret {
+        &self.recipient
+    }
+
+    /// When the client certificate begins and ends.
+    pub const fn valid(&self) -> (UnixTime, UnixTime) {
+        self.valid
+    }
+
+    /// The private TLS key in PEM, for signing requests.
+    pub(super) fn tls_key(&self) -> &str {
+        &self.tls_key
+    }
+
+    /// What to show to HQ.
+    pub(super) fn client_auth(&self) -> Result<ClientAuth, IdentityError> {
+        let chain = tls::certificates(&self.certificate).map_err(|error| damaged(TLS_CERTIFICATE, error))?;
+        let key = PrivateKeyDer::from_pem_slice(self.tls_key.as_bytes()).map_err(|error| damaged(TLS_KEY, error))?;
+        Ok(ClientAuth { chain, key })
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("site", &self.site).field("valid", &self.valid).finish_non_exhaustive()
+    }
+}
+
+/// An enrolment under way: what a retry after a power cut needs, so that it sends the very same request.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Journal {
+    /// What the token says.
+    pub(super) site: Site,
+    /// [`crate::api::EnrolmentToken::token`].
+    pub(super) token: String,
+    /// PKCS#8, PEM.
+    pub(super) tls_key: String,
+    /// PKCS#10, PEM.
+    pub(super) csr: String,
+    /// 64 hex digits.
+    pub(super) recipient: String,
+    /// HQ's answer and the root it belongs to, once they are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) certificate: Option<String>,
+    /// The pinned root's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) root: Option<String>,
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.tls_key.zeroize();
+        self.recipient.zeroize();
+    }
+}
+
+impl Journal {
+    /// The enrolment under way, if there is one. A journal that cannot be read is none: enrolment starts again.
+    pub(super) fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
+        let text = read(&store.identity_dir(), JOURNAL)?.filter(|text| !text.is_empty());
+        Ok(text.and_then(|text| toml::from_str(&text).ok()))
+    }
+
+    pub(super) fn save(&self, store: &Store) -> Result<(), IdentityError> {
+        let text = Zeroizing::new(toml::to_string(self).map_err(|error| damaged(JOURNAL, error))?);
+        write(store, JOURNAL, text.as_bytes())
+    }
+
+    /// The enrolment is over; keys live in their own files now.
+    pub(super) fn clear(store: &Store) -> Result<(), IdentityError> {
+        write(store, JOURNAL, b"")
+    }
+
+    pub(super) fn recipient(&self) -> Result<RecipientSecret, IdentityError> {
+        secret(&self.recipient).ok_or_else(|| damaged(JOURNAL, "the sealing key is not 64 hex digits"))
+    }
+}
+
+/// When a certificate begins and ends, if its first is for this key and names this site.
+pub(super) fn check_certificate(
+    pem: &str,
+    tls_key: &str,
+    fleet: &FleetId,
+    site: &SiteId,
+) -> Result<(UnixTime, UnixTime), CertificateError> {
+    let malformed = |why: String| CertificateError::Malformed(why);
+    let chain = tls::certificates(pem).map_err(|error| malformed(error.to_string()))?;
+    let first = chain.first().ok_or_else(|| malformed("it is empty".to_owned()))?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|error| malformed(error.to_string()))?;
+    let key = rcgen::KeyPair::from_pem(tls_key).map_err(|error| malformed(error.to_string()))?;
+    if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+        return Err(CertificateError::OtherKey);
+    }
+    let names = certificate.subject_alternative_name().map_err(|error| malformed(error.to_string()))?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .collect();
+    let wanted = (fleet.clone(), site.clone());
+    if !uris.iter().any(|uri| parse_site_uri(uri).as_ref() == Some(&wanted) && *uri == site_uri(fleet, site)) {
+        return Err(CertificateError::OtherSite(
+            uris.join(", ").chars().filter(|c| !c.is_control()).take(120).collect(),
+        ));
+    }
+    let validity = certificate.validity();
+    Ok((UnixTime(validity.not_before.timestamp()), UnixTime(validity.not_after.timestamp())))
+}
+
+fn parse_recipient(text: &str) -> Result<RecipientSecret, IdentityError> {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    line.and_then(|line| secret(line.strip_prefix(RECIPIENT_WORD)?.trim()))
+        .ok_or_else(|| damaged(RECIPIENT_KEY, "it holds no key"))
+}
+
+fn secret(hex: &str) -> Option<RecipientSecret> {
+    let bytes = Zeroizing::new(HEXLOWER.decode(hex.as_bytes()).ok()?);
+    bytes.as_slice().try_into().ok().map(RecipientSecret::from_bytes)
+}
+
+fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, IdentityError> {
+    let path = dir.join(name);
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.len() > MAX_FILE_BYTES => return Err(damaged(name, "it is too large")),
+        _ => {}
+    }
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes).map_err(|_| damaged(name, "it is not text"))?;
+            Ok(Some(Zeroizing::new(text)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::Read { path, source }),
+    }
+}
+
+fn write(store: &Store, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+    Ok(store.write_file(&Path::new("identity").join(name), bytes)?)
+}
+
+fn damaged(file: &'static str, why: impl ToString) -> IdentityError {
+    IdentityError::Damaged { file, why: why.to_string() }
+}

@@ -1,0 +1,78 @@
+//! Drives the TUF machine over HTTPS, and keeps what held.
+
+use super::anchors::{self, AnchorError};
+use super::client::{Client, FetchError, Fetched};
+use crate::ids::{FleetId, SiteId, UnixTime};
+use crate::tuf::{Limits, Refresh, Step, TrustError, Trusted};
+
+/// Why a refresh ended early. What was trusted before, and new roots, stay.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// A file could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A file does not hold.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A file holds but is another site's.
+    #[error(transparent)]
+    Other(#[from] AnchorError),
+}
+
+/// What a refresh left behind.
+#[derive(Debug)]
+pub struct Refreshed {
+    /// To be stored, whatever the result is (specification §5.3.8, §5.4.5: before the next step is believed).
+    pub trusted: Trusted,
+    /// Whether all of it is current.
+    pub result: Result<(), RefreshError>,
+}
+
+/// The file that a poll asks for first.
+pub const TIMESTAMP: &str = "timestamp.json";
+
+/// One refresh from `base` (with a slash at the end). `timestamp` is the poll's answer, which is not fetched twice.
+pub async fn refresh(
+    client: &Client,
+    base: &str,
+    trusted: Trusted,
+    now: UnixTime,
+    (fleet, site): (&FleetId, &SiteId),
+    mut timestamp: Option<Vec<u8>>,
+) -> Refreshed {
+    let start = trusted.clone();
+    let mut machine = Refresh::start(trusted, Limits::default(), now);
+    loop {
+        let Step::Fetch(ask) = machine.step() else {
+            return Refreshed { trusted: machine.trusted().clone(), result: Ok(()) };
+        };
+        // The root chain ends before anything else is asked for. A last root that names another fleet or no CA would
+        // cut us off from HQ for good, so it is not kept; a later one may mend it.
+        if ask.role != "root"
+            && let Err(error) = anchors::authorities(machine.trusted().root(), fleet)
+        {
+            return Refreshed { trusted: start, result: Err(error.into()) };
+        }
+        let fetched = match timestamp.take_if(|_| ask.path == TIMESTAMP) {
+            Some(bytes) => Ok(Fetched::Body(bytes, None)),
+            None => client.get(&format!("{base}{}", ask.path), ask.max_bytes, None).await,
+        };
+        let before = (ask.role != "root").then(|| machine.trusted().clone());
+        let told = match fetched {
+            Ok(Fetched::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
+            Ok(Fetched::Missing | Fetched::NotModified) => machine.missing().map_err(RefreshError::from),
+            Err(error) => Err(error.into()),
+        };
+        let checked = match machine.trusted().timestamp() {
+            Some(timestamp) => anchors::check_site(timestamp, fleet, site),
+            None => Ok(()),
+        };
+        if let Err(error) = checked {
+            let trusted = before.unwrap_or_else(|| machine.trusted().clone());
+            return Refreshed { trusted, result: Err(error.into()) };
+        }
+        if let Err(error) = told {
+            return Refreshed { trusted: machine.trusted().clone(), result: Err(error) };
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Starting each server as a process on core 0, and what it used.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::load::Phones;
+
+/// The floor first: the others are shown as ratios to it.
+pub const KINDS: [&str; 5] = ["floor", "lineside", "dnsmasq", "tftpd-hpa", "async-tftp"];
+
+pub struct Server {
+    child: Child,
+    address: SocketAddrV4,
+    group: Option<Group>,
+}
+
+impl Server {
+    /// Starts a server over `files`, or says that it is not on this machine.
+    pub fn start(kind: &str, files: &Path, phones: &Phones) -> Option<Self> {
+        let address = free_address();
+        let dir = files.to_str()?;
+        let me = std::env::current_exe().ok()?;
+        let words: Vec<String> = match kind {
+            "floor" | "async-tftp" => {
+                vec![me.to_str()?.to_owned(), format!("serve-{kind}"), address.to_string(), dir.to_owned()]
+            }
+            "lineside" => {
+                let mut words =
+                    vec![env!("CARGO_BIN_EXE_demo").to_owned(), "--stay".into(), "--files".into(), dir.into()];
+                words.extend(["--tftp".to_owned(), address.to_string()]);
+                for index in 0..phones.count {
+                    let mac = format!("02:00:00:00:{:02x}:{:02x}", (index >> 8) & 0xff, index & 0xff);
+                    words.extend(["--neighbour".to_owned(), format!("{}={mac}", Phones::address(index))]);
+                }
+                words
+            }
+            "dnsmasq" => {
+                let program = installed("dnsmasq")?;
+                ["-k", "-C", "/dev/null", "--port=0", "--enable-tftp", "--tftp-no-fail", "--log-facility=/dev/null"]
+                    .iter()
+                    .map(|word| (*word).to_owned())
+                    .fold(vec![program], |mut words, word| {
+                        words.push(word);
+                        words
+                    })
+            }
+            "tftpd-hpa" => {
+                let program = installed("in.tftpd")?;
+                vec![program, "-L".into(), "--address".into(), address.to_string(), "--secure".into(), dir.to_owned()]
+            }
+            other => panic!("no such server: {other}"),
+        };
+        let mut words = words;
+        let mut address = address;
+        if kind == "dnsmasq" {
+            // dnsmasq serves TFTP on port 69 only, so it gets a loopback address of its own.
+            address = SocketAddrV4::new(Ipv4Addr::new(127, 9, 9, 9), 69);
+            words.extend([
+                format!("--tftp-root={dir}"),
+                "--listen-address=127.9.9.9".into(),
+                "--bind-interfaces".into(),
+                "--tftp-max=1000".into(),
+                "--user=root".into(),
+            ]);
+        }
+        let group = Group::new();
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).args(&words).stdin(Stdio::null()).stdout(Stdio::null());
+        if std::env::var_os("BENCH_SHOW").is_none() {
+            command.stderr(Stdio::null());
+        }
+        let child = command.spawn().ok()?;
+        if let Some(group) = &group {
+            group.add(child.id());
+        }
+        let server = Self { child, address, group };
+        server.answers().then_some(server)
+    }
+
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// Asks for a name that nobody has until something comes back.
+    fn answers(&self) -> bool {
+        let socket = UdpSocket::bind((Phones::address(0), 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            let _ = socket.send_to(b"\0\x01image.bin\0octet\0", self.address);
+            if let Ok((_, from)) = socket.recv_from(&mut [0; 2048]) {
+                let _ = socket.send_to(b"\0\x05\0\0enough\0", from);
+                std::thread::sleep(Duration::from_millis(300));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// CPU time used so far, by it and its children: of the control group where there is one, else from /proc.
+    pub fn cpu(&self) -> Duration {
+        if let Some(used) = self.group.as_ref().and_then(Group::cpu) {
+            return used;
+        }
+        let nanos: u64 = fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .map(|tasks| {
+                tasks
+                    .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+                    .filter_map(|stat| stat.split(' ').next()?.parse::<u64>().ok())
+                    .sum()
+            })
+            .unwrap_or(0);
+        Duration::from_nanos(nanos)
+    }
+
+    /// The most memory it had resident, of its largest process.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddrV4 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    match socket.local_addr().unwrap() {
+        std::net::SocketAddr::V4(address) => address,
+        std::net::SocketAddr::V6(_) => unreachable!("an IPv4 socket has an IPv4 address"),
+    }
+}
+
+fn installed(program: &str) -> Option<String> {
+    ["/usr/sbin", "/usr/bin", "/sbin"]
+        .iter()
+        .map(|dir| format!("{dir}/{program}"))
+        .find(|path| Path::new(path).exists())
+}
+
+/// A control group of its own, which also counts children that have ended (tftpd-hpa forks).
+struct Group {
+    dir: PathBuf,
+    /// The file with the CPU time, what stands before the figure in it, and the figure's unit in nanoseconds.
+    usage: (&'static str, &'static str, u64),
+}
+
+impl Group {
+    fn new() -> Option<Self> {
+        let name = format!("lineside-bench-{}", std::process::id());
+        let kinds = [
+            ("/sys/fs/cgroup", ("cpu.stat", "usage_usec ", 1_000)),
+            ("/sys/fs/cgroup/cpuacct", ("cpuacct.usage", "", 1)),
+        ];
+        for (root, usage) in kinds {
+            let dir = Path::new(root).join(&name);
+            if fs::create_dir_all(&dir).is_ok() && dir.join(usage.0).exists() {
+                return Some(Self { dir, usage });
+            }
+            let _ = fs::remove_dir(&dir);
+        }
+        None
+    }
+
+    fn add(&self, process: u32) {
+        let _ = fs::write(self.dir.join("cgroup.procs"), process.to_string());
+    }
+
+    fn cpu(&self) -> Option<Duration> {
+        let (file, before, unit) = self.usage;
+        let text = fs::read_to_string(self.dir.join(file)).ok()?;
+        let figure = text.lines().find_map(|line| line.strip_prefix(before))?;
+        Some(Duration::from_nanos(figure.trim().parse::<u64>().ok()? * unit))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The server's children end after it; a group can go when the last of them has.
+        for process in fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = Command::new("kill").args(["-9", process]).status();
+        }
+        for _ in 0..20 {
+            if fs::remove_dir(&self.dir).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The shipped programs against programs that others wrote, on networks of their own. Needs root; says what it skips.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+mod dhcp;
+mod hq;
+mod net;
+mod site;
+mod tftp;

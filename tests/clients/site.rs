@@ -1,0 +1,260 @@
+//! A whole deployment of shipped programs: HQ on a server, an appliance at a site, phones beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::net::{Host, Net, Running, text, wait_for};
+
+pub const HQ: &str = "10.99.0.1";
+pub const BOX_WAN: &str = "10.99.0.2";
+pub const BOX_LAN: &str = "192.168.77.1";
+
+/// The phones that the sample inventory has at the sample site.
+pub const CISCO: &str = "00:1b:54:00:00:01";
+pub const POLYCOM: &str = "00:04:f2:00:00:02";
+pub const CISCO_FILE: &str = "SEP001B54000001.cnf.xml";
+pub const POLYCOM_FILE: &str = "0004f2000002.cfg";
+/// A device that no inventory has.
+pub const STRANGER: &str = "02:00:00:00:00:99";
+
+/// One HQ, one site.
+pub struct Deployment {
+    // In the order in which they have to end.
+    pub appliance: Option<Running>,
+    pub serve: Option<Running>,
+    pub net: Net,
+    pub hq: Host,
+    pub site: Host,
+    pub lan: Host,
+    pub fleet: PathBuf,
+    pub state: PathBuf,
+    phones: u8,
+}
+
+impl Deployment {
+    /// A fleet with one site of two phones, published for nobody yet, HQ serving.
+    pub fn new() -> Self {
+        Self::with_repository(None)
+    }
+
+    /// The same, with the published tree served from elsewhere.
+    pub fn with_repository(repository: Option<&str>) -> Self {
+        let mut net = Net::new();
+        let (hq, site, lan) = (net.host("hq"), net.host("box"), net.switch("lan"));
+        net.cable((&hq, "eth0"), (&site, "wan0"));
+        hq.sh(&format!("ip addr add {HQ}/24 dev eth0"));
+        site.sh(&format!("ip addr add {BOX_WAN}/24 dev wan0"));
+        net.plug(&site, "lan0", &lan, None);
+        site.sh(&format!("ip addr add {BOX_LAN}/24 dev lan0"));
+
+        let dir = net.dir();
+        let fleet = dir.join("fleet");
+        let url = format!("https://{HQ}:8443");
+        run(Command::new(hq_program()).arg("init").arg(&fleet).args(["--name", "Test", "--url", &url]));
+        if let Some(repository) = repository {
+            let path = fleet.join("fleet.toml");
+            let settings = fs::read_to_string(&path).unwrap();
+            let (before, after) = settings.split_once("\nurl = ").expect("fleet.toml has a url");
+            fs::write(&path, format!("{before}\nrepository = \"{repository}\"\nurl = {after}")).unwrap();
+        }
+        let mut this =
+            Self { appliance: None, serve: None, hq, site, lan, fleet, state: dir.join("state"), phones: 0, net };
+        this.inventory();
+        this.serve();
+        this
+    }
+
+    /// One Cisco and one Polycom, from the sample inventory's own lines.
+    fn inventory(&self) {
+        let path = self.fleet.join("phones.csv");
+        let sample = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = sample.lines().filter(|line| !line.starts_with('#')).collect();
+        let with_mac = |model: &str, mac: &str| {
+            let line =
+                lines.iter().find(|line| line.contains(model)).unwrap_or_else(|| panic!("no {model} in {sample}"));
+            let (_, rest) = line.split_once(',').unwrap();
+            format!("{mac},{rest}")
+        };
+        let phones = [lines.first().unwrap().to_string(), with_mac("cisco-8941", CISCO), with_mac("polycom", POLYCOM)]
+            .join("\n");
+        fs::write(path, phones + "\n").unwrap();
+    }
+
+    /// Starts `lineside-hq serve`.
+    pub fn serve(&mut self) {
+        let log = self.net.dir().join("hq.log");
+        let fleet = self.fleet.to_str().unwrap();
+        let running =
+            self.hq.start(&[hq_program(), "--fleet", fleet, "serve", "--listen", &format!("{HQ}:8443")], &log);
+        let hq = self.hq.clone();
+        wait_for(Duration::from_secs(20), || {
+            let probe = hq.try_sh(&format!("curl -sk -m 2 -o /dev/null https://{HQ}:8443/v1/root"));
+            probe.status.success().then_some(())
+        })
+        .unwrap_or_else(|| panic!("HQ does not serve:\n{}", running.log()));
+        self.serve = Some(running);
+    }
+
+    /// Runs `lineside-hq` on the fleet; it must succeed.
+    pub fn hq(&self, words: &[&str]) -> String {
+        run(Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words))
+    }
+
+    /// Runs `lineside-hq` on the fleet: whether it succeeded, and what it said.
+    pub fn try_hq(&self, words: &[&str]) -> (bool, String) {
+        let output = Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words).output().unwrap();
+        (output.status.success(), text(&output))
+    }
+
+    /// Writes the appliance's configuration and returns its path.
+    pub fn config(&self) -> PathBuf {
+        let path = self.net.dir().join("lineside.toml");
+        let (state, socket) = (self.state.display(), self.socket().display().to_string());
+        let settings = format!(
+            "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{state}\"\n[update]\npoll-seconds = 60\n[status]\nsocket = \"{socket}\"\n"
+        );
+        fs::write(&path, settings).unwrap();
+        path
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.net.dir().join("status.sock")
+    }
+
+    /// A token file for the sample site.
+    pub fn token(&self) -> PathBuf {
+        let path = self.net.dir().join("lineside-token.toml");
+        let _ = fs::remove_file(&path);
+        self.hq(&["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
+        path
+    }
+
+    /// Runs `lineside` at the site: whether it succeeded, and what it said.
+    pub fn try_lineside(&self, words: &[&str]) -> (bool, String) {
+        let config = self.config();
+        let config = config.to_str().unwrap();
+        let output = self.site.command(&[&[lineside_program(), "--config", config], words].concat()).output().unwrap();
+        (output.status.success(), text(&output))
+    }
+
+    /// Enrols the appliance.
+    pub fn enroll(&self) -> String {
+        let token = self.token();
+        let (done, said) = self.try_lineside(&["enroll", token.to_str().unwrap()]);
+        assert!(done, "{said}\nHQ:\n{}", self.serve.as_ref().map(Running::log).unwrap_or_default());
+        assert!(!token.exists(), "the token file is still there");
+        said
+    }
+
+    /// Starts the appliance.
+    pub fn start(&mut self) {
+        let config = self.config();
+        let log = self.net.dir().join("appliance.log");
+        self.appliance =
+            Some(self.site.start(&[lineside_program(), "--config", config.to_str().unwrap(), "run"], &log));
+        let ready = wait_for(Duration::from_secs(20), || self.socket().exists().then_some(()));
+        ready.unwrap_or_else(|| panic!("the appliance does not start:\n{}", self.appliance_log()));
+    }
+
+    /// Enrolled, published, started, and serving the first release.
+    pub fn ready() -> Self {
+        let mut this = Self::new();
+        this.enroll();
+        this.hq(&["publish"]);
+        this.start();
+        this.serves(1);
+        this
+    }
+
+    /// What the appliance logged.
+    pub fn appliance_log(&self) -> String {
+        self.appliance.as_ref().map(Running::log).unwrap_or_default()
+    }
+
+    /// `lineside status --json`.
+    pub fn status(&self) -> serde_json::Value {
+        let (done, said) = self.try_lineside(&["status", "--json"]);
+        assert!(done, "{said}");
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// Polls now and waits until a condition of the status holds.
+    pub fn polls_until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
+        let mut polled = None;
+        wait_for(Duration::from_secs(40), || {
+            if polled.is_none_or(|at: std::time::Instant| at.elapsed() > Duration::from_secs(4)) {
+                self.try_lineside(&["status", "--poll"]);
+                polled = Some(std::time::Instant::now());
+            }
+            holds(&self.status()).then_some(())
+        })
+        .unwrap_or_else(|| panic!("{what} did not come:\n{:#}\n{}", self.status(), self.appliance_log()));
+    }
+
+    /// Polls until this generation is served.
+    pub fn serves(&self, generation: u64) {
+        self.polls_until("the generation", |status| status["generation"] == generation && status["state"] == "ok");
+    }
+
+    /// Plugs a phone in, without an address.
+    pub fn phone(&mut self, mac: &str) -> Host {
+        self.phones += 1;
+        let phone = self.net.host(&format!("ph{}", self.phones));
+        self.net.plug(&phone, "eth0", &self.lan, Some(mac));
+        phone
+    }
+
+    /// Plugs a phone in with an address that somebody else gave it.
+    pub fn phone_at(&mut self, mac: &str, address: &str) -> Host {
+        let phone = self.phone(mac);
+        phone.sh(&format!("ip addr add {address}/24 dev eth0"));
+        phone
+    }
+
+    /// What the phone of this address must get under this name, as HQ shows it.
+    pub fn preview(&self, mac: &str, name: &str) -> Vec<u8> {
+        let output = Command::new(hq_program())
+            .arg("--fleet")
+            .arg(&self.fleet)
+            .args(["preview", "sample-office", mac, name])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(!output.stdout.is_empty());
+        output.stdout
+    }
+
+    /// Changes a file of the fleet directory.
+    pub fn edit(&self, file: &str, from: &str, to: &str) {
+        let path = self.fleet.join(file);
+        let before = fs::read_to_string(&path).unwrap();
+        assert!(before.contains(from), "`{from}` is not in {file}:\n{before}");
+        fs::write(path, before.replacen(from, to, 1)).unwrap();
+    }
+}
+
+pub fn hq_program() -> &'static str {
+    env!("CARGO_BIN_EXE_lineside-hq")
+}
+
+pub fn lineside_program() -> &'static str {
+    env!("CARGO_BIN_EXE_lineside")
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}:\n{}", text(&output));
+    text(&output)
+}
+
+/// Every file below a directory.
+pub fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(tree(&path)) } else { found.push(path) }
+    }
+    found
+}

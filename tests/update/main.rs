@@ -1,0 +1,11 @@
+//! The appliance's pull side against a server that says anything: `client` the HTTPS client, `enrol` and `site` a
+//! whole tiny HQ in one process.
+#![cfg(feature = "demo")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
+
+mod client;
+mod enrol;
+mod hq;
+mod pki;
+mod server;
+mod site;
