@@ -232,7 +232,7 @@ impl NeighbourService {
         let change = self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour(address, mac);
         if let Some(change) = change {
             let text = describe(&change);
-            warn!("{text}");
+            debug!("{text}");
             self.stats.alert("address-conflict", text);
         }
     }

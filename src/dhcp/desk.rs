@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::MessageType;
-use tracing::{debug, info, trace, warn};
+use tracing::{debug, info, trace};
 
 use super::lan::Lan;
 use super::leases::{Lease, Leases, State};
@@ -83,6 +83,8 @@ pub struct Desk {
     own: Option<MacAddr>,
     clock: Now,
     sweep_at: Instant,
+    /// Whether the last lease could not be made durable.
+    log_failed: bool,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Desk {
             own,
             clock: now,
             sweep_at: now.tick + SWEEP_EVERY,
+            log_failed: false,
         };
         desk.settle(now);
         desk.announce(now);
@@ -201,7 +204,10 @@ impl Desk {
             }
             Verdict::Check(address) => self.wait(address, request, source, now, out),
             Verdict::Reply(reply, to, change) => {
-                let kept = change.as_ref().is_some_and(Lease::is_kept);
+                // A repeated request changes nothing, and still waits for what the first one changed.
+                let repeated = || out.keep.iter().any(|lease| lease.address == reply.yiaddr);
+                let kept =
+                    change.as_ref().is_some_and(Lease::is_kept) || (reply.kind == MessageType::Ack && repeated());
                 let counter = match reply.kind {
                     MessageType::Offer => "dhcp.offer",
                     MessageType::Nak => "dhcp.nak",
@@ -225,7 +231,7 @@ impl Desk {
 
     fn wait(&mut self, address: Ipv4Addr, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
         let all: usize = self.waiting.values().map(|waiting| waiting.requests.len()).sum();
-        if all >= MAX_WAITING {
+        if all >= MAX_WAITING && !self.make_room_for(&request) {
             self.stats.count("dhcp.silent.busy");
             return;
         }
@@ -238,13 +244,26 @@ impl Desk {
         waiting.requests.push((request, source));
     }
 
+    /// Phones go before whoever else asks, so that a flood does not keep them waiting.
+    fn make_room_for(&mut self, request: &Request) -> bool {
+        if !self.scope.knows(request.chaddr) {
+            return false;
+        }
+        let scope = &self.scope;
+        self.waiting.values_mut().any(|waiting| {
+            let other = waiting.requests.iter().position(|(waiting, _)| !scope.knows(waiting.chaddr));
+            other.map(|place| waiting.requests.swap_remove(place)).is_some()
+        })
+    }
+
     /// The change in `out.keep` is durable.
     pub fn kept(&mut self, kept: &[Lease]) {
+        self.log_failed = false;
         let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
         for lease in kept {
             if lease.state == State::Bound {
                 if self.announced.insert(lease.address, lease.mac) != Some(lease.mac) {
-                    info!(device = %lease.mac, address = %lease.address, "address leased");
+                    debug!(device = %lease.mac, address = %lease.address, "address leased");
                 }
                 devices.leased(lease.address, lease.mac);
             } else if self.announced.remove(&lease.address).is_some() {
@@ -253,16 +272,29 @@ impl Desk {
         }
     }
 
+    /// The change could not be made durable: the next request tries again. Says whether this is news.
+    pub fn not_kept(&mut self, lost: &[Lease], now: Now) -> bool {
+        for lease in lost {
+            if self.leases.at(lease.address) == Some(lease) {
+                // What is held may have been held before, so it stays so; but not for as long as an ACK promises.
+                let until = lease.until.min(now.wall.plus(self.scope.lease / 2));
+                self.leases.put(Lease { until, ..lease.clone() });
+            }
+        }
+        !std::mem::replace(&mut self.log_failed, true)
+    }
+
     /// Another server spoke.
     pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
-        if overheard.server == self.wanted.server {
+        let server = overheard.server;
+        if server == self.wanted.server || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
             return;
         }
         if overheard.nak {
             self.stats.count("dhcp.others.nak");
         }
         if self.lan.heard(overheard, now.wall) {
-            info!(server = %overheard.server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
+            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
             self.stats.dhcp_servers(self.lan.servers());
             self.settle(now);
         }
@@ -306,8 +338,9 @@ impl Desk {
         }
     }
 
-    /// Follows the wall clock when somebody sets it: a Pi starts in the past, and no lease may end for that.
-    pub fn follow_clock(&mut self, now: Now) {
+    /// Follows the wall clock when somebody sets it: a Pi starts in the past, and no lease may end for that, nor after
+    /// a restart.
+    pub fn follow_clock(&mut self, now: Now, out: &mut Outbox) {
         let ticked = i64::try_from(now.tick.saturating_duration_since(self.clock.tick).as_secs()).unwrap_or(i64::MAX);
         let shown = now.wall.0.saturating_sub(self.clock.wall.0);
         let set = shown.saturating_sub(ticked);
@@ -315,6 +348,7 @@ impl Desk {
             info!(seconds = set, "the clock was set; leases go with it");
             self.leases.shift(set);
             self.lan.shift(set);
+            out.keep.extend(self.leases.live(now.wall).cloned());
             self.clock = now;
         }
     }
@@ -334,7 +368,7 @@ impl Desk {
     }
 
     fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
-        warn!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
+        debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
         self.stats
             .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
     }

@@ -207,7 +207,7 @@ impl Range {
 
     /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
     /// which has lost its leases most likely gets its old address.
-    fn from_mac(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    fn in_order_of(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
         // FNV-1a; only spread is asked of it.
         let hash =
             mac.octets().iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -335,7 +335,7 @@ impl Leases {
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
-        let never_had = || range.from_mac(mac).filter(|address| self.at(*address).is_none()).find(usable);
+        let never_had = || range.in_order_of(mac).filter(|address| self.at(*address).is_none()).find(usable);
         let longest_free = || {
             let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
             free.min_by_key(|record| record.until).map(|record| record.address)

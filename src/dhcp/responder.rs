@@ -15,6 +15,9 @@ use super::options::{self, OptionCode, address_list};
 use super::scope::{Mode, Scope};
 use crate::ids::{MacAddr, UnixTime};
 
+/// What part of a lease an address is held longer than the client is told.
+const RESERVE: u32 = 16;
+
 /// What is known besides the site's settings.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -266,7 +269,16 @@ impl Case<'_> {
         let lease = self.scope.lease;
         let mut reply = self.reply(MessageType::Ack, address, self.parameters(Some(lease)));
         reply.ciaddr = self.request.ciaddr;
-        Verdict::Reply(Box::new(reply), self.destination(address), Some(self.lease(address, State::Bound, lease)))
+        // We hold the address for longer than we say, and write again only when that reserve is used up: a client that
+        // repeats itself, or somebody who does it for harm, wears no SD card out.
+        let promised = self.now.plus(lease);
+        let bound = self.view.leases.at(address).is_some_and(|record| {
+            record.state == State::Bound
+                && record.until >= promised
+                && (record.mac, &record.client) == (self.request.chaddr, &self.client)
+        });
+        let change = (!bound).then(|| self.lease(address, State::Bound, lease + lease / RESERVE));
+        Verdict::Reply(Box::new(reply), self.destination(address), change)
     }
 
     /// §4.3.2 and table 3: no address, no parameters; to everyone, through a relay with the broadcast bit set.

@@ -168,7 +168,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// Only if the lease log panicked: without it nothing may be leased.
+    /// Only if the socket is lost for good, or the lease log panicked: without it nothing may be leased.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
         let kept = log.load();
@@ -189,10 +189,10 @@ impl Service {
                     // Whoever publishes releases is gone: the last one stays.
                     Err(_) => releases = false,
                 },
-                ready = self.socket.readable() => match ready {
-                    Ok(()) => self.receive(&mut desk, &mut out, &stats),
-                    Err(error) => self.failed(&stats, "receive", &error),
-                },
+                ready = self.socket.readable() => {
+                    ready?;
+                    self.receive(&mut desk, &mut out, &stats);
+                }
                 heard = hear(self.others.as_ref()) => match heard {
                     Ok(overheard) => desk.overheard(&overheard, now()),
                     Err(error) => self.failed(&stats, "listen", &error),
@@ -204,7 +204,7 @@ impl Service {
                     ask_at = Instant::now() + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
                 }
                 () = tokio::time::sleep_until(desk.deadline().into()) => {
-                    desk.follow_clock(now());
+                    desk.follow_clock(now(), &mut out);
                     desk.tick(now(), &mut out);
                 }
             }
@@ -222,7 +222,7 @@ impl Service {
 
     /// Takes what has come, up to a batch.
     fn receive(&self, desk: &mut Desk, out: &mut Outbox, stats: &Stats) {
-        desk.follow_clock(now());
+        desk.follow_clock(now(), out);
         let mut bytes = [0; MAX_REQUEST_BYTES + 1];
         for _ in 0..MAX_BATCH {
             match self.socket.try_recv_from(&mut bytes) {
@@ -267,7 +267,9 @@ impl Service {
                 }
             }
             Err(error) => {
-                error!(%error, "leases cannot be kept, so none is acknowledged");
+                if desk.not_kept(&keep, now()) {
+                    error!(%error, "leases cannot be kept, so none is acknowledged");
+                }
                 stats.alert("dhcp-lease-log", format!("leases cannot be kept: {error}"));
             }
         }
@@ -394,6 +396,7 @@ mod tests {
         let lab = Lab::start(Box::new(FullDisk)).await;
         let offer = lab.ask(&message(MessageType::Discover)).await.unwrap();
         // The next thing to arrive is the answer to the DISCOVER that follows, so there was none to the REQUEST.
+        lab.send(&select(offer.yiaddr())).await;
         lab.send(&select(offer.yiaddr())).await;
         let next = lab.ask(&message(MessageType::Discover)).await.unwrap();
         assert_eq!(next.opts().msg_type(), Some(MessageType::Offer));

@@ -40,7 +40,7 @@ fn a_server_that_appears_later_does_not_silence_us_for_those_who_hold_our_leases
     site.take(PHONE, address);
     site.hear_router();
     assert_eq!(site.desk.label(), "all");
-    assert_eq!(site.take(PHONE, address).acks.len(), 1);
+    assert_eq!(site.take(PHONE, address).others.len(), 1);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn the_device_table_hears_of_a_lease_when_it_is_durable_and_of_its_end() {
     site.devices.write().unwrap().neighbour(address, OTHER);
     let conflict = Resolution::Conflict { leased: PHONE, seen: OTHER };
     assert_eq!(site.devices.read().unwrap().resolve(address), conflict);
-    site.pass(Duration::from_secs(43_200));
+    site.pass(Duration::from_secs(86_400));
     assert_eq!(site.devices.read().unwrap().resolve(address), Resolution::Device(OTHER));
 }
 
@@ -90,7 +90,7 @@ fn leases_of_before_a_restart_are_known_at_once_and_need_no_waiting() {
     let kept = site.take(PHONE, address).keep;
     let mut again = Site::with(kept);
     assert_eq!(again.desk.label(), "all");
-    assert_eq!(again.take(PHONE, address).acks.len(), 1);
+    assert_eq!(again.take(PHONE, address).others.len(), 1);
 }
 
 #[test]
@@ -99,22 +99,69 @@ fn setting_the_clock_from_1970_ends_no_lease() {
     let address = site.offer(PHONE);
     site.take(PHONE, address);
     site.now.wall = site.now.wall.plus(Duration::from_secs(56 * 365 * 86_400));
-    site.desk.follow_clock(site.now);
+    let mut out = Outbox::default();
+    site.desk.follow_clock(site.now, &mut out);
+    assert_eq!(out.keep.len(), 1, "and it is kept under the new time");
     assert_eq!(site.desk.leases.live(site.now.wall).count(), 1);
-    site.pass(Duration::from_secs(43_200));
+    site.pass(Duration::from_secs(86_400));
     assert_eq!(site.desk.leases.live(site.now.wall).count(), 0);
+}
+
+#[test]
+fn a_client_that_repeats_itself_costs_one_write() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    assert_eq!(site.take(PHONE, address).keep.len(), 1);
+    let again = site.take(PHONE, address);
+    assert_eq!((again.keep.len(), again.acks.len() + again.others.len()), (0, 1));
+    site.pass(Duration::from_secs(21_600));
+    assert_eq!(site.take(PHONE, address).keep.len(), 1, "a renewal is written");
+}
+
+#[test]
+fn what_was_not_kept_is_not_taken_for_kept() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    let lost = site.take(PHONE, address).keep;
+    site.desk.not_kept(&lost, site.now);
+    let again = site.take(PHONE, address);
+    assert_eq!((again.keep.len(), again.acks.len(), again.others.len()), (1, 1, 0));
+}
+
+#[test]
+fn a_phone_goes_before_a_flood() {
+    let mut site = Site::ready();
+    flood(&mut site);
+    site.receive(discover(PHONE));
+    let offers = loop {
+        let out = site.pass(CHECK_WAIT);
+        if out.others.is_empty() {
+            panic!("no offer for the phone");
+        }
+        if let Some(offer) = out.others.into_iter().find(|offer| is_for(&offer.bytes, PHONE)) {
+            break offer;
+        }
+    };
+    let address = address_in(&offers.bytes);
+    flood(&mut site);
+    site.pass(CHECK_WAIT);
+    assert_eq!(site.take(PHONE, address).acks.len(), 1);
 }
 
 #[test]
 fn our_own_question_and_a_flood_are_borne() {
     let mut site = Site::ready();
     assert!(site.receive(discover(OWN)).checks.is_empty());
+    flood(&mut site);
+    let waiting: usize = site.desk.waiting.values().map(|waiting| waiting.requests.len()).sum();
+    assert!(waiting <= MAX_WAITING);
+}
+
+fn flood(site: &mut Site) {
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
         site.receive(discover(MacAddr::new([2, 0, 0, 1, high, low])));
     }
-    let waiting: usize = site.desk.waiting.values().map(|waiting| waiting.requests.len()).sum();
-    assert!(waiting <= MAX_WAITING);
 }
 
 struct Site {
@@ -150,7 +197,7 @@ impl Site {
     fn pass(&mut self, span: Duration) -> Outbox {
         self.now = Now { wall: self.now.wall.plus(span), tick: self.now.tick + span };
         let mut out = Outbox::default();
-        self.desk.follow_clock(self.now);
+        self.desk.follow_clock(self.now, &mut out);
         self.desk.tick(self.now, &mut out);
         out
     }
@@ -191,6 +238,10 @@ fn bytes(message: &Message) -> Vec<u8> {
     let mut bytes = Vec::new();
     message.encode(&mut Encoder::new(&mut bytes)).unwrap();
     bytes
+}
+
+fn is_for(reply: &[u8], mac: MacAddr) -> bool {
+    dhcproto::v4::borrowed::Message::new(reply).unwrap().chaddr() == mac.octets()
 }
 
 fn address_in(reply: &[u8]) -> Ipv4Addr {

@@ -383,3 +383,67 @@ fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     Ok(())
 }
+
+/// What a client may do in the model below: which client, what, and how many seconds pass before.
+fn steps() -> impl Strategy<Value = Vec<(u8, u8, u32)>> {
+    proptest::collection::vec((0_u8..12, 0_u8..9, prop_oneof![Just(0_u32), 1_u32..50, 1_u32..40_000]), 1..200)
+}
+
+proptest! {
+    #[test]
+    fn no_two_clients_are_ever_promised_one_address_at_a_time(steps in steps()) {
+        let settings = DhcpSettings {
+            range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 107))),
+            lease_seconds: Some(20_000),
+            ..all_settings()
+        };
+        let mut site = Site::new(settings);
+        // By address: who was promised it, and until when. By client: the last address that it was offered or promised.
+        let mut promised: std::collections::BTreeMap<Ipv4Addr, (u8, i64)> = Default::default();
+        let mut known: std::collections::BTreeMap<u8, Ipv4Addr> = Default::default();
+        let mut now = NOW;
+        for (client, action, seconds) in steps {
+            now = now.plus(Duration::from_secs(seconds.into()));
+            let mac = MacAddr::new([0, 4, 0xf2, 0, 0, client]);
+            let address = known.get(&client).copied().unwrap_or(Ipv4Addr::new(192, 168, 1, 100 + client % 8));
+            let octets = address.octets();
+            let packet = match action {
+                0..=2 => Packet::new(mac, Kind::Discover).option(50, &octets),
+                3 => Packet::new(mac, Kind::Request).option(50, &octets).option(54, &SERVER.octets()),
+                4 => Packet::new(mac, Kind::Request).option(50, &octets),
+                5 => Packet::new(mac, Kind::Request).ciaddr(octets),
+                6 => Packet::new(mac, Kind::Release).ciaddr(octets).option(54, &SERVER.octets()),
+                7 => Packet::new(mac, Kind::Decline).option(50, &octets).option(54, &SERVER.octets()),
+                _ => Packet::new(mac, Kind::Request).option(50, &octets).option(54, &ROUTER.octets()),
+            };
+            let request = Request::parse(&packet.bytes()).unwrap();
+            let view = View { lan: &site.lan, leases: &site.leases, source: NONE };
+            match respond(&site.scope, &view, &request, now) {
+                Verdict::Reply(reply, _, change) => {
+                    change.into_iter().for_each(|lease| site.leases.put(lease));
+                    if reply.kind != MessageType::Nak {
+                        let other = promised.get(&reply.yiaddr).filter(|(owner, until)| *owner != client && *until > now.0);
+                        prop_assert_eq!(other, None, "{} to {}", reply.yiaddr, client);
+                        known.insert(client, reply.yiaddr);
+                    }
+                    if reply.kind == MessageType::Ack {
+                        promised.insert(reply.yiaddr, (client, now.0 + 20_000));
+                        let record = site.leases.at(reply.yiaddr).unwrap();
+                        prop_assert!(record.until.0 >= now.0 + 20_000, "held as long as promised");
+                    }
+                }
+                Verdict::Silence(_, change) => {
+                    if let Some(lease) = change {
+                        if matches!(request.kind, Kind::Release | Kind::Decline)
+                            && promised.get(&lease.address).is_some_and(|(owner, _)| *owner == client)
+                        {
+                            promised.remove(&lease.address);
+                        }
+                        site.leases.put(lease);
+                    }
+                }
+                Verdict::Check(_) => unreachable!("the link is not asked here"),
+            }
+        }
+    }
+}
