@@ -7,6 +7,7 @@ mod files;
 mod pace;
 mod routes;
 mod stall;
+mod strangers;
 mod tls;
 
 use std::collections::HashMap;
@@ -27,7 +28,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -37,6 +37,7 @@ use tracing::{debug, error, info, warn};
 
 use self::routes::App;
 use self::stall::Stall;
+use self::strangers::{Place, Strangers};
 use super::ca::{self, Ca, Identity};
 use super::db::{CheckIns, Db};
 use super::keyring;
@@ -48,6 +49,8 @@ use crate::ids::{SiteId, UnixTime};
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Of these, how many may be without a client certificate: in their handshake, or enrolling.
 pub const MAX_STRANGERS: usize = 256;
+/// Of these, how many from one address. Handshakes take milliseconds, so sites behind one NAT do not meet it.
+pub const MAX_STRANGERS_OF_ADDRESS: usize = 64;
 /// Open connections of one site. An appliance fetches 8 objects at a time.
 pub const MAX_SITE_CONNECTIONS: usize = 32;
 /// With more open than this, each answer closes its connection, so that idle ones make room for other sites.
@@ -141,7 +144,7 @@ impl Server {
             sites: Mutex::default(),
             stop: stop.clone(),
         });
-        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+        let strangers = Strangers::new();
         let mut connections = JoinSet::new();
         let mut hourly = interval(Duration::from_secs(3600));
         hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,7 +153,7 @@ impl Server {
         loop {
             // A stranger's place first: without one, connections wait in the kernel's queue.
             let next = async {
-                let place = Arc::clone(&strangers).acquire_owned().await;
+                let place = strangers.free().await;
                 (place, listener.accept().await)
             };
             tokio::select! {
@@ -160,7 +163,11 @@ impl Server {
                     error!(%error, "a connection's task failed");
                 },
                 (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
-                    (Ok(place), Ok((stream, address))) => {
+                    (Some(place), Ok((stream, address))) => {
+                        let Some(place) = strangers.take(place, address.ip()) else {
+                            count_refused(&shared, address, "strangers", "this address has too many connections open");
+                            continue;
+                        };
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
                         connections.spawn(connection(Arc::clone(&shared), acceptor, stream, address, place));
                     }
@@ -169,7 +176,7 @@ impl Server {
                         warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
-                    (Err(_), _) => break,
+                    (None, _) => break,
                 },
             }
         }
@@ -280,13 +287,7 @@ impl Drop for Counted<'_> {
 }
 
 /// One connection from its handshake to its end.
-async fn connection(
-    shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, place: Place) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%address, %error, "cannot set TCP_NODELAY");
     }
