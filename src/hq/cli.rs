@@ -136,7 +136,8 @@ pub fn main() -> ExitCode {
     };
     crate::telemetry::start("lineside=info");
     match run(&cli, &mut std::io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
         Err(error) => {
             eprint!("{}", run::explain(&error));
             ExitCode::from(1)

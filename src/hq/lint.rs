@@ -42,8 +42,32 @@ pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
     if !fleet.secrets.is_unlocked() {
         report.notes.push("keys/secrets.key is not here, so no one looked whether each secret exists".to_owned());
     }
+    report.notes.extend(clear_secrets(&fleet));
     report.problems = findings.finish();
     (Some(fleet), report)
+}
+
+/// Passwords that stand in git in clear: allowed, as in a laboratory, but said.
+fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
+    let sites = fleet.inventory.sites.values().map(|site| &site.variables);
+    let phones = fleet.inventory.phones.iter().map(|phone| &phone.variables);
+    let mut places: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
+    for (name, variable) in std::iter::once(&fleet.inventory.fleet.variables).chain(sites).chain(phones).flatten() {
+        let folded = name.to_ascii_lowercase();
+        let telling = ["password", "passwd", "secret"].iter().any(|word| folded.contains(word));
+        let hidden = variable.value.as_str().is_none_or(|text| text.starts_with(super::secrets::PREFIX));
+        if telling && !hidden {
+            let place = places.entry((&variable.file, name)).or_insert((variable.line, 0));
+            place.1 += 1;
+        }
+    }
+    places
+        .into_iter()
+        .map(|((file, name), (line, number))| {
+            let values = super::problem::count(number, "value");
+            format!("{file}:{line}: `{name}` holds {values} in clear; `secret:NAME` keeps them out of git")
+        })
+        .collect()
 }
 
 fn site_problems(fleet: &FleetDir, site: &Site, phones: &[&PhoneLine], files: &[SiteFile], findings: &mut Findings) {

@@ -91,3 +91,50 @@ fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, r
         reason => format!("the policy says {}", reason.code()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::hq::testing::sample;
+
+    #[test]
+    fn a_phone_gets_its_own_configuration_byte_for_byte() {
+        let sample = sample();
+        let Preview::Served(bytes) =
+            preview(&sample.layout, "sample-office", "00:04:f2:00:00:03", "/0004F2000003.cfg").unwrap()
+        else {
+            panic!("it is its own file")
+        };
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(text.contains("CONFIG_FILES=\"0004f2000003-line.cfg, polycom-common.cfg\""), "{text}");
+    }
+
+    #[test]
+    fn every_refusal_says_why() {
+        let sample = sample();
+        sample.write("firmware/cisco-9971/a.loads", "").replace(
+            "templates/cisco-9971/model.toml",
+            "firmware = []",
+            "firmware = [\"a.loads\"]",
+        );
+        let cases = [
+            ("00:04:f2:00:00:03", "SEP001B54000001.cnf.xml", "SEP001B54000001.cnf.xml is for 00:1b:54:00:00:01 only"),
+            ("00:04:f2:00:00:03", "nothing.xml", "the site has no file nothing.xml"),
+            ("00:04:f2:00:00:03", "a.loads", "a.loads is for phones of another model"),
+            ("00:04:f2:00:00:99", "a.loads", "00:04:f2:00:00:99 is not in phones.csv"),
+        ];
+        for (mac, name, reason) in cases {
+            let answer = preview(&sample.layout, "sample-office", mac, name).unwrap();
+            assert_eq!(answer, Preview::Refused(reason.to_owned()), "{mac} {name}");
+        }
+    }
+
+    #[test]
+    fn a_site_or_address_that_is_none_is_an_error() {
+        let sample = sample();
+        assert!(preview(&sample.layout, "nowhere", "00:04:f2:00:00:03", "x").is_err());
+        assert!(preview(&sample.layout, "sample-office", "phone", "x").is_err());
+        assert!(preview(&sample.layout, "sample-office", "00:04:f2:00:00:03", "../x").is_err());
+    }
+}

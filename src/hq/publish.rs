@@ -273,7 +273,10 @@ impl Publishing<'_> {
                 None => Ok((Outcome::Unchanged(generation), None)),
             };
         }
-        let generation = previous.as_ref().map_or(Generation(1), |previous| previous.generation().next());
+        let generation = match &previous {
+            Some(previous) => previous.generation().next(),
+            None => self.last_generation(&site.id)?.next(),
+        };
         let switch = self.release(site, packed, &recipients, generation, &content, previous.as_ref())?;
         Ok((Outcome::Published { generation, files: packed.files() }, Some(switch)))
     }
@@ -304,8 +307,12 @@ impl Publishing<'_> {
         write_if_new(&firmware, &self.catalogue.bytes)?;
         self.site_roots(site)?;
 
-        let (snapshot_version, timestamp_version) =
-            previous.map_or((1, 1), |previous| (previous.snapshot.version + 1, previous.timestamp.version + 1));
+        let (snapshot_version, timestamp_version) = match previous {
+            Some(previous) => (previous.snapshot.version + 1, previous.timestamp.version + 1),
+            None if generation == Generation(1) => (1, 1),
+            // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
+            None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
+        };
         let snapshot = trust::snapshot(
             whose,
             snapshot_version,
@@ -319,6 +326,12 @@ impl Publishing<'_> {
         let path = metadata.join("timestamp.json");
         let aside = tree::prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
         Ok((aside, path))
+    }
+
+    /// What the database says was published, for when the tree is gone: sites refuse what they have seen.
+    fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
+        let database = self.layout.database();
+        if database.is_file() { db::Db::open_existing(&database)?.published(site) } else { Ok(Generation(0)) }
     }
 
     fn site_roots(&self, site: &Site) -> anyhow::Result<()> {

@@ -224,7 +224,15 @@ impl FleetDir {
                 body: Body::Rendered(Zeroizing::new(text.into_bytes())),
                 origin: place,
             }),
-            Err(error) => {
+            Err(mut error) => {
+                let variable = error.message.strip_prefix('`').and_then(|rest| rest.strip_suffix("` is not set"));
+                if phone.is_none() && variable.is_some_and(|variable| self.is_secret(variable)) {
+                    error.message =
+                        format!("{} is a secret, but other phones could fetch {name}", variable.unwrap_or_default());
+                    error.missing = false;
+                    findings.once(error.problem().hint("put it into a file with scope \"device\""));
+                    return None;
+                }
                 // A template that did not compile was reported when it was read.
                 if self.templates.engine.has(&file.template) {
                     findings.failed(error, phone);
@@ -244,9 +252,13 @@ impl FleetDir {
         }
         let mut context: BTreeMap<String, Value> = BTreeMap::new();
         for (name, variable) in merged {
-            if let Some(value) = self.value(variable, findings) {
-                context.insert(name.to_owned(), value);
-            }
+            let value = match secret_name(variable) {
+                None => Value::from(Serde(&variable.value)),
+                // A file that other phones could fetch never sees a secret.
+                Some(_) if phone.is_none() => continue,
+                Some(secret) => self.secret(secret, variable, findings),
+            };
+            context.insert(name.to_owned(), value);
         }
         let fields = |fields: &[(&str, &str)]| -> Value {
             let map: BTreeMap<String, Value> =
@@ -268,22 +280,32 @@ impl FleetDir {
         Value::from(context)
     }
 
-    /// The value of a variable, secrets resolved. A secret that cannot be had is a problem, and the variable is not set.
-    fn value(&self, variable: &Variable, findings: &mut Findings) -> Option<Value> {
-        let Some(name) = variable.value.as_str().and_then(|text| text.strip_prefix(PREFIX)) else {
-            return Some(Value::from(Serde(&variable.value)));
-        };
+    /// The value of a secret. One that cannot be had is a problem; the template is looked at all the same.
+    fn secret(&self, name: &str, variable: &Variable, findings: &mut Findings) -> Value {
         match self.secrets.resolve(name) {
-            Ok(secret) => Some(Value::from(secret.as_str())),
+            Ok(secret) => Value::from(secret.as_str()),
             Err(reason) => {
+                let message = format!("there is no secret `{name}`: {reason}");
                 findings.once(
-                    Problem::at_line(&variable.file, variable.line, format!("there is no secret `{name}`: {reason}"))
+                    Problem::at_line(&variable.file, variable.line, message)
                         .hint(format!("set it with `lineside-hq secret set {name}`")),
                 );
-                // The template is looked at all the same.
-                Some(Value::from("missing"))
+                Value::from("missing")
             }
         }
+    }
+
+    /// Whether anything calls this variable a secret.
+    fn is_secret(&self, variable: &str) -> bool {
+        let inventory = &self.inventory;
+        let sites = inventory.sites.values().map(|site| &site.variables);
+        let phones = inventory.phones.iter().map(|phone| &phone.variables);
+        let sets = self.templates.sets.values().map(|set| &set.variables);
+        std::iter::once(&inventory.fleet.variables)
+            .chain(sites)
+            .chain(phones)
+            .chain(sets)
+            .any(|variables| variables.get(variable).and_then(secret_name).is_some())
     }
 
     fn unknown_model(&self, phone: &PhoneLine) -> Problem {
@@ -296,6 +318,11 @@ impl FleetDir {
             None => problem.hint(format!("there are templates for {}", known.join(", "))),
         }
     }
+}
+
+/// The secret that a variable stands for.
+fn secret_name(variable: &Variable) -> Option<&str> {
+    variable.value.as_str()?.strip_prefix(PREFIX)
 }
 
 impl SiteFile {

@@ -255,6 +255,27 @@ fn a_secret_that_nobody_has_is_a_problem_of_its_line() {
 }
 
 #[test]
+fn a_secret_does_not_go_into_a_file_that_others_can_fetch() {
+    let sample = sample();
+    sample
+        .replace("fleet.toml", "sip_port = 5060", "sip_port = 5060\nadmin_pin = \"secret:sip-101\"")
+        .append("templates/polycom/common.cfg.j2", "{{ admin_pin }}\n");
+    assert_eq!(
+        sample.problems(),
+        ["templates/polycom/common.cfg.j2:11: admin_pin is a secret, but other phones could fetch polycom-common.cfg"]
+    );
+}
+
+#[test]
+fn a_password_in_clear_is_noted() {
+    let sample = sample();
+    sample.replace("phones.csv", "secret:sip-102", "hunter2").replace("phones.csv", "secret:sip-103", "hunter3");
+    let report = check(&sample.layout);
+    assert!(report.is_clean());
+    assert_eq!(report.notes, ["phones.csv:6: `password` holds 2 values in clear; `secret:NAME` keeps them out of git"]);
+}
+
+#[test]
 fn without_the_key_the_rest_is_checked_all_the_same() {
     let sample = sample();
     std::fs::remove_file(sample.layout.key("secrets")).unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 
 use super::tree::Objects;
-use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES};
+use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use crate::bundle::manifest::MANIFEST_FORMAT;
 use crate::bundle::shards::{shard_count, shard_of};
 use crate::bundle::{
@@ -154,10 +154,11 @@ impl Packed {
         Ok(Digest::of(&zeroize::Zeroizing::new(bytes)))
     }
 
-    /// Digest and size of each firmware file.
+    /// Digest and size of each file that the firmware catalogue must list.
     pub fn firmware(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
         let files = self.shards.iter().flat_map(|shard| &shard.files);
-        files.filter(|file| file.class == Class::Firmware).map(|file| (file.sha256, file.blob.clear_bytes))
+        let must = |file: &&FileEntry| file.class == Class::Firmware || file.blob.clear_bytes > MAX_UNLISTED_FILE_BYTES;
+        files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes))
     }
 
     /// How many files phones can ask for.

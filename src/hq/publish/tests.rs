@@ -1,1 +1,341 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
+use super::*;
+use crate::access::{MANIFEST_TARGET, Opened, OpenedManifest};
+use crate::bundle::{RecipientSecret, Scope};
+use crate::hq::plan::{self, Kind};
+use crate::hq::progress::Silent;
+use crate::hq::testing::{NOW, Sample, sample};
+use crate::ids::FileName;
+use crate::tuf::{Limits, Refresh, Step, Trusted};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A sample fleet whose one site is enrolled.
+struct Enrolled {
+    sample: Sample,
+    site: SiteId,
+    fleet: crate::ids::FleetId,
+    key: RecipientSecret,
+}
+
+fn enrolled() -> Enrolled {
+    let sample = sample();
+    let (fleet, _) = lint::read(&sample.layout);
+    let inventory = fleet.unwrap().inventory;
+    Enrolled {
+        site: inventory.sites["sample-office"].id.clone(),
+        fleet: inventory.fleet.id,
+        key: RecipientSecret::generate(),
+        sample,
+    }
+}
+
+impl Enrolled {
+    fn recipients(&self) -> BTreeMap<SiteId, Vec<RecipientPublic>> {
+        BTreeMap::from([(self.site.clone(), vec![self.key.public()])])
+    }
+
+    fn try_publish(&self, now: UnixTime) -> anyhow::Result<Summary> {
+        publish_to(&self.sample.layout, &self.recipients(), &PublishOptions { sites: None, now }, &mut Silent)
+    }
+
+    fn publish(&self, now: UnixTime) -> Outcome {
+        self.try_publish(now).unwrap().sites[0].outcome
+    }
+
+    fn plan(&self) -> plan::Plan {
+        plan::plan_for(&self.sample.layout, &|_| true, None, &mut Silent).unwrap()
+    }
+
+    /// Goes the way of a site: pinned root, metadata, manifest, parts, each read from the published tree.
+    fn fetch(&self, now: UnixTime) -> Opened {
+        let layout = &self.sample.layout;
+        let root = fs::read(layout.signed().join("1.root.json")).unwrap();
+        let trusted = refresh_from(&layout.site_metadata(&self.site), &root, now).unwrap();
+        let digest = trusted.target(MANIFEST_TARGET).unwrap().hashes.sha256.unwrap();
+        let sealed = fs::read(layout.site_targets(&self.site).join(format!("{digest}.manifest"))).unwrap();
+        OpenedManifest::open(&trusted, &sealed, &self.key, &self.fleet, &self.site)
+            .unwrap()
+            .complete(&trusted, &mut |part| fs::read(layout.object(&part.digest)).map_err(|error| error.to_string()))
+            .unwrap()
+    }
+}
+
+fn refresh_from(metadata: &Path, root: &[u8], now: UnixTime) -> Result<Trusted, crate::tuf::TrustError> {
+    let mut refresh = Refresh::start(Trusted::pin(root)?, Limits::default(), now);
+    while let Step::Fetch(ask) = refresh.step() {
+        match fs::read(metadata.join(&ask.path)) {
+            Ok(bytes) => refresh.received(&bytes)?,
+            Err(_) => refresh.missing()?,
+        }
+    }
+    Ok(refresh.trusted().clone())
+}
+
+/// Every file below a directory with its content.
+fn tree_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(dir).unwrap().display().to_string(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn an_enrolled_site_opens_what_was_published() {
+    let fleet = enrolled();
+    assert_eq!(fleet.publish(NOW), Outcome::Published { generation: Generation(1), files: 6 });
+    let release = fleet.fetch(NOW);
+    let catalog = release.catalog();
+    let name: FileName = "sep001b54000001.CNF.xml".parse().unwrap();
+    let entry = catalog.file(&name).unwrap();
+    assert_eq!(entry.scope, Scope::Device("001b54000001".parse().unwrap()));
+    let sealed = fs::read(fleet.sample.layout.object(&entry.blob.digest)).unwrap();
+    let clear = crate::bundle::object::open(&entry.blob, &sealed, 1 << 20).unwrap();
+    assert_eq!(Digest::of(&clear), entry.sha256);
+    assert!(String::from_utf8(clear).unwrap().contains("<authName>101</authName>"));
+    assert_eq!(catalog.phones().count(), 3);
+    assert_eq!(catalog.phones().next().unwrap().label, "Workshop");
+    assert_eq!(release.manifest().settings.poll_seconds, Some(300));
+    for object in release.objects() {
+        assert!(fleet.sample.layout.object(&object.digest).is_file());
+    }
+}
+
+#[test]
+fn publishing_again_changes_no_byte_and_no_generation() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let before = tree_of(&fleet.sample.layout.public());
+    assert_eq!(fleet.publish(NOW.plus(DAY)), Outcome::Unchanged(Generation(1)));
+    assert_eq!(tree_of(&fleet.sample.layout.public()), before);
+}
+
+#[test]
+fn the_same_directory_and_time_give_the_same_bytes() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let first = tree_of(&fleet.sample.layout.public());
+    fs::remove_dir_all(fleet.sample.layout.public()).unwrap();
+    fs::remove_file(fleet.sample.layout.database()).unwrap();
+    fleet.publish(NOW);
+    assert_eq!(tree_of(&fleet.sample.layout.public()), first);
+}
+
+#[test]
+fn a_lost_tree_is_rebuilt_with_versions_that_sites_accept() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    fleet.sample.replace("phones.csv", "Reception", "Front desk");
+    fleet.publish(NOW);
+    let layout = &fleet.sample.layout;
+    let root = fs::read(layout.signed().join("1.root.json")).unwrap();
+    let trusted = refresh_from(&layout.site_metadata(&fleet.site), &root, NOW).unwrap();
+    fs::remove_dir_all(layout.public()).unwrap();
+    assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(3), .. }));
+    let mut refresh = Refresh::start(trusted, Limits::default(), NOW);
+    while let Step::Fetch(ask) = refresh.step() {
+        match fs::read(layout.site_metadata(&fleet.site).join(&ask.path)) {
+            Ok(bytes) => refresh.received(&bytes).unwrap(),
+            Err(_) => refresh.missing().unwrap(),
+        }
+    }
+    assert_eq!(refresh.trusted().targets().unwrap().version, 3);
+}
+
+#[test]
+fn one_changed_phone_changes_its_file_and_one_shard() {
+    let fleet = enrolled();
+    let more: String = (0x10..0xf0)
+        .map(|n| format!("00:04:f2:00:01:{n:02x},sample-office,polycom,Desk {n},{n},Desk {n},{n},secret:sip-103\n"))
+        .collect();
+    fleet.sample.append("phones.csv", &more);
+    fleet.publish(NOW);
+    let before = fleet.fetch(NOW);
+    fleet.sample.replace("phones.csv", "Desk 20,20,Desk 20,", "Desk 20,20,Joan,");
+    let summary = fleet.try_publish(NOW.plus(DAY)).unwrap();
+    assert!(matches!(summary.sites[0].outcome, Outcome::Published { generation: Generation(2), .. }));
+    // The file and its shard.
+    assert_eq!(summary.new_objects, 2);
+    let after = fleet.fetch(NOW.plus(DAY));
+    let digests =
+        |release: &Opened| -> BTreeSet<Digest> { release.manifest().shards.iter().map(|s| s.digest).collect() };
+    assert_eq!(digests(&after).difference(&digests(&before)).count(), 1);
+    assert_eq!(after.manifest().shards.len(), 16);
+    assert_eq!(after.manifest().inventory, before.manifest().inventory);
+}
+
+#[test]
+fn a_plan_names_the_phones_by_their_labels() {
+    let fleet = enrolled();
+    assert!(fleet.plan().to_string().starts_with("sample-office: 9 changes, generation 1\n"));
+    fleet.publish(NOW);
+    assert_eq!(fleet.plan().to_string(), "nothing to publish");
+    fleet
+        .sample
+        .replace("phones.csv", "Meeting room,102,Meeting room,102", "Meeting room,112,Meeting room,102")
+        .replace("phones.csv", "00:04:f2:00:00:03,", "# 00:04:f2:00:00:03,")
+        .replace("sites/sample-office.toml", "[dhcp]", "[dhcp]\nmode = \"shadow\"")
+        .write("files/tone.wav", "beep");
+    assert_eq!(
+        fleet.plan().to_string(),
+        "sample-office: 8 changes, generation 2
+  ~ [dhcp]                   the appliance
+  - phone 00:04:f2:00:00:03  Workshop, polycom
+  ~ SEP001B54000002.cnf.xml  Meeting room
+  + tone.wav                 all phones
+  - 000000000000.cfg         all phones
+  - 0004f2000003-line.cfg    Workshop
+  - 0004f2000003.cfg         Workshop
+  - polycom-common.cfg       all phones
+1 site to change"
+    );
+    assert!(fleet.plan().sites[0].changes.iter().any(|change| change.kind == Kind::Removed));
+}
+
+#[test]
+fn a_changed_recipient_makes_a_new_generation() {
+    let mut fleet = enrolled();
+    fleet.publish(NOW);
+    fleet.key = RecipientSecret::generate();
+    assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(2), .. }));
+    assert_eq!(fleet.fetch(NOW).generation(), Generation(2));
+}
+
+#[test]
+fn a_site_without_an_appliance_waits() {
+    let fleet = enrolled();
+    let options = PublishOptions { sites: None, now: NOW };
+    let summary = publish_to(&fleet.sample.layout, &BTreeMap::new(), &options, &mut Silent).unwrap();
+    assert_eq!(summary.sites[0].outcome, Outcome::WaitingForEnrolment);
+    assert_eq!(
+        summary.to_string(),
+        "sample-office  waiting     for enrolment; lineside-hq site enroll sample-office\n0 new objects, 0 bytes"
+    );
+    assert!(!fleet.sample.layout.site_metadata(&fleet.site).exists());
+}
+
+#[test]
+fn problems_stop_a_publish_before_it_begins() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let before = tree_of(&fleet.sample.layout.public());
+    fleet.sample.replace("phones.csv", "cisco-9971", "cisco-9999");
+    let error = fleet.try_publish(NOW).unwrap_err();
+    assert_eq!(error.downcast_ref::<NotClean>().unwrap().0.problems.len(), 1);
+    assert_eq!(tree_of(&fleet.sample.layout.public()), before);
+}
+
+#[test]
+fn metadata_is_freshened_before_it_expires_and_keeps_the_generation() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let mut now = NOW;
+    // Every ten days for eight months: no moment at which a site would find expired metadata.
+    for _ in 0..24 {
+        now = now.plus(10 * DAY);
+        assert_eq!(fleet.fetch(now.plus(4 * DAY)).generation(), Generation(1));
+        let outcome = fleet.publish(now);
+        assert!(
+            matches!(outcome, Outcome::Refreshed(Generation(1)) | Outcome::Unchanged(Generation(1))),
+            "{outcome:?}"
+        );
+    }
+    // Within the last quarter of their year the targets are signed again, as a new release.
+    assert!(matches!(fleet.publish(NOW.plus(300 * DAY)), Outcome::Published { generation: Generation(2), .. }));
+    fleet.fetch(NOW.plus(329 * DAY));
+}
+
+#[test]
+fn the_online_key_alone_keeps_sites_from_expiry() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let online = fleet.sample.layout.online();
+    assert_eq!(refresh(&online, NOW.plus(DAY)).unwrap(), 0);
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::rename(&online, elsewhere.path().join("online")).unwrap();
+    assert_eq!(refresh(&elsewhere.path().join("online"), NOW.plus(80 * DAY)).unwrap(), 1);
+    fs::rename(elsewhere.path().join("online"), &online).unwrap();
+    assert_eq!(fleet.fetch(NOW.plus(100 * DAY)).generation(), Generation(1));
+}
+
+#[test]
+fn firmware_is_signed_when_it_changes_and_served_to_its_model() {
+    let fleet = enrolled();
+    fleet
+        .sample
+        .write("firmware/cisco-9971/sip9971.loads", "kern.sebn\n")
+        .write("firmware/cisco-9971/kern.sebn", vec![7; 3 << 20]);
+    fleet.sample.replace("templates/cisco-9971/model.toml", "firmware = []", "firmware = [\"sip9971.loads\"]");
+    fleet.publish(NOW);
+    let release = fleet.fetch(NOW);
+    let kernel = release.catalog().file(&"kern.sebn".parse().unwrap()).unwrap().clone();
+    assert_eq!(kernel.scope, Scope::Model("cisco-9971".to_owned()));
+    assert_eq!(kernel.blob.clear_bytes, 3 << 20);
+
+    // Without the firmware keys other things can be published, but no other firmware.
+    for number in 1..=2 {
+        fs::remove_file(fleet.sample.layout.key(&format!("firmware-{number}"))).unwrap();
+    }
+    fleet.sample.replace("phones.csv", "Reception", "Front desk");
+    assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(2), .. }));
+    fleet.sample.write("firmware/cisco-9971/kern.sebn", "new");
+    let error = format!("{:#}", fleet.try_publish(NOW).unwrap_err());
+    assert!(error.contains("must be signed anew by 2 firmware keys, but one is here"), "{error}");
+}
+
+#[test]
+fn a_large_file_for_everyone_is_signed_for_like_firmware() {
+    let fleet = enrolled();
+    let bytes = usize::try_from(crate::bundle::limits::MAX_UNLISTED_FILE_BYTES).unwrap() + 1;
+    fleet.sample.write("files/big.tar", vec![1; bytes]);
+    fleet.publish(NOW);
+    assert!(fleet.fetch(NOW).catalog().file(&"big.tar".parse().unwrap()).is_some());
+}
+
+#[test]
+fn nothing_published_tells_phones_models_or_names() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    for (name, bytes) in tree_of(&fleet.sample.layout.public()) {
+        let text = String::from_utf8_lossy(&bytes).to_lowercase();
+        for word in ["001b54", "1b:54", "cisco", "polycom", "sample-office", "reception", "sip.example.net"] {
+            assert!(!text.contains(word) && !name.to_lowercase().contains(word), "{name} holds {word}");
+        }
+    }
+}
+
+#[test]
+fn a_tampered_tree_is_not_built_upon() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let path = fleet.sample.layout.site_metadata(&fleet.site).join("1.targets.json");
+    let text = fs::read_to_string(&path).unwrap().replace("\"version\":1", "\"version\":2");
+    fs::write(&path, text).unwrap();
+    let error = format!("{:#}", fleet.try_publish(NOW).unwrap_err());
+    assert!(error.contains("does not verify"), "{error}");
+}
+
+#[test]
+fn a_torn_object_is_written_again() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let object = fleet.fetch(NOW).objects()[0].clone();
+    let path = fleet.sample.layout.object(&object.digest);
+    fs::write(&path, "").unwrap();
+    fleet.publish(NOW);
+    assert_eq!(Digest::of(&fs::read(&path).unwrap()), object.digest);
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::loads;
-use crate::bundle::limits::MAX_FILE_BYTES;
+use crate::bundle::limits::{MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use crate::hq::inventory::{entries, is_note};
 use crate::hq::layout::Layout;
 use crate::hq::problem::Problem;
@@ -74,9 +74,11 @@ impl Assets {
         self.firmware.get(set).map_or(&[], Vec::as_slice)
     }
 
-    /// All firmware that is served anywhere.
+    /// All that the firmware keys must sign for: firmware that is served anywhere, and other files as large as
+    /// firmware, which sites refuse as anything else.
     pub fn firmware(&self) -> impl Iterator<Item = &Arc<Asset>> {
-        self.firmware.values().flatten()
+        let large = self.files.iter().filter(|asset| asset.bytes > MAX_UNLISTED_FILE_BYTES);
+        self.firmware.values().flatten().chain(large)
     }
 }
 
