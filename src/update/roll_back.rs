@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::client::blocking;
+use super::client::{blocking, crashed};
 use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll::PollError;
-use super::release::{crashed, load_previous};
+use super::release::load_previous;
 use super::service::Updater;
 use crate::access::{Catalog, Opened};
 use crate::ids::Generation;
