@@ -136,6 +136,9 @@ pub enum Recovery {
     /// The active release is damaged and nothing can take its place.
     #[error("release {0} is damaged on disk and there is no other")]
     ReleaseLost(Generation),
+    /// The disk takes no writes: it is full, or has gone read-only. What is there is served.
+    #[error("the disk takes no writes: {0}")]
+    NotWritable(String),
     /// A journal ended in bytes that are no record; they were cut off.
     #[error("{bytes} bytes that are no record were cut off the journal `{name}`")]
     JournalCut {
@@ -156,6 +159,7 @@ impl Recovery {
             Self::PointerLost => "pointer-lost",
             Self::ReleaseReplaced { .. } => "release-replaced",
             Self::ReleaseLost(_) => "release-lost",
+            Self::NotWritable(_) => "not-writable",
             Self::JournalCut { .. } => "journal-cut",
         }
     }

@@ -143,3 +143,8 @@ pub(super) fn installed(dir: &Path, last: u64) -> Store {
     (1..=last).for_each(|number| Made::number(number).install(&store).unwrap());
     store
 }
+
+/// A directory in memory where there is such a thing: some tests build thousands of disks.
+pub(super) fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

@@ -1,8 +1,8 @@
 //! An append-only log of records that survives power cuts: what the appliance promised to others, such as leases.
 //!
 //! File: eight bytes of kind, then records of length (u32), checksum (first eight bytes of the SHA-256 of length and
-//! content) and content. The first record that is not whole ends the log: a power cut tore it, and nobody was told
-//! yet that it was written.
+//! content) and content. A record that is not whole ends the log: a power cut tore it, and nobody was told yet that it
+//! was written. Only if a whole one follows, the medium damaged it, and it alone is left out.
 
 use std::fs::TryLockError;
 use std::io::Read as _;
@@ -159,18 +159,23 @@ fn parse(bytes: &[u8]) -> (Vec<Vec<u8>>, u64) {
     let mut records = Vec::new();
     let Some(mut rest) = bytes.strip_prefix(KIND) else { return (records, 0) };
     while let Some((record, after)) = parse_record(rest) {
-        records.push(record.to_vec());
+        if let Some(whole) = record {
+            records.push(whole.to_vec());
+        } else if !matches!(parse_record(after), Some((Some(_), _))) {
+            break;
+        }
         rest = after;
     }
     (records, (bytes.len() - rest.len()) as u64)
 }
 
-fn parse_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A record, `None` in its place if its checksum is wrong, and what is behind it.
+fn parse_record(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<8>()?;
     let bytes = usize::try_from(u32::from_be_bytes(*length)).ok().filter(|bytes| *bytes <= MAX_RECORD_BYTES)?;
     let (record, rest) = rest.split_at_checked(bytes)?;
-    (checksum(length, record) == *sum).then_some((record, rest))
+    Some(((checksum(length, record) == *sum).then_some(record), rest))
 }
 
 #[cfg(test)]
@@ -216,6 +221,23 @@ mod tests {
             let (_, records) = Journal::open(&at(&dir)).unwrap();
             assert_eq!(records.last().unwrap(), b"after", "cut at {length}");
         }
+    }
+
+    #[test]
+    fn a_record_that_the_medium_damaged_is_left_out_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(&at(&dir)).unwrap();
+        [b"one", b"two", b"six"].iter().for_each(|record| journal.append(*record).unwrap());
+        drop(journal);
+        let mut bytes = std::fs::read(at(&dir)).unwrap();
+        let middle = bytes.windows(3).position(|window| window == b"two").unwrap();
+        bytes[middle] ^= 1;
+        std::fs::write(at(&dir), bytes).unwrap();
+        let (mut journal, records) = Journal::open(&at(&dir)).unwrap();
+        assert_eq!((records, journal.cut_bytes()), (vec![b"one".to_vec(), b"six".to_vec()], 0));
+        journal.append(b"ten").unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(&at(&dir)).unwrap().1.len(), 3);
     }
 
     #[test]

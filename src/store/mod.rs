@@ -44,6 +44,7 @@ mod power_cuts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +114,9 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Opens the store under `dir` (created 0700 if absent), cleans up what a power cut left, takes a lock.
+    ///
+    /// A disk that is full or has gone read-only is no reason not to serve: what is there can be read, writes fail, and
+    /// [`Store::recoveries`] says so.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         Self::open_on(dir, Disk::default())
     }
@@ -126,13 +130,11 @@ impl Store {
         durable::keep_private(dir).map_err(StoreError::io("protect", dir))?;
         let lock = take_lock(&dir.join("lock"))?;
 
-        let tmp = dir.join("tmp");
-        disk.remove_dir(&tmp).map_err(StoreError::io("empty", &tmp))?;
         for name in ["tmp", "identity", "objects", "partial", "releases", "journal", "bad"] {
             let path = dir.join(name);
             disk.create_dir(&path).map_err(StoreError::io("create", &path))?;
         }
-        disk.sync_dir(dir).map_err(StoreError::io("sync", dir))?;
+        disk.sync_dir(dir).unwrap_or_else(|error| tracing::warn!(%error, "the state directory cannot be synced"));
 
         let inner = Inner {
             dir: dir.to_owned(),
@@ -151,10 +153,12 @@ impl Store {
             recoveries: Mutex::default(),
             cache: OnceLock::new(),
         };
-        inner.load_trust()?;
-        inner.load_pointer()?;
-        inner.load_listed()?;
-        inner.trim_partials()?;
+        if let Err(error) = inner.clean().and_then(|()| inner.try_writing()) {
+            inner.recovered(Recovery::NotWritable(error.to_string()));
+        }
+        inner.load_trust();
+        inner.load_pointer();
+        inner.load_listed();
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -270,6 +274,25 @@ impl Inner {
         self.disk.replace(&self.aside(), target, bytes).map_err(StoreError::io("write", target))
     }
 
+    /// Deletes what was being written when the power went, and bounds what interrupted downloads hold.
+    fn clean(&self) -> Result<(), StoreError> {
+        let tmp = self.dir.join("tmp");
+        let entries = std::fs::read_dir(&tmp).map_err(StoreError::io("read", &tmp))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let removed = if path.is_dir() { self.disk.remove_dir(&path) } else { self.disk.remove_file(&path) };
+            removed.map_err(StoreError::io("delete", &path))?;
+        }
+        self.trim_partials()
+    }
+
+    fn try_writing(&self) -> Result<(), StoreError> {
+        let path = self.aside();
+        let written = self.disk.create(&path).and_then(|mut file| file.append(&[0; 512]));
+        let removed = self.disk.remove_file(&path);
+        written.and(removed).map_err(StoreError::io("write", &path))
+    }
+
     fn recovered(&self, recovery: Recovery) {
         tracing::warn!(code = recovery.code(), "{recovery}");
         let mut recoveries = lock(&self.recoveries);
@@ -280,7 +303,10 @@ impl Inner {
 }
 
 fn take_lock(path: &Path) -> Result<File, StoreError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path),
+        other => other,
+    };
     let file = file.map_err(StoreError::io("open", path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

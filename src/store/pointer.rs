@@ -72,8 +72,16 @@ impl Inner {
         Ok(())
     }
 
+    /// Where the pointer has to change for something to be served at all, the disk's refusal does not count.
+    fn switch_anyway(&self, pointer: &mut Pointer, to: Pointer) {
+        if let Err(error) = self.switch(pointer, to) {
+            tracing::warn!(%error, "the pointer to the active release cannot be mended");
+            *pointer = to;
+        }
+    }
+
     /// Reads the pointer at opening, and puts another release in the active one's place if need be.
-    pub(super) fn load_pointer(&self) -> Result<(), StoreError> {
+    pub(super) fn load_pointer(&self) {
         let path = self.dir.join("active");
         // A sector that cannot be read is damage like any other.
         let bytes = read_limited(&path, MAX_POINTER_BYTES).unwrap_or_else(|error| {
@@ -91,7 +99,7 @@ impl Inner {
                 if let Some(active) = there.active
                     && self.load_release(active).is_none()
                 {
-                    self.replace_active(&mut pointer, active)?;
+                    self.replace_active(&mut pointer, active);
                 }
             }
             // No pointer: there was no release yet, unless one says that it was active.
@@ -100,12 +108,11 @@ impl Inner {
                 let chosen = self.best_release(None);
                 let recovery = chosen.map_or(Recovery::PointerLost, Recovery::PointerRebuilt);
                 if chosen.is_some() {
-                    self.switch(&mut pointer, Pointer { active: chosen, previous: None })?;
+                    self.switch_anyway(&mut pointer, Pointer { active: chosen, previous: None });
                 }
                 self.recovered(recovery);
             }
         }
-        Ok(())
     }
 
     pub(super) fn active(&self) -> Result<Option<StoredRelease>, StoreError> {
@@ -114,21 +121,20 @@ impl Inner {
         if let Some(release) = self.load_release(active) {
             return Ok(Some(release));
         }
-        self.replace_active(&mut pointer, active)?;
+        self.replace_active(&mut pointer, active);
         Ok(pointer.active.and_then(|instead| self.load_release(instead)))
     }
 
-    fn replace_active(&self, pointer: &mut Pointer, damaged: Generation) -> Result<(), StoreError> {
+    fn replace_active(&self, pointer: &mut Pointer, damaged: Generation) {
         let previous = pointer.previous.filter(|previous| self.load_release(*previous).is_some());
         match previous.or_else(|| self.best_release(Some(damaged))) {
             Some(instead) => {
-                self.switch(pointer, Pointer { active: Some(instead), previous: None })?;
+                self.switch_anyway(pointer, Pointer { active: Some(instead), previous: None });
                 self.recovered(Recovery::ReleaseReplaced { damaged, instead });
             }
             // The pointer stays: the release may be readable at the next attempt.
             None => self.recovered(Recovery::ReleaseLost(damaged)),
         }
-        Ok(())
     }
 
     /// The newest whole release that has been active and was not rejected.

@@ -137,13 +137,12 @@ impl Inner {
     }
 
     /// Remembers which objects whole releases list.
-    pub(super) fn load_listed(&self) -> Result<(), StoreError> {
+    pub(super) fn load_listed(&self) {
         let mut listed = std::collections::HashSet::new();
         for generation in self.release_numbers() {
             listed.extend(self.release_objects(generation).unwrap_or_default().into_iter().map(|(digest, _)| digest));
         }
         *lock(&self.listed) = listed;
-        Ok(())
     }
 
     pub(super) fn stage(

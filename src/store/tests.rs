@@ -1,13 +1,16 @@
-//! What the store promises, seen from outside: releases, activation, trust, damage, a full disk.
+//! What the store promises, seen from outside: releases, activation, trust, a full disk.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod damage;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::fixtures::{Faults, Made, installed, put};
+use super::fixtures::{Faults, Made, in_memory, installed, put};
 use super::*;
 use crate::ids::UnixTime;
+use damage::flip_middle;
 
 fn trust(number: i64) -> TrustState {
     TrustState {
@@ -15,18 +18,6 @@ fn trust(number: i64) -> TrustState {
         time_floor: Some(UnixTime(number)),
         rejected: vec![Generation(99)],
     }
-}
-
-fn flip_middle(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(path, bytes).unwrap();
-}
-
-fn halve(path: &Path) {
-    let bytes = fs::read(path).unwrap();
-    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
 #[test]
@@ -173,152 +164,6 @@ fn saving_the_same_trust_state_again_writes_nothing() {
 }
 
 #[test]
-fn one_damaged_copy_of_the_trust_state_costs_nothing() {
-    for (copy, damage) in [(0u8, flip_middle as fn(&Path)), (1, flip_middle), (0, halve), (1, halve)] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        (1..=2).for_each(|number| store.save_trust(&trust(number)).unwrap());
-        drop(store);
-        damage(&dir.path().join(format!("trust.{copy}")));
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.trust().unwrap(), Some(trust(2)));
-        assert_eq!(store.recoveries(), [Recovery::TrustCopyDamaged(copy)]);
-        // The next save mends it, even of the same state.
-        store.save_trust(&trust(2)).unwrap();
-        drop(store);
-        assert!(Store::open(dir.path()).unwrap().recoveries().is_empty());
-    }
-}
-
-#[test]
-fn two_damaged_copies_are_rebuilt_from_the_active_release() {
-    for damage in [flip_middle as fn(&Path), halve, |path| fs::remove_file(path).unwrap()] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = installed(dir.path(), 2);
-        store.save_trust(&trust(5)).unwrap();
-        drop(store);
-        damage(&dir.path().join("trust.0"));
-        damage(&dir.path().join("trust.1"));
-        let store = Store::open(dir.path()).unwrap();
-        let rebuilt = store.trust().unwrap().unwrap();
-        assert_eq!(rebuilt.metadata, Made::number(2).metadata);
-        assert_eq!(store.recoveries(), [Recovery::TrustRebuilt(Generation(2))]);
-        drop(store);
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.trust().unwrap(), Some(rebuilt));
-        assert!(store.recoveries().is_empty());
-    }
-}
-
-#[test]
-fn lost_trust_without_a_release_is_an_error_and_not_a_fresh_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    store.save_trust(&trust(1)).unwrap();
-    drop(store);
-    flip_middle(&dir.path().join("trust.0"));
-    flip_middle(&dir.path().join("trust.1"));
-    let store = Store::open(dir.path()).unwrap();
-    assert!(matches!(store.trust(), Err(StoreError::TrustLost)));
-    // Whoever verified the pinned root anew may begin again.
-    store.save_trust(&trust(2)).unwrap();
-    assert_eq!(store.trust().unwrap(), Some(trust(2)));
-}
-
-#[test]
-fn a_damaged_pointer_leads_to_the_newest_whole_release_that_was_active() {
-    for damage in [
-        flip_middle as fn(&Path),
-        halve,
-        |path| fs::write(path, b"").unwrap(),
-        |path| {
-            fs::write(path, vec![0; 100_000]).unwrap();
-        },
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = installed(dir.path(), 3);
-        let staged = Made::number(4);
-        staged.fetch(&store).unwrap();
-        staged.stage(&store).unwrap();
-        drop(store);
-        damage(&dir.path().join("active"));
-        let store = Store::open(dir.path()).unwrap();
-        Made::number(3).assert_whole(&store);
-        assert_eq!(store.recoveries(), [Recovery::PointerRebuilt(Generation(3))]);
-        drop(store);
-        assert!(Store::open(dir.path()).unwrap().recoveries().is_empty());
-    }
-}
-
-#[test]
-fn a_damaged_pointer_never_leads_to_a_damaged_or_rejected_release() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = installed(dir.path(), 4);
-    store.save_trust(&TrustState { rejected: vec![Generation(3)], ..trust(1) }).unwrap();
-    drop(store);
-    flip_middle(&dir.path().join("active"));
-    flip_middle(&dir.path().join("releases/4/manifest"));
-    Made::number(2).assert_whole(&Store::open(dir.path()).unwrap());
-}
-
-#[test]
-fn a_release_that_was_rolled_back_is_not_chosen_when_the_pointer_is_damaged() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = installed(dir.path(), 2);
-    store.roll_back().unwrap();
-    drop(store);
-    flip_middle(&dir.path().join("active"));
-    Made::number(1).assert_whole(&Store::open(dir.path()).unwrap());
-}
-
-#[test]
-fn a_pointer_with_nothing_behind_it_is_said_and_not_made_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    fs::write(dir.path().join("active"), b"garbage").unwrap();
-    drop(store);
-    let store = Store::open(dir.path()).unwrap();
-    assert_eq!(store.active().unwrap(), None);
-    assert_eq!(store.recoveries(), [Recovery::PointerLost]);
-}
-
-#[test]
-fn a_damaged_active_release_is_replaced_by_the_previous_one_and_can_come_back() {
-    for file in ["index", "manifest", "objects", "0.json", "2.json"] {
-        for open in [true, false] {
-            let dir = tempfile::tempdir().unwrap();
-            let mut store = installed(dir.path(), 2);
-            flip_middle(&dir.path().join("releases/2").join(file));
-            if !open {
-                drop(store);
-                store = Store::open(dir.path()).unwrap();
-            }
-            if file == "objects" && open {
-                // Only its list of objects is damaged, which nobody has read yet.
-                assert_eq!(store.active_generation(), Some(Generation(2)));
-            }
-            Made::number(1).assert_whole(&store);
-            let expected = Recovery::ReleaseReplaced { damaged: Generation(2), instead: Generation(1) };
-            assert_eq!(store.recoveries(), [expected], "{file}");
-            Made::number(2).install(&store).unwrap();
-            Made::number(2).assert_whole(&store);
-        }
-    }
-}
-
-#[test]
-fn a_damaged_only_release_is_reported_and_mended_by_staging_it_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = installed(dir.path(), 1);
-    flip_middle(&dir.path().join("releases/1/manifest"));
-    assert_eq!(store.active().unwrap(), None);
-    assert_eq!(store.recoveries(), [Recovery::ReleaseLost(Generation(1))]);
-    assert_eq!(store.collect(&[]).unwrap(), 0);
-    Made::number(1).install(&store).unwrap();
-    Made::number(1).assert_whole(&store);
-}
-
-#[test]
 fn collecting_keeps_the_active_and_the_previous_release() {
     let dir = tempfile::tempdir().unwrap();
     let store = installed(dir.path(), 4);
@@ -355,7 +200,7 @@ fn collecting_keeps_what_it_is_told_to_keep() {
 #[test]
 fn a_failing_disk_at_any_step_of_an_update_leaves_the_old_release_or_the_new_one() {
     for step in 0.. {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = in_memory();
         drop(installed(dir.path(), 2));
         let faults = Faults::none();
         let store = Store::open_on(dir.path(), faults.disk()).unwrap();
@@ -389,7 +234,7 @@ fn a_failing_disk_at_any_step_of_an_update_leaves_the_old_release_or_the_new_one
 #[test]
 fn dying_at_any_step_of_an_update_leaves_a_store_that_opens() {
     for step in 0.. {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = in_memory();
         drop(installed(dir.path(), 2));
         let faults = Faults::none();
         let store = Store::open_on(dir.path(), faults.disk()).unwrap();
@@ -429,6 +274,60 @@ fn a_second_trust_copy_that_cannot_be_written_is_mended_by_the_next_save() {
     store.save_trust(&trust(2)).unwrap();
     let copies = [0, 1].map(|copy| fs::read(dir.path().join(format!("trust.{copy}"))).unwrap());
     assert_eq!(copies[0], copies[1]);
+}
+
+#[test]
+fn a_disk_that_takes_no_writes_is_no_reason_not_to_serve() {
+    for damaged in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = installed(dir.path(), 2);
+        store.save_trust(&trust(1)).unwrap();
+        drop(store);
+        fs::write(dir.path().join("tmp/5"), b"half").unwrap();
+        if damaged {
+            flip_middle(&dir.path().join("releases/2/manifest"));
+        }
+        let faults = Faults::none();
+        faults.die_after(0);
+        let store = Store::open_on(dir.path(), faults.disk()).unwrap();
+        Made::number(if damaged { 1 } else { 2 }).assert_whole(&store);
+        assert_eq!(store.trust().unwrap(), Some(trust(1)));
+        assert_eq!(store.recoveries()[0].code(), "not-writable");
+        assert!(Made::number(3).install(&store).is_err());
+        faults.heal();
+        Made::number(3).install(&store).unwrap();
+        Made::number(3).assert_whole(&store);
+    }
+}
+
+#[test]
+fn readers_updates_and_collections_do_not_disturb_each_other() {
+    let dir = in_memory();
+    let store = installed(dir.path(), 1);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 2..30 {
+                Made::number(number).install(&store).unwrap();
+                store.collect(&[]).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let until_done = || !done.load(Ordering::Relaxed);
+                for _ in (0..1_000_000).take_while(|_| until_done()) {
+                    let active = store.active().unwrap().unwrap();
+                    let made = Made::number(active.generation.0);
+                    assert_eq!(active.sealed_manifest, made.manifest);
+                    let read = store.read(&Digest::of(&made.objects[0]), 100).unwrap();
+                    assert_eq!(read, made.objects[0]);
+                }
+            });
+        }
+    });
+    Made::number(29).assert_whole(&store);
+    assert!(store.recoveries().is_empty());
 }
 
 #[test]

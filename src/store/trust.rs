@@ -127,7 +127,7 @@ impl Inner {
     }
 
     /// Reads both copies at opening.
-    pub(super) fn load_trust(&self) -> Result<(), StoreError> {
+    pub(super) fn load_trust(&self) {
         let mut loaded = Copies::default();
         let mut damaged = Vec::new();
         for copy in 0..2u8 {
@@ -158,6 +158,5 @@ impl Inner {
             loaded.lost = !damaged.is_empty();
         }
         *lock(&self.trust) = loaded;
-        Ok(())
     }
 }

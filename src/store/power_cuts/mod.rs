@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use super::durable::Disk;
-use super::fixtures::{Made, installed, put};
+use super::fixtures::{Made, in_memory, installed, put};
 use super::{Recovery, Store, TrustState};
 use crate::ids::{Digest, Generation, UnixTime};
 use model::{Chance, Cruelty, Model, Recorder, State, Step};
@@ -90,11 +90,6 @@ fn check(root: &Path, allowed: &[State], name: &str) {
     drop(journal);
     drop(store);
     next.assert_whole(&Store::open(root).unwrap());
-}
-
-/// A directory in memory where there is such a thing: thousands of disks are rebuilt here.
-fn in_memory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn record_list(count: u8) -> Vec<Vec<u8>> {
