@@ -1,7 +1,7 @@
 //! Enrolment: a token makes this appliance a site, once (DESIGN, "Identity and enrolment").
 //!
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
-//! HQ's certificate is in the journal, nothing needs HQ any more and [`finish`] is repeated until it is done.
+//! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing listens for HQ here, and whatever fails changes nothing that phones see. Read [`poll`] (one poll, step
 //! after step), then what it calls in that order: [`refresh`] (TUF over HTTPS), [`release`], [`self_check`],
-//! [`check_in`] and `contact` (what we say to HQ); [`service`] is the task around it. [`enrol`] makes an [`identity`]; [`client`] is the only HTTPS
+//! [`check_in`] and `contact` (what we say to HQ); [`service`] is the task around it. [`mod@enrol`] makes an [`identity`]; [`client`] is the only HTTPS
 //! client and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`].
 
 pub mod anchors;

@@ -269,10 +269,10 @@ async fn our_certificate_is_shown_and_a_server_that_misses_it_says_so() {
 
 /// What was downloaded so far, as the store would keep it.
 #[derive(Debug, Default)]
-struct Memory {
-    bytes: Vec<u8>,
-    restarts: u32,
-    full_at: Option<usize>,
+pub struct Memory {
+    pub bytes: Vec<u8>,
+    pub restarts: u32,
+    pub full_at: Option<usize>,
 }
 
 impl Sink for Memory {

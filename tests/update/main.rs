@@ -6,6 +6,7 @@
 mod client;
 mod enrol;
 mod hq;
+mod nginx;
 mod pki;
 mod server;
 mod site;

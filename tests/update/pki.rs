@@ -90,6 +90,14 @@ impl Ca {
         self.server(days(-1), days(30))
     }
 
+    /// The same as [`Ca::good_server`] in PEM: chain and key.
+    pub fn server_pem(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (format!("{}{}", certificate.pem(), self.pem), key.serialize_pem())
+    }
+
     /// A server that wants a client certificate of this CA.
     pub fn mutual_server(&self) -> rustls::ServerConfig {
         let mut roots = rustls::RootCertStore::empty();
