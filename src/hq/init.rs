@@ -63,7 +63,11 @@ pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
         Ok(entries) => {
             let found = entries.count();
             if found > 0 {
-                bail!("{} is not empty: it has {}", dir.display(), count(found, "file"));
+                bail!(
+                    "{} is not empty: it has {}\nhint: name a directory that does not exist yet",
+                    dir.display(),
+                    count(found, "file")
+                );
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

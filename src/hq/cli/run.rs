@@ -109,7 +109,7 @@ fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::
                 Some(path) => {
                     write_secret(path, text.as_bytes())?;
                     writeln!(out, "wrote {}: good for one appliance until {}", path.display(), token.expires)?;
-                    writeln!(out, "copy it to the appliance's card as lineside-token.toml")?;
+                    writeln!(out, "copy it to the appliance's card as lineside-provision.toml")?;
                 }
                 None => out.write_all(text.as_bytes())?,
             }
@@ -146,8 +146,8 @@ fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
         match crate::hq::source::nearest(name, &known) {
-            Some(near) => anyhow!("there is no site `{name}`; did you mean `{near}`?"),
-            None => anyhow!("there is no site `{name}`"),
+            Some(near) => anyhow!("there is no site `{name}`\nhint: did you mean `{near}`?"),
+            None => anyhow!("there is no site `{name}`\nhint: `lineside-hq site list` names them"),
         }
     })
 }
@@ -260,13 +260,16 @@ fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 fn qr_code(text: &str) -> anyhow::Result<String> {
     let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
         .map_err(|error| anyhow!("the token does not fit a QR code: {error}"))?;
-    Ok(code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build())
+    // Terminals are dark: what is printed is the light part.
+    use qrcode::render::unicode::Dense1x2;
+    let mut picture = code.render::<Dense1x2>();
+    Ok(picture.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).quiet_zone(true).build())
 }
 
 /// What people see of an error: the chain, and what to try.
 pub(super) fn explain(error: &anyhow::Error) -> String {
     if let Some(NotClean(report)) = error.downcast_ref::<NotClean>() {
-        return format!("{report}\n");
+        return format!("{report}\nerror: nothing was done, because the fleet directory has problems\n");
     }
     let mut text = format!("error: {error:#}");
     let hint = error.chain().find_map(|cause| {
