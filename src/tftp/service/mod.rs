@@ -1,7 +1,7 @@
 //! Moves datagrams for [`super::transfer`]: one listener, one task and one port for each transfer, and every bound.
 //!
-//! [`listener`] reads requests and decides through a [`gate`]; [`session`] runs one transfer over a [`line`]; [`source`]
-//! gets the file's chunks ready. Nothing that arrives ends the service.
+//! `listener` reads requests and decides through the `gate`; `session` runs one transfer over a `line`; `source` gets
+//! the file's chunks ready. Nothing that arrives ends the service.
 
 mod gate;
 mod line;

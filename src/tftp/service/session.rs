@@ -220,6 +220,10 @@ async fn transfer(
     if !binding.holds(&shared.gate) {
         transfer.handle(Input::Revoked, Instant::now());
     }
+    // What came while the file was opened; a repeated request is about to be answered.
+    if let Some(input) = control.take().filter(|input| *input != Input::Repeated) {
+        transfer.handle(input, Instant::now());
+    }
     loop {
         while let Some(transmit) = transfer.poll_transmit() {
             trace!(?transmit, "send");

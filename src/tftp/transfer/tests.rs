@@ -5,6 +5,7 @@ use crate::tftp::options::Limits;
 use crate::tftp::packet::RequestOption;
 use crate::tftp::service::epoch;
 
+mod properties;
 mod windows;
 
 /// A transfer in simulated time.
