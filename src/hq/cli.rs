@@ -138,6 +138,8 @@ pub fn main() -> ExitCode {
     match run(&cli, &mut std::io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
+        // Whoever read the output has seen enough.
+        Err(error) if run::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", run::explain(&error));
             ExitCode::from(1)

@@ -142,6 +142,9 @@ pub(super) fn publish_to(
     options: &PublishOptions,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Summary> {
+    let Some(_lock) = tree::Lock::try_take(layout)? else {
+        bail!("somebody else is publishing from this directory\nhint: wait for that to end");
+    };
     let fleet = clean(layout)?;
     if !fleet.secrets.is_unlocked() {
         bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");

@@ -266,6 +266,12 @@ fn qr_code(text: &str) -> anyhow::Result<String> {
     Ok(picture.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).quiet_zone(true).build())
 }
 
+/// Whether the output was closed, as `head` does.
+pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// What people see of an error: the chain, and what to try.
 pub(super) fn explain(error: &anyhow::Error) -> String {
     if let Some(NotClean(report)) = error.downcast_ref::<NotClean>() {

@@ -20,6 +20,8 @@ use crate::tuf::sign;
 pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
     let layout = layout::Layout::of_online(online);
     let key = keyring::load_signing(&layout.online_key())?;
+    // Whoever publishes now freshens, too.
+    let Some(_lock) = tree::Lock::try_take(&layout)? else { return Ok(0) };
     let sites = layout.public().join("sites");
     let listing = match fs::read_dir(&sites) {
         Ok(listing) => listing,

@@ -330,6 +330,15 @@ fn a_tampered_tree_is_not_built_upon() {
 }
 
 #[test]
+fn two_do_not_publish_at_once() {
+    let fleet = enrolled();
+    let lock = tree::Lock::try_take(&fleet.sample.layout).unwrap();
+    assert!(fleet.try_publish(NOW).unwrap_err().to_string().starts_with("somebody else is publishing"));
+    drop(lock);
+    fleet.publish(NOW);
+}
+
+#[test]
 fn a_torn_object_is_written_again() {
     let fleet = enrolled();
     fleet.publish(NOW);

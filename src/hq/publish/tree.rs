@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 
 use crate::bundle::ObjectRef;
 use crate::hq::layout::Layout;
@@ -47,12 +47,43 @@ impl Tree {
 
     /// Makes everything durable that was put since the last time. Before any metadata names it.
     pub fn sync(&mut self) -> anyhow::Result<()> {
-        let mut folders = BTreeSet::new();
-        for path in self.unsynced.drain(..) {
-            sync(&path)?;
-            folders.extend(path.parent().map(Path::to_owned));
+        let paths = std::mem::take(&mut self.unsynced);
+        sync_all(&paths)?;
+        let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        folders.into_iter().try_for_each(sync)
+    }
+}
+
+/// So many files are synced at once: the file system commits them together, which is many times faster.
+const SYNCS: usize = 16;
+
+fn sync_all(paths: &[PathBuf]) -> anyhow::Result<()> {
+    let share = paths.len().div_ceil(SYNCS).max(1);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = paths
+            .chunks(share)
+            .map(|paths| scope.spawn(move || paths.iter().try_for_each(|path| sync(path))))
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread ended early")))
+    })
+}
+
+/// Held while something writes into the tree, so that two who publish at once cannot both make the next release.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "dropping the file unlocks it")] File);
+
+impl Lock {
+    /// Takes the lock, or `None` if somebody else has it.
+    pub fn try_take(layout: &Layout) -> anyhow::Result<Option<Self>> {
+        let path = layout.online().join("publish.lock");
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
         }
-        folders.iter().try_for_each(|folder| sync(folder))
     }
 }
 
