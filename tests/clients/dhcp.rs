@@ -45,11 +45,13 @@ fn dhclient_gets_a_lease_with_options_66_and_150_and_then_its_file() {
     let dir = site.net.dir();
     let config = "option tftp150 code 150 = array of ip-address;\nsend vendor-class-identifier \"Cisco Systems, Inc. IP Phone CP-8941\";\nrequest subnet-mask, routers, tftp-server-name, tftp150;\ntimeout 20;\n";
     std::fs::write(dir.join("dhclient.conf"), config).unwrap();
-    let said = phone.try_sh(&format!(
-        "cd {} && dhclient -4 -1 -d -sf /bin/true -cf dhclient.conf -lf leases -pf pid eth0 & sleep 6; kill $!",
-        dir.display()
-    ));
-    let leases = std::fs::read_to_string(dir.join("leases")).unwrap_or_default();
+    std::fs::write(dir.join("leases"), "").unwrap();
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (conf, kept, pid) = (path("dhclient.conf"), path("leases"), path("pid"));
+    let words = ["dhclient", "-4", "-d", "-sf", "/bin/true", "-cf", &conf, "-lf", &kept, "-pf", &pid, "eth0"];
+    let client = phone.start(&words, &dir.join("dhclient.log"));
+    client.says("bound to 192.168.77.1");
+    let leases = std::fs::read_to_string(dir.join("leases")).unwrap();
     for part in [
         "fixed-address 192.168.77.1".to_owned(),
         format!("option tftp-server-name \"{BOX_LAN}\""),
@@ -58,7 +60,7 @@ fn dhclient_gets_a_lease_with_options_66_and_150_and_then_its_file() {
         "option subnet-mask 255.255.255.0".to_owned(),
         "option dhcp-lease-time 600".to_owned(),
     ] {
-        assert!(leases.contains(&part), "no `{part}` in:\n{leases}\n{}\n{}", text(&said), site.appliance_log());
+        assert!(leases.contains(&part), "no `{part}` in:\n{leases}\n{}\n{}", client.log(), site.appliance_log());
     }
     let address = leases.split("fixed-address ").nth(1).unwrap().split(';').next().unwrap().to_owned();
     phone.sh(&format!("ip addr add {address}/24 dev eth0"));

@@ -67,7 +67,7 @@ fn a_used_a_wrong_and_a_foreign_token_are_refused_with_a_reason_in_both_logs() {
     let wrong = original.replace(secret, "secret = \"00000000000000000000000000000000\"");
     fs::write(&token, wrong).unwrap();
     let (done, said) = site.try_lineside(&["enroll", token.to_str().unwrap()]);
-    assert!(!done && said.contains("proof-wrong"), "{said}");
+    assert!(!done && said.contains("does not accept the token's proof"), "{said}");
     assert!(token.exists(), "a token that was not used is not wiped");
 
     fs::write(&token, &original).unwrap();
@@ -78,7 +78,7 @@ fn a_used_a_wrong_and_a_foreign_token_are_refused_with_a_reason_in_both_logs() {
     fs::write(&token, &original).unwrap();
     fs::remove_dir_all(&site.state).unwrap();
     let (done, said) = site.try_lineside(&["enroll", token.to_str().unwrap()]);
-    assert!(!done && said.contains("token-used"), "{said}");
+    assert!(!done && said.contains("was used before"), "{said}");
 
     let log = site.serve.as_ref().unwrap().log();
     assert!(log.contains("proof-wrong") && log.contains("token-used"), "{log}");

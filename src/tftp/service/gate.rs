@@ -52,6 +52,11 @@ impl Gate {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address)
     }
 
+    /// Whether waiting for an address can help: not on loopback, where nobody resolves.
+    pub(super) fn can_resolve(&self) -> bool {
+        self.devices.read().unwrap_or_else(PoisonError::into_inner).has_link()
+    }
+
     /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
     pub(super) fn resolve(&self, address: Ipv4Addr) {
         // Full means that the neighbour service has plenty to do; the phone will ask again.

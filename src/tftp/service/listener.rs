@@ -166,7 +166,7 @@ impl Listener {
             return session.control.tell(Input::Repeated);
         }
         match self.shared.gate.who(*peer.ip()) {
-            Resolution::Unknown => self.hold(datagram, peer, now),
+            Resolution::Unknown if self.shared.gate.can_resolve() => self.hold(datagram, peer, now),
             requester => self.decide(request, datagram, peer, requester, now, now),
         }
     }

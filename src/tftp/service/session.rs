@@ -92,9 +92,6 @@ pub(super) async fn serve(shared: Arc<Shared>, job: Job, control: Arc<Control>) 
         },
         outcome => debug!(peer = %job.peer, file = %name, bytes = end.bytes, ?duration, ?outcome, "transfer ended"),
     }
-    shared.stats.count(counter(end.outcome));
-    shared.stats.add("tftp.bytes", end.bytes);
-    shared.stats.add("tftp.retransmissions", u64::from(end.retransmissions));
     shared.stats.transfer(TransferRecord {
         device,
         known: job.release.known,
@@ -125,17 +122,6 @@ struct End {
 impl End {
     fn before_the_first_byte(outcome: Outcome) -> Self {
         Self { outcome, bytes: 0, retransmissions: 0 }
-    }
-}
-
-const fn counter(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Delivered => "tftp.delivered",
-        Outcome::Unconfirmed => "tftp.unconfirmed",
-        Outcome::Aborted => "tftp.aborted",
-        Outcome::TimedOut => "tftp.timed-out",
-        Outcome::Failed => "tftp.failed",
-        Outcome::Refused(_) => "tftp.refused",
     }
 }
 
