@@ -142,6 +142,7 @@ impl Updater {
         let (timestamp, etag) = match client.get(&format!("{base}{TIMESTAMP}"), limit, etag).await? {
             Fetched::NotModified => {
                 self.heal(&client, deadline).await?;
+                self.not_rejected(self.trusted()?)?;
                 return self.fresh(now).map(|()| None);
             }
             Fetched::Missing => return Err(PollError::NoRelease),
@@ -184,8 +185,9 @@ impl Updater {
             self.heal(client, deadline).await?;
             return Ok(None);
         }
-        if self.state.rejected.contains(&generation) {
-            return Err(PollError::Rejected(generation));
+        if let Err(rejected) = self.not_rejected(&trusted) {
+            self.heal(client, deadline).await?;
+            return Err(rejected);
         }
 
         let repository = self.identity.settled().repository.clone();
@@ -220,7 +222,9 @@ impl Updater {
             Ok(good) => self.checked = good,
             Err(source) => return Err(self.failed_check(generation, source).await?),
         }
-        if self.active.is_some() && !plan::may_activate(opened.manifest().activation_window, now) {
+        // The first release does not wait, nor does one that is active already and was only damaged.
+        let may_wait = self.active.is_some() && self.store.active_generation() != Some(generation);
+        if may_wait && !plan::may_activate(opened.manifest().activation_window, now) {
             return Err(PollError::Waiting(generation));
         }
 
@@ -254,16 +258,21 @@ impl Updater {
             _ => 1,
         };
         self.failed_checks = Some((generation, tries));
-        if let CheckError::Unreadable { object, .. } = &source {
-            let (store, object) = (self.store.clone(), *object);
-            blocking(move || store.quarantine(&object)).await;
-        }
+        // The store has put an object that it could not read aside, so the next poll fetches it again.
         if matches!(source, CheckError::WrongContent(_)) || tries >= CHECK_TRIES {
             plan::reject(&mut self.state.rejected, generation);
             self.save_state().await?;
         }
         self.stats.alert("self-check", format!("generation {generation} failed its check: {source}"));
         Ok(PollError::SelfCheck { generation, source })
+    }
+
+    /// Whether the generation that trusted metadata names was not given up here.
+    fn not_rejected(&self, trusted: &Trusted) -> Result<(), PollError> {
+        match trusted.targets().map(|targets| Generation(targets.version)) {
+            Some(generation) if self.state.rejected.contains(&generation) => Err(PollError::Rejected(generation)),
+            _ => Ok(()),
+        }
     }
 
     /// Fetches what the active release has lost: objects found damaged were put aside by the store.

@@ -61,16 +61,9 @@ fn reopen(store: &Store, identity: &Identity, stored: StoredRelease) -> Result<O
     Ok(complete(store, manifest, &trusted)?)
 }
 
-/// Opens the parts of a manifest from the store. A part that is damaged there is put aside, to be fetched again.
+/// Opens the parts of a manifest from the store, which puts a damaged part aside, to be fetched again.
 pub(super) fn complete(store: &Store, manifest: OpenedManifest, trusted: &Trusted) -> Result<Opened, ReleaseError> {
-    manifest.complete(trusted, &mut |part| {
-        store.read(&part.digest, part.bytes).map_err(|error| {
-            if matches!(error, StoreError::Corrupt(_)) {
-                store.quarantine(&part.digest);
-            }
-            error.to_string()
-        })
-    })
+    manifest.complete(trusted, &mut |part| store.read(&part.digest, part.bytes).map_err(|error| error.to_string()))
 }
 
 /// Fetches the objects that are not here, after making sure that they fit. Returns how many bytes that were.

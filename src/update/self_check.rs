@@ -22,8 +22,6 @@ pub enum CheckError {
     Unreadable {
         /// Which file.
         file: FileName,
-        /// The sealed object it is in.
-        object: Digest,
         /// What is wrong.
         source: ContentError,
     },
@@ -38,8 +36,7 @@ pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Ch
             good.insert(content);
             continue;
         }
-        let unreadable =
-            |source| CheckError::Unreadable { file: entry.name.clone(), object: entry.blob.digest, source };
+        let unreadable = |source| CheckError::Unreadable { file: entry.name.clone(), source };
         let open = files.open(entry).map_err(unreadable)?;
         let mut hasher = Sha256::new();
         let mut bytes: u64 = 0;

@@ -17,7 +17,7 @@ fn limits() -> ClientLimits {
         connect: Duration::from_secs(5),
         answer: Duration::from_secs(5),
         min_rate: 1024,
-        window: Duration::from_millis(300),
+        window: Duration::from_secs(20),
     }
 }
 
@@ -132,8 +132,13 @@ async fn headers_without_end_are_cut_off() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
-    let reply = |_: &Request| Reply::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\nabc".to_vec());
-    assert!(matches!(get(reply).await, Err(FetchError::Stalled(_))));
+    let ca = Ca::new();
+    let stalled = |_: &Request| Reply::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\nabc".to_vec());
+    let server = Server::start(ca.good_server(), stalled).await;
+    let limits = ClientLimits { window: Duration::from_millis(200), ..limits() };
+    let client = Client::new(Anchors::Pinned(vec![ca.der.clone()]), None, right_time(), limits).unwrap();
+    let result = client.get(&format!("{}/x", server.url), 1000, None).await;
+    assert!(matches!(result, Err(FetchError::Stalled(_))), "{result:?}");
 }
 
 #[tokio::test]

@@ -240,9 +240,48 @@ async fn a_file_that_is_not_what_the_release_says_is_given_up_and_a_newer_releas
     site.hq.server.forget();
     let outcome = site.poll_in_vain("rolled-back").await;
     assert!(!outcome.backs_off && !site.hq.server.paths().iter().any(|path| path.ends_with(".manifest")));
+    // And said at every poll, also while nothing changes.
+    site.poll_in_vain("rolled-back").await;
     site.hq.world().publish(&[("a.cfg", b"three")]);
     assert_eq!(site.poll().await.state, "ok");
     assert_eq!(site.content("a.cfg"), b"three");
+}
+
+#[tokio::test]
+async fn a_release_that_never_opens_is_given_up_after_some_tries() {
+    let mut site = Site::serving().await;
+    let mut entry = site.hq.world().file("a.cfg", b"two");
+    // The key of another file: the object is whole, and opens to nothing.
+    entry.blob.key = site.hq.world().file("x.cfg", b"other").blob.key;
+    site.hq.world().publish_entries(vec![entry]);
+    for _ in 0..3 {
+        site.poll_in_vain("corrupt").await;
+    }
+    site.poll_in_vain("rolled-back").await;
+    assert_eq!(site.content("a.cfg"), b"one");
+}
+
+#[tokio::test]
+async fn bytes_that_rot_under_a_served_file_are_fetched_again() {
+    let site = Site::serving().await;
+    let opened = load_active(&site.store, &site.identity).unwrap().unwrap();
+    let name: FileName = "b.cfg".parse().unwrap();
+    let entry = opened.catalog().file(&name).unwrap();
+    let hex = entry.blob.digest.to_string();
+    let path = site.dir.path().join("state/objects").join(&hex[..2]).join(&hex);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[70_000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    // A new process, with nothing in memory: a phone asks and does not get damaged bytes.
+    let Site { hq, store, identity, updater: dead, clock, dir } = site;
+    drop((store, dead));
+    let store = Store::open(&dir.path().join("state")).unwrap();
+    let updater = updater(&store, &identity, &clock);
+    let mut site = Site { hq, store, identity, updater, clock, dir };
+    let damaged = site.store.open(entry).and_then(|file| file.chunk(1));
+    assert!(damaged.is_err());
+    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.content("b.cfg"), [7; 200_000]);
 }
 
 #[tokio::test]
