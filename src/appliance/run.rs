@@ -83,6 +83,9 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
     }
     let stats = Stats::with_clock(Arc::new(clock::now));
     let poll_now = Arc::new(Notify::new());
+    // What turns out to be damaged on the card is fetched again at once.
+    let fetch_again = Arc::clone(&poll_now);
+    store.on_damage(Box::new(move |_| fetch_again.notify_one()));
     let (identity, active) = enrolled(&store, &stats).await?;
     let initial = match (&active, &identity) {
         (Some(active), _) => Arc::clone(active.catalog()),
@@ -281,5 +284,5 @@ fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats)
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
     let report: update::Report = Arc::new(move || crate::status::Report::of(&told).check_in());
-    Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new()), report)
+    Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
 }

@@ -72,7 +72,7 @@ impl FromStr for MacAddr {
         let mut octets = [0u8; 6];
         let mut digits = 0usize;
         for character in text.chars() {
-            if matches!(character, ':' | '-' | '.') && digits > 0 && digits < 12 && digits % 2 == 0 {
+            if matches!(character, ':' | '-' | '.') && (2..12).contains(&digits) && digits.is_multiple_of(2) {
                 continue;
             }
             let value = character.to_digit(16).ok_or_else(wrong)?;

@@ -270,28 +270,18 @@ pub struct HostClock {
 #[derive(Debug)]
 enum Synchronised {
     Assumed(bool),
-    /// systemd-timesyncd(8) creates this file once it has synchronised the clock since boot.
-    Timesyncd,
+    Asked(fn() -> bool),
 }
 
-/// See [`Synchronised::Timesyncd`].
-const TIMESYNCD_FLAG: &str = "/run/systemd/timesync/synchronized";
-
 impl HostClock {
-    /// The host's clocks, synchronised once systemd-timesyncd says so.
-    pub fn new() -> Self {
-        Self { start: Instant::now(), synchronised: Synchronised::Timesyncd }
+    /// The host's clocks; `synchronised` tells whether the kernel trusts its own. It is asked at every reading.
+    pub fn new(synchronised: fn() -> bool) -> Self {
+        Self { start: Instant::now(), synchronised: Synchronised::Asked(synchronised) }
     }
 
     /// The host's clocks for callers that know better whether they are synchronised.
     pub fn assuming(synchronised: bool) -> Arc<Self> {
         Arc::new(Self { start: Instant::now(), synchronised: Synchronised::Assumed(synchronised) })
-    }
-}
-
-impl Default for HostClock {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -302,7 +292,7 @@ impl SystemClock for HostClock {
             monotonic: self.start.elapsed(),
             synchronised: match self.synchronised {
                 Synchronised::Assumed(assumed) => assumed,
-                Synchronised::Timesyncd => std::path::Path::new(TIMESYNCD_FLAG).exists(),
+                Synchronised::Asked(ask) => ask(),
             },
         }
     }

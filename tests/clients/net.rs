@@ -153,10 +153,6 @@ impl Running {
             .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.log()))
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// What it printed.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -102,12 +102,6 @@ impl Deployment {
         run(Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words))
     }
 
-    /// Runs `lineside-hq` on the fleet: whether it succeeded, and what it said.
-    pub fn try_hq(&self, words: &[&str]) -> (bool, String) {
-        let output = Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words).output().unwrap();
-        (output.status.success(), text(&output))
-    }
-
     /// Writes the appliance's configuration and returns its path.
     pub fn config(&self) -> PathBuf {
         let path = self.net.dir().join("lineside.toml");

@@ -8,5 +8,6 @@ mod enrol;
 mod hq;
 mod nginx;
 mod pki;
+mod real_hq;
 mod server;
 mod site;

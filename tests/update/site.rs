@@ -518,7 +518,8 @@ async fn the_task_publishes_new_releases_at_once_when_asked() {
     let empty = Arc::new(lineside::access::Catalog::empty(identity.site().clone()));
     let (send, mut catalogs) = watch::channel(empty);
     let (poll_now, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-    let task = tokio::spawn(updater.run(send, poll_now.clone(), stop.clone()));
+    let (_no_roll_backs, asked) = tokio::sync::mpsc::channel(1);
+    let task = tokio::spawn(updater.run(send, poll_now.clone(), asked, stop.clone()));
     catalogs.wait_for(|catalog| catalog.generation() == Generation(1)).await.unwrap();
     hq.world().publish(&[("a.cfg", b"two")]);
     poll_now.notify_one();
@@ -526,4 +527,47 @@ async fn the_task_publishes_new_releases_at_once_when_asked() {
     stop.cancel();
     task.await.unwrap();
     drop((store, dir));
+}
+
+// Going back by hand
+
+#[tokio::test]
+async fn a_site_that_was_rolled_back_by_hand_stays_there_until_hq_publishes_anew() {
+    let Site { hq, store, identity, mut updater, dir, .. } = Site::enrolled().await;
+    for content in [b"one", b"two"] {
+        hq.world().publish(&[("a.cfg", content)]);
+        assert_eq!(updater.poll_once().await.state, "ok");
+    }
+    let empty = Arc::new(lineside::access::Catalog::empty(identity.site().clone()));
+    let (send, mut catalogs) = watch::channel(empty);
+    let (poll_now, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let (roll_backs, asked) = tokio::sync::mpsc::channel(1);
+    let task = tokio::spawn(updater.run(send, poll_now.clone(), asked, stop.clone()));
+    let (tell, told) = tokio::sync::oneshot::channel();
+    roll_backs.send(tell).await.unwrap();
+    let said = told.await.unwrap().expect("there is a release to go back to");
+    assert!(said.starts_with("back from generation 2 to 1"), "{said}");
+    catalogs.wait_for(|catalog| catalog.generation() == Generation(1)).await.unwrap();
+
+    hq.world().publish(&[("a.cfg", b"three")]);
+    poll_now.notify_one();
+    let generations = |catalog: &Arc<lineside::access::Catalog>| catalog.generation();
+    let after = catalogs.wait_for(|catalog| generations(catalog) != Generation(1)).await.unwrap();
+    assert_eq!(generations(&after), Generation(3), "generation 2 was tried again");
+    drop(after);
+    stop.cancel();
+    task.await.unwrap();
+    drop((store, dir));
+}
+
+#[tokio::test]
+async fn there_is_nothing_to_go_back_to_from_the_first_release() {
+    let Site { hq, store, mut updater, dir, .. } = Site::enrolled().await;
+    hq.world().publish(&[("a.cfg", b"one")]);
+    assert_eq!(updater.poll_once().await.state, "ok");
+    drop(updater);
+    let error = lineside::update::roll_back(&store).unwrap_err();
+    assert!(error.to_string().contains("no release before generation 1"), "{error}");
+    assert_eq!(store.active_generation(), Some(Generation(1)));
+    drop(dir);
 }
