@@ -163,7 +163,8 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
                         roll_backs.try_send(tell)
                     {
                         // Whoever asked may have gone.
-                        let _ = tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+                        let _ =
+                            tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
                     }
                 }
                 None => return Ok(()),

@@ -50,8 +50,9 @@ pub async fn play() -> anyhow::Result<Finished> {
     let free = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let token = hq.token("berlin")?;
     let dhcp = unprivileged_dhcp(relay_port, client_port);
-    let berlin =
-        Site::start(dir.path(), "berlin", &token, free, [(YOU, RECEPTION)].into(), dhcp.clone()).await.context("berlin")?;
+    let berlin = Site::start(dir.path(), "berlin", &token, free, [(YOU, RECEPTION)].into(), dhcp.clone())
+        .await
+        .context("berlin")?;
     let lisbon_token = hq.token("lisbon")?;
     let known = [(WORKSHOP_ADDRESS, WORKSHOP)].into();
     let lisbon = Site::start(dir.path(), "lisbon", &lisbon_token, free, known, dhcp).await.context("lisbon")?;
@@ -77,7 +78,12 @@ pub async fn play() -> anyhow::Result<Finished> {
     let meeting_at = lease(&mut told, &meeting, &berlin, relay_port, 2).await?;
     let informed = workshop.inform(lisbon.dhcp()?, SocketAddrV4::new(WORKSHOP_ADDRESS, client_port)).await?;
     ensure!(informed.tftp_server_name.is_some(), "the Polycom's INFORM brought no option 66: {informed:?}");
-    told.saw(format!("{} ({}) has an address already and asks with INFORM: {}", workshop.name, workshop.mac, said(&informed)));
+    told.saw(format!(
+        "{} ({}) has an address already and asks with INFORM: {}",
+        workshop.name,
+        workshop.mac,
+        said(&informed)
+    ));
     let first = boot_cisco(&mut told, &reception, &berlin, reception_at).await?;
     let other = boot_cisco(&mut told, &meeting, &berlin, meeting_at).await?;
     ensure!(first != other, "two phones got the same configuration");
@@ -167,9 +173,14 @@ impl Finished {
         println!("  $EDITOR {hq}/phones.csv && lineside-hq --fleet {hq} plan && lineside-hq --fleet {hq} publish");
         println!("  lineside-hq --fleet {hq} fleet");
         for site in [&self.berlin, &self.lisbon] {
-            println!("  lineside --config {} status --poll", self.dir.path().join(format!("{}.toml", site.name)).display());
+            println!(
+                "  lineside --config {} status --poll",
+                self.dir.path().join(format!("{}.toml", site.name)).display()
+            );
         }
-        println!("\n(`lineside` and `lineside-hq` are beside the demo in target/release after `cargo build --release`.)");
+        println!(
+            "\n(`lineside` and `lineside-hq` are beside the demo in target/release after `cargo build --release`.)"
+        );
         for site in [&self.berlin, &self.lisbon] {
             let socket = self.dir.path().join(format!("{}.sock", site.name));
             let text = format!("[status]\nsocket = \"{}\"\n", socket.display());
@@ -326,7 +337,12 @@ fn objects(hq: &Hq) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Looks for the reception's password and address in everything that HQ hosts and the card holds.
 fn nothing_in_clear(hq: &Hq, site: &Site) -> anyhow::Result<()> {
-    let preview = crate::hq::preview::preview(&hq.layout, &site.name, &RECEPTION.to_string(), &format!("SEP{}.cnf.xml", RECEPTION.upper()))?;
+    let preview = crate::hq::preview::preview(
+        &hq.layout,
+        &site.name,
+        &RECEPTION.to_string(),
+        &format!("SEP{}.cnf.xml", RECEPTION.upper()),
+    )?;
     let crate::hq::preview::Preview::Served(config) = preview else { bail!("the preview shows no file") };
     let config = String::from_utf8(config.to_vec()).context("the configuration is no text")?;
     let password = config.split("<authPassword>").nth(1).and_then(|rest| rest.split('<').next());

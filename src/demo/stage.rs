@@ -10,9 +10,9 @@ use anyhow::{Context as _, bail, ensure};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::EnrolmentToken;
+use crate::appliance::clock;
 use crate::appliance::config::{DhcpPart, Settings};
 use crate::appliance::run::{self, Running};
-use crate::appliance::clock;
 use crate::hq::init::{self, InitOptions};
 use crate::hq::inventory::Inventory;
 use crate::hq::layout::Layout;

@@ -19,8 +19,8 @@ pub mod plan;
 pub mod poll;
 pub mod refresh;
 pub mod release;
-pub mod self_check;
 pub mod roll_back;
+pub mod self_check;
 pub mod service;
 pub mod tls;
 
