@@ -67,6 +67,13 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     Ok(certificate)
 }
 
+/// Makes a new server certificate for other host names and addresses. A running service takes it at its next start.
+pub fn rename(online: &Path, host_names: &[String]) -> anyhow::Result<()> {
+    ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
+    let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ca::load(online)?.issue_server(&names, UnixTime::of(SystemTime::now()))
+}
+
 /// SHA-256 of the CA certificate in DER, as enrolment tokens carry it.
 pub fn digest(online: &Path) -> anyhow::Result<Digest> {
     let path = online.join("ca.pem");
@@ -444,6 +451,18 @@ mod tests {
         };
         assert_eq!(names(&first.chain[0]), names(&later.chain[0]));
         assert_eq!(names(&later.chain[0]).len(), 2);
+    }
+
+    #[test]
+    fn hq_can_move_to_another_name_under_the_same_ca() {
+        let (_dir, layout) = fresh();
+        let before = digest(&layout.online()).unwrap();
+        rename(&layout.online(), &["new.example".to_owned()]).unwrap();
+        let server = Ca::load(&layout.online()).unwrap().server(UnixTime::of(SystemTime::now())).unwrap();
+        let (_, leaf) = x509_parser::parse_x509_certificate(&server.chain[0]).unwrap();
+        assert_eq!(server_names(&leaf).unwrap(), [san("new.example").unwrap()]);
+        assert!(!server.renewed);
+        assert_eq!(digest(&layout.online()).unwrap(), before);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod inventory;
 pub mod keyring;
 pub mod layout;
 pub mod lint;
+pub mod lock;
 pub mod plan;
 pub mod preview;
 pub mod problem;

@@ -356,4 +356,25 @@ mod tests {
         assert_eq!(Part::parse("bytes=0-", 0), Part::Unsatisfiable);
         assert_eq!(Part::parse("bytes=-1", 0), Part::Unsatisfiable);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_name_leaves_the_tree(path in "[/.a-z0-9%\\\\-]{0,80}|/(sites|objects)/[a-z0-9./%-]{0,90}|\\PC{0,60}") {
+            let public = Path::new("/public");
+            if let Some(named) = Named::parse(&path) {
+                let file = named.path(public);
+                proptest::prop_assert!(file.starts_with(public), "{file:?}");
+                let plain = |part: std::path::Component<'_>| !matches!(part, std::path::Component::ParentDir);
+                proptest::prop_assert!(file.components().all(plain), "{file:?}");
+                proptest::prop_assert_eq!(file.strip_prefix("/public").ok(), Path::new(&path).strip_prefix("/").ok());
+            }
+        }
+
+        #[test]
+        fn a_range_lies_within_its_file(value in "bytes=[0-9]{0,21}-[0-9]{0,21}|\\PC{0,30}", len in 0..u64::MAX) {
+            if let Part::Range { from, to } = Part::parse(&value, len) {
+                proptest::prop_assert!(from <= to && to < len, "{from}-{to} of {len}");
+            }
+        }
+    }
 }

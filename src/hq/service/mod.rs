@@ -7,6 +7,7 @@ mod files;
 mod pace;
 mod routes;
 mod stall;
+mod strangers;
 mod tls;
 
 use std::collections::HashMap;
@@ -27,7 +28,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -37,15 +37,20 @@ use tracing::{debug, error, info, warn};
 
 use self::routes::App;
 use self::stall::Stall;
+use self::strangers::{Place, Strangers};
 use super::ca::{self, Ca, Identity};
 use super::db::{CheckIns, Db};
 use super::keyring;
+use super::lock::TreeLock;
+use super::publish;
 use crate::ids::{SiteId, UnixTime};
 
 /// Open connections at the most.
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Of these, how many may be without a client certificate: in their handshake, or enrolling.
 pub const MAX_STRANGERS: usize = 256;
+/// Of these, how many from one address. Handshakes take milliseconds, so sites behind one NAT do not meet it.
+pub const MAX_STRANGERS_OF_ADDRESS: usize = 64;
 /// Open connections of one site. An appliance fetches 8 objects at a time.
 pub const MAX_SITE_CONNECTIONS: usize = 32;
 /// With more open than this, each answer closes its connection, so that idle ones make room for other sites.
@@ -60,6 +65,8 @@ pub const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// At the end, answers under way get this long.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Metadata lives for weeks; looking so often leaves many tries.
+const UPKEEP: Duration = Duration::from_secs(6 * 3600);
 /// How much of a request's header is read.
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
@@ -107,6 +114,7 @@ impl Server {
         let check_ins: Arc<dyn CheckIns> = Arc::<Db>::clone(&db);
         let app = App {
             public: dir.join("public"),
+            dir,
             db,
             check_ins,
             ca,
@@ -136,15 +144,16 @@ impl Server {
             sites: Mutex::default(),
             stop: stop.clone(),
         });
-        let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+        let strangers = Strangers::new();
         let mut connections = JoinSet::new();
         let mut hourly = interval(Duration::from_secs(3600));
         hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&app), stop.clone()));
         info!(%address, "HQ is listening");
         loop {
             // A stranger's place first: without one, connections wait in the kernel's queue.
             let next = async {
-                let place = Arc::clone(&strangers).acquire_owned().await;
+                let place = strangers.free().await;
                 (place, listener.accept().await)
             };
             tokio::select! {
@@ -154,7 +163,11 @@ impl Server {
                     error!(%error, "a connection's task failed");
                 },
                 (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
-                    (Ok(place), Ok((stream, address))) => {
+                    (Some(place), Ok((stream, address))) => {
+                        let Some(place) = strangers.take(place, address.ip()) else {
+                            count_refused(&shared, address, "strangers", "this address has too many connections open");
+                            continue;
+                        };
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
                         connections.spawn(connection(Arc::clone(&shared), acceptor, stream, address, place));
                     }
@@ -163,7 +176,7 @@ impl Server {
                         warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
-                    (Err(_), _) => break,
+                    (None, _) => break,
                 },
             }
         }
@@ -173,6 +186,7 @@ impl Server {
             warn!(open = connections.len(), "connections were cut off at the end");
             connections.shutdown().await;
         }
+        upkeep.await.context("the upkeep of the published tree failed")?;
         info!("HQ has stopped");
         Ok(())
     }
@@ -199,6 +213,29 @@ async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> 
         Err(error) => {
             error!(%error, "cannot renew the service's certificate");
             tls
+        }
+    }
+}
+
+/// Signs `timestamp` and `snapshot` anew long before they expire, so that sites stay fresh when nobody publishes.
+async fn upkeep(app: Arc<App>, stop: CancellationToken) {
+    let mut often = interval(UPKEEP);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = often.tick() => {}
+        }
+        let dir = app.dir.clone();
+        let refreshed = tokio::task::spawn_blocking(move || {
+            // Whoever publishes now makes it fresh.
+            let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
+            publish::refresh(&dir, now())
+        });
+        match refreshed.await.map_err(anyhow::Error::new).flatten() {
+            Ok(0) => debug!("all published metadata is fresh"),
+            Ok(sites) => info!(sites, "metadata signed anew"),
+            Err(error) => error!(error = format!("{error:#}"), "cannot keep published metadata fresh"),
         }
     }
 }
@@ -250,13 +287,7 @@ impl Drop for Counted<'_> {
 }
 
 /// One connection from its handshake to its end.
-async fn connection(
-    shared: Arc<Shared>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, place: Place) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%address, %error, "cannot set TCP_NODELAY");
     }

@@ -41,6 +41,7 @@ const MAX_ROOT_BYTES: u64 = 64 * 1024;
 
 /// What all requests share.
 pub(super) struct App {
+    pub(super) dir: PathBuf,
     pub(super) public: PathBuf,
     pub(super) db: Arc<Db>,
     pub(super) check_ins: Arc<dyn CheckIns>,

@@ -171,6 +171,16 @@ async fn a_certificate_of_another_ca_is_refused_in_the_handshake() {
 }
 
 #[tokio::test]
+async fn the_services_own_certificate_is_nobodys_identity() {
+    let hq = Hq::start().await;
+    let chain = fs::read_to_string(hq.layout.online().join("server.pem")).unwrap();
+    let key = fs::read_to_string(hq.layout.online().join("server.key")).unwrap();
+    let caller = hq.caller(Some((chain, rcgen::KeyPair::from_pem(&key).unwrap())));
+    assert!(caller.try_send("GET", "/v1/root", &[], b"").await.is_err());
+    hq.end().await;
+}
+
+#[tokio::test]
 async fn a_revoked_site_is_refused_on_its_open_connection_too() {
     let hq = Hq::start().await;
     let site = hq.site("s-1", 1).await;

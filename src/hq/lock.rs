@@ -1,0 +1,64 @@
+//! Who writes the published tree: one process at a time.
+//!
+//! `publish` and the upkeep of `serve` both read a site's newest metadata and write the next. Without a lock the
+//! slower of the two would put an older release back under a newer version.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+/// Holds the tree until it is dropped, or the process ends in whatever way.
+#[derive(Debug)]
+#[must_use = "the tree is only held while this lives"]
+pub struct TreeLock {
+    _file: File,
+}
+
+impl TreeLock {
+    /// Waits until nobody else writes the tree of this `online/` directory.
+    pub fn wait(online: &Path) -> anyhow::Result<Self> {
+        let (file, path) = Self::open(online)?;
+        file.lock().with_context(|| format!("cannot lock {path}"))?;
+        Ok(Self { _file: file })
+    }
+
+    /// Does not wait: `None` if somebody else writes it now.
+    pub fn try_now(online: &Path) -> anyhow::Result<Option<Self>> {
+        let (file, path) = Self::open(online)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {path}")),
+        }
+    }
+
+    fn open(online: &Path) -> anyhow::Result<(File, String)> {
+        let path = online.join("public.lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        Ok((file, path.display().to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn while_one_writes_no_other_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = TreeLock::wait(dir.path()).unwrap();
+        assert!(TreeLock::try_now(dir.path()).unwrap().is_none());
+        drop(first);
+        assert!(TreeLock::try_now(dir.path()).unwrap().is_some());
+    }
+}
