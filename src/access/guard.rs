@@ -41,9 +41,9 @@ pub(super) enum Who {
 /// What somebody asked for that was not theirs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Attempt {
-    /// A name that belongs to this other device.
-    Other(MacAddr),
-    /// The same, by somebody who may be that device: nobody could tell.
+    /// A name that belongs to another device.
+    Other,
+    /// A name that belongs to this device, by somebody who may be it: nobody could tell.
     OtherOrOwn(MacAddr),
     /// A name that does not exist and that carries no address.
     Missing,
@@ -118,7 +118,7 @@ impl Record {
         self.last = self.last.max(now);
         match what {
             Attempt::OtherOrOwn(mac) if *self.claimed.get_or_insert(mac) == mac => return None,
-            Attempt::Other(_) | Attempt::OtherOrOwn(_) => {
+            Attempt::Other | Attempt::OtherOrOwn(_) => {
                 if !self.locked && !self.guesses.contains(&hash) {
                     self.guesses.push(hash);
                 }
@@ -155,7 +155,7 @@ mod tests {
 
     fn guess(guard: &mut Guard, who: Who, number: u32, now: Instant) -> Option<u32> {
         let name = format!("SEP{}.cnf.xml", mac(number).upper()).parse().unwrap();
-        guard.attempt(who, Attempt::Other(mac(number)), &name, now)
+        guard.attempt(who, Attempt::Other, &name, now)
     }
 
     fn lock(guard: &mut Guard, now: Instant) {

@@ -169,7 +169,7 @@ impl<'a> Asker<'a> {
 
     /// How a request for a name of `owner`, who is not known to be this one, counts.
     fn attempt(&self, owner: MacAddr) -> Attempt {
-        if self.device.is_some() { Attempt::Other(owner) } else { Attempt::OtherOrOwn(owner) }
+        if self.device.is_some() { Attempt::Other } else { Attempt::OtherOrOwn(owner) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::ids::Digest;
 
@@ -48,6 +48,24 @@ secret! {
 secret! {
     /// An X25519 private key that manifests are sealed to: a site's, its spare's or HQ's recovery key.
     RecipientSecret
+}
+
+impl PublisherSecret {
+    /// A new secret from the system's random source.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no randomness to give: no secret is better than a guessable one.
+    pub fn generate() -> Self {
+        Self(*random())
+    }
+}
+
+/// 32 bytes from the system's random source.
+pub(super) fn random() -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut()).expect("the system's random source works");
+    bytes
 }
 
 /// An X25519 public key that manifests are sealed to. Written as 64 lower-case hex digits.
@@ -104,5 +122,34 @@ impl Serialize for RecipientPublic {
 impl<'de> Deserialize<'de> for RecipientPublic {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserialize_hex(deserializer).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let shown = format!("{:?}", PublisherSecret::from_bytes([0xab; 32]));
+        assert!(shown.starts_with("PublisherSecret(#") && !shown.contains("abab"), "{shown}");
+    }
+
+    #[test]
+    fn secrets_are_not_made_twice() {
+        assert_ne!(PublisherSecret::generate(), PublisherSecret::generate());
+    }
+
+    #[test]
+    fn keys_survive_json_and_other_lengths_do_not() {
+        let key = ContentKey::from_bytes([0xab; 32]);
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(serde_json::from_str::<ContentKey>(&json).unwrap(), key);
+        for wrong in [json.to_uppercase(), json.replacen("ab", "", 1), json.replacen("ab", "zz", 1), "7".to_owned()] {
+            assert!(serde_json::from_str::<ContentKey>(&wrong).is_err(), "{wrong}");
+            assert!(serde_json::from_str::<RecipientPublic>(&wrong).is_err(), "{wrong}");
+        }
     }
 }

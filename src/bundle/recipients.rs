@@ -90,9 +90,7 @@ impl RecipientSecret {
     ///
     /// If the system has no randomness to give: no key is better than a guessable one.
     pub fn generate() -> Self {
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(bytes.as_mut()).expect("the system's random source works");
-        Self::from_bytes(*bytes)
+        Self::from_bytes(*super::key::random())
     }
 
     /// The public half.
@@ -137,15 +135,14 @@ pub(super) fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Bindi
         let value = sealed.len() as u64;
         return Err(ManifestError::TooLarge { what: "sealed size", value, limit: MAX_MANIFEST_BYTES });
     }
-    let (head, table, body) = split(sealed)?;
-    let header = head.get(..HEADER_BYTES).ok_or_else(cut_short)?;
-    let file_key = unwrap_key(header, table, key, expected).ok_or(ManifestError::NotForUs)?;
+    let (head, body) = split(sealed)?;
+    let file_key = unwrap_key(head, key, expected).ok_or(ManifestError::NotForUs)?;
     // The whole head is associated data of the body: no byte before it can change unnoticed either.
     stream::open(&file_key, head, body).map_err(|_| ManifestError::NotForUs)
 }
 
-/// Header and table together, the table alone, and the body.
-fn split(sealed: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ManifestError> {
+/// The head (header and recipients' table) and the body.
+fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), ManifestError> {
     let [m0, m1, m2, m3, suite, count, ..] = *sealed else {
         return Err(cut_short());
     };
@@ -160,9 +157,7 @@ fn split(sealed: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ManifestError> {
         let (value, limit) = (count as u64, MAX_RECIPIENTS as u64);
         return Err(ManifestError::TooLarge { what: "number of recipients", value, limit });
     }
-    let (head, body) = sealed.split_at_checked(HEADER_BYTES + count * RECIPIENT_BYTES).ok_or_else(cut_short)?;
-    let table = head.get(HEADER_BYTES..).ok_or_else(cut_short)?;
-    Ok((head, table, body))
+    sealed.split_at_checked(HEADER_BYTES + count * RECIPIENT_BYTES).ok_or_else(cut_short)
 }
 
 fn cut_short() -> ManifestError {
@@ -170,7 +165,8 @@ fn cut_short() -> ManifestError {
 }
 
 /// The file key, from whichever line of the table is for `key`.
-fn unwrap_key(header: &[u8], table: &[u8], key: &RecipientSecret, binding: &Binding) -> Option<Zeroizing<[u8; 32]>> {
+fn unwrap_key(head: &[u8], key: &RecipientSecret, binding: &Binding) -> Option<Zeroizing<[u8; 32]>> {
+    let (header, table) = head.split_at_checked(HEADER_BYTES)?;
     let (id, private, info) = (key.public().id(), key.for_hpke(), binding.info());
     table.chunks_exact(RECIPIENT_BYTES).find_map(|line| {
         let (line_id, rest) = line.split_at_checked(ID_BYTES)?;

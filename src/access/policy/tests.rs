@@ -328,3 +328,63 @@ fn before_the_first_release_nothing_is_served_and_nobody_is_reported() {
     }
     assert_eq!(site.reports, []);
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn requester() -> impl Strategy<Value = Resolution> {
+        let mac = prop_oneof![Just(RECEPTION), Just(KITCHEN), Just(STRANGER)];
+        prop_oneof![
+            4 => mac.clone().prop_map(Resolution::Device),
+            1 => Just(Resolution::Unknown),
+            1 => (mac.clone(), mac).prop_map(|(leased, seen)| Resolution::Conflict { leased, seen }),
+        ]
+    }
+
+    fn wanted() -> impl Strategy<Value = String> {
+        let names: Vec<String> = catalog().files().map(|entry| entry.name.to_string()).collect();
+        prop_oneof![
+            prop::sample::select(names),
+            (0u32..64).prop_map(|number| format!("SEP0004F2AABB{number:02X}.cnf.xml")),
+            "[a-c]{1,2}\\.cfg",
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whatever happened before, nobody gets what is not theirs, and a phone keeps what is.
+        #[test]
+        fn history_never_changes_whose_a_file_is(
+            history in prop::collection::vec((requester(), wanted(), 0u64..400), 1..200),
+        ) {
+            let mut site = Site::unlimited();
+            for (requester, name, seconds) in history {
+                site.now += Duration::from_secs(seconds);
+                let decision = site.decide(requester, &name);
+                let device = match requester {
+                    Resolution::Device(mac) => Some(mac),
+                    _ => None,
+                };
+                if let Decision::Serve(entry) = &decision {
+                    prop_assert_eq!(&entry.name, &name.parse().unwrap());
+                    match &entry.scope {
+                        Scope::Device(owner) => prop_assert_eq!(Some(*owner), device),
+                        Scope::Model(model) => {
+                            let phone = device.and_then(|mac| site.catalog.phone(mac));
+                            prop_assert_eq!(phone.map(|phone| &phone.model), Some(model));
+                        }
+                        Scope::Everyone => (),
+                    }
+                }
+                prop_assert!(!matches!(decision, Decision::Silence(_)), "all are on the LAN and within the rate");
+                for (mac, own) in [(RECEPTION, "0004f2aabbcc.cfg"), (KITCHEN, "hotel.xml"), (STRANGER, "64167f0a0b0c.cfg")] {
+                    prop_assert!(matches!(site.decide(Resolution::Device(mac), own), Decision::Serve(_)));
+                }
+                prop_assert!(matches!(site.decide(Resolution::Device(KITCHEN), "000000000000.cfg"), Decision::Serve(_)));
+            }
+        }
+    }
+}

@@ -119,8 +119,11 @@ mod sealed {
         let newer = Manifest { generation: Generation(8), ..manifest() };
         let newer = seal(&secret(), &newer, &recipients()).unwrap();
         let encs = |sealed: &[u8]| -> Vec<Vec<u8>> {
-            let (_, table, _) = split(sealed).unwrap();
-            table.chunks_exact(RECIPIENT_BYTES).map(|line| line[ID_BYTES..][..ENC_BYTES].to_vec()).collect()
+            let (head, _) = split(sealed).unwrap();
+            head[HEADER_BYTES..]
+                .chunks_exact(RECIPIENT_BYTES)
+                .map(|line| line[ID_BYTES..][..ENC_BYTES].to_vec())
+                .collect()
         };
         let mut all = [encs(&first), encs(&fewer), encs(&newer)].concat();
         all.sort();
@@ -180,6 +183,17 @@ mod sealed {
     fn a_manifest_out_of_bounds_is_not_sealed() {
         let wrong = Manifest { shards: vec![], ..manifest() };
         assert!(matches!(seal(&secret(), &wrong, &recipients()), Err(ManifestError::Malformed(_))));
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_the_reader_panic(count in 0u8..10, rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+        let sealed = [MAGIC.as_slice(), &[SUITE_X25519, count], &rest].concat();
+        let expected = Binding::of(&manifest());
+        proptest::prop_assert!(open(&sealed, &RecipientSecret::from_bytes([1; 32]), &expected).is_err());
+        proptest::prop_assert!(open(&rest, &RecipientSecret::from_bytes([1; 32]), &expected).is_err());
+        proptest::prop_assert!(parse(&rest).is_err());
     }
 }
 
