@@ -44,7 +44,7 @@ impl Trusted {
         trusted.targets = trusted.reopen_top_level("targets", files)?;
         trusted.check_order()?;
 
-        // Preorder through the delegations, each file verified by the keys of whoever delegates to it.
+        // Down the delegations, each file verified by the keys of everybody who delegates to it.
         let mut pending: Vec<Arc<Held<Targets>>> = trusted.targets.iter().cloned().collect();
         while let Some(delegator) = pending.pop() {
             let Some(delegations) = &delegator.doc.delegations else { continue };

@@ -214,6 +214,13 @@ fn a_role_with_two_delegators_holds_by_the_keys_of_both() {
         assert_eq!(client.refresh(&repo), Ok(()));
         assert!(client.finds("a", "C") && client.finds("b", "C"));
     }
+
+    // So it is when it comes from the disk, whoever is asked first.
+    let mut files = new.trusted.files();
+    for only in ["c1", "c2"] {
+        files.insert("C.json".into(), sign::sign(&repo.targets["C"], &[&key(only)]));
+        assert_eq!(Trusted::reopen(&files).map(drop), untrusted("C", 0, 1));
+    }
 }
 
 #[test]
@@ -296,4 +303,17 @@ fn a_role_of_any_name_stays_in_its_directory() {
         assert!(client.trusted.delegated(role).is_some());
         assert!(client.trusted.files().keys().all(|name| !name.contains(['/', '\\', '\0']) && name.ends_with(".json")));
     }
+}
+
+#[test]
+fn a_listing_of_thousands_of_files_fits_the_limits() {
+    let mut repo = Repo::new();
+    for number in 0..8_000 {
+        let path = format!("firmware/vendor-model-{number}.bin");
+        repo.of(FIRMWARE).targets.insert(path.clone(), target(&path));
+    }
+    repo.publish(&[FIRMWARE]);
+    let client = repo.current_client();
+    let path = "firmware/vendor-model-7999.bin";
+    assert!(client.finds(path, path));
 }

@@ -109,7 +109,7 @@ fn mutate(value: &mut Value, path: &[usize], with: &Value) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn no_bytes_panic_the_client(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -14,6 +14,7 @@ use super::*;
 use crate::ids::{Digest, UnixTime};
 
 mod delegations;
+mod foreign;
 mod formats;
 mod garbage;
 mod online;

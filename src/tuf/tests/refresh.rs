@@ -243,3 +243,9 @@ fn the_earliest_expiry_counts() {
     repo.publish(&[FIRMWARE]);
     assert_eq!(repo.current_client().trusted.expires(), days(3));
 }
+
+#[test]
+fn what_is_trusted_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>(_: &T) {}
+    shared(&Repo::new().client().trusted);
+}

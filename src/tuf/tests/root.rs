@@ -228,3 +228,41 @@ fn a_rotation_whose_root_has_expired_leaves_a_state_that_opens_again() {
     assert_eq!(client.refresh(&repo), Ok(()));
     assert_eq!(client.versions(), [3, 2, 1, 1, 1]);
 }
+
+#[test]
+fn a_key_that_leaves_an_online_role_takes_the_floors_with_it_even_if_another_signed_too() {
+    let mut repo = Repo::new();
+    repo.set_root_role("timestamp", &["ts", "ts2"], 1);
+    repo.signers.insert("timestamp".into(), vec!["ts", "ts2"]);
+    repo.publish_root();
+    let good = repo.clone();
+    repo.timestamp.version = 1_000_000;
+    repo.publish_timestamp();
+    let mut client = repo.current_client();
+    repo = good;
+    repo.set_root_role("timestamp", &["ts"], 1);
+    repo.signers.insert("timestamp".into(), vec!["ts"]);
+    repo.publish_root();
+    repo.publish_timestamp();
+    assert_eq!(client.refresh(&repo), Ok(()));
+    assert_eq!(client.versions(), [3, 2, 1, 1, 1]);
+}
+
+#[test]
+fn a_file_with_too_few_signatures_for_a_higher_threshold_is_forgotten() {
+    for role in ["timestamp", "snapshot"] {
+        let mut repo = Repo::new();
+        repo.set_root_role(role, &["a", "b"], 1);
+        repo.signers.insert(role.into(), vec!["a"]);
+        repo.publish_root();
+        repo.publish(&[]);
+        let mut client = repo.current_client();
+        repo.set_root_role(role, &["a", "b"], 2);
+        repo.publish_root();
+        // The server has the old files still; `Client::refresh` reopens what is left.
+        assert_eq!(client.refresh(&repo), untrusted(role, 1, 2));
+        repo.signers.insert(role.into(), vec!["a", "b"]);
+        repo.publish(&[]);
+        assert_eq!(client.refresh(&repo), Ok(()));
+    }
+}
