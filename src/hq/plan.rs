@@ -82,8 +82,7 @@ pub(super) fn plan_for(
     let recovery = RecipientSecret::from_bytes(*recovery);
     let by_site = fleet.inventory.phones_by_site();
     let nobody = Vec::new();
-    let mut objects = Discard;
-    let mut sealer = Sealer::new(&secret, &mut objects);
+    let sealer = Sealer::new(&secret, &Discard);
     let mut plan = Plan::default();
     progress.stage("plan", u64::try_from(sites.len()).unwrap_or(u64::MAX));
     for site in sites {

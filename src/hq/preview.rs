@@ -49,8 +49,7 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
 
     // Nothing sealed here leaves this process, so any secret will do, and no key is needed.
     let secret = PublisherSecret::from_bytes([0; 32]);
-    let mut objects = Discard;
-    let packed = Sealer::new(&secret, &mut objects).pack(&fleet, site, &phones, files)?;
+    let packed = Sealer::new(&secret, &Discard).pack(&fleet, site, &phones, files)?;
     let manifest = packed.manifest(&fleet.inventory.fleet.id, site, Generation(1), UnixTime(0), 0);
     let catalog = Catalog::new(&manifest, packed.inventory, packed.shards)?;
 

@@ -12,6 +12,8 @@ pub mod tree;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -151,32 +153,28 @@ pub(super) fn publish_to(
     }
     let keys = Keys::load(layout)?;
     let sites = chosen(&fleet, options.sites.as_deref())?;
-    let mut tree = Tree::new(layout);
+    let tree = Tree::new(layout);
     let catalogue = firmware::catalogue(layout, &fleet, options.now)?;
 
-    let mut publishing = Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue };
+    let publishing = Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue };
     let mut summary = Summary::default();
     let mut switches = Vec::new();
     let by_site = fleet.inventory.phones_by_site();
     let nobody = Vec::new();
-    progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
-    let mut sealer = Sealer::new(&keys.publisher, &mut tree);
-    for site in sites {
-        let outcome = match enrolled.get(&site.id).filter(|keys| !keys.is_empty()) {
-            None => Outcome::WaitingForEnrolment,
-            Some(keys) => {
-                let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
-                let files = fleet.site_files(site, phones, &mut Findings::default());
-                let packed = sealer.pack(&fleet, site, phones, files)?;
-                let (outcome, switch) = publishing
-                    .site(site, &packed, keys)
-                    .with_context(|| format!("cannot publish site {}", site.name))?;
-                switches.extend(switch);
-                outcome
-            }
+    let sealer = Sealer::new(&keys.publisher, &tree);
+    let one = |site: &Site| -> anyhow::Result<(Outcome, Option<Switch>)> {
+        let Some(keys) = enrolled.get(&site.id).filter(|keys| !keys.is_empty()) else {
+            return Ok((Outcome::WaitingForEnrolment, None));
         };
+        let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+        let files = fleet.site_files(site, phones, &mut Findings::default());
+        let packed = sealer.pack(&fleet, site, phones, files)?;
+        publishing.site(site, &packed, keys)
+    };
+    progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
+    for (site, (outcome, switch)) in sites.iter().zip(in_parallel(&sites, one, progress)?) {
+        switches.extend(switch);
         summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
-        progress.step(&site.name);
     }
     tree.sync()?;
     if !switches.is_empty() {
@@ -186,13 +184,47 @@ pub(super) fn publish_to(
         tree::switch(aside, path)?;
     }
     progress.done();
-    summary.new_objects = tree.new_objects;
-    summary.new_bytes = tree.new_bytes;
+    (summary.new_objects, summary.new_bytes) = tree.new_objects();
 
     let published: Vec<(SiteId, String, Generation)> =
         summary.sites.iter().map(|site| (site.site.clone(), site.name.clone(), site.outcome.generation())).collect();
     db::note_published(layout, &published).context("published, but the fleet view could not be told")?;
     Ok(summary)
+}
+
+/// Does `one` for each site on all processors; results in the order of the sites, the first error ends it.
+fn in_parallel<T: Send>(
+    sites: &[&Site],
+    one: impl Fn(&Site) -> anyhow::Result<T> + Sync,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Vec<T>> {
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
+    let next = AtomicUsize::new(0);
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..workers.min(sites.len()) {
+            let (sender, next, one) = (sender.clone(), &next, &one);
+            scope.spawn(move || {
+                while let Some(site) = sites.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = one(site).with_context(|| format!("cannot publish site {}", site.name));
+                    // Nobody listens any more: another site failed.
+                    if sender.send((site, result)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut done = BTreeMap::new();
+        for (site, result) in results {
+            progress.step(&site.name);
+            done.insert(&site.name, result?);
+        }
+        if done.len() != sites.len() {
+            bail!("a thread ended early");
+        }
+        Ok(sites.iter().filter_map(|site| done.remove(&site.name)).collect())
+    })
 }
 
 /// The fleet directory if nothing is wrong with it.
@@ -251,7 +283,7 @@ type Switch = (PathBuf, PathBuf);
 impl Publishing<'_> {
     /// Writes all of a site but the timestamp, which is prepared aside.
     fn site(
-        &mut self,
+        &self,
         site: &Site,
         packed: &Packed,
         enrolled: &[RecipientPublic],

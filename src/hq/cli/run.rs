@@ -294,3 +294,80 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
     text.push('\n');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+    use crate::hq::testing::{Sample, sample};
+
+    fn ask(sample: &Sample, arguments: &[&str]) -> (String, Result<bool, String>) {
+        let fleet = sample.layout.dir().to_str().unwrap();
+        let cli = Cli::parse_from(["lineside-hq", "--fleet", fleet].iter().chain(arguments));
+        let mut out = Vec::new();
+        let result = run(&cli, &mut out).map_err(|error| explain(&error));
+        (String::from_utf8(out).unwrap(), result)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn check_prints_what_it_found_and_says_whether_all_is_well() {
+        let sample = sample();
+        assert_eq!(ask(&sample, &["check"]), ("no problems: 1 site, 3 phones, 6 files\n".into(), Ok(true)));
+        sample.replace("phones.csv", "polycom,Workshop", "vvx,Workshop");
+        assert_eq!(
+            ask(&sample, &["check"]),
+            (
+                "phones.csv:7: there are no templates for model `vvx`\n  \
+                 hint: there are templates for cisco-8941, cisco-9971, polycom\n1 problem\n"
+                    .into(),
+                Ok(false)
+            )
+        );
+        let (out, result) = ask(&sample, &["publish"]);
+        assert_eq!(out, "");
+        assert!(result.unwrap_err().ends_with("error: nothing was done, because the fleet directory has problems\n"));
+    }
+
+    #[test]
+    fn a_token_is_written_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let sample = sample();
+        let path = sample.layout.dir().join("token.toml");
+        let (_, result) = ask(&sample, &["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
+        assert_eq!(result, Ok(true));
+        let token: crate::api::EnrolmentToken = toml::from_str(&sample.read("token.toml")).unwrap();
+        assert_eq!(token.hq, "https://hq.example.net:8443");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // A second one does not replace the first.
+        let (_, again) = ask(&sample, &["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
+        assert!(again.unwrap_err().contains("hint: take another name"), "it must not be replaced");
+    }
+
+    #[test]
+    fn an_unknown_site_gets_a_hint() {
+        let (_, result) = ask(&sample(), &["site", "enroll", "sample-offic"]);
+        assert_eq!(result, Err("error: there is no site `sample-offic`\nhint: did you mean `sample-office`?\n".into()));
+    }
+
+    #[test]
+    fn a_revoked_site_lists_the_accounts_to_change() {
+        let sample = sample();
+        let _ = ask(&sample, &["site", "enroll", "sample-office"]);
+        let (out, result) = ask(&sample, &["site", "revoke", "sample-office"]);
+        assert_eq!(result, Ok(true));
+        assert!(out.contains("  00:04:f2:00:00:03  Workshop  sip-103\n"), "{out}");
+    }
+
+    #[test]
+    fn sites_are_listed_with_their_state() {
+        let (out, _) = ask(&sample(), &["site", "list"]);
+        assert!(out.ends_with("       3  waiting for enrolment\n"), "{out}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 
@@ -21,8 +22,8 @@ use crate::ids::{Digest, FleetId, Generation, UnixTime};
 /// Seals files, and each file that the whole fleet shares once.
 pub struct Sealer<'a> {
     secret: &'a PublisherSecret,
-    objects: &'a mut dyn Objects,
-    assets: HashMap<(PathBuf, String), (Digest, ObjectRef)>,
+    objects: &'a dyn Objects,
+    assets: Mutex<HashMap<(PathBuf, String), (Digest, ObjectRef)>>,
 }
 
 /// A site, sealed but for the manifest.
@@ -39,13 +40,13 @@ pub struct Packed {
 
 impl<'a> Sealer<'a> {
     /// Seals under this secret into these objects.
-    pub fn new(secret: &'a PublisherSecret, objects: &'a mut dyn Objects) -> Self {
-        Self { secret, objects, assets: HashMap::new() }
+    pub fn new(secret: &'a PublisherSecret, objects: &'a dyn Objects) -> Self {
+        Self { secret, objects, assets: Mutex::default() }
     }
 
     /// Seals a site.
     pub fn pack(
-        &mut self,
+        &self,
         fleet: &FleetDir,
         site: &Site,
         phones: &[&PhoneLine],
@@ -75,7 +76,7 @@ impl<'a> Sealer<'a> {
         Ok(Packed { inventory, shards, inventory_object, shard_objects, totals })
     }
 
-    fn entry(&mut self, site_scope: &str, file: SiteFile) -> anyhow::Result<FileEntry> {
+    fn entry(&self, site_scope: &str, file: SiteFile) -> anyhow::Result<FileEntry> {
         // Files that differ from site to site are sealed for the site or the device; the rest once for the fleet.
         let scope = match (&file.scope, file.class) {
             (Scope::Device(mac), _) => format!("device {mac}"),
@@ -91,9 +92,11 @@ impl<'a> Sealer<'a> {
     }
 
     /// Seals a file of the disk, or says what it was sealed to before.
-    pub fn asset(&mut self, scope: &str, asset: &Asset) -> anyhow::Result<(Digest, ObjectRef)> {
+    pub fn asset(&self, scope: &str, asset: &Asset) -> anyhow::Result<(Digest, ObjectRef)> {
         let key = (asset.path.clone(), scope.to_owned());
-        if let Some(known) = self.assets.get(&key) {
+        // Held while the file is sealed, so that no other thread seals the same large image meanwhile.
+        let mut assets = self.assets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = assets.get(&key) {
             return Ok(known.clone());
         }
         let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
@@ -101,11 +104,11 @@ impl<'a> Sealer<'a> {
             bail!("{} has grown over {MAX_FILE_BYTES} bytes", asset.file);
         }
         let sealed = (Digest::of(&bytes), self.seal(scope, &bytes)?);
-        self.assets.insert(key, sealed.clone());
+        assets.insert(key, sealed.clone());
         Ok(sealed)
     }
 
-    fn seal(&mut self, scope: &str, clear: &[u8]) -> anyhow::Result<ObjectRef> {
+    fn seal(&self, scope: &str, clear: &[u8]) -> anyhow::Result<ObjectRef> {
         let bytes = u64::try_from(clear.len()).unwrap_or(u64::MAX);
         let (reference, sealed) = if bytes <= MAX_COMPRESSED_FILE_BYTES {
             object::seal_smaller(self.secret, scope, clear)
@@ -115,7 +118,7 @@ impl<'a> Sealer<'a> {
         self.keep((reference, sealed))
     }
 
-    fn keep(&mut self, (reference, sealed): (ObjectRef, Vec<u8>)) -> anyhow::Result<ObjectRef> {
+    fn keep(&self, (reference, sealed): (ObjectRef, Vec<u8>)) -> anyhow::Result<ObjectRef> {
         self.objects.put(&reference, &sealed)?;
         Ok(reference)
     }

@@ -1,9 +1,10 @@
 //! The published tree: files appear whole or not at all, sealed objects are written once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -12,9 +13,9 @@ use crate::hq::layout::Layout;
 use crate::ids::Digest;
 
 /// Where sealed objects go.
-pub trait Objects {
-    /// Keeps an object that is not there yet.
-    fn put(&mut self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()>;
+pub trait Objects: Sync {
+    /// Keeps an object that is not there yet. Sites are sealed in parallel, so this is called from several threads.
+    fn put(&self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()>;
 }
 
 /// Objects that nobody keeps: for `plan` and `preview`.
@@ -22,7 +23,7 @@ pub trait Objects {
 pub struct Discard;
 
 impl Objects for Discard {
-    fn put(&mut self, _reference: &ObjectRef, _sealed: &[u8]) -> anyhow::Result<()> {
+    fn put(&self, _reference: &ObjectRef, _sealed: &[u8]) -> anyhow::Result<()> {
         Ok(())
     }
 }
@@ -31,26 +32,39 @@ impl Objects for Discard {
 #[derive(Debug)]
 pub struct Tree {
     layout: Layout,
-    seen: BTreeSet<Digest>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seen: HashSet<Digest>,
     unsynced: Vec<PathBuf>,
-    /// How many objects were new.
-    pub new_objects: u64,
-    /// Their bytes.
-    pub new_bytes: u64,
+    new_objects: u64,
+    new_bytes: u64,
 }
 
 impl Tree {
     /// The tree of this fleet directory.
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), seen: BTreeSet::new(), unsynced: Vec::new(), new_objects: 0, new_bytes: 0 }
+        Self { layout: layout.clone(), state: Mutex::default() }
     }
 
     /// Makes everything durable that was put since the last time. Before any metadata names it.
-    pub fn sync(&mut self) -> anyhow::Result<()> {
-        let paths = std::mem::take(&mut self.unsynced);
+    pub fn sync(&self) -> anyhow::Result<()> {
+        let paths = std::mem::take(&mut self.state().unsynced);
         sync_all(&paths)?;
         let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
         folders.into_iter().try_for_each(sync)
+    }
+
+    /// How many objects were new, and their bytes.
+    pub fn new_objects(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.new_objects, state.new_bytes)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,8 +102,8 @@ impl Lock {
 }
 
 impl Objects for Tree {
-    fn put(&mut self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()> {
-        if !self.seen.insert(reference.digest) {
+    fn put(&self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()> {
+        if !self.state().seen.insert(reference.digest) {
             return Ok(());
         }
         let path = self.layout.object(&reference.digest);
@@ -98,9 +112,10 @@ impl Objects for Tree {
             return Ok(());
         }
         write_unsynced(&path, sealed)?;
-        self.unsynced.push(path);
-        self.new_objects += 1;
-        self.new_bytes += reference.bytes;
+        let mut state = self.state();
+        state.unsynced.push(path);
+        state.new_objects += 1;
+        state.new_bytes += reference.bytes;
         Ok(())
     }
 }
