@@ -5,5 +5,6 @@
 mod dhcp;
 mod hq;
 mod net;
+mod router;
 mod site;
 mod tftp;

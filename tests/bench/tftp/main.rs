@@ -78,7 +78,7 @@ fn measure(row: &Row, dir: &Path) {
 
     let mut floor = None;
     for kind in servers::KINDS {
-        let Some(mut server) = Server::start(kind, &files, &row.phones) else {
+        let Some(server) = Server::start(kind, &files, &row.phones) else {
             println!("  {kind:<12} not installed");
             continue;
         };

@@ -1,9 +1,5 @@
 //! DHCP and the neighbour table against independent clients, in network namespaces of their own.
-//!
-//! Needs root, iproute2, isc-dhcp-client, busybox (udhcpc) and dnsmasq:
-//! `cargo test --test dhcp_clients -- --ignored --test-threads=1 --nocapture`
-#![cfg(feature = "appliance")]
-#![allow(clippy::unwrap_used)]
+//! The room itself runs in a thread of the test here, so that its lease log and its restart are the test's.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,13 +20,17 @@ use lineside::status::Stats;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::net::can_run;
+
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const PHONE: [u8; 6] = [0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc];
 
 #[test]
-#[ignore = "needs root, dhclient and udhcpc"]
 fn dhclient_learns_66_and_150_and_keeps_its_address_over_our_restart() {
+    if !can_run("dhclient_learns_66_and_150_and_keeps_its_address_over_our_restart", &["ip", "dhclient", "busybox"]) {
+        return;
+    }
     let lan = Lan::new("dhc");
     let log = SharedLog::default();
     let site = lan.serve(all(), Box::new(log.clone()));
@@ -50,8 +50,10 @@ fn dhclient_learns_66_and_150_and_keeps_its_address_over_our_restart() {
 }
 
 #[test]
-#[ignore = "needs root, dhclient and udhcpc"]
 fn udhcpc_learns_66_and_150_by_unicast_and_by_broadcast() {
+    if !can_run("udhcpc_learns_66_and_150_by_unicast_and_by_broadcast", &["ip", "dhclient", "busybox"]) {
+        return;
+    }
     let lan = Lan::new("udh");
     let site = lan.serve(all(), Box::new(MemoryLog::default()));
     site.wait_until_all();
@@ -67,8 +69,10 @@ fn udhcpc_learns_66_and_150_by_unicast_and_by_broadcast() {
 }
 
 #[test]
-#[ignore = "needs root and udhcpc"]
 fn an_address_that_a_machine_in_the_range_has_by_hand_is_never_offered() {
+    if !can_run("an_address_that_a_machine_in_the_range_has_by_hand_is_never_offered", &["ip", "busybox"]) {
+        return;
+    }
     let lan = Lan::new("use");
     let site = lan.serve(all(), Box::new(MemoryLog::default()));
     site.wait_until_all();
@@ -86,8 +90,10 @@ fn an_address_that_a_machine_in_the_range_has_by_hand_is_never_offered() {
 }
 
 #[test]
-#[ignore = "needs root and dnsmasq"]
 fn beside_a_router_we_inform_phones_and_lease_nothing() {
+    if !can_run("beside_a_router_we_inform_phones_and_lease_nothing", &["ip", "busybox", "dnsmasq"]) {
+        return;
+    }
     let lan = Lan::new("rtr");
     let router = lan.dnsmasq();
     let site = lan.serve(all(), Box::new(MemoryLog::default()));
@@ -104,8 +110,10 @@ fn beside_a_router_we_inform_phones_and_lease_nothing() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn the_neighbour_table_is_followed_and_asked_for() {
+    if !can_run("the_neighbour_table_is_followed_and_asked_for", &["ip"]) {
+        return;
+    }
     let lan = Lan::new("nei");
     let address = Ipv4Addr::new(10, 77, 0, 50);
     lan.run("c", &["ip", "address", "add", "10.77.0.50/24", "dev", "lan0"]);
