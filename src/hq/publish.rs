@@ -19,6 +19,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::Site;
 use super::layout::Layout;
+use super::lock::TreeLock;
 use super::problem::{NotClean, count};
 use super::progress::Progress;
 use super::render::{Findings, FleetDir};
@@ -144,9 +145,8 @@ pub(super) fn publish_to(
     options: &PublishOptions,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Summary> {
-    let Some(_lock) = tree::Lock::try_take(layout)? else {
-        bail!("somebody else is publishing from this directory\nhint: wait for that to end");
-    };
+    // Before the previous release is read; `serve` holds it for moments, another publisher for as long as it takes.
+    let _held = TreeLock::wait(&layout.online())?;
     let fleet = clean(layout)?;
     if !fleet.secrets.is_unlocked() {
         bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");

@@ -17,11 +17,11 @@ use crate::tuf::sign;
 /// Signs `timestamp` and, if need be, `snapshot` metadata anew for every published site where half of its life is
 /// over. `online` is the online directory alone, so that the machine that runs `serve` can do it every day and sites
 /// never find expired metadata because nobody published. Returns how many sites were freshened.
+///
+/// The caller holds the [`crate::hq::lock::TreeLock`].
 pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
     let layout = layout::Layout::of_online(online);
     let key = keyring::load_signing(&layout.online_key())?;
-    // Whoever publishes now freshens, too.
-    let Some(_lock) = tree::Lock::try_take(&layout)? else { return Ok(0) };
     let sites = layout.public().join("sites");
     let listing = match fs::read_dir(&sites) {
         Ok(listing) => listing,

@@ -330,12 +330,16 @@ fn a_tampered_tree_is_not_built_upon() {
 }
 
 #[test]
-fn two_do_not_publish_at_once() {
+fn two_who_publish_at_once_make_one_release_after_the_other() {
     let fleet = enrolled();
-    let lock = tree::Lock::try_take(&fleet.sample.layout).unwrap();
-    assert!(fleet.try_publish(NOW).unwrap_err().to_string().starts_with("somebody else is publishing"));
-    drop(lock);
-    fleet.publish(NOW);
+    let (recipients, layout) = (fleet.recipients(), &fleet.sample.layout);
+    let go = || publish_to(layout, &recipients, &PublishOptions { sites: None, now: NOW }, &mut Silent).unwrap();
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(go)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap().sites[0].outcome).collect()
+    });
+    assert!(outcomes.contains(&Outcome::Unchanged(Generation(1))), "{outcomes:?}");
+    assert_eq!(fleet.fetch(NOW).generation(), Generation(1));
 }
 
 #[test]

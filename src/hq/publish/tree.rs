@@ -82,25 +82,6 @@ fn sync_all(paths: &[PathBuf]) -> anyhow::Result<()> {
     })
 }
 
-/// Held while something writes into the tree, so that two who publish at once cannot both make the next release.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "dropping the file unlocks it")] File);
-
-impl Lock {
-    /// Takes the lock, or `None` if somebody else has it.
-    pub fn try_take(layout: &Layout) -> anyhow::Result<Option<Self>> {
-        let path = layout.online().join("publish.lock");
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
-            }
-        }
-    }
-}
-
 impl Objects for Tree {
     fn put(&self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()> {
         if !self.state().seen.insert(reference.digest) {
