@@ -109,7 +109,7 @@ fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::
                 Some(path) => {
                     write_secret(path, text.as_bytes())?;
                     writeln!(out, "wrote {}: good for one appliance until {}", path.display(), token.expires)?;
-                    writeln!(out, "copy it to the appliance's card as lineside-provision.toml")?;
+                    writeln!(out, "copy it to the appliance's card as lineside-token.toml")?;
                 }
                 None => out.write_all(text.as_bytes())?,
             }

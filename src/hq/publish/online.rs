@@ -32,13 +32,21 @@ pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
     for entry in listing {
         let entry = entry.with_context(|| format!("cannot read {}", sites.display()))?;
         let Some(site) = entry.file_name().to_str().and_then(|name| name.parse::<SiteId>().ok()) else { continue };
-        let Some(previous) = previous::read(&layout, &site)? else { continue };
-        if let Some((aside, path)) = freshen(&layout, &previous, &key, now)? {
-            tree::switch(&aside, &path)?;
-            freshened += 1;
+        // One site's damage is no reason to let the others' metadata expire.
+        match freshen_site(&layout, &site, &key, now) {
+            Ok(true) => freshened += 1,
+            Ok(false) => {}
+            Err(error) => tracing::error!(%site, error = format!("{error:#}"), "metadata cannot be freshened; publish"),
         }
     }
     Ok(freshened)
+}
+
+fn freshen_site(layout: &Layout, site: &SiteId, key: &SigningKey, now: UnixTime) -> anyhow::Result<bool> {
+    let Some(previous) = previous::read(layout, site)? else { return Ok(false) };
+    let Some((aside, path)) = freshen(layout, &previous, key, now)? else { return Ok(false) };
+    tree::switch(&aside, &path)?;
+    Ok(true)
 }
 
 /// Prepares a fresh timestamp, and a snapshot if it needs one. `None` if both are fresh enough.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -116,7 +117,18 @@ pub fn prepare(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
 }
 
 /// Puts a prepared file in place: before this readers see the old one, after it the new one.
+///
+/// Web servers tell versions of a file apart by size and time in whole seconds (nginx's and Apache's entity tags).
+/// Two releases within one second would look like one to a site that asks conditionally, so the new file's time is
+/// at least a second later than the old one's.
 pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
+    if let Some(old) = fs::metadata(path).ok().and_then(|old| old.modified().ok()) {
+        let next = old + Duration::from_secs(1);
+        let file = File::options().append(true).open(aside);
+        let set =
+            file.and_then(|file| if file.metadata()?.modified()? < next { file.set_modified(next) } else { Ok(()) });
+        set.with_context(|| format!("cannot set the time of {}", aside.display()))?;
+    }
     fs::rename(aside, path).with_context(|| format!("cannot replace {}", path.display()))?;
     path.parent().map_or(Ok(()), sync)
 }
@@ -144,4 +156,25 @@ fn write_aside(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
 
 fn sync(path: &Path) -> anyhow::Result<()> {
     File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn two_versions_within_a_second_differ_in_their_whole_seconds() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("timestamp.json");
+        let mut seconds = Vec::new();
+        for content in [b"one", b"two", b"six"] {
+            let aside = prepare(&path, content).expect("prepared");
+            switch(&aside, &path).expect("switched");
+            seconds.push(fs::metadata(&path).expect("the file").mtime());
+        }
+        assert!(seconds.is_sorted_by(|a, b| a < b), "{seconds:?}");
+        assert_eq!(fs::read(&path).expect("the file"), b"six");
+    }
 }
