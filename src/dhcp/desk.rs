@@ -1,6 +1,8 @@
 //! Between packets and decisions: what is in force now, what waits for an answer of the link, what is to be sent. Pure
 //! but for what it tells others; time is passed in.
 
+mod others;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,16 +13,28 @@ use tracing::{debug, info, trace};
 
 use super::lan::Lan;
 use super::leases::{Lease, Leases, State};
-use super::message::{Overheard, Request};
+
+use super::message::{ParseError, Request};
+use super::probe::Question;
+use super::proof::Proof;
 use super::responder::{To, Verdict, View, Why, respond};
 use super::scope::{Mode, Scope};
 use crate::access::{DeviceTable, Resolution};
+use crate::bundle::DhcpMode;
 use crate::ids::{MacAddr, UnixTime};
 use crate::status::Stats;
 
 /// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
 /// question may be lost.
 pub const ASK_WAIT: Duration = Duration::from_secs(8);
+/// How long `auto` waits for a router before it takes a LAN for its own: one that boots with us, after a power cut.
+pub const ALONE_AFTER: Duration = Duration::from_secs(90);
+/// How long a phone whose lease was completed has to ask for its first file. Phones take up to four minutes to boot.
+const FETCH_WITHIN: Duration = Duration::from_secs(600);
+/// The transaction of the questions of [`Proof`]: any will do.
+const PROOF_XID: u32 = 0x6c69_6e65;
+/// The most phones that are waited for at a time.
+const MAX_FETCHES: usize = 1024;
 /// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
 /// wait at least 4 s for an offer (RFC 2131 §4.1).
 const CHECK_WAIT: Duration = Duration::from_millis(500);
@@ -62,6 +76,8 @@ pub struct Outbox {
     pub others: Vec<Outgoing>,
     /// Addresses to ask the link about.
     pub checks: Vec<Ipv4Addr>,
+    /// What to ask other servers as a client: in whose name, in which transaction.
+    pub questions: Vec<(Question, MacAddr, u32)>,
 }
 
 /// The state of DHCP on one interface.
@@ -83,8 +99,28 @@ pub struct Desk {
     own: Option<MacAddr>,
     clock: Now,
     sweep_at: Instant,
+    /// From when on nobody else is expected any more.
+    alone_at: Option<Instant>,
+    /// Whether raw frames can be seen and sent.
+    raw: bool,
+    /// Whether `phones-only` was proven safe.
+    proof: Option<Result<(), String>>,
+    proving: Option<Proof>,
+    /// Since when a phone whose lease was completed is waited for.
+    fetches: BTreeMap<MacAddr, UnixTime>,
+    orders: Arc<Orders>,
+    settled: bool,
     /// Whether the last lease could not be made durable.
     log_failed: bool,
+}
+
+/// What the line is to do: made anew when anything changes.
+#[derive(Debug)]
+pub struct Orders {
+    /// What is in force; the line acts in mode `augment` only.
+    pub scope: Scope,
+    /// The other servers.
+    pub servers: Vec<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -94,19 +130,21 @@ struct Waiting {
 }
 
 impl Desk {
-    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for.
+    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for;
+    /// `raw` says whether there is a line.
     pub fn new(
         wanted: Scope,
         kept: Vec<Lease>,
-        own: Option<MacAddr>,
+        (own, raw): (Option<MacAddr>, bool),
         devices: Arc<RwLock<DeviceTable>>,
         stats: Stats,
         now: Now,
     ) -> Self {
         let mut leases = Leases::new();
         leases.load(kept, now.wall);
+        let scope = wanted.clone();
         let mut desk = Self {
-            scope: wanted.clone(),
+            scope: scope.clone(),
             wanted,
             lan: Lan::new(),
             leases,
@@ -118,6 +156,13 @@ impl Desk {
             own,
             clock: now,
             sweep_at: now.tick + SWEEP_EVERY,
+            alone_at: own.map(|_| now.tick + ALONE_AFTER),
+            raw,
+            proof: None,
+            proving: None,
+            fetches: BTreeMap::new(),
+            orders: Arc::new(Orders { scope, servers: Vec::new() }),
+            settled: false,
             log_failed: false,
         };
         desk.settle(now);
@@ -137,37 +182,8 @@ impl Desk {
     }
 
     /// Whether other servers still have their chance to show.
-    pub const fn is_listening(&self) -> bool {
-        self.listen_until.is_some()
-    }
-
-    /// Decides what is in force. `all` starts only where nobody else answers. Once devices hold our leases the LAN is
-    /// ours, and another server is the intruder: falling silent then would cost phones their addresses.
-    fn settle(&mut self, now: Now) {
-        let mut scope = self.wanted.clone();
-        let listening = self.listen_until.is_some_and(|until| now.tick < until);
-        let others = self.lan.has_other_server();
-        let ours = self.leases.live(now.wall).next().is_some();
-        if scope.mode == Mode::All && others && !ours {
-            scope.yield_to_others();
-        } else if scope.mode == Mode::All && listening && !ours {
-            scope.wait_for_others();
-        }
-        if scope.mode == Mode::All && others {
-            self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
-        } else {
-            self.stats.clear_alert("dhcp-second-server");
-        }
-        match &scope.problem {
-            Some(problem) => self.stats.alert("dhcp-mode", problem.clone()),
-            None => self.stats.clear_alert("dhcp-mode"),
-        }
-        if scope.label != self.scope.label || scope.problem != self.scope.problem {
-            info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");
-        }
-        self.stats.dhcp_mode(scope.label);
-        self.leases.set_range(self.wanted.range.clone());
-        self.scope = scope;
+    pub fn is_listening(&self) -> bool {
+        self.listen_until.is_some() || (self.wanted.wanted == DhcpMode::Auto && self.alone_at.is_some())
     }
 
     /// One datagram has come.
@@ -175,10 +191,14 @@ impl Desk {
         match Request::parse(bytes) {
             // Our own question for other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.own => {}
+            // The line answers, and once is enough.
+            Ok(_) if self.scope.mode == Mode::Augment => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(request, source, now, out);
             }
+            // A router's answer to us as a relay agent; the line has it.
+            Err(ParseError::NotRequest) => self.stats.count("dhcp.replies"),
             Err(error) => {
                 self.stats.count("dhcp.malformed");
                 debug!(%source, %error, "not a request");
@@ -284,26 +304,14 @@ impl Desk {
         !std::mem::replace(&mut self.log_failed, true)
     }
 
-    /// Another server spoke.
-    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
-        let server = overheard.server;
-        if server == self.wanted.server || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
-            return;
-        }
-        if overheard.nak {
-            self.stats.count("dhcp.others.nak");
-        }
-        if self.lan.heard(overheard, now.wall) {
-            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
-            self.stats.dhcp_servers(self.lan.servers());
-            self.settle(now);
-        }
-    }
-
     /// The next moment at which [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
         let checks = self.waiting.values().map(|waiting| waiting.until);
-        checks.chain(self.listen_until).fold(self.sweep_at, Instant::min)
+        checks
+            .chain(self.listen_until)
+            .chain(self.alone_at)
+            .chain(self.proving.as_ref().and_then(Proof::deadline))
+            .fold(self.sweep_at, Instant::min)
     }
 
     /// Time has passed.
@@ -312,6 +320,11 @@ impl Desk {
             self.listen_until = None;
             self.settle(now);
         }
+        if self.alone_at.is_some_and(|at| at <= now.tick) {
+            self.alone_at = None;
+            self.settle(now);
+        }
+        self.prove(now, out);
         let due: Vec<Ipv4Addr> =
             self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick).map(|(&address, _)| address).collect();
         for address in due {
@@ -335,6 +348,7 @@ impl Desk {
                 self.settle(now);
             }
             self.announce(now);
+            self.look_for_fetches(now);
         }
     }
 
@@ -348,6 +362,7 @@ impl Desk {
             info!(seconds = set, "the clock was set; leases go with it");
             self.leases.shift(set);
             self.lan.shift(set);
+            self.fetches.values_mut().for_each(|since| since.0 = since.0.saturating_add(set));
             out.keep.extend(self.leases.live(now.wall).cloned());
             self.clock = now;
         }

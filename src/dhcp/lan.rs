@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::message::Overheard;
+use super::heard::{Overheard, Terms};
 use crate::api::DhcpServerSeen;
 use crate::ids::{MacAddr, UnixTime};
 
@@ -27,10 +27,82 @@ pub struct Lan {
     checked: BTreeMap<Ipv4Addr, (Option<MacAddr>, UnixTime)>,
 }
 
-#[derive(Debug)]
-struct Server {
-    tftp: Vec<String>,
+/// Another DHCP server, as far as it has shown itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its server identifier.
+    pub server: Ipv4Addr,
+    /// The TFTP servers that it hands out.
+    pub tftp: Vec<String>,
+    /// What else it hands out.
+    pub terms: Terms,
+    /// The address that it last offered to us.
+    pub offered: Option<Ipv4Addr>,
+    /// The shortest and the longest time in which it answered our DISCOVERs.
+    pub offer_after: Option<(Duration, Duration)>,
+    /// Whether it answers DHCPINFORM.
+    pub informs: bool,
+    /// Whether it answers us as a relay agent.
+    pub relays: bool,
     heard: UnixTime,
+}
+
+impl Server {
+    fn new(server: Ipv4Addr, now: UnixTime) -> Self {
+        let (tftp, terms) = (Vec::new(), Terms::default());
+        Self { server, tftp, terms, offered: None, offer_after: None, informs: false, relays: false, heard: now }
+    }
+
+    /// Says whether anything that people or decisions look at is new.
+    fn learn(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
+        let before = self.seen();
+        self.heard = now;
+        // NAKs and answers to clients that asked for less carry less; what was seen once stays.
+        if !overheard.tftp.is_empty() {
+            self.tftp.clone_from(&overheard.tftp);
+        }
+        if let Some(terms) = &overheard.terms {
+            self.terms.learn(terms);
+        }
+        self.offered = overheard.address.or(self.offered);
+        if let Some(after) = overheard.after {
+            let (shortest, longest) = self.offer_after.unwrap_or((after, after));
+            self.offer_after = Some((shortest.min(after), longest.max(after)));
+        }
+        self.informs |= overheard.informed;
+        self.relays |= overheard.relayed;
+        before != self.seen()
+    }
+
+    /// Where it points phones, seen from a site whose TFTP servers are `ours`.
+    pub fn points(&self, ours: &[Ipv4Addr]) -> Points {
+        match self.tftp.first() {
+            None => Points::Nowhere,
+            Some(_) if self.tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name)) => Points::Here,
+            Some(_) => Points::Elsewhere,
+        }
+    }
+
+    fn seen(&self) -> DhcpServerSeen {
+        DhcpServerSeen {
+            server: self.server,
+            tftp: self.tftp.clone(),
+            router: self.terms.routers.first().copied(),
+            lease_seconds: self.terms.lease_seconds,
+            offer_millis: self.offer_after.and_then(|(shortest, _)| u32::try_from(shortest.as_millis()).ok()),
+        }
+    }
+}
+
+/// Where a server points phones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Points {
+    /// It hands out neither 66 nor 150.
+    Nowhere,
+    /// To a TFTP server of this site.
+    Here,
+    /// To another one.
+    Elsewhere,
 }
 
 /// What the link says of an address.
@@ -53,18 +125,14 @@ impl Lan {
     /// Another server spoke. Says whether anything about it is new.
     pub fn heard(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
         if let Some(server) = self.servers.get_mut(&overheard.server) {
-            server.heard = now;
-            // NAKs and answers to clients that asked for less carry less; what was seen once stays.
-            if overheard.tftp.is_empty() || server.tftp == overheard.tftp {
-                return false;
-            }
-            server.tftp.clone_from(&overheard.tftp);
-            return true;
+            return server.learn(overheard, now);
         }
         if self.servers.len() >= MAX_SERVERS {
             return false;
         }
-        self.servers.insert(overheard.server, Server { tftp: overheard.tftp.clone(), heard: now });
+        let mut server = Server::new(overheard.server, now);
+        server.learn(overheard, now);
+        self.servers.insert(overheard.server, server);
         true
     }
 
@@ -78,7 +146,12 @@ impl Lan {
 
     /// The other servers.
     pub fn servers(&self) -> Vec<DhcpServerSeen> {
-        self.servers.iter().map(|(&server, seen)| DhcpServerSeen { server, tftp: seen.tftp.clone() }).collect()
+        self.servers.values().map(Server::seen).collect()
+    }
+
+    /// The other servers with all that is known of them.
+    pub fn known(&self) -> impl Iterator<Item = &Server> {
+        self.servers.values()
     }
 
     /// Whether another server is there.
@@ -125,7 +198,37 @@ mod tests {
         assert!(!lan.heard(&spoke(&[]), NOW));
         assert!(lan.heard(&spoke(&["192.168.1.9"]), NOW));
         assert!(!lan.heard(&spoke(&[]), NOW));
-        assert_eq!(lan.servers(), [DhcpServerSeen { server: ROUTER, tftp: vec!["192.168.1.9".to_owned()] }]);
+        let servers = lan.servers();
+        let first = servers.first().expect("one was heard");
+        assert_eq!((servers.len(), first.server, first.tftp.as_slice()), (1, ROUTER, &["192.168.1.9".to_owned()][..]));
+    }
+
+    #[test]
+    fn what_a_server_hands_out_and_how_fast_it_answers_is_learnt_bit_by_bit() {
+        let mut lan = Lan::new();
+        let millis = Duration::from_millis;
+        let terms = Terms { lease_seconds: Some(3600), routers: vec![ROUTER], ..Terms::default() };
+        lan.heard(&Overheard { terms: Some(terms), after: Some(millis(3000)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { terms: Some(Terms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { informed: true, ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { relayed: true, ..spoke(&[]) }, NOW);
+        let server = lan.known().next().expect("one was heard");
+        assert_eq!((server.terms.lease_seconds, server.terms.routers.as_slice()), (Some(3600), &[ROUTER][..]));
+        assert_eq!(server.offer_after, Some((millis(2), millis(3000))));
+        assert!(server.informs && server.relays);
+        assert_eq!(lan.servers().first().and_then(|seen| seen.offer_millis), Some(2));
+    }
+
+    #[test]
+    fn a_server_points_here_elsewhere_or_nowhere() {
+        for (tftp, points) in
+            [(&[][..], Points::Nowhere), (&["192.168.1.2"], Points::Here), (&["192.168.1.9"], Points::Elsewhere)]
+        {
+            let mut lan = Lan::new();
+            lan.heard(&spoke(tftp), NOW);
+            let server = lan.known().next().expect("one was heard");
+            assert_eq!(server.points(&[Ipv4Addr::new(192, 168, 1, 2)]), points, "{tftp:?}");
+        }
     }
 
     #[test]
@@ -161,6 +264,11 @@ mod tests {
             chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
             nak: false,
             tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
+            address: None,
+            terms: None,
+            after: None,
+            informed: false,
+            relayed: false,
         }
     }
 }

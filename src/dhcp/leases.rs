@@ -205,6 +205,18 @@ impl Range {
             && !self.excluded.contains(&address)
     }
 
+    /// The first and the last address, usable or not.
+    pub fn ends(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let last = self.first.wrapping_add(self.count.saturating_sub(1));
+        (Ipv4Addr::from(self.first), Ipv4Addr::from(last))
+    }
+
+    /// The first address that may be leased.
+    pub fn first_free(&self) -> Option<Ipv4Addr> {
+        let all = (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)));
+        all.into_iter().find(|address| self.contains(*address))
+    }
+
     /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
     /// which has lost its leases most likely gets its old address.
     fn in_order_of(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {

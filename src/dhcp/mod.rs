@@ -15,13 +15,18 @@
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
 //! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
+pub mod augment;
+pub mod choose;
 pub mod client;
 pub mod desk;
 pub mod frame;
+pub mod heard;
 pub mod lan;
 pub mod leases;
 pub mod message;
 pub mod options;
+pub mod probe;
+pub mod proof;
 pub mod responder;
 pub mod scope;
 pub mod service;

@@ -71,6 +71,16 @@ impl Options {
         self.get(code).and_then(|value| <[u8; 2]>::try_from(value).ok()).map(u16::from_be_bytes)
     }
 
+    /// The value of an option that is a time of 32 bits, in seconds.
+    pub fn seconds(&self, code: OptionCode) -> Option<u32> {
+        self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(u32::from_be_bytes)
+    }
+
+    /// All options in the order of their codes.
+    pub fn iter(&self) -> impl Iterator<Item = (OptionCode, &[u8])> {
+        self.0.iter().map(|(&code, value)| (OptionCode::from(code), value.as_slice()))
+    }
+
     /// The value of an option that is one address.
     pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {
         self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(Ipv4Addr::from)

@@ -107,11 +107,12 @@ pub fn respond(scope: &Scope, view: &View<'_>, request: &Request, now: UnixTime)
     let case = Case { scope, view, request, client: ClientId::of(request), now };
     match (request.kind, scope.mode) {
         (Kind::Inform, _) => case.inform(),
-        (_, Mode::Shadow | Mode::Inform) => silent(Why::Mode),
-        (Kind::Discover, Mode::All) => case.discover(),
-        (Kind::Request, Mode::All) => case.request(),
-        (Kind::Decline, Mode::All) => case.decline(),
-        (Kind::Release, Mode::All) => case.release(),
+        (_, Mode::Shadow | Mode::Inform | Mode::Augment) => silent(Why::Mode),
+        (_, Mode::PhonesOnly) if !scope.is_phone(request) => silent(Why::NoPhone),
+        (Kind::Discover, _) => case.discover(),
+        (Kind::Request, _) => case.request(),
+        (Kind::Decline, _) => case.decline(),
+        (Kind::Release, _) => case.release(),
     }
 }
 
@@ -282,7 +283,12 @@ impl Case<'_> {
     }
 
     /// §4.3.2 and table 3: no address, no parameters; to everyone, through a relay with the broadcast bit set.
+    ///
+    /// Only where we are the one server: elsewhere the address may be another server's to give.
     fn nak(&self, message: &str) -> Verdict {
+        if self.scope.mode != Mode::All {
+            return silent(Why::UnknownClient);
+        }
         let options = vec![
             (OptionCode::ServerIdentifier, self.scope.server.octets().to_vec()),
             (OptionCode::Message, message.as_bytes().to_vec()),
@@ -388,14 +394,10 @@ impl Case<'_> {
         tell(OptionCode::NtpServers, address_list(&scope.ntp), false);
         tell(OptionCode::DomainName, scope.domain.clone().into_bytes(), false);
         tell(OptionCode::BroadcastAddr, scope.broadcast().octets().to_vec(), false);
-        if let Some(class) = request.options.vendor_class() {
-            let fitting = scope.vendor_options.iter().filter(|o| options::class_starts_with(class, &o.vendor_class));
-            for option in fitting {
-                let code = OptionCode::from(option.code);
-                // A vendor's form of an option takes the place of the general one.
-                all.retain(|(other, _)| *other != code);
-                all.push((code, option.value.clone()));
-            }
+        for (code, value) in scope.vendor_options_of(request) {
+            // A vendor's form of an option takes the place of the general one.
+            all.retain(|(other, _)| *other != code);
+            all.push((code, value.to_vec()));
         }
         all
     }

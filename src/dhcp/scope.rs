@@ -21,13 +21,17 @@ const MAX_LIST: usize = 16;
 /// The longest domain, in octets (RFC 1035).
 const MAX_DOMAIN_BYTES: usize = 253;
 
-/// What is in force. `phones-only` and `augment` will be further ones.
+/// What is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Answer nothing.
     Shadow,
     /// Answer DHCPINFORM of phones.
     Inform,
+    /// Complete the router's leases for phones.
+    Augment,
+    /// Lease to phones.
+    PhonesOnly,
     /// Lease to everybody.
     All,
 }
@@ -35,6 +39,8 @@ pub enum Mode {
 /// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
 #[derive(Debug, Clone)]
 pub struct Scope {
+    /// What settings ask for.
+    pub wanted: DhcpMode,
     /// What is in force.
     pub mode: Mode,
     /// What is in force as people read it, with what was asked for if that is something else.
@@ -82,6 +88,7 @@ impl Scope {
         }
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
+            wanted: settings.mode,
             mode: Mode::Inform,
             label: "inform",
             problem: None,
@@ -106,15 +113,18 @@ impl Scope {
             phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
         };
         match settings.mode {
-            // `auto` will choose what the LAN allows; of what there is now, only `inform` is harmless everywhere.
-            DhcpMode::Auto | DhcpMode::Inform => {}
+            // What is chosen depends on the LAN; a range is kept for the case that nobody else is there.
+            DhcpMode::Auto => scope.range = scope.checked_range(settings).ok(),
+            DhcpMode::Inform => {}
             DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
-            DhcpMode::Augment => {
-                scope.fall_back("inform (augment asked for)", "mode `augment` is not available yet".into())
-            }
-            DhcpMode::PhonesOnly => {
-                scope.fall_back("inform (phones-only asked for)", "mode `phones-only` is not available yet".into());
-            }
+            DhcpMode::Augment => (scope.mode, scope.label) = (Mode::Augment, "augment"),
+            DhcpMode::PhonesOnly => match scope.checked_range(settings) {
+                Ok(range) => {
+                    (scope.mode, scope.label) = (Mode::PhonesOnly, "phones-only");
+                    scope.range = Some(range);
+                }
+                Err(problem) => scope.fall_back("inform (phones-only asked for)", problem),
+            },
             DhcpMode::All => match scope.checked_range(settings) {
                 Ok(range) => {
                     (scope.mode, scope.label) = (Mode::All, "all");
@@ -126,23 +136,20 @@ impl Scope {
         scope
     }
 
-    /// Stays with `inform` because another server is on the LAN.
-    pub fn yield_to_others(&mut self) {
-        if self.mode == Mode::All {
-            self.fall_back(
-                "inform (all asked for)",
-                "another DHCP server answers on this LAN, so that leasing here would take addresses twice".to_owned(),
-            );
+    /// Fills what the site leaves open with what the LAN's own router hands out.
+    pub fn learn(&mut self, terms: &super::heard::Terms) {
+        let mine = [&mut self.routers, &mut self.dns, &mut self.ntp];
+        for (mine, theirs) in mine.into_iter().zip([&terms.routers, &terms.dns, &terms.ntp]) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+            }
+        }
+        if self.domain.is_empty() {
+            self.domain.clone_from(&terms.domain);
         }
     }
 
-    /// Answers nothing that leases for now: other servers have a chance to show first.
-    pub fn wait_for_others(&mut self) {
-        self.fall_back("inform (looking for other servers)", String::new());
-        self.problem = None;
-    }
-
-    fn fall_back(&mut self, label: &'static str, problem: String) {
+    pub(super) fn fall_back(&mut self, label: &'static str, problem: String) {
         self.mode = Mode::Inform;
         self.label = label;
         self.problem = Some(problem);
@@ -150,7 +157,7 @@ impl Scope {
     }
 
     fn checked_range(&self, settings: &DhcpSettings) -> Result<Range, String> {
-        let (first, last) = settings.range.ok_or("mode `all` needs a range of addresses")?;
+        let (first, last) = settings.range.ok_or("this mode needs a range of addresses")?;
         if !self.is_local(first) || !self.is_local(last) {
             let (server, prefix) = (self.server, self.prefix);
             return Err(format!("the range {first} to {last} is not in the LAN of {server}/{prefix}"));
@@ -189,6 +196,13 @@ impl Scope {
         self.phones.contains(&mac)
     }
 
+    /// The options that the vendor of this client gets besides the usual ones.
+    pub fn vendor_options_of(&self, request: &Request) -> impl Iterator<Item = (OptionCode, &[u8])> {
+        let class = request.options.vendor_class().unwrap_or_default().to_vec();
+        let fitting = self.vendor_options.iter().filter(move |o| class_starts_with(&class, &o.vendor_class));
+        fitting.map(|option| (OptionCode::from(option.code), option.value.as_slice()))
+    }
+
     /// Whether this is a phone: in the inventory, or by its vendor class.
     pub fn is_phone(&self, request: &Request) -> bool {
         self.knows(request.chaddr)
@@ -211,22 +225,10 @@ mod tests {
     const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 
     #[test]
-    fn what_is_not_built_yet_informs_and_says_so() {
-        for (mode, label) in [
-            (DhcpMode::Augment, "inform (augment asked for)"),
-            (DhcpMode::PhonesOnly, "inform (phones-only asked for)"),
-        ] {
-            let scope = Scope::new(SERVER, 24, &DhcpSettings { mode, ..DhcpSettings::default() }, []);
-            assert_eq!((scope.mode, scope.label), (Mode::Inform, label));
-            assert!(scope.problem.is_some());
-        }
-    }
-
-    #[test]
-    fn auto_informs_even_with_a_range() {
+    fn auto_leases_nothing_before_it_knows_the_lan() {
         let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
         let scope = Scope::new(SERVER, 24, &settings, []);
-        assert_eq!((scope.mode, scope.range, scope.problem), (Mode::Inform, None, None));
+        assert_eq!((scope.mode, scope.problem), (Mode::Inform, None));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! DHCP on one interface: sockets, clocks, and the order of durable, true and sent.
 
+mod line;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,11 +19,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::line::{Line, Port};
+use super::augment::Event;
 use super::client::Listener;
 use super::desk::{Desk, Now, Outbox, Outgoing};
 use super::frame;
+use super::heard::ServerMessage;
 use super::leases::LeaseLog;
-use super::message::{MAX_REQUEST_BYTES, Overheard};
+use super::message::MAX_REQUEST_BYTES;
 use super::responder::To;
 use super::scope::Scope;
 use crate::access::{Catalog, DeviceTable};
@@ -179,7 +184,13 @@ impl Service {
         let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
-        let mut desk = Desk::new(scope, kept, self.others.as_ref().map(Listener::mac), devices, stats.clone(), now());
+        let line = self.port_on_link().filter(|_| self.others.is_some());
+        let seen = (self.others.as_ref().map(Listener::mac), line.is_some());
+        let mut desk = Desk::new(scope, kept, seen, Arc::clone(&devices), stats.clone(), now());
+        let mut line = match line {
+            Some((port, relay)) => Some(Line::open(port, relay, Arc::clone(desk.orders()), devices)?),
+            None => None,
+        };
         let mut ask_at = Instant::now();
         let mut releases = true;
         info!(address = %self.config.address, port = self.port, mode = desk.label(), "DHCP is up");
@@ -199,12 +210,16 @@ impl Service {
                     ready?;
                     self.receive(&mut desk, &mut out, &stats);
                 }
+                event = next_event(line.as_mut()) => match event {
+                    Some(event) => desk.event(event, now()),
+                    None => return Err(io::Error::other("the thread that watches the link has ended")),
+                },
                 heard = hear(self.others.as_ref()) => match heard {
-                    Ok(overheard) => desk.overheard(&overheard, now()),
+                    Ok((message, after)) => desk.heard(&message, after, now()),
                     Err(error) => self.failed(&stats, "listen", &error),
                 },
                 () = tokio::time::sleep_until(ask_at.into()), if self.others.is_some() => {
-                    if let Some(Err(error)) = ask_others(self.others.as_ref()).await {
+                    if let Some(Err(error)) = ask_others(self.others.as_ref(), self.config.address).await {
                         self.failed(&stats, "ask for other servers", &error);
                     }
                     ask_at = Instant::now() + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
@@ -214,8 +229,20 @@ impl Service {
                     desk.tick(now(), &mut out);
                 }
             }
+            if let Some(line) = &line {
+                line.order(desk.orders());
+            }
             log = self.flush(log, &mut desk, out, &stats).await?;
         }
+    }
+
+    /// What a line needs, if raw frames can be sent here.
+    fn port_on_link(&self) -> Option<(Port, std::net::UdpSocket)> {
+        let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
+        let relay = self.socket.as_fd().try_clone_to_owned().ok()?;
+        let ports = (self.port, self.config.client_port);
+        let port = Port { mac: link.mac, link: link.address, address: self.config.address, ports };
+        Some((port, relay.into()))
     }
 
     fn scope(&self, catalog: &Catalog, local: &DhcpSettings) -> Scope {
@@ -245,7 +272,14 @@ impl Service {
 
     /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
     async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
-        let Outbox { keep, acks, others, checks } = out;
+        let Outbox { keep, acks, others, checks, questions } = out;
+        for (question, mac, xid) in questions {
+            if let Some(listener) = &self.others
+                && let Err(error) = listener.put(question, mac, xid).await
+            {
+                self.failed(stats, "ask", &error);
+            }
+        }
         for address in checks {
             // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
             if let Err(error) = self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
@@ -331,16 +365,23 @@ fn now() -> Now {
     Now { wall: UnixTime::of(SystemTime::now()), tick: Instant::now() }
 }
 
-async fn hear(others: Option<&Listener>) -> io::Result<Overheard> {
+async fn next_event(line: Option<&mut Line>) -> Option<Event> {
+    match line {
+        Some(line) => line.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(others: Option<&Listener>) -> io::Result<(ServerMessage, Option<Duration>)> {
     match others {
         Some(listener) => listener.hear().await,
         None => std::future::pending().await,
     }
 }
 
-async fn ask_others(others: Option<&Listener>) -> Option<io::Result<()>> {
+async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Result<()>> {
     match others {
-        Some(listener) => Some(listener.ask().await),
+        Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,
     }
 }

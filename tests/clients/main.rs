@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod dhcp;
+mod dhcp_modes;
 mod hq;
 mod net;
 mod router;

@@ -4,7 +4,8 @@ use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings};
+use crate::dhcp::heard::Overheard;
+use crate::bundle::DhcpSettings;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -190,7 +191,7 @@ impl Site {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
         let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
-        let desk = Desk::new(scope, kept, Some(OWN), devices.clone(), Stats::new(), now);
+        let desk = Desk::new(scope, kept, (Some(OWN), true), devices.clone(), Stats::new(), now);
         Self { desk, devices, now }
     }
 
@@ -223,8 +224,7 @@ impl Site {
     }
 
     fn hear_router(&mut self) {
-        let overheard = Overheard { server: ROUTER, chaddr: OWN, nak: false, tftp: Vec::new() };
-        self.desk.overheard(&overheard, self.now);
+        self.desk.overheard(&spoke(ROUTER, &[]), self.now);
     }
 }
 
@@ -246,4 +246,18 @@ fn is_for(reply: &[u8], mac: MacAddr) -> bool {
 
 fn address_in(reply: &[u8]) -> Ipv4Addr {
     dhcproto::v4::borrowed::Message::new(reply).unwrap().yiaddr()
+}
+
+fn spoke(server: Ipv4Addr, tftp: &[&str]) -> Overheard {
+    Overheard {
+        server,
+        chaddr: OWN,
+        nak: false,
+        tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
+        address: None,
+        terms: None,
+        after: None,
+        informed: false,
+        relayed: false,
+    }
 }

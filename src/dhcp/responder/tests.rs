@@ -364,7 +364,7 @@ proptest! {
 }
 
 fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
-    crate::dhcp::message::Overheard::parse(bytes);
+    crate::dhcp::heard::Overheard::parse(bytes);
     let Ok(request) = Request::parse(bytes) else { return Ok(()) };
     for site in [Site::inform(), Site::all()] {
         let view = View { lan: &site.lan, leases: &site.leases, source: site.source };

@@ -1,0 +1,377 @@
+//! `augment`: the router leases, and for phones its answers are completed with 66/150. Pure.
+//!
+//! A phone's DISCOVER goes on to the router as through a relay agent; the router's OFFER to us tells what it is about to
+//! tell the phone. From it the ACK is prepared. When the phone's REQUEST names that router and that address, the prepared
+//! ACK goes out at once: the first ACK counts, and the phone ignores the router's own. Nothing is invented: address,
+//! times, mask and gateway are the router's for this phone. Who loses the race, or is not answered, has the router's
+//! lease as before.
+
+pub mod prepared;
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::MessageType;
+
+pub use self::prepared::Prepared;
+use super::heard::{Overheard, ServerMessage};
+use super::message::{BROADCAST, Kind, Request};
+use super::options::{OptionCode, class_starts_with};
+use super::scope::Scope;
+use crate::ids::MacAddr;
+
+/// How long a phone whom the router sent a NAK after our answer is left alone.
+pub const QUIET: Duration = Duration::from_secs(86_400);
+/// How long an offer of the router is good for an ACK. Routers hold theirs for a minute or two.
+const OFFER_VALID: Duration = Duration::from_secs(60);
+/// How long a REQUEST waits for the router's OFFER to us: a router that pings first answers phone and relay together.
+const PENDING: Duration = Duration::from_millis(250);
+/// How long the router may take to answer a relayed DISCOVER.
+const RELAY_VALID: Duration = Duration::from_secs(10);
+/// The shortest time between two DISCOVERs of one phone that are relayed.
+const RELAY_AGAIN: Duration = Duration::from_millis(500);
+/// DISCOVERs relayed each second, and at once: for phones of the inventory, and for others that say they are phones.
+const RELAYS: (f64, f64) = (100.0, 200.0);
+/// See [`RELAYS`].
+const STRANGERS: (f64, f64) = (10.0, 20.0);
+/// The most phones that are remembered, and of these the most that are not of the inventory.
+const MAX_PHONES: usize = 4096;
+/// See [`MAX_PHONES`].
+const MAX_STRANGERS: usize = 256;
+/// How long a stranger without a lease is remembered.
+const STRANGER_KEPT: Duration = Duration::from_secs(600);
+/// The most routers that are asked.
+pub const MAX_SERVERS: usize = 4;
+/// What remains of a lease must be worth an answer, in seconds.
+const MIN_LEFT_SECONDS: u32 = 30;
+
+/// Phones that choose by what the OFFER holds, by the start of their vendor class: Aastra waits 6 s for one with 66,
+/// Mitel MiNet for one with 43/125, Nortel's i2004 for its vendor string. For them the OFFER is completed, too.
+const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nortel-i2004", "Nortel-SIP"];
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Send this to a phone.
+    Reply {
+        /// The phone.
+        mac: MacAddr,
+        /// The address that it gets; where its frame goes unless it wants broadcasts.
+        address: Ipv4Addr,
+        /// Whether it wants broadcasts.
+        broadcast: bool,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// Send this to a router's server port.
+    Relay(Ipv4Addr, Vec<u8>),
+    /// Let people know.
+    Tell(Event),
+}
+
+/// What others should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A server spoke to us.
+    Heard(Box<Overheard>),
+    /// A phone's lease was completed.
+    Completed(MacAddr, Ipv4Addr),
+    /// A phone's offer was completed.
+    Offered(MacAddr),
+    /// The router sent a phone a NAK after our answer. It is left alone for a day.
+    Nak(MacAddr, Ipv4Addr),
+    /// The router itself points this phone somewhere.
+    Points(MacAddr, Ipv4Addr, Vec<String>),
+    /// A phone was not answered, for this counter.
+    Silent(&'static str),
+}
+
+/// The phones of a LAN and what its routers are about to tell them.
+#[derive(Debug)]
+pub struct Augment {
+    servers: Vec<Ipv4Addr>,
+    phones: HashMap<MacAddr, Phone>,
+    all: Pace,
+    strangers: Pace,
+    xid: u64,
+}
+
+#[derive(Debug, Default)]
+struct Phone {
+    known: bool,
+    last: Option<Instant>,
+    discover: Option<(Request, u32, Instant)>,
+    prepared: Vec<Prepared>,
+    pending: Option<(Request, Instant)>,
+    /// What the router leased, and when the phone took it.
+    held: Option<(Prepared, Instant)>,
+    quiet_until: Option<Instant>,
+}
+
+impl Augment {
+    /// Knows nothing. `seed` makes transactions that nobody can guess.
+    pub fn new(seed: u64, now: Instant) -> Self {
+        let (all, strangers) = (Pace::new(RELAYS, now), Pace::new(STRANGERS, now));
+        Self { servers: Vec::new(), phones: HashMap::new(), all, strangers, xid: seed }
+    }
+
+    /// The routers of this LAN. What is known of phones under others is void.
+    pub fn set_servers(&mut self, servers: &[Ipv4Addr]) {
+        let servers: Vec<Ipv4Addr> = servers.iter().copied().take(MAX_SERVERS).collect();
+        if servers == self.servers {
+            return;
+        }
+        self.servers = servers;
+        for phone in self.phones.values_mut() {
+            phone.prepared.retain(|prepared| self.servers.contains(&prepared.server));
+            phone.held = phone.held.take().filter(|(held, _)| self.servers.contains(&held.server));
+        }
+    }
+
+    /// A DISCOVER of our own as a relay sends it: whether this router answers relays at all.
+    pub fn relay(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Act {
+        Act::Relay(server, prepared::relayed(discover, relay, self.next_xid()))
+    }
+
+    /// A client's message was seen on the link, `broadcast` if it was for everyone. `taken` says whether another device has
+    /// an address.
+    pub fn client(
+        &mut self,
+        (scope, request, bytes): (&Scope, &Request, &[u8]),
+        broadcast: bool,
+        taken: &dyn Fn(Ipv4Addr) -> bool,
+        now: Instant,
+        out: &mut Vec<Act>,
+    ) {
+        // Nothing for anybody but phones, nothing for what comes through another relay.
+        if !scope.is_phone(request) || !request.giaddr.is_unspecified() {
+            return;
+        }
+        match request.kind {
+            Kind::Discover => self.discover(scope, request, bytes, now, out),
+            Kind::Request if broadcast => self.request(scope, request, taken, now, out),
+            // The phone found the address in use, or gives it back: the lease is no more.
+            Kind::Decline | Kind::Release => {
+                if let Some(phone) = self.phones.get_mut(&request.chaddr) {
+                    (phone.held, phone.pending) = (None, None);
+                    phone.prepared.clear();
+                }
+            }
+            // A renewal is between phone and router. DHCPINFORM is answered elsewhere.
+            Kind::Request | Kind::Inform => {}
+        }
+    }
+
+    fn discover(&mut self, scope: &Scope, request: &Request, bytes: &[u8], now: Instant, out: &mut Vec<Act>) {
+        let (mac, known) = (request.chaddr, scope.knows(request.chaddr));
+        if self.servers.is_empty() || !self.has_room(mac, known, now) {
+            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+        }
+        let phone = self.phones.entry(mac).or_default();
+        phone.known = known;
+        let again = phone.last.is_some_and(|last| now.saturating_duration_since(last) < RELAY_AGAIN);
+        if again || phone.quiet_until.is_some_and(|until| now < until) {
+            return;
+        }
+        let pace = if known { &mut self.all } else { &mut self.strangers };
+        if !pace.take(now) {
+            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+        }
+        phone.last = Some(now);
+        phone.pending = None;
+        // A phone that begins anew chooses anew: only what routers say now counts.
+        phone.prepared.clear();
+        let xid = next(&mut self.xid);
+        phone.discover = Some((request.clone(), xid, now));
+        for &server in &self.servers {
+            out.push(Act::Relay(server, prepared::relayed(bytes, scope.server, xid)));
+        }
+    }
+
+    fn request(
+        &mut self,
+        scope: &Scope,
+        request: &Request,
+        taken: &dyn Fn(Ipv4Addr) -> bool,
+        now: Instant,
+        out: &mut Vec<Act>,
+    ) {
+        let silent = |why| Act::Tell(Event::Silent(why));
+        let Some(phone) = self.phones.get_mut(&request.chaddr) else {
+            return out.push(silent("dhcp.augment.unknown"));
+        };
+        if phone.quiet_until.is_some_and(|until| now < until) {
+            return out.push(silent("dhcp.augment.quiet"));
+        }
+        let requested = request.options.address(OptionCode::RequestedIpAddress);
+        let ciaddr = Some(request.ciaddr).filter(|address| !address.is_unspecified());
+        let server = request.options.address(OptionCode::ServerIdentifier);
+        let address = match (requested, ciaddr) {
+            (Some(address), None) | (None, Some(address)) => address,
+            _ => return out.push(silent("dhcp.augment.malformed")),
+        };
+        if !scope.is_local(address) || address == scope.server || taken(address) {
+            return out.push(silent("dhcp.augment.address"));
+        }
+        let fresh = |at: Instant, limit| now.saturating_duration_since(at) < limit;
+        match (server, ciaddr) {
+            // SELECTING: the router and the address are named.
+            (Some(server), None) => {
+                let known = |offer: &&Prepared| offer.server == server && offer.address == address;
+                if let Some(offer) = phone.prepared.iter().find(known).filter(|offer| fresh(offer.at, OFFER_VALID)) {
+                    let message = offer.ack(request, None);
+                    out.push(reply(request, address, message));
+                    out.push(Act::Tell(Event::Completed(request.chaddr, address)));
+                    phone.held = Some((offer.clone(), now));
+                } else if self.servers.contains(&server)
+                    && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
+                {
+                    phone.pending = Some((request.clone(), now));
+                } else {
+                    // Another server's lease: what we know of this phone is over.
+                    phone.held = None;
+                    out.push(silent("dhcp.augment.other-server"));
+                }
+            }
+            // INIT-REBOOT and REBINDING of a lease that we saw being made, for what is left of it at least: the router may
+            // have renewed it since, and then its own answer to the phone is the longer one.
+            (None, _) => {
+                let held = phone.held.as_ref().filter(|(held, _)| held.address == address);
+                let left = held.and_then(|(held, at)| {
+                    let gone = u32::try_from(now.saturating_duration_since(*at).as_secs()).ok()?;
+                    held.lease_seconds.checked_sub(gone).filter(|left| *left >= MIN_LEFT_SECONDS)
+                });
+                match (held, left) {
+                    (Some((held, _)), Some(left)) => {
+                        out.push(reply(request, address, held.ack(request, Some(left))));
+                        out.push(Act::Tell(Event::Completed(request.chaddr, address)));
+                    }
+                    _ => out.push(silent("dhcp.augment.unknown")),
+                }
+            }
+            // A client that names a server when it rebinds means only that one.
+            (Some(_), Some(_)) => out.push(silent("dhcp.augment.malformed")),
+        }
+    }
+
+    /// A server's message was seen on the link.
+    pub fn server(
+        &mut self,
+        scope: Option<&Scope>,
+        message: &ServerMessage,
+        taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
+        now: Instant,
+        out: &mut Vec<Act>,
+    ) {
+        out.push(Act::Tell(Event::Heard(Box::new(message.overheard(None)))));
+        let (Some(scope), Some(phone)) = (scope, self.phones.get_mut(&message.chaddr)) else { return };
+        let mac = message.chaddr;
+        if message.kind == MessageType::Nak {
+            // Only one that disputes what we said: a phone that was moved here hears a NAK for its old address, too.
+            if phone.held.take().is_some() {
+                phone.quiet_until = Some(now + QUIET);
+                phone.prepared.clear();
+                out.push(Act::Tell(Event::Nak(mac, message.server)));
+            }
+            return;
+        }
+        let Some((discover, _, _)) = phone.discover.as_ref().filter(|(_, xid, at)| {
+            let fresh = now.saturating_duration_since(*at) < RELAY_VALID;
+            fresh && *xid == message.xid && message.giaddr == scope.server && message.kind == MessageType::Offer
+        }) else {
+            return;
+        };
+        // Only what can be true: our routers, an address of this LAN that is nobody else's.
+        let address = message.yiaddr;
+        let wrong = !scope.is_local(address)
+            || [scope.server, scope.broadcast(), message.server].contains(&address)
+            || taken(address, mac);
+        if wrong || !self.servers.contains(&message.server) {
+            return out.push(Act::Tell(Event::Silent("dhcp.augment.address")));
+        }
+        let points = message.tftp();
+        if !points.is_empty() {
+            return out.push(Act::Tell(Event::Points(mac, message.server, points)));
+        }
+        let Some(made) = Prepared::new(scope, discover, message, now) else {
+            return out.push(Act::Tell(Event::Silent("dhcp.augment.no-room")));
+        };
+        phone.prepared.retain(|other| other.server != message.server);
+        if by_offer(discover) {
+            out.push(reply(discover, address, made.offer(discover)));
+            out.push(Act::Tell(Event::Offered(mac)));
+        }
+        phone.prepared.push(made);
+        if let Some((pending, at)) = phone.pending.take()
+            && now.saturating_duration_since(at) < PENDING
+        {
+            self.request(scope, &pending, &|address| taken(address, mac), now, out);
+        }
+    }
+
+    /// Whether there is room to remember this phone.
+    fn has_room(&mut self, mac: MacAddr, known: bool, now: Instant) -> bool {
+        if self.phones.contains_key(&mac) {
+            return true;
+        }
+        let strangers = |phones: &HashMap<MacAddr, Phone>| phones.values().filter(|phone| !phone.known).count();
+        if !known && strangers(&self.phones) >= MAX_STRANGERS {
+            self.phones.retain(|_, phone| {
+                let recent = phone.last.is_some_and(|last| now.saturating_duration_since(last) < STRANGER_KEPT);
+                phone.known || (recent && (phone.held.is_some() || phone.prepared.is_empty()))
+            });
+            return strangers(&self.phones) < MAX_STRANGERS;
+        }
+        self.phones.len() < MAX_PHONES
+    }
+
+    fn next_xid(&mut self) -> u32 {
+        next(&mut self.xid)
+    }
+}
+
+fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Act {
+    // RFC 2131 §4.1: a client that has the address already (ciaddr) is reached there.
+    let broadcast = request.flags & BROADCAST != 0 && request.ciaddr.is_unspecified();
+    Act::Reply { mac: request.chaddr, address, broadcast, message }
+}
+
+fn by_offer(discover: &Request) -> bool {
+    discover.options.vendor_class().is_some_and(|class| BY_OFFER.iter().any(|start| class_starts_with(class, start)))
+}
+
+/// SplitMix64: only that a stranger cannot guess the next one is asked of it.
+fn next(state: &mut u64) -> u32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
+}
+
+/// So many each second, so many at once.
+#[derive(Debug)]
+struct Pace {
+    each_second: f64,
+    most: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    const fn new((each_second, most): (f64, f64), at: Instant) -> Self {
+        Self { each_second, most, left: most, at }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        self.left = (self.left + passed * self.each_second).min(self.most);
+        let room = self.left >= 1.0;
+        self.left -= if room { 1.0 } else { 0.0 };
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,451 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use super::*;
+use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
+use crate::dhcp::message::MIN_REPLY_BYTES;
+use crate::dhcp::options::{self, Options};
+use crate::dhcp::probe::{self, Question};
+
+const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 254);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
+const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0, 0, 1]);
+const HOUR: u32 = 3600;
+
+#[test]
+fn a_phone_gets_the_routers_lease_with_66_and_150_and_nothing_else_changed() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let ack = lan.select(ROUTER, ADDRESS).unwrap();
+    assert_eq!(ack.kind, MessageType::Ack);
+    assert_eq!((ack.yiaddr, ack.server, ack.giaddr), (ADDRESS, ROUTER, Ipv4Addr::UNSPECIFIED));
+    let theirs = offer(1, ROUTER, ADDRESS, &[]);
+    for (code, value) in theirs.options.iter() {
+        if code != OptionCode::MessageType {
+            assert_eq!(ack.options.get(code), Some(value), "{code:?}");
+        }
+    }
+    let added: Vec<u8> = ack
+        .options
+        .iter()
+        .filter(|(code, _)| theirs.options.get(*code).is_none())
+        .map(|(code, _)| code.into())
+        .collect();
+    assert_eq!(added, [66, 150]);
+    assert_eq!(ack.options.addresses(options::TFTP_SERVERS), [BOX]);
+    assert_eq!(ack.options.get(options::TFTP_SERVER_NAME), Some(&b"192.168.1.2"[..]));
+}
+
+#[test]
+fn the_answer_goes_where_the_client_can_hear_it_and_is_at_least_300_octets() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let acts = lan.request(&select(ROUTER, ADDRESS), true);
+    let Act::Reply { mac, address, broadcast, message } = &acts[0] else { panic!("{acts:?}") };
+    assert_eq!((*mac, *address, *broadcast), (PHONE, ADDRESS, true));
+    assert!(message.len() >= MIN_REPLY_BYTES);
+    let mut unicast = select(ROUTER, ADDRESS);
+    unicast[10] = 0;
+    let acts = lan.request(&unicast, true);
+    assert!(matches!(&acts[0], Act::Reply { broadcast: false, .. }), "{acts:?}");
+}
+
+#[test]
+fn a_discover_is_relayed_as_the_phone_said_it_to_each_router() {
+    let mut lan = Lan::new();
+    lan.augment.set_servers(&[ROUTER, SECOND]);
+    let said = discover("Polycom-SPIP670");
+    let relays = lan.relays(&said);
+    assert_eq!(relays.iter().map(|(server, _)| *server).collect::<Vec<_>>(), [ROUTER, SECOND]);
+    let (theirs, ours) = (Request::parse(&said).unwrap(), Request::parse(&relays[0].1).unwrap());
+    assert_eq!((ours.chaddr, ours.giaddr, &ours.options), (PHONE, BOX, &theirs.options));
+    assert_ne!(ours.xid, theirs.xid);
+    assert_eq!(relays[0].1[3], 1, "hops");
+}
+
+#[test]
+fn nothing_is_said_before_the_routers_parameters_are_known() {
+    let mut lan = Lan::new();
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    lan.relays(&discover("Polycom-SPIP670"));
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    // An offer without a lease time is none to complete.
+    let xid = lan.xid();
+    let mut bare = offer(xid, ROUTER, ADDRESS, &[]);
+    bare.options = Options::parse(&[53, 1, 2, 54, 4, 192, 168, 1, 1], &[], &[]);
+    lan.router(&bare);
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+}
+
+#[test]
+fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
+    let mut lan = Lan::new();
+    lan.relays(&discover("Polycom-SPIP670"));
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    let acts = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
+    assert_eq!(replies(&acts).len(), 1);
+    // But not when it comes too late: the router's own ACK has.
+    let mut lan = Lan::new();
+    lan.relays(&discover("Polycom-SPIP670"));
+    lan.select(ROUTER, ADDRESS);
+    lan.pass(PENDING);
+    assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
+}
+
+#[test]
+fn only_the_known_server_and_the_address_that_it_offered_are_answered() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let other = Ipv4Addr::new(192, 168, 1, 78);
+    let outside = Ipv4Addr::new(192, 168, 2, 77);
+    for (server, address) in [(SECOND, ADDRESS), (BOX, ADDRESS), (ROUTER, other), (ROUTER, outside), (ROUTER, BOX)] {
+        assert_eq!(lan.select(server, address), None, "{server} {address}");
+    }
+    assert!(lan.select(ROUTER, ADDRESS).is_some());
+}
+
+#[test]
+fn an_address_that_another_device_holds_is_not_confirmed() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.taken = Some(ADDRESS);
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    let mut lan = Lan::new();
+    lan.taken = Some(ADDRESS);
+    lan.learn();
+    lan.taken = None;
+    assert_eq!(lan.select(ROUTER, ADDRESS), None, "the offer was not believed either");
+}
+
+#[test]
+fn an_offer_that_nobody_asked_for_or_of_our_own_address_is_not_believed() {
+    for (xid, server, address) in
+        [(Some(7), ROUTER, ADDRESS), (None, SECOND, ADDRESS), (None, ROUTER, BOX), (None, ROUTER, ROUTER)]
+    {
+        let mut lan = Lan::new();
+        lan.relays(&discover("Polycom-SPIP670"));
+        lan.router(&offer(xid.unwrap_or(lan.xid()), server, address, &[]));
+        assert_eq!(lan.select(server, address), None, "{xid:?} {server} {address}");
+    }
+}
+
+#[test]
+fn a_nak_after_our_answer_ends_it_for_a_day_and_is_reported() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.select(ROUTER, ADDRESS).unwrap();
+    let mut nak = offer(9, ROUTER, ADDRESS, &[]);
+    nak.kind = MessageType::Nak;
+    let acts = lan.router(&nak);
+    assert!(acts.contains(&Act::Tell(Event::Nak(PHONE, ROUTER))), "{acts:?}");
+    lan.pass(QUIET - Duration::from_secs(1));
+    assert!(lan.relays(&discover("Polycom-SPIP670")).is_empty());
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    lan.pass(Duration::from_secs(1));
+    lan.learn();
+    assert!(lan.select(ROUTER, ADDRESS).is_some());
+}
+
+#[test]
+fn a_nak_for_an_address_of_another_network_does_not_cost_a_moved_phone_its_files() {
+    let mut lan = Lan::new();
+    let mut nak = offer(9, ROUTER, ADDRESS, &[]);
+    nak.kind = MessageType::Nak;
+    lan.router(&nak);
+    lan.learn();
+    assert!(lan.select(ROUTER, ADDRESS).is_some());
+}
+
+#[test]
+fn two_servers_keep_each_its_own_parameters() {
+    let mut lan = Lan::new();
+    lan.augment.set_servers(&[ROUTER, SECOND]);
+    lan.relays(&discover("Polycom-SPIP670"));
+    let theirs = Ipv4Addr::new(192, 168, 1, 200);
+    lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(3, &[192, 168, 1, 1])]));
+    lan.router(&offer(lan.xid(), SECOND, theirs, &[(3, &[192, 168, 1, 254])]));
+    assert_eq!(lan.select(ROUTER, theirs), None, "an address of the other server");
+    let ack = lan.select(SECOND, theirs).unwrap();
+    assert_eq!((ack.server, ack.options.addresses(OptionCode::Router)), (SECOND, vec![SECOND]));
+    assert_eq!(lan.select(ROUTER, ADDRESS).unwrap().options.addresses(OptionCode::Router), [ROUTER]);
+}
+
+#[test]
+fn a_router_that_points_phones_itself_is_left_alone() {
+    for tftp in [&[192, 168, 1, 2][..], &[10, 9, 9, 9]] {
+        let mut lan = Lan::new();
+        lan.relays(&discover("AastraIPPhone6731i"));
+        let acts = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(150, tftp)]));
+        assert!(replies(&acts).is_empty());
+        assert!(acts.iter().any(|act| matches!(act, Act::Tell(Event::Points(PHONE, ROUTER, _)))), "{acts:?}");
+        assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    }
+}
+
+#[test]
+fn a_renewal_is_between_phone_and_router() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.select(ROUTER, ADDRESS).unwrap();
+    assert!(lan.request(&rebind(ADDRESS), false).is_empty());
+}
+
+#[test]
+fn reboot_and_rebind_of_a_lease_that_we_saw_get_what_is_left_of_it() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.select(ROUTER, ADDRESS).unwrap();
+    lan.pass(Duration::from_secs(u64::from(HOUR / 4)));
+    for message in [reboot(ADDRESS), rebind(ADDRESS)] {
+        let ack = answer(&lan.request(&message, true)).unwrap();
+        let seconds = |code| ack.options.seconds(code).unwrap();
+        assert_eq!(seconds(OptionCode::AddressLeaseTime), HOUR * 3 / 4);
+        assert!(seconds(OptionCode::Renewal) < seconds(OptionCode::Rebinding));
+        assert!(seconds(OptionCode::Rebinding) < seconds(OptionCode::AddressLeaseTime));
+    }
+    // Of a lease that is over, or of one that we did not see, nothing is known.
+    assert_eq!(answer(&lan.request(&reboot(Ipv4Addr::new(192, 168, 1, 78)), true)), None);
+    lan.pass(Duration::from_secs(u64::from(HOUR)));
+    assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
+}
+
+#[test]
+fn what_the_phone_gave_back_or_found_in_use_is_no_lease_any_more() {
+    for kind in [4, 7] {
+        let mut lan = Lan::new();
+        lan.learn();
+        lan.select(ROUTER, ADDRESS).unwrap();
+        let mut message = probe::emit(Question::Release(ADDRESS, ROUTER), PHONE, 3);
+        message[242] = kind;
+        lan.request(&message, false);
+        assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
+    }
+}
+
+#[test]
+fn after_the_router_was_replaced_nothing_of_the_old_one_is_said() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.select(ROUTER, ADDRESS).unwrap();
+    lan.augment.set_servers(&[SECOND]);
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
+}
+
+#[test]
+fn for_a_pc_nothing_is_sent_and_nothing_is_asked() {
+    let mut lan = Lan::new();
+    for message in [
+        probe::emit(Question::Discover(None), PC, 1),
+        probe::emit(Question::Select(ADDRESS, ROUTER), PC, 1),
+        probe::emit(Question::Reboot(ADDRESS), PC, 1),
+        probe::emit(Question::Inform(ADDRESS), PC, 1),
+    ] {
+        assert!(lan.request(&message, true).is_empty());
+    }
+    assert!(lan.augment.phones.is_empty());
+}
+
+#[test]
+fn the_offer_is_completed_for_phones_that_choose_by_it() {
+    let mut lan = Lan::new();
+    lan.scope = scope(&[VendorOption { vendor_class: "Aastra".to_owned(), code: 43, value: vec![2, 1, 9] }]);
+    lan.relays(&discover("AastraIPPhone6731i"));
+    let acts = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
+    let completed = answer(&acts).unwrap();
+    assert_eq!((completed.kind, completed.xid, completed.yiaddr), (MessageType::Offer, 5, ADDRESS));
+    assert_eq!(completed.options.get(OptionCode::from(43)), Some(&[2, 1, 9][..]));
+    assert_eq!(completed.options.addresses(options::TFTP_SERVERS), [BOX]);
+    // Offer and ACK agree.
+    let ack = lan.select(ROUTER, ADDRESS).unwrap();
+    for (code, value) in completed.options.iter().filter(|(code, _)| *code != OptionCode::MessageType) {
+        assert_eq!(ack.options.get(code), Some(value));
+    }
+    let mut lan = Lan::new();
+    lan.relays(&discover("Polycom-SPIP670"));
+    assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
+}
+
+#[test]
+fn an_offer_that_is_full_already_is_left_as_it_is() {
+    let mut lan = Lan::new();
+    lan.relays(&discover("Polycom-SPIP670"));
+    let text = [b'x'; 255];
+    let full = offer(lan.xid(), ROUTER, ADDRESS, &[(15, &text), (43, &text[..40])]);
+    lan.router(&full);
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+}
+
+#[test]
+fn a_flood_is_not_multiplied_and_pushes_out_no_phone() {
+    let mut lan = Lan::new();
+    lan.scope = scope(&[]);
+    let mut relays = 0;
+    for number in 0..3000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let mac = MacAddr::new([2, 0, 0, 1, high, low]);
+        relays += lan.relays(&said_by(mac, "AastraIPPhone")).len();
+    }
+    assert!(relays <= 20, "{relays}");
+    assert!(lan.augment.phones.len() <= MAX_STRANGERS);
+    lan.learn();
+    assert!(lan.select(ROUTER, ADDRESS).is_some(), "a phone of the inventory is served as before");
+    // One that repeats itself is asked about twice a second at most.
+    let again: usize = (0..100).map(|_| lan.relays(&discover("Polycom-SPIP670")).len()).sum();
+    assert_eq!(again, 0);
+}
+
+#[test]
+fn no_bytes_of_a_router_or_client_stop_it() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let good = [select(ROUTER, ADDRESS), discover("AastraIPPhone"), emit_offer(lan.xid(), ROUTER, ADDRESS, &[])];
+    let mut seed = 42_u64;
+    for round in 0..20_000 {
+        let mut bytes = good[round % 3].clone();
+        for _ in 0..1 + round % 4 {
+            let place = usize::try_from(next(&mut seed)).unwrap() % bytes.len();
+            bytes[place] = u8::try_from(next(&mut seed) & 0xff).unwrap();
+        }
+        bytes.truncate(bytes.len() - round % 80);
+        if let Some(message) = ServerMessage::parse(&bytes) {
+            lan.router(&message);
+        }
+        if Request::parse(&bytes).is_ok() {
+            lan.request(&bytes, round % 2 == 0);
+        }
+    }
+}
+
+struct Lan {
+    augment: Augment,
+    scope: Scope,
+    taken: Option<Ipv4Addr>,
+    now: Instant,
+}
+
+impl Lan {
+    fn new() -> Self {
+        let now = Instant::now();
+        let mut augment = Augment::new(1, now);
+        augment.set_servers(&[ROUTER]);
+        Self { augment, scope: scope(&[]), taken: None, now }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now += span;
+    }
+
+    fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let request = Request::parse(bytes).unwrap();
+        let taken = self.taken;
+        let what = (&self.scope, &request, bytes);
+        self.augment.client(what, broadcast, &|address| Some(address) == taken, self.now, &mut acts);
+        acts
+    }
+
+    fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
+        let acts = self.request(discover, true);
+        acts.into_iter()
+            .filter_map(|act| if let Act::Relay(to, message) = act { Some((to, message)) } else { None })
+            .collect()
+    }
+
+    /// The transaction of what was last relayed.
+    fn xid(&self) -> u32 {
+        self.augment.phones[&PHONE].discover.as_ref().unwrap().1
+    }
+
+    fn router(&mut self, message: &ServerMessage) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let taken = self.taken;
+        self.augment.server(Some(&self.scope), message, &|address, _| Some(address) == taken, self.now, &mut acts);
+        acts
+    }
+
+    /// A phone's DISCOVER and what the router says to it.
+    fn learn(&mut self) {
+        self.relays(&discover("Polycom-SPIP670"));
+        self.router(&offer(self.xid(), ROUTER, ADDRESS, &[]));
+    }
+
+    fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
+        answer(&self.request(&select(server, address), true))
+    }
+}
+
+fn scope(vendor_options: &[VendorOption]) -> Scope {
+    let settings = DhcpSettings {
+        mode: DhcpMode::Augment,
+        vendor_options: vendor_options.to_vec(),
+        phone_classes: vec!["AastraIPPhone".to_owned()],
+        ..DhcpSettings::default()
+    };
+    Scope::new(BOX, 24, &settings, [PHONE])
+}
+
+fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
+    let mut bytes = probe::emit(Question::Discover(None), mac, 5);
+    let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
+    bytes.truncate(end);
+    options::emit(OptionCode::ClassIdentifier, class.as_bytes(), &mut bytes);
+    bytes.push(255);
+    bytes.resize(bytes.len().max(300), 0);
+    bytes
+}
+
+fn discover(class: &str) -> Vec<u8> {
+    said_by(PHONE, class)
+}
+
+fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
+    probe::emit(Question::Select(address, server), PHONE, 5)
+}
+
+fn reboot(address: Ipv4Addr) -> Vec<u8> {
+    probe::emit(Question::Reboot(address), PHONE, 6)
+}
+
+fn rebind(address: Ipv4Addr) -> Vec<u8> {
+    let mut bytes = probe::emit(Question::Inform(address), PHONE, 7);
+    bytes[242] = 3;
+    bytes
+}
+
+fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![2, 1, 6, 1];
+    bytes.extend(xid.to_be_bytes());
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(address.octets());
+    bytes.extend(server.octets());
+    bytes.extend(BOX.octets());
+    bytes.extend(PHONE.octets());
+    bytes.resize(236, 0);
+    bytes.extend(dhcproto::v4::MAGIC);
+    let times = [(51, HOUR), (58, HOUR / 2), (59, HOUR / 8 * 7)].map(|(code, seconds)| (code, seconds.to_be_bytes()));
+    let mut tell = |code: u8, value: &[u8]| options::emit(OptionCode::from(code), value, &mut bytes);
+    tell(53, &[2]);
+    tell(54, &server.octets());
+    times.iter().for_each(|(code, value)| tell(*code, value));
+    tell(1, &[255, 255, 255, 0]);
+    more.iter().for_each(|(code, value)| tell(*code, value));
+    bytes.push(255);
+    bytes
+}
+
+fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> ServerMessage {
+    ServerMessage::parse(&emit_offer(xid, server, address, more)).unwrap()
+}
+
+fn replies(acts: &[Act]) -> Vec<&Vec<u8>> {
+    acts.iter().filter_map(|act| if let Act::Reply { message, .. } = act { Some(message) } else { None }).collect()
+}
+
+fn answer(acts: &[Act]) -> Option<ServerMessage> {
+    let all = replies(acts);
+    assert!(all.len() <= 1, "{acts:?}");
+    all.first().map(|bytes| ServerMessage::parse(bytes).unwrap())
+}

@@ -1,0 +1,170 @@
+//! What others do here and what it means for us: the mode in force, reports, the proof for `phones-only`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::{Desk, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
+use crate::dhcp::augment::Event;
+use crate::dhcp::choose::Seen;
+use crate::dhcp::heard::{Overheard, ServerMessage};
+use crate::dhcp::lan::Points;
+use crate::dhcp::proof::Proof;
+use crate::dhcp::scope::Mode;
+
+impl Desk {
+    /// Decides what is in force.
+    pub(super) fn settle(&mut self, now: Now) {
+        let mut scope = self.wanted.clone();
+        let points: Vec<Points> = self.lan.known().map(|server| server.points(&scope.tftp)).collect();
+        let before = |until: Option<Instant>| until.is_some_and(|until| now.tick < until);
+        scope.choose(&Seen {
+            link: self.own.is_some(),
+            listening: before(self.listen_until),
+            alone: !before(self.alone_at),
+            servers: &points,
+            leasing: self.leases.live(now.wall).next().is_some(),
+            raw: self.raw,
+            proof: self.proof.as_ref(),
+        });
+        if matches!(scope.mode, Mode::Augment | Mode::PhonesOnly)
+            && let Some(terms) = self.lan.known().next().map(|server| &server.terms)
+        {
+            scope.learn(terms);
+        }
+        if scope.mode == Mode::All && !points.is_empty() {
+            self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
+        } else {
+            self.stats.clear_alert("dhcp-second-server");
+        }
+        match &scope.problem {
+            Some(problem) if self.scope.problem.as_ref() != Some(problem) || !self.settled => {
+                self.stats.clear_alert("dhcp-mode");
+                self.stats.alert("dhcp-mode", problem.clone());
+            }
+            Some(_) => {}
+            None => self.stats.clear_alert("dhcp-mode"),
+        }
+        if scope.label != self.scope.label || scope.problem != self.scope.problem || !self.settled {
+            info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");
+        }
+        self.settled = true;
+        self.stats.dhcp_mode(scope.label);
+        // The range that was ever wanted stays: leases of it may be running.
+        self.leases.set_range(self.wanted.range.clone());
+        self.scope = scope;
+        let servers = self.lan.known().map(|server| server.server).collect();
+        self.orders = Arc::new(Orders { scope: self.scope.clone(), servers });
+    }
+
+    /// What the line is to do.
+    pub const fn orders(&self) -> &Arc<Orders> {
+        &self.orders
+    }
+
+    /// What the line has to tell.
+    pub fn event(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Heard(overheard) => self.overheard(&overheard, now),
+            Event::Completed(mac, address) => {
+                self.stats.count("dhcp.augment.ack");
+                debug!(device = %mac, %address, "the router's lease was completed");
+                if self.fetches.len() < MAX_FETCHES || self.fetches.contains_key(&mac) {
+                    self.fetches.entry(mac).or_insert(now.wall);
+                }
+            }
+            Event::Offered(mac) => {
+                self.stats.count("dhcp.augment.offer");
+                debug!(device = %mac, "the router's offer was completed");
+            }
+            Event::Nak(mac, server) => {
+                warn!(device = %mac, %server, "the router refused a lease that was completed; left alone for a day");
+                let text = format!("{server} refused {mac} after its lease was completed; it is left alone for a day");
+                self.stats.alert("dhcp-augment-nak", text);
+            }
+            Event::Points(mac, server, tftp) => {
+                self.stats.count("dhcp.augment.pointed");
+                let here = tftp.iter().any(|name| self.scope.tftp.iter().any(|our| our.to_string() == *name));
+                if !here {
+                    debug!(device = %mac, %server, ?tftp, "the router points this phone elsewhere");
+                    let text = format!("{server} points {mac} to {}; it is left as it is", tftp.join(", "));
+                    self.stats.alert("dhcp-points-elsewhere", text);
+                }
+            }
+            Event::Silent(counter) => self.stats.count(counter),
+        }
+    }
+
+    /// Phones whose lease was completed and who never came: a switch may have dropped what we sent (DHCP snooping).
+    pub(super) fn look_for_fetches(&mut self, now: Now) {
+        let stats = &self.stats;
+        self.fetches.retain(|mac, since| {
+            let came = stats.last_seen(*mac).is_some_and(|seen| seen >= *since);
+            let due = now.wall.since(*since) >= FETCH_WITHIN;
+            if due && !came {
+                let text = format!(
+                    "{mac} got its lease completed and never asked for a file; does a switch filter DHCP (snooping)?"
+                );
+                stats.alert("dhcp-never-came", text);
+            }
+            !came && !due
+        });
+    }
+
+    /// Another server's message was heard on the client port; `after`: how long after our question.
+    pub fn heard(&mut self, message: &ServerMessage, after: Option<Duration>, now: Now) {
+        if let Some(proof) = &mut self.proving {
+            proof.heard(message, now.tick);
+        }
+        self.overheard(&message.overheard(after), now);
+    }
+
+    /// Goes on with finding out whether `phones-only` is safe; begins when the wait for other servers is over and again
+    /// when there is a new one.
+    pub(super) fn prove(&mut self, now: Now, out: &mut Outbox) {
+        if self.wanted.mode != Mode::PhonesOnly || self.listen_until.is_some() || self.proof.is_some() {
+            return;
+        }
+        let (Some(own), Some(range)) = (self.own, &self.wanted.range) else { return };
+        let server = self.wanted.server;
+        let proof = self.proving.get_or_insert_with(|| {
+            let (first, last) = range.ends();
+            Proof::new(server, own, (first, last), range.first_free().unwrap_or(first))
+        });
+        if let Some(question) = proof.poll(now.tick) {
+            out.questions.push((question, proof.mac(), PROOF_XID));
+        }
+        if let Some(outcome) = proof.outcome() {
+            info!(safe = outcome.is_ok(), "whether phones-only is safe here has been found out");
+            self.proof = Some(outcome.clone());
+            self.proving = None;
+            self.settle(now);
+        }
+    }
+
+    /// Another server spoke.
+    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
+        let server = overheard.server;
+        if server == self.wanted.server || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
+            return;
+        }
+        if overheard.nak {
+            self.stats.count("dhcp.others.nak");
+        }
+        let before = self.lan.known().count();
+        if self.lan.heard(overheard, now.wall) {
+            if self.lan.known().count() > before {
+                // What was proven of the others says nothing about this one.
+                (self.proof, self.proving) = (None, None);
+            }
+            if self.lan.known().count() > before && self.listen_until.is_none() {
+                // At the start servers are found; one that comes later is news for people.
+                self.stats.alert("dhcp-new-server", format!("{server} has begun to answer DHCP on this LAN"));
+            }
+            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+}
