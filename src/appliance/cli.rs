@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 
 use super::config::{DEFAULT_PATH, Settings};
-use super::{clock, run};
+use super::{clock, doctor, run};
 use crate::api::EnrolmentToken;
 use crate::status::{Report, service};
 use crate::store::{Store, StoreError};
@@ -50,6 +50,12 @@ enum Command {
         #[arg(long)]
         poll: bool,
     },
+    /// Look at this LAN's DHCP and say what to do. Needs no set-up, changes nothing, takes 9 seconds.
+    Doctor {
+        /// The LAN's interface; needed only if there are several.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+    },
     /// Check a configuration file; reports every problem at once.
     CheckConfig {
         /// The file, instead of `--config`.
@@ -81,6 +87,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             run::until_stopped(&settings).await
         }
         Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
+        Command::Doctor { interface } => print(&doctor::examine(interface.as_deref()).await?),
         Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
     }
 }

@@ -29,8 +29,8 @@ const OFFER_VALID: Duration = Duration::from_secs(60);
 const PENDING: Duration = Duration::from_millis(250);
 /// How long the router may take to answer a relayed DISCOVER.
 const RELAY_VALID: Duration = Duration::from_secs(10);
-/// The shortest time between two DISCOVERs of one phone that are relayed.
-const RELAY_AGAIN: Duration = Duration::from_millis(500);
+/// DISCOVERs of one phone that are relayed: each second, and at once.
+const OF_ONE: (f64, f64) = (1.0, 6.0);
 /// DISCOVERs relayed each second, and at once: for phones of the inventory, and for others that say they are phones.
 const RELAYS: (f64, f64) = (100.0, 200.0);
 /// See [`RELAYS`].
@@ -97,9 +97,10 @@ pub struct Augment {
     xid: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Phone {
     known: bool,
+    pace: Pace,
     last: Option<Instant>,
     discover: Option<(Request, u32, Instant)>,
     prepared: Vec<Prepared>,
@@ -107,6 +108,14 @@ struct Phone {
     /// What the router leased, and when the phone took it.
     held: Option<(Prepared, Instant)>,
     quiet_until: Option<Instant>,
+}
+
+impl Phone {
+    fn new(now: Instant) -> Self {
+        let pace = Pace::new(OF_ONE, now);
+        let (known, last, discover, prepared) = (false, None, None, Vec::new());
+        Self { known, pace, last, discover, prepared, pending: None, held: None, quiet_until: None }
+    }
 }
 
 impl Augment {
@@ -168,20 +177,19 @@ impl Augment {
         if self.servers.is_empty() || !self.has_room(mac, known, now) {
             return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
         }
-        let phone = self.phones.entry(mac).or_default();
+        let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
         phone.known = known;
-        let again = phone.last.is_some_and(|last| now.saturating_duration_since(last) < RELAY_AGAIN);
-        if again || phone.quiet_until.is_some_and(|until| now < until) {
+        // A phone that begins anew chooses anew: only what routers say now counts.
+        (phone.pending, phone.discover) = (None, None);
+        phone.prepared.clear();
+        if phone.quiet_until.is_some_and(|until| now < until) {
             return;
         }
         let pace = if known { &mut self.all } else { &mut self.strangers };
-        if !pace.take(now) {
+        if !phone.pace.take(now) || !pace.take(now) {
             return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
         }
         phone.last = Some(now);
-        phone.pending = None;
-        // A phone that begins anew chooses anew: only what routers say now counts.
-        phone.prepared.clear();
         let xid = next(&mut self.xid);
         phone.discover = Some((request.clone(), xid, now));
         for &server in &self.servers {
@@ -211,15 +219,18 @@ impl Augment {
             (Some(address), None) | (None, Some(address)) => address,
             _ => return out.push(silent("dhcp.augment.malformed")),
         };
-        if !scope.is_local(address) || address == scope.server || taken(address) {
+        if !scope.is_local(address) || [scope.server, scope.broadcast()].contains(&address) || taken(address) {
             return out.push(silent("dhcp.augment.address"));
         }
         let fresh = |at: Instant, limit| now.saturating_duration_since(at) < limit;
         match (server, ciaddr) {
-            // SELECTING: the router and the address are named.
+            // SELECTING: the router and the address are named. Some routers (Kea) offer each DISCOVER of a new client
+            // another address; the phone names the one that it was offered, and all else is the same.
             (Some(server), None) => {
-                let known = |offer: &&Prepared| offer.server == server && offer.address == address;
-                if let Some(offer) = phone.prepared.iter().find(known).filter(|offer| fresh(offer.at, OFFER_VALID)) {
+                let known = |offer: &&mut Prepared| offer.server == server && address != server;
+                let offer = phone.prepared.iter_mut().find(known).filter(|offer| fresh(offer.at, OFFER_VALID));
+                if let Some(offer) = offer {
+                    offer.give(address);
                     let message = offer.ack(request, None);
                     out.push(reply(request, address, message));
                     out.push(Act::Tell(Event::Completed(request.chaddr, address)));
@@ -278,7 +289,9 @@ impl Augment {
         }
         let Some((discover, _, _)) = phone.discover.as_ref().filter(|(_, xid, at)| {
             let fresh = now.saturating_duration_since(*at) < RELAY_VALID;
-            fresh && *xid == message.xid && message.giaddr == scope.server && message.kind == MessageType::Offer
+            // What the router says to us as a relay agent, or to the phone itself if it wants broadcasts.
+            let ours = *xid == message.xid && message.giaddr == scope.server;
+            fresh && message.kind == MessageType::Offer && ours
         }) else {
             return;
         };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
-use super::lan::Lan;
+use super::lan::{Lan, Use};
 use super::leases::{Lease, Leases, State};
 
 use super::message::{ParseError, Request};
@@ -38,6 +38,8 @@ const MAX_FETCHES: usize = 1024;
 /// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
 /// wait at least 4 s for an offer (RFC 2131 §4.1).
 const CHECK_WAIT: Duration = Duration::from_millis(500);
+/// How many free addresses are kept checked ahead.
+const AHEAD: usize = 16;
 /// How often leases that ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
@@ -90,6 +92,8 @@ pub struct Desk {
     lan: Lan,
     leases: Leases,
     waiting: BTreeMap<Ipv4Addr, Waiting>,
+    /// Addresses that the link is asked about before anybody wants them, and until when it has time to answer.
+    ahead: BTreeMap<Ipv4Addr, Instant>,
     /// Until when other servers have a chance to show before anything is leased.
     listen_until: Option<Instant>,
     /// What the device table was told.
@@ -149,6 +153,7 @@ impl Desk {
             lan: Lan::new(),
             leases,
             waiting: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             listen_until: own.map(|_| now.tick + ASK_WAIT),
             announced: BTreeMap::new(),
             devices,
@@ -183,7 +188,8 @@ impl Desk {
 
     /// Whether other servers still have their chance to show.
     pub fn is_listening(&self) -> bool {
-        self.listen_until.is_some() || (self.wanted.wanted == DhcpMode::Auto && self.alone_at.is_some())
+        let may_be_alone = self.wanted.wanted == DhcpMode::Auto && self.alone_at.is_some();
+        self.listen_until.is_some() || (may_be_alone && !self.lan.has_other_server())
     }
 
     /// One datagram has come.
@@ -310,6 +316,7 @@ impl Desk {
         checks
             .chain(self.listen_until)
             .chain(self.alone_at)
+            .chain(self.ahead.values().copied())
             .chain(self.proving.as_ref().and_then(Proof::deadline))
             .fold(self.sweep_at, Instant::min)
     }
@@ -325,15 +332,12 @@ impl Desk {
             self.settle(now);
         }
         self.prove(now, out);
+        self.look_ahead(now, out);
         let due: Vec<Ipv4Addr> =
             self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick).map(|(&address, _)| address).collect();
         for address in due {
             let Some(waiting) = self.waiting.remove(&address) else { continue };
-            let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
-                Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
-                Resolution::Unknown => None,
-            };
-            self.lan.checked(address, by, now.wall);
+            let by = self.check(address, now);
             for (request, source) in waiting.requests {
                 if let Some(mac) = by.filter(|mac| *mac != request.chaddr) {
                     self.report_in_use(address, mac);
@@ -349,6 +353,42 @@ impl Desk {
             }
             self.announce(now);
             self.look_for_fetches(now);
+        }
+    }
+
+    /// What the link has said of an address by now.
+    fn check(&mut self, address: Ipv4Addr, now: Now) -> Option<MacAddr> {
+        let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
+            Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
+            Resolution::Unknown => None,
+        };
+        self.lan.checked(address, by, now.wall);
+        by
+    }
+
+    /// Keeps some free addresses known to be silent, so that a phone that was never here gets its offer at once.
+    fn look_ahead(&mut self, now: Now, out: &mut Outbox) {
+        let due: Vec<Ipv4Addr> =
+            self.ahead.iter().filter(|(_, until)| **until <= now.tick).map(|(&address, _)| address).collect();
+        for address in due {
+            self.ahead.remove(&address);
+            self.check(address, now);
+        }
+        if !matches!(self.scope.mode, Mode::All | Mode::PhonesOnly) || !self.scope.check_addresses {
+            return;
+        }
+        let (lan, ahead, waiting) = (&self.lan, &self.ahead, &self.waiting);
+        let stays_silent = |address| lan.usage(address, now.wall.plus(SWEEP_EVERY)) == Use::Silent;
+        let ready = self.leases.next_free(AHEAD, &|address| !stays_silent(address)).len();
+        let known = |address| {
+            lan.usage(address, now.wall.plus(SWEEP_EVERY)) != Use::Unknown
+                || ahead.contains_key(&address)
+                || waiting.contains_key(&address)
+        };
+        let missing = AHEAD.saturating_sub(ready + ahead.len());
+        for address in self.leases.next_free(missing, &known) {
+            out.checks.push(address);
+            self.ahead.insert(address, now.tick + CHECK_WAIT);
         }
     }
 

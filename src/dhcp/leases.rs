@@ -213,8 +213,11 @@ impl Range {
 
     /// The first address that may be leased.
     pub fn first_free(&self) -> Option<Ipv4Addr> {
-        let all = (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)));
-        all.into_iter().find(|address| self.contains(*address))
+        self.all().find(|address| self.contains(*address))
+    }
+
+    fn all(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)))
     }
 
     /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
@@ -334,8 +337,8 @@ impl Leases {
     }
 
     /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
-    /// had, else the one that has been free for the longest time, else one that is merely on offer to somebody. `in_use`
-    /// tells addresses that the link says somebody else has.
+    /// had (if there is, one that is `ready`: known to be silent), else the one that has been free for the longest time,
+    /// else one that is merely on offer to somebody. `in_use` tells addresses that the link says somebody else has.
     pub fn choose(
         &self,
         client: &ClientId,
@@ -343,11 +346,14 @@ impl Leases {
         requested: Option<Ipv4Addr>,
         now: UnixTime,
         in_use: &dyn Fn(Ipv4Addr) -> bool,
+        ready: &dyn Fn(Ipv4Addr) -> bool,
     ) -> Option<Ipv4Addr> {
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
         let never_had = || range.in_order_of(mac).filter(|address| self.at(*address).is_none()).find(usable);
+        let prepared =
+            || range.in_order_of(mac).filter(|address| ready(*address) && self.at(*address).is_none()).find(usable);
         let longest_free = || {
             let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
             free.min_by_key(|record| record.until).map(|record| record.address)
@@ -361,9 +367,17 @@ impl Leases {
         former
             .filter(usable)
             .or_else(|| requested.filter(usable))
+            .or_else(prepared)
             .or_else(never_had)
             .or_else(longest_free)
             .or_else(on_offer)
+    }
+
+    /// Up to `most` addresses that a client which never came would get, and of which `known` says nothing yet.
+    pub fn next_free(&self, most: usize, known: &dyn Fn(Ipv4Addr) -> bool) -> Vec<Ipv4Addr> {
+        let Some(range) = &self.range else { return Vec::new() };
+        let free = range.all().filter(|address| range.contains(*address) && self.at(*address).is_none());
+        free.filter(|address| !known(*address)).take(most).collect()
     }
 
     /// Live leases: bound, and not over.

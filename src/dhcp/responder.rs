@@ -147,7 +147,8 @@ impl Case<'_> {
         let (mac, now) = (request.chaddr, *now);
         let in_use = |address| matches!(view.lan.usage(address, now), Use::By(other) if other != mac);
         let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use) else {
+        let ready = |address| view.lan.usage(address, now) == Use::Silent;
+        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use, &ready) else {
             return silent(Why::RangeFull);
         };
         let held = view.leases.at(address).filter(|record| record.holds(now) && record.mac == mac);

@@ -388,15 +388,7 @@ async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Resu
 
 impl Link {
     fn open(interface: &str) -> Result<Self, BindError> {
-        let none = || BindError::Interface(interface.to_owned());
-        let mut all = nix::ifaddrs::getifaddrs()
-            .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
-        let (address, mac) = all
-            .find_map(|found| {
-                let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
-                Some((address, MacAddr::new(address.addr()?)))
-            })
-            .ok_or_else(none)?;
+        let (address, mac) = hardware(interface)?;
         // Protocol 0: this socket sends and never receives.
         let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
         let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
@@ -408,6 +400,26 @@ impl Link {
         let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
         sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
     }
+}
+
+/// The hardware address of an interface.
+///
+/// # Errors
+///
+/// [`BindError::Interface`] if there is none.
+pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
+    hardware(interface).map(|(_, mac)| mac)
+}
+
+fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
+    let none = || BindError::Interface(interface.to_owned());
+    let mut all = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
+    all.find_map(|found| {
+        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
+        Some((address, MacAddr::new(address.addr()?)))
+    })
+    .ok_or_else(none)
 }
 
 /// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.

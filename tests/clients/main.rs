@@ -5,6 +5,7 @@
 mod dhcp;
 mod dhcp_modes;
 mod hq;
+mod lan;
 mod net;
 mod router;
 mod site;

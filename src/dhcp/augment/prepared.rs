@@ -93,6 +93,12 @@ impl Prepared {
         Some(Self { server: offer.server, address: offer.yiaddr, lease_seconds, at, times, message })
     }
 
+    /// The router leases this phone another address of the LAN, on the same terms.
+    pub fn give(&mut self, address: Ipv4Addr) {
+        self.address = address;
+        put(&mut self.message, 16, &address.octets(), 4);
+    }
+
     /// The router's OFFER, completed.
     pub fn offer(&self, discover: &Request) -> Vec<u8> {
         let mut message = self.answer(discover);

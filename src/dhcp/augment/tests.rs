@@ -95,15 +95,27 @@ fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
 }
 
 #[test]
-fn only_the_known_server_and_the_address_that_it_offered_are_answered() {
+fn only_the_known_server_and_an_address_of_its_subnet_are_answered() {
     let mut lan = Lan::new();
     lan.learn();
-    let other = Ipv4Addr::new(192, 168, 1, 78);
+    let broadcast = Ipv4Addr::new(192, 168, 1, 255);
     let outside = Ipv4Addr::new(192, 168, 2, 77);
-    for (server, address) in [(SECOND, ADDRESS), (BOX, ADDRESS), (ROUTER, other), (ROUTER, outside), (ROUTER, BOX)] {
+    for (server, address) in
+        [(SECOND, ADDRESS), (BOX, ADDRESS), (ROUTER, broadcast), (ROUTER, outside), (ROUTER, BOX), (ROUTER, ROUTER)]
+    {
         assert_eq!(lan.select(server, address), None, "{server} {address}");
     }
     assert!(lan.select(ROUTER, ADDRESS).is_some());
+}
+
+#[test]
+fn a_router_that_offers_the_relay_another_address_leases_the_one_that_the_phone_names() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let named = Ipv4Addr::new(192, 168, 1, 78);
+    assert_eq!(lan.select(ROUTER, named).unwrap().yiaddr, named);
+    assert!(answer(&lan.request(&reboot(named), true)).is_some());
+    assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
 }
 
 #[test]
@@ -166,7 +178,6 @@ fn two_servers_keep_each_its_own_parameters() {
     let theirs = Ipv4Addr::new(192, 168, 1, 200);
     lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(3, &[192, 168, 1, 1])]));
     lan.router(&offer(lan.xid(), SECOND, theirs, &[(3, &[192, 168, 1, 254])]));
-    assert_eq!(lan.select(ROUTER, theirs), None, "an address of the other server");
     let ack = lan.select(SECOND, theirs).unwrap();
     assert_eq!((ack.server, ack.options.addresses(OptionCode::Router)), (SECOND, vec![SECOND]));
     assert_eq!(lan.select(ROUTER, ADDRESS).unwrap().options.addresses(OptionCode::Router), [ROUTER]);
@@ -292,9 +303,9 @@ fn a_flood_is_not_multiplied_and_pushes_out_no_phone() {
     assert!(lan.augment.phones.len() <= MAX_STRANGERS);
     lan.learn();
     assert!(lan.select(ROUTER, ADDRESS).is_some(), "a phone of the inventory is served as before");
-    // One that repeats itself is asked about twice a second at most.
+    // One that repeats itself is not asked about each time.
     let again: usize = (0..100).map(|_| lan.relays(&discover("Polycom-SPIP670")).len()).sum();
-    assert_eq!(again, 0);
+    assert!(again <= 5, "{again}");
 }
 
 #[test]

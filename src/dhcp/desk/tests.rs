@@ -4,8 +4,9 @@ use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
 use super::*;
-use crate::dhcp::heard::Overheard;
 use crate::bundle::DhcpSettings;
+use crate::dhcp::augment::Event;
+use crate::dhcp::heard::Overheard;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -62,10 +63,89 @@ fn an_address_that_answers_is_not_offered() {
     let checked = site.receive(discover(PHONE)).checks;
     let taken = *checked.first().unwrap();
     site.devices.write().unwrap().neighbour(taken, OTHER);
-    let next = site.pass(CHECK_WAIT);
-    assert!(next.others.is_empty() && !next.checks.contains(&taken), "another address is checked now");
     let offers = site.pass(CHECK_WAIT).others;
-    assert_ne!(offers.first().map(|offer| address_in(&offer.bytes)), Some(taken));
+    assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
+}
+
+#[test]
+fn a_phone_that_was_never_here_gets_its_offer_at_once() {
+    let mut site = Site::ready();
+    site.pass(CHECK_WAIT);
+    for _ in 0..20 {
+        site.pass(SWEEP_EVERY);
+        site.pass(CHECK_WAIT);
+    }
+    for number in 0..10 {
+        let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, number])));
+        assert_eq!((out.others.len(), out.checks.len()), (1, 0), "{number}");
+    }
+}
+
+#[test]
+fn an_address_found_in_use_ahead_is_offered_to_nobody() {
+    let mut site = Site::new();
+    let ahead = site.pass(ASK_WAIT).checks;
+    assert_eq!(ahead.len(), AHEAD);
+    for (number, address) in ahead.iter().enumerate().skip(1) {
+        let last = u8::try_from(number).unwrap();
+        site.devices.write().unwrap().neighbour(*address, MacAddr::new([2, 9, 9, 9, 9, last]));
+    }
+    site.pass(CHECK_WAIT);
+    let offer = site.receive(discover(PHONE)).others;
+    assert_eq!(address_in(&offer.first().unwrap().bytes), *ahead.first().unwrap());
+}
+
+#[test]
+fn auto_completes_the_leases_of_the_one_server_that_says_nothing_of_tftp() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
+    assert!(site.desk.orders().servers.is_empty());
+    site.hear_router();
+    assert_eq!((site.desk.label(), site.desk.orders().scope.mode), ("augment (auto)", Mode::Augment));
+    assert_eq!(site.desk.orders().servers, [ROUTER]);
+    // The line answers; the desk does not a second time.
+    assert!(site.receive(discover(PHONE)).others.is_empty());
+    site.desk.overheard(&spoke(ROUTER, &["192.168.1.2"]), site.now);
+    assert_eq!(site.desk.label(), "inform (auto: the router points here)");
+    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    site.desk.overheard(&spoke(ROUTER, &["10.0.0.1"]), site.now);
+    assert_eq!(site.desk.label(), "inform (auto)");
+}
+
+#[test]
+fn auto_takes_a_lan_without_a_server_after_a_slow_router_had_its_time() {
+    let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149)));
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, range, ..DhcpSettings::default() });
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.label(), "inform (auto: looking for other servers)");
+    site.pass(ALONE_AFTER);
+    assert_eq!(site.desk.label(), "all (auto)");
+}
+
+#[test]
+fn a_server_that_appears_later_and_a_phone_that_never_comes_are_reported() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.hear_router();
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 0);
+    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 1);
+    site.desk.event(Event::Completed(PHONE, Ipv4Addr::new(192, 168, 1, 77)), site.now);
+    site.pass(FETCH_WITHIN - Duration::from_secs(1));
+    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 0);
+    site.pass(SWEEP_EVERY);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 1);
+    assert_eq!(site.desk.stats.counter("dhcp.augment.ack"), 1);
+}
+
+#[test]
+fn a_refusal_and_a_router_that_points_elsewhere_are_reported() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.desk.event(Event::Nak(PHONE, ROUTER), site.now);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-augment-nak"), 1);
+    site.desk.event(Event::Points(PHONE, ROUTER, vec!["192.168.1.2".to_owned()]), site.now);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 0);
+    site.desk.event(Event::Points(PHONE, ROUTER, vec!["10.0.0.9".to_owned()]), site.now);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 1);
 }
 
 #[test]
@@ -188,6 +268,14 @@ impl Site {
             range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149))),
             ..DhcpSettings::default()
         };
+        Self::keeping(settings, kept)
+    }
+
+    fn wanting(settings: DhcpSettings) -> Self {
+        Self::keeping(settings, Vec::new())
+    }
+
+    fn keeping(settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
         let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
