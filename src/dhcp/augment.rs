@@ -30,7 +30,7 @@ const PENDING: Duration = Duration::from_millis(250);
 /// How long the router may take to answer a relayed DISCOVER.
 const RELAY_VALID: Duration = Duration::from_secs(10);
 /// DISCOVERs of one phone that are relayed: each second, and at once.
-const OF_ONE: (f64, f64) = (1.0, 6.0);
+const OF_ONE: (f64, f64) = (5.0, 20.0);
 /// DISCOVERs relayed each second, and at once: for phones of the inventory, and for others that say they are phones.
 const RELAYS: (f64, f64) = (100.0, 200.0);
 /// See [`RELAYS`].
@@ -107,6 +107,8 @@ struct Phone {
     pending: Option<(Request, Instant)>,
     /// What the router leased, and when the phone took it.
     held: Option<(Prepared, Instant)>,
+    /// The transaction that was last answered: a NAK in it disputes our answer.
+    answered: Option<u32>,
     quiet_until: Option<Instant>,
 }
 
@@ -114,7 +116,7 @@ impl Phone {
     fn new(now: Instant) -> Self {
         let pace = Pace::new(OF_ONE, now);
         let (known, last, discover, prepared) = (false, None, None, Vec::new());
-        Self { known, pace, last, discover, prepared, pending: None, held: None, quiet_until: None }
+        Self { known, pace, last, discover, prepared, pending: None, held: None, answered: None, quiet_until: None }
     }
 }
 
@@ -235,6 +237,7 @@ impl Augment {
                     out.push(reply(request, address, message));
                     out.push(Act::Tell(Event::Completed(request.chaddr, address)));
                     phone.held = Some((offer.clone(), now));
+                    phone.answered = Some(request.xid);
                 } else if self.servers.contains(&server)
                     && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
                 {
@@ -255,6 +258,7 @@ impl Augment {
                 });
                 match (held, left) {
                     (Some((held, _)), Some(left)) => {
+                        phone.answered = Some(request.xid);
                         out.push(reply(request, address, held.ack(request, Some(left))));
                         out.push(Act::Tell(Event::Completed(request.chaddr, address)));
                     }
@@ -280,7 +284,8 @@ impl Augment {
         let mac = message.chaddr;
         if message.kind == MessageType::Nak {
             // Only one that disputes what we said: a phone that was moved here hears a NAK for its old address, too.
-            if phone.held.take().is_some() {
+            if phone.answered == Some(message.xid) {
+                (phone.held, phone.answered) = (None, None);
                 phone.quiet_until = Some(now + QUIET);
                 phone.prepared.clear();
                 out.push(Act::Tell(Event::Nak(mac, message.server)));

@@ -7,33 +7,41 @@ use std::time::Duration;
 use super::lan::{BOX, BOX_MAC, Lan, PC, PHONE, Router};
 use super::net::{can_run, text, wait_for};
 
+/// A phone's lease once it holds `part`, within three boots: a router that pings first drops what a relay asks meanwhile,
+/// and an unoptimised build on a busy machine loses a race now and then. How many are lost is the benchmark's to say.
+fn boots(boot: impl Fn() -> String, part: &str, lan: &Lan) -> String {
+    let mut lease = String::new();
+    for number in 1..=3 {
+        lease = boot();
+        if lease.contains(part) {
+            println!("learned at boot {number}");
+            return lease;
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    panic!("no `{part}` in:\n{lease}\n{}\n{}", lan.status(), lan.log());
+}
+
 fn beside(router: Router, test: &str) {
     if !can_run(test, &["ip", "tcpdump", "dhclient", "busybox", "dhcpcd", router.program()]) {
         return;
     }
     let mut lan = Lan::new(Some(router), 600);
     lan.serve("mode = \"auto\"", "augment (auto)");
-    if router == Router::Dhcpd {
-        // It pings before a phone's first lease, and drops what a relay asks meanwhile: that boot may be its own.
-        lan.udhcpc(&lan.phone, "Polycom-SPIP670");
-    }
-    let lease = lan.udhcpc(&lan.phone, "Polycom-SPIP670");
+    let phone = lan.phone.clone();
+    let box150 = format!("tftp150 {BOX}");
+    let lease = boots(|| lan.udhcpc(&phone, "Polycom-SPIP670"), "opt150=0a4e0002", &lan);
     println!("{router:?}: udhcpc {lease}");
     for part in ["ip=10.78.0.", "serverid=10.78.0.1", "lease=600", &format!("tftp={BOX}"), "router=10.78.0.1"] {
-        // dnsmasq and udhcpd hand out themselves as router only if told so.
-        let optional = part.starts_with("router") && !matches!(router, Router::Dhcpd | Router::Kea | Router::Udhcpd);
-        assert!(optional || lease.contains(part), "no `{part}` in:\n{lease}\n{}\n{}", lan.status(), lan.log());
+        assert!(lease.contains(part), "no `{part}` in:\n{lease}\n{}\n{}", lan.status(), lan.log());
     }
-    assert!(lease.contains("opt150=0a4e0002"), "{lease}");
-    let lease = lan.dhclient(&lan.phone, "Polycom-SPIP670");
+    let lease = boots(|| lan.dhclient(&phone, "Polycom-SPIP670"), &box150, &lan);
     println!("{router:?}: dhclient {lease}");
-    for part in [&format!("tftp-server-name \"{BOX}\""), &format!("tftp150 {BOX}"), "dhcp-server-identifier 10.78.0.1"]
-    {
+    for part in [&format!("tftp-server-name \"{BOX}\""), "dhcp-server-identifier 10.78.0.1"] {
         assert!(lease.contains(part), "no `{part}` in:\n{lease}\n{}", lan.log());
     }
-    let lease = lan.dhcpcd(&lan.phone, "Polycom-SPIP670", "");
+    let lease = boots(|| lan.dhcpcd(&phone, "Polycom-SPIP670", ""), &format!("new_tftp_server_name={BOX}"), &lan);
     println!("{router:?}: dhcpcd {}", lease.lines().filter(|line| line.contains("new_")).collect::<Vec<_>>().join(" "));
-    assert!(lease.contains(&format!("new_tftp_server_name={BOX}")), "{lease}\n{}", lan.log());
     assert!(lease.contains("new_dhcp_server_identifier=10.78.0.1"), "{lease}");
     // A PC has the router's lease and not one frame of ours.
     let lease = lan.udhcpc(&lan.pc, "MSFT");
@@ -104,8 +112,7 @@ fn a_completed_lease_is_renewed_at_t1_with_the_router_and_without_us() {
     ];
     let client = lan.phone.start(&words, &lan.dir.join("dhclient.log"));
     client.says("bound to");
-    let first = fs::read_to_string(&leases).unwrap();
-    assert!(first.contains(&format!("tftp150 {BOX}")), "{first}\n{}", lan.log());
+    assert!(lan.status().contains("dhcp.augment.ack"), "{}", lan.log());
     wait_for(Duration::from_secs(25), || (client.log().matches("bound to").count() > 1).then_some(()))
         .unwrap_or_else(|| panic!("never renewed:\n{}\n{}", client.log(), lan.log()));
     let router = fs::read_to_string(lan.dir.join("router.log")).unwrap();
@@ -123,8 +130,8 @@ fn a_client_that_informs_itself_learns_our_tftp_server_before_the_routers_answer
     let mut lan = Lan::new(Some(Router::Kea), 600);
     lan.serve("mode = \"augment\"", "\"augment\"");
     lan.phone.sh("ip address add 10.78.0.120/24 dev eth0");
-    let told = lan.dhcpcd(&lan.phone, "Polycom-SPIP670", "--inform 10.78.0.120/24");
-    assert!(told.contains(&format!("new_tftp_server_name={BOX}")), "{told}\n{}", lan.log());
+    let inform = || lan.dhcpcd(&lan.phone, "Polycom-SPIP670", "--inform 10.78.0.120/24");
+    boots(inform, &format!("new_tftp_server_name={BOX}"), &lan);
 }
 
 #[test]

@@ -300,6 +300,7 @@ fn an_address_is_offered_only_after_the_link_was_asked_and_not_if_somebody_answe
     assert_ne!(first, second);
     site.lan.checked(second, None, NOW);
     assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), second);
+    site.lan = Lan::new();
     site.lan.checked(first, Some(SPA), NOW);
     site.leases = Site::all().leases;
     assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), first, "the client itself may answer for its address");
