@@ -182,7 +182,7 @@ mod tests {
         for wanted in [DhcpMode::All, DhcpMode::Auto] {
             let seen = Seen { servers: &[Points::Nowhere], leasing: true, ..PLAIN };
             assert_eq!(chosen(wanted, &seen).mode, Mode::All);
-            assert_eq!(chosen(wanted, &Seen { leasing: false, ..seen }).mode == Mode::All, false);
+            assert_ne!(chosen(wanted, &Seen { leasing: false, ..seen }).mode, Mode::All);
         }
     }
 
