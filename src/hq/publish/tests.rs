@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod rotation;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
