@@ -19,7 +19,8 @@ const DAY: u64 = 86_400;
 const ROOT: (&str, u64, &str) = ("root", 180, "lineside-hq keys root new-version, signed by enough root keys");
 const FIRMWARE: (&str, u64, &str) = ("firmware", 60, "lineside-hq publish, with the firmware keys");
 const TARGETS: (&str, u64, &str) = ("targets", 60, "lineside-hq publish");
-const SNAPSHOT: (&str, u64, &str) = ("snapshot", 30, "lineside-hq serve, which does it by itself, or publish --refresh");
+const SNAPSHOT: (&str, u64, &str) =
+    ("snapshot", 30, "lineside-hq serve, which does it by itself, or publish --refresh");
 const TIMESTAMP: (&str, u64, &str) =
     ("timestamp", 7, "lineside-hq serve, which does it by itself, or publish --refresh");
 

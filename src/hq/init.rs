@@ -184,7 +184,12 @@ fn make_keys(
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public).collect::<Vec<PublicKey>>();
 
     let authority = ca::init(layout, &options.name, &[host.to_owned()])?;
-    let keys = RootKeys { root: &public(&root), targets: release.public(), online: online.public(), firmware: &public(&firmware) };
+    let keys = RootKeys {
+        root: &public(&root),
+        targets: release.public(),
+        online: online.public(),
+        firmware: &public(&firmware),
+    };
     let signed = trust::root(1, options.now, fleet, &[authority], &keys);
     let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
     fs::write(layout.signed().join("1.root.json"), signed)?;

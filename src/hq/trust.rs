@@ -79,7 +79,14 @@ pub fn root(version: u64, now: UnixTime, fleet: &FleetId, authorities: &[String]
         version,
         expires: now.plus(ROOT_LIFE),
         consistent_snapshot: true,
-        keys: keys.root.iter().chain(targets).chain(online).chain(keys.firmware).map(|key| (key.id(), key_json(key))).collect(),
+        keys: keys
+            .root
+            .iter()
+            .chain(targets)
+            .chain(online)
+            .chain(keys.firmware)
+            .map(|key| (key.id(), key_json(key)))
+            .collect(),
         roles: BTreeMap::from([
             ("root".to_owned(), role(keys.root, OFFLINE_THRESHOLD)),
             ("targets".to_owned(), role(targets, 1)),

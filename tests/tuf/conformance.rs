@@ -180,7 +180,8 @@ impl Front {
         let ca = params.self_signed(&ca_key)?.der().clone();
         let key = KeyPair::generate()?;
         // Valid from 1975 to 4096: the suite sets the clock as it likes.
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &Issuer::new(params, ca_key))?;
+        let leaf =
+            CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &Issuer::new(params, ca_key))?;
         let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone(), ca.clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -32,16 +32,19 @@ async fn serve_alone_makes_a_tree_fresh_whose_timestamps_and_snapshots_have_expi
 async fn sites_outlive_everything_that_expires_and_the_next_publish_reaches_them() {
     let mut fleet = Fleet::new().await;
     let mut site = fleet.site("sample-office").await;
-    fleet.publish();
+    // Published 320 days ago, its timestamps signed anew until today, and then nobody did anything for 80 days.
+    fleet.publish_at(lineside::ids::UnixTime(now().0 - 320 * 86_400));
+    fleet.hq(&["publish", "--refresh"]);
     site.takes(1).await;
     let before = site.content();
-    // A year in which nobody did anything: targets and firmware have expired, too. Certificates are renewed for 400
-    // days after their end, so they are not what this is about.
     let later = now().plus(80 * DAY);
     site.clock.advance(80 * DAY);
     let outcome = site.poll().await;
     assert_eq!((outcome.state, site.serving()), ("stale", 1), "{}", outcome.reason);
     assert!(site.content() == before);
+    let warnings = lineside::hq::expiry::of_fleet(&fleet.layout, later);
+    let expired: Vec<_> = warnings.iter().filter(|warning| warning.expired).map(|warning| warning.role).collect();
+    assert_eq!(expired, ["timestamp", "firmware", "targets"]);
     fleet.edit("after all that time");
     fleet.publish_at(later);
     site.takes(2).await;

@@ -84,7 +84,7 @@ impl Fleet {
         let identity = enrol(&token, &store, true).await.unwrap();
         let clock = Clock::new();
         let updater = updater(&store, &identity, &clock);
-        Site { name: name.to_owned(), id, state, store, identity, updater, clock, dir }
+        Site { id, state, store, identity, updater, clock, _dir: dir }
     }
 
     fn site_id(&self, name: &str) -> SiteId {
@@ -142,14 +142,13 @@ fn walk(dir: &Path, each: &mut dyn FnMut(&Path)) {
 
 /// An enrolled appliance's pull side.
 pub struct Site {
-    pub name: String,
     pub id: SiteId,
     pub state: PathBuf,
     pub store: Store,
     pub identity: Identity,
     pub updater: Updater,
     pub clock: Arc<Clock>,
-    pub dir: TempDir,
+    _dir: TempDir,
 }
 
 pub fn updater(store: &Store, identity: &Identity, clock: &Arc<Clock>) -> Updater {

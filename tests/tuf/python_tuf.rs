@@ -92,7 +92,7 @@ fn our_client_accepts_what_python_tuf_wrote_and_takes_nothing_older_or_wrong() {
         program.arg("--metadata-dir").arg(&trusted);
         program.arg("--metadata-url").arg(format!("{}/{base}metadata", web.1));
         program.arg("--target-base-url").arg(format!("{}/{base}targets/", web.1)).arg("--target-dir").arg(&targets);
-        names.iter().for_each(|name| drop(program.args(["--target-name", name])));
+        program.args(names.iter().flat_map(|name| ["--target-name", name]));
         run(program.args(command))
     };
     let pinned = repository.join("metadata/1.root.json");

@@ -43,9 +43,11 @@ def add_target(out, role, name, algorithms):
     target = TargetFile.from_data(name, FILES[name], algorithms)
     role.targets[name] = target
     folder, _, last = name.rpartition("/")
-    path = out / "targets" / folder / f"{target.hashes[algorithms[0]]}.{last}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(FILES[name])
+    # A client may ask under any of the hashes.
+    for algorithm in algorithms:
+        path = out / "targets" / folder / f"{target.hashes[algorithm]}.{last}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FILES[name])
 
 
 def main(out):

@@ -202,10 +202,8 @@ fn rotate(
         None => {
             let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
             // Before there is a file: a change that cannot be would leave it behind.
-            Keys::read(layout)?.prepare(
-                &[old.clone(), Change::Add(role, crate::tuf::SigningKey::generate().public())],
-                now(),
-            )?;
+            Keys::read(layout)?
+                .prepare(&[old.clone(), Change::Add(role, crate::tuf::SigningKey::generate().public())], now())?;
             let (path, key) = keys.create_for(role, passphrase.as_ref())?;
             writeln!(out, "made {}", path.display())?;
             key.public()

@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 const VARIABLE: &str = "LINESIDE_PASSPHRASE";
 /// The shortest that is taken for a new key, in characters.
 const LEAST: usize = 8;
-/// scrypt's work (RFC 7914) as a power of two: 256 MiB and about a second, as age has it.
-const WORK: u8 = if cfg!(test) { 10 } else { 18 };
-/// Four times that. More is refused, so that a strange file does not eat the memory.
+/// scrypt's work (RFC 7914) as a power of two: 128 MiB and about half a second for each key.
+const WORK: u8 = if cfg!(test) { 10 } else { 17 };
+/// Eight times that. More is refused, so that a strange file does not eat the memory.
 const MOST_WORK: u8 = 20;
 const HEAD: &str = "-----BEGIN AGE ENCRYPTED FILE-----";
 

@@ -91,7 +91,8 @@ pub(in crate::hq) fn pending_path(path: &Path) -> PathBuf {
 
 /// Whether a catalogue lists just the wanted images and lives long enough.
 fn is_current(bytes: &[u8], wanted: &Targets, now: UnixTime) -> anyhow::Result<bool> {
-    let listed: Envelope<Targets> = serde_json::from_slice(bytes).context("a firmware catalogue in root/ is damaged")?;
+    let listed: Envelope<Targets> =
+        serde_json::from_slice(bytes).context("a firmware catalogue in root/ is damaged")?;
     let fresh = !trust::is_near(listed.signed.expires, trust::TARGETS_LIFE, 4, now);
     Ok(fresh && listed.signed.targets == wanted.targets)
 }

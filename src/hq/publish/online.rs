@@ -60,7 +60,8 @@ pub(super) fn freshen(
     if !old_snapshot && !trust::is_near(previous.timestamp.expires, trust::TIMESTAMP_LIFE, 2, now) {
         return Ok(None);
     }
-    let named = previous.trusted.root().roles.get("timestamp").is_some_and(|keys| keys.keyids.contains(&key.public().id()));
+    let named =
+        previous.trusted.root().roles.get("timestamp").is_some_and(|keys| keys.keyids.contains(&key.public().id()));
     if !named {
         bail!("the online key is not the one that the published root names; publish");
     }
