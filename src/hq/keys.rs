@@ -27,6 +27,7 @@ pub use change::{Change, Role};
 
 /// No metadata that people sign is larger, in bytes.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
+const PUBLISH: &str = "lineside-hq publish    signs every site's metadata under the new root";
 
 /// The keys of a fleet: what is trusted now, and what is prepared.
 #[derive(Debug)]
@@ -164,28 +165,44 @@ impl Keys {
     }
 
     /// Puts the prepared root in place, and new keys of single roles where `publish` and `serve` look for them.
-    /// Returns what people have to do next.
+    /// Returns what people have to do next. Interrupted, it goes on where it was.
     pub fn finish(&mut self) -> anyhow::Result<Vec<String>> {
+        if self.pending.is_none() {
+            let next = self.install_keys(self.trusted())?;
+            if !next.is_empty() {
+                return Ok(next);
+            }
+        }
         self.check()?;
         let pending = self.needs_pending()?;
         let place = self.layout.signed().join(format!("{}.root.json", pending.root.version));
         tree::write_file(&place, &pending.bytes)?;
         fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
-        let root = pending.root.clone();
+        let mut next = self.install_keys(&pending.root)?;
         self.pending = None;
+        if next.is_empty() {
+            next.push(PUBLISH.to_owned());
+        }
+        Ok(next)
+    }
+
+    /// Moves keys that waited for this root to where they are used; what people have to do then, if there were any.
+    fn install_keys(&self, root: &Root) -> anyhow::Result<Vec<String>> {
         let mut next = Vec::new();
         for role in [Role::Release, Role::Online] {
-            let keys = role.keys(&root).public(&root);
             let (fresh, used) = (self.next_key(role), self.used_key(role));
-            if !fresh.exists() || !keys.contains(&keyring::load_signing(&fresh)?.public()) {
+            let named = role.keys(root).public(root);
+            if !fresh.exists() || !named.contains(&keyring::load_signing(&fresh)?.public()) {
                 continue;
             }
             fs::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
+            if next.is_empty() {
+                next.push(PUBLISH.to_owned());
+            }
             if role == Role::Online {
-                next.push("stop `lineside-hq serve`, start it again after `publish`".to_owned());
+                next.push("start `lineside-hq serve` again: it signs with the key that it started with".to_owned());
             }
         }
-        next.push("lineside-hq publish    signs every site's metadata under the new root".to_owned());
         Ok(next)
     }
 

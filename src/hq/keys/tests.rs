@@ -120,7 +120,7 @@ fn a_rotated_online_key_is_put_where_serve_finds_it() {
     let (path, fresh) = keys.create_for(Role::Online, Some(&Passphrase::new("long enough").unwrap())).unwrap();
     assert!(path.ends_with("online.next.key"));
     let next = ceremony(&sample, &[Change::Remove(Role::Online, old), Change::Add(Role::Online, fresh.public())]);
-    assert!(next[0].contains("stop `lineside-hq serve`"), "{next:?}");
+    assert!(next[0].contains("publish") && next[1].contains("start `lineside-hq serve` again"), "{next:?}");
     // Not encrypted: `serve` starts by itself.
     assert_eq!(keyring::load_signing(&sample.layout.online_key()).unwrap().public(), fresh.public());
     assert!(!path.exists());
@@ -174,4 +174,19 @@ fn keys_are_meant_by_the_beginning_of_their_id() {
     assert!(keys.find(Role::Root, None).unwrap_err().to_string().contains("say which one"));
     assert!(keys.find(Role::Root, Some("zz")).is_err());
     assert_eq!(keys.find(Role::Release, None).unwrap(), keys.trusted().roles["targets"].keyids[0]);
+}
+
+#[test]
+fn a_ceremony_that_was_interrupted_after_the_root_goes_on_with_the_keys() {
+    let sample = sample();
+    let keys = read(&sample);
+    let old = keys.find(Role::Release, None).unwrap();
+    let (path, fresh) = keys.create_for(Role::Release, None).unwrap();
+    let aside = sample.layout.dir().join("not yet");
+    fs::rename(&path, &aside).unwrap();
+    ceremony(&sample, &[Change::Remove(Role::Release, old), Change::Add(Role::Release, fresh.public())]);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(read(&sample).finish().unwrap().len(), 1);
+    assert_eq!(keyring::load_signing(&sample.layout.key("release")).unwrap().public(), fresh.public());
+    assert!(read(&sample).finish().unwrap_err().to_string().contains("no new root is prepared"));
 }
