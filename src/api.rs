@@ -237,7 +237,7 @@ pub struct PhoneSeen {
     pub last_seen: UnixTime,
     /// The last file that it asked for.
     pub file: String,
-    /// How that ended: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
+    /// How that ended: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
     pub outcome: String,
 }
 

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod interface;
+mod lan;
 pub mod leases;
 pub mod neighbours;
 pub mod notify;

@@ -24,6 +24,8 @@ pub const MAX_TEXT_BYTES: usize = 255;
 pub enum Outcome {
     /// The client acknowledged the last block.
     Delivered,
+    /// The client's own log was taken and kept.
+    Received,
     /// Everything was sent, the last acknowledgement never came.
     Unconfirmed,
     /// The client sent ERROR. Normal for probes (`tsize`, Polycom's header check).
@@ -37,10 +39,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A stable code: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
+    /// A stable code: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Received => "received",
             Self::Unconfirmed => "unconfirmed",
             Self::Aborted => "aborted",
             Self::TimedOut => "timed-out",
