@@ -5,6 +5,7 @@
 mod dhcp;
 mod hq;
 mod net;
+mod process;
 mod router;
 mod site;
 mod tftp;
