@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod attacks;
 mod dhcp;
 mod hq;
 mod net;
@@ -9,3 +10,5 @@ mod process;
 mod router;
 mod site;
 mod tftp;
+mod upkeep;
+mod wire;

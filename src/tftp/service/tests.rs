@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod site;
+mod uploads;
 
 use tokio::time::timeout;
 
