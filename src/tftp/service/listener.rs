@@ -223,7 +223,7 @@ impl Listener {
         if let Some(guessing) = guessing {
             let who = guessing.device.map_or_else(|| guessing.address.to_string(), |mac| mac.to_string());
             warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
-            self.shared.stats.alert("scan", format!("{who} guesses file names"));
+            self.shared.stats.alert("guessing-device", format!("{who} guesses file names"));
         }
         let decision = match decision {
             Decision::Serve(_) if bad => Decision::NotFound(Reason::NotFound),

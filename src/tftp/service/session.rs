@@ -208,7 +208,12 @@ async fn open(shared: &Shared, job: &Job) -> Result<Source, (Refusal, Outcome)> 
 
 fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
-    shared.stats.alert("damaged-file", format!("{}: {error}", job.entry.name));
+    // One alert for each file, whatever is found out about it from one request to the next.
+    let text = match error {
+        ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
+        ContentError::Io(_) => format!("{}: {error}", job.entry.name),
+    };
+    shared.stats.alert("damaged-file", text);
 }
 
 async fn transfer(
