@@ -180,6 +180,7 @@ impl Stats {
     pub fn transfer(&self, record: TransferRecord) {
         let at = (self.clock)();
         let file = shortened(record.file);
+        let milliseconds = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
         match record.outcome {
             Outcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
@@ -194,6 +195,10 @@ impl Stats {
                 last_seen: at,
                 file: file.clone(),
                 outcome: record.outcome.code().to_owned(),
+                bytes: record.bytes,
+                retransmissions: record.retransmissions,
+                milliseconds,
+                generation: record.generation,
             });
         }
         if inner.transfers.len() >= MAX_TRANSFERS {
@@ -206,7 +211,7 @@ impl Stats {
             file,
             bytes: record.bytes,
             retransmissions: record.retransmissions,
-            milliseconds: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+            milliseconds,
             generation: record.generation,
             outcome: record.outcome.code().to_owned(),
         });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod requests;
 mod site;
 mod uploads;
 

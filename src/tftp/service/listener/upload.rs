@@ -52,6 +52,10 @@ impl Listener {
         }
         let Ok(name) = FileName::from_wire(request.name) else { return false };
         let requester = self.shared.gate.who(*peer.ip());
+        if requester == Resolution::Unknown && self.shared.gate.can_resolve() {
+            // A Polycom writes its log before it asks for its file: that one need not wait then.
+            self.shared.gate.resolve(*peer.ip());
+        }
         let Some((log, release)) = self.shared.gate.own_log(*peer.ip(), requester, &name, now) else { return false };
         if let Some(session) = self.sessions.get(&peer) {
             if *session.request == *datagram && session.control.owns_repeated_request(now) {
