@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod interface;
 pub mod leases;
+pub mod memory;
 pub mod neighbours;
 pub mod notify;
 pub mod run;

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::config::Settings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
+use super::memory::StoredMemory;
 use super::neighbours::NeighbourService;
 use super::{clock, notify};
 use crate::access::{Catalog, DeviceTable, Files};
@@ -26,6 +27,8 @@ use crate::{dhcp, tftp, update};
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What writing down what was seen may take at the end.
+const KEEP_WITHIN: Duration = Duration::from_secs(2);
 /// How many addresses may wait to be resolved.
 const RESOLVE_QUEUE: usize = 256;
 
@@ -40,6 +43,7 @@ pub struct Running {
     pub stats: Stats,
     /// Ask for a poll.
     pub poll_now: Arc<Notify>,
+    memory: StoredMemory,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
 }
@@ -104,6 +108,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
         dhcp: None,
         stats: stats.clone(),
         poll_now: Arc::clone(&poll_now),
+        memory: StoredMemory::new(store.clone(), stats.clone()),
         stop: CancellationToken::new(),
         tasks: JoinSet::new(),
     };
@@ -115,6 +120,8 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .context("hint: set status.socket to a path in a directory that you may write")?;
 
+    let memory = running.memory.clone();
+    running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });
     running.spawn("neighbours", |stop| {
         let service = NeighbourService::new(lan.clone(), Arc::clone(&devices), stats.clone());
         async move { Ok(service.run(to_resolve, stop).await?) }
@@ -214,6 +221,12 @@ impl Running {
         if drained.await.is_err() {
             warn!("not everything ended in time");
             self.tasks.shutdown().await;
+        }
+        // Now that nothing happens any more. Whatever the disk does, the end does not wait for it.
+        let memory = self.memory.clone();
+        let kept = tokio::task::spawn_blocking(move || memory.keep());
+        if tokio::time::timeout(KEEP_WITHIN, kept).await.is_err() {
+            warn!("what was seen is not kept: the disk is too slow");
         }
     }
 }
