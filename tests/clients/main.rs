@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod dhcp;
+mod disk;
 mod hq;
 mod net;
 mod router;
 mod site;
 mod tftp;
+mod trust;
