@@ -37,12 +37,23 @@ fn kill_9_during_activation_leaves_the_old_release_or_the_new_one() {
         site.hq(&["publish"]);
         let after = site.preview(CISCO, CISCO_FILE);
         assert_ne!(before, after);
-        site.try_lineside(&["status", "--poll"]);
         chance ^= chance << 13;
         chance ^= chance >> 7;
         chance ^= chance << 17;
-        std::thread::sleep(Duration::from_millis(chance % 250));
-        let staged = site.state.join("releases").join((round + 2).to_string()).exists();
+        site.try_lineside(&["status", "--poll"]);
+        let staged = || site.state.join("releases").join((round + 2).to_string()).exists();
+        let (any_time, just_then) = (Duration::from_millis(chance % 250), Duration::from_micros(chance % 20_000));
+        if round % 2 == 0 {
+            std::thread::sleep(any_time);
+        } else {
+            // From when the new release is staged it takes some milliseconds until it is active.
+            let begun = std::time::Instant::now();
+            while !staged() && begun.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            std::thread::sleep(just_then);
+        }
+        let staged = staged();
         site.appliance.as_ref().unwrap().signal("KILL");
         site.appliance.as_mut().unwrap().ends_within(Duration::from_secs(5));
         site.appliance = None;
