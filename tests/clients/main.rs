@@ -6,6 +6,7 @@ mod dhcp;
 mod disk;
 mod hq;
 mod net;
+mod process;
 mod router;
 mod site;
 mod tftp;

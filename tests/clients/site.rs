@@ -152,9 +152,14 @@ impl Deployment {
 
     /// Starts the appliance.
     pub fn start(&mut self) {
+        self.start_as(&[]);
+    }
+
+    /// Starts the appliance through another program, for example `env`.
+    pub fn start_as(&mut self, through: &[&str]) {
         let config = self.config();
         let log = self.net.dir().join("appliance.log");
-        let words = [lineside_program(), "--config", config.to_str().unwrap(), "run"];
+        let words = [through, &[lineside_program(), "--config", config.to_str().unwrap(), "run"]].concat();
         self.appliance = Some(self.site.start(&after(&self.under, &words), &log));
         let ready = wait_for(Duration::from_secs(20), || self.socket().exists().then_some(()));
         ready.unwrap_or_else(|| panic!("the appliance does not start:\n{}", self.appliance_log()));
