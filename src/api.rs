@@ -257,7 +257,7 @@ pub struct PhoneSeen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Alert {
-    /// Stable, for programs: `guessing-device`, `address-conflict`, `damaged-file`, `no-lan`, `rogue-dhcp`, `release-refused`, …
+    /// Stable, for programs: see `src/CODES.md`: `address-conflict`, `release-refused`, …
     pub code: String,
     /// For people.
     pub text: String,

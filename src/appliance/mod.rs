@@ -6,6 +6,7 @@ pub mod config;
 pub mod interface;
 mod lan;
 pub mod leases;
+pub mod memory;
 pub mod neighbours;
 pub mod notify;
 pub mod run;

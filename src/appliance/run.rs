@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::config::Settings;
 use super::interface;
 use super::lan::Lan;
+use super::memory::StoredMemory;
 use super::{clock, notify};
 use crate::access::Catalog;
 use crate::status::service::{Command, Service as StatusService};
@@ -25,6 +26,8 @@ use crate::update::identity::Identity;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// What writing down what was seen may take at the end.
+const KEEP_WITHIN: Duration = Duration::from_secs(2);
 
 /// An appliance that runs. Dropping it without [`Running::stop`] aborts everything.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ pub struct Running {
     pub stats: Stats,
     /// Ask for a poll.
     pub poll_now: Arc<Notify>,
+    memory: StoredMemory,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
 }
@@ -99,6 +103,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
         dhcp: None,
         stats: stats.clone(),
         poll_now: Arc::clone(&poll_now),
+        memory: StoredMemory::new(store.clone(), stats.clone()),
         stop: CancellationToken::new(),
         tasks: JoinSet::new(),
     };
@@ -113,6 +118,8 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
     running.tftp = bound.tftp();
     running.dhcp = bound.dhcp();
     running.spawn("lan", |stop| lan.run(bound, stop));
+    let memory = running.memory.clone();
+    running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });
     if let Some(identity) = identity {
         let updater = updater(settings, store, identity, &stats).with_active(active);
         let poll_now = Arc::clone(&poll_now);
@@ -186,6 +193,12 @@ impl Running {
         if drained.await.is_err() {
             warn!("not everything ended in time");
             self.tasks.shutdown().await;
+        }
+        // Now that nothing happens any more. Whatever the disk does, the end does not wait for it.
+        let memory = self.memory.clone();
+        let kept = tokio::task::spawn_blocking(move || memory.keep());
+        if tokio::time::timeout(KEEP_WITHIN, kept).await.is_err() {
+            warn!("what was seen is not kept: the disk is too slow");
         }
     }
 }

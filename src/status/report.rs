@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::FileSeen;
 use super::stats::{Stats, TransferShown};
 use crate::api::{Alert, CheckIn, DhcpServerSeen, PhoneSeen};
 use crate::ids::{Generation, UnixTime};
@@ -46,11 +47,14 @@ pub struct Report {
     pub dhcp_servers: Vec<DhcpServerSeen>,
     /// Devices seen, the most recent first.
     pub phones: Vec<PhoneSeen>,
+    /// What became of each file that a phone of the inventory asked for, over restarts.
+    #[serde(default)]
+    pub files: Vec<FileSeen>,
     /// The last transfers, the most recent first.
     pub transfers: Vec<TransferShown>,
-    /// What someone should look at.
+    /// What someone should look at; first what HQ has not heard yet.
     pub alerts: Vec<Alert>,
-    /// Counters since the start.
+    /// Counters, over restarts.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -62,6 +66,8 @@ impl Report {
         let mut phones: Vec<PhoneSeen> = inner.devices.values().cloned().collect();
         phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
         let poll = inner.poll.as_ref();
+        let mut alerts: Vec<_> = inner.alerts.iter().collect();
+        alerts.sort_by_key(|(key, _)| !inner.kept.untold.contains(*key));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now,
@@ -76,8 +82,9 @@ impl Report {
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
+            files: inner.kept.files.values().cloned().collect(),
             transfers: inner.transfers.iter().rev().cloned().collect(),
-            alerts: inner.alerts.values().cloned().collect(),
+            alerts: alerts.into_iter().map(|(_, alert)| alert.clone()).collect(),
             counters: inner.counters.clone(),
         }
     }

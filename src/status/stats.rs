@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::{FileSeen, Kept};
 use crate::api::{Alert, DhcpServerSeen, PhoneSeen};
 use crate::ids::{Generation, MacAddr, UnixTime};
 
@@ -140,6 +141,7 @@ pub(super) struct Inner {
     pub(super) dhcp_mode: String,
     pub(super) dhcp_servers: Vec<DhcpServerSeen>,
     pub(super) poll: Option<PollState>,
+    pub(super) kept: Kept,
 }
 
 impl Default for Stats {
@@ -200,6 +202,16 @@ impl Stats {
                 milliseconds,
                 generation: record.generation,
             });
+            if record.known {
+                inner.kept.file(FileSeen {
+                    mac,
+                    file: file.clone(),
+                    at,
+                    bytes: record.bytes,
+                    generation: record.generation,
+                    outcome: record.outcome.code().to_owned(),
+                });
+            }
         }
         if inner.transfers.len() >= MAX_TRANSFERS {
             inner.transfers.pop_front();
@@ -224,7 +236,12 @@ impl Stats {
         let mut inner = self.lock();
         add(&mut inner.counters, &format!("alert.{code}"), 1);
         let full = inner.alerts.len() >= MAX_ALERTS;
-        match inner.alerts.entry((code.to_owned(), text.clone())) {
+        let key = (code.to_owned(), text.clone());
+        let new = !inner.alerts.contains_key(&key);
+        if !(new && full) {
+            inner.kept.raised(&key, new);
+        }
+        match inner.alerts.entry(key) {
             std::collections::btree_map::Entry::Occupied(mut known) => {
                 known.get_mut().count = known.get().count.saturating_add(1);
             }
@@ -237,7 +254,9 @@ impl Stats {
 
     /// It is over: alerts of this code go.
     pub fn clear_alert(&self, code: &'static str) {
-        self.lock().alerts.retain(|(known, _), _| known != code);
+        let mut inner = self.lock();
+        inner.alerts.retain(|(known, _), _| known != code);
+        inner.kept.cleared(code);
     }
 
     /// What DHCP does here now, for example `inform`.

@@ -40,6 +40,8 @@ mod space;
 mod trust;
 
 #[cfg(test)]
+mod cache_cuts;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod power_cuts;

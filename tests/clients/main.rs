@@ -4,11 +4,13 @@
 
 mod attacks;
 mod dhcp;
+mod disk;
 mod hq;
 mod net;
 mod process;
 mod router;
 mod site;
 mod tftp;
+mod trust;
 mod upkeep;
 mod wire;
