@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod interface;
+mod lan;
 pub mod leases;
 pub mod memory;
 pub mod neighbours;

@@ -25,6 +25,8 @@ pub const MAX_TEXT_BYTES: usize = 255;
 pub enum Outcome {
     /// The client acknowledged the last block.
     Delivered,
+    /// The client's own log was taken and kept.
+    Received,
     /// Everything was sent, the last acknowledgement never came.
     Unconfirmed,
     /// The client sent ERROR. Normal for probes (`tsize`, Polycom's header check).
@@ -38,10 +40,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A stable code: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
+    /// A stable code: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Received => "received",
             Self::Unconfirmed => "unconfirmed",
             Self::Aborted => "aborted",
             Self::TimedOut => "timed-out",
@@ -179,6 +182,7 @@ impl Stats {
     pub fn transfer(&self, record: TransferRecord) {
         let at = (self.clock)();
         let file = shortened(record.file);
+        let milliseconds = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
         match record.outcome {
             Outcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
@@ -193,6 +197,10 @@ impl Stats {
                 last_seen: at,
                 file: file.clone(),
                 outcome: record.outcome.code().to_owned(),
+                bytes: record.bytes,
+                retransmissions: record.retransmissions,
+                milliseconds,
+                generation: record.generation,
             });
             if record.known {
                 inner.kept.file(FileSeen {
@@ -215,7 +223,7 @@ impl Stats {
             file,
             bytes: record.bytes,
             retransmissions: record.retransmissions,
-            milliseconds: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+            milliseconds,
             generation: record.generation,
             outcome: record.outcome.code().to_owned(),
         });

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod attacks;
 mod dhcp;
 mod disk;
 mod hq;
@@ -11,3 +12,5 @@ mod router;
 mod site;
 mod tftp;
 mod trust;
+mod upkeep;
+mod wire;
