@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::layout::Layout;
 use super::problem::Problem;
 use super::source::{MAX_CSV_BYTES, MAX_TEXT_BYTES, Source};
-use crate::ids::{FleetId, MacAddr, SiteId};
+use crate::ids::{Digest, FleetId, MacAddr, SiteId};
 
 pub use settings::Settings;
 
@@ -63,6 +63,8 @@ pub struct Site {
     pub settings: Settings,
     /// Template variables of the site.
     pub variables: Variables,
+    /// SHA-256 of the file.
+    pub source: Digest,
 }
 
 /// One line of `phones.csv`.

@@ -18,6 +18,7 @@ pub mod keyring;
 pub mod layout;
 pub mod lint;
 pub mod lock;
+mod parallel;
 pub mod plan;
 pub mod preview;
 pub mod problem;

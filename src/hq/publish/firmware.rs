@@ -27,6 +27,8 @@ pub(super) struct Catalogue {
     pub version: u64,
     /// As it was signed.
     pub bytes: Vec<u8>,
+    /// When it expires.
+    pub expires: UnixTime,
 }
 
 /// The catalogue of all firmware that any model serves; signs a new one if need be.
@@ -44,15 +46,17 @@ pub(super) fn catalogue(layout: &Layout, fleet: &FleetDir, now: UnixTime) -> any
         let fresh = !trust::is_near(listed.signed.expires, trust::TARGETS_LIFE, 4, now);
         let wanted = trust::firmware(0, now, &fleet.inventory.fleet.id, &images).targets;
         if fresh && listed.signed.targets == wanted {
-            return Ok(Catalogue { version: number, bytes });
+            return Ok(Catalogue { version: number, bytes, expires: listed.signed.expires });
         }
         version = number.saturating_add(1);
     }
     let keys = offline_keys(layout, images.len())?;
     let keys: Vec<&SigningKey> = keys.iter().collect();
-    let bytes = sign::sign(&trust::firmware(version, now, &fleet.inventory.fleet.id, &images), &keys);
+    let catalogue = trust::firmware(version, now, &fleet.inventory.fleet.id, &images);
+    let expires = catalogue.expires;
+    let bytes = sign::sign(&catalogue, &keys);
     tree::write_file(&layout.signed().join(format!("{version}.firmware.json")), &bytes)?;
-    Ok(Catalogue { version, bytes })
+    Ok(Catalogue { version, bytes, expires })
 }
 
 /// The firmware keys that are here; at least as many as must sign.
