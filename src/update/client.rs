@@ -19,7 +19,7 @@ use crate::store::{Download, StoreError};
 /// So many objects are fetched at the same time.
 pub(super) const PARALLEL: usize = 8;
 /// Downloads are written to disk in steps of this many bytes, away from the threads that serve phones.
-const WRITE_BYTES: usize = 256 * 1024;
+const WRITE_BYTES: usize = 64 * 1024;
 /// An object is asked for so many times in one poll while each try brings something.
 const OBJECT_TRIES: u32 = 4;
 

@@ -377,11 +377,36 @@ fn what_did_not_change_is_not_looked_at_and_what_did_is() {
 
     type Act<'a> = (&'a str, Box<dyn Fn() + 'a>);
     let acts: [Act<'_>; 6] = [
-        ("a phone", Box::new(|| { sample.replace("phones.csv", "Reception", "Front desk"; })),
-        ("the site", Box::new(|| { sample.append("sites/sample-office.toml", "proxy = \"a.example.net\"\n"; })),
-        ("the fleet", Box::new(|| { sample.replace("fleet.toml", "sip_port = 5060", "sip_port = 5070"; })),
-        ("a template", Box::new(|| { sample.replace("templates/polycom/mac.cfg.j2", "<?xml", "<?xml "; })),
-        ("a file", Box::new(|| { sample.write("files/ring.raw", "ring"; })),
+        (
+            "a phone",
+            Box::new(|| {
+                sample.replace("phones.csv", "Reception", "Front desk");
+            }),
+        ),
+        (
+            "the site",
+            Box::new(|| {
+                sample.append("sites/sample-office.toml", "proxy = \"a.example.net\"\n");
+            }),
+        ),
+        (
+            "the fleet",
+            Box::new(|| {
+                sample.replace("fleet.toml", "sip_port = 5060", "sip_port = 5070");
+            }),
+        ),
+        (
+            "a template",
+            Box::new(|| {
+                sample.replace("templates/polycom/mac.cfg.j2", "<?xml", "<?xml ");
+            }),
+        ),
+        (
+            "a file",
+            Box::new(|| {
+                sample.write("files/ring.raw", "ring");
+            }),
+        ),
         (
             "a secret",
             Box::new(|| {

@@ -1,9 +1,9 @@
 //! What keeping a site up to date costs: bytes on the wire, time and memory at the site, time at HQ, bytes of program.
 //!
 //! ```sh
-//! cargo bench --bench sync              # everything; as root on Debian 12 after apt install rsync casync ostree minisign age
+//! cargo bench --bench sync              # wire and publish; peers by apt install rsync casync ostree minisign age
 //! cargo bench --bench sync -- --quick   # a tenth of the data, 500 sites; the bytes of polls are the same
-//! cargo bench --bench sync -- wire      # chapters whose name contains "wire": wire, store, publish, program
+//! cargo bench --bench sync -- wire      # one chapter: wire (with the site's time and memory), publish, or program
 //! ```
 //!
 //! The programs are those that ship: `lineside-hq init|site enroll|publish|serve` and `lineside enroll|run|status
@@ -29,13 +29,13 @@ fn main() {
     let chapter = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
 
     let mut table = Table::default();
-    if chapter("wire") || chapter("store") {
+    if chapter("wire") {
         wire::chapter(quick, &mut table);
     }
     if chapter("publish") {
         publish::chapter(quick, &mut table);
     }
-    if chapter("program") {
+    if wanted.iter().any(|word| word.as_str() == "program") {
         program::chapter(&mut table);
     }
     println!("\n{table}");
