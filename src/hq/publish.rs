@@ -29,11 +29,12 @@ use super::problem::NotClean;
 use super::progress::Progress;
 use super::render::{Findings, FleetDir};
 use super::secrets::Secrets;
-use super::trust::{self, Whose};
+use super::trust::{self, FirmwareKeys, Whose};
 use super::{db, enrol, keyring, lint};
 use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
 use crate::ids::{Digest, Generation, SiteId, UnixTime};
-use crate::tuf::{SigningKey, sign};
+use crate::tuf::schema::Root;
+use crate::tuf::{SigningKey, Trusted, sign};
 
 use collect::Collected;
 use fingerprint::Fingerprints;
@@ -43,6 +44,7 @@ use pack::{Packed, Sealer};
 use previous::Previous;
 use tree::Tree;
 
+pub(super) use firmware::pending_path;
 pub use online::refresh;
 
 /// What to publish.
@@ -115,17 +117,29 @@ pub(super) struct Keys {
     release: SigningKey,
     online: SigningKey,
     recovery: RecipientPublic,
-    firmware: Vec<crate::tuf::PublicKey>,
+    firmware: FirmwareKeys,
 }
 
 impl Keys {
-    fn load(layout: &Layout) -> anyhow::Result<Self> {
+    fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
+        let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
+            let key = keyring::load_signing(&path)?;
+            if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
+                bail!(
+                    "{} is not the key that root version {} names for {role}\n\
+                     hint: `lineside-hq keys show` says which keys are trusted",
+                    path.display(),
+                    root.version
+                );
+            }
+            Ok(key)
+        };
         Ok(Self {
             publisher: publisher_secret(layout)?,
-            release: keyring::load_signing(&layout.key("release"))?,
-            online: keyring::load_signing(&layout.online_key())?,
+            release: role("targets", layout.key("release"))?,
+            online: role("timestamp", layout.online_key())?,
             recovery: recovery_public(layout)?,
-            firmware: keyring::load_public_signing(&layout.firmware_public())?,
+            firmware: FirmwareKeys::of(root),
         })
     }
 }
@@ -184,17 +198,19 @@ pub(super) fn publish_to(
     if !fleet.secrets.is_unlocked() {
         bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");
     }
-    let keys = Keys::load(layout)?;
+    let roots = roots(layout)?;
+    let root = newest_root(&roots)?;
+    let keys = Keys::load(layout, root.root())?;
     let sites = chosen(&fleet, options.sites.as_deref())?;
     let tree = Tree::new(layout);
-    let catalogue = firmware::catalogue(layout, &fleet, options.now)?;
+    let catalogue = firmware::catalogue(layout, &fleet, &keys.firmware, options.now)?;
     let publishing = Publishing {
         layout,
         fleet: &fleet,
         keys: &keys,
         now: options.now,
         catalogue: &catalogue,
-        roots: roots(layout)?,
+        roots: &roots,
         tree: &tree,
         generations: OnceLock::new(),
     };
@@ -229,7 +245,7 @@ pub(super) fn publish_to(
             Done::Made { made, objects, fingerprint } => {
                 let release = Release { generation: made.outcome.generation(), until: None, objects };
                 ledger.note(&site.id, fingerprint, release, made.due, options.now);
-                switches.extend(made.switch);
+                switches.extend(made.switches);
                 looked_at.push((site.id.clone(), site.name.clone(), made.outcome.generation()));
                 made.outcome
             }
@@ -294,7 +310,8 @@ enum Done {
 /// A release that is written but for the switch.
 struct Made {
     outcome: Outcome,
-    switch: Option<Switch>,
+    /// In this order: new roots, then the timestamp that may be signed under them.
+    switches: Vec<Switch>,
     due: UnixTime,
 }
 
@@ -327,6 +344,13 @@ pub(super) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
     Ok(roots)
 }
 
+/// The newest of these roots, which holds by its own keys.
+pub(super) fn newest_root(roots: &BTreeMap<u64, Vec<u8>>) -> anyhow::Result<Trusted> {
+    let Some((version, bytes)) = roots.last_key_value() else { bail!("there is no signed root") };
+    let root = Trusted::pin(bytes).with_context(|| format!("{version}.root.json does not hold"))?;
+    Ok(root)
+}
+
 /// The newest root where `serve` finds it for enrolment.
 pub(super) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
     match roots(layout)?.last_key_value() {
@@ -346,13 +370,14 @@ struct Publishing<'a> {
     keys: &'a Keys,
     now: UnixTime,
     catalogue: &'a Catalogue,
-    roots: BTreeMap<u64, Vec<u8>>,
+    /// By version.
+    roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
     /// What the database says was published, read when the first site without a tree needs it.
     generations: OnceLock<BTreeMap<SiteId, Generation>>,
 }
 
-/// A prepared `timestamp.json` and where it goes.
+/// A prepared file and where it goes.
 type Switch = (PathBuf, PathBuf);
 
 impl Publishing<'_> {
@@ -368,26 +393,30 @@ impl Publishing<'_> {
 
         if let Some(previous) = &previous
             && previous.content() == Some(content)
+            // After a change of keys everything is signed anew.
+            && self.roots.last_key_value().is_some_and(|(_, root)| previous.holds_under(root))
+            && previous.firmware_keys() == self.keys.firmware
             && !trust::is_near(previous.targets.expires, trust::TARGETS_LIFE, 4, self.now)
             && !trust::is_near(previous.firmware_expires(), trust::TARGETS_LIFE, 4, self.now)
             && packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes))
         {
             let generation = previous.generation();
-            self.site_roots(site)?;
-            let due = ledger::due(previous);
-            return Ok(match online::freshen(self.layout, previous, &self.keys.online, self.now)? {
-                Some(switch) => Made { outcome: Outcome::Refreshed(generation), switch: Some(switch), due },
-                None => Made { outcome: Outcome::Unchanged(generation), switch: None, due },
-            });
+            let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
+            let fresh = online::freshen(self.layout, previous, &self.keys.online, self.now)?;
+            let refreshed = fresh.is_some() || !switches.is_empty();
+            let outcome = if refreshed { Outcome::Refreshed(generation) } else { Outcome::Unchanged(generation) };
+            switches.extend(fresh);
+            return Ok(Made { outcome, switches, due });
         }
         let generation = match &previous {
             Some(previous) => previous.generation().next(),
             None => self.last_generation(&site.id)?.next(),
         };
-        let switch = self.release(site, packed, &recipients, generation, &content, previous.as_ref())?;
+        let mut switches = self.site_roots(site)?;
+        switches.push(self.release(site, packed, &recipients, generation, &content, previous.as_ref())?);
         let outcome = Outcome::Published { generation, files: packed.files() };
         let due = self.now.plus(trust::TIMESTAMP_LIFE / 2).min(ledger::near(self.catalogue.expires));
-        Ok(Made { outcome, switch: Some(switch), due })
+        Ok(Made { outcome, switches, due })
     }
 
     fn release(
@@ -412,10 +441,9 @@ impl Publishing<'_> {
         self.tree.write(&metadata.join(format!("{generation}.targets.json")), &targets)?;
         let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
         self.tree.write_if_new(&firmware, &self.catalogue.bytes)?;
-        self.site_roots(site)?;
 
         let (snapshot_version, timestamp_version) = match previous {
-            Some(previous) => (previous.snapshot.version + 1, previous.timestamp.version + 1),
+            Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
             None if generation == Generation(1) => (1, 1),
             // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
             None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
@@ -449,12 +477,24 @@ impl Publishing<'_> {
         Ok(generations.get(site).copied().unwrap_or_default())
     }
 
-    fn site_roots(&self, site: &Site) -> anyhow::Result<()> {
+    /// Prepares the roots that the site's folder does not have. They appear in one moment, as far as a site can tell,
+    /// with what is signed under them.
+    fn site_roots(&self, site: &Site) -> anyhow::Result<Vec<Switch>> {
         let metadata = self.layout.site_metadata(&site.id);
-        self.roots.iter().try_for_each(|(version, bytes)| {
-            self.tree.write_if_new(&metadata.join(format!("{version}.root.json")), bytes)
-        })
+        let mut switches = Vec::new();
+        for (version, bytes) in self.roots {
+            let path = metadata.join(format!("{version}.root.json"));
+            if !std::fs::read(&path).is_ok_and(|there| there == *bytes) {
+                switches.push((self.tree.prepare(&path, bytes)?, path));
+            }
+        }
+        Ok(switches)
     }
+}
+
+/// The next version. A stolen online key can use all of them up; once it is replaced, sites count from anew (§5.3.11).
+fn after(version: u64) -> u64 {
+    version.checked_add(1).unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -50,11 +50,13 @@ impl Updater {
         let client = self.client()?;
         let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
         report.nonce.clone_from(&nonce);
+        let alerts = report.alerts.clone();
         let url = format!("{}{CHECK_IN_PATH}", self.identity.settled().hq);
         let answer = client.post(&url, check_in::body(report)).await?;
         let trusted = self.trusted()?;
         let root = trusted.root();
         let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;
+        self.stats.told(&alerts);
         self.time.raise(signed.time, root.expires);
         let known = Generation(trusted.targets().map_or(0, |targets| targets.version));
         self.told = Some(Told { news, at: now });
