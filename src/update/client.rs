@@ -16,8 +16,10 @@ use super::tls::{self, Anchors, ClientAuth, TlsError};
 use crate::api::{MAX_BODY_BYTES, Refusal};
 use crate::store::{Download, StoreError};
 
+/// So many objects are fetched at the same time.
+pub(super) const PARALLEL: usize = 8;
 /// Downloads are written to disk in steps of this many bytes, away from the threads that serve phones.
-const WRITE_BYTES: usize = 256 * 1024;
+const WRITE_BYTES: usize = 64 * 1024;
 /// An object is asked for so many times in one poll while each try brings something.
 const OBJECT_TRIES: u32 = 4;
 
@@ -104,11 +106,12 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .connect_timeout(limits.connect)
-            // One connection is kept between polls; a NAT on the way is reminded of it.
-            .pool_max_idle_per_host(1)
+            // Objects are fetched side by side, each over a connection that the next one takes up; one connection
+            // outlives the time between polls, and a NAT on the way is reminded of it.
+            .pool_max_idle_per_host(PARALLEL)
             .pool_idle_timeout(Duration::from_secs(15 * 60))
             .tcp_keepalive(Duration::from_secs(60))
-            .user_agent(concat!("lineside/", env!("CARGO_PKG_VERSION")))
+            // No User-Agent: HQ hears the version in check-ins, and this is sent with every poll.
             .build()
             .map_err(|error| TlsError::ClientAuth(chain(&error)))?;
         Ok(Self { http, limits })
@@ -418,18 +421,15 @@ fn is_truncation(error: &reqwest::Error) -> bool {
     error.is_decode() && tls_error(error).is_none()
 }
 
-/// An error with its sources, which `Display` of the outermost leaves out.
+/// What an error comes down to: its two innermost sources. The outer ones say only that a request was being sent.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = error.source();
-    }
+    let links: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    let text = match links.as_slice() {
+        [.., outer, inner] if !outer.contains(inner.as_str()) && links.len() > 2 => format!("{outer}: {inner}"),
+        [.., inner] => inner.clone(),
+        [] => String::new(),
+    };
     printable(&text, 512)
 }
 

@@ -2,11 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod attacks;
 mod dhcp;
 mod dhcp_modes;
+mod disk;
 mod hq;
 mod lan;
 mod net;
+mod process;
 mod router;
 mod site;
 mod tftp;
+mod trust;
+mod upkeep;
+mod wire;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::previous::{self, Previous};
 use super::{Switch, tree};
@@ -59,6 +59,11 @@ pub(super) fn freshen(
     let old_snapshot = trust::is_near(previous.snapshot.expires, trust::SNAPSHOT_LIFE, 2, now);
     if !old_snapshot && !trust::is_near(previous.timestamp.expires, trust::TIMESTAMP_LIFE, 2, now) {
         return Ok(None);
+    }
+    let named =
+        previous.trusted.root().roles.get("timestamp").is_some_and(|keys| keys.keyids.contains(&key.public().id()));
+    if !named {
+        bail!("the online key is not the one that the published root names; publish");
     }
     let metadata = layout.site_metadata(&previous.site);
     let mut timestamp = previous.timestamp.clone();
