@@ -91,6 +91,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Augment {
     servers: Vec<Ipv4Addr>,
+    /// Phones with a request that waits; at most one entry for each DISCOVER that was relayed.
+    waiting: Vec<MacAddr>,
     phones: HashMap<MacAddr, Phone>,
     all: Pace,
     strangers: Pace,
@@ -103,6 +105,10 @@ struct Phone {
     pace: Pace,
     last: Option<Instant>,
     discover: Option<(Request, u32, Instant)>,
+    /// The same as it came, to be asked again.
+    said: Vec<u8>,
+    /// What it took from the router before we knew the terms: server, address, when.
+    late: Option<(Ipv4Addr, Ipv4Addr, Instant)>,
     prepared: Vec<Prepared>,
     pending: Option<(Request, Instant)>,
     /// What the router leased, and when the phone took it.
@@ -116,7 +122,20 @@ impl Phone {
     fn new(now: Instant) -> Self {
         let pace = Pace::new(OF_ONE, now);
         let (known, last, discover, prepared) = (false, None, None, Vec::new());
-        Self { known, pace, last, discover, prepared, pending: None, held: None, answered: None, quiet_until: None }
+        let (said, late) = (Vec::new(), None);
+        Self {
+            said,
+            late,
+            known,
+            pace,
+            last,
+            discover,
+            prepared,
+            pending: None,
+            held: None,
+            answered: None,
+            quiet_until: None,
+        }
     }
 }
 
@@ -124,7 +143,7 @@ impl Augment {
     /// Knows nothing. `seed` makes transactions that nobody can guess.
     pub fn new(seed: u64, now: Instant) -> Self {
         let (all, strangers) = (Pace::new(RELAYS, now), Pace::new(STRANGERS, now));
-        Self { servers: Vec::new(), phones: HashMap::new(), all, strangers, xid: seed }
+        Self { servers: Vec::new(), waiting: Vec::new(), phones: HashMap::new(), all, strangers, xid: seed }
     }
 
     /// The routers of this LAN. What is known of phones under others is void.
@@ -182,7 +201,7 @@ impl Augment {
         let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
         phone.known = known;
         // A phone that begins anew chooses anew: only what routers say now counts.
-        (phone.pending, phone.discover) = (None, None);
+        (phone.pending, phone.discover, phone.late) = (None, None, None);
         phone.prepared.clear();
         if phone.quiet_until.is_some_and(|until| now < until) {
             return;
@@ -194,6 +213,7 @@ impl Augment {
         phone.last = Some(now);
         let xid = next(&mut self.xid);
         phone.discover = Some((request.clone(), xid, now));
+        phone.said = bytes.to_vec();
         for &server in &self.servers {
             out.push(Act::Relay(server, prepared::relayed(bytes, scope.server, xid)));
         }
@@ -242,6 +262,7 @@ impl Augment {
                     && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
                 {
                     phone.pending = Some((request.clone(), now));
+                    self.waiting.push(request.chaddr);
                 } else {
                     // Another server's lease: what we know of this phone is over.
                     phone.held = None;
@@ -267,6 +288,28 @@ impl Augment {
             }
             // A client that names a server when it rebinds means only that one.
             (Some(_), Some(_)) => out.push(silent("dhcp.augment.malformed")),
+        }
+    }
+
+    /// Time has passed. A router that pings before its first offer (ISC dhcpd) drops what a relay asks meanwhile. The phone
+    /// has its own ACK by now; what it was told is asked for once more, so that its next start finds us prepared.
+    pub fn tick(&mut self, scope: Option<&Scope>, now: Instant, out: &mut Vec<Act>) {
+        for mac in std::mem::take(&mut self.waiting) {
+            let Some(phone) = self.phones.get_mut(&mac) else { continue };
+            let Some((request, at)) = &phone.pending else { continue };
+            if now.saturating_duration_since(*at) < PENDING {
+                self.waiting.push(mac);
+                continue;
+            }
+            let named = request.options.address(OptionCode::ServerIdentifier);
+            let taken = request.options.address(OptionCode::RequestedIpAddress);
+            phone.late = named.zip(taken).map(|(server, address)| (server, address, *at));
+            phone.pending = None;
+            let (Some(scope), Some((server, _, _)), Some(discover)) = (scope, phone.late, &mut phone.discover) else {
+                continue;
+            };
+            discover.2 = now;
+            out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, discover.1)));
         }
     }
 
@@ -316,6 +359,11 @@ impl Augment {
             return out.push(Act::Tell(Event::Silent("dhcp.augment.no-room")));
         };
         phone.prepared.retain(|other| other.server != message.server);
+        if let Some((_, _, at)) = phone.late.filter(|(server, taken, _)| (*server, *taken) == (message.server, address))
+        {
+            (phone.held, phone.late) = (Some((made, at)), None);
+            return;
+        }
         if by_offer(discover) {
             out.push(reply(discover, address, made.offer(discover)));
             out.push(Act::Tell(Event::Offered(mac)));

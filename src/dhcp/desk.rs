@@ -348,9 +348,9 @@ impl Desk {
         if self.sweep_at <= now.tick {
             self.sweep_at = now.tick + SWEEP_EVERY;
             if self.lan.forget(now.wall) {
-                self.stats.dhcp_servers(self.lan.servers());
                 self.settle(now);
             }
+            self.stats.dhcp_servers(self.lan.servers());
             self.announce(now);
             self.look_for_fetches(now);
         }

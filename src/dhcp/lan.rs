@@ -55,7 +55,8 @@ impl Server {
 
     /// Says whether anything that people or decisions look at is new.
     fn learn(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
-        let before = self.seen();
+        let matters = |server: &Self| (server.tftp.clone(), server.terms.routers.clone());
+        let before = matters(self);
         self.heard = now;
         // NAKs and answers to clients that asked for less carry less; what was seen once stays.
         if !overheard.tftp.is_empty() {
@@ -71,7 +72,7 @@ impl Server {
         }
         self.informs |= overheard.informed;
         self.relays |= overheard.relayed;
-        before != self.seen()
+        before != matters(self)
     }
 
     /// Where it points phones, seen from a site whose TFTP servers are `ours`.

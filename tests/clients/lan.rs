@@ -218,7 +218,8 @@ impl Lan {
             "dhcpcd.conf",
             "option tftp_server_name\nnohook resolv.conf\ndefine 150 array ipaddress tftp150\noption 150\n",
         );
-        host.try_sh(&format!("dhcpcd -4 -1 -B -t 20 -A --noconfigure -f {config} -c {hook} -i '{class}' {more} eth0"));
+        // Its leases of other tests, and of this machine, are none of this phone's.
+        host.try_sh(&format!("for dir in /var/lib/dhcpcd /run/dhcpcd; do mkdir -p $dir; mount -t tmpfs none $dir; done; dhcpcd -4 -1 -B -t 20 -A --noconfigure -f {config} -c {hook} -i '{class}' {more} eth0"));
         fs::read_to_string(&seen).unwrap_or_else(|_| format!("no lease: {}", self.log()))
     }
 
@@ -238,7 +239,11 @@ impl Lan {
     /// NAKs, whoever sent them: option 53 is 6, wherever it is.
     pub fn naks(&self) -> usize {
         let path = self.dir.join("lan.pcap");
-        let output = sh(&format!("tcpdump -n -vv -r {} 2>/dev/null", path.display()));
-        output.matches("DHCP-Message (53), length 1: NACK").count()
+        let output = sh(&format!("tcpdump -n -e -vv -tt -r {} 2>/dev/null", path.display()));
+        let count = output.matches("DHCP-Message (53), length 1: NACK").count();
+        if count > 0 {
+            println!("{output}");
+        }
+        count
     }
 }

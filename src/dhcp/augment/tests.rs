@@ -95,6 +95,23 @@ fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
 }
 
 #[test]
+fn a_router_that_drops_the_relay_while_it_pings_is_asked_again_for_the_next_start() {
+    let mut lan = Lan::new();
+    let first = lan.relays(&discover("Polycom-SPIP670"));
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    let mut acts = Vec::new();
+    lan.augment.tick(Some(&lan.scope), lan.now, &mut acts);
+    assert!(acts.is_empty(), "the answer may be on its way");
+    lan.pass(PENDING);
+    lan.augment.tick(Some(&lan.scope), lan.now, &mut acts);
+    assert_eq!(acts, [Act::Relay(ROUTER, first[0].1.clone())]);
+    assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
+    assert!(answer(&lan.request(&reboot(ADDRESS), true)).is_some());
+    lan.augment.tick(Some(&lan.scope), lan.now, &mut acts);
+    assert_eq!(acts.len(), 1, "once");
+}
+
+#[test]
 fn only_the_known_server_and_an_address_of_its_subnet_are_answered() {
     let mut lan = Lan::new();
     lan.learn();

@@ -168,6 +168,11 @@ impl Worker {
                 self.ask_as_relay(&orders);
                 self.augment.set_servers(&orders.servers);
             }
+            let scope = (orders.scope.mode == Mode::Augment).then_some(&orders.scope);
+            self.augment.tick(scope, Instant::now(), &mut acts);
+            for act in acts.drain(..) {
+                self.act(act);
+            }
             let length = match received {
                 Ok(length) => length,
                 Err(Errno::EAGAIN | Errno::EINTR) => continue,
