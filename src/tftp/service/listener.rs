@@ -1,7 +1,5 @@
 //! Port 69: who asks for what, and what becomes of it.
 
-mod upload;
-
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -16,6 +14,7 @@ use tracing::{debug, error, trace, warn};
 
 use super::gate::Verdict;
 use super::session::{Control, Job, device_of, serve};
+use super::uploads::Uploads;
 use super::{Shared, in_network};
 use crate::access::{Decision, Reason, Resolution};
 use crate::ids::{FileName, Generation, MAX_FILE_NAME_BYTES};
@@ -59,6 +58,7 @@ pub(super) struct Listener {
     per_address: HashMap<Ipv4Addr, usize>,
     held: VecDeque<Held>,
     budget: Budget,
+    uploads: Option<Uploads>,
 }
 
 struct Session {
@@ -76,7 +76,7 @@ struct Held {
 }
 
 impl Listener {
-    pub(super) fn new(socket: UdpSocket, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(socket: UdpSocket, shared: Arc<Shared>, uploads: Option<Uploads>) -> Self {
         Self {
             socket,
             shared,
@@ -86,6 +86,7 @@ impl Listener {
             per_address: HashMap::new(),
             held: VecDeque::new(),
             budget: Budget::default(),
+            uploads,
         }
     }
 
@@ -145,7 +146,8 @@ impl Listener {
             }
             Ok(Packet::Write(request)) => {
                 stats.count("tftp.wrq");
-                if !self.takes(&request, datagram, peer, now) {
+                let uploads = self.uploads.as_mut();
+                if !uploads.is_some_and(|one| one.takes(&self.shared.gate, &request, datagram, peer, now)) {
                     self.refuse_plainly(&request, peer, Refusal::AccessViolation, "write-refused", now);
                 }
             }

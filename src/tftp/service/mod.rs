@@ -10,6 +10,7 @@ mod session;
 mod source;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -26,6 +27,7 @@ use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, Policy};
 use crate::status::Stats;
 use gate::Gate;
 use listener::Listener;
+use uploads::{MAX_UPLOADS, Sink, Uploads};
 
 /// Transfers at one time, if the configuration does not say otherwise: a large site after a power cut.
 pub const DEFAULT_MAX_TRANSFERS: usize = 600;
@@ -38,9 +40,6 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(8);
 
 /// Files read from the disk at one time. SD cards do not get faster with more.
 const MAX_READS: usize = 8;
-
-/// Logs that are taken at one time: each is held in memory until it is whole.
-const MAX_UPLOADS: usize = 8;
 
 /// Room for the requests of a whole site that got its power back, while the listener is busy.
 const REQUEST_BUFFER_BYTES: usize = 1024 * 1024;
@@ -149,6 +148,7 @@ pub struct Service {
     /// Whether windows may leave by `UDP_SEGMENT`.
     gso: bool,
     logs: Option<Arc<dyn Logs>>,
+    max_uploads: usize,
 }
 
 impl std::fmt::Debug for Service {
@@ -168,13 +168,6 @@ struct Shared {
     reads: Arc<Semaphore>,
     /// The kernel or the interface turned out not to segment (`UDP_SEGMENT`).
     no_gso: AtomicBool,
-    sink: Option<Sink>,
-}
-
-/// Where devices' own logs go.
-struct Sink {
-    logs: Arc<dyn Logs>,
-    places: Arc<Semaphore>,
 }
 
 impl Service {
@@ -191,7 +184,16 @@ impl Service {
         let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
         let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
         let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
-        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true, logs: None })
+        Ok(Self {
+            socket: socket.into(),
+            refusals: refusals.into(),
+            local,
+            config,
+            mtu,
+            gso: true,
+            logs: None,
+            max_uploads: MAX_UPLOADS,
+        })
     }
 
     /// Takes devices' own logs and keeps them there, at sites whose signed settings say so. Without it no site does.
@@ -209,6 +211,10 @@ impl Service {
     /// the socket is lost for good.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let policy = Policy::with_limits(self.config.lan, self.config.rates);
+        let uploads = self.logs.map(|logs| {
+            let (devices, stats) = (Arc::clone(&feeds.devices), feeds.stats.clone());
+            Uploads::new(Sink { logs, devices, stats, config: self.config.clone(), mtu: self.mtu }, self.max_uploads)
+        });
         let gate = Gate::new(policy, feeds.catalog, feeds.devices, feeds.resolve);
         let socket = tokio::net::UdpSocket::from_std(self.socket)?;
         info!(address = %self.local, mtu = self.mtu, "serving TFTP");
@@ -221,9 +227,8 @@ impl Service {
             refusals: self.refusals,
             reads: Arc::new(Semaphore::new(MAX_READS)),
             no_gso: AtomicBool::new(!self.gso),
-            sink: self.logs.map(|logs| Sink { logs, places: Arc::new(Semaphore::new(MAX_UPLOADS)) }),
         };
-        let ended = Listener::new(socket, Arc::new(shared)).run(stop).await;
+        let ended = Listener::new(socket, Arc::new(shared), uploads).run(stop).await;
         match &ended {
             Ok(()) => info!("TFTP stopped"),
             Err(error) => warn!(%error, "TFTP lost its socket"),

@@ -72,26 +72,6 @@ impl Control {
         self.stalled.load(Ordering::Relaxed)
     }
 
-    /// The client has answered.
-    pub(super) fn prove(&self, at: Instant) {
-        let _ = self.proven.set(at);
-    }
-
-    /// It is over.
-    pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Release);
-    }
-
-    /// Waits for what the listener has to say.
-    pub(super) async fn told(&self) -> Input {
-        loop {
-            if let Some(input) = self.take() {
-                return input;
-            }
-            self.notify.notified().await;
-        }
-    }
-
     fn take(&self) -> Option<Input> {
         self.command.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
