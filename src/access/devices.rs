@@ -325,6 +325,31 @@ mod tests {
     }
 
     #[test]
+    fn every_change_of_an_answer_is_counted_and_what_is_heard_again_is_not() {
+        let mut table = DeviceTable::default();
+        let changes = table.changes();
+        let mut before = changes.count();
+        let mut moved = |what: &str, expected: bool| {
+            assert_eq!(changes.count() != before, expected, "{what}");
+            before = changes.count();
+        };
+        table.neighbour(at(1), PHONE);
+        moved("seen", true);
+        table.neighbour(at(1), PHONE);
+        moved("seen again", false);
+        table.neighbour(at(1), THIEF);
+        moved("another device", true);
+        table.leased(at(1), PHONE);
+        moved("a conflict", true);
+        table.lease_gone(at(1));
+        moved("no conflict", true);
+        table.neighbour_gone(at(1));
+        moved("gone", true);
+        table.fixed(at(1), PHONE);
+        moved("fixed", true);
+    }
+
+    #[test]
     fn fixed_addresses_are_bounded_too() {
         let mut table = DeviceTable::default();
         for number in 0..4096u32 {
