@@ -17,6 +17,9 @@ use crate::tftp::transfer::Run;
 /// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;
 
+/// The kernel cuts whatever leaves by the socket, so every OACK and ERROR must fit into one segment.
+const MIN_SEGMENT_BYTES: u16 = 512;
+
 /// What one segmented send may carry; one UDP packet could have 65,507.
 const MAX_SEND_BYTES: u16 = 65_000;
 
@@ -69,7 +72,7 @@ impl Line {
     pub(super) fn segment(&mut self, blksize: u16, broken: &mut bool) {
         let datagram = blksize.saturating_add(DATA_HEADER_BYTES as u16);
         let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
-        if segments < 2 || *broken {
+        if segments < 2 || blksize < MIN_SEGMENT_BYTES || *broken {
             return;
         }
         match setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::from(datagram)) {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tracing::{debug, trace, warn};
 
 use super::gate::Verdict;
-use super::session::{Job, device_of};
+use super::session::{Job, Session, device_of};
 use super::transfers::{Room, Transfers};
-use super::{Shared, in_network};
+use super::{Shared, in_network, upload};
 use crate::access::{Decision, Reason, Resolution};
 use crate::ids::{FileName, Generation, MAX_FILE_NAME_BYTES};
 use crate::status::{Outcome, TransferRecord};
@@ -107,7 +107,9 @@ impl Listener {
             }
             Ok(Packet::Write(request)) => {
                 stats.count("tftp.wrq");
-                self.refuse_plainly(site, &request, peer, Refusal::AccessViolation, "write-refused", now);
+                if !upload::takes(site, &request, datagram, peer, now) {
+                    self.refuse_plainly(site, &request, peer, Refusal::AccessViolation, "write-refused", now);
+                }
             }
             // An ERROR to this port is never answered, or two servers would talk for ever; nor is anything else.
             Ok(_) => stats.count("tftp.stray"),
@@ -169,8 +171,7 @@ impl Listener {
         self.look = (!self.held.is_empty()).then(|| now + HOLD_STEP);
     }
 
-    /// The same answer for every name, so that it tells nobody which files exist. (A sink for devices' own logs would
-    /// branch off before it.)
+    /// The same answer for every name, so that it tells nobody which files exist.
     fn refuse_plainly(
         &mut self,
         site: &Site<'_>,
@@ -238,7 +239,7 @@ fn decide(
 fn start(site: &mut Site<'_>, request: &Request<'_>, job: Job, now: Instant) {
     site.transfers.replace(site.shared, job.peer, now);
     match site.transfers.make_room(site.shared, *job.peer.ip(), now) {
-        Room::Free => site.transfers.start(site.shared, job),
+        Room::Free => site.transfers.start(site.shared, |shared, ticket| Session::begin(shared, job, ticket)),
         Room::None => {
             refuse(site.shared, job.peer, Refusal::Busy);
             let Job { peer, requester, release, began, .. } = job;

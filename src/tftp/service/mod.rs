@@ -2,7 +2,7 @@
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else; `listener` reads
 //! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
-//! `line`; `source` has the file's chunks and `reader` fetches them. Nothing that arrives ends the service.
+//! `line`; `source` has the file's chunks and `reader` fetches them; `upload` takes a log. Nothing that arrives ends the service.
 //!
 //! A thread of its own and not a task for each transfer, because a packet costs the kernel about as much as waking a
 //! task costs a runtime: README has the figures.
@@ -17,6 +17,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod transfers;
+mod upload;
 mod wake;
 
 use std::io;
@@ -29,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::access::{Catalog, DeviceTable, Files, Limits, Policy};
+use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, Policy};
 use crate::status::Stats;
 use gate::Gate;
 use reader::Reader;
@@ -43,6 +44,9 @@ pub const DEFAULT_MAX_TRANSFERS_PER_ADDRESS: usize = 8;
 
 /// How long running transfers may take after a stop, if the configuration does not say otherwise.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(8);
+
+/// Logs that are taken at one time: each is held in memory until it is whole.
+const MAX_UPLOADS: usize = 8;
 
 /// Room for the requests of a whole site that got its power back, while the listener is busy.
 const REQUEST_BUFFER_BYTES: usize = 1024 * 1024;
@@ -141,7 +145,6 @@ pub enum BindError {
 }
 
 /// The TFTP server of a site, listening but not yet answering.
-#[derive(Debug)]
 pub struct Service {
     socket: UdpSocket,
     /// Refusals leave from a port of their own (RFC 1350 §4), which is never read: an ERROR is not answered.
@@ -151,6 +154,13 @@ pub struct Service {
     mtu: u32,
     /// Whether windows may leave by `UDP_SEGMENT`.
     gso: bool,
+    logs: Option<Arc<dyn Logs>>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("local", &self.local).field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// What every transfer shares.
@@ -163,6 +173,14 @@ struct Shared {
     refusals: UdpSocket,
     /// The kernel or the interface turned out not to segment (`UDP_SEGMENT`).
     no_gso: bool,
+    sink: Option<Sink>,
+}
+
+/// Where devices' own logs go.
+struct Sink {
+    logs: Arc<dyn Logs>,
+    /// Every upload that runs holds one more.
+    places: Arc<()>,
 }
 
 impl Service {
@@ -179,7 +197,13 @@ impl Service {
         let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
         let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
         let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
-        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true })
+        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true, logs: None })
+    }
+
+    /// Takes devices' own logs and keeps them there, at sites whose signed settings say so. Without it no site does.
+    #[must_use]
+    pub fn with_logs(self, logs: Arc<dyn Logs>) -> Self {
+        Self { logs: Some(logs), ..self }
     }
 
     /// Where it listens.
@@ -200,6 +224,7 @@ impl Service {
             mtu: self.mtu,
             refusals: self.refusals,
             no_gso: !self.gso,
+            sink: self.logs.map(|logs| Sink { logs, places: Arc::new(()) }),
         };
         info!(address = %self.local, mtu = self.mtu, "serving TFTP");
         let ended = engine::run(self.socket, shared, waker, stop).await;

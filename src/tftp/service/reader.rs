@@ -1,15 +1,17 @@
-//! Threads that may block on the disk, so that the one that moves packets never does.
+//! Threads that may block on the disk, to read and to keep logs, so that the one that moves packets never does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use super::source::Chunk;
 use super::wake::Waker;
 use crate::access::content::CHUNK_BYTES;
-use crate::access::{Content, ContentError, Files};
+use crate::access::{Content, ContentError, Files, LogError, Logs, OwnLog};
 use crate::bundle::FileEntry;
+use crate::ids::UnixTime;
 use crate::tftp::netascii;
 
 /// Files read from the disk at one time. SD cards do not get faster with more.
@@ -34,6 +36,17 @@ pub(super) enum Work {
         /// Which chunk.
         index: u64,
     },
+    /// A log that is to be kept.
+    Keep {
+        /// Where.
+        logs: Arc<dyn Logs>,
+        /// Whose.
+        log: OwnLog,
+        /// What it says.
+        text: Vec<u8>,
+        /// When it was written.
+        at: UnixTime,
+    },
 }
 
 /// A text as netascii.
@@ -47,6 +60,8 @@ pub(super) enum Loaded {
     Translated(Option<Text>),
     /// [`Work::Chunk`].
     Chunk(Chunk),
+    /// [`Work::Keep`].
+    Kept(Result<(), LogError>),
 }
 
 /// What was read for whom.
@@ -134,6 +149,7 @@ fn perform(files: &dyn Files, work: Work) -> Result<Loaded, ContentError> {
             Ok(Loaded::Translated(netascii::translate(&text).map(Text)))
         }
         Work::Chunk { content, index } => Ok(Loaded::Chunk(read_chunk(&*content, index)?)),
+        Work::Keep { logs, log, text, at } => Ok(Loaded::Kept(logs.keep(log, &text, at, Instant::now()))),
     }
 }
 

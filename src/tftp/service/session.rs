@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info, trace, warn};
 
 use super::Shared;
@@ -13,6 +14,7 @@ use super::gate::{Binding, Release};
 use super::line::{From, Line, Sent};
 use super::reader::{Loaded, Work};
 use super::source::Source;
+use super::transfers::{Flow, Waits};
 use crate::access::{ContentError, Resolution};
 use crate::bundle::{Class, FileEntry};
 use crate::ids::MacAddr;
@@ -34,17 +36,6 @@ pub(super) struct Job {
     pub(super) request: Box<[u8]>,
     pub(super) release: Release,
     pub(super) began: Instant,
-}
-
-/// What a session waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// A datagram, or its time.
-    Client,
-    /// The disk. Datagrams wait in the socket.
-    Disk,
-    /// Room in the kernel's queue. Datagrams wait in the socket.
-    Queue,
 }
 
 /// One transfer and its socket.
@@ -76,8 +67,8 @@ struct End {
 }
 
 impl Session {
-    /// Takes a port and has the file opened. The error is the record's.
-    pub(super) fn begin(shared: &mut Shared, job: Job, ticket: u64) -> io::Result<Self> {
+    /// Takes a port and has the file opened; `None` if there is no port.
+    pub(super) fn begin(shared: &mut Shared, job: Job, ticket: u64) -> Option<Box<dyn Flow>> {
         let line = match Line::open(&shared.config, job.peer) {
             Ok(line) => line,
             Err(error) => {
@@ -85,13 +76,13 @@ impl Session {
                 shared.stats.count("tftp.no-port");
                 let _ = shared.refusals.send_to(Refusal::Busy.packet(), job.peer);
                 record(shared, &job, &End::before_the_first_byte(Outcome::Failed));
-                return Err(error);
+                return None;
             }
         };
         let binding = Binding::new(*job.peer.ip(), job.requester);
         let mut session = Self { job, line, binding, ticket, waits: Waits::Disk, running: None, told: None, end: None };
         session.open(shared);
-        Ok(session)
+        Some(Box::new(session))
     }
 
     /// Opens the file, translated if the client wants netascii.
@@ -116,33 +107,6 @@ impl Session {
             sent(shared, self.line.send(refusal.packet()));
         }
         self.end = Some(End::before_the_first_byte(outcome));
-    }
-
-    /// What the disk gave.
-    pub(super) fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant) {
-        match (loaded, &mut self.running) {
-            (Ok(Loaded::Opened(content, first)), None) => self.start(shared, Source::new(content, first), now),
-            (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, Source::from_text(&text), now),
-            (Ok(Loaded::Translated(None)), None) => {
-                self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only"));
-            }
-            (Ok(_), None) => {}
-            (Err(error), None) => {
-                unreadable(shared, &self.job, &error);
-                self.refuse(shared, Refusal::TemporaryFailure, Outcome::Failed);
-            }
-            (loaded, Some(running)) => {
-                running.source.arrived(match loaded {
-                    Ok(Loaded::Chunk(chunk)) => Ok(chunk),
-                    Ok(_) => Err(ContentError::Io("something else was read".to_owned())),
-                    Err(error) => Err(error),
-                });
-                if self.waits == Waits::Disk {
-                    running.transfer.transmitted(now);
-                    self.go_on(shared, now);
-                }
-            }
-        }
     }
 
     fn start(&mut self, shared: &mut Shared, source: Source, now: Instant) {
@@ -176,15 +140,8 @@ impl Session {
         }
     }
 
-    /// Room in the kernel's queue.
-    pub(super) fn writable(&mut self, shared: &mut Shared, now: Instant) {
-        if self.waits == Waits::Queue {
-            self.go_on(shared, now);
-        }
-    }
-
     /// Reads one datagram and acts on it.
-    pub(super) fn readable(&mut self, shared: &mut Shared, now: Instant) {
+    fn readable(&mut self, shared: &mut Shared, now: Instant) {
         let mut buffer = [0; INCOMING_BYTES];
         let (length, from) = match self.line.receive(&mut buffer) {
             Ok(received) => received,
@@ -214,72 +171,6 @@ impl Session {
         let answer = self.running.as_mut().and_then(|running| running.transfer.handle_stranger(datagram));
         if let Some(refusal) = answer.filter(|_| near) {
             sent(shared, self.line.send_to(refusal.packet(), stranger));
-        }
-    }
-
-    /// The listener has something to say.
-    pub(super) fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant) {
-        if self.waits == Waits::Client {
-            self.event(shared, input, now);
-        } else {
-            self.told = Some(input);
-        }
-    }
-
-    /// Time has come to [`Session::due`].
-    pub(super) fn time(&mut self, shared: &mut Shared, now: Instant) {
-        if self.waits != Waits::Client {
-            return;
-        }
-        if !shared.gate.holds(&mut self.binding) {
-            return self.event(shared, Input::Revoked, now);
-        }
-        if let Some(running) = &mut self.running {
-            running.transfer.handle_timeout(now);
-            self.pump(shared, now);
-        }
-    }
-
-    /// When to call [`Session::time`].
-    pub(super) fn due(&self) -> Option<Instant> {
-        let running = self.running.as_ref().filter(|_| self.waits == Waits::Client)?;
-        running.transfer.poll_timeout()
-    }
-
-    /// What it waits for.
-    pub(super) fn waits(&self) -> Waits {
-        self.waits
-    }
-
-    /// Whether the same request, coming again now, belongs to this transfer.
-    pub(super) fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool {
-        let proven = self.running.as_ref().and_then(|running| running.transfer.proven_at());
-        *self.job.request == *datagram && is_straggler(proven, now)
-    }
-
-    /// Where its client is.
-    pub(super) fn peer(&self) -> SocketAddrV4 {
-        self.job.peer
-    }
-
-    /// Whether its place may be given away, and then how it compares with others whose may: those whose client never
-    /// answered go first, then the oldest. `None` for one whose client goes on.
-    pub(super) fn idleness(&self) -> Option<(bool, Instant)> {
-        let transfer = self.running.as_ref().map(|running| &running.transfer);
-        let proven = transfer.is_some_and(|transfer| transfer.proven_at().is_some());
-        let stalled = transfer.is_some_and(Transfer::is_stalled);
-        (!proven || stalled).then_some((proven, self.job.began))
-    }
-
-    /// Whether it is over.
-    pub(super) fn is_over(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// Keeps the record of what is over.
-    pub(super) fn record(self, shared: &Shared) {
-        if let Some(end) = &self.end {
-            record(shared, &self.job, end);
         }
     }
 
@@ -357,7 +248,97 @@ impl Session {
     }
 }
 
-impl AsFd for Session {
+impl Flow for Session {
+    fn ready(&mut self, flags: EpollFlags, shared: &mut Shared, now: Instant) {
+        match self.waits {
+            Waits::Client => self.readable(shared, now),
+            Waits::Queue if flags.contains(EpollFlags::EPOLLOUT) => self.go_on(shared, now),
+            Waits::Queue | Waits::Disk => {}
+        }
+    }
+
+    fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant) {
+        match (loaded, &mut self.running) {
+            (Ok(Loaded::Opened(content, first)), None) => self.start(shared, Source::new(content, first), now),
+            (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, Source::from_text(&text), now),
+            (Ok(Loaded::Translated(None)), None) => {
+                self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only"));
+            }
+            (Ok(_), None) => {}
+            (Err(error), None) => {
+                unreadable(shared, &self.job, &error);
+                self.refuse(shared, Refusal::TemporaryFailure, Outcome::Failed);
+            }
+            (loaded, Some(running)) => {
+                running.source.arrived(match loaded {
+                    Ok(Loaded::Chunk(chunk)) => Ok(chunk),
+                    Ok(_) => Err(ContentError::Io("something else was read".to_owned())),
+                    Err(error) => Err(error),
+                });
+                if self.waits == Waits::Disk {
+                    running.transfer.transmitted(now);
+                    self.go_on(shared, now);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant) {
+        if self.waits == Waits::Client {
+            self.event(shared, input, now);
+        } else {
+            self.told = Some(input);
+        }
+    }
+
+    fn time(&mut self, shared: &mut Shared, now: Instant) {
+        if self.waits != Waits::Client {
+            return;
+        }
+        if !shared.gate.holds(&mut self.binding) {
+            return self.event(shared, Input::Revoked, now);
+        }
+        if let Some(running) = &mut self.running {
+            running.transfer.handle_timeout(now);
+            self.pump(shared, now);
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let running = self.running.as_ref().filter(|_| self.waits == Waits::Client)?;
+        running.transfer.poll_timeout()
+    }
+
+    fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool {
+        let proven = self.running.as_ref().and_then(|running| running.transfer.proven_at());
+        *self.job.request == *datagram && is_straggler(proven, now)
+    }
+
+    fn peer(&self) -> SocketAddrV4 {
+        self.job.peer
+    }
+
+    fn idleness(&self) -> Option<(bool, Instant)> {
+        let transfer = self.running.as_ref().map(|running| &running.transfer);
+        let proven = transfer.is_some_and(|transfer| transfer.proven_at().is_some());
+        let stalled = transfer.is_some_and(Transfer::is_stalled);
+        (!proven || stalled).then_some((proven, self.job.began))
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
+    fn record(&self, shared: &Shared) {
+        if let Some(end) = &self.end {
+            record(shared, &self.job, end);
+        }
+    }
+
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.line.as_fd()
     }
@@ -379,7 +360,12 @@ pub(super) fn device_of(requester: Resolution) -> Option<MacAddr> {
 
 fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
-    shared.stats.alert("damaged-file", format!("{}: {error}", job.entry.name));
+    // One alert for each file, whatever is found out about it from one request to the next.
+    let text = match error {
+        ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
+        ContentError::Io(_) => format!("{}: {error}", job.entry.name),
+    };
+    shared.stats.alert("damaged-file", text);
 }
 
 /// A packet that the kernel would not take is a packet that the network lost.

@@ -1,7 +1,8 @@
-//! All transfers that run, their sockets and their deadlines.
+//! All transfers that run, files to phones and logs from them, their sockets and their deadlines.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
@@ -10,9 +11,60 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use tracing::error;
 
 use super::Shared;
-use super::reader::Done;
-use super::session::{Job, Session, Waits};
+use super::reader::{Done, Loaded};
+use crate::access::ContentError;
 use crate::tftp::transfer::Input;
+
+/// One transfer with its socket, in whichever direction. It acts when it is called and never waits.
+pub(super) trait Flow {
+    /// Its socket has something: read one datagram, or go on sending.
+    fn ready(&mut self, flags: EpollFlags, shared: &mut Shared, now: Instant);
+
+    /// The disk has done what it was asked.
+    fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant);
+
+    /// The listener has something to say.
+    fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant);
+
+    /// Time has come to [`Flow::due`].
+    fn time(&mut self, shared: &mut Shared, now: Instant);
+
+    /// When to call [`Flow::time`].
+    fn due(&self) -> Option<Instant>;
+
+    /// What it waits for.
+    fn waits(&self) -> Waits;
+
+    /// Whether the same request, coming again now, belongs to this transfer.
+    fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool;
+
+    /// Where its client is.
+    fn peer(&self) -> SocketAddrV4;
+
+    /// Whether its place may be given away, and then how it compares with others whose may: those whose client never
+    /// answered go first, then the oldest. `None` for one whose client goes on.
+    fn idleness(&self) -> Option<(bool, Instant)>;
+
+    /// Whether it is over.
+    fn is_over(&self) -> bool;
+
+    /// Keeps the record of what is over.
+    fn record(&self, shared: &Shared);
+
+    /// Its socket.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+/// What a transfer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// A datagram, or its time.
+    Client,
+    /// The disk. Datagrams wait in the socket.
+    Disk,
+    /// Room in the kernel's queue. Datagrams wait in the socket.
+    Queue,
+}
 
 /// Whether a transfer may start.
 pub(super) enum Room {
@@ -38,7 +90,7 @@ pub(super) struct Transfers {
 struct Place {
     /// How often the place was taken, so that what comes late for a former owner is known as such.
     serial: u32,
-    session: Option<Box<Session>>,
+    flow: Option<Box<dyn Flow>>,
     armed: Option<Instant>,
     listens: Option<Waits>,
 }
@@ -69,9 +121,9 @@ impl Transfers {
     /// Tells the transfer that this very request began, if it is still about it.
     pub(super) fn repeated(&mut self, shared: &mut Shared, peer: SocketAddrV4, datagram: &[u8], now: Instant) -> bool {
         let Some(ticket) = self.newest.get(&peer).copied() else { return false };
-        let owns = self.session(ticket).is_some_and(|session| session.owns_repeated_request(datagram, now));
+        let owns = self.flow(ticket).is_some_and(|flow| flow.owns_repeated_request(datagram, now));
         if owns {
-            self.with(ticket, shared, |session, shared| session.tell(shared, Input::Repeated, now));
+            self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Repeated, now));
         }
         owns
     }
@@ -79,7 +131,7 @@ impl Transfers {
     /// Ends what this port was doing: there is something else that its owner wants now (the Cisco 7921 has but one port).
     pub(super) fn replace(&mut self, shared: &mut Shared, peer: SocketAddrV4, now: Instant) {
         if let Some(old) = self.newest.remove(&peer) {
-            self.with(old, shared, |session, shared| session.tell(shared, Input::Replaced, now));
+            self.with(old, shared, |flow, shared| flow.tell(shared, Input::Replaced, now));
         }
     }
 
@@ -94,16 +146,15 @@ impl Transfers {
             return Room::Free;
         }
         let candidates = self.newest.iter().filter(|(peer, _)| !crowded || *peer.ip() == address);
-        let idle = candidates.filter_map(|(peer, ticket)| Some((self.session(*ticket)?.idleness()?, *peer)));
+        let idle = candidates.filter_map(|(peer, ticket)| Some((self.flow(*ticket)?.idleness()?, *peer)));
         let Some((_, peer)) = idle.min() else { return Room::None };
         shared.stats.count("tftp.made-room");
         self.replace(shared, peer, now);
         Room::Free
     }
 
-    /// Starts a transfer.
-    pub(super) fn start(&mut self, shared: &mut Shared, job: Job) {
-        let peer = job.peer;
+    /// Starts what `begin` makes for a ticket, by which it is called later.
+    pub(super) fn start(&mut self, shared: &mut Shared, begin: impl FnOnce(&mut Shared, u64) -> Option<Box<dyn Flow>>) {
         let place = match self.free.pop() {
             Some(place) => place,
             None => {
@@ -114,14 +165,14 @@ impl Transfers {
         let Some(slot) = at(&mut self.places, place) else { return };
         slot.serial = slot.serial.wrapping_add(1);
         let ticket = ticket(place, slot.serial);
-        let Ok(session) = Session::begin(shared, job, ticket) else {
+        let Some(flow) = begin(shared, ticket) else {
             self.free.push(place);
             return;
         };
-        // Nothing is listened for until the file is open.
-        let added = self.epoll.add(&session, EpollEvent::new(EpollFlags::empty(), ticket));
-        slot.listens = Some(Waits::Disk);
-        slot.session = Some(Box::new(session));
+        let peer = flow.peer();
+        let added = self.epoll.add(flow.as_fd(), EpollEvent::new(listening(flow.waits()), ticket));
+        slot.listens = Some(flow.waits());
+        slot.flow = Some(flow);
         self.running += 1;
         *self.per_address.entry(*peer.ip()).or_default() += 1;
         self.newest.insert(peer, ticket);
@@ -135,18 +186,12 @@ impl Transfers {
 
     /// A socket has something for us.
     pub(super) fn ready(&mut self, ticket: u64, flags: EpollFlags, shared: &mut Shared, now: Instant) {
-        self.with(ticket, shared, |session, shared| {
-            if flags.contains(EpollFlags::EPOLLOUT) {
-                session.writable(shared, now);
-            } else {
-                session.readable(shared, now);
-            }
-        });
+        self.with(ticket, shared, |flow, shared| flow.ready(flags, shared, now));
     }
 
     /// The disk has something for us.
     pub(super) fn loaded(&mut self, done: Done, shared: &mut Shared, now: Instant) {
-        self.with(done.ticket, shared, |session, shared| session.loaded(shared, done.loaded, now));
+        self.with(done.ticket, shared, |flow, shared| flow.loaded(shared, done.loaded, now));
     }
 
     /// Looks at those that are due.
@@ -156,10 +201,10 @@ impl Transfers {
             let Some(slot) = at(&mut self.places, place) else { continue };
             slot.armed = None;
             let ticket = ticket(place, slot.serial);
-            self.with(ticket, shared, |session, shared| {
+            self.with(ticket, shared, |flow, shared| {
                 // Deadlines move with every ACK; the entry stays where it was.
-                if session.due().is_some_and(|due| due <= now) {
-                    session.time(shared, now);
+                if flow.due().is_some_and(|due| due <= now) {
+                    flow.time(shared, now);
                 }
             });
         }
@@ -170,22 +215,22 @@ impl Transfers {
         for place in 0..self.places.len() {
             let Some(slot) = self.places.get(place) else { continue };
             let ticket = ticket(u32::try_from(place).unwrap_or(u32::MAX), slot.serial);
-            self.with(ticket, shared, |session, shared| session.tell(shared, Input::Stopped, now));
+            self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Stopped, now));
         }
     }
 
-    fn session(&self, ticket: u64) -> Option<&Session> {
+    fn flow(&self, ticket: u64) -> Option<&dyn Flow> {
         let (place, serial) = owner(ticket);
         let slot = self.places.get(place).filter(|slot| slot.serial == serial)?;
-        slot.session.as_deref()
+        slot.flow.as_deref()
     }
 
-    /// Lets one session act. A panic ends that one and no other.
-    fn with(&mut self, ticket: u64, shared: &mut Shared, act: impl FnOnce(&mut Session, &mut Shared)) {
+    /// Lets one transfer act. A panic ends that one and no other.
+    fn with(&mut self, ticket: u64, shared: &mut Shared, act: impl FnOnce(&mut dyn Flow, &mut Shared)) {
         let (place, serial) = owner(ticket);
         let slot = self.places.get_mut(place).filter(|slot| slot.serial == serial);
-        let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else { return };
-        if catch_unwind(AssertUnwindSafe(|| act(session, shared))).is_ok() {
+        let Some(flow) = slot.and_then(|slot| slot.flow.as_deref_mut()) else { return };
+        if catch_unwind(AssertUnwindSafe(|| act(flow, shared))).is_ok() {
             return self.settle(ticket, shared);
         }
         error!("a transfer broke off");
@@ -193,28 +238,23 @@ impl Transfers {
         self.forget(ticket, |_| {});
     }
 
-    /// After a session acted: it may be over, wait for something else, or have an earlier deadline.
+    /// After one acted: it may be over, wait for something else, or have an earlier deadline.
     fn settle(&mut self, ticket: u64, shared: &Shared) {
         let (place, _) = owner(ticket);
         let Some(slot) = self.places.get_mut(place) else { return };
-        let Some(session) = slot.session.as_deref() else { return };
-        if session.is_over() {
-            return self.forget(ticket, |session| session.record(shared));
+        let Some(flow) = slot.flow.as_deref() else { return };
+        if flow.is_over() {
+            return self.forget(ticket, |flow| flow.record(shared));
         }
-        let waits = session.waits();
+        let waits = flow.waits();
         if slot.listens != Some(waits) {
-            let flags = match waits {
-                Waits::Client => EpollFlags::EPOLLIN,
-                Waits::Disk => EpollFlags::empty(),
-                Waits::Queue => EpollFlags::EPOLLOUT,
-            };
-            match self.epoll.modify(session, &mut EpollEvent::new(flags, ticket)) {
+            match self.epoll.modify(flow.as_fd(), &mut EpollEvent::new(listening(waits), ticket)) {
                 Ok(()) => slot.listens = Some(waits),
                 // Its deadlines go on, so it ends.
                 Err(error) => error!(%error, "a transfer cannot be listened to"),
             }
         }
-        if let Some(due) = session.due()
+        if let Some(due) = flow.due()
             && slot.armed.is_none_or(|armed| due < armed)
             && let Ok(place) = u32::try_from(place)
         {
@@ -226,11 +266,11 @@ impl Transfers {
     }
 
     /// A transfer is over.
-    fn forget(&mut self, ticket: u64, last: impl FnOnce(Session)) {
+    fn forget(&mut self, ticket: u64, last: impl FnOnce(&dyn Flow)) {
         let (place, _) = owner(ticket);
         let Some(slot) = self.places.get_mut(place) else { return };
-        let Some(session) = slot.session.take() else { return };
-        let (peer, armed) = (session.peer(), slot.armed.take());
+        let Some(flow) = slot.flow.take() else { return };
+        let (peer, armed) = (flow.peer(), slot.armed.take());
         slot.listens = None;
         if let Ok(place) = u32::try_from(place) {
             if let Some(armed) = armed {
@@ -248,7 +288,15 @@ impl Transfers {
                 self.per_address.remove(peer.ip());
             }
         }
-        last(*session);
+        last(&*flow);
+    }
+}
+
+fn listening(waits: Waits) -> EpollFlags {
+    match waits {
+        Waits::Client => EpollFlags::EPOLLIN,
+        Waits::Disk => EpollFlags::empty(),
+        Waits::Queue => EpollFlags::EPOLLOUT,
     }
 }
 
