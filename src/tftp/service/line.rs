@@ -141,7 +141,7 @@ impl Line {
         let (bytes, more) = source.slices(&run.range);
         let mut block = [0; DATA_HEADER_BYTES + COPIED_BYTES];
         if let Some(datagram) = joined(&mut block, &[&header, bytes, more]) {
-            // One short copy is cheaper than what the kernel does for each piece of a list.
+            // One short copy saves the kernel a list of pieces to check and to walk.
             self.socket.send_to(datagram, self.peer)?;
             return Ok(1);
         }

@@ -4,8 +4,8 @@
 //! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
 //! `line`; `source` has the file's chunks and `reader` fetches them; `upload` takes a log. Nothing that arrives ends the service.
 //!
-//! A thread of its own and not a task for each transfer, because a packet costs the kernel about as much as waking a
-//! task costs a runtime: README has the figures.
+//! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
+//! and no lock. `cargo bench --bench tftp` shows what a packet costs.
 
 mod engine;
 mod gate;
