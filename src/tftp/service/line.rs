@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::source::Source;
 use super::{Config, open_socket};
-use crate::tftp::options::MAX_WINDOWSIZE;
+use crate::tftp::options::{DEFAULT_BLKSIZE, MAX_WINDOWSIZE};
 use crate::tftp::packet::{DATA_HEADER_BYTES, data_header};
 use crate::tftp::transfer::Run;
 
@@ -52,7 +52,8 @@ impl Line {
     pub(super) fn segment(&mut self, blksize: u16, broken: &AtomicBool) {
         let datagram = blksize.saturating_add(DATA_HEADER_BYTES as u16);
         let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
-        if segments < 2 || broken.load(Ordering::Relaxed) {
+        // The kernel cuts whatever is longer than a block, an OACK too.
+        if blksize < DEFAULT_BLKSIZE || segments < 2 || broken.load(Ordering::Relaxed) {
             return;
         }
         match setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::from(datagram)) {
