@@ -25,6 +25,11 @@ pub trait Content: Send + Sync {
     /// Chunk `index`: [`CHUNK_BYTES`] bytes, the last one as many as are left (none for an empty file). Checked
     /// before it is returned: bytes that fail authentication never leave here. May block on the disk.
     fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError>;
+
+    /// The same chunk if it is in memory, checked already. Never blocks on the disk.
+    fn cached(&self, _index: u64) -> Option<Arc<[u8]>> {
+        None
+    }
 }
 
 /// Why a file cannot be read now.

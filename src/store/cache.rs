@@ -187,9 +187,19 @@ fn guarded<T>(operation: impl FnOnce() -> sled::Result<T>) -> Result<T, String> 
 }
 
 fn open_guarded(dir: &Path) -> sled::Result<sled::Db> {
-    wait_until_closed(dir)?;
-    delete_torn_snapshots(dir)?;
-    let db = sled::Config::new().path(dir).cache_capacity(MEMORY_BYTES).flush_every_ms(None).open()?;
+    let mut tries = 0;
+    let db = loop {
+        wait_until_closed(dir)?;
+        delete_torn_snapshots(dir)?;
+        match sled::Config::new().path(dir).cache_capacity(MEMORY_BYTES).flush_every_ms(None).open() {
+            // A process that is being started holds copies of all our files for a moment, their locks with them.
+            Err(error) if tries < CLOSING_TRIES && error.to_string().contains("could not acquire lock") => {
+                tries += 1;
+                thread::sleep(CLOSING_PAUSE);
+            }
+            other => break other?,
+        }
+    };
     File::open(dir.join("conf"))?.sync_all()?;
     File::open(dir.join("db"))?.sync_all()?;
     File::open(dir)?.sync_all()?;

@@ -86,6 +86,10 @@ impl Content for StoredFile {
             Failure::Io(error) => ContentError::Io(error.to_string()),
         })
     }
+
+    fn cached(&self, index: u64) -> Option<Arc<[u8]>> {
+        self.clear.find(&self.entry.blob.digest, index)
+    }
 }
 
 enum Failure {
@@ -242,6 +246,8 @@ mod tests {
             assert_eq!(store.inner.cached(&entry.blob.digest, 3), 3);
             let second = store.open(&entry).unwrap();
             assert!(Arc::ptr_eq(&first.chunk(1).unwrap(), &second.chunk(1).unwrap()));
+            assert!(Arc::ptr_eq(&first.chunk(2).unwrap(), &second.cached(2).unwrap()));
+            assert!(second.cached(3).is_none());
             // Not even the disk is needed.
             let path = store.inner.object_path(&entry.blob.digest);
             let handle = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -62,8 +62,8 @@ fn main() {
         }
         println!("{}: {} × {} bytes", row.name, row.phones.count, row.phones.bytes);
         println!(
-            "  {:<12} {:>10} {:>7} {:>9} {:>9} {:>9} {:>10} {:>7}",
-            "server", "us/block", "ratio", "MB/s", "p50 ms", "p99 ms", "peak MB", "failed"
+            "  {:<12} {:>10} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7}",
+            "server", "us/block", "ratio", "MB/s", "p50 ms", "p99 ms", "idle MB", "peak MB", "failed"
         );
         measure(&row, dir.path());
         println!();
@@ -83,9 +83,11 @@ fn measure(row: &Row, dir: &Path) {
             continue;
         };
         let address = server.address();
+        let idle = server.resident_bytes();
         // The first fetch pays for caches and lazy set-up; a peer that needs it gets it too.
         let warm = load::run(&Phones::new(1, row.phones.bytes).blksize(1428), address, &content);
         assert!(kind == "floor" || warm.failed == 0, "{kind} does not serve");
+        server.forget_peak();
         let before = server.cpu();
         let taken = load::run(&row.phones, address, &content);
         let cpu = server.cpu() - before;
@@ -94,17 +96,18 @@ fn measure(row: &Row, dir: &Path) {
         if kind == "floor" {
             floor = Some(per_block);
         }
-        print_row(kind, per_block, floor, &taken, server.peak_bytes());
+        print_row(kind, per_block, floor, &taken, [idle, server.peak_bytes()]);
     }
 }
 
-fn print_row(kind: &str, per_block: f64, floor: Option<f64>, taken: &Taken, peak: Option<u64>) {
+fn print_row(kind: &str, per_block: f64, floor: Option<f64>, taken: &Taken, memory: [Option<u64>; 2]) {
     let ratio = floor.map_or(f64::NAN, |floor| per_block / floor);
     let speed = taken.bytes as f64 / 1e6 / taken.wall.as_secs_f64();
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let peak = peak.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6));
+    let [idle, peak] =
+        memory.map(|bytes| bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)));
     println!(
-        "  {kind:<12} {per_block:>10.2} {ratio:>7.2} {speed:>9.1} {:>9.1} {:>9.1} {peak:>10} {:>7}",
+        "  {kind:<12} {per_block:>10.2} {ratio:>7.2} {speed:>9.1} {:>9.1} {:>9.1} {idle:>8} {peak:>8} {:>7}",
         ms(taken.percentile(50)),
         ms(taken.percentile(99)),
         taken.failed
