@@ -36,10 +36,10 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
             () = tokio::time::sleep_until(end) => break,
             _ = ask.tick() => listener.ask(Some(lan.address)).await.context("cannot ask for DHCP servers")?,
             heard = listener.hear() => {
-                let (message, after) = heard.context("cannot listen for DHCP servers")?;
+                let (message, answers) = heard.context("cannot listen for DHCP servers")?;
                 // A running lineside on this machine answers DHCPINFORM, too.
                 if message.server != lan.address {
-                    seen.heard(&message.overheard(after), clock::now());
+                    seen.heard(&message.overheard(answers), clock::now());
                 }
             }
         }
@@ -281,6 +281,7 @@ mod tests {
                 nak: false,
                 tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
                 address: Some(Ipv4Addr::new(192, 168, 1, 77)),
+                asked: true,
                 terms: Some(Terms { lease_seconds: Some(3600), ..Terms::default() }),
                 after: Some(Duration::from_millis(2)),
                 informed: false,

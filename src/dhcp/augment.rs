@@ -5,7 +5,23 @@
 //! ACK goes out at once: the first ACK counts, and the phone ignores the router's own. Nothing is invented: address,
 //! times, mask and gateway are the router's for this phone. Who loses the race, or is not answered, has the router's
 //! lease as before.
+//!
+//! What must hold, or it does harm; the tests say which of these each of them shows:
+//!
+//! - A1: nothing is invented. Lease, T1, T2, mask and gateway are the router's for this phone, never longer; no answer
+//!   before they are known.
+//! - A2: only a REQUEST that names a known router, for an address of its subnet that no other device has and that is not
+//!   ours.
+//! - A3: a NAK of the router after our answer: that phone is left alone for a day, and people hear of it.
+//! - A4: two routers: each keeps its own parameters, and people hear of it.
+//! - A5: a router that gives 66/150 itself is left alone; people hear of it if it points elsewhere.
+//! - A6: a renewal at T1 is between phone and router; a phone that was answered and does not fetch is reported.
+//! - A7: phones only, never a NAK, never a device that the site does not name; each answer is counted.
 
+mod act;
+mod again;
+pub mod kept;
+mod pace;
 pub mod prepared;
 
 use std::collections::HashMap;
@@ -14,10 +30,15 @@ use std::time::{Duration, Instant};
 
 use dhcproto::v4::MessageType;
 
-pub use self::prepared::Prepared;
-use super::heard::{Overheard, ServerMessage};
+pub use self::act::{Act, Event};
+use self::again::Again;
+pub use self::again::SLOW;
+pub use self::kept::Kept;
+use self::pace::Pace;
+pub use self::prepared::{MadeFrom, Prepared};
+use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, Kind, Request};
-use super::options::{OptionCode, class_starts_with};
+use super::options::OptionCode;
 use super::scope::Scope;
 use crate::ids::MacAddr;
 
@@ -46,47 +67,6 @@ pub const MAX_SERVERS: usize = 4;
 /// What remains of a lease must be worth an answer, in seconds.
 const MIN_LEFT_SECONDS: u32 = 30;
 
-/// Phones that choose by what the OFFER holds, by the start of their vendor class: Aastra waits 6 s for one with 66,
-/// Mitel MiNet for one with 43/125, Nortel's i2004 for its vendor string. For them the OFFER is completed, too.
-const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nortel-i2004", "Nortel-SIP"];
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Send this to a phone.
-    Reply {
-        /// The phone.
-        mac: MacAddr,
-        /// The address that it gets; where its frame goes unless it wants broadcasts.
-        address: Ipv4Addr,
-        /// Whether it wants broadcasts.
-        broadcast: bool,
-        /// The message.
-        message: Vec<u8>,
-    },
-    /// Send this to a router's server port.
-    Relay(Ipv4Addr, Vec<u8>),
-    /// Let people know.
-    Tell(Event),
-}
-
-/// What others should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A server spoke to us.
-    Heard(Box<Overheard>),
-    /// A phone's lease was completed.
-    Completed(MacAddr, Ipv4Addr),
-    /// A phone's offer was completed.
-    Offered(MacAddr),
-    /// The router sent a phone a NAK after our answer. It is left alone for a day.
-    Nak(MacAddr, Ipv4Addr),
-    /// The router itself points this phone somewhere.
-    Points(MacAddr, Ipv4Addr, Vec<String>),
-    /// A phone was not answered, for this counter.
-    Silent(&'static str),
-}
-
 /// The phones of a LAN and what its routers are about to tell them.
 #[derive(Debug)]
 pub struct Augment {
@@ -96,6 +76,9 @@ pub struct Augment {
     phones: HashMap<MacAddr, Phone>,
     all: Pace,
     strangers: Pace,
+    again: Again,
+    /// The transaction of our own question.
+    asked: Option<u32>,
     xid: u64,
 }
 
@@ -111,11 +94,31 @@ struct Phone {
     late: Option<(Ipv4Addr, Ipv4Addr, Instant)>,
     prepared: Vec<Prepared>,
     pending: Option<(Request, Instant)>,
-    /// What the router leased, and when the phone took it.
-    held: Option<(Prepared, Instant)>,
+    /// What the router leased.
+    held: Option<Held>,
     /// The transaction that was last answered: a NAK in it disputes our answer.
     answered: Option<u32>,
     quiet_until: Option<Instant>,
+}
+
+/// A lease of the router's that a phone has.
+#[derive(Debug)]
+struct Held {
+    lease: Prepared,
+    /// When the phone took it; of one that was remembered over a restart, when it was recalled.
+    since: Instant,
+    /// How much of it was over then.
+    gone: Duration,
+}
+
+impl Held {
+    /// What is left of it for certain: the router may have renewed it since. `None` if that is not worth an answer.
+    fn left(&self, now: Instant) -> Option<u32> {
+        let gone = self.gone + now.saturating_duration_since(self.since);
+        // A part of a second that is over counts as a whole one: nothing is longer than the router's.
+        let gone = u32::try_from(gone.as_secs() + u64::from(gone.subsec_nanos() > 0)).ok()?;
+        self.lease.lease_seconds.checked_sub(gone).filter(|left| *left >= MIN_LEFT_SECONDS)
+    }
 }
 
 impl Phone {
@@ -143,7 +146,16 @@ impl Augment {
     /// Knows nothing. `seed` makes transactions that nobody can guess.
     pub fn new(seed: u64, now: Instant) -> Self {
         let (all, strangers) = (Pace::new(RELAYS, now), Pace::new(STRANGERS, now));
-        Self { servers: Vec::new(), waiting: Vec::new(), phones: HashMap::new(), all, strangers, xid: seed }
+        Self {
+            servers: Vec::new(),
+            waiting: Vec::new(),
+            phones: HashMap::new(),
+            all,
+            strangers,
+            again: Again::default(),
+            asked: None,
+            xid: seed,
+        }
     }
 
     /// The routers of this LAN. What is known of phones under others is void.
@@ -155,13 +167,55 @@ impl Augment {
         self.servers = servers;
         for phone in self.phones.values_mut() {
             phone.prepared.retain(|prepared| self.servers.contains(&prepared.server));
-            phone.held = phone.held.take().filter(|(held, _)| self.servers.contains(&held.server));
+            phone.held = phone.held.take().filter(|held| self.servers.contains(&held.lease.server));
+        }
+    }
+
+    /// Routers that take at least [`SLOW`] for an offer, and how long they take.
+    pub fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
+        self.again.set_slow(slow);
+    }
+
+    /// When [`Self::tick`] has something to do that cannot wait.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again.deadline()
+    }
+
+    /// What is added has changed: what was made with the former is void.
+    pub fn set_added(&mut self) {
+        for phone in self.phones.values_mut() {
+            phone.prepared.clear();
+            phone.held = None;
+        }
+    }
+
+    /// Leases that were completed before a restart, with what of them is over. What no longer fits is left out.
+    pub fn recall(&mut self, scope: &Scope, kept: &[(Kept, Duration)], now: Instant) {
+        for (kept, gone) in kept {
+            let Ok(discover) = Request::parse(&kept.discover) else { continue };
+            let Some(offer) = ServerMessage::parse(&kept.offer) else { continue };
+            let (mac, known) = (discover.chaddr, scope.knows(discover.chaddr));
+            let fits = offer.chaddr == mac
+                && scope.is_phone(&discover)
+                && self.servers.contains(&offer.server)
+                && scope.is_local(offer.yiaddr)
+                && offer.tftp().is_empty()
+                && self.has_room(mac, known, now);
+            let Some(lease) = Prepared::new(scope, (&discover, &kept.discover), &offer, now).filter(|_| fits) else {
+                continue;
+            };
+            let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
+            (phone.known, phone.last) = (known, Some(now));
+            // What was seen since is newer.
+            phone.held.get_or_insert(Held { lease, since: now, gone: *gone });
         }
     }
 
     /// A DISCOVER of our own as a relay sends it: whether this router answers relays at all.
     pub fn relay(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Act {
-        Act::Relay(server, prepared::relayed(discover, relay, self.next_xid()))
+        let xid = next(&mut self.xid);
+        self.asked = Some(xid);
+        Act::Relay(server, prepared::relayed(discover, relay, xid))
     }
 
     /// A client's message was seen on the link, `broadcast` if it was for everyone. `taken` says whether another device has
@@ -216,6 +270,9 @@ impl Augment {
         phone.said = bytes.to_vec();
         for &server in &self.servers {
             out.push(Act::Relay(server, prepared::relayed(bytes, scope.server, xid)));
+            if known {
+                self.again.relayed(mac, server, xid, now);
+            }
         }
     }
 
@@ -255,8 +312,9 @@ impl Augment {
                     offer.give(address);
                     let message = offer.ack(request, None);
                     out.push(reply(request, address, message));
-                    out.push(Act::Tell(Event::Completed(request.chaddr, address)));
-                    phone.held = Some((offer.clone(), now));
+                    let offer = offer.clone();
+                    out.push(Act::Tell(Event::Completed(request.chaddr, address, Some(offer.made_from()))));
+                    phone.held = Some(Held { lease: offer, since: now, gone: Duration::ZERO });
                     phone.answered = Some(request.xid);
                 } else if self.servers.contains(&server)
                     && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
@@ -272,18 +330,18 @@ impl Augment {
             // INIT-REBOOT and REBINDING of a lease that we saw being made, for what is left of it at least: the router may
             // have renewed it since, and then its own answer to the phone is the longer one.
             (None, _) => {
-                let held = phone.held.as_ref().filter(|(held, _)| held.address == address);
-                let left = held.and_then(|(held, at)| {
-                    let gone = u32::try_from(now.saturating_duration_since(*at).as_secs()).ok()?;
-                    held.lease_seconds.checked_sub(gone).filter(|left| *left >= MIN_LEFT_SECONDS)
-                });
-                match (held, left) {
-                    (Some((held, _)), Some(left)) => {
+                let held = phone.held.as_ref().filter(|held| held.lease.address == address);
+                match held.and_then(|held| Some((held, held.left(now)?))) {
+                    Some((held, left)) => {
                         phone.answered = Some(request.xid);
-                        out.push(reply(request, address, held.ack(request, Some(left))));
-                        out.push(Act::Tell(Event::Completed(request.chaddr, address)));
+                        out.push(reply(request, address, held.lease.ack(request, Some(left))));
+                        let event = match ciaddr {
+                            None => Event::Completed(request.chaddr, address, None),
+                            Some(_) => Event::Rebound(request.chaddr, address),
+                        };
+                        out.push(Act::Tell(event));
                     }
-                    _ => out.push(silent("dhcp.augment.unknown")),
+                    None => out.push(silent("dhcp.augment.unknown")),
                 }
             }
             // A client that names a server when it rebinds means only that one.
@@ -294,6 +352,16 @@ impl Augment {
     /// Time has passed. A router that pings before its first offer (ISC dhcpd) drops what a relay asks meanwhile. The phone
     /// has its own ACK by now; what it was told is asked for once more, so that its next start finds us prepared.
     pub fn tick(&mut self, scope: Option<&Scope>, now: Instant, out: &mut Vec<Act>) {
+        while let Some((mac, server, xid)) = self.again.next(now) {
+            let Some((scope, phone)) = scope.zip(self.phones.get(&mac)) else { continue };
+            let current = phone.discover.as_ref().is_some_and(|(_, current, _)| *current == xid);
+            let answered =
+                phone.held.as_ref().is_some_and(|held| now.saturating_duration_since(held.lease.at) < RELAY_VALID)
+                    || phone.prepared.iter().any(|prepared| prepared.server == server);
+            if current && !answered && self.all.take(now) {
+                out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, xid)));
+            }
+        }
         for mac in std::mem::take(&mut self.waiting) {
             let Some(phone) = self.phones.get_mut(&mac) else { continue };
             let Some((request, at)) = &phone.pending else { continue };
@@ -322,8 +390,12 @@ impl Augment {
         now: Instant,
         out: &mut Vec<Act>,
     ) {
-        out.push(Act::Tell(Event::Heard(Box::new(message.overheard(None)))));
-        let (Some(scope), Some(phone)) = (scope, self.phones.get_mut(&message.chaddr)) else { return };
+        let phone = self.phones.get_mut(&message.chaddr);
+        let relayed = |phone: &Phone| phone.discover.as_ref().is_some_and(|(_, xid, _)| *xid == message.xid);
+        let asked = self.asked == Some(message.xid) || phone.as_deref().is_some_and(relayed);
+        let answers = if asked && !message.giaddr.is_unspecified() { Answers::Us(None) } else { Answers::Others };
+        out.push(Act::Tell(Event::Heard(Box::new(message.overheard(answers)))));
+        let (Some(scope), Some(phone)) = (scope, phone) else { return };
         let mac = message.chaddr;
         if message.kind == MessageType::Nak {
             // Only one that disputes what we said: a phone that was moved here hears a NAK for its old address, too.
@@ -355,16 +427,17 @@ impl Augment {
         if !points.is_empty() {
             return out.push(Act::Tell(Event::Points(mac, message.server, points)));
         }
-        let Some(made) = Prepared::new(scope, discover, message, now) else {
+        let Some(made) = Prepared::new(scope, (discover, &phone.said), message, now) else {
             return out.push(Act::Tell(Event::Silent("dhcp.augment.no-room")));
         };
         phone.prepared.retain(|other| other.server != message.server);
         if let Some((_, _, at)) = phone.late.filter(|(server, taken, _)| (*server, *taken) == (message.server, address))
         {
-            (phone.held, phone.late) = (Some((made, at)), None);
+            out.push(Act::Tell(Event::Late(address, made.made_from())));
+            (phone.held, phone.late) = (Some(Held { lease: made, since: at, gone: Duration::ZERO }), None);
             return;
         }
-        if by_offer(discover) {
+        if scope.chooses_by_offer(discover) {
             out.push(reply(discover, address, made.offer(discover)));
             out.push(Act::Tell(Event::Offered(mac)));
         }
@@ -391,10 +464,6 @@ impl Augment {
         }
         self.phones.len() < MAX_PHONES
     }
-
-    fn next_xid(&mut self) -> u32 {
-        next(&mut self.xid)
-    }
 }
 
 fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Act {
@@ -403,40 +472,12 @@ fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Act {
     Act::Reply { mac: request.chaddr, address, broadcast, message }
 }
 
-fn by_offer(discover: &Request) -> bool {
-    discover.options.vendor_class().is_some_and(|class| BY_OFFER.iter().any(|start| class_starts_with(class, start)))
-}
-
 /// SplitMix64: only that a stranger cannot guess the next one is asked of it.
 fn next(state: &mut u64) -> u32 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
-}
-
-/// So many each second, so many at once.
-#[derive(Debug)]
-struct Pace {
-    each_second: f64,
-    most: f64,
-    left: f64,
-    at: Instant,
-}
-
-impl Pace {
-    const fn new((each_second, most): (f64, f64), at: Instant) -> Self {
-        Self { each_second, most, left: most, at }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.left = (self.left + passed * self.each_second).min(self.most);
-        let room = self.left >= 1.0;
-        self.left -= if room { 1.0 } else { 0.0 };
-        room
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The client's side of the LAN: asks who else serves, and hears what other servers say.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Mutex, PoisonError};
@@ -8,13 +9,16 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use super::heard::ServerMessage;
+use super::heard::{Answers, ServerMessage};
 use super::message::MAX_REQUEST_BYTES;
 use super::probe::{self, Question};
 use crate::ids::MacAddr;
 
 /// How long an answer may take to be one to our question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most questions that are remembered: a server that pings first answers after the next one was asked.
+const MAX_ASKED: usize = 8;
 
 /// A socket on the client port.
 ///
@@ -25,7 +29,7 @@ pub struct Listener {
     socket: UdpSocket,
     mac: MacAddr,
     ports: (u16, u16),
-    asked: Mutex<Option<(u32, Instant)>>,
+    asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
 impl Listener {
@@ -37,7 +41,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ports.1).into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, mac, ports, asked: Mutex::new(None) })
+        Ok(Self { socket: UdpSocket::from_std(socket.into())?, mac, ports, asked: Mutex::default() })
     }
 
     /// The interface's hardware address.
@@ -52,7 +56,13 @@ impl Listener {
         getrandom::fill(&mut xid).map_err(io::Error::other)?;
         let xid = u32::from_ne_bytes(xid);
         self.put(Question::Discover(None), self.mac, xid).await?;
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((xid, Instant::now()));
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.push_back((xid, Instant::now()));
+            while asked.len() > MAX_ASKED {
+                asked.pop_front();
+            }
+        }
         if let Some(address) = address {
             self.put(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
         }
@@ -66,19 +76,31 @@ impl Listener {
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
     }
 
-    /// The next message of a server, and how long after our DISCOVER it came if it answers that.
+    /// The next message of a server, and whether it answers us.
     ///
     /// Cancel safe.
-    pub async fn hear(&self) -> io::Result<(ServerMessage, Option<Duration>)> {
+    pub async fn hear(&self) -> io::Result<(ServerMessage, Answers)> {
         let mut bytes = [0; MAX_REQUEST_BYTES + 1];
         loop {
             let (length, _) = self.socket.recv_from(&mut bytes).await?;
             if let Some(message) = bytes.get(..length).and_then(ServerMessage::parse) {
-                let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                let asked = asked.filter(|(xid, _)| *xid == message.xid && message.chaddr == self.mac);
-                let after = asked.map(|(_, at)| at.elapsed()).filter(|after| *after < ANSWER_WITHIN);
-                return Ok((message, after));
+                let answers = self.answers(&message);
+                return Ok((message, answers));
             }
+        }
+    }
+
+    fn answers(&self, message: &ServerMessage) -> Answers {
+        if message.chaddr != self.mac {
+            return Answers::Others;
+        }
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let discovers = |xid: u32| asked.iter().find(|(asked, at)| *asked == xid && at.elapsed() < ANSWER_WITHIN);
+        match discovers(message.xid) {
+            Some((_, at)) => Answers::Us(Some(at.elapsed())),
+            // The DHCPINFORM that went with it.
+            None if discovers(message.xid.wrapping_sub(1)).is_some() => Answers::Us(None),
+            None => Answers::Others,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 mod others;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
+use super::arp::Claim;
+use super::augment::Kept;
 use super::lan::{Lan, Use};
 use super::leases::{Lease, Leases, State};
 
@@ -19,6 +21,7 @@ use super::probe::Question;
 use super::proof::Proof;
 use super::responder::{To, Verdict, View, Why, respond};
 use super::scope::{Mode, Scope};
+use super::walk::Walk;
 use crate::access::{DeviceTable, Resolution};
 use crate::bundle::DhcpMode;
 use crate::ids::{MacAddr, UnixTime};
@@ -35,6 +38,8 @@ const FETCH_WITHIN: Duration = Duration::from_secs(600);
 const PROOF_XID: u32 = 0x6c69_6e65;
 /// The most phones that are waited for at a time.
 const MAX_FETCHES: usize = 1024;
+/// The most conflicts that are remembered, not to be reported again.
+const MAX_CONFLICTS: usize = 64;
 /// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
 /// wait at least 4 s for an offer (RFC 2131 §4.1).
 const CHECK_WAIT: Duration = Duration::from_millis(500);
@@ -80,6 +85,10 @@ pub struct Outbox {
     pub checks: Vec<Ipv4Addr>,
     /// What to ask other servers as a client: in whose name, in which transaction.
     pub questions: Vec<(Question, MacAddr, u32)>,
+    /// What was remembered so far is stamped with a wrong time.
+    pub forget: bool,
+    /// Completed leases to remember, and since when.
+    pub remember: Vec<(Kept, UnixTime)>,
 }
 
 /// The state of DHCP on one interface.
@@ -110,21 +119,30 @@ pub struct Desk {
     /// Whether `phones-only` was proven safe.
     proof: Option<Result<(), String>>,
     proving: Option<Proof>,
+    /// Whether anybody uses an address of the range is found out before that.
+    walk: Option<Walk>,
     /// Since when a phone whose lease was completed is waited for.
     fetches: BTreeMap<MacAddr, UnixTime>,
     orders: Arc<Orders>,
+    recalled: Arc<Vec<(Kept, Duration)>>,
     settled: bool,
     /// Whether the last lease could not be made durable.
     log_failed: bool,
+    /// Conflicts that were reported.
+    conflicts: BTreeSet<Claim>,
 }
 
 /// What the line is to do: made anew when anything changes.
 #[derive(Debug)]
 pub struct Orders {
-    /// What is in force; the line acts in mode `augment` only.
+    /// What is in force; the line acts in modes `inform` and `augment` only.
     pub scope: Scope,
     /// The other servers.
     pub servers: Vec<Ipv4Addr>,
+    /// Those of them that take their time for an offer, and how much.
+    pub slow: Vec<(Ipv4Addr, Duration)>,
+    /// Leases that were completed before a restart, and how much of each was over when they were recalled.
+    pub recalled: Arc<Vec<(Kept, Duration)>>,
 }
 
 #[derive(Debug)]
@@ -165,10 +183,13 @@ impl Desk {
             raw,
             proof: None,
             proving: None,
+            walk: None,
             fetches: BTreeMap::new(),
-            orders: Arc::new(Orders { scope, servers: Vec::new() }),
+            orders: Arc::new(Orders { scope, servers: Vec::new(), slow: Vec::new(), recalled: Arc::default() }),
+            recalled: Arc::default(),
             settled: false,
             log_failed: false,
+            conflicts: BTreeSet::new(),
         };
         desk.settle(now);
         desk.announce(now);
@@ -198,7 +219,7 @@ impl Desk {
             // Our own question for other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.own => {}
             // The line answers, and once is enough.
-            Ok(_) if self.scope.mode == Mode::Augment => {}
+            Ok(request) if self.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(request, source, now, out);
@@ -240,7 +261,12 @@ impl Desk {
                     _ => "dhcp.ack",
                 };
                 if let Some(lease) = change {
+                    // One of those that were checked ahead may be used up now.
+                    let offered = lease.state == State::Offered;
                     self.change(lease, out);
+                    if offered {
+                        self.look_ahead(now, out);
+                    }
                 }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
@@ -318,6 +344,7 @@ impl Desk {
             .chain(self.alone_at)
             .chain(self.ahead.values().copied())
             .chain(self.proving.as_ref().and_then(Proof::deadline))
+            .chain(self.walk.as_ref().and_then(Walk::deadline))
             .fold(self.sweep_at, Instant::min)
     }
 
@@ -353,6 +380,7 @@ impl Desk {
             self.stats.dhcp_servers(self.lan.servers());
             self.announce(now);
             self.look_for_fetches(now);
+            self.look_for_strangers(now);
         }
     }
 
@@ -378,14 +406,17 @@ impl Desk {
             return;
         }
         let (lan, ahead, waiting) = (&self.lan, &self.ahead, &self.waiting);
-        let stays_silent = |address| lan.usage(address, now.wall.plus(SWEEP_EVERY)) == Use::Silent;
-        let ready = self.leases.next_free(AHEAD, &|address| !stays_silent(address)).len();
+        let free = |address: &Ipv4Addr| self.leases.is_fresh(*address);
+        let ready = lan.silent(now.wall.plus(SWEEP_EVERY)).filter(free).take(AHEAD).count();
         let known = |address| {
             lan.usage(address, now.wall.plus(SWEEP_EVERY)) != Use::Unknown
                 || ahead.contains_key(&address)
                 || waiting.contains_key(&address)
         };
         let missing = AHEAD.saturating_sub(ready + ahead.len());
+        if missing == 0 {
+            return;
+        }
         for address in self.leases.next_free(missing, &known) {
             out.checks.push(address);
             self.ahead.insert(address, now.tick + CHECK_WAIT);
@@ -404,6 +435,7 @@ impl Desk {
             self.lan.shift(set);
             self.fetches.values_mut().for_each(|since| since.0 = since.0.saturating_add(set));
             out.keep.extend(self.leases.live(now.wall).cloned());
+            out.forget = true;
             self.clock = now;
         }
     }

@@ -63,6 +63,20 @@ impl ServerMessage {
         })
     }
 
+    /// The message in octets, as it would be without overload: what [`Self::parse`] reads to the same.
+    pub fn emit(&self) -> Vec<u8> {
+        let overloaded = self.options.get(OptionCode::OptionOverload).is_some();
+        let header = self.header.iter().enumerate();
+        let mut bytes: Vec<u8> =
+            header.map(|(at, byte)| if overloaded && (44..236).contains(&at) { 0 } else { *byte }).collect();
+        bytes.extend(dhcproto::v4::MAGIC);
+        for (code, value) in self.options.iter().filter(|(code, _)| *code != OptionCode::OptionOverload) {
+            options::emit(code, value, &mut bytes);
+        }
+        bytes.push(OptionCode::End.into());
+        bytes
+    }
+
     /// TFTP servers in it, by option 150, else by option 66, as text of printable ASCII.
     pub fn tftp(&self) -> Vec<String> {
         let listed = self.options.addresses(options::TFTP_SERVERS);
@@ -78,8 +92,12 @@ impl ServerMessage {
         Some(value.map(|&byte| char::from(byte)).collect::<String>()).filter(|text| !text.is_empty())
     }
 
-    /// What is worth remembering of it. Without `after`: how long it took is not known.
-    pub fn overheard(&self, after: Option<Duration>) -> Overheard {
+    /// What is worth remembering of it.
+    pub fn overheard(&self, answers: Answers) -> Overheard {
+        let (asked, after) = match answers {
+            Answers::Others => (false, None),
+            Answers::Us(after) => (true, after),
+        };
         let list = |code| self.options.addresses(code).into_iter().take(MAX_LIST).collect::<Vec<_>>();
         let seconds = |code| self.options.seconds(code);
         let terms = (self.kind != MessageType::Nak).then(|| Terms {
@@ -100,11 +118,21 @@ impl ServerMessage {
             tftp: self.tftp(),
             address: Some(self.yiaddr).filter(|address| !address.is_unspecified() && self.kind == MessageType::Offer),
             terms,
+            asked,
             after,
             informed,
             relayed: !self.giaddr.is_unspecified(),
         }
     }
+}
+
+/// Whom a server's message answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    /// Somebody else, or nobody.
+    Others,
+    /// Us, so long after we asked if that is known.
+    Us(Option<Duration>),
 }
 
 /// What a server hands out besides the address.
@@ -164,7 +192,10 @@ pub struct Overheard {
     pub address: Option<Ipv4Addr>,
     /// What else it hands out; `None` in a NAK.
     pub terms: Option<Terms>,
-    /// How long after our question it came, if it answers one.
+    /// Whether it answers a question of ours. Anybody can say anything to others; our transactions are known to those
+    /// only who hear us ask.
+    pub asked: bool,
+    /// How long after our question it came, if that is known.
     pub after: Option<Duration>,
     /// Whether it answers a DHCPINFORM.
     pub informed: bool,
@@ -175,6 +206,6 @@ pub struct Overheard {
 impl Overheard {
     /// Reads a server's message; `None` for everything else.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        ServerMessage::parse(bytes).map(|message| message.overheard(None))
+        ServerMessage::parse(bytes).map(|message| message.overheard(Answers::Others))
     }
 }

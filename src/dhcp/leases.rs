@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::augment::Kept;
 use super::message::Request;
 use super::options::OptionCode;
 use crate::ids::{MacAddr, UnixTime};
@@ -166,6 +167,18 @@ pub trait LeaseLog {
     fn commit_all(&mut self, leases: &[Lease]) -> io::Result<()> {
         leases.iter().try_for_each(|lease| self.commit(lease))
     }
+
+    /// Remembers leases of the router's that were completed, since when. May forget them.
+    fn remember(&mut self, _completed: &[(Kept, UnixTime)]) {}
+
+    /// What is remembered of completed leases, and how long ago each began. `None` as long as that cannot be told,
+    /// because nobody knows what time it is: ask again.
+    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+        Some(Vec::new())
+    }
+
+    /// Forgets what is remembered of completed leases: the clock that it was stamped with was wrong.
+    fn forget(&mut self) {}
 }
 
 /// A log that ends with the process, for demo and tests.
@@ -213,7 +226,12 @@ impl Range {
 
     /// The first address that may be leased.
     pub fn first_free(&self) -> Option<Ipv4Addr> {
-        self.all().find(|address| self.contains(*address))
+        self.usable().next()
+    }
+
+    /// All addresses that may be leased.
+    pub fn usable(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.all().filter(|address| self.contains(*address))
     }
 
     fn all(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
@@ -337,7 +355,7 @@ impl Leases {
     }
 
     /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
-    /// had (if there is, one that is `ready`: known to be silent), else the one that has been free for the longest time,
+    /// had (if there is, one of those that are `ready`: known to be silent), else the one that has been free for the longest time,
     /// else one that is merely on offer to somebody. `in_use` tells addresses that the link says somebody else has.
     pub fn choose(
         &self,
@@ -346,14 +364,17 @@ impl Leases {
         requested: Option<Ipv4Addr>,
         now: UnixTime,
         in_use: &dyn Fn(Ipv4Addr) -> bool,
-        ready: &dyn Fn(Ipv4Addr) -> bool,
+        mut ready: &mut dyn Iterator<Item = Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
         let never_had = || range.in_order_of(mac).filter(|address| self.at(*address).is_none()).find(usable);
-        let prepared =
-            || range.in_order_of(mac).filter(|address| ready(*address) && self.at(*address).is_none()).find(usable);
+        let prepared = || {
+            Iterator::find(&mut ready, |address| {
+                range.contains(*address) && self.at(*address).is_none() && usable(address)
+            })
+        };
         let longest_free = || {
             let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
             free.min_by_key(|record| record.until).map(|record| record.address)
@@ -371,6 +392,11 @@ impl Leases {
             .or_else(never_had)
             .or_else(longest_free)
             .or_else(on_offer)
+    }
+
+    /// Whether the address is ours to lease and nobody ever had it.
+    pub fn is_fresh(&self, address: Ipv4Addr) -> bool {
+        self.in_range(address) && self.at(address).is_none()
     }
 
     /// Up to `most` addresses that a client which never came would get, and of which `known` says nothing yet.

@@ -9,7 +9,7 @@
 //! (client identifier in replies).
 //!
 //! Read [`message`] and [`options`] (bytes to requests, replies to bytes), [`heard`] and [`probe`] (the same towards other
-//! servers), then [`lan`] (what others do here),
+//! servers), [`arp`] (who claims what), then [`lan`] (what others do here),
 //! [`leases`] (whose address it is), [`scope`] (what the site wants and what is in force), [`responder`] (the decision,
 //! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
 //!
@@ -17,6 +17,7 @@
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
 //! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
+pub mod arp;
 pub mod augment;
 pub mod choose;
 pub mod client;
@@ -32,6 +33,7 @@ pub mod proof;
 pub mod responder;
 pub mod scope;
 pub mod service;
+mod walk;
 
 pub use lan::Lan;
 pub use leases::{Lease, LeaseLog, Leases, MemoryLog};

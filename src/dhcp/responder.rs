@@ -147,8 +147,8 @@ impl Case<'_> {
         let (mac, now) = (request.chaddr, *now);
         let in_use = |address| matches!(view.lan.usage(address, now), Use::By(other) if other != mac);
         let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let ready = |address| view.lan.usage(address, now) == Use::Silent;
-        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use, &ready) else {
+        let ready = &mut view.lan.silent(now);
+        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use, ready) else {
             return silent(Why::RangeFull);
         };
         let held = view.leases.at(address).filter(|record| record.holds(now) && record.mac == mac);
@@ -306,11 +306,12 @@ impl Case<'_> {
         (!self.request.giaddr.is_unspecified()).then_some(To::Relay(self.request.giaddr))
     }
 
-    /// §4.1.
+    /// §4.1. What a client fills in as its address counts only where it is the one that it gets: an answer must not leave
+    /// the LAN, whatever a forged request says.
     fn destination(&self, address: Ipv4Addr) -> To {
         self.relay().unwrap_or_else(|| {
-            if !self.request.ciaddr.is_unspecified() {
-                To::Address(self.request.ciaddr)
+            if self.request.ciaddr == address {
+                To::Address(address)
             } else if self.request.wants_broadcast() {
                 To::Everyone
             } else {

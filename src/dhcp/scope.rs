@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
 use super::message::Request;
-use super::options::{OptionCode, class_starts_with};
+use super::options::{OptionCode, class_starts_with, vendor_classes};
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::ids::MacAddr;
+use crate::ids::{MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;
@@ -20,6 +20,10 @@ const MIN_LEASE_SECONDS: u32 = 120;
 const MAX_LIST: usize = 16;
 /// The longest domain, in octets (RFC 1035).
 const MAX_DOMAIN_BYTES: usize = 253;
+
+/// Phones that choose by what the OFFER holds, by the start of their vendor class: Aastra waits 6 s for one with 66,
+/// Mitel MiNet for one with 43/125, Nortel's i2004 for its vendor string.
+const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nortel-i2004", "Nortel-SIP"];
 
 /// What is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Scope {
     pub check_addresses: bool,
     phones: HashSet<MacAddr>,
     phone_classes: Vec<String>,
+    phone_ouis: HashSet<Oui>,
+    offer_classes: Vec<String>,
 }
 
 impl Scope {
@@ -111,6 +117,11 @@ impl Scope {
             check_addresses: true,
             phones: phones.into_iter().collect(),
             phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
+            phone_ouis: settings.phone_ouis.iter().take(MAX_LIST).copied().collect(),
+            offer_classes: settings.offer_classes.as_ref().map_or_else(
+                || BY_OFFER.map(str::to_owned).to_vec(),
+                |classes| classes.iter().take(MAX_LIST).cloned().collect(),
+            ),
         };
         match settings.mode {
             // What is chosen depends on the LAN; a range is kept for the case that nobody else is there.
@@ -198,19 +209,36 @@ impl Scope {
 
     /// The options that the vendor of this client gets besides the usual ones.
     pub fn vendor_options_of(&self, request: &Request) -> impl Iterator<Item = (OptionCode, &[u8])> {
-        let class = request.options.vendor_class().unwrap_or_default().to_vec();
-        let fitting = self.vendor_options.iter().filter(move |o| class_starts_with(&class, &o.vendor_class));
+        let classes: Vec<Vec<u8>> = vendor_classes(&request.options).into_iter().map(<[u8]>::to_vec).collect();
+        let fitting = self
+            .vendor_options
+            .iter()
+            .filter(move |option| classes.iter().any(|class| class_starts_with(class, &option.vendor_class)));
         fitting.map(|option| (OptionCode::from(option.code), option.value.as_slice()))
     }
 
-    /// Whether this is a phone: in the inventory, or by its vendor class.
+    /// Whether this is a phone: in the inventory, or, where the site allows it, by its vendor class or by who made it.
     pub fn is_phone(&self, request: &Request) -> bool {
         self.knows(request.chaddr)
-            || request
-                .options
-                .vendor_class()
-                .is_some_and(|class| self.phone_classes.iter().any(|start| class_starts_with(class, start)))
+            || self.phone_ouis.contains(&Oui::of(request.chaddr))
+            || has_class(request, &self.phone_classes)
     }
+
+    /// Whether a router answers, too, so that the first answer counts: what is answered then is the line's, where there
+    /// is one.
+    pub fn answers_first(&self) -> bool {
+        matches!(self.mode, Mode::Inform | Mode::Augment)
+    }
+
+    /// Whether this phone chooses a server by what its OFFER holds.
+    pub fn chooses_by_offer(&self, discover: &Request) -> bool {
+        has_class(discover, &self.offer_classes)
+    }
+}
+
+fn has_class(request: &Request, starts: &[String]) -> bool {
+    let classes = vendor_classes(&request.options);
+    classes.iter().any(|class| starts.iter().any(|start| class_starts_with(class, start)))
 }
 
 /// Whether settings may fill an option: not those that carry the protocol itself.

@@ -4,7 +4,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::net::{Host, Net, Running, sh, text, wait_for};
@@ -34,8 +36,9 @@ impl Router {
         }
     }
 
-    /// Starts it at 10.78.0.1, leasing .50 to .99.
-    fn start(self, host: &Host, dir: &std::path::Path, seconds: u32) -> Running {
+    /// Starts it at 10.78.0.1, leasing .50 to .99, on one processor if one is named.
+    fn start(self, host: &Host, dir: &Path, seconds: u32, processor: Option<usize>) -> Running {
+        let begin = |words: &[&str], log: &Path| host.start(&on(processor, words), log);
         let file = |name: &str, text: String| {
             fs::write(dir.join(name), text).unwrap();
             dir.join(name).to_str().unwrap().to_owned()
@@ -45,13 +48,19 @@ impl Router {
             Self::Dnsmasq | Self::DnsmasqAuthoritative => {
                 let range = format!("--dhcp-range=10.78.0.50,10.78.0.99,{seconds}s");
                 let leases = format!("--dhcp-leasefile={}", file("router.leases", String::new()));
-                let mut words =
-                    vec!["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=eth0"];
+                let mut words = vec![
+                    "dnsmasq",
+                    "--keep-in-foreground",
+                    "--conf-file=/dev/null",
+                    "--port=0",
+                    "--pid-file",
+                    "--interface=eth0",
+                ];
                 words.extend(["--user=root", "--log-dhcp", "--log-facility=-", &range, &leases]);
                 if self == Self::DnsmasqAuthoritative {
                     words.push("--dhcp-authoritative");
                 }
-                host.start(&words, &log)
+                begin(&words, &log)
             }
             Self::Dhcpd => {
                 let config = format!(
@@ -60,7 +69,7 @@ impl Router {
                 );
                 let (config, leases) = (file("dhcpd.conf", config), file("router.leases", String::new()));
                 let pid = dir.join("dhcpd.pid").to_str().unwrap().to_owned();
-                host.start(&["dhcpd", "-4", "-f", "-d", "-cf", &config, "-lf", &leases, "-pf", &pid, "eth0"], &log)
+                begin(&["dhcpd", "-4", "-f", "-d", "-cf", &config, "-lf", &leases, "-pf", &pid, "eth0"], &log)
             }
             Self::Kea => {
                 let config = format!(
@@ -73,7 +82,7 @@ impl Router {
                 let config = file("kea.conf", config);
                 let dir = dir.to_str().unwrap();
                 let line = format!("KEA_PIDFILE_DIR={dir} KEA_LOCKFILE_DIR={dir} exec kea-dhcp4 -c {config}");
-                host.start(&["sh", "-c", &line], &log)
+                begin(&["sh", "-c", &line], &log)
             }
             Self::Udhcpd => {
                 let leases = file("router.leases", String::new());
@@ -82,10 +91,41 @@ impl Router {
                      option subnet 255.255.255.0\noption router 10.78.0.1\noption lease {seconds}\nmin_lease 20\n"
                 );
                 let config = file("udhcpd.conf", config);
-                host.start(&["udhcpd", "-f", "-I", "10.78.0.1", &config], &log)
+                begin(&["udhcpd", "-f", "-I", "10.78.0.1", &config], &log)
             }
         }
     }
+}
+
+/// A command line on one processor, if one is named.
+fn on<'a>(processor: Option<usize>, words: &[&'a str]) -> Vec<&'a str> {
+    const NAMES: [&str; 4] = ["0", "1", "2", "3"];
+    let pinned = processor.map(|number| ["taskset", "-c", NAMES[number % NAMES.len()]]);
+    pinned.into_iter().flatten().chain(words.iter().copied()).collect()
+}
+
+/// Whether systemd-networkd is here; skips loudly if not.
+pub fn has_networkd() -> bool {
+    let here = Path::new("/lib/systemd/systemd-networkd").exists();
+    assert!(here || std::env::var("CI").as_deref() != Ok("true"), "it needs /lib/systemd/systemd-networkd");
+    if !here {
+        eprintln!("SKIPPED: it needs /lib/systemd/systemd-networkd");
+    }
+    here
+}
+
+/// An interpreter with scapy: `LINESIDE_PYTHON`, or what `tests/tuf/venv` made. If there is none, says so loudly; with
+/// `CI=true` that is a failure.
+fn python() -> Option<PathBuf> {
+    let made = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/python/bin/python"));
+    let python = std::env::var_os("LINESIDE_PYTHON").map_or(made, PathBuf::from);
+    let has_scapy = Command::new(&python).args(["-c", "import scapy"]).output();
+    if has_scapy.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "no scapy; tests/tuf/venv makes an interpreter with it");
+    eprintln!("NOT CHECKED that messages are well-formed: no scapy (tests/tuf/venv makes an interpreter with it)");
+    None
 }
 
 /// A LAN: a router, the box, a phone, a PC, and somebody who writes down every frame.
@@ -96,13 +136,28 @@ pub struct Lan {
     pub dir: PathBuf,
     switch: Host,
     pub site: Host,
-    _router: Option<Running>,
+    host: Host,
+    processor: Option<usize>,
+    router: Option<Running>,
     appliance: Option<Running>,
     capture: Option<Running>,
 }
 
 impl Lan {
+    /// Router and box share one processor, where real-time priority decides who is first: an unoptimised build on a machine
+    /// that runs many tests is no match otherwise. The race itself is the benchmark's.
     pub fn new(router: Option<Router>, seconds: u32) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+        Self::on(router, seconds, Some(NEXT.fetch_add(1, Ordering::Relaxed) % processors))
+    }
+
+    /// Everybody runs where the kernel likes.
+    pub fn free(router: Router, seconds: u32) -> Self {
+        Self::on(Some(router), seconds, None)
+    }
+
+    fn on(router: Option<Router>, seconds: u32, processor: Option<usize>) -> Self {
         let mut net = Net::new();
         let switch = net.switch("switch");
         let (host, site, phone, pc) = (net.host("router"), net.host("box"), net.host("phone"), net.host("pc"));
@@ -112,9 +167,20 @@ impl Lan {
         host.sh("ip address add 10.78.0.1/24 dev eth0");
         site.sh(&format!("ip address add {BOX}/24 dev eth0"));
         let dir = net.dir();
-        let running = router.map(|router| router.start(&host, &dir, seconds));
-        let mut lan =
-            Self { _net: net, phone, pc, dir, switch, site, _router: running, appliance: None, capture: None };
+        let running = router.map(|router| router.start(&host, &dir, seconds, processor));
+        let mut lan = Self {
+            _net: net,
+            phone,
+            pc,
+            dir,
+            switch,
+            site,
+            host,
+            processor,
+            router: running,
+            appliance: None,
+            capture: None,
+        };
         lan.capture();
         lan
     }
@@ -129,8 +195,45 @@ impl Lan {
         self.capture = Some(capture);
     }
 
+    /// Starts a router's server.
+    pub fn start_router(&self, router: Router, seconds: u32) -> Running {
+        router.start(&self.host, &self.dir, seconds, self.processor)
+    }
+
+    /// Another router takes the place of the one that was there.
+    pub fn replace_router(&mut self, router: Router, seconds: u32) {
+        self.router = None;
+        self.router = Some(self.start_router(router, seconds));
+    }
+
+    /// Stops the appliance as systemd does.
+    pub fn stop(&mut self) {
+        if let Some(mut appliance) = self.appliance.take() {
+            appliance.signal("TERM");
+            appliance.ends_within(Duration::from_secs(12));
+        }
+    }
+
+    /// Stops the appliance and takes its memory.
+    pub fn forget(&mut self) {
+        self.stop();
+        let _ = fs::remove_dir_all(self.dir.join("state"));
+    }
+
     /// Starts the shipped appliance with this `[dhcp]` table, and waits until it does what it is to do.
     pub fn serve(&mut self, dhcp: &str, label: &str) {
+        self.start(dhcp);
+        self.becomes(label);
+    }
+
+    /// Waits until the appliance does what it is to do.
+    pub fn becomes(&self, label: &str) {
+        wait_for(Duration::from_secs(30), || self.status().contains(label).then_some(()))
+            .unwrap_or_else(|| panic!("never `{label}`:\n{}\n{}", self.status(), self.log()));
+    }
+
+    /// Starts the shipped appliance with this `[dhcp]` table.
+    pub fn start(&mut self, dhcp: &str) {
         let state = self.dir.join("state");
         let config = format!(
             "[lan]\ninterface = \"eth0\"\n[storage]\nstate = {:?}\n[status]\nsocket = {:?}\n[dhcp]\n{dhcp}\n\
@@ -142,9 +245,10 @@ impl Lan {
         fs::write(&path, config).unwrap();
         let program = env!("CARGO_BIN_EXE_lineside");
         let log = self.dir.join("lineside.log");
-        self.appliance = Some(self.site.start(&[program, "--config", path.to_str().unwrap(), "run"], &log));
-        wait_for(Duration::from_secs(30), || self.status().contains(label).then_some(()))
-            .unwrap_or_else(|| panic!("never `{label}`:\n{}\n{}", self.status(), self.log()));
+        // Its predecessor holds the state and the ports.
+        self.appliance = None;
+        self.appliance =
+            Some(self.site.start(&on(self.processor, &[program, "--config", path.to_str().unwrap(), "run"]), &log));
     }
 
     pub fn status(&self) -> String {
@@ -221,6 +325,41 @@ impl Lan {
         // Its leases of other tests, and of this machine, are none of this phone's.
         host.try_sh(&format!("for dir in /var/lib/dhcpcd /run/dhcpcd; do mkdir -p $dir; mount -t tmpfs none $dir; done; dhcpcd -4 -1 -B -t 20 -A --noconfigure -f {config} -c {hook} -i '{class}' {more} eth0"));
         fs::read_to_string(&seen).unwrap_or_else(|_| format!("no lease: {}", self.log()))
+    }
+
+    /// What systemd-networkd says while it gets a lease. It reads neither 66 nor 150 and says of each message that it
+    /// ignores them.
+    pub fn networkd(&self, host: &Host, class: &str) -> String {
+        let network = self.script(
+            "eth0.network",
+            &format!(
+                "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\
+                 [DHCPv4]\nVendorClassIdentifier={class}\nRequestOptions=66 150\nClientIdentifier=mac\n"
+            ),
+        );
+        let log = self.dir.join("networkd.log");
+        // Devices are as udev left them only where /sys can be written; and it keeps its state with its own user.
+        let line = format!(
+            "mount -o remount,ro,bind /sys; mount -t tmpfs none /run/systemd; cd /run/systemd; \
+             mkdir -p network netif/leases netif/links netif/lldp; cp {network} network/; chown -R systemd-network: netif; \
+             SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console /lib/systemd/systemd-networkd > {log} 2>&1 & \
+             for i in $(seq 100); do grep -q 'acquired from' {log} && break; sleep 0.1; done; kill -9 $!; \
+             ip address flush dev eth0",
+            log = log.display()
+        );
+        host.try_sh(&line);
+        fs::read_to_string(&log).unwrap_or_default()
+    }
+
+    /// Makes sure that whoever read the whole capture finds every message of ours well-formed.
+    pub fn is_well_formed(&self) {
+        let Some(python) = python() else { return };
+        std::thread::sleep(Duration::from_millis(300));
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/well_formed.py");
+        let capture = self.dir.join("lan.pcap");
+        let output = Command::new(python).args([script, capture.to_str().unwrap(), BOX_MAC]).output().unwrap();
+        println!("{}", text(&output));
+        assert!(output.status.success(), "scapy objects:\n{}", text(&output));
     }
 
     /// Frames on the LAN that fit a filter, one line each.

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod dhcp;
+mod dhcp_harm;
 mod dhcp_modes;
 mod disk;
 mod hq;

@@ -1,10 +1,12 @@
 //! A router's offer, completed for a phone and ready to go. Pure.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dhcproto::v4::MessageType;
 
+use super::kept::Kept;
 use crate::dhcp::heard::ServerMessage;
 use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
 use crate::dhcp::options::{self, OptionCode, address_list};
@@ -30,12 +32,29 @@ pub struct Prepared {
     /// Where it is in the message: lease time, T1, T2.
     times: Vec<(usize, u32)>,
     message: Vec<u8>,
+    made_from: Arc<MadeFrom>,
+}
+
+/// What a completed lease was made from, to be made again after a restart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MadeFrom {
+    discover: Vec<u8>,
+    offer: ServerMessage,
+}
+
+impl MadeFrom {
+    /// What is to be kept of it, for a phone that took this address.
+    pub fn kept(&self, address: Ipv4Addr) -> Kept {
+        let mut offer = self.offer.emit();
+        put(&mut offer, 16, &address.octets(), 4);
+        Kept { discover: self.discover.clone(), offer }
+    }
 }
 
 impl Prepared {
     /// Completes an offer for the phone that sent `discover`. `None` if the offer lacks what a lease needs (its time), or
     /// has no room for a TFTP server within what the phone takes.
-    pub fn new(scope: &Scope, discover: &Request, offer: &ServerMessage, at: Instant) -> Option<Self> {
+    pub fn new(scope: &Scope, (discover, said): (&Request, &[u8]), offer: &ServerMessage, at: Instant) -> Option<Self> {
         let lease_seconds = offer.options.seconds(OptionCode::AddressLeaseTime)?;
         let first = scope.tftp.first().copied().unwrap_or(scope.server);
         let mut added = vec![
@@ -90,13 +109,26 @@ impl Prepared {
         }
         message.push(OptionCode::End.into());
         message.resize(message.len().max(MIN_REPLY_BYTES), 0);
-        Some(Self { server: offer.server, address: offer.yiaddr, lease_seconds, at, times, message })
+        Some(Self {
+            server: offer.server,
+            address: offer.yiaddr,
+            lease_seconds,
+            at,
+            times,
+            message,
+            made_from: Arc::new(MadeFrom { discover: said.to_vec(), offer: offer.clone() }),
+        })
     }
 
     /// The router leases this phone another address of the LAN, on the same terms.
     pub fn give(&mut self, address: Ipv4Addr) {
         self.address = address;
         put(&mut self.message, 16, &address.octets(), 4);
+    }
+
+    /// What it was made from.
+    pub fn made_from(&self) -> Arc<MadeFrom> {
+        Arc::clone(&self.made_from)
     }
 
     /// The router's OFFER, completed.

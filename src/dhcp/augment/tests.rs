@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod lan;
+
+use self::lan::{Lan, answer, discover, emit_offer, kept, offer, rebind, reboot, replies, said_by, scope, select};
 use super::*;
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
 use crate::dhcp::message::MIN_REPLY_BYTES;
@@ -14,6 +17,7 @@ const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
 const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0, 0, 1]);
 const HOUR: u32 = 3600;
 
+// A1.
 #[test]
 fn a_phone_gets_the_routers_lease_with_66_and_150_and_nothing_else_changed() {
     let mut lan = Lan::new();
@@ -38,6 +42,7 @@ fn a_phone_gets_the_routers_lease_with_66_and_150_and_nothing_else_changed() {
     assert_eq!(ack.options.get(options::TFTP_SERVER_NAME), Some(&b"192.168.1.2"[..]));
 }
 
+// RFC 2131 §4.1; RFC 951: 300 octets.
 #[test]
 fn the_answer_goes_where_the_client_can_hear_it_and_is_at_least_300_octets() {
     let mut lan = Lan::new();
@@ -52,6 +57,7 @@ fn the_answer_goes_where_the_client_can_hear_it_and_is_at_least_300_octets() {
     assert!(matches!(&acts[0], Act::Reply { broadcast: false, .. }), "{acts:?}");
 }
 
+// RFC 1542 §4.1.1.
 #[test]
 fn a_discover_is_relayed_as_the_phone_said_it_to_each_router() {
     let mut lan = Lan::new();
@@ -65,6 +71,7 @@ fn a_discover_is_relayed_as_the_phone_said_it_to_each_router() {
     assert_eq!(relays[0].1[3], 1, "hops");
 }
 
+// A1.
 #[test]
 fn nothing_is_said_before_the_routers_parameters_are_known() {
     let mut lan = Lan::new();
@@ -79,6 +86,7 @@ fn nothing_is_said_before_the_routers_parameters_are_known() {
     assert_eq!(lan.select(ROUTER, ADDRESS), None);
 }
 
+// A1.
 #[test]
 fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
     let mut lan = Lan::new();
@@ -92,6 +100,31 @@ fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
     lan.select(ROUTER, ADDRESS);
     lan.pass(PENDING);
     assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
+}
+
+#[test]
+fn a_router_that_pings_first_is_asked_again_when_it_is_about_to_offer_and_then_no_more() {
+    let mut lan = Lan::new();
+    lan.augment.set_slow(&[(ROUTER, Duration::from_secs(1))]);
+    assert_eq!(lan.augment.deadline(), None);
+    lan.relays(&discover("Polycom-SPIP670"));
+    assert_eq!(lan.augment.deadline(), Some(lan.now + Duration::from_millis(996)));
+    let asked = |lan: &mut Lan| {
+        let mut acts = Vec::new();
+        lan.augment.tick(Some(&lan.scope), lan.now, &mut acts);
+        acts.len()
+    };
+    lan.pass(Duration::from_millis(990));
+    assert_eq!(asked(&mut lan), 0);
+    lan.pass(Duration::from_millis(20));
+    assert_eq!(asked(&mut lan), 3, "dropped while it pings");
+    lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
+    lan.pass(Duration::from_millis(200));
+    assert_eq!((asked(&mut lan), lan.augment.deadline()), (0, None), "answered");
+    assert!(lan.select(ROUTER, ADDRESS).is_some());
+    // Not for who is no phone of the inventory, and no more than there is room for.
+    lan.relays(&said_by(PC, "AastraIPPhone6731i"));
+    assert_eq!(lan.augment.deadline(), None);
 }
 
 #[test]
@@ -111,6 +144,7 @@ fn a_router_that_drops_the_relay_while_it_pings_is_asked_again_for_the_next_star
     assert_eq!(acts.len(), 1, "once");
 }
 
+// A2.
 #[test]
 fn only_the_known_server_and_an_address_of_its_subnet_are_answered() {
     let mut lan = Lan::new();
@@ -135,6 +169,7 @@ fn a_router_that_offers_the_relay_another_address_leases_the_one_that_the_phone_
     assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
 }
 
+// A2.
 #[test]
 fn an_address_that_another_device_holds_is_not_confirmed() {
     let mut lan = Lan::new();
@@ -148,6 +183,7 @@ fn an_address_that_another_device_holds_is_not_confirmed() {
     assert_eq!(lan.select(ROUTER, ADDRESS), None, "the offer was not believed either");
 }
 
+// A1, A2.
 #[test]
 fn an_offer_that_nobody_asked_for_or_of_our_own_address_is_not_believed() {
     for (xid, server, address) in
@@ -160,6 +196,7 @@ fn an_offer_that_nobody_asked_for_or_of_our_own_address_is_not_believed() {
     }
 }
 
+// A3.
 #[test]
 fn a_nak_after_our_answer_ends_it_for_a_day_and_is_reported() {
     let mut lan = Lan::new();
@@ -177,6 +214,7 @@ fn a_nak_after_our_answer_ends_it_for_a_day_and_is_reported() {
     assert!(lan.select(ROUTER, ADDRESS).is_some());
 }
 
+// A3.
 #[test]
 fn a_nak_for_what_we_did_not_answer_does_not_cost_a_moved_phone_its_files() {
     let mut lan = Lan::new();
@@ -190,6 +228,7 @@ fn a_nak_for_what_we_did_not_answer_does_not_cost_a_moved_phone_its_files() {
     assert!(lan.select(ROUTER, ADDRESS).is_some());
 }
 
+// A4; that there are two is reported by `choose`.
 #[test]
 fn two_servers_keep_each_its_own_parameters() {
     let mut lan = Lan::new();
@@ -203,6 +242,7 @@ fn two_servers_keep_each_its_own_parameters() {
     assert_eq!(lan.select(ROUTER, ADDRESS).unwrap().options.addresses(OptionCode::Router), [ROUTER]);
 }
 
+// A5; what is reported of it is tested with the desk.
 #[test]
 fn a_router_that_points_phones_itself_is_left_alone() {
     for tftp in [&[192, 168, 1, 2][..], &[10, 9, 9, 9]] {
@@ -215,6 +255,7 @@ fn a_router_that_points_phones_itself_is_left_alone() {
     }
 }
 
+// A6, RFC 2131 §4.4.5.
 #[test]
 fn a_renewal_is_between_phone_and_router() {
     let mut lan = Lan::new();
@@ -223,6 +264,7 @@ fn a_renewal_is_between_phone_and_router() {
     assert!(lan.request(&rebind(ADDRESS), false).is_empty());
 }
 
+// A1, RFC 2131 §4.3.2 (INIT-REBOOT, REBINDING).
 #[test]
 fn reboot_and_rebind_of_a_lease_that_we_saw_get_what_is_left_of_it() {
     let mut lan = Lan::new();
@@ -242,6 +284,7 @@ fn reboot_and_rebind_of_a_lease_that_we_saw_get_what_is_left_of_it() {
     assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
 }
 
+// A1, RFC 2131 §4.3.3 and §4.3.4.
 #[test]
 fn what_the_phone_gave_back_or_found_in_use_is_no_lease_any_more() {
     for kind in [4, 7] {
@@ -265,6 +308,7 @@ fn after_the_router_was_replaced_nothing_of_the_old_one_is_said() {
     assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
 }
 
+// A7.
 #[test]
 fn for_a_pc_nothing_is_sent_and_nothing_is_asked() {
     let mut lan = Lan::new();
@@ -350,133 +394,52 @@ fn no_bytes_of_a_router_or_client_stop_it() {
     }
 }
 
-struct Lan {
-    augment: Augment,
-    scope: Scope,
-    taken: Option<Ipv4Addr>,
-    now: Instant,
-}
-
-impl Lan {
-    fn new() -> Self {
-        let now = Instant::now();
-        let mut augment = Augment::new(1, now);
-        augment.set_servers(&[ROUTER]);
-        Self { augment, scope: scope(&[]), taken: None, now }
+// A1: what is left is counted from when the phone took it, over the restart.
+#[test]
+fn a_lease_completed_before_a_restart_is_completed_again_for_what_is_left_of_it() {
+    let mut lan = Lan::new();
+    lan.learn();
+    let kept = kept(&lan.request(&select(ROUTER, ADDRESS), true));
+    let mut lan = Lan::new();
+    lan.augment.recall(&lan.scope, &[(kept.clone(), Duration::from_secs(u64::from(HOUR / 2)))], lan.now);
+    lan.pass(Duration::from_secs(u64::from(HOUR / 4)));
+    let ack = answer(&lan.request(&reboot(ADDRESS), true)).unwrap();
+    assert_eq!((ack.yiaddr, ack.server, ack.options.addresses(options::TFTP_SERVERS)), (ADDRESS, ROUTER, vec![BOX]));
+    assert_eq!(ack.options.seconds(OptionCode::AddressLeaseTime), Some(HOUR / 4));
+    // Not under another router, in another network, with a router that points phones itself, nor from garbage.
+    let elsewhere = Kept { offer: emit_offer(5, ROUTER, Ipv4Addr::new(10, 0, 0, 77), &[]), ..kept.clone() };
+    let pointed = Kept { offer: emit_offer(5, ROUTER, ADDRESS, &[(150, &[10, 0, 0, 9])]), ..kept.clone() };
+    let cut = Kept { offer: kept.offer[..240].to_vec(), ..kept.clone() };
+    let pc = Kept { discover: probe::emit(Question::Discover(None), PC, 1), ..kept.clone() };
+    for wrong in [elsewhere, pointed, cut, pc] {
+        let mut lan = Lan::new();
+        lan.augment.recall(&lan.scope, &[(wrong, Duration::ZERO)], lan.now);
+        assert!(lan.augment.phones.is_empty());
     }
+    let mut lan = Lan::new();
+    lan.augment.set_servers(&[SECOND]);
+    lan.augment.recall(&lan.scope, &[(kept, Duration::ZERO)], lan.now);
+    assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
+}
 
-    fn pass(&mut self, span: Duration) {
-        self.now += span;
+#[test]
+fn when_the_site_names_other_tftp_servers_no_phone_hears_of_the_former() {
+    let mut lan = Lan::new();
+    lan.learn();
+    lan.select(ROUTER, ADDRESS).unwrap();
+    lan.augment.set_added();
+    assert_eq!(lan.select(ROUTER, ADDRESS), None);
+    assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
+}
+
+#[test]
+fn the_site_says_whose_offer_is_completed() {
+    let settings = |offer_classes| DhcpSettings { mode: DhcpMode::Augment, offer_classes, ..DhcpSettings::default() };
+    for (classes, completed) in [(None, false), (Some(vec!["Polycom-".to_owned()]), true), (Some(Vec::new()), false)] {
+        let mut lan = Lan::new();
+        lan.scope = Scope::new(BOX, 24, &settings(classes), [PHONE]);
+        lan.relays(&discover("Polycom-SPIP670"));
+        let acts = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
+        assert_eq!(!replies(&acts).is_empty(), completed);
     }
-
-    fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Act> {
-        let mut acts = Vec::new();
-        let request = Request::parse(bytes).unwrap();
-        let taken = self.taken;
-        let what = (&self.scope, &request, bytes);
-        self.augment.client(what, broadcast, &|address| Some(address) == taken, self.now, &mut acts);
-        acts
-    }
-
-    fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
-        let acts = self.request(discover, true);
-        acts.into_iter()
-            .filter_map(|act| if let Act::Relay(to, message) = act { Some((to, message)) } else { None })
-            .collect()
-    }
-
-    /// The transaction of what was last relayed.
-    fn xid(&self) -> u32 {
-        self.augment.phones[&PHONE].discover.as_ref().unwrap().1
-    }
-
-    fn router(&mut self, message: &ServerMessage) -> Vec<Act> {
-        let mut acts = Vec::new();
-        let taken = self.taken;
-        self.augment.server(Some(&self.scope), message, &|address, _| Some(address) == taken, self.now, &mut acts);
-        acts
-    }
-
-    /// A phone's DISCOVER and what the router says to it.
-    fn learn(&mut self) {
-        self.relays(&discover("Polycom-SPIP670"));
-        self.router(&offer(self.xid(), ROUTER, ADDRESS, &[]));
-    }
-
-    fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
-        answer(&self.request(&select(server, address), true))
-    }
-}
-
-fn scope(vendor_options: &[VendorOption]) -> Scope {
-    let settings = DhcpSettings {
-        mode: DhcpMode::Augment,
-        vendor_options: vendor_options.to_vec(),
-        phone_classes: vec!["AastraIPPhone".to_owned()],
-        ..DhcpSettings::default()
-    };
-    Scope::new(BOX, 24, &settings, [PHONE])
-}
-
-fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
-    let mut bytes = probe::emit(Question::Discover(None), mac, 5);
-    let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
-    bytes.truncate(end);
-    options::emit(OptionCode::ClassIdentifier, class.as_bytes(), &mut bytes);
-    bytes.push(255);
-    bytes.resize(bytes.len().max(300), 0);
-    bytes
-}
-
-fn discover(class: &str) -> Vec<u8> {
-    said_by(PHONE, class)
-}
-
-fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
-    probe::emit(Question::Select(address, server), PHONE, 5)
-}
-
-fn reboot(address: Ipv4Addr) -> Vec<u8> {
-    probe::emit(Question::Reboot(address), PHONE, 6)
-}
-
-fn rebind(address: Ipv4Addr) -> Vec<u8> {
-    let mut bytes = probe::emit(Question::Inform(address), PHONE, 7);
-    bytes[242] = 3;
-    bytes
-}
-
-fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut bytes = vec![2, 1, 6, 1];
-    bytes.extend(xid.to_be_bytes());
-    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0]);
-    bytes.extend(address.octets());
-    bytes.extend(server.octets());
-    bytes.extend(BOX.octets());
-    bytes.extend(PHONE.octets());
-    bytes.resize(236, 0);
-    bytes.extend(dhcproto::v4::MAGIC);
-    let times = [(51, HOUR), (58, HOUR / 2), (59, HOUR / 8 * 7)].map(|(code, seconds)| (code, seconds.to_be_bytes()));
-    let mut tell = |code: u8, value: &[u8]| options::emit(OptionCode::from(code), value, &mut bytes);
-    tell(53, &[2]);
-    tell(54, &server.octets());
-    times.iter().for_each(|(code, value)| tell(*code, value));
-    tell(1, &[255, 255, 255, 0]);
-    more.iter().for_each(|(code, value)| tell(*code, value));
-    bytes.push(255);
-    bytes
-}
-
-fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> ServerMessage {
-    ServerMessage::parse(&emit_offer(xid, server, address, more)).unwrap()
-}
-
-fn replies(acts: &[Act]) -> Vec<&Vec<u8>> {
-    acts.iter().filter_map(|act| if let Act::Reply { message, .. } = act { Some(message) } else { None }).collect()
-}
-
-fn answer(acts: &[Act]) -> Option<ServerMessage> {
-    let all = replies(acts);
-    assert!(all.len() <= 1, "{acts:?}");
-    all.first().map(|bytes| ServerMessage::parse(bytes).unwrap())
 }

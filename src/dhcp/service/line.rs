@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::access::{DeviceTable, Resolution};
-use crate::dhcp::augment::{Act, Augment, Event, MAX_SERVERS};
+use crate::dhcp::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
 use crate::dhcp::desk::Orders;
 use crate::dhcp::frame::{self, Datagram};
 use crate::dhcp::heard::ServerMessage;
@@ -33,6 +33,8 @@ use crate::ids::{MacAddr, UnixTime};
 
 /// How long the thread waits for a frame before it looks whether it shall end.
 const WAIT: Duration = Duration::from_millis(200);
+/// What the kernel's clock for it can tell apart.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// The most events that wait for the service; over it they are lost, and with them a line in a report.
 const EVENTS: usize = 256;
 /// More than any frame that is read.
@@ -107,6 +109,7 @@ impl Line {
             tell,
             augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
             asked: Vec::new(),
+            recalled: None,
             lan: Lan::new(),
             leases: Leases::new(),
         };
@@ -149,6 +152,8 @@ struct Worker {
     augment: Augment,
     /// The routers that were asked.
     asked: Vec<Ipv4Addr>,
+    /// What was recalled already.
+    recalled: Option<Arc<Vec<(Kept, Duration)>>>,
     /// `respond` wants them; nothing is leased here.
     lan: Lan,
     leases: Leases,
@@ -161,12 +166,21 @@ impl Worker {
         let mut bytes = [0; FRAME_BYTES];
         let mut acts = Vec::with_capacity(16);
         let mut orders = Arc::clone(&shared.orders.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut wait = WAIT;
         while !shared.stop.load(Ordering::Acquire) {
+            let due = self.augment.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let next = due.map_or(WAIT, |due| due.clamp(SHORTEST_WAIT, WAIT));
+            if next != wait && self.raw.set_read_timeout(Some(next)).is_ok() {
+                wait = next;
+            }
             let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
             if shared.changed.swap(false, Ordering::AcqRel) {
-                orders = Arc::clone(&shared.orders.lock().unwrap_or_else(PoisonError::into_inner));
+                let before = std::mem::replace(
+                    &mut orders,
+                    Arc::clone(&shared.orders.lock().unwrap_or_else(PoisonError::into_inner)),
+                );
                 self.ask_as_relay(&orders);
-                self.augment.set_servers(&orders.servers);
+                self.follow(&before, &orders);
             }
             let scope = (orders.scope.mode == Mode::Augment).then_some(&orders.scope);
             self.augment.tick(scope, Instant::now(), &mut acts);
@@ -213,7 +227,7 @@ impl Worker {
             }
             return;
         }
-        if !augments || datagram.destination.port() != self.port.ports.0 {
+        if !orders.scope.answers_first() || datagram.destination.port() != self.port.ports.0 {
             return;
         }
         let Ok(request) = Request::parse(datagram.payload) else { return };
@@ -223,8 +237,25 @@ impl Worker {
         if request.kind == Kind::Inform {
             return self.inform(orders, &request, *datagram.source.ip(), acts);
         }
+        if !augments {
+            return;
+        }
         let what = (&orders.scope, &request, datagram.payload);
         self.augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, acts);
+    }
+
+    fn follow(&mut self, before: &Orders, orders: &Orders) {
+        self.augment.set_servers(&orders.servers);
+        self.augment.set_slow(&orders.slow);
+        if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
+            self.augment.set_added();
+        }
+        // Not before its router is known and `augment` is in force; then once.
+        let ready = orders.scope.mode == Mode::Augment && !orders.servers.is_empty();
+        if ready && !self.recalled.as_ref().is_some_and(|recalled| Arc::ptr_eq(recalled, &orders.recalled)) {
+            self.augment.recall(&orders.scope, &orders.recalled, Instant::now());
+            self.recalled = Some(Arc::clone(&orders.recalled));
+        }
     }
 
     /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.

@@ -1,8 +1,11 @@
-//! `augment` against routers that others wrote: whose ACK comes first, and how long after the REQUEST.
+//! DHCP: `augment` against routers that others wrote (whose ACK comes first, and how long after the REQUEST), and `all`
+//! side by side with other servers.
 //!
 //! ```sh
-//! cargo bench --bench dhcp                 # 100 boots beside each router; needs root and the programs of tests/run
-//! BOOTS=20 cargo bench --bench dhcp        # fewer
+//! cargo bench --bench dhcp                 # everything; needs root and the programs of tests/run
+//! cargo bench --bench dhcp -- augment      # 100 boots beside each router, then while TFTP serves 50 phones
+//! cargo bench --bench dhcp -- all          # DORA per second, CPU, latency, memory
+//! BOOTS=20 cargo bench --bench dhcp        # fewer boots
 //! LOAD=4 cargo bench --bench dhcp          # while so many processes keep the processors busy
 //! ```
 //!
@@ -11,43 +14,67 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod all;
 #[path = "../../clients/lan.rs"]
 mod lan;
 #[allow(dead_code)]
 #[path = "../../clients/net.rs"]
 mod net;
+#[allow(dead_code)]
+#[path = "../../clients/site.rs"]
+mod site;
+mod tftp;
+mod wire;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lan::{Lan, Router};
-use socket2::{Domain, Protocol, Socket, Type};
+use net::Host;
+use wire::{ACK, OFFER};
 
-const BOX: [u8; 4] = [10, 78, 0, 2];
+const PHONE: [u8; 6] = [0x00, 0x04, 0xf2, 0xaa, 0xbb, 0x01];
 
 fn main() {
     // `cargo test --benches` runs this, too; nothing is measured then.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
     let number =
         |name: &str, usual: usize| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     let (boots, load) = (number("BOOTS", 100), number("LOAD", 0));
     let busy: Vec<_> =
         (0..load).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
-    println!("augment, {boots} boots of one phone beside each router, {load} busy processes");
-    println!("{:<22} {:>5} {:>8} {:>8} {:>8} {:>12}", "router", "won", "median", "p99", "worst", "router's own");
-    for router in [Router::Dnsmasq, Router::DnsmasqAuthoritative, Router::Dhcpd, Router::Kea, Router::Udhcpd] {
-        if !net::can_run("the benchmark", &["ip", "tcpdump", router.program()]) {
-            continue;
+    if wants("augment") {
+        println!("augment, {boots} boots of one phone beside each router, {load} busy processes");
+        println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>12}", "router", "won", "median", "p99", "worst", "router's own");
+        for router in [Router::Dnsmasq, Router::DnsmasqAuthoritative, Router::Dhcpd, Router::Kea, Router::Udhcpd] {
+            if net::can_run("the benchmark", &["ip", "tcpdump", router.program()]) {
+                beside(router, boots);
+            }
         }
-        race(router, boots);
+        tftp::while_serving(boots);
+    }
+    if wants("all") {
+        all::run();
     }
     for mut process in busy {
         let _ = process.kill();
         let _ = process.wait();
     }
+}
+
+fn beside(router: Router, boots: usize) {
+    let mut lan = Lan::free(router, 600);
+    lan.serve("mode = \"augment\"", "\"augment\"");
+    // Until the router is known; dnsmasq and dhcpd ping first.
+    std::thread::sleep(Duration::from_secs(4));
+    let (boots, starts) = race(&lan.phone, PHONE, Ipv4Addr::new(10, 78, 0, 2), boots);
+    show(&format!("{router:?}"), &boots);
+    show(&format!("{router:?}, starts again"), &starts);
 }
 
 /// What came of one boot.
@@ -57,30 +84,28 @@ struct Boot {
     routers: Option<Duration>,
 }
 
-fn race(router: Router, boots: usize) {
-    let mut lan = Lan::new(Some(router), 600);
-    lan.serve("mode = \"augment\"", "\"augment\"");
-    // Until the router is known; dnsmasq and dhcpd ping first.
-    std::thread::sleep(Duration::from_secs(4));
-    let phone = std::fs::File::open(format!("/run/netns/{}", lan.phone.namespace)).unwrap();
-    let outcomes: Vec<Boot> = std::thread::spawn(move || {
-        nix::sched::setns(phone, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.bind_device(Some(b"eth0")).unwrap();
-        socket.set_broadcast(true).unwrap();
-        socket.bind(&std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into()).unwrap();
-        let socket: UdpSocket = socket.into();
+/// Boots of a phone: from DISCOVER on, and each time again with the address that it then remembers (INIT-REBOOT).
+fn race(phone: &Host, mac: [u8; 6], own: Ipv4Addr, boots: usize) -> (Vec<Boot>, Vec<Boot>) {
+    let work = move || {
+        let socket = wire::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
         // The first one is the router's ping and our learning.
-        boot(&socket, 0);
-        let again = |xid| {
+        boot(&socket, mac, own, 0);
+        let mut all = (Vec::new(), Vec::new());
+        for number in 1..=boots {
             // No faster than one phone's DISCOVERs are relayed.
             std::thread::sleep(Duration::from_millis(200));
-            boot(&socket, u32::try_from(xid).unwrap())
-        };
-        (1..=boots).filter_map(again).collect()
-    })
-    .join()
-    .unwrap();
+            let xid = u32::try_from(number).unwrap() * 2;
+            let Some((first, address)) = boot(&socket, mac, own, xid) else { continue };
+            all.0.push(first);
+            let options = [&[53, 1, wire::REQUEST, 50, 4][..], &address].concat();
+            all.1.extend(ask(&socket, &wire::message(xid + 1, mac, Ipv4Addr::UNSPECIFIED, &options), own));
+        }
+        all
+    };
+    phone.inside(work).join().unwrap()
+}
+
+fn show(name: &str, outcomes: &[Boot]) {
     let won = outcomes.iter().filter(|boot| boot.won).count();
     let times = |mut all: Vec<Duration>| {
         all.sort();
@@ -93,8 +118,7 @@ fn race(router: Router, boots: usize) {
             .map_or("-".to_owned(), |time| format!("{} us", time.as_micros()))
     };
     println!(
-        "{:<22} {:>5} {:>8} {:>8} {:>8} {:>12}",
-        format!("{router:?}"),
+        "{name:<30} {:>8} {:>8} {:>8} {:>8} {:>12}",
         format!("{won}/{}", outcomes.len()),
         at(&ours, 50),
         at(&ours, 99),
@@ -103,38 +127,40 @@ fn race(router: Router, boots: usize) {
     );
 }
 
-/// A phone's boot: the first OFFER, then a REQUEST, then every ACK of the next moments.
-fn boot(socket: &UdpSocket, xid: u32) -> Option<Boot> {
+/// A phone's boot: the first OFFER, then a REQUEST. What came of it, and the address.
+fn boot(socket: &UdpSocket, mac: [u8; 6], own: Ipv4Addr, xid: u32) -> Option<(Boot, [u8; 4])> {
     let mut bytes = [0; 1500];
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     while socket.recv(&mut bytes).is_ok() {}
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket.send_to(&message(xid, &[53, 1, 1]), (Ipv4Addr::BROADCAST, 67)).ok()?;
-    let (address, server) = loop {
+    socket.send_to(&wire::discover(xid, mac, Ipv4Addr::UNSPECIFIED), (Ipv4Addr::BROADCAST, 67)).ok()?;
+    let offer = loop {
         let length = socket.recv(&mut bytes).ok()?;
         let offer = &bytes[..length];
-        if offer[4..8] == xid.to_be_bytes() && option(offer, 53) == Some(&[2]) {
-            break (<[u8; 4]>::try_from(&offer[16..20]).unwrap(), option(offer, 54)?.to_vec());
+        if wire::xid(offer) == Some(xid) && wire::kind(offer) == Some(OFFER) {
+            break offer;
         }
     };
+    let (request, address) = (wire::select(offer, mac, Ipv4Addr::UNSPECIFIED)?, offer[16..20].try_into().unwrap());
     // Phones take some milliseconds from OFFER to REQUEST; none at all favours the router.
     std::thread::sleep(Duration::from_millis(10));
-    let mut options = vec![53, 1, 3, 50, 4];
-    options.extend(address);
-    options.extend([54, 4]);
-    options.extend(server);
-    let request = message(xid, &options);
+    Some((ask(socket, &request, own)?, address))
+}
+
+/// A REQUEST, then every ACK of the next moments.
+fn ask(socket: &UdpSocket, request: &[u8], own: Ipv4Addr) -> Option<Boot> {
+    let mut bytes = [0; 1500];
     let begin = Instant::now();
-    socket.send_to(&request, (Ipv4Addr::BROADCAST, 67)).ok()?;
+    socket.send_to(request, (Ipv4Addr::BROADCAST, 67)).ok()?;
     let mut first: Option<(bool, Duration)> = None;
     let mut routers = None;
     socket.set_read_timeout(Some(Duration::from_millis(120))).unwrap();
     while let Ok(length) = socket.recv(&mut bytes) {
         let ack = &bytes[..length];
-        if ack[4..8] != xid.to_be_bytes() || option(ack, 53) != Some(&[5]) {
+        if wire::xid(ack) != wire::xid(request) || wire::kind(ack) != Some(ACK) {
             continue;
         }
-        let ours = option(ack, 150) == Some(&BOX);
+        let ours = wire::option(ack, 150) == Some(&own.octets());
         first.get_or_insert((ours, begin.elapsed()));
         if !ours {
             routers = Some(begin.elapsed());
@@ -142,38 +168,4 @@ fn boot(socket: &UdpSocket, xid: u32) -> Option<Boot> {
         }
     }
     first.map(|(won, first)| Boot { won, first, routers })
-}
-
-fn message(xid: u32, options: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 6, 0];
-    bytes.extend(xid.to_be_bytes());
-    bytes.extend([0, 0, 0x80, 0]);
-    bytes.resize(28, 0);
-    bytes.extend([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0x01]);
-    bytes.resize(236, 0);
-    bytes.extend([99, 130, 83, 99]);
-    bytes.extend(options);
-    bytes.extend([60, 15]);
-    bytes.extend(b"Polycom-SPIP670");
-    bytes.extend([55, 4, 1, 3, 66, 150, 255]);
-    bytes.resize(bytes.len().max(300), 0);
-    bytes
-}
-
-fn option(message: &[u8], wanted: u8) -> Option<&[u8]> {
-    let mut rest = message.get(240..)?;
-    loop {
-        match *rest {
-            [0, ref more @ ..] => rest = more,
-            [255, ..] | [] => return None,
-            [code, length, ref more @ ..] => {
-                let (value, more) = more.split_at_checked(usize::from(length))?;
-                if code == wanted {
-                    return Some(value);
-                }
-                rest = more;
-            }
-            [_] => return None,
-        }
-    }
 }
