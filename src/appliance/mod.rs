@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod heap;
 pub mod interface;
 mod lan;
 pub mod leases;
