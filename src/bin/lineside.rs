@@ -13,6 +13,7 @@ const BLOCKING: usize = 4;
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    lineside::appliance::heap::share();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(WORKERS).max_blocking_threads(BLOCKING).thread_keep_alive(KEEP_ALIVE).enable_all();
     match runtime.build() {

@@ -9,6 +9,10 @@
 //! 3. there is no flusher thread, which would sync an idle SD card 172,800 times a day;
 //! 4. at any error or panic the directory is moved aside and an empty one takes its place, and that is counted.
 //!
+//! It is opened once, when it is first needed, and stays open. An empty one takes half a megabyte of memory, 4,000 entries
+//! of 150 bytes five, whatever the segment size and the cache's capacity (32 KiB and 64 KiB, 512 KiB and 8 MiB), and
+//! closing gives none of it back: opening again takes as much anew.
+//!
 //! Deleting the directory while the appliance is stopped changes nothing that a phone can see.
 
 use std::fs::{self, File, TryLockError};

@@ -20,6 +20,7 @@ mod transfers;
 mod upload;
 mod wake;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::{Arc, RwLock};
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, Policy};
+use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
 use crate::status::Stats;
 use gate::Gate;
 use reader::Reader;
@@ -155,6 +156,7 @@ pub struct Service {
     /// Whether windows may leave by `UDP_SEGMENT`.
     gso: bool,
     logs: Option<Arc<dyn Logs>>,
+    max_uploads: usize,
 }
 
 impl std::fmt::Debug for Service {
@@ -179,8 +181,10 @@ struct Shared {
 /// Where devices' own logs go.
 struct Sink {
     logs: Arc<dyn Logs>,
-    /// Every upload that runs holds one more.
-    places: Arc<()>,
+    /// How many may run.
+    max: usize,
+    /// The upload of each log, one at a time. Those that have ended go when the next begins.
+    running: HashMap<OwnLog, u64>,
 }
 
 impl Service {
@@ -197,7 +201,16 @@ impl Service {
         let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
         let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
         let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
-        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true, logs: None })
+        Ok(Self {
+            socket: socket.into(),
+            refusals: refusals.into(),
+            local,
+            config,
+            mtu,
+            gso: true,
+            logs: None,
+            max_uploads: MAX_UPLOADS,
+        })
     }
 
     /// Takes devices' own logs and keeps them there, at sites whose signed settings say so. Without it no site does.
@@ -224,7 +237,7 @@ impl Service {
             mtu: self.mtu,
             refusals: self.refusals,
             no_gso: !self.gso,
-            sink: self.logs.map(|logs| Sink { logs, places: Arc::new(()) }),
+            sink: self.logs.map(|logs| Sink { logs, max: self.max_uploads, running: HashMap::new() }),
         };
         info!(address = %self.local, mtu = self.mtu, "serving TFTP");
         let ended = engine::run(self.socket, shared, waker, stop).await;

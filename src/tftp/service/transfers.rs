@@ -131,8 +131,18 @@ impl Transfers {
     /// Ends what this port was doing: there is something else that its owner wants now (the Cisco 7921 has but one port).
     pub(super) fn replace(&mut self, shared: &mut Shared, peer: SocketAddrV4, now: Instant) {
         if let Some(old) = self.newest.remove(&peer) {
-            self.with(old, shared, |flow, shared| flow.tell(shared, Input::Replaced, now));
+            self.replace_one(shared, old, now);
         }
+    }
+
+    /// Ends this one: its owner has begun it anew.
+    pub(super) fn replace_one(&mut self, shared: &mut Shared, ticket: u64, now: Instant) {
+        self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Replaced, now));
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn runs(&self, ticket: u64) -> bool {
+        self.flow(ticket).is_some()
     }
 
     /// Whether one more transfer may start. At a bound, the oldest whose client never answered makes room, else one that

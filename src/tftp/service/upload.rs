@@ -15,7 +15,7 @@ use super::listener::Site;
 use super::reader::{Loaded, Work};
 use super::session::device_of;
 use super::transfers::{Flow, Waits};
-use super::{MAX_UPLOADS, Shared, in_network};
+use super::{Shared, in_network};
 use crate::access::logs::MAX_LOG_BYTES;
 use crate::access::{ContentError, Logs, OwnLog, Resolution};
 use crate::ids::FileName;
@@ -50,8 +50,6 @@ struct Upload {
     told: Option<transfer::Input>,
     proven: Option<Instant>,
     bytes: u64,
-    /// One of the few places for uploads.
-    _place: Arc<()>,
 }
 
 /// Takes the upload if it is a device's own log and the site takes logs. False for all others, which get one and the same
@@ -79,11 +77,17 @@ pub(super) fn takes(
         return true;
     }
     transfers.replace(shared, peer, now);
-    let Some(sink) = &shared.sink else { return false };
-    if Arc::strong_count(&sink.places) > MAX_UPLOADS {
+    let Some(sink) = &mut shared.sink else { return false };
+    sink.running.retain(|_, ticket| transfers.runs(*ticket));
+    let former = sink.running.remove(&log);
+    if sink.running.len() >= sink.max {
         return false;
     }
-    let (logs, place) = (Arc::clone(&sink.logs), Arc::clone(&sink.places));
+    let logs = Arc::clone(&sink.logs);
+    if let Some(former) = former {
+        // From another port: a phone that has started again begins its log again, and holds one place for each.
+        transfers.replace_one(shared, former, now);
+    }
     transfers.start(shared, |shared, ticket| {
         let line = match Line::open(&shared.config, peer) {
             Ok(line) => line,
@@ -115,8 +119,10 @@ pub(super) fn takes(
             told: None,
             proven: None,
             bytes: 0,
-            _place: place,
         };
+        if let Some(sink) = &mut shared.sink {
+            sink.running.insert(log, ticket);
+        }
         upload.pump(shared);
         Some(Box::new(upload))
     });

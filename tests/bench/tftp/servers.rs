@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::load::Phones;
@@ -177,6 +178,11 @@ impl Server {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 
+    /// Its processes now, with the children that it forks for each transfer.
+    pub fn processes(&self) -> Processes {
+        Processes { first: self.child.id(), group: self.group.as_ref().map(|group| group.dir.clone()) }
+    }
+
     /// The most memory it had resident, of its first process.
     pub fn peak_bytes(&self) -> Option<u64> {
         self.status("VmHWM:")
@@ -186,6 +192,26 @@ impl Server {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+}
+
+/// The processes of one server, to be asked while it works.
+pub struct Processes {
+    first: u32,
+    group: Option<PathBuf>,
+}
+
+impl Processes {
+    /// The proportional set sizes of all of them (proc_pid_smaps(5)).
+    pub fn proportional_bytes(&self) -> u64 {
+        let listed = self.group.as_ref().and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok());
+        let all = listed.unwrap_or_else(|| self.first.to_string());
+        let of = |process: &str| {
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+            line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+        };
+        all.lines().filter_map(of).sum()
     }
 }
 
@@ -220,7 +246,8 @@ struct Group {
 
 impl Group {
     fn new() -> Option<Self> {
-        let name = format!("lineside-bench-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lineside-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let kinds = [
             ("/sys/fs/cgroup", ("cpu.stat", "usage_usec ", 1_000)),
             ("/sys/fs/cgroup/cpuacct", ("cpuacct.usage", "", 1)),
