@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::net::{self, Host, wait_for};
 use crate::site::{BOX_LAN, Deployment};
-use crate::{race, show, wire};
+use crate::{capture, race, show, wire};
 
 /// So many phones on so many hosts: an appliance lets one device have eight transfers.
 const HOSTS: usize = 10;
 const PHONES_EACH: usize = 5;
 
 pub fn while_serving(boots: usize) {
-    if !net::can_run("the benchmark beside TFTP", &["ip", "curl", "dnsmasq"]) {
+    if !net::can_run("the benchmark beside TFTP", &["ip", "curl", "tcpdump", "dnsmasq"]) {
         return;
     }
     let mut site = Deployment::new();
@@ -37,6 +37,11 @@ pub fn while_serving(boots: usize) {
     });
     assert!(known.is_some(), "{:#}", site.status());
 
+    let path = site.net.dir().join("lan.pcap");
+    let words = format!("tcpdump -i br0 -n -U -w {} udp port 67 or udp port 68", path.display());
+    let capture = site.lan.start(&words.split(' ').collect::<Vec<_>>(), &site.net.dir().join("tcpdump.log"));
+    capture.says("listening on");
+
     let stop = Arc::new(AtomicBool::new(false));
     let bytes = Arc::new(AtomicU64::new(0));
     let mut phones = Vec::new();
@@ -54,8 +59,12 @@ pub fn while_serving(boots: usize) {
     let speed = (bytes.load(Ordering::Relaxed) - before) as f64 / 1e6 / begin.elapsed().as_secs_f64();
     stop.store(true, Ordering::Relaxed);
     phones.into_iter().for_each(|phone| phone.join().unwrap());
-    show("DnsmasqAuthoritative, TFTP", &outcomes);
-    show("the same, starts again", &starts);
+    drop(capture);
+    let mac = site.site.sh("cat /sys/class/net/lan0/address");
+    let mac: Vec<u8> = mac.trim().split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    let ours = capture::answers(&path, mac.try_into().unwrap());
+    show("DnsmasqAuthoritative, TFTP", &outcomes, &ours[0]);
+    show("the same, starts again", &starts, &ours[1]);
     println!("  meanwhile {} phones took {speed:.0} MB/s by TFTP in windows of 16", HOSTS * PHONES_EACH);
 }
 
