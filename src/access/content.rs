@@ -33,7 +33,7 @@ pub trait Content: Send + Sync {
     /// is taken from what phones read. May block on the disk for long.
     fn digest(&self) -> Result<(u64, Digest), ContentError> {
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
-        for index in 0..self.len().div_ceil(CHUNK_BYTES as u64).max(1) {
+        for index in 0..self.len().div_ceil(CHUNK_BYTES as u64) {
             let chunk = self.chunk(index)?;
             bytes += chunk.len() as u64;
             hasher.update(&chunk);

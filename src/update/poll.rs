@@ -219,7 +219,9 @@ impl Updater {
             std::thread::scope(|scope| {
                 let staging = scope.spawn(|| store.stage(&release, &files));
                 let checked = self_check::run(&store, release.catalog(), &checked);
-                staging.join().map_err(|_| crashed())?.map(|()| checked)
+                let staged = staging.join().map_err(|_| crashed())?;
+                // What does not open is put aside, and staging may miss it for that.
+                if checked.is_ok() { staged.map(|()| checked) } else { Ok(checked) }
             })
         });
         match staged.await.ok_or_else(crashed)?? {
