@@ -12,8 +12,7 @@ use crate::Table;
 use crate::world::done;
 
 /// Packages that only trust needs: signatures, sealing.
-const TRUST: [&str; 10] = [
-    "aead_stream",
+const TRUST: [&str; 9] = [
     "chacha20",
     "chacha20poly1305",
     "curve25519_dalek",
