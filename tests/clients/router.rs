@@ -155,7 +155,7 @@ impl Lan {
     }
 
     fn ns(&self, host: &str) -> String {
-        format!("ls-{}-{host}", self.name)
+        format!("ls-{}-{}-{host}", self.name, std::process::id())
     }
 
     fn host(&self, command: &[&str]) -> String {
