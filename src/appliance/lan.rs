@@ -6,6 +6,7 @@
 //! on: the release, the store, the polls.
 
 use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::activation::{self, Sockets};
 use super::config::Settings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
@@ -39,6 +41,8 @@ const NO_LAN: &str = "no-lan";
 /// What the services of the LAN are made of, each time anew.
 pub(super) struct Lan {
     pub(super) settings: Settings,
+    /// Those of systemd's that we have. They outlive an address: each time the services get copies.
+    pub(super) sockets: Sockets,
     pub(super) store: Store,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
     pub(super) stats: Stats,
@@ -67,8 +71,8 @@ impl Lan {
     /// Opens the sockets that the settings ask for.
     pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<Bound> {
         let settings = &self.settings;
-        let tftp = settings.tftp.enabled.then(|| tftp_service(settings, &interface, &self.store)).transpose()?;
-        let dhcp = settings.dhcp.enabled.then(|| dhcp_service(settings, &interface)).transpose()?;
+        let tftp = settings.tftp.enabled.then(|| self.tftp_service(&interface)).transpose()?;
+        let dhcp = settings.dhcp.enabled.then(|| self.dhcp_service(&interface)).transpose()?;
         Ok(Bound { interface, tftp, dhcp })
     }
 
@@ -199,6 +203,46 @@ impl Lan {
             sleep(TRY_EVERY).await;
         }
     }
+
+    fn tftp_service(&self, lan: &LanInterface) -> anyhow::Result<tftp::Service> {
+        let settings = &self.settings.tftp;
+        let bind = SocketAddrV4::new(lan.address, settings.port);
+        let config = tftp::Config {
+            interface: Some(lan.name.clone()),
+            max_transfers: settings.max_transfers,
+            max_transfers_per_address: settings.max_transfers_per_device,
+            ..tftp::Config::new(bind, (lan.address, lan.prefix))
+        };
+        let service = match &self.sockets.tftp {
+            Some(socket) => {
+                let socket = activation::adopt(socket, Some(&lan.name))
+                    .and_then(|socket| Ok(activation::ignore_broadcasts(&socket).map(|()| socket)?))
+                    .context("systemd's socket for TFTP is of no use")?;
+                tftp::Service::from_socket(config, socket)?
+            }
+            None => tftp::Service::bind(config)?,
+        };
+        Ok(service.with_logs(Arc::new(self.store.clone())))
+    }
+
+    fn dhcp_service(&self, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {
+        let settings = &self.settings.dhcp;
+        let config = dhcp::Config {
+            // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
+            interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
+            address: lan.address,
+            prefix: lan.prefix,
+            server_port: settings.server_port,
+            client_port: settings.client_port,
+            relay_port: settings.relay_port,
+        };
+        let adopt = |socket: &Option<OwnedFd>| {
+            let adopted = socket.as_ref().map(|socket| activation::adopt(socket, config.interface.as_deref()));
+            adopted.transpose().context("systemd's socket for DHCP is of no use")
+        };
+        let (server, client) = (adopt(&self.sockets.dhcp)?, adopt(&self.sockets.dhcp_client)?);
+        Ok(dhcp::Service::with_sockets(config, server, client)?)
+    }
 }
 
 /// Why a service has ended, which none should.
@@ -219,28 +263,4 @@ fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
         }
     }
     devices
-}
-
-fn tftp_service(settings: &Settings, lan: &LanInterface, store: &Store) -> anyhow::Result<tftp::Service> {
-    let bind = SocketAddrV4::new(lan.address, settings.tftp.port);
-    let config = tftp::Config {
-        interface: Some(lan.name.clone()),
-        max_transfers: settings.tftp.max_transfers,
-        max_transfers_per_address: settings.tftp.max_transfers_per_device,
-        ..tftp::Config::new(bind, (lan.address, lan.prefix))
-    };
-    Ok(tftp::Service::bind(config)?.with_logs(Arc::new(store.clone())))
-}
-
-fn dhcp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {
-    let config = dhcp::Config {
-        // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
-        interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
-        address: lan.address,
-        prefix: lan.prefix,
-        server_port: settings.dhcp.server_port,
-        client_port: settings.dhcp.client_port,
-        relay_port: settings.dhcp.relay_port,
-    };
-    Ok(dhcp::Service::bind(config)?)
 }

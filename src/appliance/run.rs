@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::activation::Sockets;
 use super::config::Settings;
 use super::interface;
 use super::lan::{Bound, Lan};
@@ -53,7 +54,8 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut running = start(settings).await?;
+    let sockets = Sockets::of_process().context("cannot take the sockets that systemd opened")?;
+    let mut running = start_on(settings, sockets).await?;
     notify::ready("serving");
     let outcome = loop {
         tokio::select! {
@@ -74,6 +76,10 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
 /// # Errors
 /// If the state directory, the LAN interface or a socket is not to be had. What was started is stopped again.
 pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
+    start_on(settings, Sockets::default()).await
+}
+
+async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
     let interface = match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
         Ok(interface) => Some(interface),
         // A VLAN is made, or an address comes by DHCP, when this runs already.
@@ -119,7 +125,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
     };
 
     // Sockets first: if one is not to be had, nothing has begun.
-    let lan = Lan { settings: settings.clone(), store: store.clone(), catalog, stats: stats.clone() };
+    let lan = Lan { settings: settings.clone(), sockets, store: store.clone(), catalog, stats: stats.clone() };
     let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
@@ -138,6 +144,11 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
             Ok(())
         });
     }
+    let told = stats.clone();
+    running.spawn("notify", |stop| async move {
+        notify::follow(told, stop).await;
+        Ok(())
+    });
     running.spawn("status", |stop| async move {
         status.run(stats, commands, stop).await;
         Ok(())
