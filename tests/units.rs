@@ -17,6 +17,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside-hq.service", 11),
     ("lineside-wipe-token.service", 11),
     ("lineside-led@.service", 13),
+    ("lineside-seal.service", 12),
 ];
 /// What DHCP adds to `lineside.service`.
 const DHCP: &str = "lineside.service.d/dhcp.conf";
@@ -24,7 +25,7 @@ const DHCP: &str = "lineside.service.d/dhcp.conf";
 const WITH_DHCP: u32 = 13;
 
 /// Keys that are newer than the oldest systemd we run on (252), which says so and goes on without.
-const NEWER_KEYS: &[&str] = &["RestartSteps", "RestartMaxDelaySec"];
+const NEWER_KEYS: &[&str] = &["RestartSteps", "RestartMaxDelaySec", "ImportCredential"];
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
@@ -100,8 +101,14 @@ fn systemd_understands_every_unit() {
     }
     let copied = Command::new("cp").args(["-r", "/usr/lib/systemd/system"]).arg(&system).status().unwrap();
     assert!(copied.success());
-    for program in ["usr/bin/lineside", "usr/bin/lineside-hq", "usr/lib/lineside/led", "usr/bin/shred", "usr/bin/kill"]
-    {
+    for program in [
+        "usr/bin/lineside",
+        "usr/bin/lineside-hq",
+        "usr/lib/lineside/led",
+        "usr/lib/lineside/seal",
+        "usr/bin/shred",
+        "usr/bin/kill",
+    ] {
         fs::write(at(program), "#!/bin/sh\n").unwrap();
         fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
     }
