@@ -1,5 +1,6 @@
 //! The appliance as a process: command line, configuration, and the list of everything that runs.
 
+pub mod activation;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,9 +1,15 @@
 //! Tells systemd how it goes, and does nothing where there is no systemd.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
+
+use crate::status::{Report, Stats};
+
+/// How often it is looked whether the appliance's state changed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Everything is up: `Type=notify` units become active now.
 pub fn ready(text: &str) {
@@ -37,8 +43,82 @@ pub async fn watchdog(stop: CancellationToken) {
     }
 }
 
+/// Tells how the appliance is whenever that changes, until `stop`: one line for `systemctl status`, and one word for
+/// the board's LED in the file `led` of systemd's runtime directory, if the unit has one.
+pub async fn follow(stats: Stats, stop: CancellationToken) {
+    let led_file = std::env::var_os("RUNTIME_DIRECTORY").map(|dir| PathBuf::from(dir).join("led"));
+    let mut told = None;
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let report = Report::of(&stats);
+        let now = (led(&report), format!("serving generation {}; HQ: {}", report.generation, report.state));
+        if told.as_ref() == Some(&now) {
+            continue;
+        }
+        status(&now.1);
+        if let Some(Err(error)) = led_file.as_deref().map(|file| write_word(file, now.0)) {
+            tracing::debug!(%error, "the LED's word cannot be written");
+        }
+        told = Some(now);
+    }
+}
+
+/// What the LED shows: `serving`, `stale` (served, but HQ has not confirmed it) or `fault`. See `systemd/led`.
+fn led(report: &Report) -> &'static str {
+    let broken = |alert: &crate::api::Alert| matches!(alert.code.as_str(), "release-damaged" | "dhcp-lease-log");
+    match report.state.as_str() {
+        "not-enrolled" => "fault",
+        _ if report.alerts.iter().any(broken) => "fault",
+        "ok" | "starting" => "serving",
+        _ => "stale",
+    }
+}
+
+fn write_word(file: &Path, word: &str) -> std::io::Result<()> {
+    // Written in one go: systemd looks when it is closed.
+    std::fs::write(file, format!("{word}\n"))
+}
+
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd does not listen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, UnixTime};
+    use crate::status::PollState;
+
+    fn after_poll(state: &'static str) -> Stats {
+        let stats = Stats::new();
+        stats.poll(PollState {
+            at: UnixTime(0),
+            state,
+            reason: String::new(),
+            generation: Generation(1),
+            fresh_at: None,
+            clock_synchronised: true,
+            disk_free_bytes: 1,
+        });
+        stats
+    }
+
+    #[test]
+    fn the_led_tells_service_from_silence_and_fault() {
+        let shown = |stats: &Stats| led(&Report::of(stats));
+        assert_eq!(shown(&Stats::new()), "serving");
+        assert_eq!(shown(&after_poll("ok")), "serving");
+        assert_eq!(shown(&after_poll("unreachable")), "stale");
+        assert_eq!(shown(&after_poll("stale")), "stale");
+        assert_eq!(shown(&after_poll("not-enrolled")), "fault");
+        let damaged = after_poll("ok");
+        damaged.alert("release-damaged", "the stored release does not hold".to_owned());
+        assert_eq!(shown(&damaged), "fault");
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that runs in the process, and its beginning and end.
 
 use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::activation::{self, Sockets};
 use super::config::Settings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
@@ -52,7 +54,8 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut running = start(settings).await?;
+    let sockets = Sockets::of_process().context("cannot take the sockets that systemd opened")?;
+    let mut running = start_on(settings, sockets).await?;
     notify::ready("serving");
     let outcome = loop {
         tokio::select! {
@@ -73,6 +76,10 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
 /// # Errors
 /// If the state directory, the LAN interface or a socket is not to be had. What was started is stopped again.
 pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
+    start_on(settings, Sockets::default()).await
+}
+
+async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
     let lan = interface::find(settings.interface.as_deref(), settings.allow_loopback)
         .context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"")?;
     let store = Store::open(&settings.state)
@@ -109,8 +116,9 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
     };
 
     // Sockets first: if one is not to be had, nothing has begun.
-    let tftp = settings.tftp.enabled.then(|| tftp_service(settings, &lan)).transpose()?;
-    let dhcp = settings.dhcp.enabled.then(|| dhcp_service(settings, &lan)).transpose()?;
+    let tftp = settings.tftp.enabled.then(|| tftp_service(settings, &lan, sockets.tftp)).transpose()?;
+    let for_dhcp = (sockets.dhcp, sockets.dhcp_client);
+    let dhcp = settings.dhcp.enabled.then(|| dhcp_service(settings, &lan, for_dhcp)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .context("hint: set status.socket to a path in a directory that you may write")?;
@@ -149,6 +157,11 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
             Ok(())
         });
     }
+    let told = stats.clone();
+    running.spawn("notify", |stop| async move {
+        notify::follow(told, stop).await;
+        Ok(())
+    });
     running.spawn("status", |stop| async move {
         status.run(stats, commands, stop).await;
         Ok(())
@@ -256,7 +269,11 @@ fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
     devices
 }
 
-fn tftp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<tftp::service::Service> {
+fn tftp_service(
+    settings: &Settings,
+    lan: &LanInterface,
+    socket: Option<OwnedFd>,
+) -> anyhow::Result<tftp::service::Service> {
     let bind = SocketAddrV4::new(lan.address, settings.tftp.port);
     let config = tftp::service::Config {
         interface: Some(lan.name.clone()),
@@ -264,10 +281,21 @@ fn tftp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<tftp:
         max_transfers_per_address: settings.tftp.max_transfers_per_device,
         ..tftp::service::Config::new(bind, (lan.address, lan.prefix))
     };
-    Ok(tftp::service::Service::bind(config)?)
+    Ok(match socket {
+        Some(socket) => {
+            let socket =
+                activation::adopt(socket, Some(&lan.name)).context("systemd's socket for TFTP is of no use")?;
+            tftp::service::Service::from_socket(config, socket)?
+        }
+        None => tftp::service::Service::bind(config)?,
+    })
 }
 
-fn dhcp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<dhcp::service::Service> {
+fn dhcp_service(
+    settings: &Settings,
+    lan: &LanInterface,
+    (server, client): (Option<OwnedFd>, Option<OwnedFd>),
+) -> anyhow::Result<dhcp::service::Service> {
     let config = dhcp::service::Config {
         // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
         interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
@@ -277,7 +305,10 @@ fn dhcp_service(settings: &Settings, lan: &LanInterface) -> anyhow::Result<dhcp:
         client_port: settings.dhcp.client_port,
         relay_port: settings.dhcp.relay_port,
     };
-    Ok(dhcp::service::Service::bind(config)?)
+    let adopt = |socket| activation::adopt(socket, config.interface.as_deref());
+    let server = server.map(adopt).transpose().context("systemd's socket for DHCP is of no use")?;
+    let client = client.map(adopt).transpose().context("systemd's socket for DHCP's client port is of no use")?;
+    Ok(dhcp::service::Service::with_sockets(config, server, client)?)
 }
 
 fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {

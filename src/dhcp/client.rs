@@ -31,7 +31,13 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ports.1).into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, mac, ports })
+        Self::from_socket(socket.into(), mac, ports)
+    }
+
+    /// Listens on a socket that is bound to the client port and the interface already. It must not block.
+    pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
+        socket.set_broadcast(true)?;
+        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, ports })
     }
 
     /// The interface's hardware address.

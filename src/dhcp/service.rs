@@ -136,12 +136,46 @@ impl Service {
     /// No private address, no such interface, port in use, or no permission (`CAP_NET_BIND_SERVICE`). Without
     /// `CAP_NET_RAW` it serves all the same, with broadcasts where frames to one client would do.
     pub fn bind(config: Config) -> Result<Self, BindError> {
+        Self::with_sockets(config, None, None)
+    }
+
+    /// The same on sockets for the server's and the client's port that systemd opened, where it did. They must be bound
+    /// to the interface and not block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::bind`].
+    pub fn with_sockets(
+        config: Config,
+        server: Option<std::net::UdpSocket>,
+        client: Option<std::net::UdpSocket>,
+    ) -> Result<Self, BindError> {
         if !is_private(config.address) {
             return Err(BindError::Address(config.address));
         }
         let failed = |what| move |source| BindError::Socket { what, source };
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open a socket"))?;
+        let socket = server.map_or_else(|| Self::open(&config), Ok)?;
         socket.set_broadcast(true).map_err(failed("allow broadcasts"))?;
+        let socket = UdpSocket::from_std(socket).map_err(failed("register the socket"))?;
+        let port = socket.local_addr().map_err(failed("read the socket's port"))?.port();
+        let link = config.interface.as_deref().filter(|_| config.has_link()).map(Link::open).transpose()?;
+        let others = match (&config.interface, &link) {
+            (Some(interface), Some(link)) => {
+                let ports = (port, config.client_port);
+                let listener = match client {
+                    Some(socket) => Listener::from_socket(socket, link.mac, ports),
+                    None => Listener::bind(interface, link.mac, ports),
+                };
+                listener.inspect_err(|error| warn!(%error, "other DHCP servers cannot be looked for")).ok()
+            }
+            _ => None,
+        };
+        Ok(Self { config, port, socket, link, others })
+    }
+
+    fn open(config: &Config) -> Result<std::net::UdpSocket, BindError> {
+        let failed = |what| move |source| BindError::Socket { what, source };
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open a socket"))?;
         socket.set_nonblocking(true).map_err(failed("set up the socket"))?;
         if let Some(interface) = &config.interface {
             socket.bind_device(Some(interface.as_bytes())).map_err(failed("bind to the interface"))?;
@@ -152,17 +186,7 @@ impl Service {
             io::ErrorKind::AddrInUse => BindError::PortInUse(config.server_port),
             _ => BindError::Socket { what: "bind to the DHCP server port", source },
         })?;
-        let socket = UdpSocket::from_std(socket.into()).map_err(failed("register the socket"))?;
-        let port = socket.local_addr().map_err(failed("read the socket's port"))?.port();
-        let link = config.interface.as_deref().filter(|_| config.has_link()).map(Link::open).transpose()?;
-        let others = match (&config.interface, &link) {
-            (Some(interface), Some(link)) => {
-                let listener = Listener::bind(interface, link.mac, (port, config.client_port));
-                listener.inspect_err(|error| warn!(%error, "other DHCP servers cannot be looked for")).ok()
-            }
-            _ => None,
-        };
-        Ok(Self { config, port, socket, link, others })
+        Ok(socket.into())
     }
 
     /// The port that is served.

@@ -167,8 +167,18 @@ impl Service {
         if !is_private(*config.bind.ip()) {
             return Err(BindError::NotPrivate(*config.bind.ip()));
         }
+        let socket = open_socket(config.bind, config.interface.as_deref())
+            .map_err(|source: io::Error| BindError::new(&config, source))?;
+        Self::from_socket(config, socket.into())
+    }
+
+    /// The same on a socket that systemd opened. It must be bound to the interface, not block, and get no broadcasts.
+    pub fn from_socket(config: Config, socket: UdpSocket) -> Result<Self, BindError> {
+        if !is_private(*config.bind.ip()) {
+            return Err(BindError::NotPrivate(*config.bind.ip()));
+        }
         let named = |source: io::Error| BindError::new(&config, source);
-        let socket = open_socket(config.bind, config.interface.as_deref()).map_err(named)?;
+        let socket = Socket::from(socket);
         // Best effort: the kernel's bound (net.core.rmem_max) holds anyway.
         let _ = socket.set_recv_buffer_size(REQUEST_BUFFER_BYTES);
         let any_port = SocketAddrV4::new(*config.bind.ip(), 0);

@@ -1,0 +1,180 @@
+//! Sockets that systemd opened (`sd_listen_fds(3)`): with them the appliance needs no capability at all.
+//!
+//! `systemd/lineside-*.socket` name them `tftp`, `dhcp` and `dhcp-client`. They are bound to a port on all interfaces,
+//! because only we find out which one the LAN is; we bind them to it before anything is read.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use tracing::warn;
+
+/// The most datagrams that are thrown away at adoption: more than a socket's buffer holds.
+const MAX_STALE: usize = 65_536;
+
+/// What systemd opened for us. Empty where it did not.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// UDP port 69.
+    pub tftp: Option<OwnedFd>,
+    /// UDP port 67.
+    pub dhcp: Option<OwnedFd>,
+    /// UDP port 68, to hear what other DHCP servers say.
+    pub dhcp_client: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// Takes the sockets that were passed to this process, once: later calls return none.
+    ///
+    /// # Errors
+    /// If the environment names sockets that are not there.
+    pub fn of_process() -> io::Result<Self> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        let mut sockets = Self::default();
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return Ok(sockets);
+        }
+        for (fd, name) in sd_notify::listen_fds_with_names()? {
+            let socket = own(fd);
+            match name.as_str() {
+                "tftp" => sockets.tftp = Some(socket),
+                "dhcp" => sockets.dhcp = Some(socket),
+                "dhcp-client" => sockets.dhcp_client = Some(socket),
+                _ => warn!(name, "systemd passed a socket that is not known here; it is closed"),
+            }
+        }
+        Ok(sockets)
+    }
+}
+
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: systemd passes LISTEN_FDS descriptors from 3 on to this very process (LISTEN_PID), nothing else here has
+    // them, and `of_process` runs once.
+    #[expect(unsafe_code, reason = "a descriptor by number can be had in no other way")]
+    unsafe {
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+/// Makes a socket of systemd's one of the LAN: IPv4 and UDP, on `interface` only, non-blocking.
+///
+/// What came before from anywhere is thrown away, unless the socket was the interface's already: then it waited for us
+/// while we were restarted.
+///
+/// # Errors
+/// If it is no IPv4 UDP socket, or belongs to another interface.
+pub fn adopt(fd: OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket> {
+    check(&fd)?;
+    let socket = Socket::from(fd);
+    socket.set_nonblocking(true).context("cannot set up the socket")?;
+    if let Some(interface) = interface {
+        let bound = socket.device().context("cannot read the socket's interface")?;
+        match bound.as_deref().map(|name| name.strip_suffix(b"\0").unwrap_or(name)) {
+            Some(name) if name == interface.as_bytes() => {}
+            Some(name) => bail!(
+                "it is bound to {}, and the LAN is {interface}; restart the socket unit",
+                String::from_utf8_lossy(name)
+            ),
+            // Without a capability since Linux 5.7, and only once.
+            None => {
+                socket.bind_device(Some(interface.as_bytes())).context("cannot bind it to the LAN interface")?;
+                drain(&socket);
+            }
+        }
+    }
+    Ok(socket.into())
+}
+
+/// Keeps broadcasts from a socket that is bound to no address: RFC 1123 §4.2.3.1, a TFTP server ignores them.
+///
+/// # Errors
+/// If the kernel takes no filter.
+pub fn ignore_broadcasts(socket: &UdpSocket) -> io::Result<()> {
+    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    const TO_THIS_HOST: u32 = 0; // PACKET_HOST
+    let packet_type = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
+    SockRef::from(socket).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, packet_type),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, TO_THIS_HOST),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ])
+}
+
+fn check(fd: &OwnedFd) -> anyhow::Result<()> {
+    let socket = SockRef::from(fd);
+    let (domain, kind, protocol) = (socket.domain()?, socket.r#type()?, socket.protocol()?);
+    if (domain, kind, protocol) != (Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)) {
+        bail!("it is no UDP socket of IPv4");
+    }
+    Ok(())
+}
+
+fn drain(socket: &Socket) {
+    let mut nothing = [std::mem::MaybeUninit::uninit(); 1];
+    for _ in 0..MAX_STALE {
+        if matches!(socket.recv(&mut nothing), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_came_before_the_lan_was_known_is_thrown_away() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"early", address).unwrap();
+        let adopted = adopt(socket.into(), Some("lo")).unwrap();
+        sender.send_to(b"later", address).unwrap();
+        adopted.set_nonblocking(false).unwrap();
+        let mut buffer = [0; 16];
+        let length = adopted.recv(&mut buffer).unwrap();
+        assert_eq!(buffer.get(..length), Some(&b"later"[..]));
+        // A restart of the service: the socket is the LAN's, and what waited in it is served.
+        sender.send_to(b"waited", address).unwrap();
+        let again = adopt(adopted.try_clone().unwrap().into(), Some("lo")).unwrap();
+        again.set_nonblocking(false).unwrap();
+        let length = again.recv(&mut buffer).unwrap();
+        assert_eq!(buffer.get(..length), Some(&b"waited"[..]));
+    }
+
+    #[test]
+    fn broadcasts_are_ignored_and_unicasts_are_not() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        ignore_broadcasts(&socket).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.set_broadcast(true).unwrap();
+        sender.send_to(b"to all", ("127.255.255.255", port)).unwrap();
+        sender.send_to(b"to us", ("127.0.0.1", port)).unwrap();
+        let mut buffer = [0; 16];
+        let length = socket.recv(&mut buffer).unwrap();
+        assert_eq!(buffer.get(..length), Some(&b"to us"[..]));
+    }
+
+    #[test]
+    fn a_socket_of_another_kind_is_refused() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(adopt(tcp.into(), None).unwrap_err().to_string(), "it is no UDP socket of IPv4");
+        let six = UdpSocket::bind("[::1]:0").unwrap();
+        assert!(adopt(six.into(), None).is_err());
+    }
+
+    #[test]
+    fn without_systemd_there_are_no_sockets() {
+        let sockets = Sockets::of_process().unwrap();
+        assert!(sockets.tftp.is_none() && sockets.dhcp.is_none() && sockets.dhcp_client.is_none());
+    }
+}

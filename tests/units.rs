@@ -1,0 +1,240 @@
+//! The systemd units: what they promise about exposure, that systemd understands them, and that the appliance runs on
+//! sockets from systemd without any capability.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The highest exposure, times ten, that `systemd-analyze security` may find. What is left to the daemon: the network,
+/// Unix sockets, and netlink for the neighbour table.
+const EXPOSURE: &[(&str, u32)] = &[
+    ("lineside.service", 11),
+    ("lineside-enroll.service", 11),
+    ("lineside-hq.service", 11),
+    ("lineside-wipe-token.service", 11),
+    ("lineside-led@.service", 13),
+];
+
+/// Keys that are newer than the oldest systemd we run on (252), which says so and goes on without.
+const NEWER_KEYS: &[&str] = &["RestartSteps", "RestartMaxDelaySec"];
+
+fn units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
+}
+
+/// Whether this machine has these programs; if not, says so loudly. With `CI=true` that is a failure.
+fn can_run(test: &str, programs: &[&str], root: bool) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let has = |program: &str| path.split(':').any(|dir| Path::new(dir).join(program).exists());
+    let mut lacking: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
+    if root && fs::metadata("/proc/self").unwrap().uid() != 0 {
+        lacking.push("root");
+    }
+    if lacking.is_empty() {
+        return true;
+    }
+    let lacking = lacking.join(", ");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} cannot run here: it needs {lacking}");
+    eprintln!("SKIPPED {test}: it needs {lacking}");
+    false
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn no_unit_is_more_exposed_than_it_promises() {
+    if !can_run("no_unit_is_more_exposed_than_it_promises", &["systemd-analyze"], false) {
+        return;
+    }
+    for (unit, threshold) in EXPOSURE {
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager", &format!("--threshold={threshold}")])
+            .arg(units().join(unit))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{unit} is over {threshold} tenths:\n{}", said(&output));
+        println!("{}", said(&output).lines().last().unwrap_or_default());
+    }
+    let gated = |name: &str| EXPOSURE.iter().any(|(unit, _)| *unit == name);
+    for entry in fs::read_dir(units()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(!name.ends_with(".service") || gated(&name), "{name} is not gated");
+    }
+}
+
+#[test]
+fn systemd_understands_every_unit() {
+    if !can_run("systemd_understands_every_unit", &["systemd-analyze"], false) {
+        return;
+    }
+    // A root of its own: the programs are where the package puts them, and the system's own units stand beside ours.
+    let root = tempfile::tempdir().unwrap();
+    let at = |path: &str| root.path().join(path);
+    let system = at("usr/lib/systemd/system");
+    for dir in ["usr/bin", "usr/sbin", "usr/lib/lineside", "usr/lib/systemd", "etc"] {
+        fs::create_dir_all(at(dir)).unwrap();
+    }
+    for dir in ["bin", "sbin", "lib"] {
+        std::os::unix::fs::symlink(Path::new("usr").join(dir), at(dir)).unwrap();
+    }
+    let copied = Command::new("cp").args(["-r", "/usr/lib/systemd/system"]).arg(&system).status().unwrap();
+    assert!(copied.success());
+    for program in ["usr/bin/lineside", "usr/bin/lineside-hq", "usr/lib/lineside/led", "usr/bin/shred", "usr/bin/kill"]
+    {
+        fs::write(at(program), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(units()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if [".service", ".socket", ".path"].iter().any(|suffix| name.ends_with(suffix)) {
+            fs::copy(entry.path(), system.join(&name)).unwrap();
+            names.push(name.replace("@.", "@fault."));
+        }
+    }
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path().display())])
+        .args(&names)
+        .output()
+        .unwrap();
+    let text = said(&output);
+    let complaints: Vec<&str> =
+        text.lines().filter(|line| !NEWER_KEYS.iter().any(|key| line.contains(&format!("'{key}'")))).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    assert!(names.len() > 8, "{names:?}");
+}
+
+#[test]
+fn every_blink_code_is_shown_and_documented() {
+    let script = fs::read_to_string(units().join("led")).unwrap();
+    let leds = tempfile::tempdir().unwrap();
+    let act = leds.path().join("ACT");
+    fs::create_dir(&act).unwrap();
+    for (code, on, off) in
+        [("enrolling", "500", "500"), ("serving", "2900", "100"), ("stale", "100", "1900"), ("fault", "50", "50")]
+    {
+        fs::write(act.join("trigger"), "mmc0").unwrap();
+        let status = Command::new(units().join("led")).arg(code).env("LINESIDE_LEDS", leds.path()).status().unwrap();
+        assert!(status.success(), "{code}");
+        let read = |file: &str| fs::read_to_string(act.join(file)).unwrap().trim().to_owned();
+        assert_eq!((read("trigger"), read("delay_on"), read("delay_off")), ("timer".into(), on.into(), off.into()));
+        assert!(script.contains(&format!("#   {code} ")), "{code} is not documented");
+    }
+}
+
+#[test]
+fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
+    let test = "the_appliance_runs_on_sockets_from_systemd_without_any_capability";
+    if !can_run(test, &["ip", "systemd-socket-activate", "setpriv", "curl"], true) {
+        return;
+    }
+    let lan = Lan::new();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    for path in [dir.path(), &state] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let program = dir.path().join("lineside");
+    fs::copy(env!("CARGO_BIN_EXE_lineside"), &program).unwrap();
+    let config = dir.path().join("lineside.toml");
+    fs::write(
+        &config,
+        format!(
+            "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{}\"\n[status]\nsocket = \"{}\"\n",
+            state.display(),
+            dir.path().join("status.sock").display()
+        ),
+    )
+    .unwrap();
+    let log_file = dir.path().join("log");
+    let log = fs::File::create(&log_file).unwrap();
+    let child = lan
+        .command("box")
+        .args(["systemd-socket-activate", "--datagram", "--fdname=tftp:dhcp:dhcp-client"])
+        .args(["--listen=0.0.0.0:69", "--listen=0.0.0.0:67", "--listen=0.0.0.0:68"])
+        .args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"])
+        .args(["--inh-caps=-all", "--no-new-privs"])
+        .arg(&program)
+        .arg("--config")
+        .arg(&config)
+        .arg("run")
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut running = Ended(child);
+    let said = || fs::read_to_string(&log_file).unwrap_or_default();
+    // The first request wakes it and may be lost: it came before the LAN was known.
+    let until = Instant::now() + Duration::from_secs(30);
+    let refused = loop {
+        let output = lan
+            .command("phone")
+            .args(["curl", "-s", "-m", "3", "--tftp-no-options", "tftp://192.168.77.1/nothing.cfg"])
+            .output()
+            .unwrap();
+        // 68: "File not found on server", an answer.
+        if output.status.code() == Some(68) {
+            break true;
+        }
+        if Instant::now() > until || running.0.try_wait().unwrap().is_some() {
+            break false;
+        }
+    };
+    assert!(refused, "no answer; it said:\n{}", said());
+    let status = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+    let capabilities = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
+    assert!(capabilities.ends_with("\t0000000000000000"), "{capabilities}");
+    assert!(said().contains("DHCP is up"), "{}", said());
+}
+
+/// Two hosts on one cable.
+struct Lan {
+    tag: String,
+}
+
+impl Lan {
+    fn new() -> Self {
+        let lan = Self { tag: format!("lsu{}", std::process::id()) };
+        let (a, b) = (format!("{}-box", lan.tag), format!("{}-phone", lan.tag));
+        for line in [
+            format!("ip netns add {a} && ip netns add {b}"),
+            format!("ip link add lan0 netns {a} type veth peer name eth0 netns {b}"),
+            format!("ip -n {a} addr add 192.168.77.1/24 dev lan0 && ip -n {a} link set lan0 up"),
+            format!("ip -n {b} addr add 192.168.77.2/24 dev eth0 && ip -n {b} link set eth0 up"),
+        ] {
+            assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
+        }
+        lan
+    }
+
+    fn command(&self, host: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("{}-{host}", self.tag)]).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for host in ["box", "phone"] {
+            let _ = Command::new("ip").args(["netns", "del", &format!("{}-{host}", self.tag)]).status();
+        }
+    }
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
