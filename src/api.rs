@@ -237,15 +237,27 @@ pub struct PhoneSeen {
     pub last_seen: UnixTime,
     /// The last file that it asked for.
     pub file: String,
-    /// How that ended: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
+    /// How that ended: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
     pub outcome: String,
+    /// Bytes that it acknowledged, or that we took.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Packets sent more than once.
+    #[serde(default)]
+    pub retransmissions: u32,
+    /// From the request to the end.
+    #[serde(default)]
+    pub milliseconds: u64,
+    /// The release that it was served from.
+    #[serde(default)]
+    pub generation: Generation,
 }
 
 /// Something that someone should look at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Alert {
-    /// Stable, for programs: `scan`, `address-conflict`, `rogue-dhcp`, `release-refused`, …
+    /// Stable, for programs: see `src/CODES.md`: `address-conflict`, `release-refused`, …
     pub code: String,
     /// For people.
     pub text: String,

@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::catalog::Catalog;
 use super::devices::Resolution;
 use super::guard::{Attempt, Guard, Who};
+use super::logs::OwnLog;
 use super::owner;
-use super::rate::{Limiter, Limits};
+use super::rate::{Limiter, Limits, Share};
 use crate::bundle::{FileEntry, Phone, Scope};
 use crate::ids::{FileName, MacAddr};
 
@@ -113,10 +114,18 @@ impl Policy {
             return (Decision::Silence(Reason::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
-        if !self.limiter.allows(request.address, asker.phone.is_some(), now) {
+        let judged = judge(catalog, &asker, request.name);
+        // Anybody can ask under a phone's address. What is asked for that the phone may not have uses up nothing of what
+        // it needs to boot.
+        let share = match (asker.phone, &judged) {
+            (None, _) => Share::Unknown,
+            (Some(_), Err(refusal)) if refusal.attempt.is_some() => Share::Guesses,
+            (Some(_), _) => Share::Own,
+        };
+        if !self.limiter.allows(request.address, share, now) {
             return (Decision::Silence(Reason::RateLimited), None);
         }
-        let refusal = match judge(catalog, &asker, request.name) {
+        let refusal = match judged {
             Ok(entry) => {
                 let shared = !matches!(entry.scope, Scope::Device(_)) && !asker.is_named_in(request.name);
                 if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
@@ -137,6 +146,14 @@ impl Policy {
             .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
             .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
         (Decision::NotFound(reason), report)
+    }
+
+    /// The log that the requester may write under this name; `None` for everything else, which is refused alike, and
+    /// over the rate. Never a guess: whose logs there are is no secret.
+    pub fn own_log(&mut self, catalog: &Catalog, request: &Request<'_>, now: Instant) -> Option<OwnLog> {
+        let log = OwnLog::writable(catalog, request.requester, request.name)?;
+        let allowed = self.lan.has_host(request.address) && self.limiter.allows(request.address, Share::Own, now);
+        allowed.then_some(log)
     }
 }
 

@@ -1,6 +1,7 @@
 //! How many requests are answered: per address, and for all known and all unknown devices together.
 //!
-//! The shares are apart, so that made-up source addresses use up only what unknown devices have.
+//! The shares are apart, so that made-up source addresses use up only what unknown devices have, and guesses under a
+//! phone's address only what guesses have.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -24,8 +25,13 @@ pub struct Rate {
 /// The rates of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// One address. A phone that boots asks for about 20 names within seconds.
+    /// One address: what a device that is not in the inventory asks for, and what a phone of it asks for that is
+    /// another's. A phone that boots asks for about 20 names within seconds.
     pub address: Rate,
+    /// One phone's own files, shared files and plain misses. More than any phone needs, because whoever asks under its
+    /// address for its own names uses this up: at 2,000 such packets a second one of its requests in ten still gets
+    /// through, and phones ask four times and more.
+    pub own: Rate,
     /// All phones of the inventory together: a few hundred may boot at once after a power cut.
     pub known: Rate,
     /// All other devices together.
@@ -36,17 +42,29 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             address: Rate { per_second: 50, burst: 200 },
+            own: Rate { per_second: 200, burst: 400 },
             known: Rate { per_second: 2000, burst: 8000 },
             unknown: Rate { per_second: 500, burst: 1000 },
         }
     }
 }
 
+/// Which share a request is counted against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Share {
+    /// A phone of the inventory, and something that it may ask for.
+    Own,
+    /// A phone of the inventory, or somebody under its address, and another's name.
+    Guesses,
+    /// Everybody else.
+    Unknown,
+}
+
 /// Counts requests against [`Limits`], in bounded memory.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: Limits,
-    addresses: HashMap<Ipv4Addr, Bucket>,
+    addresses: HashMap<(Ipv4Addr, Share), Bucket>,
     /// All unknown addresses that found no room of their own.
     crowd: Bucket,
     known: Bucket,
@@ -67,18 +85,22 @@ impl Limiter {
     }
 
     /// Whether one more request may be answered.
-    pub(super) fn allows(&mut self, address: Ipv4Addr, known: bool, now: Instant) -> bool {
+    pub(super) fn allows(&mut self, address: Ipv4Addr, share: Share, now: Instant) -> bool {
         self.make_room(now);
         let room = self.addresses.len() < MAX_ADDRESSES;
-        let own = match self.addresses.get_mut(&address) {
-            Some(bucket) => bucket.take(self.limits.address, now),
-            None if room => self.addresses.entry(address).or_default().take(self.limits.address, now),
+        let rate = if share == Share::Own { self.limits.own } else { self.limits.address };
+        let own = match self.addresses.get_mut(&(address, share)) {
+            Some(bucket) => bucket.take(rate, now),
+            None if room => self.addresses.entry((address, share)).or_default().take(rate, now),
             // A crowd of made-up addresses must not silence a phone: its share below still holds.
-            None if known => true,
-            None => self.crowd.take(self.limits.address, now),
+            None if share == Share::Own => true,
+            None => self.crowd.take(rate, now),
         };
-        let (all, rate) =
-            if known { (&mut self.known, self.limits.known) } else { (&mut self.unknown, self.limits.unknown) };
+        // Guesses are counted with the unknown, so that they take nothing from the phones of a site that boots.
+        let (all, rate) = match share {
+            Share::Own => (&mut self.known, self.limits.known),
+            Share::Guesses | Share::Unknown => (&mut self.unknown, self.limits.unknown),
+        };
         own && all.take(rate, now)
     }
 
@@ -119,35 +141,62 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    fn allowed(limiter: &mut Limiter, address: u32, known: bool, now: Instant, requests: usize) -> usize {
-        (0..requests).filter(|_| limiter.allows(Ipv4Addr::from(address), known, now)).count()
+    fn allowed(limiter: &mut Limiter, address: u32, share: Share, now: Instant, requests: usize) -> usize {
+        (0..requests).filter(|_| limiter.allows(Ipv4Addr::from(address), share, now)).count()
     }
 
     #[test]
     fn an_address_gets_its_burst_and_then_its_rate() {
         let mut limiter = Limiter::new(Limits::default());
         let start = Instant::now();
-        assert_eq!(allowed(&mut limiter, 1, true, start, 1000), 200);
-        assert_eq!(allowed(&mut limiter, 1, true, start + Duration::from_secs(1), 1000), 50);
-        assert_eq!(allowed(&mut limiter, 1, true, start + Duration::from_secs(100), 1000), 200);
+        assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start, 1000), 200);
+        assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start + Duration::from_secs(1), 1000), 50);
+        assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start + Duration::from_secs(100), 1000), 200);
     }
 
     #[test]
     fn one_address_does_not_use_up_anothers() {
         let mut limiter = Limiter::new(Limits::default());
         let now = Instant::now();
-        allowed(&mut limiter, 1, false, now, 1000);
-        assert_eq!(allowed(&mut limiter, 2, false, now, 100), 100);
+        allowed(&mut limiter, 1, Share::Unknown, now, 1000);
+        assert_eq!(allowed(&mut limiter, 2, Share::Unknown, now, 100), 100);
+    }
+
+    #[test]
+    fn guesses_under_a_phones_address_use_up_only_what_guesses_have() {
+        let mut limiter = Limiter::new(Limits::default());
+        let start = Instant::now();
+        let mut answered = 0;
+        // Ten seconds of 2,000 guesses a second; the phone boots meanwhile.
+        for millis in 0..10_000 {
+            let now = start + Duration::from_millis(millis);
+            answered += allowed(&mut limiter, 1, Share::Guesses, now, 2);
+            if millis % 100 == 0 {
+                assert_eq!(allowed(&mut limiter, 1, Share::Own, now, 2), 2, "after {millis} ms");
+            }
+        }
+        assert!(answered <= 200 + 50 * 10, "{answered}");
+    }
+
+    #[test]
+    fn even_a_flood_of_its_own_names_leaves_a_phone_one_request_in_ten() {
+        let mut limiter = Limiter::new(Limits::default());
+        let start = Instant::now();
+        let second = |from: u64| (from..from + 1000).map(move |millis| start + Duration::from_millis(millis));
+        let answered: usize = second(5000).map(|now| allowed(&mut limiter, 1, Share::Own, now, 2)).sum();
+        assert_eq!(answered, 400 + 200 - 1);
+        let answered: usize = second(6000).map(|now| allowed(&mut limiter, 1, Share::Own, now, 2)).sum();
+        assert!((199..=201).contains(&answered), "{answered} of 2,000");
     }
 
     #[test]
     fn made_up_addresses_use_up_only_what_unknown_devices_have() {
         let mut limiter = Limiter::new(Limits::default());
         let now = Instant::now();
-        let answered: usize = (0..100_000).map(|address| allowed(&mut limiter, address, false, now, 1)).sum();
+        let answered: usize = (0..100_000).map(|address| allowed(&mut limiter, address, Share::Unknown, now, 1)).sum();
         assert_eq!(answered, 1000);
         assert!(limiter.addresses.len() <= MAX_ADDRESSES);
-        assert_eq!(allowed(&mut limiter, 1_000_000, true, now, 20), 20);
+        assert_eq!(allowed(&mut limiter, 1_000_000, Share::Own, now, 20), 20);
     }
 
     #[test]
@@ -155,14 +204,14 @@ mod tests {
         let mut limiter =
             Limiter::new(Limits { unknown: Rate { per_second: 1_000_000, burst: 1_000_000 }, ..Limits::default() });
         let start = Instant::now();
-        assert_eq!(allowed(&mut limiter, 0, false, start, 1000), 200);
+        assert_eq!(allowed(&mut limiter, 0, Share::Unknown, start, 1000), 200);
         for address in 1..=10_000 {
-            limiter.allows(Ipv4Addr::from(address), false, start);
+            limiter.allows(Ipv4Addr::from(address), Share::Unknown, start);
         }
         // A second later the busy address has earned 50, not a burst.
         let later = start + Duration::from_secs(1);
-        limiter.allows(Ipv4Addr::from(20_000), false, later);
+        limiter.allows(Ipv4Addr::from(20_000), Share::Unknown, later);
         assert!(limiter.addresses.len() < 10);
-        assert_eq!(allowed(&mut limiter, 0, false, later, 1000), 50);
+        assert_eq!(allowed(&mut limiter, 0, Share::Unknown, later, 1000), 50);
     }
 }

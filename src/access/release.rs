@@ -13,7 +13,7 @@ use crate::bundle::recipients::{self, Binding, ManifestError};
 use crate::bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
 use crate::ids::{Digest, FileName, FleetId, Generation, SiteId};
 use crate::tuf::Trusted;
-use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, Target, Targets};
+use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, Root, Target, Targets};
 
 /// The path of the sealed manifest among a site's targets. With consistent snapshots it is fetched as
 /// `targets/<sha256>.manifest`.
@@ -219,7 +219,8 @@ impl<'a> Signed<'a> {
         let targets = trusted.targets().ok_or(ReleaseError::NoManifest)?;
         let others = [trusted.timestamp().map(|role| &role.extra), trusted.snapshot().map(|role| &role.extra)];
         let extras = others.into_iter().flatten().chain([&targets.extra]).map(|extra| extra.get(EXTRA_FIELD)).collect();
-        Ok(Self { targets, firmware: trusted.delegated(FIRMWARE), extras })
+        let firmware = trusted.delegated(FIRMWARE).filter(|_| may_delegate_firmware(trusted.root(), targets));
+        Ok(Self { targets, firmware, extras })
     }
 
     /// The manifest's target, by the release key alone: no delegated role may answer for it.
@@ -230,6 +231,18 @@ impl<'a> Signed<'a> {
     fn firmware_images(&self) -> HashSet<(Digest, u64)> {
         let targets = self.firmware.map(|role| &role.targets).into_iter().flatten();
         targets.filter_map(|(_, target)| Some((target.hashes.sha256?, target.length))).collect()
+    }
+}
+
+/// Whether `targets` delegates firmware to those whom the root names, and to nobody else: the release key alone cannot
+/// put its own keys in their place.
+fn may_delegate_firmware(root: &Root, targets: &Targets) -> bool {
+    let roles = targets.delegations.iter().flat_map(|delegations| &delegations.roles);
+    match (root.firmware(), roles.into_iter().find(|role| role.name == FIRMWARE)) {
+        (Some(named), Some(role)) => {
+            role.threshold >= named.threshold && role.keyids.iter().all(|id| named.keyids.contains(id))
+        }
+        _ => false,
     }
 }
 

@@ -59,23 +59,24 @@ fn own(fd: RawFd) -> OwnedFd {
     }
 }
 
-/// Makes a socket of systemd's one of the LAN: IPv4 and UDP, on `interface` only, non-blocking.
+/// A copy of a socket of systemd's, made one of the LAN: IPv4 and UDP, on `interface` only, non-blocking.
 ///
 /// What came before from anywhere is thrown away, unless the socket was the interface's already: then it waited for us
 /// while we were restarted.
 ///
 /// # Errors
 /// If it is no IPv4 UDP socket, or belongs to another interface.
-pub fn adopt(fd: OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket> {
-    check(&fd)?;
-    let socket = Socket::from(fd);
+pub fn adopt(fd: &OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket> {
+    check(fd)?;
+    let socket = Socket::from(fd.try_clone().context("cannot copy the socket")?);
     socket.set_nonblocking(true).context("cannot set up the socket")?;
     if let Some(interface) = interface {
-        let bound = socket.device().context("cannot read the socket's interface")?;
+        let bound =
+            socket.device().context("its interface is gone; restart the service (systemctl restart lineside)")?;
         match bound.as_deref().map(|name| name.strip_suffix(b"\0").unwrap_or(name)) {
             Some(name) if name == interface.as_bytes() => {}
             Some(name) => bail!(
-                "it is bound to {}, and the LAN is {interface}; restart the socket unit",
+                "it is bound to {}, and the LAN is {interface}; restart the service (systemctl restart lineside)",
                 String::from_utf8_lossy(name)
             ),
             // Without a capability since Linux 5.7, and only once.
@@ -135,7 +136,7 @@ mod tests {
         let address = socket.local_addr().unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"early", address).unwrap();
-        let adopted = adopt(socket.into(), Some("lo")).unwrap();
+        let adopted = adopt(&socket.into(), Some("lo")).unwrap();
         sender.send_to(b"later", address).unwrap();
         adopted.set_nonblocking(false).unwrap();
         let mut buffer = [0; 16];
@@ -143,7 +144,7 @@ mod tests {
         assert_eq!(buffer.get(..length), Some(&b"later"[..]));
         // A restart of the service: the socket is the LAN's, and what waited in it is served.
         sender.send_to(b"waited", address).unwrap();
-        let again = adopt(adopted.try_clone().unwrap().into(), Some("lo")).unwrap();
+        let again = adopt(&adopted.try_clone().unwrap().into(), Some("lo")).unwrap();
         again.set_nonblocking(false).unwrap();
         let length = again.recv(&mut buffer).unwrap();
         assert_eq!(buffer.get(..length), Some(&b"waited"[..]));
@@ -167,9 +168,9 @@ mod tests {
     #[test]
     fn a_socket_of_another_kind_is_refused() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(adopt(tcp.into(), None).unwrap_err().to_string(), "it is no UDP socket of IPv4");
+        assert_eq!(adopt(&tcp.into(), None).unwrap_err().to_string(), "it is no UDP socket of IPv4");
         let six = UdpSocket::bind("[::1]:0").unwrap();
-        assert!(adopt(six.into(), None).is_err());
+        assert!(adopt(&six.into(), None).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line of `lineside`.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +10,11 @@ use clap::{Parser, Subcommand};
 
 use super::config::{DEFAULT_PATH, Settings};
 use super::{clock, run};
+use crate::access::{LogKind, OwnLog};
 use crate::api::EnrolmentToken;
+use crate::ids::{MacAddr, UnixTime};
 use crate::status::{Report, service};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, logs};
 use crate::telemetry;
 use crate::update;
 
@@ -50,6 +53,11 @@ enum Command {
         #[arg(long)]
         poll: bool,
     },
+    /// Show what phones wrote into their logs here, if HQ lets this site take logs (`accept-logs`).
+    Logs {
+        /// The phone's MAC address: its logs in full. Without it, the list of all.
+        device: Option<MacAddr>,
+    },
     /// Check a configuration file; reports every problem at once.
     CheckConfig {
         /// The file, instead of `--config`.
@@ -81,6 +89,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             run::until_stopped(&settings).await
         }
         Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
+        Command::Logs { device } => show_logs(&Settings::load(&cli.config)?, device),
         Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
     }
 }
@@ -141,6 +150,46 @@ async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<(
         return print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
     }
     print(&report.text())
+}
+
+/// Reads beside the running appliance, which replaces whole files.
+fn show_logs(settings: &Settings, device: Option<MacAddr>) -> anyhow::Result<()> {
+    let state = &settings.state;
+    let unreadable = || format!("cannot read the logs under {}; run as the user that owns it", state.display());
+    let Some(device) = device else {
+        let kept = logs::kept(state).with_context(unreadable)?;
+        if kept.is_empty() {
+            return print("no logs are kept here; sites take them where HQ sets [tftp] accept-logs = true\n");
+        }
+        let mut out = format!("{:<24} {:>8}  last written\n", "log", "bytes");
+        for one in kept {
+            let written = one.written.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let written = UnixTime(i64::try_from(written).unwrap_or(i64::MAX));
+            let _ = writeln!(out, "{:<24} {:>8}  {written}", one.log.to_string(), one.bytes);
+        }
+        return print(&out);
+    };
+    let mut out = String::new();
+    for kind in LogKind::ALL {
+        let log = OwnLog { device, kind };
+        if let Some(text) = logs::read(state, log).with_context(unreadable)? {
+            let _ = writeln!(out, "#### {log}");
+            out.push_str(&printable(&text));
+        }
+    }
+    if out.is_empty() {
+        bail!("no log of {device} is kept here");
+    }
+    print(&out)
+}
+
+/// A device wrote it; a terminal must not obey what is in it.
+fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars()
+        .filter(|c| *c != '\r')
+        .map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c })
+        .collect()
 }
 
 async fn ask(settings: &Settings, request: &str) -> anyhow::Result<String> {

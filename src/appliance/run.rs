@@ -1,8 +1,7 @@
 //! Everything that runs in the process, and its beginning and end.
 
 use std::net::SocketAddrV4;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,36 +11,37 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::activation::{self, Sockets};
+use super::activation::Sockets;
 use super::config::Settings;
-use super::interface::{self, LanInterface};
-use super::leases::StoredLeases;
-use super::neighbours::NeighbourService;
+use super::interface;
+use super::lan::Lan;
+use super::memory::StoredMemory;
 use super::{clock, notify};
-use crate::access::{Catalog, DeviceTable, Files};
+use crate::access::Catalog;
 use crate::status::service::{Command, Service as StatusService};
 use crate::status::{PollState, Stats};
 use crate::store::Store;
+use crate::update;
 use crate::update::Updater;
 use crate::update::identity::Identity;
-use crate::{dhcp, tftp, update};
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// How many addresses may wait to be resolved.
-const RESOLVE_QUEUE: usize = 256;
+/// What writing down what was seen may take at the end.
+const KEEP_WITHIN: Duration = Duration::from_secs(2);
 
 /// An appliance that runs. Dropping it without [`Running::stop`] aborts everything.
 #[derive(Debug)]
 pub struct Running {
-    /// Where TFTP is served, if it is.
+    /// Where TFTP was served first, if it is; the LAN's address may have changed since.
     pub tftp: Option<SocketAddrV4>,
-    /// Where DHCP is answered, if it is.
+    /// Where DHCP was answered first, if it is.
     pub dhcp: Option<SocketAddrV4>,
     /// The record.
     pub stats: Stats,
     /// Ask for a poll.
     pub poll_now: Arc<Notify>,
+    memory: StoredMemory,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
 }
@@ -80,7 +80,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
 }
 
 async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
-    let lan = interface::find(settings.interface.as_deref(), settings.allow_loopback)
+    let interface = interface::find(settings.interface.as_deref(), settings.allow_loopback)
         .context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"")?;
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
@@ -99,11 +99,9 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
         (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     };
-    info!(interface = lan.name, address = %lan.address, generation = %initial.generation(), "starting");
+    info!(interface = interface.name, address = %interface.address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);
-    let devices = Arc::new(RwLock::new(known_devices(settings, &lan)));
-    let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
     let (commands, mut asked) = mpsc::channel(8);
     let (roll_backs, to_roll_back) = mpsc::channel(1);
     let mut running = Running {
@@ -111,44 +109,23 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         dhcp: None,
         stats: stats.clone(),
         poll_now: Arc::clone(&poll_now),
+        memory: StoredMemory::new(store.clone(), stats.clone()),
         stop: CancellationToken::new(),
         tasks: JoinSet::new(),
     };
 
     // Sockets first: if one is not to be had, nothing has begun.
-    let tftp = settings.tftp.enabled.then(|| tftp_service(settings, &lan, sockets.tftp)).transpose()?;
-    let for_dhcp = (sockets.dhcp, sockets.dhcp_client);
-    let dhcp = settings.dhcp.enabled.then(|| dhcp_service(settings, &lan, for_dhcp)).transpose()?;
+    let lan = Lan { settings: settings.clone(), sockets, store: store.clone(), catalog, stats: stats.clone() };
+    let bound = lan.bind(interface)?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .context("hint: set status.socket to a path in a directory that you may write")?;
 
-    running.spawn("neighbours", |stop| {
-        let service = NeighbourService::new(lan.clone(), Arc::clone(&devices), stats.clone());
-        async move { Ok(service.run(to_resolve, stop).await?) }
-    });
-    if let Some(service) = tftp {
-        running.tftp = Some(service.local_addr());
-        let feeds = tftp::service::Feeds {
-            catalog: catalog.clone(),
-            files: Arc::new(store.clone()) as Arc<dyn Files>,
-            devices: Arc::clone(&devices),
-            resolve,
-            stats: stats.clone(),
-        };
-        running.spawn("tftp", |stop| async move { Ok(service.run(feeds, stop).await?) });
-    }
-    if let Some(service) = dhcp {
-        running.dhcp = Some(SocketAddrV4::new(lan.address, service.port()));
-        let feeds = dhcp::service::Feeds {
-            catalog,
-            local: settings.dhcp.local.clone(),
-            devices,
-            leases: Box::new(StoredLeases::open(&store).context("cannot open the leases")?),
-            stats: stats.clone(),
-        };
-        running.spawn("dhcp", |stop| async move { Ok(service.run(feeds, stop).await?) });
-    }
+    running.tftp = bound.tftp();
+    running.dhcp = bound.dhcp();
+    running.spawn("lan", |stop| lan.run(bound, stop));
+    let memory = running.memory.clone();
+    running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });
     if let Some(identity) = identity {
         let updater = updater(settings, store, identity, &stats).with_active(active);
         let poll_now = Arc::clone(&poll_now);
@@ -228,6 +205,12 @@ impl Running {
             warn!("not everything ended in time");
             self.tasks.shutdown().await;
         }
+        // Now that nothing happens any more. Whatever the disk does, the end does not wait for it.
+        let memory = self.memory.clone();
+        let kept = tokio::task::spawn_blocking(move || memory.keep());
+        if tokio::time::timeout(KEEP_WITHIN, kept).await.is_err() {
+            warn!("what was seen is not kept: the disk is too slow");
+        }
     }
 }
 
@@ -257,58 +240,6 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
             Ok((Some(identity), None))
         }
     }
-}
-
-fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
-    let mut devices = if lan.address.is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
-    for (address, mac) in &settings.neighbours {
-        if !devices.fixed(*address, *mac) {
-            warn!(%address, "too many fixed addresses; this one is left out");
-        }
-    }
-    devices
-}
-
-fn tftp_service(
-    settings: &Settings,
-    lan: &LanInterface,
-    socket: Option<OwnedFd>,
-) -> anyhow::Result<tftp::service::Service> {
-    let bind = SocketAddrV4::new(lan.address, settings.tftp.port);
-    let config = tftp::service::Config {
-        interface: Some(lan.name.clone()),
-        max_transfers: settings.tftp.max_transfers,
-        max_transfers_per_address: settings.tftp.max_transfers_per_device,
-        ..tftp::service::Config::new(bind, (lan.address, lan.prefix))
-    };
-    Ok(match socket {
-        Some(socket) => {
-            let socket =
-                activation::adopt(socket, Some(&lan.name)).context("systemd's socket for TFTP is of no use")?;
-            tftp::service::Service::from_socket(config, socket)?
-        }
-        None => tftp::service::Service::bind(config)?,
-    })
-}
-
-fn dhcp_service(
-    settings: &Settings,
-    lan: &LanInterface,
-    (server, client): (Option<OwnedFd>, Option<OwnedFd>),
-) -> anyhow::Result<dhcp::service::Service> {
-    let config = dhcp::service::Config {
-        // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
-        interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
-        address: lan.address,
-        prefix: lan.prefix,
-        server_port: settings.dhcp.server_port,
-        client_port: settings.dhcp.client_port,
-        relay_port: settings.dhcp.relay_port,
-    };
-    let adopt = |socket| activation::adopt(socket, config.interface.as_deref());
-    let server = server.map(adopt).transpose().context("systemd's socket for DHCP is of no use")?;
-    let client = client.map(adopt).transpose().context("systemd's socket for DHCP's client port is of no use")?;
-    Ok(dhcp::service::Service::with_sockets(config, server, client)?)
 }
 
 fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
 use crate::access::owner;
-use crate::hq::init;
+use crate::hq::{init, lint};
 use crate::ids::{FileName, Generation, MacAddr};
 
 /// The most files that are taken from a directory.
@@ -57,6 +57,8 @@ pub async fn serve(dir: &Path, tftp: SocketAddrV4, neighbours: &[(Ipv4Addr, MacA
         }
     }
     fill(&hq, dir, &names, phones.keys())?;
+    let report = lint::check(&hq.layout);
+    ensure!(report.is_clean(), "{} cannot be published:\n{report}", dir.display());
     let token = hq.token("files")?;
     let relay = free_udp_port()?;
     let devices = neighbours.iter().copied().collect();
@@ -77,7 +79,7 @@ impl Served {
     }
 }
 
-/// A fleet directory with one site, one model without templates, and the files as they are.
+/// A fleet directory with one site, one model with next to no template, and the files as they are.
 fn fill<'a>(hq: &Hq, dir: &Path, names: &[FileName], phones: impl Iterator<Item = &'a MacAddr>) -> anyhow::Result<()> {
     let layout = &hq.layout;
     for folder in [layout.templates(), layout.sites(), layout.files()] {
@@ -85,7 +87,10 @@ fn fill<'a>(hq: &Hq, dir: &Path, names: &[FileName], phones: impl Iterator<Item 
         std::fs::create_dir_all(&folder)?;
     }
     std::fs::create_dir_all(layout.templates().join("any"))?;
-    hq.write("templates/any/model.toml", "models = [\"any\"]\n")?;
+    // A model names at least one file; this one is everyone's.
+    let about = "[[file]]\nname = \"lineside-demo.txt\"\ntemplate = \"about.j2\"\nscope = \"everyone\"\n";
+    hq.write("templates/any/model.toml", &format!("models = [\"any\"]\n{about}"))?;
+    hq.write("templates/any/about.j2", "Served by the Lineside demo.\n")?;
     init::add_site(layout, "files")?;
     hq.edit("fleet.toml", "[defaults.dhcp]", "device-files = true\n\n[defaults.dhcp]")?;
     let settings = std::fs::read_to_string(layout.fleet_toml())?;

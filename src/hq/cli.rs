@@ -1,5 +1,6 @@
 //! The command line of `lineside-hq`.
 
+mod keys;
 mod run;
 
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use keys::KeysCommand;
 pub use run::run;
 
 /// Provisioning of IP phones from a directory in git: check it, plan, publish, and serve the result to sites.
@@ -35,6 +37,9 @@ pub enum Command {
         /// Where sites will reach HQ
         #[arg(long, default_value = "https://hq.example.net:8443")]
         url: String,
+        /// Encrypt the offline keys with a passphrase: typed, or in LINESIDE_PASSPHRASE
+        #[arg(long)]
+        passphrase: bool,
     },
     /// Add, enroll, list or revoke sites
     #[command(subcommand)]
@@ -42,6 +47,9 @@ pub enum Command {
     /// Set, make or list the passwords in secrets.age
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Show and change who is trusted to sign what
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Find every problem of the fleet directory
     Check,
     /// Show what publishing would change
@@ -53,6 +61,9 @@ pub enum Command {
     Publish {
         /// These sites only
         sites: Vec<String>,
+        /// Only keep what is published from expiring; needs the online key and nothing else
+        #[arg(long, conflicts_with = "sites")]
+        refresh: bool,
     },
     /// Print the bytes that a phone would get, or why it would get none
     Preview {

@@ -262,6 +262,10 @@ mod tests {
             last_seen: NOW,
             file: "a".to_owned(),
             outcome: "delivered".to_owned(),
+            bytes: 4711,
+            retransmissions: 0,
+            milliseconds: 12,
+            generation: Generation(3),
         };
         let check_in = CheckIn {
             version: "0.1.0".to_owned(),

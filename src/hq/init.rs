@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
 
-use super::keyring::{self, Kind};
+use super::keyring::{self, Kind, Passphrase};
 use super::layout::Layout;
 use super::problem::count;
 use super::trust::{self, OFFLINE_KEYS, RootKeys};
@@ -53,6 +53,11 @@ const SAMPLE_SECRETS: [&str; 3] = ["sip-101", "sip-102", "sip-103"];
 
 /// Makes the directory: all of it, or nothing. One that exists must be empty.
 pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
+    init_with(dir, options, None)
+}
+
+/// [`init`] with the offline keys encrypted, if there is a passphrase. What `serve` needs is not: it starts by itself.
+pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphrase>) -> anyhow::Result<FleetId> {
     if options.name.is_empty() || options.name.len() > 100 || options.name.chars().any(char::is_control) {
         bail!("a fleet's name has 1 to 100 characters");
     }
@@ -84,7 +89,7 @@ pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
         .tempdir_in(&parent)
         .with_context(|| format!("cannot write in {}", parent.display()))?;
     let fleet = format!("f-{}", random_hex()?).parse::<FleetId>()?;
-    fill(&Layout::new(aside.path()), &fleet, &host, options)?;
+    fill(&Layout::new(aside.path()), &fleet, &host, options, passphrase)?;
     fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755))?;
     fs::rename(aside.path(), dir).with_context(|| format!("cannot make {}", dir.display()))?;
     // It has moved; there is nothing left to clean up.
@@ -92,7 +97,13 @@ pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
     Ok(fleet)
 }
 
-fn fill(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions) -> anyhow::Result<()> {
+fn fill(
+    layout: &Layout,
+    fleet: &FleetId,
+    host: &str,
+    options: &InitOptions,
+    passphrase: Option<&Passphrase>,
+) -> anyhow::Result<()> {
     for dir in [layout.keys(), layout.online()] {
         fs::create_dir(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
@@ -121,20 +132,22 @@ fn fill(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions) -> 
         "enrolled/README.md",
         "# enrolled/\n\nThe sealing keys of enrolled sites, pinned by `publish`. Public; a change of key shows in review.\n",
     )?;
-    make_keys(layout, fleet, host, options)?;
+    make_keys(layout, fleet, host, options, passphrase)?;
     let sample = SAMPLE_SECRETS
         .into_iter()
         .map(|name| Ok((name.to_owned(), secrets::generate()?)))
         .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    secrets::write(layout, &sample)
+    secrets::init(layout, &sample, passphrase)
 }
 
-fn make_keys(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions) -> anyhow::Result<()> {
-    let signing = |path: &Path, what: &str| -> anyhow::Result<SigningKey> {
-        let key = SigningKey::generate();
-        keyring::save(path, Kind::Ed25519, &key.seed(), &format!("{what}\npublic id: {}", key.public().id().0))?;
-        Ok(key)
-    };
+fn make_keys(
+    layout: &Layout,
+    fleet: &FleetId,
+    host: &str,
+    options: &InitOptions,
+    passphrase: Option<&Passphrase>,
+) -> anyhow::Result<()> {
+    let signing = |path: &Path, what: &str| keyring::create(path, what, passphrase);
     let offline = |role: &str, what: &str| -> anyhow::Result<Vec<SigningKey>> {
         (1..=OFFLINE_KEYS)
             .map(|number| {
@@ -146,13 +159,14 @@ fn make_keys(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions
     let root = offline("root", "Trust itself")?;
     let firmware = offline("firmware", "What firmware may be served")?;
     let release = signing(&layout.key("release"), "Signs what sites get. Offline.")?;
-    let online = signing(&layout.online_key(), "Keeps metadata fresh. It cannot change what sites get.")?;
+    let online = keyring::create(&layout.online_key(), keyring::ONLINE, None)?;
     let publisher = RecipientSecret::generate();
     keyring::save(
         &layout.key("publisher"),
         Kind::Publisher,
         publisher.as_bytes(),
         "Makes the keys that files are sealed with. Offline.",
+        passphrase,
     )?;
     let recovery = RecipientSecret::generate();
     keyring::save(
@@ -160,23 +174,22 @@ fn make_keys(layout: &Layout, fleet: &FleetId, host: &str, options: &InitOptions
         Kind::X25519,
         recovery.as_bytes(),
         "Opens everything that was published. Offline; `plan` uses it.",
+        passphrase,
     )?;
-    secrets::init(layout)?;
     keyring::save_public(
         &layout.recovery_public(),
         &[*recovery.public().as_bytes()],
         "The public half of keys/recovery.key: everything published can be opened with that key.",
     )?;
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public).collect::<Vec<PublicKey>>();
-    let firmware: Vec<[u8; 32]> = public(&firmware).iter().map(PublicKey::to_bytes).collect();
-    keyring::save_public(
-        &layout.firmware_public(),
-        &firmware,
-        "The public firmware keys, Ed25519. `targets` metadata delegates the firmware role to them.",
-    )?;
 
     let authority = ca::init(layout, &options.name, &[host.to_owned()])?;
-    let keys = RootKeys { root: &public(&root), targets: release.public(), online: online.public() };
+    let keys = RootKeys {
+        root: &public(&root),
+        targets: release.public(),
+        online: online.public(),
+        firmware: &public(&firmware),
+    };
     let signed = trust::root(1, options.now, fleet, &[authority], &keys);
     let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
     fs::write(layout.signed().join("1.root.json"), signed)?;

@@ -1,15 +1,20 @@
-//! Key files: one 32-byte secret each, as text with a comment that says what it is for, mode 0600.
+//! Key files: one 32-byte secret each, as text with a comment that says what it is for, mode 0600; as they are, or
+//! encrypted with a passphrase (the age format with scrypt, so that the age tools read them).
+
+mod passphrase;
 
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use crate::tuf::{PublicKey, SigningKey};
+
+pub use passphrase::Passphrase;
 
 /// What a key file holds; the first word of its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +37,32 @@ impl Kind {
     }
 }
 
-/// Writes a new key file. Refuses to replace one: a key that is gone is gone.
-pub fn save(path: &Path, kind: Kind, secret: &[u8; 32], comment: &str) -> anyhow::Result<()> {
+/// Writes a new key file, encrypted if there is a passphrase. Refuses to replace one: a key that is gone is gone.
+pub fn save(
+    path: &Path,
+    kind: Kind,
+    secret: &[u8; 32],
+    comment: &str,
+    passphrase: Option<&Passphrase>,
+) -> anyhow::Result<()> {
     let mut text = Zeroizing::new(String::new());
     for line in comment.lines() {
         text.push_str(&format!("# {line}\n"));
     }
     text.push_str(&format!("{} {}\n", kind.word(), *Zeroizing::new(HEXLOWER.encode(secret))));
+    write(path, &text, passphrase)
+}
+
+/// Writes the text of a new key file, mode 0600, encrypted if there is a passphrase.
+pub fn write(path: &Path, text: &str, passphrase: Option<&Passphrase>) -> anyhow::Result<()> {
+    let sealed;
+    let text = match passphrase {
+        Some(passphrase) => {
+            sealed = passphrase.encrypt(text)?;
+            &sealed
+        }
+        None => text,
+    };
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -50,10 +74,16 @@ pub fn save(path: &Path, kind: Kind, secret: &[u8; 32], comment: &str) -> anyhow
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads a key file of this kind.
-pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+/// The text of a key file, decrypted if it is encrypted.
+pub fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read key {}", path.display()))?;
     let text = Zeroizing::new(text);
+    if passphrase::is_encrypted(&text) { passphrase::decrypt(path, &text) } else { Ok(text) }
+}
+
+/// Reads a key file of this kind.
+pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let text = read(path)?;
     let line = text
         .lines()
         .map(str::trim)
@@ -69,6 +99,17 @@ pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
         .try_into()
         .map_err(|_| anyhow!("{} is damaged: the key is not 64 hex digits", path.display()))?;
     Ok(Zeroizing::new(secret))
+}
+
+/// What a file with an online key says of itself.
+pub const ONLINE: &str = "Keeps metadata fresh. It cannot change what sites get.";
+
+/// Makes an Ed25519 key and its file. The comment gets the key's id as a further line.
+pub fn create(path: &Path, comment: &str, passphrase: Option<&Passphrase>) -> anyhow::Result<SigningKey> {
+    let key = SigningKey::generate();
+    let comment = format!("{comment}\npublic id: {}", key.public().id().0);
+    save(path, Kind::Ed25519, &key.seed(), &comment, passphrase)?;
+    Ok(key)
 }
 
 /// Reads an Ed25519 key file.
@@ -108,3 +149,24 @@ pub fn load_public_signing(path: &Path) -> anyhow::Result<Vec<PublicKey>> {
         .map(|key| PublicKey::from_bytes(key).ok_or_else(|| anyhow!("{} holds a key that is none", path.display())))
         .collect()
 }
+
+/// The key files of a folder by name; none if there is no folder.
+pub fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", folder.display())),
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "key") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

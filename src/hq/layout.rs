@@ -94,11 +94,6 @@ impl Layout {
         self.dir.join("root")
     }
 
-    /// The public keys of the firmware role, one in hex a line. In git: publishing needs no firmware key.
-    pub fn firmware_public(&self) -> PathBuf {
-        self.signed().join("firmware.pub")
-    }
-
     /// The public half of the recovery key. In git: publishing seals to it and never opens with it.
     pub fn recovery_public(&self) -> PathBuf {
         self.signed().join("recovery.pub")

@@ -23,17 +23,19 @@ use super::lock::TreeLock;
 use super::problem::{NotClean, count};
 use super::progress::Progress;
 use super::render::{Findings, FleetDir};
-use super::trust::{self, Whose};
+use super::trust::{self, FirmwareKeys, Whose};
 use super::{db, enrol, keyring, lint};
 use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
 use crate::ids::{Digest, Generation, SiteId, UnixTime};
-use crate::tuf::{SigningKey, sign};
+use crate::tuf::schema::Root;
+use crate::tuf::{SigningKey, Trusted, sign};
 
 use firmware::Catalogue;
 use pack::{Packed, Sealer};
 use previous::Previous;
 use tree::Tree;
 
+pub(super) use firmware::pending_path;
 pub use online::refresh;
 
 /// What to publish.
@@ -103,17 +105,29 @@ pub(super) struct Keys {
     release: SigningKey,
     online: SigningKey,
     recovery: RecipientPublic,
-    firmware: Vec<crate::tuf::PublicKey>,
+    firmware: FirmwareKeys,
 }
 
 impl Keys {
-    fn load(layout: &Layout) -> anyhow::Result<Self> {
+    fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
+        let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
+            let key = keyring::load_signing(&path)?;
+            if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
+                bail!(
+                    "{} is not the key that root version {} names for {role}\n\
+                     hint: `lineside-hq keys show` says which keys are trusted",
+                    path.display(),
+                    root.version
+                );
+            }
+            Ok(key)
+        };
         Ok(Self {
             publisher: publisher_secret(layout)?,
-            release: keyring::load_signing(&layout.key("release"))?,
-            online: keyring::load_signing(&layout.online_key())?,
+            release: role("targets", layout.key("release"))?,
+            online: role("timestamp", layout.online_key())?,
             recovery: recovery_public(layout)?,
-            firmware: keyring::load_public_signing(&layout.firmware_public())?,
+            firmware: FirmwareKeys::of(root),
         })
     }
 }
@@ -151,12 +165,15 @@ pub(super) fn publish_to(
     if !fleet.secrets.is_unlocked() {
         bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");
     }
-    let keys = Keys::load(layout)?;
+    let roots = roots(layout)?;
+    let root = newest_root(&roots)?;
+    let keys = Keys::load(layout, root.root())?;
     let sites = chosen(&fleet, options.sites.as_deref())?;
     let tree = Tree::new(layout);
-    let catalogue = firmware::catalogue(layout, &fleet, options.now)?;
+    let catalogue = firmware::catalogue(layout, &fleet, &keys.firmware, options.now)?;
 
-    let publishing = Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue };
+    let publishing =
+        Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue, roots: &roots };
     let mut summary = Summary::default();
     let mut switches = Vec::new();
     let by_site = fleet.inventory.phones_by_site();
@@ -180,7 +197,9 @@ pub(super) fn publish_to(
     if !switches.is_empty() {
         publish_root(layout)?;
     }
-    for (aside, path) in &switches {
+    for (site, aside, path) in &switches {
+        // A new root and what is signed under it, in one moment as far as a site can tell.
+        publishing.site_roots(site)?;
         tree::switch(aside, path)?;
     }
     progress.done();
@@ -256,6 +275,13 @@ pub(super) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
     Ok(roots)
 }
 
+/// The newest of these roots, which holds by its own keys.
+pub(super) fn newest_root(roots: &BTreeMap<u64, Vec<u8>>) -> anyhow::Result<Trusted> {
+    let Some((version, bytes)) = roots.last_key_value() else { bail!("there is no signed root") };
+    let root = Trusted::pin(bytes).with_context(|| format!("{version}.root.json does not hold"))?;
+    Ok(root)
+}
+
 /// The newest root where `serve` finds it for enrolment.
 pub(super) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
     match roots(layout)?.last_key_value() {
@@ -275,10 +301,12 @@ struct Publishing<'a> {
     keys: &'a Keys,
     now: UnixTime,
     catalogue: &'a Catalogue,
+    /// By version.
+    roots: &'a BTreeMap<u64, Vec<u8>>,
 }
 
-/// A prepared `timestamp.json` and where it goes.
-type Switch = (PathBuf, PathBuf);
+/// A site, its prepared `timestamp.json` and where that goes.
+type Switch = (SiteId, PathBuf, PathBuf);
 
 impl Publishing<'_> {
     /// Writes all of a site but the timestamp, which is prepared aside.
@@ -297,12 +325,15 @@ impl Publishing<'_> {
         let previous = previous::read(self.layout, &site.id)?;
         if let Some(previous) = &previous
             && previous.content() == Some(content)
+            // After a change of keys everything is signed anew.
+            && self.roots.last_key_value().is_some_and(|(_, root)| previous.holds_under(root))
+            && previous.firmware_keys() == self.keys.firmware
             && !trust::is_near(previous.targets.expires, trust::TARGETS_LIFE, 4, self.now)
             && !trust::is_near(previous.firmware_expires(), trust::TARGETS_LIFE, 4, self.now)
             && packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes))
         {
             let generation = previous.generation();
-            self.site_roots(site)?;
+            self.site_roots(&site.id)?;
             return match online::freshen(self.layout, previous, &self.keys.online, self.now)? {
                 Some(switch) => Ok((Outcome::Refreshed(generation), Some(switch))),
                 None => Ok((Outcome::Unchanged(generation), None)),
@@ -340,10 +371,9 @@ impl Publishing<'_> {
         tree::write_file(&metadata.join(format!("{generation}.targets.json")), &targets)?;
         let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
         write_if_new(&firmware, &self.catalogue.bytes)?;
-        self.site_roots(site)?;
 
         let (snapshot_version, timestamp_version) = match previous {
-            Some(previous) => (previous.snapshot.version + 1, previous.timestamp.version + 1),
+            Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
             None if generation == Generation(1) => (1, 1),
             // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
             None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
@@ -360,7 +390,7 @@ impl Publishing<'_> {
         let timestamp = trust::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
         let path = metadata.join("timestamp.json");
         let aside = tree::prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
-        Ok((aside, path))
+        Ok((site.id.clone(), aside, path))
     }
 
     /// What the database says was published, for when the tree is gone: sites refuse what they have seen.
@@ -369,13 +399,18 @@ impl Publishing<'_> {
         if database.is_file() { db::Db::open_existing(&database)?.published(site) } else { Ok(Generation(0)) }
     }
 
-    fn site_roots(&self, site: &Site) -> anyhow::Result<()> {
-        let metadata = self.layout.site_metadata(&site.id);
-        for (version, bytes) in roots(self.layout)? {
-            write_if_new(&metadata.join(format!("{version}.root.json")), &bytes)?;
+    fn site_roots(&self, site: &SiteId) -> anyhow::Result<()> {
+        let metadata = self.layout.site_metadata(site);
+        for (version, bytes) in self.roots {
+            write_if_new(&metadata.join(format!("{version}.root.json")), bytes)?;
         }
         Ok(())
     }
+}
+
+/// The next version. A stolen online key can use all of them up; once it is replaced, sites count from anew (§5.3.11).
+fn after(version: u64) -> u64 {
+    version.checked_add(1).unwrap_or(1)
 }
 
 /// What `publish` prints.

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
@@ -15,6 +13,7 @@ use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
 use super::inventory::Fleet;
+use super::keyring::{self, Passphrase};
 use super::layout::Layout;
 
 /// What a variable that stands for a secret begins with.
@@ -109,30 +108,25 @@ fn ask(command: &[String], name: &str) -> Result<Zeroizing<String>, String> {
     }
 }
 
-/// Makes `keys/secrets.key`, in age's own format so that the age tools read it.
-pub fn init(layout: &Layout) -> anyhow::Result<()> {
+/// Makes `keys/secrets.key`, in age's own format so that the age tools read it, and `secrets.age` with these values.
+pub fn init(
+    layout: &Layout,
+    values: &BTreeMap<String, Zeroizing<String>>,
+    passphrase: Option<&Passphrase>,
+) -> anyhow::Result<()> {
     let identity = age::x25519::Identity::generate();
-    let path = layout.key("secrets");
     let text = Zeroizing::new(format!(
         "# Opens secrets.age. Offline; keep a copy in a safe place.\n# public key: {}\n{}\n",
         identity.to_public(),
         identity.to_string().expose_secret()
     ));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot create key file {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
+    keyring::write(&layout.key("secrets"), &text, passphrase)?;
+    write_to(layout, &identity.to_public(), values)
 }
 
 fn identity(layout: &Layout) -> anyhow::Result<age::x25519::Identity> {
     let path = layout.key("secrets");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read key {}", path.display()))?;
-    let text = Zeroizing::new(text);
+    let text = keyring::read(&path)?;
     let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).unwrap_or_default();
     line.parse().map_err(|error| anyhow!("{} is not an age key: {error}", path.display()))
 }
@@ -157,6 +151,14 @@ pub fn read(layout: &Layout) -> anyhow::Result<BTreeMap<String, Zeroizing<String
 
 /// Replaces `secrets.age`.
 pub fn write(layout: &Layout, values: &BTreeMap<String, Zeroizing<String>>) -> anyhow::Result<()> {
+    write_to(layout, &identity(layout)?.to_public(), values)
+}
+
+fn write_to(
+    layout: &Layout,
+    recipient: &age::x25519::Recipient,
+    values: &BTreeMap<String, Zeroizing<String>>,
+) -> anyhow::Result<()> {
     let mut text = Zeroizing::new(String::new());
     for (name, value) in values {
         if value.is_empty() || value.len() > MAX_SECRET_BYTES || value.chars().any(char::is_control) {
@@ -164,7 +166,7 @@ pub fn write(layout: &Layout, values: &BTreeMap<String, Zeroizing<String>>) -> a
         }
         text.push_str(&format!("{} = {}\n", quoted(name), quoted(value)));
     }
-    let sealed = age::encrypt_and_armor(&identity(layout)?.to_public(), text.as_bytes())
+    let sealed = age::encrypt_and_armor(recipient, text.as_bytes())
         .map_err(|error| anyhow!("cannot encrypt the secrets: {error}"))?;
     super::publish::tree::write_file(&layout.secrets(), sealed.as_bytes())
 }
@@ -210,7 +212,7 @@ mod tests {
     fn fleet(dir: &std::path::Path) -> Layout {
         let layout = Layout::new(dir);
         fs::create_dir(layout.keys()).unwrap();
-        init(&layout).unwrap();
+        init(&layout, &BTreeMap::new(), None).unwrap();
         layout
     }
 

@@ -61,6 +61,8 @@ pub struct RootKeys<'a> {
     pub targets: PublicKey,
     /// The online key, for `snapshot` and `timestamp`.
     pub online: PublicKey,
+    /// Offline, two of three.
+    pub firmware: &'a [PublicKey],
 }
 
 /// `root` (§4.3).
@@ -77,14 +79,44 @@ pub fn root(version: u64, now: UnixTime, fleet: &FleetId, authorities: &[String]
         version,
         expires: now.plus(ROOT_LIFE),
         consistent_snapshot: true,
-        keys: keys.root.iter().chain(targets).chain(online).map(|key| (key.id(), key_json(key))).collect(),
+        keys: keys
+            .root
+            .iter()
+            .chain(targets)
+            .chain(online)
+            .chain(keys.firmware)
+            .map(|key| (key.id(), key_json(key)))
+            .collect(),
         roles: BTreeMap::from([
             ("root".to_owned(), role(keys.root, OFFLINE_THRESHOLD)),
             ("targets".to_owned(), role(targets, 1)),
             ("snapshot".to_owned(), role(online, 1)),
             ("timestamp".to_owned(), role(online, 1)),
         ]),
-        extra: extra(json!({ "fleet": fleet, "ca": authorities })),
+        extra: extra(json!({
+            "fleet": fleet,
+            "ca": authorities,
+            FIRMWARE: role(keys.firmware, OFFLINE_THRESHOLD),
+        })),
+    }
+}
+
+/// Who approves firmware, as the root says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirmwareKeys {
+    /// The keys.
+    pub keys: Vec<PublicKey>,
+    /// How many of them must sign.
+    pub threshold: u32,
+}
+
+impl FirmwareKeys {
+    /// Those whom this root names; nobody can approve firmware if it names none.
+    pub fn of(root: &Root) -> Self {
+        match root.firmware() {
+            Some(role) => Self { keys: root.public_keys(&role), threshold: role.threshold },
+            None => Self { keys: Vec::new(), threshold: OFFLINE_THRESHOLD },
+        }
     }
 }
 
@@ -95,7 +127,7 @@ pub fn targets(
     now: UnixTime,
     manifest: &[u8],
     content: &Digest,
-    firmware_keys: &[PublicKey],
+    firmware: &FirmwareKeys,
 ) -> Targets {
     let manifest = Target { custom: Some(json!({ "content": content })), ..target(manifest) };
     Targets {
@@ -105,11 +137,11 @@ pub fn targets(
         expires: now.plus(TARGETS_LIFE),
         targets: BTreeMap::from([(MANIFEST_TARGET.to_owned(), manifest)]),
         delegations: Some(Delegations {
-            keys: firmware_keys.iter().map(|key| (key.id(), key_json(key))).collect(),
+            keys: firmware.keys.iter().map(|key| (key.id(), key_json(key))).collect(),
             roles: vec![DelegatedRole {
                 name: FIRMWARE.to_owned(),
-                keyids: firmware_keys.iter().map(PublicKey::id).collect(),
-                threshold: OFFLINE_THRESHOLD,
+                keyids: firmware.keys.iter().map(PublicKey::id).collect(),
+                threshold: firmware.threshold,
                 terminating: true,
                 paths: Some(vec![format!("{FIRMWARE}/*")]),
                 extra: BTreeMap::new(),

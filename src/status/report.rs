@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::FileSeen;
 use super::stats::{Stats, TransferShown};
 use crate::api::{Alert, CheckIn, DhcpServerSeen, PhoneSeen};
 use crate::ids::{Generation, UnixTime};
@@ -13,6 +14,8 @@ use crate::ids::{Generation, UnixTime};
 const CHECK_IN_PHONES: usize = 64;
 /// How many alerts a check-in names at the most.
 const CHECK_IN_ALERTS: usize = 16;
+/// How many transfers the text shows; `--json` has all that are remembered.
+const TEXT_TRANSFERS: usize = 12;
 
 /// Everything that `lineside status` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +47,14 @@ pub struct Report {
     pub dhcp_servers: Vec<DhcpServerSeen>,
     /// Devices seen, the most recent first.
     pub phones: Vec<PhoneSeen>,
+    /// What became of each file that a phone of the inventory asked for, over restarts.
+    #[serde(default)]
+    pub files: Vec<FileSeen>,
     /// The last transfers, the most recent first.
     pub transfers: Vec<TransferShown>,
-    /// What someone should look at.
+    /// What someone should look at; first what HQ has not heard yet.
     pub alerts: Vec<Alert>,
-    /// Counters since the start.
+    /// Counters, over restarts.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -60,6 +66,8 @@ impl Report {
         let mut phones: Vec<PhoneSeen> = inner.devices.values().cloned().collect();
         phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
         let poll = inner.poll.as_ref();
+        let mut alerts: Vec<_> = inner.alerts.iter().collect();
+        alerts.sort_by_key(|(key, _)| !inner.kept.untold.contains(*key));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now,
@@ -74,8 +82,9 @@ impl Report {
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
+            files: inner.kept.files.values().cloned().collect(),
             transfers: inner.transfers.iter().rev().cloned().collect(),
-            alerts: inner.alerts.values().cloned().collect(),
+            alerts: alerts.into_iter().map(|(_, alert)| alert.clone()).collect(),
             counters: inner.counters.clone(),
         }
     }
@@ -137,6 +146,26 @@ impl Report {
                     writeln!(out, "{mac:<18} {known:<9} {seen:<15} {:<14} {}", phone.outcome, printable(&phone.file));
             }
         }
+        if !self.transfers.is_empty() {
+            let _ = writeln!(
+                out,
+                "\n{:<18} {:<15} {:<14} {:>10} {:>7} {:>8} {:>5}  last transfers",
+                "device", "ended", "outcome", "bytes", "resent", "ms", "gen"
+            );
+            for one in self.transfers.iter().take(TEXT_TRANSFERS) {
+                let who = one.device.map_or_else(|| one.address.to_string(), |mac| mac.to_string());
+                let (ended, generation) = (self.ago(one.at), one.generation.to_string());
+                let _ = writeln!(
+                    out,
+                    "{who:<18} {ended:<15} {:<14} {:>10} {:>7} {:>8} {generation:>5}  {}",
+                    one.outcome,
+                    one.bytes,
+                    one.retransmissions,
+                    one.milliseconds,
+                    printable(&one.file)
+                );
+            }
+        }
         out
     }
 
@@ -187,6 +216,36 @@ mod tests {
         for part in ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        scan: 00:00:5e"] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn the_text_shows_the_last_transfers_with_all_that_is_known_of_them() {
+        let stats = Stats::new();
+        for number in 0..20u16 {
+            stats.transfer(crate::status::TransferRecord {
+                device: (number == 19).then(|| crate::ids::MacAddr::new([2, 0, 0, 0, 0, 1])),
+                known: true,
+                address: std::net::Ipv4Addr::new(192, 168, 1, 7),
+                file: format!("file-{number}\u{1b}[2J.cfg"),
+                bytes: 70_000,
+                retransmissions: 3,
+                duration: std::time::Duration::from_millis(421),
+                generation: Generation(8),
+                outcome: crate::status::Outcome::Unconfirmed,
+            });
+        }
+        let text = Report::of(&stats).text();
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .skip_while(|line| !line.contains("last transfers"))
+            .skip(1)
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(rows.len(), TEXT_TRANSFERS);
+        let expected =
+            ["02:00:00:00:00:01", "0", "s", "ago", "unconfirmed", "70000", "3", "421", "8", "file-19?[2J.cfg"];
+        assert_eq!(rows.first().map(Vec::as_slice), Some(&expected[..]), "the newest first, and no escapes");
+        assert_eq!(rows.get(1).and_then(|row| row.first()), Some(&"192.168.1.7"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::{FileSeen, Kept};
 use crate::api::{Alert, DhcpServerSeen, PhoneSeen};
 use crate::ids::{Generation, MacAddr, UnixTime};
 
@@ -24,6 +25,8 @@ pub const MAX_TEXT_BYTES: usize = 255;
 pub enum Outcome {
     /// The client acknowledged the last block.
     Delivered,
+    /// The client's own log was taken and kept.
+    Received,
     /// Everything was sent, the last acknowledgement never came.
     Unconfirmed,
     /// The client sent ERROR. Normal for probes (`tsize`, Polycom's header check).
@@ -37,10 +40,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A stable code: `delivered`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
+    /// A stable code: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Received => "received",
             Self::Unconfirmed => "unconfirmed",
             Self::Aborted => "aborted",
             Self::TimedOut => "timed-out",
@@ -137,6 +141,7 @@ pub(super) struct Inner {
     pub(super) dhcp_mode: String,
     pub(super) dhcp_servers: Vec<DhcpServerSeen>,
     pub(super) poll: Option<PollState>,
+    pub(super) kept: Kept,
 }
 
 impl Default for Stats {
@@ -177,6 +182,7 @@ impl Stats {
     pub fn transfer(&self, record: TransferRecord) {
         let at = (self.clock)();
         let file = shortened(record.file);
+        let milliseconds = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
         match record.outcome {
             Outcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
@@ -191,7 +197,21 @@ impl Stats {
                 last_seen: at,
                 file: file.clone(),
                 outcome: record.outcome.code().to_owned(),
+                bytes: record.bytes,
+                retransmissions: record.retransmissions,
+                milliseconds,
+                generation: record.generation,
             });
+            if record.known {
+                inner.kept.file(FileSeen {
+                    mac,
+                    file: file.clone(),
+                    at,
+                    bytes: record.bytes,
+                    generation: record.generation,
+                    outcome: record.outcome.code().to_owned(),
+                });
+            }
         }
         if inner.transfers.len() >= MAX_TRANSFERS {
             inner.transfers.pop_front();
@@ -203,7 +223,7 @@ impl Stats {
             file,
             bytes: record.bytes,
             retransmissions: record.retransmissions,
-            milliseconds: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
+            milliseconds,
             generation: record.generation,
             outcome: record.outcome.code().to_owned(),
         });
@@ -216,7 +236,12 @@ impl Stats {
         let mut inner = self.lock();
         add(&mut inner.counters, &format!("alert.{code}"), 1);
         let full = inner.alerts.len() >= MAX_ALERTS;
-        match inner.alerts.entry((code.to_owned(), text.clone())) {
+        let key = (code.to_owned(), text.clone());
+        let new = !inner.alerts.contains_key(&key);
+        if !(new && full) {
+            inner.kept.raised(&key, new);
+        }
+        match inner.alerts.entry(key) {
             std::collections::btree_map::Entry::Occupied(mut known) => {
                 known.get_mut().count = known.get().count.saturating_add(1);
             }
@@ -229,7 +254,9 @@ impl Stats {
 
     /// It is over: alerts of this code go.
     pub fn clear_alert(&self, code: &'static str) {
-        self.lock().alerts.retain(|(known, _), _| known != code);
+        let mut inner = self.lock();
+        inner.alerts.retain(|(known, _), _| known != code);
+        inner.kept.cleared(code);
     }
 
     /// What DHCP does here now, for example `inform`.

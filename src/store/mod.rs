@@ -13,6 +13,7 @@
 //! objects/<2 hex>/<sha256>   ciphertext named by its digest
 //! partial/<sha256>           downloads that are not complete
 //! journal/<name>.log         append-only records: DHCP leases
+//! logs/<mac>-app.log          what phones wrote, if the site takes logs; a ring of a bounded size
 //! bad/                       the last few damaged objects, for whoever wants to know why
 //! cache.sled/                what may be lost
 //! tmp/                       files that are being written; emptied at every opening
@@ -30,6 +31,7 @@ mod download;
 mod durable;
 mod error;
 mod journal;
+pub mod logs;
 mod objects;
 mod pointer;
 mod reader;
@@ -37,6 +39,8 @@ mod releases;
 mod space;
 mod trust;
 
+#[cfg(test)]
+mod cache_cuts;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
@@ -104,6 +108,7 @@ struct Inner {
     listeners: Mutex<Vec<Listener>>,
     recoveries: Mutex<Vec<Recovery>>,
     cache: OnceLock<StateCache>,
+    logs: Mutex<logs::Pace>,
 }
 
 impl std::fmt::Debug for Store {
@@ -152,6 +157,7 @@ impl Store {
             listeners: Mutex::default(),
             recoveries: Mutex::default(),
             cache: OnceLock::new(),
+            logs: Mutex::default(),
         };
         if let Err(error) = inner.clean().and_then(|()| inner.try_writing()) {
             inner.recovered(Recovery::NotWritable(error.to_string()));
@@ -180,7 +186,7 @@ impl Store {
                 _ => return Err(StoreError::Name(relative.to_owned())),
             }
         }
-        const OWN: [&str; 11] = [
+        const OWN: [&str; 12] = [
             "lock",
             "trust.0",
             "trust.1",
@@ -189,6 +195,7 @@ impl Store {
             "objects",
             "partial",
             "journal",
+            "logs",
             "bad",
             "cache.sled",
             "tmp",

@@ -98,6 +98,13 @@ impl Terms {
     }
 }
 
+/// What a client says that it will send (RFC 2349: `tsize` of a WRQ); more than a number can say counts as the most.
+pub fn announced_size(asked: &[RequestOption<'_>]) -> Option<u64> {
+    let value = find(asked, b"tsize")?.value;
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| number(asked, b"tsize").unwrap_or(u64::MAX))
+}
+
 /// The MAC address that a device tells of itself in its options (Grandstream does, in every request). Anybody can write
 /// anything there: a hint for people, never a reason to serve.
 pub fn device_hint(asked: &[RequestOption<'_>]) -> Option<MacAddr> {

@@ -118,8 +118,10 @@ pub enum Refusal {
     NotFound,
     /// Writing is not possible.
     AccessViolation,
-    /// `mail` and modes that do not exist.
+    /// `mail`, modes that do not exist, and blocks longer than agreed.
     IllegalOperation,
+    /// More than is kept of an upload.
+    DiskFull,
     /// The file is binary and netascii would corrupt it.
     OctetOnly,
     /// A bound on transfers is reached.
@@ -215,6 +217,7 @@ impl Refusal {
             Self::NotFound => b"\0\x05\0\x01File not found\0",
             Self::AccessViolation => b"\0\x05\0\x02Access violation\0",
             Self::IllegalOperation => b"\0\x05\0\x04Illegal TFTP operation\0",
+            Self::DiskFull => b"\0\x05\0\x03Disk full or allocation exceeded\0",
             Self::OctetOnly => b"\0\x05\0\0octet only\0",
             Self::Busy => b"\0\x05\0\0server busy, try again\0",
             Self::TemporaryFailure => b"\0\x05\0\0temporary failure\0",
@@ -353,6 +356,7 @@ mod tests {
             (Refusal::NotFound, ErrorCode::FileNotFound),
             (Refusal::AccessViolation, ErrorCode::AccessViolation),
             (Refusal::IllegalOperation, ErrorCode::IllegalOperation),
+            (Refusal::DiskFull, ErrorCode::DiskFull),
             (Refusal::OctetOnly, ErrorCode::Undefined),
             (Refusal::Busy, ErrorCode::Undefined),
             (Refusal::TemporaryFailure, ErrorCode::Undefined),

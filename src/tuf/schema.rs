@@ -18,7 +18,7 @@ pub const FIRMWARE: &str = "firmware";
 
 /// Fields that Lineside adds to `signed`. They are covered by the signatures; other clients ignore them.
 ///
-/// In `root`: the fleet and HQ's certificate authorities. In `timestamp`, `snapshot` and `targets`: fleet and site.
+/// In `root`: the fleet, HQ's certificate authorities, and whom `targets` may delegate [`FIRMWARE`] to. In `timestamp`, `snapshot` and `targets`: fleet and site.
 pub const EXTRA_FIELD: &str = "x-lineside";
 
 /// The signed part of `root` (§4.3).
@@ -233,6 +233,21 @@ impl Hashes {
             expected.as_str().is_some_and(|expected| expected.eq_ignore_ascii_case(&actual))
         });
         sha256.or(sha512) == Some(true) && sha512 != Some(false)
+    }
+}
+
+impl Root {
+    /// Who approves firmware: `{"keyids": […], "threshold": N}` under [`FIRMWARE`] in [`EXTRA_FIELD`], the keys among
+    /// those of the root. It stands here because `targets`, which delegates the role, is signed by one release key: a
+    /// thief of that one could delegate to anybody.
+    pub fn firmware(&self) -> Option<RoleKeys> {
+        let keys = RoleKeys::deserialize(self.extra.get(EXTRA_FIELD)?.get(FIRMWARE)?).ok()?;
+        (keys.threshold > 0).then_some(keys)
+    }
+
+    /// The usable keys of a role.
+    pub fn public_keys(&self, role: &RoleKeys) -> Vec<PublicKey> {
+        role.keyids.iter().filter_map(|id| PublicKey::from_json(id, self.keys.get(id)?)).collect()
     }
 }
 

@@ -7,13 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::TrustError;
-use super::key::{PublicKey, SigningKey};
+use super::key::{KeyId, PublicKey, SigningKey};
 pub use super::schema::key_json;
 use super::schema::{
     DelegatedRole, Delegations, EXTRA_FIELD, Envelope, Hashes, MetaFile, RoleKeys, Root, SPEC_VERSION, Signature,
     Snapshot, Target, Targets, Timestamp,
 };
-use super::verify::malformed;
+use super::verify::{malformed, signers};
 use super::{canonical, json};
 use crate::ids::{Digest, UnixTime};
 
@@ -46,6 +46,13 @@ pub fn add_signature(file: &[u8], key: &SigningKey) -> Result<Vec<u8>, TrustErro
     envelope.signatures.push(signature);
     envelope.signatures.sort_by(|a, b| a.keyid.cmp(&b.keyid));
     Ok(emit(envelope))
+}
+
+/// Which of these keys signed a metadata file; what the file says is not looked at.
+///
+/// [`TrustError::Malformed`] (with `metadata` as the role) if `file` is no metadata file.
+pub fn signed_by(file: &[u8], keys: &[PublicKey]) -> Result<BTreeSet<KeyId>, TrustError> {
+    signers(file, keys)
 }
 
 fn signature(key: &SigningKey, message: &[u8]) -> Signature {

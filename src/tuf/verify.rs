@@ -153,6 +153,14 @@ impl Parsed {
         Ok(Self { signatures, signed, message })
     }
 
+    fn is_signed_by(&self, key: &PublicKey) -> bool {
+        let id = key.id();
+        self.signatures.iter().filter(|signature| signature.keyid == id).any(|signature| {
+            let bytes = HEXLOWER_PERMISSIVE.decode(signature.sig.as_bytes());
+            bytes.is_ok_and(|bytes| key.verifies(&self.message, &bytes))
+        })
+    }
+
     /// The threshold (§5.3.4): each key counts once, even under two ids. A signature that does not hold does not count.
     fn verify(&self, role: &str, authority: &Authority) -> Result<(), TrustError> {
         let mut held = BTreeSet::new();
@@ -170,6 +178,12 @@ impl Parsed {
             Err(TrustError::Untrusted { role: role.into(), valid, threshold: authority.threshold })
         }
     }
+}
+
+/// Which of these keys signed a metadata file.
+pub(super) fn signers(bytes: &[u8], keys: &[PublicKey]) -> Result<BTreeSet<KeyId>, TrustError> {
+    let file = Parsed::new("metadata", bytes)?;
+    Ok(keys.iter().filter(|key| file.is_signed_by(key)).map(PublicKey::id).collect())
 }
 
 pub(super) fn malformed(role: &str, what: String) -> TrustError {

@@ -96,6 +96,10 @@ mod tests {
             last_seen: UnixTime(1_800_000_000),
             file: "SEP001122334455.cnf.xml".to_owned(),
             outcome: "delivered".to_owned(),
+            bytes: 4711,
+            retransmissions: 0,
+            milliseconds: 12,
+            generation: Generation(3),
         }
     }
 

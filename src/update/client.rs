@@ -418,18 +418,15 @@ fn is_truncation(error: &reqwest::Error) -> bool {
     error.is_decode() && tls_error(error).is_none()
 }
 
-/// An error with its sources, which `Display` of the outermost leaves out.
+/// What an error comes down to: its two innermost sources. The outer ones say only that a request was being sent.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = error.source();
-    }
+    let links: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    let text = match links.as_slice() {
+        [.., outer, inner] if !outer.contains(inner.as_str()) && links.len() > 2 => format!("{outer}: {inner}"),
+        [.., inner] => inner.clone(),
+        [] => String::new(),
+    };
     printable(&text, 512)
 }
 

@@ -44,11 +44,13 @@ impl Updater {
         let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
         let mut report = (self.report)();
         report.nonce.clone_from(&nonce);
+        let alerts = report.alerts.clone();
         let url = format!("{}{CHECK_IN_PATH}", self.identity.settled().hq);
         let answer = client.post(&url, check_in::body(report)).await?;
         let trusted = self.trusted()?;
         let root = trusted.root();
         let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;
+        self.stats.told(&alerts);
         self.time.raise(signed.time, root.expires);
         let known = Generation(trusted.targets().map_or(0, |targets| targets.version));
         if signed.newest > known {

@@ -2,9 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod attacks;
 mod dhcp;
+mod disk;
 mod hq;
 mod net;
+mod process;
 mod router;
 mod site;
 mod tftp;
+mod trust;
+mod upkeep;
+mod wire;

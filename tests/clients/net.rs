@@ -122,6 +122,15 @@ impl Host {
         command
     }
 
+    /// Runs a function on a thread whose sockets are this host's.
+    pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        let namespace = fs::File::open(format!("/run/netns/{}", self.namespace)).unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
     /// Starts a program in it, its output going to a file.
     pub fn start(&self, words: &[&str], log: &Path) -> Running {
         let file = fs::File::options().create(true).append(true).open(log).unwrap();

@@ -30,6 +30,10 @@ pub struct Deployment {
     pub lan: Host,
     pub fleet: PathBuf,
     pub state: PathBuf,
+    /// What `lineside` is started with, for example another clock.
+    pub under: Vec<String>,
+    /// What `lineside-hq serve` is started with.
+    pub hq_under: Vec<String>,
     phones: u8,
 }
 
@@ -59,8 +63,10 @@ impl Deployment {
             let (before, after) = settings.split_once("\nurl = ").expect("fleet.toml has a url");
             fs::write(&path, format!("{before}\nrepository = \"{repository}\"\nurl = {after}")).unwrap();
         }
+        let state = dir.join("state");
+        let (under, hq_under) = (Vec::new(), Vec::new());
         let mut this =
-            Self { appliance: None, serve: None, hq, site, lan, fleet, state: dir.join("state"), phones: 0, net };
+            Self { appliance: None, serve: None, hq, site, lan, fleet, state, under, hq_under, phones: 0, net };
         this.inventory();
         this.serve();
         this
@@ -86,8 +92,9 @@ impl Deployment {
     pub fn serve(&mut self) {
         let log = self.net.dir().join("hq.log");
         let fleet = self.fleet.to_str().unwrap();
-        let running =
-            self.hq.start(&[hq_program(), "--fleet", fleet, "serve", "--listen", &format!("{HQ}:8443")], &log);
+        let listen = format!("{HQ}:8443");
+        let words = [hq_program(), "--fleet", fleet, "serve", "--listen", &listen];
+        let running = self.hq.start(&after(&self.hq_under, &words), &log);
         let hq = self.hq.clone();
         wait_for(Duration::from_secs(20), || {
             let probe = hq.try_sh(&format!("curl -sk -m 2 -o /dev/null https://{HQ}:8443/v1/root"));
@@ -129,7 +136,8 @@ impl Deployment {
     pub fn try_lineside(&self, words: &[&str]) -> (bool, String) {
         let config = self.config();
         let config = config.to_str().unwrap();
-        let output = self.site.command(&[&[lineside_program(), "--config", config], words].concat()).output().unwrap();
+        let words = [&[lineside_program(), "--config", config], words].concat();
+        let output = self.site.command(&after(&self.under, &words)).output().unwrap();
         (output.status.success(), text(&output))
     }
 
@@ -144,12 +152,23 @@ impl Deployment {
 
     /// Starts the appliance.
     pub fn start(&mut self) {
+        self.start_as(&[]);
+    }
+
+    /// Starts the appliance through another program, for example `env`.
+    pub fn start_as(&mut self, through: &[&str]) {
         let config = self.config();
         let log = self.net.dir().join("appliance.log");
-        self.appliance =
-            Some(self.site.start(&[lineside_program(), "--config", config.to_str().unwrap(), "run"], &log));
+        let words = [through, &[lineside_program(), "--config", config.to_str().unwrap(), "run"]].concat();
+        self.appliance = Some(self.site.start(&after(&self.under, &words), &log));
         let ready = wait_for(Duration::from_secs(20), || self.socket().exists().then_some(()));
         ready.unwrap_or_else(|| panic!("the appliance does not start:\n{}", self.appliance_log()));
+    }
+
+    /// Starts the appliance after another one, which may have left its socket behind.
+    pub fn start_anew(&mut self) {
+        let _ = fs::remove_file(self.socket());
+        self.start();
     }
 
     /// Enrolled, published, started, and serving the first release.
@@ -235,6 +254,10 @@ pub fn hq_program() -> &'static str {
 
 pub fn lineside_program() -> &'static str {
     env!("CARGO_BIN_EXE_lineside")
+}
+
+fn after<'a>(first: &'a [String], words: &[&'a str]) -> Vec<&'a str> {
+    first.iter().map(String::as_str).chain(words.iter().copied()).collect()
 }
 
 fn run(command: &mut Command) -> String {

@@ -18,7 +18,7 @@ use lineside::tuf::schema::{
 use lineside::tuf::{SigningKey, sign};
 use serde_json::json;
 
-use crate::pki::{Ca, NOW, days};
+use crate::pki::{Ca, NOW, Shown, days};
 use crate::server::{Reply, Request, Server};
 
 pub const SECRET: &str = "00112233445566778899aabbccddeeff";
@@ -30,6 +30,9 @@ pub fn fleet() -> FleetId {
 pub fn site() -> SiteId {
     "s-1".parse().unwrap()
 }
+
+/// Answers in HQ's place, or leaves it to HQ.
+pub type Hostile = Box<dyn FnMut(&Request) -> Option<Reply> + Send>;
 
 pub struct World {
     pub ca: Ca,
@@ -45,6 +48,8 @@ pub struct World {
     /// Who used the token.
     pub used_by: Option<String>,
     pub refuse: Option<&'static str>,
+    /// Takes over where it answers.
+    pub hostile: Option<Hostile>,
     /// Everything is done, but answers to POST are lost on the way.
     pub lose_answers: bool,
     /// Check-ins are answered with this nonce.
@@ -67,6 +72,8 @@ pub struct World {
 
 pub struct Hq {
     pub server: Server,
+    /// The certificate that it shows to new connections.
+    pub shown: Arc<Shown>,
     world: Arc<Mutex<World>>,
 }
 
@@ -85,6 +92,7 @@ impl Hq {
             recipient: None,
             used_by: None,
             refuse: None,
+            hostile: None,
             lose_answers: false,
             issue_for: None,
             replay_nonce: None,
@@ -98,11 +106,13 @@ impl Hq {
             named: site(),
         };
         world.publish_root(1, days(365));
-        let config = world.ca.server(days(-1), days(400));
+        let mut config = world.ca.server(days(-1), days(400));
+        let shown = Shown::new(config.cert_resolver.clone());
+        config.cert_resolver = shown.clone();
         let world = Arc::new(Mutex::new(world));
         let shared = world.clone();
         let server = Server::start(config, move |request| shared.lock().unwrap().answer(request)).await;
-        Self { server, world }
+        Self { server, world, shown }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -256,6 +266,9 @@ impl World {
     pub fn answer(&mut self, request: &Request) -> Reply {
         if let Some(code) = self.refuse {
             return refusal(code);
+        }
+        if let Some(reply) = self.hostile.as_mut().and_then(|hostile| hostile(request)) {
+            return reply;
         }
         if let Some(left) = &mut self.answers_left {
             if *left == 0 {

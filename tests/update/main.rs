@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
 
 mod client;
+mod clocks;
 mod enrol;
+mod hostile;
 mod hq;
 mod nginx;
 mod pki;

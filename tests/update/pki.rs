@@ -151,3 +151,24 @@ pub fn only_tls12(ca: &Ca) -> rustls::ServerConfig {
         .with_no_client_auth()
         .with_cert_resolver(with_chain(ca, vec![]))
 }
+
+/// A certificate that can be changed while the server runs.
+#[derive(Debug)]
+pub struct Shown(Mutex<Arc<dyn rustls::server::ResolvesServerCert>>);
+
+impl Shown {
+    pub fn new(first: Arc<dyn rustls::server::ResolvesServerCert>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(first)))
+    }
+
+    /// From now on what this configuration shows is shown.
+    pub fn show(&self, config: &rustls::ServerConfig) {
+        *self.0.lock().unwrap() = config.cert_resolver.clone();
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Shown {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        self.0.lock().unwrap().resolve(hello)
+    }
+}

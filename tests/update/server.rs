@@ -31,6 +31,8 @@ pub enum Reply {
     Hang(Vec<u8>),
     /// These bytes, then zeros without end.
     Endless(Vec<u8>),
+    /// The first bytes, then one byte of the others each second.
+    Trickle(Vec<u8>, Vec<u8>),
 }
 
 impl Reply {
@@ -113,6 +115,16 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, handler: Handler, log: 
                 let _ = stream.flush().await;
                 // Until the client gives up.
                 let _ = stream.read(&mut [0; 64]).await;
+                return;
+            }
+            Reply::Trickle(bytes, slowly) => {
+                let _ = stream.write_all(&bytes).await;
+                for byte in slowly {
+                    if stream.write_all(&[byte]).await.is_err() || stream.flush().await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
                 return;
             }
             Reply::Endless(bytes) => {

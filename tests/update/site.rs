@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 use crate::hq::{Hq, object_path, timestamp_path};
 use crate::pki::{DAY, NOW, SetClock, days, right_time};
 
-struct Site {
-    hq: Hq,
-    store: Store,
-    identity: Identity,
-    updater: Updater,
-    clock: Arc<SetClock>,
-    dir: TempDir,
+pub struct Site {
+    pub hq: Hq,
+    pub store: Store,
+    pub identity: Identity,
+    pub updater: Updater,
+    pub clock: Arc<SetClock>,
+    pub dir: TempDir,
 }
 
 impl Site {
-    async fn enrolled() -> Self {
+    pub async fn enrolled() -> Self {
         let hq = Hq::start().await;
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("state")).unwrap();
@@ -40,7 +40,7 @@ impl Site {
     }
 
     /// The same with a first release of two files.
-    async fn serving() -> Self {
+    pub async fn serving() -> Self {
         let mut site = Self::enrolled().await;
         site.hq.world().publish(&[("a.cfg", b"one"), ("b.cfg", &[7; 200_000])]);
         assert_eq!(site.poll().await.state, "ok");
@@ -49,16 +49,16 @@ impl Site {
         site
     }
 
-    async fn poll(&mut self) -> PollOutcome {
+    pub async fn poll(&mut self) -> PollOutcome {
         self.updater.poll_once().await
     }
 
     /// What the disk serves.
-    fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         load_active(&self.store, &self.identity).unwrap().map_or(0, |opened| opened.generation().0)
     }
 
-    fn content(&self, name: &str) -> Vec<u8> {
+    pub fn content(&self, name: &str) -> Vec<u8> {
         let opened = load_active(&self.store, &self.identity).unwrap().unwrap();
         let name: FileName = name.parse().unwrap();
         let file = self.store.open(opened.catalog().file(&name).unwrap()).unwrap();
@@ -66,12 +66,12 @@ impl Site {
     }
 
     /// The process dies and starts again.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.updater = updater(&self.store, &self.identity, &self.clock);
     }
 
     /// A poll that must change nothing that is served.
-    async fn poll_in_vain(&mut self, state: &str) -> PollOutcome {
+    pub async fn poll_in_vain(&mut self, state: &str) -> PollOutcome {
         let before = self.generation();
         let outcome = self.poll().await;
         assert_eq!(outcome.state, state, "{}", outcome.reason);

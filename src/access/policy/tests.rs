@@ -18,8 +18,8 @@ fn reference() -> ObjectRef {
     ObjectRef { digest: Digest::of(b"x"), bytes: 116, key, packing: Packing::Plain, clear_bytes: 100 }
 }
 
-fn catalog() -> Catalog {
-    let manifest = Manifest {
+fn manifest() -> Manifest {
+    Manifest {
         format: 1,
         fleet: "acme".parse().unwrap(),
         site: "s-3f9a".parse().unwrap(),
@@ -31,9 +31,15 @@ fn catalog() -> Catalog {
         settings: SiteSettings::default(),
         inventory: reference(),
         shards: vec![reference()],
-    };
+    }
+}
+
+fn inventory() -> Inventory {
     let phone = |mac, model: &str| Phone { mac, model: model.to_owned(), label: String::new() };
-    let inventory = Inventory { phones: vec![phone(RECEPTION, "polycom-650"), phone(KITCHEN, "yealink-t28")] };
+    Inventory { phones: vec![phone(RECEPTION, "polycom-650"), phone(KITCHEN, "yealink-t28")] }
+}
+
+fn catalog() -> Catalog {
     let file = |name: &str, scope| FileEntry {
         name: name.parse().unwrap(),
         scope,
@@ -52,7 +58,7 @@ fn catalog() -> Catalog {
         // Odd, but the manifest decides, not the name.
         file("greeting-0004f2aabbcc.wav", Scope::Everyone),
     ];
-    Catalog::new(&manifest, inventory, vec![Shard { files }]).unwrap()
+    Catalog::new(&manifest(), inventory(), vec![Shard { files }]).unwrap()
 }
 
 struct Site {
@@ -71,7 +77,7 @@ impl Site {
     /// A site where only the guard limits.
     fn unlimited() -> Self {
         let rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
-        let limits = Limits { address: rate, known: rate, unknown: rate };
+        let limits = Limits { address: rate, own: rate, known: rate, unknown: rate };
         Self { policy: Policy::with_limits((Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
     }
 
@@ -177,11 +183,59 @@ fn outside_the_lan_there_is_silence() {
 #[test]
 fn over_the_rate_there_is_silence_and_then_service_again() {
     let mut site = Site::new();
-    let answers: Vec<_> = (0..300).map(|_| said(&site.decide(device(RECEPTION), "0004f2aabbcc.cfg"))).collect();
-    assert_eq!(answers.iter().filter(|said| *said == "served").count(), 200);
-    assert_eq!(answers[299], "(rate-limited)");
+    let answers: Vec<_> = (0..500).map(|_| said(&site.decide(device(RECEPTION), "0004f2aabbcc.cfg"))).collect();
+    assert_eq!(answers.iter().filter(|said| *said == "served").count(), 400);
+    assert_eq!(answers[499], "(rate-limited)");
     site.now += Duration::from_secs(1);
     assert_eq!(said(&site.decide(device(RECEPTION), "0004f2aabbcc.cfg")), "served");
+}
+
+#[test]
+fn a_flood_of_guesses_under_a_phones_address_keeps_nothing_from_the_phone() {
+    let mut site = Site::new();
+    let silent = (0..4096u32)
+        .map(|number| said(&site.decide(device(RECEPTION), &format!("SEP001565{number:06X}.cnf.xml"))))
+        .filter(|said| said == "(rate-limited)")
+        .count();
+    assert_eq!(silent, 4096 - 200);
+    for (name, expected) in [
+        ("CTLSEP0004F2AABBCC.tlv", "not-found"),
+        ("0004f2aabbcc.cfg", "served"),
+        ("sip.ld", "served"),
+        ("000000000000.cfg", "served"),
+        ("ITLFile.tlv", "not-found"),
+    ] {
+        assert_eq!(said(&site.decide(device(RECEPTION), name)), expected, "{name}");
+    }
+    assert_eq!(site.reports.len(), 1);
+}
+
+#[test]
+fn a_device_writes_its_own_log_where_the_signed_settings_say_so_and_nothing_else() {
+    let wanted = |accept, requester, name: &str, address| {
+        let mut site = Site::new();
+        let mut manifest = manifest();
+        manifest.settings.tftp.accept_logs = accept;
+        site.catalog = Catalog::new(&manifest, inventory(), Vec::new()).unwrap();
+        let name = name.parse().unwrap();
+        site.policy.own_log(&site.catalog, &Request { address, requester, name: &name }, site.now).is_some()
+    };
+    let here = Ipv4Addr::new(192, 0, 2, 10);
+    for name in ["0004f2aabbcc-app.log", "/0004F2AABBCC-boot.log"] {
+        assert!(wanted(true, device(RECEPTION), name, here), "{name}");
+        assert!(!wanted(false, device(RECEPTION), name, here), "off by default: {name}");
+        assert!(!wanted(true, device(KITCHEN), name, here), "another's: {name}");
+        assert!(!wanted(true, Resolution::Unknown, name, here));
+        assert!(!wanted(true, Resolution::Conflict { leased: RECEPTION, seen: STRANGER }, name, here));
+        assert!(!wanted(true, device(RECEPTION), name, Ipv4Addr::new(10, 0, 0, 1)), "outside the LAN");
+    }
+    // Not in the inventory.
+    assert!(!wanted(true, device(STRANGER), "64167f0a0b0c-app.log", here));
+    for name in
+        ["0004f2aabbcc.cfg", "0004f2aabbcc-phone.cfg", "0004f2aabbcc-directory.xml", "logs/0004f2aabbcc-app.log"]
+    {
+        assert!(!wanted(true, device(RECEPTION), name, here), "{name}");
+    }
 }
 
 #[test]

@@ -268,3 +268,27 @@ fn a_file_out_of_bounds_is_refused() {
     });
     assert_eq!(published.complete().unwrap_err().code(), "too-large");
 }
+
+#[test]
+fn the_release_key_cannot_name_other_firmware_keys_than_the_root_does() {
+    use crate::tuf::sign::{self, Signers, TopLevel};
+    use crate::tuf::{PublicKey, SigningKey};
+
+    let [root_key, thief, honest] = [[1; 32], [2; 32], [3; 32]].map(|seed| SigningKey::from_seed(&seed));
+    let keys: [PublicKey; 2] = [honest.public(), root_key.public()];
+    let all = Signers { keys: &keys, threshold: 1 };
+    let top = TopLevel { root: all, targets: all, snapshot: all, timestamp: all };
+    let named = json!({ "firmware": { "keyids": [keys[0].id(), keys[1].id()], "threshold": 2 } });
+    let root = sign::root(1, UnixTime(0), top, Some(named));
+    let delegating = |keys: &[PublicKey], threshold| Targets {
+        delegations: Some(sign::delegation(FIRMWARE, Signers { keys, threshold }, &["firmware/*"])),
+        ..role(1, &[])
+    };
+    assert!(may_delegate_firmware(&root, &delegating(&keys, 2)));
+    assert!(!may_delegate_firmware(&root, &delegating(&[thief.public()], 1)), "keys of the thief's own");
+    assert!(!may_delegate_firmware(&root, &delegating(&keys, 1)), "fewer signatures");
+    assert!(!may_delegate_firmware(&root, &delegating(&[honest.public(), thief.public()], 2)), "one of each");
+    assert!(!may_delegate_firmware(&root, &role(1, &[])), "no delegation of its own");
+    let silent = sign::root(1, UnixTime(0), top, None);
+    assert!(!may_delegate_firmware(&silent, &delegating(&keys, 2)), "a root that names nobody");
+}

@@ -11,11 +11,13 @@ use zeroize::Zeroizing;
 use super::{Cli, Command, SecretCommand, SiteCommand};
 use crate::hq::init::{self, InitOptions};
 use crate::hq::inventory::{Inventory, Site};
+use crate::hq::keyring::Passphrase;
 use crate::hq::layout::Layout;
+use crate::hq::lock::TreeLock;
 use crate::hq::preview::{self, Preview};
 use crate::hq::problem::{NotClean, Report, count};
 use crate::hq::publish::{self, PublishOptions};
-use crate::hq::{enrol, fleet, lint, plan, progress, secrets, service};
+use crate::hq::{enrol, expiry, fleet, lint, plan, progress, secrets, service};
 use crate::ids::UnixTime;
 
 /// Runs one command; what people asked for goes to `out`. Returns whether all is well.
@@ -23,6 +25,9 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
     if let Command::Check = cli.command {
         let report = lint::check(&Layout::new(&cli.fleet));
         writeln!(out, "{report}")?;
+        for warning in expiry::of_fleet(&Layout::new(&cli.fleet), now()) {
+            writeln!(out, "warning: {warning}")?;
+        }
         return Ok(report.is_clean());
     }
     act(cli, out).map(|()| true)
@@ -31,15 +36,21 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
 fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
     let layout = Layout::new(&cli.fleet);
     match &cli.command {
-        Command::Init { dir, name, url } => start(dir, name, url, out),
+        Command::Init { dir, name, url, passphrase } => start(dir, name, url, *passphrase, out),
         Command::Site(command) => site(&layout, command, out),
         Command::Secret(command) => secret(&layout, command, out),
+        Command::Keys(command) => super::keys::run(&layout, command, out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
             Ok(writeln!(out, "{plan}")?)
         }
-        Command::Publish { sites } => {
+        Command::Publish { refresh: true, .. } => {
+            let _held = TreeLock::wait(&layout.online())?;
+            let sites = publish::refresh(&layout.online(), now())?;
+            Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
+        }
+        Command::Publish { sites, .. } => {
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now: now() };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
             Ok(writeln!(out, "{summary}")?)
@@ -50,7 +61,11 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         },
         Command::Fleet => {
             let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
-            Ok(out.write_all(text.as_bytes())?)
+            out.write_all(text.as_bytes())?;
+            for warning in expiry::of_fleet(&layout, now()) {
+                writeln!(out, "warning: {warning}")?;
+            }
+            Ok(())
         }
         Command::Serve { listen, dir } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
@@ -63,12 +78,14 @@ fn some(names: &[String]) -> Option<&[String]> {
     (!names.is_empty()).then_some(names)
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
-fn start(dir: &Path, name: &str, url: &str, out: &mut dyn Write) -> anyhow::Result<()> {
-    init::init(dir, &InitOptions { name: name.to_owned(), url: url.to_owned(), now: now() })?;
+fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let passphrase = passphrase.then(Passphrase::for_new_keys).transpose()?;
+    let options = InitOptions { name: name.to_owned(), url: url.to_owned(), now: now() };
+    init::init_with(dir, &options, passphrase.as_ref())?;
     let dir = dir.display();
     writeln!(out, "made {dir}: a sample site, three sample phones, templates and all keys")?;
     writeln!(out, "keep copies of {dir}/keys in a safe place; neither keys/ nor online/ belongs into git")?;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -14,7 +15,7 @@ use crate::hq::keyring;
 use crate::hq::layout::Layout;
 use crate::hq::problem::count;
 use crate::hq::render::FleetDir;
-use crate::hq::trust;
+use crate::hq::trust::{self, FirmwareKeys};
 use crate::ids::{Digest, UnixTime};
 use crate::tuf::SigningKey;
 use crate::tuf::schema::{Envelope, Targets};
@@ -30,47 +31,88 @@ pub(super) struct Catalogue {
 }
 
 /// The catalogue of all firmware that any model serves; signs a new one if need be.
-pub(super) fn catalogue(layout: &Layout, fleet: &FleetDir, now: UnixTime) -> anyhow::Result<Catalogue> {
+///
+/// Where too few of the keys are at hand, it is left as `root/N.firmware.json.pending` with the signatures that could
+/// be made; holders add theirs with `keys sign`, and the next run takes it.
+pub(super) fn catalogue(
+    layout: &Layout,
+    fleet: &FleetDir,
+    keys: &FirmwareKeys,
+    now: UnixTime,
+) -> anyhow::Result<Catalogue> {
     let mut images: BTreeMap<Digest, u64> = BTreeMap::new();
     for asset in fleet.assets.firmware() {
         let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
         images.insert(Digest::of(&bytes), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
     }
+    let mut wanted = trust::firmware(0, now, &fleet.inventory.fleet.id, &images);
     let newest = numbered(&layout.signed(), "firmware")?.pop_last();
-    let mut version = 1;
-    if let Some((number, bytes)) = newest {
-        let listed: Envelope<Targets> = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{number}.firmware.json in {} is damaged", layout.signed().display()))?;
-        let fresh = !trust::is_near(listed.signed.expires, trust::TARGETS_LIFE, 4, now);
-        let wanted = trust::firmware(0, now, &fleet.inventory.fleet.id, &images).targets;
-        if fresh && listed.signed.targets == wanted {
-            return Ok(Catalogue { version: number, bytes });
+    wanted.version = match newest {
+        Some((version, bytes)) if is_current(&bytes, &wanted, now)? && signatures(&bytes, keys)? >= keys.threshold => {
+            return Ok(Catalogue { version, bytes });
         }
-        version = number.saturating_add(1);
+        Some((version, _)) => version.saturating_add(1),
+        None => 1,
+    };
+    let version = wanted.version;
+    let path = layout.signed().join(format!("{version}.firmware.json"));
+    let pending = pending_path(&path);
+    let mut bytes = match fs::read(&pending) {
+        Ok(begun) if is_current(&begun, &wanted, now)? => begun,
+        _ => sign::sign(&wanted, &[]),
+    };
+    for key in keys_at_hand(layout, keys, signatures(&bytes, keys)?)? {
+        bytes = sign::add_signature(&bytes, &key)?;
     }
-    let keys = offline_keys(layout, images.len())?;
-    let keys: Vec<&SigningKey> = keys.iter().collect();
-    let bytes = sign::sign(&trust::firmware(version, now, &fleet.inventory.fleet.id, &images), &keys);
-    tree::write_file(&layout.signed().join(format!("{version}.firmware.json")), &bytes)?;
+    let have = signatures(&bytes, keys)?;
+    if have < keys.threshold {
+        tree::write_file(&pending, &bytes)?;
+        bail!(
+            "the firmware catalogue ({}) needs {} signatures and has {have}\n\
+             hint: each holder of a firmware key runs `lineside-hq keys sign {} --key FILE`; then publish again",
+            count(images.len(), "file"),
+            keys.threshold,
+            pending.display()
+        );
+    }
+    tree::write_file(&path, &bytes)?;
+    if pending.exists() {
+        fs::remove_file(&pending).with_context(|| format!("cannot remove {}", pending.display()))?;
+    }
     Ok(Catalogue { version, bytes })
 }
 
-/// The firmware keys that are here; at least as many as must sign.
-fn offline_keys(layout: &Layout, images: usize) -> anyhow::Result<Vec<SigningKey>> {
-    let mut keys = Vec::new();
-    for number in 1..=trust::OFFLINE_KEYS {
-        let path = layout.key(&format!("firmware-{number}"));
-        if path.exists() {
-            keys.push(keyring::load_signing(&path)?);
+/// Where metadata waits for signatures.
+pub(in crate::hq) fn pending_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pending");
+    name.into()
+}
+
+/// Whether a catalogue lists just the wanted images and lives long enough.
+fn is_current(bytes: &[u8], wanted: &Targets, now: UnixTime) -> anyhow::Result<bool> {
+    let listed: Envelope<Targets> =
+        serde_json::from_slice(bytes).context("a firmware catalogue in root/ is damaged")?;
+    let fresh = !trust::is_near(listed.signed.expires, trust::TARGETS_LIFE, 4, now);
+    Ok(fresh && listed.signed.targets == wanted.targets)
+}
+
+fn signatures(bytes: &[u8], keys: &FirmwareKeys) -> anyhow::Result<u32> {
+    Ok(u32::try_from(sign::signed_by(bytes, &keys.keys)?.len()).unwrap_or(u32::MAX))
+}
+
+/// The firmware keys that are here, as many as are still needed: `keys/firmware-*.key`.
+fn keys_at_hand(layout: &Layout, keys: &FirmwareKeys, have: u32) -> anyhow::Result<Vec<SigningKey>> {
+    let wanted = usize::try_from(keys.threshold.saturating_sub(have)).unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    for path in keyring::files(&layout.keys())? {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if found.len() < wanted && name.starts_with("firmware") {
+            let key = keyring::load_signing(&path)?;
+            if keys.keys.contains(&key.public()) {
+                found.push(key);
+            }
         }
     }
-    if keys.len() < usize::try_from(trust::OFFLINE_THRESHOLD).unwrap_or(usize::MAX) {
-        bail!(
-            "the firmware catalogue ({}) must be signed anew by {} firmware keys, but {} here; publish once where they are",
-            count(images, "file"),
-            trust::OFFLINE_THRESHOLD,
-            if keys.len() == 1 { "one is".to_owned() } else { format!("{} are", keys.len()) }
-        );
-    }
-    Ok(keys)
+    Ok(found)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::previous::{self, Previous};
 use super::{Switch, tree};
@@ -44,7 +44,7 @@ pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
 
 fn freshen_site(layout: &Layout, site: &SiteId, key: &SigningKey, now: UnixTime) -> anyhow::Result<bool> {
     let Some(previous) = previous::read(layout, site)? else { return Ok(false) };
-    let Some((aside, path)) = freshen(layout, &previous, key, now)? else { return Ok(false) };
+    let Some((_, aside, path)) = freshen(layout, &previous, key, now)? else { return Ok(false) };
     tree::switch(&aside, &path)?;
     Ok(true)
 }
@@ -60,6 +60,11 @@ pub(super) fn freshen(
     if !old_snapshot && !trust::is_near(previous.timestamp.expires, trust::TIMESTAMP_LIFE, 2, now) {
         return Ok(None);
     }
+    let named =
+        previous.trusted.root().roles.get("timestamp").is_some_and(|keys| keys.keyids.contains(&key.public().id()));
+    if !named {
+        bail!("the online key is not the one that the published root names; publish");
+    }
     let metadata = layout.site_metadata(&previous.site);
     let mut timestamp = previous.timestamp.clone();
     if old_snapshot {
@@ -74,5 +79,5 @@ pub(super) fn freshen(
     timestamp.expires = now.plus(trust::TIMESTAMP_LIFE);
     let path: PathBuf = metadata.join("timestamp.json");
     let aside = tree::prepare(&path, &sign::sign(&timestamp, &[key]))?;
-    Ok(Some((aside, path)))
+    Ok(Some((previous.site.clone(), aside, path)))
 }

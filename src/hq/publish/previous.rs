@@ -10,10 +10,10 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::access::{Opened, OpenedManifest};
 use crate::bundle::RecipientSecret;
 use crate::hq::layout::Layout;
-use crate::hq::trust;
+use crate::hq::trust::{self, FirmwareKeys};
 use crate::ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use crate::tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
-use crate::tuf::{Limits, Refresh, Step, Trusted};
+use crate::tuf::{Limits, PublicKey, Refresh, Step, Trusted};
 
 /// Larger than any limit of the client.
 const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
@@ -43,7 +43,12 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> 
     }
     let first = metadata.join("1.root.json");
     let root = fs::read(&first).with_context(|| format!("cannot read {}", first.display()))?;
-    let trusted = refresh(&metadata, &root).with_context(|| {
+    let newest = numbered(&metadata, "root")?.last_key_value().map_or(1, |(version, _)| *version);
+    let trusted = refresh(&metadata, &root, newest).or_else(|error| {
+        // A publisher that died between a new root and what is signed under it: the release before that is the one.
+        (1..newest).rev().find_map(|last| refresh(&metadata, &root, last).ok()).ok_or(error)
+    });
+    let trusted = trusted.with_context(|| {
         format!("what is published for {site} does not verify; put {} back from a copy", metadata.display())
     })?;
     let (Some(timestamp), Some(snapshot), Some(targets)) =
@@ -54,7 +59,8 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> 
     Ok(Some(Previous { trusted, site: site.clone(), timestamp, snapshot, targets }))
 }
 
-fn refresh(metadata: &Path, root: &[u8]) -> anyhow::Result<Trusted> {
+/// By the roots up to version `last`.
+fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
     let limits = Limits { targets_bytes: MAX_METADATA_BYTES, ..Limits::default() };
     let mut refresh = Refresh::start(Trusted::pin(root)?, limits, UnixTime(0));
     loop {
@@ -63,6 +69,10 @@ fn refresh(metadata: &Path, root: &[u8]) -> anyhow::Result<Trusted> {
             Step::Fetch(ask) => ask,
         };
         let path = metadata.join(&ask.path);
+        if ask.role == "root" && refresh.trusted().root().version >= last {
+            refresh.missing()?;
+            continue;
+        }
         match fs::metadata(&path).and_then(|found| Ok((found.len(), fs::read(&path)?))) {
             Ok((bytes, _)) if bytes > ask.max_bytes => bail!("{} is {bytes} bytes", path.display()),
             Ok((_, bytes)) => refresh.received(&bytes)?,
@@ -86,6 +96,27 @@ impl Previous {
     /// When its firmware catalogue expires; long ago if it has none.
     pub fn firmware_expires(&self) -> UnixTime {
         self.trusted.delegated(FIRMWARE).map_or(UnixTime(0), |firmware| firmware.expires)
+    }
+
+    /// Whether all of it is signed by the keys of this root.
+    pub fn holds_under(&self, root: &[u8]) -> bool {
+        let mut files = self.trusted.files();
+        files.insert("root.json".to_owned(), root.to_vec());
+        Trusted::reopen(&files).is_ok()
+    }
+
+    /// Whom its targets delegate firmware to.
+    pub fn firmware_keys(&self) -> FirmwareKeys {
+        let delegations = self.targets.delegations.as_ref();
+        let role = delegations.and_then(|all| Some((all, all.roles.iter().find(|role| role.name == FIRMWARE)?)));
+        let (keys, threshold) = match role {
+            Some((all, role)) => {
+                let known = role.keyids.iter().filter_map(|id| PublicKey::from_json(id, all.keys.get(id)?));
+                (known.collect(), role.threshold)
+            }
+            None => (Vec::new(), 0),
+        };
+        FirmwareKeys { keys, threshold }
     }
 
     /// Whether its firmware catalogue has this image.

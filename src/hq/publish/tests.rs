@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod rotation;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -294,7 +296,7 @@ fn firmware_is_signed_when_it_changes_and_served_to_its_model() {
     assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(2), .. }));
     fleet.sample.write("firmware/cisco-9971/kern.sebn", "new");
     let error = format!("{:#}", fleet.try_publish(NOW).unwrap_err());
-    assert!(error.contains("must be signed anew by 2 firmware keys, but one is here"), "{error}");
+    assert!(error.contains("needs 2 signatures and has 1"), "{error}");
 }
 
 #[test]

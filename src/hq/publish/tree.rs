@@ -154,6 +154,11 @@ fn write_aside(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Makes what happened in a folder durable.
+pub fn sync_folder(path: &Path) -> anyhow::Result<()> {
+    sync(path)
+}
+
 fn sync(path: &Path) -> anyhow::Result<()> {
     File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync {}", path.display()))
 }

@@ -40,9 +40,9 @@ use self::stall::Stall;
 use self::strangers::{Place, Strangers};
 use super::ca::{self, Ca, Identity};
 use super::db::{CheckIns, Db};
-use super::keyring;
+use super::layout::Layout;
 use super::lock::TreeLock;
-use super::publish;
+use super::{expiry, keyring, publish};
 use crate::ids::{SiteId, UnixTime};
 
 /// Open connections at the most.
@@ -230,7 +230,11 @@ async fn upkeep(app: Arc<App>, stop: CancellationToken) {
         let refreshed = tokio::task::spawn_blocking(move || {
             // Whoever publishes now makes it fresh.
             let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
-            publish::refresh(&dir, now())
+            let freshened = publish::refresh(&dir, now());
+            for warning in expiry::of_published(&Layout::of_online(&dir), now()) {
+                warn!("{warning}");
+            }
+            freshened
         });
         match refreshed.await.map_err(anyhow::Error::new).flatten() {
             Ok(0) => debug!("all published metadata is fresh"),

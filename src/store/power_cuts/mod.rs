@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod model;
+mod signed;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -30,13 +32,27 @@ const SEEDS: u64 = 5;
 /// Runs `act` on a store with the releases up to the active one, tries power cuts after each of its steps, and checks
 /// what they leave. Returns how many there were.
 fn replay(allowed: State, act: impl Fn(&Store, &dyn Fn(Step)), check: impl Fn(&Path, &[State], &str)) -> usize {
+    let prepare = |root: &Path| {
+        if allowed.active == 0 {
+            fs::create_dir(root).unwrap();
+        } else {
+            installed(root, allowed.active).save_trust(&trust(allowed.trust)).unwrap();
+        }
+    };
+    replay_from(prepare, SEEDS, allowed, act, check)
+}
+
+/// [`replay`] on a disk that `prepare` makes, each cut going `seeds` ways.
+fn replay_from(
+    prepare: impl Fn(&Path),
+    seeds: u64,
+    allowed: State,
+    act: impl Fn(&Store, &dyn Fn(Step)),
+    check: impl Fn(&Path, &[State], &str),
+) -> usize {
     let dir = in_memory();
     let root = dir.path().join("state");
-    if allowed.active == 0 {
-        fs::create_dir(&root).unwrap();
-    } else {
-        installed(&root, allowed.active).save_trust(&trust(allowed.trust)).unwrap();
-    }
+    prepare(&root);
     let before = Cruelty::BOTH.map(|cruelty| Model::load(&root, cruelty));
 
     let recorder = Recorder::of(&root);
@@ -53,7 +69,7 @@ fn replay(allowed: State, act: impl Fn(&Store, &dyn Fn(Step)), check: impl Fn(&P
                 Step::Begins(state) => allowed.push(*state),
                 Step::Promised(state) => allowed = vec![*state],
                 _ => {
-                    for seed in 0..SEEDS {
+                    for seed in 0..seeds {
                         let left = in_memory();
                         model.clone().cut(&mut Chance::new(seed, cut)).write_under(left.path());
                         let name = format!("{:?}, cut {cut} after {step:.80?}, seed {seed}", model.cruelty);
@@ -90,6 +106,59 @@ fn check(root: &Path, allowed: &[State], name: &str) {
     drop(journal);
     drop(store);
     next.assert_whole(&Store::open(root).unwrap());
+}
+
+/// The campaign: two updates of a site whose releases are really signed and sealed, from the poll's first byte to the
+/// deletion of old objects. `LINESIDE_POWER_CUT_SEEDS` sets how many ways each cut goes, 10 without it.
+#[test]
+fn after_a_power_cut_at_any_step_of_an_update_a_verified_release_is_served_and_nothing_older_is_accepted() {
+    let seeds = std::env::var("LINESIDE_POWER_CUT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10);
+    let prepare = |root: &Path| {
+        let store = Store::open(root).unwrap();
+        (1..=2).for_each(|number| signed::publish(number).install(&store));
+    };
+    let published: Vec<_> = (1..=4).map(signed::publish).collect();
+    let act = |store: &Store, say: &dyn Fn(Step)| {
+        let mut state = State { active: 2, trust: 2, journal: 0 };
+        for (number, next) in (3..).zip(&published[2..]) {
+            let trusted = next.refresh(signed::trusted(store)).unwrap();
+            state.trust = number;
+            say(Step::Begins(state));
+            signed::save(store, &trusted);
+            say(Step::Promised(state));
+            let opened = next.fetch(store, &trusted);
+            store.stage(&opened, &trusted.files()).unwrap();
+            state.active = number.unsigned_abs();
+            say(Step::Begins(state));
+            store.activate(opened.generation()).unwrap();
+            say(Step::Promised(state));
+            store.collect(&[&opened]).unwrap();
+        }
+    };
+    let served = Cell::new([0; 5]);
+    let check = |root: &Path, allowed: &[State], name: &str| {
+        let store = Store::open(root).unwrap_or_else(|error| panic!("{name}: the store does not open: {error}"));
+        let active = store.active().unwrap().unwrap_or_else(|| panic!("{name}: no release"));
+        signed::assert_served(&store, &active, name);
+        let trusted = signed::trusted(&store);
+        let floor = trusted.targets().unwrap().version;
+        let fits = |state: &State| state.active == active.generation.0 && state.trust.unsigned_abs() == floor;
+        assert!(allowed.iter().any(fits), "{name}: release {}, floor {floor}", active.generation);
+        let below = usize::try_from(floor).unwrap() - 1;
+        signed::assert_no_way_back(&trusted, &published[..below], name);
+        let mut so_far = served.get();
+        so_far[usize::try_from(active.generation.0).unwrap()] += 1;
+        served.set(so_far);
+        // And the update can be made after all; tried after one cut in ten, as it is what takes the time.
+        if so_far.iter().sum::<usize>() % 10 == 0 {
+            published[3].install(&store);
+            signed::assert_served(&store, &store.active().unwrap().unwrap(), name);
+        }
+    };
+    let cuts = replay_from(prepare, seeds, State { active: 2, trust: 2, journal: 0 }, act, check);
+    let [_, _, second, third, fourth] = served.get();
+    println!("{cuts} power cuts: release 2 is served after {second}, 3 after {third}, 4 after {fourth}; 0 bad");
+    assert!(cuts >= 2_000 && second > 500 && third > 500 && fourth > 50, "{cuts} cuts: {:?}", served.get());
 }
 
 fn record_list(count: u8) -> Vec<Vec<u8>> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::policy::GuessingDevice;
-use crate::access::{Catalog, Decision, DeviceTable, Policy, Request, Resolution};
+use crate::access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
 use crate::ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
@@ -27,6 +27,22 @@ pub(super) struct Release {
     pub(super) known: bool,
     pub(super) max_blksize: Option<u16>,
     pub(super) max_windowsize: Option<u16>,
+}
+
+impl Release {
+    fn of(catalog: &Catalog, requester: Resolution) -> Self {
+        let settings = &catalog.settings().tftp;
+        let known = match requester {
+            Resolution::Device(mac) => catalog.phone(mac).is_some(),
+            Resolution::Unknown | Resolution::Conflict { .. } => false,
+        };
+        Self {
+            generation: catalog.generation(),
+            known,
+            max_blksize: settings.max_blksize,
+            max_windowsize: settings.max_windowsize,
+        }
+    }
 }
 
 /// The release, the devices and the policy, as the service asks them.
@@ -69,17 +85,20 @@ impl Gate {
         let request = Request { address, requester, name };
         let (decision, guessing) =
             self.policy.lock().unwrap_or_else(PoisonError::into_inner).decide(&catalog, &request, now);
-        let settings = &catalog.settings().tftp;
-        let known = match requester {
-            Resolution::Device(mac) => catalog.phone(mac).is_some(),
-            Resolution::Unknown | Resolution::Conflict { .. } => false,
-        };
-        let release = Release {
-            generation: catalog.generation(),
-            known,
-            max_blksize: settings.max_blksize,
-            max_windowsize: settings.max_windowsize,
-        };
-        Verdict { decision, guessing, release }
+        Verdict { decision, guessing, release: Release::of(&catalog, requester) }
+    }
+
+    /// The log that may be written under this name, if there is one and it is not too often.
+    pub(super) fn own_log(
+        &self,
+        address: Ipv4Addr,
+        requester: Resolution,
+        name: &FileName,
+        now: Instant,
+    ) -> Option<(OwnLog, Release)> {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let request = Request { address, requester, name };
+        let log = self.policy.lock().unwrap_or_else(PoisonError::into_inner).own_log(&catalog, &request, now)?;
+        Some((log, Release::of(&catalog, requester)))
     }
 }

@@ -1,5 +1,7 @@
 //! Port 69: who asks for what, and what becomes of it.
 
+mod upload;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -143,7 +145,9 @@ impl Listener {
             }
             Ok(Packet::Write(request)) => {
                 stats.count("tftp.wrq");
-                self.refuse_plainly(&request, peer, Refusal::AccessViolation, "write-refused", now);
+                if !self.takes(&request, datagram, peer, now) {
+                    self.refuse_plainly(&request, peer, Refusal::AccessViolation, "write-refused", now);
+                }
             }
             // An ERROR to this port is never answered, or two servers would talk for ever; nor is anything else.
             Ok(_) => stats.count("tftp.stray"),
@@ -312,8 +316,7 @@ impl Listener {
         }
     }
 
-    /// The same answer for every name, so that it tells nobody which files exist. (A sink for devices' own logs would
-    /// branch off before it.)
+    /// The same answer for every name, so that it tells nobody which files exist.
     fn refuse_plainly(
         &mut self,
         request: &Request<'_>,

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::access::{Catalog, DeviceTable, Files, Limits, Policy};
+use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, Policy};
 use crate::status::Stats;
 use gate::Gate;
 use listener::Listener;
@@ -38,6 +38,9 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(8);
 
 /// Files read from the disk at one time. SD cards do not get faster with more.
 const MAX_READS: usize = 8;
+
+/// Logs that are taken at one time: each is held in memory until it is whole.
+const MAX_UPLOADS: usize = 8;
 
 /// Room for the requests of a whole site that got its power back, while the listener is busy.
 const REQUEST_BUFFER_BYTES: usize = 1024 * 1024;
@@ -136,7 +139,6 @@ pub enum BindError {
 }
 
 /// The TFTP server of a site, listening but not yet answering.
-#[derive(Debug)]
 pub struct Service {
     socket: UdpSocket,
     /// Refusals leave from a port of their own (RFC 1350 §4), which is never read: an ERROR is not answered.
@@ -146,6 +148,13 @@ pub struct Service {
     mtu: u32,
     /// Whether windows may leave by `UDP_SEGMENT`.
     gso: bool,
+    logs: Option<Arc<dyn Logs>>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("local", &self.local).field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 /// What every transfer shares.
@@ -159,6 +168,13 @@ struct Shared {
     reads: Arc<Semaphore>,
     /// The kernel or the interface turned out not to segment (`UDP_SEGMENT`).
     no_gso: AtomicBool,
+    sink: Option<Sink>,
+}
+
+/// Where devices' own logs go.
+struct Sink {
+    logs: Arc<dyn Logs>,
+    places: Arc<Semaphore>,
 }
 
 impl Service {
@@ -185,7 +201,13 @@ impl Service {
         let refusals = open_socket(any_port, config.interface.as_deref()).map_err(named)?;
         let local = socket.local_addr().map_err(named)?.as_socket_ipv4().unwrap_or(config.bind);
         let mtu = mtu_of(&config).unwrap_or(USUAL_MTU);
-        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true })
+        Ok(Self { socket: socket.into(), refusals: refusals.into(), local, config, mtu, gso: true, logs: None })
+    }
+
+    /// Takes devices' own logs and keeps them there, at sites whose signed settings say so. Without it no site does.
+    #[must_use]
+    pub fn with_logs(self, logs: Arc<dyn Logs>) -> Self {
+        Self { logs: Some(logs), ..self }
     }
 
     /// Where it listens.
@@ -209,6 +231,7 @@ impl Service {
             refusals: self.refusals,
             reads: Arc::new(Semaphore::new(MAX_READS)),
             no_gso: AtomicBool::new(!self.gso),
+            sink: self.logs.map(|logs| Sink { logs, places: Arc::new(Semaphore::new(MAX_UPLOADS)) }),
         };
         let ended = Listener::new(socket, Arc::new(shared)).run(stop).await;
         match &ended {

@@ -72,6 +72,26 @@ impl Control {
         self.stalled.load(Ordering::Relaxed)
     }
 
+    /// The client has answered.
+    pub(super) fn prove(&self, at: Instant) {
+        let _ = self.proven.set(at);
+    }
+
+    /// It is over.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Waits for what the listener has to say.
+    pub(super) async fn told(&self) -> Input {
+        loop {
+            if let Some(input) = self.take() {
+                return input;
+            }
+            self.notify.notified().await;
+        }
+    }
+
     fn take(&self) -> Option<Input> {
         self.command.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -188,7 +208,12 @@ async fn open(shared: &Shared, job: &Job) -> Result<Source, (Refusal, Outcome)> 
 
 fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
-    shared.stats.alert("damaged-file", format!("{}: {error}", job.entry.name));
+    // One alert for each file, whatever is found out about it from one request to the next.
+    let text = match error {
+        ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
+        ContentError::Io(_) => format!("{}: {error}", job.entry.name),
+    };
+    shared.stats.alert("damaged-file", text);
 }
 
 async fn transfer(

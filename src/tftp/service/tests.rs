@@ -2,7 +2,9 @@
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
+mod requests;
 mod site;
+mod uploads;
 
 use tokio::time::timeout;
 

@@ -226,6 +226,10 @@ fn object(bytes: u64) -> ObjectRef {
 }
 
 fn catalog(generation: u64) -> Catalog {
+    catalog_with(generation, SiteSettings::default())
+}
+
+pub(super) fn catalog_with(generation: u64, settings: SiteSettings) -> Catalog {
     let entry = |(name, scope, class, bytes): (&str, Scope, Class, Vec<u8>)| FileEntry {
         name: name.parse().unwrap(),
         scope,
@@ -243,7 +247,7 @@ fn catalog(generation: u64) -> Catalog {
         totals: Totals::default(),
         catalogue_version: 1,
         activation_window: None,
-        settings: SiteSettings::default(),
+        settings,
         inventory: object(0),
         shards: Vec::new(),
     };

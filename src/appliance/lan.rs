@@ -1,0 +1,260 @@
+//! What serves the LAN: TFTP, DHCP and the neighbour table, on the address that the LAN interface has now.
+//!
+//! Interfaces come and go under a running appliance: a cable is pulled and a network daemon takes the address back, a
+//! router is replaced and the network has another number, a USB adapter is plugged in again under another index. So the
+//! address is looked at every two seconds, and what depends on it begins anew on what it is then. Everything else goes
+//! on: the release, the store, the polls.
+
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::activation::{self, Sockets};
+use super::config::Settings;
+use super::interface::{self, LanInterface};
+use super::leases::StoredLeases;
+use super::neighbours::NeighbourService;
+use crate::access::{Catalog, DeviceTable, Files};
+use crate::status::Stats;
+use crate::store::Store;
+use crate::{dhcp, tftp};
+
+/// How often the interface is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is tried to serve again after the address went.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// How long the services of an address that is gone may take to end. Their transfers have lost their address.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// How many addresses may wait to be resolved.
+const RESOLVE_QUEUE: usize = 256;
+/// The alert while there is no LAN to serve.
+const NO_LAN: &str = "no-lan";
+
+/// What the services of the LAN are made of, each time anew.
+pub(super) struct Lan {
+    pub(super) settings: Settings,
+    /// Those of systemd's that we have. They outlive an address: each time the services get copies.
+    pub(super) sockets: Sockets,
+    pub(super) store: Store,
+    pub(super) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(super) stats: Stats,
+}
+
+/// Sockets on one address of the LAN interface.
+pub(super) struct Bound {
+    interface: LanInterface,
+    tftp: Option<tftp::Service>,
+    dhcp: Option<dhcp::Service>,
+}
+
+impl Bound {
+    /// Where TFTP is served, if it is.
+    pub(super) fn tftp(&self) -> Option<SocketAddrV4> {
+        self.tftp.as_ref().map(tftp::Service::local_addr)
+    }
+
+    /// Where DHCP is answered, if it is.
+    pub(super) fn dhcp(&self) -> Option<SocketAddrV4> {
+        self.dhcp.as_ref().map(|service| SocketAddrV4::new(self.interface.address, service.port()))
+    }
+}
+
+impl Lan {
+    /// Opens the sockets that the settings ask for.
+    pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<Bound> {
+        let settings = &self.settings;
+        let tftp = settings.tftp.enabled.then(|| self.tftp_service(&interface)).transpose()?;
+        let dhcp = settings.dhcp.enabled.then(|| self.dhcp_service(&interface)).transpose()?;
+        Ok(Bound { interface, tftp, dhcp })
+    }
+
+    /// Serves until `stop`, on one address after the other. An error is one of the services', not of the interface.
+    pub(super) async fn run(self, mut bound: Bound, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let before = bound.interface.clone();
+            if !self.serve(bound, &stop).await? {
+                return Ok(());
+            }
+            self.stats.count("lan.changed");
+            bound = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                bound = self.bind_again(&before) => bound,
+            };
+            info!(interface = bound.interface.name, address = %bound.interface.address, "serving the LAN again");
+        }
+    }
+
+    /// Serves on one address: true when it has changed, false after a stop.
+    async fn serve(&self, bound: Bound, stop: &CancellationToken) -> anyhow::Result<bool> {
+        let Bound { interface, tftp, dhcp } = bound;
+        // On another network an address says nothing about the device that had it here.
+        let devices = Arc::new(RwLock::new(known_devices(&self.settings, &interface)));
+        let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
+        let leave = stop.child_token();
+        let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
+
+        let neighbours = NeighbourService::new(interface.clone(), Arc::clone(&devices), self.stats.clone());
+        let left = leave.clone();
+        tasks.spawn(async move { ("neighbours", neighbours.run(to_resolve, left).await.map_err(Into::into)) });
+        if let Some(service) = tftp {
+            let feeds = tftp::Feeds {
+                catalog: self.catalog.clone(),
+                files: Arc::new(self.store.clone()) as Arc<dyn Files>,
+                devices: Arc::clone(&devices),
+                resolve,
+                stats: self.stats.clone(),
+            };
+            let left = leave.clone();
+            tasks.spawn(async move { ("tftp", service.run(feeds, left).await.map_err(Into::into)) });
+        }
+        if let Some(service) = dhcp {
+            let feeds = dhcp::Feeds {
+                catalog: self.catalog.clone(),
+                local: self.settings.dhcp.local.clone(),
+                devices,
+                leases: Box::new(StoredLeases::open(&self.store).context("cannot open the leases")?),
+                stats: self.stats.clone(),
+            };
+            let left = leave.clone();
+            tasks.spawn(async move { ("dhcp", service.run(feeds, left).await.map_err(Into::into)) });
+        }
+
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let lost = loop {
+            tokio::select! {
+                () = stop.cancelled() => break false,
+                _ = look.tick() => if self.has_changed(&interface) { break true },
+                ended = tasks.join_next() => {
+                    // A service that lost its socket together with its address has not failed.
+                    if self.has_changed(&interface) && !stop.is_cancelled() {
+                        break true;
+                    }
+                    if !stop.is_cancelled() {
+                        return why(ended);
+                    }
+                }
+            }
+        };
+        leave.cancel();
+        // After a stop whoever stopped us has patience; an address that is gone is worth none.
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if !lost {
+            all.await;
+        } else if timeout(LEAVE_WITHIN, all).await.is_err() {
+            tasks.shutdown().await;
+        }
+        Ok(lost)
+    }
+
+    fn has_changed(&self, before: &LanInterface) -> bool {
+        match self.find(before) {
+            Ok(now) if now == *before => false,
+            Ok(now) => {
+                warn!(interface = now.name, from = %before.address, to = %now.address, "the LAN interface has changed");
+                true
+            }
+            Err(error) => {
+                warn!(%error, "the LAN interface is gone");
+                true
+            }
+        }
+    }
+
+    /// The same interface by name, whatever else looks like a LAN now.
+    fn find(&self, before: &LanInterface) -> Result<LanInterface, interface::InterfaceError> {
+        interface::find(Some(&before.name), self.settings.allow_loopback)
+    }
+
+    /// Waits for an address and binds it.
+    async fn bind_again(&self, before: &LanInterface) -> Bound {
+        let mut said = None;
+        loop {
+            let bound = self.find(before).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
+            match bound {
+                Ok(bound) => {
+                    self.stats.clear_alert(NO_LAN);
+                    return bound;
+                }
+                Err(error) => {
+                    let why = format!("phones are not served: {error:#}");
+                    if said.as_ref() != Some(&why) {
+                        debug!("{why}");
+                        self.stats.clear_alert(NO_LAN);
+                        self.stats.alert(NO_LAN, why.clone());
+                        said = Some(why);
+                    }
+                }
+            }
+            sleep(TRY_EVERY).await;
+        }
+    }
+
+    fn tftp_service(&self, lan: &LanInterface) -> anyhow::Result<tftp::Service> {
+        let settings = &self.settings.tftp;
+        let bind = SocketAddrV4::new(lan.address, settings.port);
+        let config = tftp::Config {
+            interface: Some(lan.name.clone()),
+            max_transfers: settings.max_transfers,
+            max_transfers_per_address: settings.max_transfers_per_device,
+            ..tftp::Config::new(bind, (lan.address, lan.prefix))
+        };
+        let service = match &self.sockets.tftp {
+            Some(socket) => {
+                let socket = activation::adopt(socket, Some(&lan.name))
+                    .and_then(|socket| Ok(activation::ignore_broadcasts(&socket).map(|()| socket)?))
+                    .context("systemd's socket for TFTP is of no use")?;
+                tftp::Service::from_socket(config, socket)?
+            }
+            None => tftp::Service::bind(config)?,
+        };
+        Ok(service.with_logs(Arc::new(self.store.clone())))
+    }
+
+    fn dhcp_service(&self, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {
+        let settings = &self.settings.dhcp;
+        let config = dhcp::Config {
+            // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
+            interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
+            address: lan.address,
+            prefix: lan.prefix,
+            server_port: settings.server_port,
+            client_port: settings.client_port,
+            relay_port: settings.relay_port,
+        };
+        let adopt = |socket: &Option<OwnedFd>| {
+            let adopted = socket.as_ref().map(|socket| activation::adopt(socket, config.interface.as_deref()));
+            adopted.transpose().context("systemd's socket for DHCP is of no use")
+        };
+        let (server, client) = (adopt(&self.sockets.dhcp)?, adopt(&self.sockets.dhcp_client)?);
+        Ok(dhcp::Service::with_sockets(config, server, client)?)
+    }
+}
+
+/// Why a service has ended, which none should.
+fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Result<bool> {
+    match ended {
+        Some(Ok((name, Ok(())))) => bail!("{name} has ended by itself"),
+        Some(Ok((name, Err(error)))) => Err(error.context(format!("{name} cannot go on"))),
+        Some(Err(error)) => Err(anyhow::Error::new(error).context("a service failed")),
+        None => bail!("nothing serves the LAN"),
+    }
+}
+
+fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
+    let mut devices = if lan.address.is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
+    for (address, mac) in &settings.neighbours {
+        if !devices.fixed(*address, *mac) {
+            warn!(%address, "too many fixed addresses; this one is left out");
+        }
+    }
+    devices
+}

@@ -1,0 +1,243 @@
+//! `keys`: ceremonies on files.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use clap::Subcommand;
+
+use super::run::now;
+use crate::hq::keyring::{self, Passphrase};
+use crate::hq::keys::{self, Change, Keys, Role};
+use crate::hq::layout::Layout;
+use crate::tuf::PublicKey;
+
+/// What can be done with keys.
+///
+/// To change who is trusted: prepare a new root (`rotate`, `revoke`, `root new-version`), have enough holders `sign`
+/// it, `finish` it, and publish.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Show who is trusted, and what a prepared root would change
+    Show,
+    /// Make a key file for a holder, and FILE.pub with its public half
+    Create {
+        /// The key file, on the holder's own medium
+        file: PathBuf,
+        /// Encrypt it with a passphrase: typed, or in LINESIDE_PASSPHRASE
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Move a key out of keys/ to its holder's medium
+    HandOver {
+        /// The key file's name without .key: root-2
+        name: String,
+        /// The directory that it goes to
+        to: PathBuf,
+        /// Encrypt it with a passphrase of the holder's own
+        #[arg(long)]
+        passphrase: bool,
+    },
+    /// Prepare a root in which a new key stands for an old one
+    Rotate {
+        /// Whose
+        role: Role,
+        /// The old key, by the beginning of its id; needed if there are several
+        #[arg(long, value_name = "ID")]
+        old: Option<String>,
+        /// The public half of a key that a holder made; else one is made in keys/
+        #[arg(long, value_name = "FILE.pub")]
+        key: Option<PathBuf>,
+        /// How it is prepared
+        #[command(flatten)]
+        how: How,
+    },
+    /// Prepare a root that no longer trusts a key
+    Revoke {
+        /// Whose
+        role: Role,
+        /// The key, by the beginning of its id
+        id: String,
+        /// How it is prepared
+        #[command(flatten)]
+        how: How,
+    },
+    /// Prepare a root in full detail
+    #[command(subcommand)]
+    Root(RootCommand),
+    /// Sign a prepared root or firmware catalogue
+    Sign {
+        /// The file
+        file: PathBuf,
+        /// The holder's key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check the signatures of the prepared root and put it in place
+    Finish {
+        /// Only check
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Forget the prepared root
+    Discard,
+}
+
+/// How a root is prepared.
+#[derive(Debug, clap::Args)]
+pub struct How {
+    /// Only print what would be trusted
+    #[arg(long)]
+    dry_run: bool,
+    /// Encrypt a key that is made with a passphrase: typed, or in LINESIDE_PASSPHRASE
+    #[arg(long)]
+    passphrase: bool,
+}
+
+/// What can be done with the root.
+#[derive(Debug, Subcommand)]
+pub enum RootCommand {
+    /// Prepare the next version: with these changes, or only with a new expiry
+    NewVersion {
+        /// Trust a further key
+        #[arg(long, value_name = "ROLE=FILE.pub")]
+        add: Vec<String>,
+        /// Trust a key no longer
+        #[arg(long, value_name = "ROLE=ID")]
+        remove: Vec<String>,
+        /// How many must sign
+        #[arg(long, value_name = "ROLE=N")]
+        threshold: Vec<String>,
+        /// Only print what would be trusted
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+pub(super) fn run(layout: &Layout, command: &KeysCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        KeysCommand::Show => write!(out, "{}", Keys::read(layout)?.describe()?)?,
+        KeysCommand::Create { file, passphrase } => {
+            let passphrase = passphrase.then(Passphrase::for_new_keys).transpose()?;
+            let key = keyring::create(file, "A key of one holder. Keep it offline.", passphrase.as_ref())?;
+            let public = file.with_extension("pub");
+            let comment = format!("The public half of a key.\npublic id: {}", key.public().id().0);
+            keyring::save_public(&public, &[key.public().to_bytes()], &comment)?;
+            writeln!(out, "made {}; hand {} to whoever prepares the root", file.display(), public.display())?;
+        }
+        KeysCommand::HandOver { name, to, passphrase } => {
+            let passphrase = passphrase.then(Passphrase::for_new_keys).transpose()?;
+            let copy = keys::hand_over(layout, name, to, passphrase.as_ref())?;
+            writeln!(out, "moved to {}; it is no longer in {}", copy.display(), layout.keys().display())?;
+        }
+        KeysCommand::Rotate { role, old, key, how } => rotate(layout, *role, old.as_deref(), key.as_ref(), how, out)?,
+        KeysCommand::Revoke { role, id, how } => {
+            let keys = Keys::read(layout)?;
+            let change = Change::Remove(*role, keys.find(*role, Some(id))?);
+            prepare(keys, &[change], how.dry_run, out)?;
+        }
+        KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, dry_run }) => {
+            let keys = Keys::read(layout)?;
+            let mut changes = Vec::new();
+            for text in add {
+                let (role, file) = split(text)?;
+                changes.push(Change::Add(role, public(&PathBuf::from(file))?));
+            }
+            for text in remove {
+                let (role, id) = split(text)?;
+                changes.push(Change::Remove(role, keys.find(role, Some(id))?));
+            }
+            for text in threshold {
+                let (role, number) = split(text)?;
+                changes.push(Change::Threshold(role, number.parse().context("a threshold is a number")?));
+            }
+            prepare(keys, &changes, *dry_run, out)?;
+        }
+        KeysCommand::Sign { file, key } => {
+            let key = keyring::load_signing(key)?;
+            // A holder's machine may have nothing but the file and the key.
+            let keys = if layout.signed().is_dir() { Some(Keys::read(layout)?) } else { None };
+            keys::add_signature(file, &key, keys.as_ref())?;
+            writeln!(out, "signed {} with the key {}", file.display(), key.public().id().0)?;
+            if layout.signed().is_dir() {
+                write!(out, "{}", Keys::read(layout)?.describe()?)?;
+            }
+        }
+        KeysCommand::Finish { dry_run } => {
+            let mut keys = Keys::read(layout)?;
+            write!(out, "{}", keys.describe()?)?;
+            if *dry_run {
+                keys.check()?;
+                writeln!(out, "it can be put in place; nothing was changed")?;
+            } else {
+                let next = keys.finish()?;
+                writeln!(out, "root version {} is in place\n\nnext:", Keys::read(layout)?.trusted().version)?;
+                for line in next {
+                    writeln!(out, "  {line}")?;
+                }
+            }
+        }
+        KeysCommand::Discard => {
+            let gone = Keys::read(layout)?.discard()?;
+            writeln!(out, "{}", if gone { "forgot the prepared root" } else { "no root was prepared" })?;
+        }
+    }
+    Ok(())
+}
+
+fn rotate(
+    layout: &Layout,
+    role: Role,
+    old: Option<&str>,
+    key: Option<&PathBuf>,
+    how: &How,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let keys = Keys::read(layout)?;
+    let old = Change::Remove(role, keys.find(role, old)?);
+    let new = match key {
+        Some(file) => public(file)?,
+        // A key that nobody keeps: it shows what would happen.
+        None if how.dry_run => crate::tuf::SigningKey::generate().public(),
+        None => {
+            let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
+            // Before there is a file: a change that cannot be would leave it behind.
+            Keys::read(layout)?
+                .prepare(&[old.clone(), Change::Add(role, crate::tuf::SigningKey::generate().public())], now())?;
+            let (path, key) = keys.create_for(role, passphrase.as_ref())?;
+            writeln!(out, "made {}", path.display())?;
+            key.public()
+        }
+    };
+    prepare(keys, &[old, Change::Add(role, new)], how.dry_run, out)
+}
+
+fn prepare(mut keys: Keys, changes: &[Change], dry_run: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    keys.prepare(changes, now())?;
+    write!(out, "{}", keys.describe()?)?;
+    if dry_run {
+        writeln!(out, "nothing was changed")?;
+        return Ok(());
+    }
+    let path = keys.save()?.display();
+    writeln!(out, "\nnext:")?;
+    writeln!(out, "  lineside-hq keys sign {path} --key FILE    by each holder")?;
+    writeln!(out, "  lineside-hq keys finish")?;
+    Ok(())
+}
+
+/// `ROLE=rest`.
+fn split(text: &str) -> anyhow::Result<(Role, &str)> {
+    let (role, rest) = text.split_once('=').ok_or_else(|| anyhow!("`{text}` is not ROLE=…"))?;
+    let role = <Role as clap::ValueEnum>::from_str(role, false)
+        .map_err(|_| anyhow!("`{role}` is no role\nhint: root, release, online, firmware"))?;
+    Ok((role, rest))
+}
+
+/// The one key of a file with public keys.
+fn public(file: &std::path::Path) -> anyhow::Result<PublicKey> {
+    match keyring::load_public_signing(file)?.as_slice() {
+        [key] => Ok(key.clone()),
+        _ => Err(anyhow!("{} must hold one public key", file.display())),
+    }
+}

@@ -1,0 +1,149 @@
+//! What will expire soon, and what to do about it. Expired metadata takes nothing from a phone, but it keeps new
+//! releases from its site, so people hear of it in time.
+//!
+//! `timestamp` and `snapshot` are signed anew by `serve` itself, `targets` and `firmware` by any `publish` in the last
+//! quarter of their year; each limit here lies behind those, so that a warning means that nobody did.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use super::layout::Layout;
+use super::publish::previous::{self, numbered};
+use crate::ids::{SiteId, UnixTime};
+use crate::tuf::schema::{Envelope, Root, Targets};
+
+const DAY: u64 = 86_400;
+
+/// Roles, how many days before the end people hear of it, and what helps.
+const ROOT: (&str, u64, &str) = ("root", 180, "lineside-hq keys root new-version, signed by enough root keys");
+const FIRMWARE: (&str, u64, &str) = ("firmware", 60, "lineside-hq publish, with the firmware keys");
+const TARGETS: (&str, u64, &str) = ("targets", 60, "lineside-hq publish");
+const SNAPSHOT: (&str, u64, &str) =
+    ("snapshot", 30, "lineside-hq serve, which does it by itself, or publish --refresh");
+const TIMESTAMP: (&str, u64, &str) =
+    ("timestamp", 7, "lineside-hq serve, which does it by itself, or publish --refresh");
+
+/// Something signed that ends soon, or has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// What.
+    pub role: &'static str,
+    /// Of how many sites; 0 for what the whole fleet shares.
+    pub sites: usize,
+    /// The earliest end.
+    pub expires: UnixTime,
+    /// Whether that is over.
+    pub expired: bool,
+    hint: &'static str,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.expired { "expired" } else { "expires" };
+        write!(f, "{} metadata {verb} at {}", self.role, self.expires)?;
+        match self.sites {
+            0 => {}
+            1 => f.write_str(" at 1 site")?,
+            sites => write!(f, " or later at {sites} sites")?,
+        }
+        write!(f, "\n  hint: {}", self.hint)
+    }
+}
+
+/// What the fleet directory signs for, and what is published.
+pub fn of_fleet(layout: &Layout, now: UnixTime) -> Vec<Warning> {
+    let mut ends = Ends::new(now);
+    let newest = |role| numbered(&layout.signed(), role).ok()?.pop_last();
+    if let Some((_, bytes)) = newest("root") {
+        ends.root(&bytes);
+    }
+    if let Some((_, bytes)) = newest("firmware")
+        && let Ok(file) = serde_json::from_slice::<Envelope<Targets>>(&bytes)
+    {
+        ends.note(FIRMWARE, 0, file.signed.expires);
+    }
+    ends.published(layout);
+    ends.warnings()
+}
+
+/// What is published, as far as `online/` alone shows.
+pub fn of_published(layout: &Layout, now: UnixTime) -> Vec<Warning> {
+    let mut ends = Ends::new(now);
+    if let Ok(bytes) = fs::read(layout.public().join("root.json")) {
+        ends.root(&bytes);
+    }
+    ends.published(layout);
+    ends.warnings()
+}
+
+/// The earliest ends that are near, by role.
+struct Ends {
+    now: UnixTime,
+    near: BTreeMap<&'static str, Warning>,
+}
+
+impl Ends {
+    const fn new(now: UnixTime) -> Self {
+        Self { now, near: BTreeMap::new() }
+    }
+
+    fn note(&mut self, (role, days, hint): (&'static str, u64, &'static str), sites: usize, expires: UnixTime) {
+        if expires.since(self.now).as_secs() >= days.saturating_mul(DAY) {
+            return;
+        }
+        let warning = self.near.entry(role).or_insert(Warning { role, sites: 0, expires, expired: false, hint });
+        warning.sites = warning.sites.saturating_add(sites);
+        warning.expires = warning.expires.min(expires);
+        warning.expired |= expires <= self.now;
+    }
+
+    fn root(&mut self, bytes: &[u8]) {
+        if let Ok(root) = serde_json::from_slice::<Envelope<Root>>(bytes) {
+            self.note(ROOT, 0, root.signed.expires);
+        }
+    }
+
+    fn published(&mut self, layout: &Layout) {
+        let Ok(sites) = fs::read_dir(layout.public().join("sites")) else { return };
+        for entry in sites.flatten() {
+            let site = entry.file_name().to_str().and_then(|name| name.parse::<SiteId>().ok());
+            // What cannot be read is for `publish` to say.
+            let Some(Ok(Some(published))) = site.map(|site| previous::read(layout, &site)) else { continue };
+            self.note(TIMESTAMP, 1, published.timestamp.expires);
+            self.note(SNAPSHOT, 1, published.snapshot.expires);
+            self.note(TARGETS, 1, published.targets.expires);
+            self.note(FIRMWARE, 0, published.firmware_expires());
+        }
+    }
+
+    fn warnings(self) -> Vec<Warning> {
+        let mut all: Vec<Warning> = self.near.into_values().collect();
+        all.sort_by_key(|warning| warning.expires);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hq::testing::{NOW, sample};
+
+    fn days(days: u64) -> UnixTime {
+        NOW.plus(Duration::from_secs(days * DAY))
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_new_fleet_and_a_root_that_ends_soon_is_named() {
+        let sample = sample();
+        assert_eq!(of_fleet(&sample.layout, NOW), []);
+        let soon = of_fleet(&sample.layout, days(3650 - 100));
+        assert_eq!(soon.len(), 1);
+        assert!(soon.first().unwrap().to_string().starts_with("root metadata expires at "), "{soon:?}");
+        let late = of_published(&sample.layout, days(3651));
+        assert!(late.first().is_some_and(|warning| warning.expired), "{late:?}");
+    }
+}

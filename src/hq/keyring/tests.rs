@@ -1,0 +1,32 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+#[test]
+fn an_encrypted_key_opens_with_its_passphrase_and_is_not_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, plain) = (dir.path().join("a.key"), dir.path().join("b.key"));
+    let passphrase = Passphrase::new("correct horse").unwrap();
+    save(&path, Kind::Ed25519, &[7; 32], "what for", Some(&passphrase)).unwrap();
+    save(&plain, Kind::Ed25519, &[7; 32], "what for", None).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"));
+    assert!(!text.contains("0707") && !text.contains("lineside-ed25519"));
+    assert_eq!(*passphrase::open_with(&passphrase, &text).unwrap().unwrap(), fs::read_to_string(&plain).unwrap());
+    let other = Passphrase::new("battery staple").unwrap();
+    assert!(passphrase::open_with(&other, &text).unwrap().is_none());
+    let cut = &text[..text.len() / 2];
+    assert!(passphrase::open_with(&passphrase, cut).is_err());
+    assert!(!format!("{passphrase:?}").contains("horse"));
+    assert!(Passphrase::new("short").unwrap_err().to_string().contains("at least 8"));
+}
+
+#[test]
+fn a_plain_key_is_read_as_ever_and_another_kind_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.key");
+    save(&path, Kind::X25519, &[7; 32], "what for", None).unwrap();
+    assert_eq!(*load(&path, Kind::X25519).unwrap(), [7; 32]);
+    assert!(load(&path, Kind::Ed25519).unwrap_err().to_string().contains("holds a lineside-x25519 key"));
+    assert!(save(&path, Kind::X25519, &[8; 32], "", None).is_err(), "it must not be replaced");
+    assert_eq!(files(dir.path()).unwrap(), [path]);
+}

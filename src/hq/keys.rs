@@ -1,0 +1,320 @@
+//! Who signs what: the keys that the root names, and the ceremonies that change them, on files.
+//!
+//! A ceremony has three steps, each of which may happen on another machine: a new root is prepared
+//! (`root/N.root.json.pending`), holders add their signatures, and it is put in place once enough keys of the old and
+//! of the new root have signed (specification §5.3.4, §6.1). [`Keys::describe`] says what would be trusted.
+
+mod change;
+mod describe;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::keyring::{self, Passphrase};
+use super::layout::Layout;
+use super::publish::{self, tree};
+use super::trust::{self, FirmwareKeys};
+use crate::ids::UnixTime;
+use crate::tuf::schema::{EXTRA_FIELD, Envelope, Root};
+use crate::tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
+
+pub use change::{Change, Role};
+
+/// No metadata that people sign is larger, in bytes.
+const MAX_BYTES: u64 = 2 * 1024 * 1024;
+const PUBLISH: &str = "lineside-hq publish    signs every site's metadata under the new root";
+
+/// The keys of a fleet: what is trusted now, and what is prepared.
+#[derive(Debug)]
+pub struct Keys {
+    layout: Layout,
+    trusted: Trusted,
+    pending: Option<Pending>,
+}
+
+/// A root that waits for signatures.
+#[derive(Debug)]
+pub struct Pending {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    root: Root,
+}
+
+/// Somebody whose signature is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Signatures {
+    have: u32,
+    need: u32,
+}
+
+impl Signatures {
+    fn of(bytes: &[u8], keys: &[PublicKey], need: u32) -> anyhow::Result<Self> {
+        let have = u32::try_from(sign::signed_by(bytes, keys)?.len()).unwrap_or(u32::MAX);
+        Ok(Self { have, need })
+    }
+
+    const fn are_enough(self) -> bool {
+        self.have >= self.need
+    }
+}
+
+impl Keys {
+    /// Reads `root/`.
+    pub fn read(layout: &Layout) -> anyhow::Result<Self> {
+        let trusted = publish::newest_root(&publish::roots(layout)?)?;
+        let mut keys = Self { layout: layout.clone(), trusted, pending: None };
+        let path = keys.pending_path();
+        if path.exists() {
+            let bytes = read_bounded(&path)?;
+            let root = parse_root(&bytes).with_context(|| format!("{} is no root", path.display()))?;
+            keys.pending = Some(Pending { path, bytes, root });
+        }
+        Ok(keys)
+    }
+
+    /// The root that sites trust, or will when they poll next.
+    pub fn trusted(&self) -> &Root {
+        self.trusted.root()
+    }
+
+    /// The root that is prepared.
+    pub fn pending(&self) -> Option<&Root> {
+        self.pending.as_ref().map(|pending| &pending.root)
+    }
+
+    fn next_version(&self) -> u64 {
+        self.trusted().version.saturating_add(1)
+    }
+
+    fn pending_path(&self) -> PathBuf {
+        publish::pending_path(&self.layout.signed().join(format!("{}.root.json", self.next_version())))
+    }
+
+    /// Prepares the next root with these changes, on top of what is prepared already. Signatures on an earlier draft
+    /// are dropped, as they are for something else. Nothing is written before [`Keys::save`].
+    pub fn prepare(&mut self, changes: &[Change], now: UnixTime) -> anyhow::Result<()> {
+        let base = self.pending().unwrap_or_else(|| self.trusted());
+        let mut root = base.clone();
+        for change in changes {
+            change.apply(&mut root)?;
+        }
+        change::tidy(&mut root)?;
+        root.version = self.next_version();
+        root.expires = now.plus(trust::ROOT_LIFE);
+        let bytes = sign::sign(&root, &[]);
+        self.pending = Some(Pending { path: self.pending_path(), bytes, root });
+        Ok(())
+    }
+
+    /// Writes what is prepared and says where.
+    pub fn save(&self) -> anyhow::Result<&Path> {
+        let pending = self.needs_pending()?;
+        tree::write_file(&pending.path, &pending.bytes)?;
+        Ok(&pending.path)
+    }
+
+    /// Forgets what is prepared; whether there was anything.
+    pub fn discard(&mut self) -> anyhow::Result<bool> {
+        let Some(pending) = self.pending.take() else { return Ok(false) };
+        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        Ok(true)
+    }
+
+    fn needs_pending(&self) -> anyhow::Result<&Pending> {
+        self.pending
+            .as_ref()
+            .ok_or_else(|| anyhow!("no new root is prepared\nhint: `lineside-hq keys root new-version` prepares one"))
+    }
+
+    /// How far the prepared root is: signatures by the keys trusted now, and by its own.
+    fn progress(&self) -> anyhow::Result<(Signatures, Signatures)> {
+        let pending = self.needs_pending()?;
+        let of = |root: &Root| -> anyhow::Result<Signatures> {
+            let role = Role::Root.keys(root);
+            Signatures::of(&pending.bytes, &role.public(root), role.threshold)
+        };
+        Ok((of(self.trusted())?, of(&pending.root)?))
+    }
+
+    /// Whether the prepared root can be put in place; an error says what it lacks.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let pending = self.needs_pending()?;
+        let (old, new) = self.progress()?;
+        for (signatures, whose) in [(old, "the keys trusted now"), (new, "the keys that it names")] {
+            ensure!(
+                signatures.are_enough(),
+                "{} has {} of {} signatures by {whose}\nhint: each holder runs `lineside-hq keys sign {} --key FILE`",
+                pending.path.display(),
+                signatures.have,
+                signatures.need,
+                pending.path.display()
+            );
+        }
+        let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
+        ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
+        // The last word has the code that sites run.
+        let mut refresh = Refresh::start(self.trusted.clone(), Limits::default(), UnixTime(0));
+        refresh.received(&pending.bytes).context("sites would refuse the new root")?;
+        ensure!(refresh.trusted().root() == &pending.root, "sites would understand the new root differently");
+        Ok(())
+    }
+
+    /// Puts the prepared root in place, and new keys of single roles where `publish` and `serve` look for them.
+    /// Returns what people have to do next. Interrupted, it goes on where it was.
+    pub fn finish(&mut self) -> anyhow::Result<Vec<String>> {
+        if self.pending.is_none() {
+            let next = self.install_keys(self.trusted())?;
+            if !next.is_empty() {
+                return Ok(next);
+            }
+        }
+        self.check()?;
+        let pending = self.needs_pending()?;
+        let place = self.layout.signed().join(format!("{}.root.json", pending.root.version));
+        tree::write_file(&place, &pending.bytes)?;
+        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        let mut next = self.install_keys(&pending.root)?;
+        self.pending = None;
+        if next.is_empty() {
+            next.push(PUBLISH.to_owned());
+        }
+        Ok(next)
+    }
+
+    /// Moves keys that waited for this root to where they are used; what people have to do then, if there were any.
+    fn install_keys(&self, root: &Root) -> anyhow::Result<Vec<String>> {
+        let mut next = Vec::new();
+        for role in [Role::Release, Role::Online] {
+            let (fresh, used) = (self.next_key(role), self.used_key(role));
+            let named = role.keys(root).public(root);
+            if !fresh.exists() || !named.contains(&keyring::load_signing(&fresh)?.public()) {
+                continue;
+            }
+            fs::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
+            if next.is_empty() {
+                next.push(PUBLISH.to_owned());
+            }
+            if role == Role::Online {
+                next.push("start `lineside-hq serve` again: it signs with the key that it started with".to_owned());
+            }
+        }
+        Ok(next)
+    }
+
+    /// Where a new key of a role waits for its root.
+    fn next_key(&self, role: Role) -> PathBuf {
+        self.layout.key(&format!("{role}.next"))
+    }
+
+    /// Where a role's key is used.
+    fn used_key(&self, role: Role) -> PathBuf {
+        if role == Role::Online { self.layout.online_key() } else { self.layout.key(role.word()) }
+    }
+
+    /// Makes a key of a role in `keys/`.
+    pub fn create_for(&self, role: Role, passphrase: Option<&Passphrase>) -> anyhow::Result<(PathBuf, SigningKey)> {
+        let (path, comment) = match role {
+            Role::Release => (self.next_key(role), "Signs what sites get. Offline.".to_owned()),
+            Role::Online => (self.next_key(role), keyring::ONLINE.to_owned()),
+            Role::Root | Role::Firmware => {
+                let free = |number: &u32| !self.layout.key(&format!("{role}-{number}")).exists();
+                let used = u32::try_from(role.keys(self.trusted()).keyids.len()).unwrap_or(0);
+                // Those that went to their holders are not here, so their numbers are not used again either.
+                let number = (used.saturating_add(1)..).find(free).unwrap_or(u32::MAX);
+                (self.layout.key(&format!("{role}-{number}")), format!("A {role} key. Offline."))
+            }
+        };
+        // `serve` starts by itself.
+        let passphrase = passphrase.filter(|_| role != Role::Online);
+        let key = keyring::create(&path, &comment, passphrase)?;
+        Ok((path, key))
+    }
+
+    /// The key of a role that a person means: its id or the beginning of one; the only one if none is said.
+    pub fn find(&self, role: Role, meant: Option<&str>) -> anyhow::Result<KeyId> {
+        let root = self.pending().unwrap_or_else(|| self.trusted());
+        let ids = role.keys(root).keyids;
+        let fits = |id: &&KeyId| meant.is_none_or(|meant| id.0.starts_with(&meant.to_ascii_lowercase()));
+        let found: Vec<&KeyId> = ids.iter().filter(fits).collect();
+        match (found.as_slice(), meant) {
+            ([one], _) => Ok((*one).clone()),
+            ([], Some(meant)) => bail!("no {role} key has an id that begins with {meant}"),
+            _ => bail!("{role} has {} keys; say which one by its id\nhint: `lineside-hq keys show`", ids.len()),
+        }
+    }
+}
+
+/// Adds a holder's signature to a file; what it is and whose keys count is said to the holder before.
+///
+/// `keys` is what is trusted here, if anything is: a holder's machine may have the one file and nothing else.
+pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&Keys>) -> anyhow::Result<()> {
+    let bytes = read_bounded(path)?;
+    let counting = counting(&bytes, keys).with_context(|| format!("cannot sign {}", path.display()))?;
+    if let Some(counting) = counting
+        && !counting.contains(&key.public())
+    {
+        bail!("this key's signature would not count on {}: nobody names the key for it", path.display());
+    }
+    tree::write_file(path, &sign::add_signature(&bytes, key)?)
+}
+
+/// Whose signatures count; `None` if that cannot be known here.
+fn counting(bytes: &[u8], keys: Option<&Keys>) -> anyhow::Result<Option<Vec<PublicKey>>> {
+    let envelope: Envelope<Value> = serde_json::from_slice(bytes).context("it is no metadata")?;
+    match envelope.signed.get("_type").and_then(Value::as_str) {
+        Some("root") => {
+            let root = parse_root(bytes)?;
+            let Some(keys) = keys else { return Ok(None) };
+            let mut all = Role::Root.keys(&root).public(&root);
+            all.extend(Role::Root.keys(keys.trusted()).public(keys.trusted()));
+            Ok(Some(all))
+        }
+        Some("targets") => Ok(keys.map(|keys| FirmwareKeys::of(keys.trusted()).keys)),
+        _ => bail!("it is neither a root nor a firmware catalogue"),
+    }
+}
+
+/// Moves a key file out of `keys/` to its holder's medium: copied, read back, then removed here.
+pub fn hand_over(layout: &Layout, name: &str, to: &Path, passphrase: Option<&Passphrase>) -> anyhow::Result<PathBuf> {
+    let from = layout.key(name);
+    ensure!(!name.contains('/') && from.exists(), "there is no key {}", from.display());
+    ensure!(to.is_dir(), "{} is no directory", to.display());
+    let text = keyring::read(&from)?;
+    let copy = to.join(format!("{name}.key"));
+    match passphrase {
+        Some(_) => keyring::write(&copy, &text, passphrase)?,
+        // As it is: an encrypted one stays encrypted.
+        None => keyring::write(&copy, &Zeroizing::new(fs::read_to_string(&from)?), None)?,
+    }
+    ensure!(*keyring::read(&copy)? == *text, "{} does not read back; nothing was removed", copy.display());
+    tree::sync_folder(to)?;
+    fs::remove_file(&from).with_context(|| format!("cannot remove {}", from.display()))?;
+    Ok(copy)
+}
+
+fn parse_root(bytes: &[u8]) -> anyhow::Result<Root> {
+    let envelope: Envelope<Root> = serde_json::from_slice(bytes).context("it is no root metadata")?;
+    let roles: BTreeMap<_, _> = Role::ALL.iter().map(|role| (role.word(), role.keys(&envelope.signed))).collect();
+    for (role, keys) in roles {
+        ensure!(keys.threshold > 0 && !keys.keyids.is_empty(), "it does not say who signs for {role}");
+    }
+    Ok(envelope.signed)
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = || -> std::io::Result<(u64, Vec<u8>)> {
+        let bytes = fs::metadata(path)?.len();
+        if bytes > MAX_BYTES { Ok((bytes, Vec::new())) } else { Ok((bytes, fs::read(path)?)) }
+    };
+    let (length, bytes) = read().with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(length <= MAX_BYTES, "{} is {length} bytes; nothing that is signed here is so large", path.display());
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

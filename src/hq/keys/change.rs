@@ -1,0 +1,148 @@
+//! One change to who is trusted, and what must hold of a root after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
+use crate::tuf::{KeyId, PublicKey};
+
+/// What a key may sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Who is trusted.
+    Root,
+    /// What sites get: TUF's `targets`.
+    Release,
+    /// That it is fresh: TUF's `snapshot` and `timestamp`.
+    Online,
+    /// What firmware may be served.
+    Firmware,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Root, Self::Release, Self::Online, Self::Firmware];
+
+    /// As people write it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Release => "release",
+            Self::Online => "online",
+            Self::Firmware => "firmware",
+        }
+    }
+
+    /// TUF's roles.
+    const fn roles(self) -> &'static [&'static str] {
+        match self {
+            Self::Root => &["root"],
+            Self::Release => &["targets"],
+            Self::Online => &["snapshot", "timestamp"],
+            Self::Firmware => &[],
+        }
+    }
+
+    /// Its keys and threshold in a root; none if the root does not say.
+    pub fn keys(self, root: &Root) -> RoleKeys {
+        let nobody = RoleKeys { keyids: Vec::new(), threshold: 0, extra: BTreeMap::new() };
+        match self.roles().first() {
+            Some(role) => root.roles.get(*role).cloned().unwrap_or(nobody),
+            None => root.firmware().unwrap_or(nobody),
+        }
+    }
+
+    fn set(self, root: &mut Root, keys: &RoleKeys) -> anyhow::Result<()> {
+        for role in self.roles() {
+            root.roles.insert((*role).to_owned(), keys.clone());
+        }
+        if self == Self::Firmware {
+            let extra = root.extra.get_mut(EXTRA_FIELD).and_then(Value::as_object_mut);
+            let extra = extra.with_context(|| format!("the root has no {EXTRA_FIELD}"))?;
+            extra.insert(FIRMWARE.to_owned(), json!(keys));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl RoleKeys {
+    /// The keys themselves.
+    pub(super) fn public(&self, root: &Root) -> Vec<PublicKey> {
+        root.public_keys(self)
+    }
+}
+
+/// One change to a role.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A further key.
+    Add(Role, PublicKey),
+    /// A key is no longer trusted.
+    Remove(Role, KeyId),
+    /// How many of the keys must sign.
+    Threshold(Role, u32),
+}
+
+impl Change {
+    /// Makes the change. Whether the result is sound is for [`tidy`].
+    pub(super) fn apply(&self, root: &mut Root) -> anyhow::Result<()> {
+        match self {
+            Self::Add(role, key) => {
+                let (id, mut keys) = (key.id(), role.keys(root));
+                ensure!(!keys.keyids.contains(&id), "{role} has the key {} already", id.0);
+                keys.keyids.push(id.clone());
+                root.keys.insert(id, key_json(key));
+                role.set(root, &keys)
+            }
+            Self::Remove(role, id) => {
+                let mut keys = role.keys(root);
+                let before = keys.keyids.len();
+                keys.keyids.retain(|one| one != id);
+                ensure!(keys.keyids.len() < before, "{role} has no key {}", id.0);
+                role.set(root, &keys)
+            }
+            Self::Threshold(role, threshold) => {
+                let keys = RoleKeys { threshold: *threshold, ..role.keys(root) };
+                role.set(root, &keys)
+            }
+        }
+    }
+}
+
+/// Drops keys that nobody needs and refuses roots that would lock people out or weaken what they rely on.
+pub(super) fn tidy(root: &mut Root) -> anyhow::Result<()> {
+    let mut owners: BTreeMap<KeyId, Role> = BTreeMap::new();
+    for role in Role::ALL {
+        let keys = role.keys(root);
+        let have = keys.keyids.len();
+        let need = usize::try_from(keys.threshold).unwrap_or(usize::MAX);
+        if need == 0 {
+            bail!("{role} would need no signature");
+        }
+        if need > have {
+            bail!(
+                "{role} would have {have} keys and need {need} signatures\n\
+                 hint: add a key in the same step, or lower the threshold with --threshold {role}=N"
+            );
+        }
+        for id in keys.keyids {
+            if let Some(other) = owners.insert(id.clone(), role) {
+                bail!("the key {} cannot be for {other} and for {role}: whoever steals one would have both", id.0);
+            }
+        }
+    }
+    let used: BTreeSet<KeyId> = owners.into_keys().collect();
+    root.keys.retain(|id, _| used.contains(id));
+    ensure!(used.iter().all(|id| root.keys.contains_key(id)), "a role names a key that is not there");
+    Ok(())
+}

@@ -1,0 +1,192 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::time::Duration;
+
+use super::*;
+use crate::hq::testing::{NOW, Sample, sample};
+
+fn read(sample: &Sample) -> Keys {
+    Keys::read(&sample.layout).unwrap()
+}
+
+fn root_key(sample: &Sample, number: u32) -> SigningKey {
+    keyring::load_signing(&sample.layout.key(&format!("root-{number}"))).unwrap()
+}
+
+fn sign_with(sample: &Sample, path: &Path, number: u32) {
+    add_signature(path, &root_key(sample, number), Some(&read(sample))).unwrap();
+}
+
+/// Prepares, has root keys 1 and 2 sign, and puts it in place.
+fn ceremony(sample: &Sample, changes: &[Change]) -> Vec<String> {
+    let mut keys = read(sample);
+    keys.prepare(changes, NOW).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    sign_with(sample, &path, 1);
+    sign_with(sample, &path, 2);
+    read(sample).finish().unwrap()
+}
+
+#[test]
+fn a_new_version_takes_two_holders_and_then_is_the_newest() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW.plus(Duration::from_secs(86_400))).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    assert!(read(&sample).finish().unwrap_err().to_string().contains("has 0 of 2 signatures by the keys trusted now"));
+    sign_with(&sample, &path, 3);
+    assert!(read(&sample).check().unwrap_err().to_string().contains("has 1 of 2"));
+    // The same holder again is still one.
+    sign_with(&sample, &path, 3);
+    assert!(read(&sample).check().is_err());
+    sign_with(&sample, &path, 1);
+    assert_eq!(read(&sample).finish().unwrap().len(), 1);
+    assert_eq!(read(&sample).trusted().version, 2);
+    assert!(read(&sample).pending().is_none() && !path.exists());
+}
+
+#[test]
+fn a_root_key_is_replaced_only_with_signatures_of_the_old_and_of_the_new_root() {
+    let sample = sample();
+    let lost = root_key(&sample, 3).public().id();
+    let mut keys = read(&sample);
+    let (made, fresh) = keys.create_for(Role::Root, None).unwrap();
+    assert!(made.ends_with("root-4.key"));
+    let raise = Change::Threshold(Role::Root, 3);
+    keys.prepare(&[Change::Remove(Role::Root, lost), Change::Add(Role::Root, fresh.public()), raise], NOW).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    sign_with(&sample, &path, 1);
+    sign_with(&sample, &path, 2);
+    // Enough for the old root; the new one wants three of its own.
+    let error = read(&sample).check().unwrap_err().to_string();
+    assert!(error.contains("has 2 of 3 signatures by the keys that it names"), "{error}");
+    sign_with(&sample, &path, 4);
+    read(&sample).finish().unwrap();
+    assert_eq!(read(&sample).trusted().roles["root"].threshold, 3);
+}
+
+#[test]
+fn a_signature_that_would_not_count_is_refused() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    let stranger = SigningKey::from_seed(&[9; 32]);
+    assert!(add_signature(&path, &stranger, Some(&keys)).unwrap_err().to_string().contains("would not count"));
+    let release = keyring::load_signing(&sample.layout.key("release")).unwrap();
+    assert!(add_signature(&path, &release, Some(&keys)).is_err());
+    // Where nothing is known of the fleet, the holder decides.
+    add_signature(&path, &stranger, None).unwrap();
+    assert!(add_signature(&sample.layout.fleet_toml(), &release, None).is_err());
+}
+
+#[test]
+fn a_root_that_would_lock_people_out_is_not_prepared() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    let ids = Role::Root.keys(keys.trusted()).keyids;
+    let mut refused = |changes: &[Change], why: &str| {
+        let error = keys.prepare(changes, NOW).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    let remove = |id: &KeyId| Change::Remove(Role::Root, id.clone());
+    refused(&[remove(&ids[0]), remove(&ids[1])], "would have 1 keys and need 2");
+    refused(&[Change::Threshold(Role::Root, 0)], "would need no signature");
+    refused(&[Change::Threshold(Role::Firmware, 4)], "would have 3 keys and need 4");
+    refused(&[Change::Remove(Role::Release, ids[0].clone())], "release has no key");
+    refused(&[Change::Add(Role::Release, root_key(&sample, 1).public())], "cannot be for root and for release");
+    refused(&[Change::Add(Role::Root, root_key(&sample, 1).public())], "already");
+}
+
+#[test]
+fn a_change_drops_signatures_on_the_earlier_draft() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    sign_with(&sample, &path, 1);
+    let mut keys = read(&sample);
+    keys.prepare(&[Change::Threshold(Role::Firmware, 3)], NOW).unwrap();
+    keys.save().unwrap();
+    assert!(read(&sample).check().unwrap_err().to_string().contains("has 0 of 2"));
+    assert!(read(&sample).discard().unwrap() && !path.exists());
+    assert!(!read(&sample).discard().unwrap());
+}
+
+#[test]
+fn a_rotated_online_key_is_put_where_serve_finds_it() {
+    let sample = sample();
+    let keys = read(&sample);
+    let old = keys.find(Role::Online, None).unwrap();
+    let (path, fresh) = keys.create_for(Role::Online, Some(&Passphrase::new("long enough").unwrap())).unwrap();
+    assert!(path.ends_with("online.next.key"));
+    let next = ceremony(&sample, &[Change::Remove(Role::Online, old), Change::Add(Role::Online, fresh.public())]);
+    assert!(next[0].contains("publish") && next[1].contains("start `lineside-hq serve` again"), "{next:?}");
+    // Not encrypted: `serve` starts by itself.
+    assert_eq!(keyring::load_signing(&sample.layout.online_key()).unwrap().public(), fresh.public());
+    assert!(!path.exists());
+    let root = read(&sample);
+    assert_eq!(root.trusted().roles["snapshot"], root.trusted().roles["timestamp"]);
+    assert_eq!(root.trusted().roles["snapshot"].keyids, [fresh.public().id()]);
+}
+
+#[test]
+fn what_would_be_trusted_is_said_before_it_is() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    let firmware = Role::Firmware.keys(keys.trusted()).keyids;
+    let fresh = SigningKey::from_seed(&[8; 32]).public();
+    keys.prepare(
+        &[Change::Remove(Role::Firmware, firmware[2].clone()), Change::Add(Role::Firmware, fresh.clone())],
+        NOW,
+    )
+    .unwrap();
+    let said = keys.describe().unwrap();
+    let short = |id: &KeyId| id.0[..16].to_owned();
+    assert!(said.contains("root version 1, valid until 2036-"), "{said}");
+    assert!(said.contains("prepared: version 2"), "{said}");
+    assert!(said.contains("release   1 of 1 must sign\n"), "{said}");
+    assert!(said.contains(&format!("  + {}\n", short(&fresh.id()))), "{said}");
+    assert!(said.contains(&format!("  - {}  ", short(&firmware[2]))), "{said}");
+    assert!(said.contains("firmware-1.key\n") && said.contains("online/online.key\n"), "{said}");
+    assert!(said.contains("  0 of 2 by the keys trusted now\n"), "{said}");
+    // Nothing of it is on disk.
+    assert!(read(&sample).pending().is_none());
+}
+
+#[test]
+fn a_key_handed_over_is_at_its_holders_and_nowhere_else() {
+    let sample = sample();
+    let stick = tempfile::tempdir().unwrap();
+    let before = root_key(&sample, 2).public();
+    assert!(hand_over(&sample.layout, "root-9", stick.path(), None).is_err());
+    assert!(hand_over(&sample.layout, "../online/online", stick.path(), None).is_err());
+    let copy = hand_over(&sample.layout, "root-2", stick.path(), None).unwrap();
+    assert_eq!(keyring::load_signing(&copy).unwrap().public(), before);
+    assert!(!sample.layout.key("root-2").exists());
+}
+
+#[test]
+fn keys_are_meant_by_the_beginning_of_their_id() {
+    let sample = sample();
+    let keys = read(&sample);
+    let id = Role::Root.keys(keys.trusted()).keyids[1].clone();
+    assert_eq!(keys.find(Role::Root, Some(&id.0[..20])).unwrap(), id);
+    assert!(keys.find(Role::Root, None).unwrap_err().to_string().contains("say which one"));
+    assert!(keys.find(Role::Root, Some("zz")).is_err());
+    assert_eq!(keys.find(Role::Release, None).unwrap(), keys.trusted().roles["targets"].keyids[0]);
+}
+
+#[test]
+fn a_ceremony_that_was_interrupted_after_the_root_goes_on_with_the_keys() {
+    let sample = sample();
+    let keys = read(&sample);
+    let old = keys.find(Role::Release, None).unwrap();
+    let (path, fresh) = keys.create_for(Role::Release, None).unwrap();
+    let aside = sample.layout.dir().join("not yet");
+    fs::rename(&path, &aside).unwrap();
+    ceremony(&sample, &[Change::Remove(Role::Release, old), Change::Add(Role::Release, fresh.public())]);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(read(&sample).finish().unwrap().len(), 1);
+    assert_eq!(keyring::load_signing(&sample.layout.key("release")).unwrap().public(), fresh.public());
+    assert!(read(&sample).finish().unwrap_err().to_string().contains("no new root is prepared"));
+}

@@ -1,0 +1,246 @@
+//! What of the record outlives the process, as plain values; whoever has a disk keeps them.
+//!
+//! All of it may be lost: it tells people more, and changes nothing that a phone can see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::stats::{Inner, MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Stats};
+use crate::api::{Alert, PhoneSeen};
+use crate::ids::{Generation, MacAddr, UnixTime};
+
+/// The most files of one phone whose outcome is remembered; the one not asked for longest makes room.
+pub const MAX_FILES_PER_PHONE: usize = 16;
+/// The most files of all phones.
+pub const MAX_FILES: usize = 4_096;
+/// The most counters that are taken back.
+pub const MAX_COUNTERS: usize = 1_024;
+
+/// How the last request of one phone for one file ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FileSeen {
+    /// Which phone, one of the inventory.
+    pub mac: MacAddr,
+    /// Which file, as asked.
+    pub file: String,
+    /// When it ended.
+    pub at: UnixTime,
+    /// Bytes acknowledged.
+    pub bytes: u64,
+    /// The release that it was served from.
+    pub generation: Generation,
+    /// How it ended: [`super::Outcome::code`].
+    pub outcome: String,
+}
+
+/// What is worth keeping over a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Devices seen.
+    pub phones: Vec<PhoneSeen>,
+    /// What became of each file that a phone of the inventory asked for.
+    pub files: Vec<FileSeen>,
+    /// Counters, which go on where they stood.
+    pub counters: BTreeMap<String, u64>,
+    /// The check-in's outbox: alerts that HQ has not heard of yet.
+    pub untold: Vec<Alert>,
+}
+
+/// What one record knows beyond what it shows.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) files: BTreeMap<(MacAddr, String), FileSeen>,
+    /// Alerts that no check-in has carried yet.
+    pub(super) untold: BTreeSet<(String, String)>,
+    /// Alerts of an earlier run, which stay until HQ has heard them.
+    recalled: BTreeSet<(String, String)>,
+}
+
+impl Kept {
+    /// A phone of the inventory was served, or not.
+    pub(super) fn file(&mut self, seen: FileSeen) {
+        let key = (seen.mac, seen.file.clone());
+        if !self.files.contains_key(&key) {
+            let of_phone = self.files.range((seen.mac, String::new())..).take_while(|((mac, _), _)| *mac == seen.mac);
+            let oldest = if of_phone.clone().count() >= MAX_FILES_PER_PHONE {
+                of_phone.min_by_key(|(_, seen)| seen.at).map(|(key, _)| key.clone())
+            } else if self.files.len() >= MAX_FILES {
+                self.files.iter().min_by_key(|(_, seen)| seen.at).map(|(key, _)| key.clone())
+            } else {
+                None
+            };
+            if let Some(oldest) = oldest {
+                self.files.remove(&oldest);
+            }
+        }
+        self.files.insert(key, seen);
+    }
+
+    /// An alert was raised; `new` if it was not up already.
+    pub(super) fn raised(&mut self, key: &(String, String), new: bool) {
+        self.recalled.remove(key);
+        if new {
+            self.untold.insert(key.clone());
+        }
+    }
+
+    /// Alerts of this code are over.
+    pub(super) fn cleared(&mut self, code: &str) {
+        self.untold.retain(|(known, _)| known != code);
+        self.recalled.retain(|(known, _)| known != code);
+    }
+}
+
+impl Stats {
+    /// What is worth keeping, as it is now.
+    pub fn memory(&self) -> Memory {
+        let inner = self.lock();
+        Memory {
+            phones: inner.devices.values().cloned().collect(),
+            files: inner.kept.files.values().cloned().collect(),
+            counters: inner.counters.clone(),
+            untold: inner.kept.untold.iter().filter_map(|key| inner.alerts.get(key).cloned()).collect(),
+        }
+    }
+
+    /// Takes back what an earlier run kept. What this run knows already counts more; limits hold as ever.
+    pub fn recall(&self, memory: Memory) {
+        let mut inner = self.lock();
+        for phone in memory.phones.into_iter().filter(|phone| short(&[&phone.file, &phone.outcome])) {
+            if inner.devices.len() < MAX_DEVICES {
+                inner.devices.entry(phone.mac).or_insert(phone);
+            }
+        }
+        for seen in memory.files.into_iter().filter(|seen| short(&[&seen.file, &seen.outcome])) {
+            if !inner.kept.files.contains_key(&(seen.mac, seen.file.clone())) {
+                inner.kept.file(seen);
+            }
+        }
+        for (name, value) in memory.counters.into_iter().filter(|(name, _)| short(&[name])).take(MAX_COUNTERS) {
+            let counter = inner.counters.entry(name).or_default();
+            *counter = counter.saturating_add(value);
+        }
+        for alert in memory.untold.into_iter().filter(|alert| short(&[&alert.code, &alert.text])) {
+            let key = (alert.code.clone(), alert.text.clone());
+            if inner.alerts.len() < MAX_ALERTS && !inner.alerts.contains_key(&key) {
+                inner.alerts.insert(key.clone(), alert);
+                inner.kept.untold.insert(key.clone());
+                inner.kept.recalled.insert(key);
+            }
+        }
+    }
+
+    /// HQ has heard these alerts. Those of an earlier run that did not come back go.
+    pub fn told(&self, alerts: &[Alert]) {
+        let mut inner = self.lock();
+        let Inner { alerts: shown, kept, .. } = &mut *inner;
+        for alert in alerts {
+            let key = (alert.code.clone(), alert.text.clone());
+            kept.untold.remove(&key);
+            if kept.recalled.remove(&key) {
+                shown.remove(&key);
+            }
+        }
+    }
+}
+
+fn short(texts: &[&str]) -> bool {
+    texts.iter().all(|text| text.len() <= MAX_TEXT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::status::{Outcome, Report, TransferRecord};
+
+    fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: Outcome) {
+        let [high, low] = last.to_be_bytes();
+        stats.transfer(TransferRecord {
+            device: Some(MacAddr::new([2, 0, 0, 0, high, low])),
+            known,
+            address: Ipv4Addr::LOCALHOST,
+            file: file.to_owned(),
+            bytes: 10,
+            retransmissions: 0,
+            duration: Duration::from_millis(3),
+            generation: Generation(4),
+            outcome,
+        });
+    }
+
+    #[test]
+    fn a_new_run_knows_what_the_last_one_saw() {
+        let before = Stats::new();
+        asked(&before, 1, true, "a.cfg", Outcome::Delivered);
+        asked(&before, 1, true, "b.cfg", Outcome::TimedOut);
+        asked(&before, 2, false, "c.cfg", Outcome::Refused("unknown-device"));
+        before.alert("address-conflict", "two at one".to_owned());
+        let after = Stats::new();
+        after.count("tftp.delivered");
+        after.recall(before.memory());
+        let report = Report::of(&after);
+        assert_eq!(report.phones.len(), 2);
+        let files: Vec<_> = report.files.iter().map(|seen| (seen.file.as_str(), seen.outcome.as_str())).collect();
+        assert_eq!(files, [("a.cfg", "delivered"), ("b.cfg", "timed-out")]);
+        assert_eq!((report.counters["tftp.delivered"], report.alerts.len()), (2, 1));
+        assert!(report.transfers.is_empty());
+    }
+
+    #[test]
+    fn an_alert_of_an_earlier_run_stays_until_hq_has_heard_it() {
+        let before = Stats::new();
+        before.alert("address-conflict", "two at one".to_owned());
+        before.alert("guessing-device", "told in time".to_owned());
+        before.told(&Report::of(&before).alerts[1..]);
+        assert_eq!(Report::of(&before).alerts.len(), 2, "what this run has seen stays in sight");
+        let after = Stats::new();
+        after.recall(before.memory());
+        let alerts = Report::of(&after).alerts;
+        assert_eq!(alerts.iter().map(|alert| alert.text.as_str()).collect::<Vec<_>>(), ["two at one"]);
+        after.told(&alerts);
+        assert_eq!((Report::of(&after).alerts.len(), after.memory().untold.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_alert_that_comes_back_or_is_over_is_not_of_an_earlier_run_any_more() {
+        let before = Stats::new();
+        before.alert("address-conflict", "again".to_owned());
+        before.alert("certificate", "over".to_owned());
+        let after = Stats::new();
+        after.recall(before.memory());
+        after.alert("address-conflict", "again".to_owned());
+        after.clear_alert("certificate");
+        let alerts = Report::of(&after).alerts;
+        assert_eq!((alerts.len(), alerts[0].count), (1, 2));
+        after.told(&alerts);
+        assert_eq!((Report::of(&after).alerts.len(), after.memory().untold.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_whatever_comes_back() {
+        let stats = Stats::new();
+        for number in 0..1_000u16 {
+            for file in 0..20 {
+                asked(&stats, number, true, &format!("{file}.cfg"), Outcome::Delivered);
+            }
+        }
+        let memory = stats.memory();
+        assert_eq!(memory.files.len(), MAX_FILES);
+        let mut too_much = memory.clone();
+        too_much.counters = (0..5_000).map(|number| (number.to_string(), 1)).collect();
+        too_much.phones.iter_mut().for_each(|phone| phone.file = "x".repeat(MAX_TEXT_BYTES + 1));
+        let alert = |number| Alert { code: "x".into(), text: format!("{number}"), since: UnixTime(0), count: 1 };
+        too_much.untold = (0..500).map(alert).collect();
+        let after = Stats::new();
+        after.recall(too_much);
+        let after = after.memory();
+        assert_eq!((after.files.len(), after.phones.len()), (MAX_FILES, 0));
+        assert_eq!((after.counters.len(), after.untold.len()), (MAX_COUNTERS, MAX_ALERTS));
+    }
+}

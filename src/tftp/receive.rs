@@ -1,0 +1,468 @@
+//! One upload, from the answer to its WRQ to its end, as a machine without socket, clock or disk.
+//!
+//! Only for the small logs that a site may take from its own phones: everything is held in memory up to a bound, and
+//! the last block is acknowledged only after the whole has been kept. Drive it as [`super::transfer`] is driven; once
+//! [`Receive::complete`] gives the bytes, tell it by [`Receive::kept`] what became of them.
+
+use std::time::{Duration, Instant};
+
+use super::options::Terms;
+use super::packet::{Packet, Refusal};
+use super::transfer::MAX_RESENDS;
+use crate::status::stats::Outcome;
+
+/// How long an acknowledgement waits for the next block before it is sent again, unless the client's `timeout` option
+/// says otherwise.
+pub const RESEND_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a client may send nothing.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long an upload may take, progress or not: 256 KB in blocks of 512 bytes at 75 ms each take 40 s.
+pub const MAX_DURATION: Duration = Duration::from_secs(120);
+
+/// How long the last acknowledgement is repeated to a client that did not get it (RFC 1350 §6).
+pub const DALLY: Duration = Duration::from_secs(3);
+
+/// What happens to an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// The client sent DATA.
+    Data {
+        /// The number of the block.
+        block: u16,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// The client sent ERROR. Ends the upload, silently.
+    Error,
+    /// The very same WRQ came again from the client's port.
+    Repeated,
+    /// Another request came from the client's port, or the address is no longer this device's. Ends it, silently.
+    Over,
+    /// The server stops. Ends the upload with ERROR 0.
+    Stopped,
+}
+
+impl<'a> Input<'a> {
+    /// What a datagram from the client means to an upload: DATA and ERROR; everything else is to be ignored.
+    pub fn from_datagram(datagram: &'a [u8]) -> Option<Self> {
+        match Packet::parse(datagram).ok()? {
+            Packet::Data { block, bytes } => Some(Self::Data { block, bytes }),
+            Packet::Error { .. } => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+
+/// What to send to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// [`Terms::oack`].
+    Oack,
+    /// ACK of this block.
+    Ack(u16),
+    /// An ERROR; the last thing that is sent.
+    Error(Refusal),
+}
+
+/// One upload.
+#[derive(Debug)]
+pub struct Receive {
+    blksize: usize,
+    limit: usize,
+    got: Vec<u8>,
+    /// The last block that arrived, on the wire; 0 before the first.
+    last: u16,
+    stage: Stage,
+    /// Whether the answer to the WRQ is an OACK.
+    oack: bool,
+    transmit: Option<Transmit>,
+    outcome: Option<Outcome>,
+    started: Instant,
+    progress: Instant,
+    resend_after: Duration,
+    resend: Option<Instant>,
+    resends: u32,
+    retransmissions: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Blocks are coming.
+    Receiving,
+    /// All are here; the caller keeps them.
+    Keeping,
+    /// Acknowledged; the client may not know.
+    Dallying,
+}
+
+impl Receive {
+    /// Answers a WRQ. `announced` is the client's `tsize` (RFC 2349 lets us refuse by it), `limit` the most bytes that
+    /// are taken.
+    pub fn new(announced: Option<u64>, limit: usize, terms: &Terms, now: Instant) -> Self {
+        let oack = terms.oack.is_some();
+        let resend_after = terms.timeout.unwrap_or(RESEND_AFTER).min(PATIENCE);
+        let mut receive = Self {
+            blksize: usize::from(terms.blksize),
+            limit,
+            got: Vec::new(),
+            last: 0,
+            stage: Stage::Receiving,
+            oack,
+            transmit: None,
+            outcome: None,
+            started: now,
+            progress: now,
+            resend_after,
+            resend: Some(now + resend_after),
+            resends: 0,
+            retransmissions: 0,
+        };
+        if announced.is_some_and(|bytes| usize::try_from(bytes).map_or(true, |bytes| bytes > limit)) {
+            receive.refuse(Refusal::DiskFull);
+        } else {
+            receive.transmit = Some(receive.answer());
+        }
+        receive
+    }
+
+    /// Takes one event.
+    pub fn handle(&mut self, input: Input<'_>, now: Instant) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match input {
+            Input::Data { block, bytes } => self.handle_data(block, bytes, now),
+            // RFC 1350 §6: after the last ACK an upload is over for us; nothing that comes then can undo it.
+            Input::Error | Input::Over if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
+            Input::Error => self.outcome = Some(Outcome::Aborted),
+            Input::Over => self.outcome = Some(Outcome::Failed),
+            Input::Repeated if self.stage == Stage::Receiving && self.last == 0 => self.resend(now),
+            Input::Repeated => {}
+            Input::Stopped if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
+            Input::Stopped => self.refuse(Refusal::TemporaryFailure),
+        }
+    }
+
+    /// Time has come to [`Receive::poll_timeout`]. Earlier calls do nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.outcome.is_some() || self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        if now >= self.give_up() {
+            let kept = self.stage == Stage::Dallying;
+            self.outcome = Some(if kept { Outcome::Received } else { Outcome::TimedOut });
+        } else {
+            self.resend(now);
+        }
+    }
+
+    /// The next thing to send, if any.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmit.take()
+    }
+
+    /// When to call [`Receive::handle_timeout`]; `None` once it is over, and while the bytes are being kept.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.outcome.is_some() || self.stage == Stage::Keeping {
+            return None;
+        }
+        [self.resend, Some(self.give_up())].into_iter().flatten().min()
+    }
+
+    /// The whole upload, once, when its last block is here.
+    pub fn complete(&mut self) -> Option<Vec<u8>> {
+        let whole = self.stage == Stage::Keeping && self.outcome.is_none() && self.last != 0;
+        whole.then(|| std::mem::take(&mut self.got))
+    }
+
+    /// Whether what [`Receive::complete`] gave was kept: only then is the last block acknowledged.
+    pub fn kept(&mut self, kept: bool, now: Instant) {
+        if self.outcome.is_some() || self.stage != Stage::Keeping {
+            return;
+        }
+        if kept {
+            self.stage = Stage::Dallying;
+            self.progress = now;
+            self.resend = None;
+            self.transmit = Some(Transmit::Ack(self.last));
+        } else {
+            self.refuse(Refusal::DiskFull);
+        }
+    }
+
+    /// How it ended.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// ACKs and OACKs sent more than once.
+    pub fn retransmissions(&self) -> u32 {
+        self.retransmissions
+    }
+
+    fn handle_data(&mut self, block: u16, bytes: &[u8], now: Instant) {
+        if block == self.last && block != 0 {
+            // RFC 1123 §4.2.3.1: a block that comes again is acknowledged again; it is the sender of DATA who must not
+            // answer duplicates. While the last block is being kept there is no ACK of it yet.
+            if self.stage != Stage::Keeping {
+                self.retransmissions = self.retransmissions.saturating_add(1);
+                self.transmit = Some(Transmit::Ack(block));
+            }
+            return;
+        }
+        // Anything else is old, or ahead of what was acknowledged: lock-step has one block under way.
+        if self.stage != Stage::Receiving || block != self.last.wrapping_add(1) {
+            return;
+        }
+        if bytes.len() > self.blksize {
+            return self.refuse(Refusal::IllegalOperation);
+        }
+        if self.got.len() + bytes.len() > self.limit {
+            return self.refuse(Refusal::DiskFull);
+        }
+        self.got.extend_from_slice(bytes);
+        self.last = block;
+        self.progress = now;
+        self.resends = 0;
+        if bytes.len() < self.blksize {
+            self.stage = Stage::Keeping;
+            self.resend = None;
+        } else {
+            self.resend = Some(now + self.resend_after);
+            self.transmit = Some(Transmit::Ack(block));
+        }
+    }
+
+    /// What says that the client may go on.
+    fn answer(&self) -> Transmit {
+        if self.oack && self.last == 0 { Transmit::Oack } else { Transmit::Ack(self.last) }
+    }
+
+    fn resend(&mut self, now: Instant) {
+        if self.resends >= MAX_RESENDS {
+            self.resend = None;
+            return;
+        }
+        self.resends += 1;
+        self.retransmissions = self.retransmissions.saturating_add(1);
+        self.resend = Some(now + self.resend_after);
+        self.transmit = Some(self.answer());
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.transmit = Some(Transmit::Error(refusal));
+        self.outcome = Some(Outcome::Failed);
+    }
+
+    fn give_up(&self) -> Instant {
+        match self.stage {
+            Stage::Dallying => self.progress + DALLY,
+            _ => (self.progress + PATIENCE).min(self.started + MAX_DURATION),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tftp::options::Limits;
+    use crate::tftp::packet::RequestOption;
+    use crate::tftp::service::epoch;
+
+    const LIMIT: usize = 2000;
+
+    struct Bench {
+        receive: Receive,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn with(options: &[(&str, &str)]) -> Self {
+            let asked: Vec<_> = options
+                .iter()
+                .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
+                .collect();
+            let announced = crate::tftp::options::announced_size(&asked);
+            let terms = Terms::agree(&asked, announced.unwrap_or(0), &Limits::new(1500, None, Some(1)));
+            let now = epoch();
+            Self { receive: Receive::new(announced, LIMIT, &terms, now), now }
+        }
+
+        fn data(&mut self, block: u16, length: usize) -> Vec<Transmit> {
+            self.receive.handle(Input::Data { block, bytes: &vec![7; length] }, self.now);
+            self.sent()
+        }
+
+        fn sent(&mut self) -> Vec<Transmit> {
+            std::iter::from_fn(|| self.receive.poll_transmit()).collect()
+        }
+
+        fn expire(&mut self) -> Vec<Transmit> {
+            self.now = self.receive.poll_timeout().expect("a deadline");
+            self.receive.handle_timeout(self.now);
+            self.sent()
+        }
+
+        fn run_out(&mut self) -> Vec<Transmit> {
+            let mut all = Vec::new();
+            while self.receive.outcome().is_none() {
+                all.extend(self.expire());
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn a_log_is_acknowledged_block_by_block_and_the_last_one_when_it_is_kept() {
+        // RFC 1350 §4: ACK 0 answers a WRQ.
+        let mut bench = Bench::with(&[]);
+        assert_eq!(bench.sent(), [Transmit::Ack(0)]);
+        assert_eq!(bench.data(1, 512), [Transmit::Ack(1)]);
+        assert_eq!(bench.receive.complete(), None);
+        assert_eq!(bench.data(2, 100), []);
+        assert_eq!(bench.receive.complete().map(|log| log.len()), Some(612));
+        bench.receive.kept(true, bench.now);
+        assert_eq!(bench.sent(), [Transmit::Ack(2)]);
+        // RFC 1350 §6: the last ACK may have got lost.
+        assert_eq!(bench.data(2, 100), [Transmit::Ack(2)]);
+        assert_eq!(bench.run_out(), []);
+        assert_eq!(bench.receive.outcome(), Some(Outcome::Received));
+        assert_eq!(bench.receive.retransmissions(), 1);
+    }
+
+    #[test]
+    fn an_empty_log_and_one_of_whole_blocks_end_with_a_short_block() {
+        let mut bench = Bench::with(&[]);
+        bench.data(1, 0);
+        assert_eq!(bench.receive.complete(), Some(Vec::new()));
+        let mut bench = Bench::with(&[]);
+        bench.data(1, 512);
+        bench.data(2, 0);
+        assert_eq!(bench.receive.complete().map(|log| log.len()), Some(512));
+    }
+
+    #[test]
+    fn options_are_answered_by_an_oack_and_windows_are_not_taken() {
+        // RFC 2347: DATA 1 follows an OACK at once. RFC 7440: the server may answer with a smaller window.
+        let mut bench = Bench::with(&[("tsize", "700"), ("blksize", "1024"), ("windowsize", "8")]);
+        assert_eq!(bench.sent(), [Transmit::Oack]);
+        assert_eq!(bench.data(1, 700), []);
+        assert_eq!(bench.receive.complete().map(|log| log.len()), Some(700));
+    }
+
+    #[test]
+    fn a_duplicate_is_acknowledged_again_and_counted_once() {
+        // RFC 1123 §4.2.3.1
+        let mut bench = Bench::with(&[]);
+        bench.sent();
+        bench.data(1, 512);
+        for _ in 0..3 {
+            assert_eq!(bench.data(1, 512), [Transmit::Ack(1)]);
+        }
+        assert_eq!(bench.data(3, 512), [], "a block ahead");
+        assert_eq!(bench.data(0, 512), [], "an old one");
+        bench.data(2, 1);
+        assert_eq!(bench.receive.complete().map(|log| log.len()), Some(513));
+    }
+
+    #[test]
+    fn a_log_over_the_bound_ends_with_error_3_whether_it_was_announced_or_not() {
+        // RFC 2349: the size lets the server refuse before anything is sent.
+        let full = [Transmit::Error(Refusal::DiskFull)];
+        assert_eq!(Bench::with(&[("tsize", "2001")]).sent(), full);
+        assert_eq!(Bench::with(&[("tsize", "99999999999999999999")]).sent(), full);
+        for announced in [&[][..], &[("tsize", "10")]] {
+            let mut bench = Bench::with(announced);
+            for block in 1..=3 {
+                bench.data(block, 512);
+            }
+            assert_eq!(bench.data(4, 512), full);
+            assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+            assert_eq!(bench.data(5, 1), []);
+            assert_eq!(bench.receive.complete(), None);
+        }
+    }
+
+    #[test]
+    fn a_silent_client_costs_a_few_acks_and_a_bounded_time() {
+        let mut bench = Bench::with(&[]);
+        let start = bench.now;
+        assert_eq!(bench.sent(), [Transmit::Ack(0)]);
+        assert_eq!(bench.run_out(), [Transmit::Ack(0); 4]);
+        assert_eq!((bench.receive.outcome(), bench.now - start), (Some(Outcome::TimedOut), PATIENCE));
+        // One that crawls is ended too.
+        let mut bench = Bench::with(&[("blksize", "8")]);
+        let start = bench.now;
+        for block in 1.. {
+            bench.now += Duration::from_secs(10);
+            bench.receive.handle_timeout(bench.now);
+            if bench.receive.outcome().is_some() {
+                break;
+            }
+            bench.data(block, 8);
+        }
+        assert_eq!(bench.now - start, MAX_DURATION);
+    }
+
+    #[test]
+    fn the_clients_timeout_is_honoured() {
+        // RFC 2349
+        let mut bench = Bench::with(&[("timeout", "5")]);
+        let start = bench.now;
+        bench.sent();
+        assert_eq!(bench.expire(), [Transmit::Oack]);
+        assert_eq!(bench.now - start, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_repeated_request_gets_its_answer_again_a_few_times() {
+        let mut bench = Bench::with(&[]);
+        bench.sent();
+        let mut answers = 0;
+        for _ in 0..50 {
+            bench.receive.handle(Input::Repeated, bench.now);
+            answers += bench.sent().len();
+        }
+        assert_eq!(answers, 4);
+        bench.data(1, 512);
+        bench.receive.handle(Input::Repeated, bench.now);
+        assert_eq!(bench.sent(), []);
+    }
+
+    #[test]
+    fn an_error_or_a_lost_address_ends_it_silently_and_a_stop_with_error_0() {
+        for (input, outcome, said) in [
+            (Input::Error, Outcome::Aborted, vec![]),
+            (Input::Over, Outcome::Failed, vec![]),
+            (Input::Stopped, Outcome::Failed, vec![Transmit::Error(Refusal::TemporaryFailure)]),
+        ] {
+            let mut bench = Bench::with(&[]);
+            bench.sent();
+            bench.data(1, 512);
+            bench.receive.handle(input, bench.now);
+            assert_eq!((bench.receive.outcome(), bench.sent()), (Some(outcome), said));
+            assert_eq!(bench.receive.poll_timeout(), None);
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_kept_is_not_acknowledged() {
+        let mut bench = Bench::with(&[]);
+        bench.sent();
+        bench.data(1, 10);
+        bench.receive.complete();
+        assert_eq!(bench.data(1, 10), [], "not while it is being kept");
+        bench.receive.kept(false, bench.now);
+        assert_eq!(bench.sent(), [Transmit::Error(Refusal::DiskFull)]);
+        assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn a_block_longer_than_agreed_is_illegal() {
+        let mut bench = Bench::with(&[]);
+        bench.sent();
+        assert_eq!(bench.data(1, 513), [Transmit::Error(Refusal::IllegalOperation)]);
+    }
+}

@@ -1,0 +1,32 @@
+//! Manifests: sealed files of strangers, and whatever the holder of the release key could have sealed.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use lineside::bundle::recipients::{self, Binding};
+use lineside::bundle::{Manifest, PublisherSecret, RecipientSecret};
+use lineside::ids::Generation;
+
+static KEY: LazyLock<RecipientSecret> = LazyLock::new(|| RecipientSecret::from_bytes([2; 32]));
+
+fuzz_target!(|data: &[u8]| {
+    let Some((mode, data)) = data.split_first() else { return };
+    if mode % 2 == 0 {
+        let expected = Binding {
+            fleet: "f-1".parse().expect("an id"),
+            site: "s-1".parse().expect("an id"),
+            generation: Generation(1),
+        };
+        assert!(recipients::open(data, &KEY, &expected).is_err());
+        return;
+    }
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(data) else { return };
+    if manifest.validate().is_err() {
+        return;
+    }
+    // What is valid can be sealed, and opens to what it was.
+    let Ok(sealed) = recipients::seal(&PublisherSecret::from_bytes([1; 32]), &manifest, &[KEY.public()]) else { return };
+    let opened = recipients::open(&sealed, &KEY, &Binding::of(&manifest)).expect("it was valid");
+    assert_eq!(opened, manifest);
+});
