@@ -17,6 +17,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::ca::{self, Csr, CsrError};
 use super::db::{Db, Enrolment, TokenRow};
 use super::layout::Layout;
+use super::parallel::in_parallel;
 use crate::api::{self, EnrolRequest, EnrolmentToken, Refusal, TokenKeys};
 use crate::bundle::RecipientPublic;
 use crate::ids::{Digest, FleetId, SiteId, UnixTime};
@@ -194,19 +195,18 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
             bad.join("\n  ")
         );
     }
-    let mut all = BTreeMap::new();
+    let mut paths = Vec::new();
     if layout.enrolled().is_dir() {
-        let entries = fs::read_dir(layout.enrolled()).context("cannot list enrolled/")?;
-        for entry in entries {
+        for entry in fs::read_dir(layout.enrolled()).context("cannot list enrolled/")? {
             let path = entry.context("cannot list enrolled/")?.path();
             if path.extension().is_some_and(|extension| extension == "toml") {
-                let pinned = Pinned::load(&path)?;
-                let keys = pinned.appliance.iter().map(|appliance| appliance.recipient).collect();
-                all.insert(pinned.site, keys);
+                paths.push(path);
             }
         }
     }
-    Ok(all)
+    let pinned = in_parallel(&paths, |path| Pinned::load(path), |_| {})?;
+    let keys = |pinned: Pinned| (pinned.site, pinned.appliance.iter().map(|appliance| appliance.recipient).collect());
+    Ok(pinned.into_iter().map(keys).collect())
 }
 
 /// Removes the publisher's halves of tokens that nobody used, a month after they ended: the slack is for an enrolment

@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 use super::layout::Layout;
-use super::publish::previous::{self, numbered};
-use crate::ids::{SiteId, UnixTime};
-use crate::tuf::schema::{Envelope, Root, Targets};
+use super::publish::previous::numbered;
+use crate::ids::UnixTime;
+use crate::tuf::schema::{self, Envelope, Root, Snapshot, Targets, Timestamp};
 
 const DAY: u64 = 86_400;
 
@@ -54,14 +57,8 @@ impl fmt::Display for Warning {
 /// What the fleet directory signs for, and what is published.
 pub fn of_fleet(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     let mut ends = Ends::new(now);
-    let newest = |role| numbered(&layout.signed(), role).ok()?.pop_last();
-    if let Some((_, bytes)) = newest("root") {
+    if let Some((_, bytes)) = numbered(&layout.signed(), "root").ok().and_then(|mut roots| roots.pop_last()) {
         ends.root(&bytes);
-    }
-    if let Some((_, bytes)) = newest("firmware")
-        && let Ok(file) = serde_json::from_slice::<Envelope<Targets>>(&bytes)
-    {
-        ends.note(FIRMWARE, 0, file.signed.expires);
     }
     ends.published(layout);
     ends.warnings()
@@ -104,16 +101,30 @@ impl Ends {
         }
     }
 
+    /// Signatures are not looked at, so that fleets of any size are gone through in moments; sites look.
     fn published(&mut self, layout: &Layout) {
         let Ok(sites) = fs::read_dir(layout.public().join("sites")) else { return };
+        // Sites share their catalogues.
+        let mut firmware = BTreeMap::new();
         for entry in sites.flatten() {
-            let site = entry.file_name().to_str().and_then(|name| name.parse::<SiteId>().ok());
             // What cannot be read is for `publish` to say.
-            let Some(Ok(Some(published))) = site.map(|site| previous::read(layout, &site)) else { continue };
-            self.note(TIMESTAMP, 1, published.timestamp.expires);
-            self.note(SNAPSHOT, 1, published.snapshot.expires);
-            self.note(TARGETS, 1, published.targets.expires);
-            self.note(FIRMWARE, 0, published.firmware_expires());
+            let metadata = entry.path().join("metadata");
+            let Some(timestamp) = read::<Timestamp>(&metadata.join("timestamp.json")) else { continue };
+            self.note(TIMESTAMP, 1, timestamp.expires);
+            let Some(version) = timestamp.meta.get("snapshot.json").map(|file| file.version) else { continue };
+            let Some(snapshot) = read::<Snapshot>(&metadata.join(format!("{version}.snapshot.json"))) else { continue };
+            self.note(SNAPSHOT, 1, snapshot.expires);
+            let version = |role: &str| snapshot.meta.get(&format!("{role}.json")).map(|file| file.version);
+            let targets = version("targets").and_then(|n| read::<Targets>(&metadata.join(format!("{n}.targets.json"))));
+            if let Some(targets) = targets {
+                self.note(TARGETS, 1, targets.expires);
+            }
+            if let Some(version) = version(schema::FIRMWARE) {
+                firmware.entry(version).or_insert_with(|| metadata.join(format!("{version}.firmware.json")));
+            }
+        }
+        for catalogue in firmware.values().filter_map(|path| read::<Targets>(path)) {
+            self.note(FIRMWARE, 0, catalogue.expires);
         }
     }
 
@@ -122,6 +133,11 @@ impl Ends {
         all.sort_by_key(|warning| warning.expires);
         all
     }
+}
+
+/// The signed part of a file that we wrote, if it is there and whole.
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    Some(serde_json::from_slice::<Envelope<T>>(&fs::read(path).ok()?).ok()?.signed)
 }
 
 #[cfg(test)]

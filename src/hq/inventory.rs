@@ -11,9 +11,10 @@ use std::fs;
 use serde_json::Value;
 
 use super::layout::Layout;
+use super::parallel::in_parallel;
 use super::problem::Problem;
 use super::source::{MAX_CSV_BYTES, MAX_TEXT_BYTES, Source};
-use crate::ids::{FleetId, MacAddr, SiteId};
+use crate::ids::{Digest, FleetId, MacAddr, SiteId};
 
 pub use settings::Settings;
 
@@ -63,6 +64,8 @@ pub struct Site {
     pub settings: Settings,
     /// Template variables of the site.
     pub variables: Variables,
+    /// SHA-256 of the file.
+    pub source: Digest,
 }
 
 /// One line of `phones.csv`.
@@ -141,6 +144,7 @@ impl Inventory {
 }
 
 fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, Site> {
+    let mut files = Vec::new();
     let mut sites = BTreeMap::new();
     let mut ids: BTreeMap<SiteId, String> = BTreeMap::new();
     for (file, path, is_dir) in entries(layout, "sites", problems) {
@@ -161,14 +165,29 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
             );
             continue;
         }
-        let source = match Source::read(&path, &name, MAX_TEXT_BYTES) {
-            Ok(source) => source,
+        files.push((name, stem.to_owned(), path));
+    }
+    let read = |(name, stem, path): &(String, String, std::path::PathBuf)| {
+        let mut problems = Vec::new();
+        let site = match Source::read(path, name, MAX_TEXT_BYTES) {
+            Ok(source) => site::read(&source, stem, fleet, &mut problems),
             Err(problem) => {
                 problems.push(problem);
-                continue;
+                None
             }
         };
-        let Some(site) = site::read(&source, stem, fleet, problems) else { continue };
+        Ok((site, problems))
+    };
+    let all = match in_parallel(&files, read, |_| {}) {
+        Ok(all) => all,
+        Err(error) => {
+            problems.push(Problem::at_file("sites", format!("cannot be read: {error:#}")));
+            Vec::new()
+        }
+    };
+    for ((name, stem, _), (site, found)) in files.iter().zip(all) {
+        problems.extend(found);
+        let Some(site) = site else { continue };
         if let Some(other) = ids.insert(site.id.clone(), name.clone()) {
             problems.push(
                 Problem::at_file(name, format!("the id {} is also in {other}", site.id))
@@ -176,7 +195,7 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
             );
             continue;
         }
-        sites.insert(stem.to_owned(), site);
+        sites.insert(stem.clone(), site);
     }
     sites
 }

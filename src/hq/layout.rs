@@ -84,6 +84,21 @@ impl Layout {
         self.online().join("public")
     }
 
+    /// What the publisher remembers of its last runs. May be lost: then the next run looks at everything.
+    pub fn ledger(&self) -> PathBuf {
+        self.online().join("ledger.jsonl")
+    }
+
+    /// The folders of all published sites.
+    pub fn public_sites(&self) -> PathBuf {
+        self.public().join("sites")
+    }
+
+    /// The shelves of all sealed objects.
+    pub fn public_objects(&self) -> PathBuf {
+        self.public().join("objects")
+    }
+
     /// The key that signs `snapshot` and `timestamp` metadata and check-in answers.
     pub fn online_key(&self) -> PathBuf {
         self.online().join("online.key")

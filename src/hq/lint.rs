@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::inventory::{PhoneLine, Site};
 use super::layout::Layout;
+use super::parallel::in_parallel;
 use super::problem::Problem;
 use super::render::{Body, Findings, FleetDir, SiteFile, loads};
 use crate::bundle::Scope;
@@ -23,28 +24,68 @@ pub fn check(layout: &Layout) -> Report {
 
 /// [`check`], and what was read if it can be used. Whoever publishes must look at the report first.
 pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
-    let mut findings = Findings::default();
-    let mut report = Report::default();
-    let Some(fleet) = FleetDir::read(layout, &mut findings) else {
+    match Draft::read(layout) {
+        Ok(draft) => {
+            let (fleet, report) = draft.check(|_, _, _| true);
+            (Some(fleet), report)
+        }
+        Err(report) => (None, report),
+    }
+}
+
+/// A fleet directory that was read, and what was wrong so far: what concerns all sites.
+#[derive(Debug)]
+pub struct Draft {
+    /// What was read.
+    pub fleet: FleetDir,
+    findings: Findings,
+}
+
+impl Draft {
+    /// Reads a fleet directory. The report says why it cannot be used at all.
+    pub fn read(layout: &Layout) -> Result<Self, Report> {
+        let mut findings = Findings::default();
+        match FleetDir::read(layout, &mut findings) {
+            Some(fleet) => Ok(Self { fleet, findings }),
+            None => Err(Report { problems: findings.finish(), ..Report::default() }),
+        }
+    }
+
+    /// Renders the files of each site that `wanted` says, one by one on all processors, and looks at them.
+    pub fn check(self, wanted: impl Fn(&FleetDir, &Site, &[&PhoneLine]) -> bool + Sync) -> (FleetDir, Report) {
+        let Self { fleet, mut findings } = self;
+        let mut report = Report::default();
+        let nobody = Vec::new();
+        let by_site = fleet.inventory.phones_by_site();
+        let sites: Vec<&Site> = fleet.inventory.sites.values().collect();
+        let one = |site: &&Site| {
+            let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+            let mut findings = Findings::default();
+            if !wanted(&fleet, site, phones) {
+                return Ok(None);
+            }
+            let files = fleet.site_files(site, phones, &mut findings);
+            site_problems(&fleet, site, phones, &files, &mut findings);
+            Ok(Some((phones.len(), files.len(), findings)))
+        };
+        match in_parallel(&sites, one, |_| {}) {
+            Ok(all) => {
+                for (phones, files, found) in all.into_iter().flatten() {
+                    report.sites += 1;
+                    report.phones += phones;
+                    report.files += files;
+                    findings.take(found);
+                }
+            }
+            Err(error) => findings.once(Problem::at_file("sites", format!("cannot be checked: {error:#}"))),
+        }
+        if !fleet.secrets.is_unlocked() {
+            report.notes.push("keys/secrets.key is not here, so no one looked whether each secret exists".to_owned());
+        }
+        report.notes.extend(clear_secrets(&fleet));
         report.problems = findings.finish();
-        return (None, report);
-    };
-    let nobody = Vec::new();
-    let by_site = fleet.inventory.phones_by_site();
-    for site in fleet.inventory.sites.values() {
-        let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
-        let files = fleet.site_files(site, phones, &mut findings);
-        site_problems(&fleet, site, phones, &files, &mut findings);
-        report.sites += 1;
-        report.phones += phones.len();
-        report.files += files.len();
+        (fleet, report)
     }
-    if !fleet.secrets.is_unlocked() {
-        report.notes.push("keys/secrets.key is not here, so no one looked whether each secret exists".to_owned());
-    }
-    report.notes.extend(clear_secrets(&fleet));
-    report.problems = findings.finish();
-    (Some(fleet), report)
 }
 
 /// Passwords that stand in git in clear: allowed, as in a laboratory, but said.

@@ -20,6 +20,7 @@ pub mod keys;
 pub mod layout;
 pub mod lint;
 pub mod lock;
+mod parallel;
 pub mod plan;
 pub mod preview;
 pub mod problem;

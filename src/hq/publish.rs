@@ -4,25 +4,31 @@
 //! that readers notice is the rename of each site's `timestamp.json`, last. A site whose content did not change gets
 //! no new generation, only fresh `timestamp` and `snapshot` metadata when theirs are half through their life.
 
+pub mod collect;
+mod fingerprint;
 mod firmware;
+mod ledger;
 mod online;
 pub mod pack;
 pub mod previous;
+mod shown;
 pub mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::inventory::Site;
+use super::inventory::{PhoneLine, Site};
 use super::layout::Layout;
+use super::lint::Draft;
 use super::lock::TreeLock;
-use super::problem::{NotClean, count};
+use super::parallel::in_parallel;
+use super::problem::NotClean;
 use super::progress::Progress;
 use super::render::{Findings, FleetDir};
+use super::secrets::Secrets;
 use super::trust::{self, FirmwareKeys, Whose};
 use super::{db, enrol, keyring, lint};
 use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
@@ -30,7 +36,10 @@ use crate::ids::{Digest, Generation, SiteId, UnixTime};
 use crate::tuf::schema::Root;
 use crate::tuf::{SigningKey, Trusted, sign};
 
+use collect::Collected;
+use fingerprint::Fingerprints;
 use firmware::Catalogue;
+use ledger::{Ledger, Release};
 use pack::{Packed, Sealer};
 use previous::Previous;
 use tree::Tree;
@@ -41,7 +50,8 @@ pub use online::refresh;
 /// What to publish.
 #[derive(Debug, Clone)]
 pub struct PublishOptions {
-    /// These sites only, by name; all if `None`.
+    /// These sites only, by name, each looked at thoroughly; all if `None`, and then those for which nothing changed in
+    /// the fleet directory since the last time are taken to be as they were left.
     pub sites: Option<Vec<String>>,
     /// The time that goes into the metadata.
     pub now: UnixTime,
@@ -56,6 +66,8 @@ pub struct Summary {
     pub new_objects: u64,
     /// Their bytes.
     pub new_bytes: u64,
+    /// What nobody needs any more.
+    pub collected: Collected,
 }
 
 /// What came of one site.
@@ -161,7 +173,28 @@ pub(super) fn publish_to(
 ) -> anyhow::Result<Summary> {
     // Before the previous release is read; `serve` holds it for moments, another publisher for as long as it takes.
     let _held = TreeLock::wait(&layout.online())?;
-    let fleet = clean(layout)?;
+    let mut ledger = Ledger::read(layout);
+    let fingerprints = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)
+        .and_then(|secret| Fingerprints::of_fleet(layout, &secret));
+    let draft = Draft::read(layout).map_err(NotClean)?;
+    let known = Known {
+        layout,
+        ledger: &ledger,
+        enrolled,
+        options,
+        fingerprints: fingerprints.ok().and_then(|all| {
+            let sets = draft.fleet.templates.sets.values().map(|set| &set.variables);
+            let mut variables = std::iter::once(&draft.fleet.inventory.fleet.variables).chain(sets);
+            variables.try_fold(all, |all, variables| all.with_secrets(variables, &draft.fleet.secrets))
+        }),
+    };
+    let (fleet, report) = draft.check(|fleet, site, phones| {
+        options.sites.as_ref().is_none_or(|names| names.contains(&site.name))
+            && known.unchanged(site, phones, &fleet.secrets).is_none()
+    });
+    if !report.is_clean() {
+        return Err(NotClean(report).into());
+    }
     if !fleet.secrets.is_unlocked() {
         bail!("keys/secrets.key is not here, so the secrets that configurations need cannot be had");
     }
@@ -171,79 +204,115 @@ pub(super) fn publish_to(
     let sites = chosen(&fleet, options.sites.as_deref())?;
     let tree = Tree::new(layout);
     let catalogue = firmware::catalogue(layout, &fleet, &keys.firmware, options.now)?;
+    let publishing = Publishing {
+        layout,
+        fleet: &fleet,
+        keys: &keys,
+        now: options.now,
+        catalogue: &catalogue,
+        roots: &roots,
+        tree: &tree,
+        generations: OnceLock::new(),
+    };
 
-    let publishing =
-        Publishing { layout, fleet: &fleet, keys: &keys, now: options.now, catalogue: &catalogue, roots: &roots };
-    let mut summary = Summary::default();
-    let mut switches = Vec::new();
     let by_site = fleet.inventory.phones_by_site();
     let nobody = Vec::new();
     let sealer = Sealer::new(&keys.publisher, &tree);
-    let one = |site: &Site| -> anyhow::Result<(Outcome, Option<Switch>)> {
-        let Some(keys) = enrolled.get(&site.id).filter(|keys| !keys.is_empty()) else {
-            return Ok((Outcome::WaitingForEnrolment, None));
-        };
+    let one = |site: &&Site| -> anyhow::Result<Done> {
         let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
+        if let Some(generation) = known.unchanged(site, phones, &fleet.secrets) {
+            return Ok(Done::Nothing(Outcome::Unchanged(generation)));
+        }
+        let Some(recipients) = enrolled.get(&site.id).filter(|keys| !keys.is_empty()) else {
+            return Ok(Done::Nothing(Outcome::WaitingForEnrolment));
+        };
+        let fingerprint = known.fingerprint(site, phones, &fleet.secrets);
         let files = fleet.site_files(site, phones, &mut Findings::default());
         let packed = sealer.pack(&fleet, site, phones, files)?;
-        publishing.site(site, &packed, keys)
+        let made = publishing.site(site, &packed, recipients);
+        made.map(|made| Done::Made { made, objects: packed.objects(), fingerprint })
+            .with_context(|| format!("cannot publish site {}", site.name))
     };
     progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
-    for (site, (outcome, switch)) in sites.iter().zip(in_parallel(&sites, one, progress)?) {
-        switches.extend(switch);
+    let results = in_parallel(&sites, one, |site| progress.step(&site.name))?;
+    progress.done();
+
+    let mut summary = Summary::default();
+    let (mut switches, mut looked_at) = (Vec::new(), Vec::new());
+    for (site, done) in sites.iter().zip(results) {
+        let outcome = match done {
+            Done::Nothing(outcome) => outcome,
+            Done::Made { made, objects, fingerprint } => {
+                let release = Release { generation: made.outcome.generation(), until: None, objects };
+                ledger.note(&site.id, fingerprint, release, made.due, options.now);
+                switches.extend(made.switches);
+                looked_at.push((site.id.clone(), site.name.clone(), made.outcome.generation()));
+                made.outcome
+            }
+        };
         summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
     }
+    // A power cut before this leaves the old releases, one after it the new ones, during the switching some of each.
     tree.sync()?;
     if !switches.is_empty() {
         publish_root(layout)?;
     }
-    for (site, aside, path) in &switches {
-        // A new root and what is signed under it, in one moment as far as a site can tell.
-        publishing.site_roots(site)?;
-        tree::switch(aside, path)?;
+    tree.switch(&switches)?;
+    for (site, _, _) in &looked_at {
+        ledger.stamp(layout, site);
     }
-    progress.done();
     (summary.new_objects, summary.new_bytes) = tree.new_objects();
-
-    let published: Vec<(SiteId, String, Generation)> =
-        summary.sites.iter().map(|site| (site.site.clone(), site.name.clone(), site.outcome.generation())).collect();
-    db::note_published(layout, &published).context("published, but the fleet view could not be told")?;
+    if !looked_at.is_empty() {
+        db::note_published(layout, &looked_at).context("published, but the fleet view could not be told")?;
+    }
+    if options.sites.is_none() {
+        let present: HashSet<&SiteId> = fleet.inventory.sites.values().map(|site| &site.id).collect();
+        summary.collected = collect::collect(layout, &mut ledger, &present, options.now)
+            .context("published, but old releases could not be deleted")?;
+    }
+    ledger.write(layout)?;
     Ok(summary)
 }
 
-/// Does `one` for each site on all processors; results in the order of the sites, the first error ends it.
-fn in_parallel<T: Send>(
-    sites: &[&Site],
-    one: impl Fn(&Site) -> anyhow::Result<T> + Sync,
-    progress: &mut dyn Progress,
-) -> anyhow::Result<Vec<T>> {
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
-    let next = AtomicUsize::new(0);
-    let (sender, results) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..workers.min(sites.len()) {
-            let (sender, next, one) = (sender.clone(), &next, &one);
-            scope.spawn(move || {
-                while let Some(site) = sites.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = one(site).with_context(|| format!("cannot publish site {}", site.name));
-                    // Nobody listens any more: another site failed.
-                    if sender.send((site, result)).is_err() {
-                        break;
-                    }
-                }
-            });
+/// What is known of sites before they are looked at.
+struct Known<'a> {
+    layout: &'a Layout,
+    ledger: &'a Ledger,
+    enrolled: &'a BTreeMap<SiteId, Vec<RecipientPublic>>,
+    options: &'a PublishOptions,
+    /// `None` if a key or a file that everything is made of cannot be read; then nothing counts as unchanged.
+    fingerprints: Option<Fingerprints>,
+}
+
+impl Known<'_> {
+    fn fingerprint(&self, site: &Site, phones: &[&PhoneLine], secrets: &Secrets) -> Option<Digest> {
+        let recipients = self.enrolled.get(&site.id).map(Vec::as_slice).unwrap_or_default();
+        self.fingerprints.as_ref()?.of_site(site, phones, secrets, recipients)
+    }
+
+    /// The site's release, if there is no need to look at it.
+    fn unchanged(&self, site: &Site, phones: &[&PhoneLine], secrets: &Secrets) -> Option<Generation> {
+        // Whoever names a site wants it looked at.
+        if self.options.sites.is_some() || !self.ledger.sites.contains_key(&site.id) {
+            return None;
         }
-        drop(sender);
-        let mut done = BTreeMap::new();
-        for (site, result) in results {
-            progress.step(&site.name);
-            done.insert(&site.name, result?);
-        }
-        if done.len() != sites.len() {
-            bail!("a thread ended early");
-        }
-        Ok(sites.iter().filter_map(|site| done.remove(&site.name)).collect())
-    })
+        let fingerprint = self.fingerprint(site, phones, secrets)?;
+        self.ledger.unchanged(self.layout, &site.id, &fingerprint, self.options.now)
+    }
+}
+
+/// What came of one site, and what is left to do for it.
+enum Done {
+    Nothing(Outcome),
+    Made { made: Made, objects: std::collections::BTreeSet<Digest>, fingerprint: Option<Digest> },
+}
+
+/// A release that is written but for the switch.
+struct Made {
+    outcome: Outcome,
+    /// In this order: new roots, then the timestamp that may be signed under them.
+    switches: Vec<Switch>,
+    due: UnixTime,
 }
 
 /// The fleet directory if nothing is wrong with it.
@@ -303,19 +372,17 @@ struct Publishing<'a> {
     catalogue: &'a Catalogue,
     /// By version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
+    tree: &'a Tree,
+    /// What the database says was published, read when the first site without a tree needs it.
+    generations: OnceLock<BTreeMap<SiteId, Generation>>,
 }
 
-/// A site, its prepared `timestamp.json` and where that goes.
-type Switch = (SiteId, PathBuf, PathBuf);
+/// A prepared file and where it goes.
+type Switch = (PathBuf, PathBuf);
 
 impl Publishing<'_> {
     /// Writes all of a site but the timestamp, which is prepared aside.
-    fn site(
-        &self,
-        site: &Site,
-        packed: &Packed,
-        enrolled: &[RecipientPublic],
-    ) -> anyhow::Result<(Outcome, Option<Switch>)> {
+    fn site(&self, site: &Site, packed: &Packed, enrolled: &[RecipientPublic]) -> anyhow::Result<Made> {
         let mut recipients: Vec<RecipientPublic> = enrolled.to_vec();
         recipients.push(self.keys.recovery);
         recipients.sort();
@@ -323,6 +390,7 @@ impl Publishing<'_> {
         let fleet = &self.fleet.inventory.fleet.id;
         let content = packed.content(fleet, site, &recipients)?;
         let previous = previous::read(self.layout, &site.id)?;
+
         if let Some(previous) = &previous
             && previous.content() == Some(content)
             // After a change of keys everything is signed anew.
@@ -333,18 +401,22 @@ impl Publishing<'_> {
             && packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes))
         {
             let generation = previous.generation();
-            self.site_roots(&site.id)?;
-            return match online::freshen(self.layout, previous, &self.keys.online, self.now)? {
-                Some(switch) => Ok((Outcome::Refreshed(generation), Some(switch))),
-                None => Ok((Outcome::Unchanged(generation), None)),
-            };
+            let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
+            let fresh = online::freshen(self.layout, previous, &self.keys.online, self.now)?;
+            let refreshed = fresh.is_some() || !switches.is_empty();
+            let outcome = if refreshed { Outcome::Refreshed(generation) } else { Outcome::Unchanged(generation) };
+            switches.extend(fresh);
+            return Ok(Made { outcome, switches, due });
         }
         let generation = match &previous {
             Some(previous) => previous.generation().next(),
             None => self.last_generation(&site.id)?.next(),
         };
-        let switch = self.release(site, packed, &recipients, generation, &content, previous.as_ref())?;
-        Ok((Outcome::Published { generation, files: packed.files() }, Some(switch)))
+        let mut switches = self.site_roots(site)?;
+        switches.push(self.release(site, packed, &recipients, generation, &content, previous.as_ref())?);
+        let outcome = Outcome::Published { generation, files: packed.files() };
+        let due = self.now.plus(trust::TIMESTAMP_LIFE / 2).min(ledger::near(self.catalogue.expires));
+        Ok(Made { outcome, switches, due })
     }
 
     fn release(
@@ -359,18 +431,16 @@ impl Publishing<'_> {
         let fleet = &self.fleet.inventory.fleet.id;
         let whose = Whose { fleet, site: &site.id };
         let metadata = self.layout.site_metadata(&site.id);
+
         let manifest = packed.manifest(fleet, site, generation, self.now, self.catalogue.version);
         let sealed = recipients::seal(&self.keys.publisher, &manifest, recipients)?;
-        tree::write_file(
-            &self.layout.site_targets(&site.id).join(format!("{}.manifest", Digest::of(&sealed))),
-            &sealed,
-        )?;
-
+        let manifest = self.layout.site_targets(&site.id).join(format!("{}.manifest", Digest::of(&sealed)));
+        self.tree.write(&manifest, &sealed)?;
         let targets = trust::targets(whose, generation, self.now, &sealed, content, &self.keys.firmware);
         let targets = sign::sign(&targets, &[&self.keys.release]);
-        tree::write_file(&metadata.join(format!("{generation}.targets.json")), &targets)?;
+        self.tree.write(&metadata.join(format!("{generation}.targets.json")), &targets)?;
         let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
-        write_if_new(&firmware, &self.catalogue.bytes)?;
+        self.tree.write_if_new(&firmware, &self.catalogue.bytes)?;
 
         let (snapshot_version, timestamp_version) = match previous {
             Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
@@ -386,66 +456,45 @@ impl Publishing<'_> {
             (self.catalogue.version, &self.catalogue.bytes),
         );
         let snapshot = sign::sign(&snapshot, &[&self.keys.online]);
-        tree::write_file(&metadata.join(format!("{snapshot_version}.snapshot.json")), &snapshot)?;
+        self.tree.write(&metadata.join(format!("{snapshot_version}.snapshot.json")), &snapshot)?;
         let timestamp = trust::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
         let path = metadata.join("timestamp.json");
-        let aside = tree::prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
-        Ok((site.id.clone(), aside, path))
+        let aside = self.tree.prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
+        Ok((aside, path))
     }
 
     /// What the database says was published, for when the tree is gone: sites refuse what they have seen.
     fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
-        let database = self.layout.database();
-        if database.is_file() { db::Db::open_existing(&database)?.published(site) } else { Ok(Generation(0)) }
+        let generations = match self.generations.get() {
+            Some(generations) => generations,
+            None => {
+                let database = self.layout.database();
+                let sites = if database.is_file() { db::Db::open_existing(&database)?.sites()? } else { Vec::new() };
+                let generations = sites.into_iter().map(|site| (site.id, site.published)).collect();
+                self.generations.get_or_init(|| generations)
+            }
+        };
+        Ok(generations.get(site).copied().unwrap_or_default())
     }
 
-    fn site_roots(&self, site: &SiteId) -> anyhow::Result<()> {
-        let metadata = self.layout.site_metadata(site);
+    /// Prepares the roots that the site's folder does not have. They appear in one moment, as far as a site can tell,
+    /// with what is signed under them.
+    fn site_roots(&self, site: &Site) -> anyhow::Result<Vec<Switch>> {
+        let metadata = self.layout.site_metadata(&site.id);
+        let mut switches = Vec::new();
         for (version, bytes) in self.roots {
-            write_if_new(&metadata.join(format!("{version}.root.json")), bytes)?;
+            let path = metadata.join(format!("{version}.root.json"));
+            if !std::fs::read(&path).is_ok_and(|there| there == *bytes) {
+                switches.push((self.tree.prepare(&path, bytes)?, path));
+            }
         }
-        Ok(())
+        Ok(switches)
     }
 }
 
 /// The next version. A stolen online key can use all of them up; once it is replaced, sites count from anew (§5.3.11).
 fn after(version: u64) -> u64 {
     version.checked_add(1).unwrap_or(1)
-}
-
-/// What `publish` prints.
-impl std::fmt::Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let width = self.sites.iter().map(|site| site.name.len()).max().unwrap_or(0);
-        let mut unchanged = 0usize;
-        for site in &self.sites {
-            let what = match site.outcome {
-                Outcome::Published { generation, files } => {
-                    format!(
-                        "published   generation {generation}, {}",
-                        count(usize::try_from(files).unwrap_or(0), "file")
-                    )
-                }
-                Outcome::Refreshed(generation) => format!("refreshed   generation {generation}, metadata only"),
-                Outcome::WaitingForEnrolment => {
-                    format!("waiting     for enrolment; lineside-hq site enroll {}", site.name)
-                }
-                Outcome::Unchanged(generation) if self.sites.len() <= 20 => {
-                    format!("unchanged   generation {generation}")
-                }
-                Outcome::Unchanged(_) => {
-                    unchanged += 1;
-                    continue;
-                }
-            };
-            writeln!(f, "{:width$}  {what}", site.name)?;
-        }
-        if unchanged > 0 {
-            writeln!(f, "{} unchanged", count(unchanged, "site"))?;
-        }
-        let objects = usize::try_from(self.new_objects).unwrap_or(usize::MAX);
-        write!(f, "{}, {} bytes", count(objects, "new object"), self.new_bytes)
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,46 @@
 //! The check-in's two ends: a report that fits, and an answer that is HQ's. Pure.
 
+use std::time::Duration;
+
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use crate::api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
-use crate::ids::SiteId;
+use crate::ids::{SiteId, UnixTime};
 use crate::tuf::PublicKey;
 use crate::tuf::schema::Root;
+
+/// HQ hears of a site at least this often, also when there is nothing to tell; it calls one silent after an hour. A
+/// check-in is three times the bytes of an idle poll, and HQ keeps each.
+pub const EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// What HQ was told last, and when in monotonic time.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// [`news`] of the report.
+    pub news: CheckIn,
+    /// When.
+    pub at: Duration,
+}
+
+/// A report without what changes all the time: two with equal news tell people the same.
+pub fn news(report: &CheckIn) -> CheckIn {
+    let mut news = report.clone();
+    (news.nonce, news.uptime_seconds, news.disk_free_bytes) = (String::new(), 0, 0);
+    news.counters.clear();
+    for phone in &mut news.phones {
+        phone.last_seen = UnixTime(0);
+    }
+    news.phones.sort_by_key(|phone| phone.mac);
+    for alert in &mut news.alerts {
+        alert.count = 0;
+    }
+    news
+}
+
+/// Whether to check in after a poll: there is news, or HQ has not heard of us for [`EVERY`].
+pub fn due(told: Option<&Told>, news: &CheckIn, now: Duration) -> bool {
+    told.is_none_or(|told| told.news != *news || now.saturating_sub(told.at) >= EVERY)
+}
 
 /// Why HQ's answer is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +121,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::api::{Alert, PhoneSeen};
-    use crate::ids::{Generation, MacAddr, UnixTime};
+    use crate::ids::{Generation, MacAddr};
 
     fn phone(number: u64) -> PhoneSeen {
         let mac: MacAddr = format!("0200{:08x}", number).parse().unwrap();
@@ -122,6 +157,28 @@ mod tests {
         assert_eq!(back.generation, Generation(7));
         let alert = Alert { code: "a".into(), text: "t".repeat(20_000), since: UnixTime(0), count: 1 };
         assert!(body(CheckIn { alerts: vec![alert; 3], ..CheckIn::default() }).len() <= MAX_BODY_BYTES);
+    }
+
+    #[test]
+    fn only_news_or_time_call_for_a_check_in() {
+        let report = CheckIn { phones: vec![phone(1), phone(2)], uptime_seconds: 5, ..CheckIn::default() };
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let told = Told { news: news(&report), at: minutes(10) };
+        assert!(due(None, &told.news, minutes(10)));
+        let mut later = report.clone();
+        (later.uptime_seconds, later.disk_free_bytes, later.nonce) = (905, 7, "ab".into());
+        later.counters.insert("update.poll-ok".into(), 3);
+        later.phones = vec![PhoneSeen { last_seen: UnixTime(1_900_000_000), ..phone(2) }, phone(1)];
+        assert!(!due(Some(&told), &news(&later), minutes(24)));
+        assert!(due(Some(&told), &news(&later), minutes(25)));
+        for changed in [
+            CheckIn { generation: Generation(2), ..report.clone() },
+            CheckIn { state: "stale".into(), ..report.clone() },
+            CheckIn { phones: vec![phone(1), PhoneSeen { outcome: "timed-out".into(), ..phone(2) }], ..report.clone() },
+            CheckIn { phones: vec![phone(1), phone(2), phone(3)], ..report.clone() },
+        ] {
+            assert!(due(Some(&told), &news(&changed), minutes(11)), "{changed:?}");
+        }
     }
 
     #[test]

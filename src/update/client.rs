@@ -16,8 +16,10 @@ use super::tls::{self, Anchors, ClientAuth, TlsError};
 use crate::api::{MAX_BODY_BYTES, Refusal};
 use crate::store::{Download, StoreError};
 
+/// So many objects are fetched at the same time.
+pub(super) const PARALLEL: usize = 8;
 /// Downloads are written to disk in steps of this many bytes, away from the threads that serve phones.
-const WRITE_BYTES: usize = 256 * 1024;
+const WRITE_BYTES: usize = 64 * 1024;
 /// An object is asked for so many times in one poll while each try brings something.
 const OBJECT_TRIES: u32 = 4;
 
@@ -104,11 +106,12 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .connect_timeout(limits.connect)
-            // One connection is kept between polls; a NAT on the way is reminded of it.
-            .pool_max_idle_per_host(1)
+            // Objects are fetched side by side, each over a connection that the next one takes up; one connection
+            // outlives the time between polls, and a NAT on the way is reminded of it.
+            .pool_max_idle_per_host(PARALLEL)
             .pool_idle_timeout(Duration::from_secs(15 * 60))
             .tcp_keepalive(Duration::from_secs(60))
-            .user_agent(concat!("lineside/", env!("CARGO_PKG_VERSION")))
+            // No User-Agent: HQ hears the version in check-ins, and this is sent with every poll.
             .build()
             .map_err(|error| TlsError::ClientAuth(chain(&error)))?;
         Ok(Self { http, limits })

@@ -1,6 +1,6 @@
 //! What a site says to HQ besides fetching: renewal and check-in. Neither changes what is served.
 
-use super::check_in::{self, AnswerError};
+use super::check_in::{self, AnswerError, Told};
 use super::client::{blocking, crashed};
 use super::enrol;
 use super::identity::{Identity, IdentityError};
@@ -38,11 +38,17 @@ impl Updater {
         Ok(())
     }
 
-    /// Tells HQ what happened here. Its answer can raise the time floor and prove freshness, nothing else.
+    /// Tells HQ what happened here, if anything did or it is time. Its answer can raise the time floor and prove
+    /// freshness, nothing else.
     pub(super) async fn check_in(&mut self) -> Result<(), PollError> {
+        let mut report = (self.report)();
+        let (news, now) = (check_in::news(&report), self.time.monotonic());
+        // Whether somebody holds a release back is asked until it is clear.
+        if self.behind == 0 && !check_in::due(self.told.as_ref(), &news, now) {
+            return Ok(());
+        }
         let client = self.client()?;
         let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
-        let mut report = (self.report)();
         report.nonce.clone_from(&nonce);
         let alerts = report.alerts.clone();
         let url = format!("{}{CHECK_IN_PATH}", self.identity.settled().hq);
@@ -53,6 +59,7 @@ impl Updater {
         self.stats.told(&alerts);
         self.time.raise(signed.time, root.expires);
         let known = Generation(trusted.targets().map_or(0, |targets| targets.version));
+        self.told = Some(Told { news, at: now });
         if signed.newest > known {
             // Whoever serves the tree holds it back, or is late: the next poll asks without an entity tag.
             self.etag = None;

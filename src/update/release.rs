@@ -2,7 +2,7 @@
 
 use futures_util::stream::{self, TryStreamExt as _};
 
-use super::client::{Client, FetchError, blocking, crashed};
+use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
 use super::identity::Identity;
 use super::plan;
 use crate::access::{Opened, OpenedManifest, ReleaseError};
@@ -11,9 +11,6 @@ use crate::bundle::limits::MAX_FILE_BYTES;
 use crate::ids::Digest;
 use crate::store::{Store, StoreError, StoredRelease};
 use crate::tuf::{TrustError, Trusted};
-
-/// So many objects are fetched at the same time.
-const PARALLEL: usize = 8;
 
 /// Why the stored release cannot be served.
 #[derive(Debug, thiserror::Error)]

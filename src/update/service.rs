@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{self, DEFAULT_POLL, POLL_BOUNDS};
+use super::check_in::Told;
 use super::client::{Client, ClientLimits};
 use super::clock::{Reading, SystemClock, Timekeeper};
 use super::identity::Identity;
@@ -89,6 +90,8 @@ pub struct Updater {
     pub(super) failed_checks: Option<(Generation, u32)>,
     /// How many check-ins in a row told of a release that the published tree does not show.
     pub(super) behind: u32,
+    /// What HQ was told last.
+    pub(super) told: Option<Told>,
     /// When a renewal was last tried, in monotonic time.
     pub(super) renewal_tried: Option<Duration>,
     /// Whether the last poll was refused in a way that a new certificate may mend.
@@ -122,6 +125,7 @@ impl Updater {
             checked: Checked::new(),
             failed_checks: None,
             behind: 0,
+            told: None,
             renewal_tried: None,
             refused: false,
         }
@@ -139,7 +143,7 @@ impl Updater {
         &self.time
     }
 
-    /// One poll and one check-in. Tells the statistics; changes nothing that is served unless a release was activated.
+    /// One poll, and a check-in if there is something to tell or it is time. Tells the statistics; changes nothing that is served unless a release was activated.
     pub async fn poll_once(&mut self) -> PollOutcome {
         let result = self.poll().await;
         let (activated, error) = match result {

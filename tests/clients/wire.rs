@@ -75,7 +75,7 @@ pub fn get(socket: &UdpSocket, server: &str, name: &str) -> Result<Vec<u8>, Vec<
 pub fn put(socket: &UdpSocket, server: &str, name: &str, text: &[u8]) -> Vec<u8> {
     socket.send_to(&request(2, name, &[]), format!("{server}:69")).unwrap();
     let mut blocks = text.chunks(512).collect::<Vec<_>>();
-    if text.len() % 512 == 0 {
+    if text.len().is_multiple_of(512) {
         blocks.push(&[]);
     }
     let mut last = Vec::new();

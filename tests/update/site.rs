@@ -106,7 +106,19 @@ async fn a_published_release_is_served() {
 async fn an_unchanged_release_costs_one_conditional_request() {
     let mut site = Site::serving().await;
     assert_eq!(site.poll().await.state, "ok");
-    assert_eq!(site.hq.server.paths(), [timestamp_path(), "/v1/check-in".to_owned()]);
+    assert_eq!(site.hq.server.paths(), [timestamp_path()]);
+}
+
+#[tokio::test]
+async fn hq_hears_of_a_site_that_has_nothing_to_tell_every_quarter_of_an_hour() {
+    let mut site = Site::serving().await;
+    for minutes in [5, 10, 15, 20] {
+        site.clock.advance(Duration::from_secs(5 * 60));
+        site.hq.server.forget();
+        assert_eq!(site.poll().await.state, "ok");
+        let told = site.hq.server.paths().contains(&"/v1/check-in".to_owned());
+        assert_eq!(told, minutes == 15, "after {minutes} minutes");
+    }
 }
 
 #[tokio::test]
@@ -444,6 +456,7 @@ async fn a_check_in_raises_the_floor_of_a_box_without_a_clock() {
 #[tokio::test]
 async fn a_check_in_answer_by_a_stranger_moves_nothing() {
     let mut site = Site::serving().await;
+    site.clock.advance(Duration::from_secs(15 * 60));
     let before = site.updater.time().floor();
     site.hq.world().answer_key = lineside::tuf::SigningKey::from_seed(&[66; 32]);
     site.hq.world().now = days(300);
@@ -454,6 +467,7 @@ async fn a_check_in_answer_by_a_stranger_moves_nothing() {
 #[tokio::test]
 async fn an_old_answer_to_another_check_in_moves_nothing() {
     let mut site = Site::serving().await;
+    site.clock.advance(Duration::from_secs(15 * 60));
     let before = site.updater.time().floor();
     site.hq.world().replay_nonce = Some("00".repeat(16));
     site.hq.world().now = days(300);
@@ -464,6 +478,7 @@ async fn an_old_answer_to_another_check_in_moves_nothing() {
 #[tokio::test]
 async fn a_time_past_the_roots_expiry_is_not_believed() {
     let mut site = Site::serving().await;
+    site.clock.advance(Duration::from_secs(15 * 60));
     let before = site.updater.time().floor();
     site.hq.world().now = days(3650);
     assert_eq!(site.poll().await.state, "ok");
@@ -473,6 +488,7 @@ async fn a_time_past_the_roots_expiry_is_not_believed() {
 #[tokio::test]
 async fn a_release_that_somebody_holds_back_is_asked_for_in_full() {
     let mut site = Site::serving().await;
+    site.clock.advance(Duration::from_secs(15 * 60));
     // HQ knows of generation 2, but the tree that is served still shows the old timestamp.
     site.hq.world().newest = 2;
     site.poll().await;

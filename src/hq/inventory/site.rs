@@ -3,6 +3,7 @@
 use super::{Fleet, Site, read_variables, settings};
 use crate::hq::problem::Problem;
 use crate::hq::source::Source;
+use crate::ids::Digest;
 
 /// Reads one file. `None` if it has no usable id.
 pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Vec<Problem>) -> Option<Site> {
@@ -13,5 +14,6 @@ pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Ve
     let vars = read_variables(table.table("variables", problems), problems);
     table.finish(&["id", "dhcp", "tftp", "update", "variables"], problems);
     let (_, id) = id?;
-    Some(Site { name: name.to_owned(), id, settings: own, variables: vars })
+    let source = Digest::of(source.text.as_bytes());
+    Some(Site { name: name.to_owned(), id, settings: own, variables: vars, source })
 }

@@ -28,6 +28,15 @@ pub(super) struct Catalogue {
     pub version: u64,
     /// As it was signed.
     pub bytes: Vec<u8>,
+    /// When it expires.
+    pub expires: UnixTime,
+}
+
+impl Catalogue {
+    fn of(version: u64, bytes: Vec<u8>) -> anyhow::Result<Self> {
+        let listed: Envelope<Targets> = serde_json::from_slice(&bytes).context("the firmware catalogue is damaged")?;
+        Ok(Self { version, bytes, expires: listed.signed.expires })
+    }
 }
 
 /// The catalogue of all firmware that any model serves; signs a new one if need be.
@@ -49,7 +58,7 @@ pub(super) fn catalogue(
     let newest = numbered(&layout.signed(), "firmware")?.pop_last();
     wanted.version = match newest {
         Some((version, bytes)) if is_current(&bytes, &wanted, now)? && signatures(&bytes, keys)? >= keys.threshold => {
-            return Ok(Catalogue { version, bytes });
+            return Catalogue::of(version, bytes);
         }
         Some((version, _)) => version.saturating_add(1),
         None => 1,
@@ -79,7 +88,7 @@ pub(super) fn catalogue(
     if pending.exists() {
         fs::remove_file(&pending).with_context(|| format!("cannot remove {}", pending.display()))?;
     }
-    Ok(Catalogue { version, bytes })
+    Catalogue::of(version, bytes)
 }
 
 /// Where metadata waits for signatures.

@@ -44,7 +44,7 @@ pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
 
 fn freshen_site(layout: &Layout, site: &SiteId, key: &SigningKey, now: UnixTime) -> anyhow::Result<bool> {
     let Some(previous) = previous::read(layout, site)? else { return Ok(false) };
-    let Some((_, aside, path)) = freshen(layout, &previous, key, now)? else { return Ok(false) };
+    let Some((aside, path)) = freshen(layout, &previous, key, now)? else { return Ok(false) };
     tree::switch(&aside, &path)?;
     Ok(true)
 }
@@ -79,5 +79,5 @@ pub(super) fn freshen(
     timestamp.expires = now.plus(trust::TIMESTAMP_LIFE);
     let path: PathBuf = metadata.join("timestamp.json");
     let aside = tree::prepare(&path, &sign::sign(&timestamp, &[key]))?;
-    Ok(Some((previous.site.clone(), aside, path)))
+    Ok(Some((aside, path)))
 }

@@ -1,6 +1,6 @@
 //! The files of a site, sealed: entries, shards, inventory, and the manifest over them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -162,6 +162,12 @@ impl Packed {
         let files = self.shards.iter().flat_map(|shard| &shard.files);
         let must = |file: &&FileEntry| file.class == Class::Firmware || file.blob.clear_bytes > MAX_UNLISTED_FILE_BYTES;
         files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes))
+    }
+
+    /// The sealed objects that its release names.
+    pub fn objects(&self) -> BTreeSet<Digest> {
+        let files = self.shards.iter().flat_map(|shard| &shard.files).map(|file| file.blob.digest);
+        files.chain(self.shard_objects.iter().chain([&self.inventory_object]).map(|part| part.digest)).collect()
     }
 
     /// How many files phones can ask for.

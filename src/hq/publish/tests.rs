@@ -46,6 +46,12 @@ impl Enrolled {
         publish_to(&self.sample.layout, &self.recipients(), &PublishOptions { sites: None, now }, &mut Silent)
     }
 
+    /// With every site looked at, whatever the ledger says.
+    fn try_publish_thoroughly(&self, now: UnixTime) -> anyhow::Result<Summary> {
+        let options = PublishOptions { sites: Some(vec!["sample-office".to_owned()]), now };
+        publish_to(&self.sample.layout, &self.recipients(), &options, &mut Silent)
+    }
+
     fn publish(&self, now: UnixTime) -> Outcome {
         self.try_publish(now).unwrap().sites[0].outcome
     }
@@ -327,6 +333,10 @@ fn a_tampered_tree_is_not_built_upon() {
     let path = fleet.sample.layout.site_metadata(&fleet.site).join("1.targets.json");
     let text = fs::read_to_string(&path).unwrap().replace("\"version\":1", "\"version\":2");
     fs::write(&path, text).unwrap();
+    let error = format!("{:#}", fleet.try_publish_thoroughly(NOW).unwrap_err());
+    assert!(error.contains("does not verify"), "{error}");
+    // Nor when something changed, or the tree is not as it was left.
+    fleet.sample.replace("phones.csv", "Reception", "Front desk");
     let error = format!("{:#}", fleet.try_publish(NOW).unwrap_err());
     assert!(error.contains("does not verify"), "{error}");
 }
@@ -351,6 +361,80 @@ fn a_torn_object_is_written_again() {
     let object = fleet.fetch(NOW).objects()[0].clone();
     let path = fleet.sample.layout.object(&object.digest);
     fs::write(&path, "").unwrap();
-    fleet.publish(NOW);
+    fleet.try_publish_thoroughly(NOW).unwrap();
     assert_eq!(Digest::of(&fs::read(&path).unwrap()), object.digest);
+}
+
+#[test]
+fn what_did_not_change_is_not_looked_at_and_what_did_is() {
+    let fleet = enrolled();
+    let sample = &fleet.sample;
+    assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(1), .. }));
+    // Nobody can look at a site whose objects' folder cannot be read; nobody has to.
+    let metadata = sample.layout.site_metadata(&fleet.site).join("1.targets.json");
+    let sound = fs::read(&metadata).unwrap();
+    fs::write(&metadata, "damaged").unwrap();
+    assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(1)));
+    fs::write(&metadata, sound).unwrap();
+
+    type Act<'a> = (&'a str, Box<dyn Fn() + 'a>);
+    let acts: [Act<'_>; 6] = [
+        (
+            "a phone",
+            Box::new(|| {
+                sample.replace("phones.csv", "Reception", "Front desk");
+            }),
+        ),
+        (
+            "the site",
+            Box::new(|| {
+                sample.append("sites/sample-office.toml", "proxy = \"a.example.net\"\n");
+            }),
+        ),
+        (
+            "the fleet",
+            Box::new(|| {
+                sample.replace("fleet.toml", "sip_port = 5060", "sip_port = 5070");
+            }),
+        ),
+        (
+            "a template",
+            Box::new(|| {
+                sample.replace("templates/polycom/mac.cfg.j2", "<?xml", "<?xml ");
+            }),
+        ),
+        (
+            "a file",
+            Box::new(|| {
+                sample.write("files/ring.raw", "ring");
+            }),
+        ),
+        (
+            "a secret",
+            Box::new(|| {
+                let mut values = crate::hq::secrets::read(&sample.layout).unwrap();
+                values.insert("sip-101".to_owned(), zeroize::Zeroizing::new("another".to_owned()));
+                crate::hq::secrets::write(&sample.layout, &values).unwrap();
+            }),
+        ),
+    ];
+    for (number, (what, act)) in (2..).zip(acts) {
+        act();
+        let outcome = fleet.publish(NOW);
+        let published = matches!(outcome, Outcome::Published { generation: Generation(n), .. } if n == number);
+        assert!(published, "{what} changed: {outcome:?}");
+        assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(number)), "after {what}");
+    }
+}
+
+#[test]
+fn a_lost_ledger_costs_work_and_nothing_else() {
+    let fleet = enrolled();
+    fleet.publish(NOW);
+    let tree = tree_of(&fleet.sample.layout.public());
+    fs::remove_file(fleet.sample.layout.ledger()).unwrap();
+    assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(1)));
+    assert_eq!(tree_of(&fleet.sample.layout.public()), tree);
+    fs::write(fleet.sample.layout.ledger(), "nonsense").unwrap();
+    assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(1)));
 }

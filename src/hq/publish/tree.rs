@@ -50,12 +50,59 @@ impl Tree {
         Self { layout: layout.clone(), state: Mutex::default() }
     }
 
-    /// Makes everything durable that was put since the last time. Before any metadata names it.
+    /// Writes a file that nothing names yet, durable after [`Tree::sync`]. Missing folders are made.
+    pub fn write(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        write_unsynced(path, bytes)?;
+        self.state().unsynced.push(path.to_owned());
+        Ok(())
+    }
+
+    /// The same, unless it is there already.
+    pub fn write_if_new(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        if fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { self.write(path, bytes) }
+    }
+
+    /// Writes `path` under another name, durable after [`Tree::sync`]; then [`Tree::switch`] may put it in place.
+    pub fn prepare(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
+        let aside = write_aside(path, bytes)?;
+        self.state().unsynced.push(aside.clone());
+        Ok(aside)
+    }
+
+    /// Makes everything durable that was written since the last time. Before any `timestamp.json` is switched.
     pub fn sync(&self) -> anyhow::Result<()> {
         let paths = std::mem::take(&mut self.state().unsynced);
-        sync_all(&paths)?;
-        let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
-        folders.into_iter().try_for_each(sync)
+        self.sync_paths(&paths)
+    }
+
+    /// Puts prepared files in place, and makes that durable.
+    pub fn switch(&self, switches: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
+        let mut switched = Vec::with_capacity(switches.len());
+        for (aside, path) in switches {
+            put_in_place(aside, path)?;
+            switched.push(path.clone());
+        }
+        self.sync_paths(&switched)
+    }
+
+    /// Many files are synced at the cost of one; for few of them nobody shall wait for what others write.
+    fn sync_paths(&self, paths: &[PathBuf]) -> anyhow::Result<()> {
+        if paths.len() > MAX_SINGLE_SYNCS {
+            let public = self.layout.public();
+            let file = File::open(&public);
+            return file
+                .and_then(|file| nix::unistd::syncfs(file).map_err(std::io::Error::from))
+                .with_context(|| format!("cannot sync {}", public.display()));
+        }
+        sync_all(paths)?;
+        // With the folders above them, which may be new.
+        let public = self.layout.public();
+        let above = |path: &PathBuf| {
+            let within = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&public));
+            within.map(Path::to_owned).collect::<Vec<_>>()
+        };
+        let folders: BTreeSet<PathBuf> = paths.iter().flat_map(above).collect();
+        folders.iter().try_for_each(|folder| sync(folder))
     }
 
     /// How many objects were new, and their bytes.
@@ -69,6 +116,8 @@ impl Tree {
     }
 }
 
+/// More files than that are synced with their whole file system.
+const MAX_SINGLE_SYNCS: usize = 128;
 /// So many files are synced at once: the file system commits them together, which is many times faster.
 const SYNCS: usize = 16;
 
@@ -116,12 +165,18 @@ pub fn prepare(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Puts a prepared file in place, and makes that durable.
+pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
+    put_in_place(aside, path)?;
+    path.parent().map_or(Ok(()), sync)
+}
+
 /// Puts a prepared file in place: before this readers see the old one, after it the new one.
 ///
 /// Web servers tell versions of a file apart by size and time in whole seconds (nginx's and Apache's entity tags).
 /// Two releases within one second would look like one to a site that asks conditionally, so the new file's time is
 /// at least a second later than the old one's.
-pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
+fn put_in_place(aside: &Path, path: &Path) -> anyhow::Result<()> {
     if let Some(old) = fs::metadata(path).ok().and_then(|old| old.modified().ok()) {
         let next = old + Duration::from_secs(1);
         let file = File::options().append(true).open(aside);
@@ -129,8 +184,7 @@ pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
             file.and_then(|file| if file.metadata()?.modified()? < next { file.set_modified(next) } else { Ok(()) });
         set.with_context(|| format!("cannot set the time of {}", aside.display()))?;
     }
-    fs::rename(aside, path).with_context(|| format!("cannot replace {}", path.display()))?;
-    path.parent().map_or(Ok(()), sync)
+    fs::rename(aside, path).with_context(|| format!("cannot replace {}", path.display()))
 }
 
 fn write_unsynced(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

@@ -30,6 +30,17 @@ impl Findings {
         *number += 1;
     }
 
+    /// Adds what was found elsewhere, after what is here.
+    pub fn take(&mut self, other: Self) {
+        self.problems.extend(other.problems);
+        self.once.extend(other.once);
+        for (error, (phone, number)) in other.failed {
+            let (first, sum) = self.failed.entry(error).or_insert((None, 0));
+            *first = first.take().or(phone);
+            *sum += number;
+        }
+    }
+
     /// All problems in the order of files and lines.
     pub fn finish(self) -> Vec<Problem> {
         let mut problems = self.problems;

@@ -6,9 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
-};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::fs::File;
@@ -113,14 +111,13 @@ pub(super) async fn answer(
     // Read before it is served: what is hashed is what is sent, even if the publisher switches meanwhile.
     let mut small = None;
     let tag = match named {
-        Named::Object(digest) | Named::OfSite(_, Kind::Manifest(digest), _) => format!("\"{digest}\""),
+        Named::Object(digest) | Named::OfSite(_, Kind::Manifest(digest), _) => tag(digest),
         Named::OfSite(_, Kind::Timestamp | Kind::Metadata, _) if len <= MAX_HASHED_BYTES => {
             let mut bytes = Vec::new();
             (&mut file).take(MAX_HASHED_BYTES).read_to_end(&mut bytes).await?;
-            let digest = Digest::of(&bytes).to_string();
+            let tag = tag(&Digest::of(&bytes));
             small = Some(Bytes::from(bytes));
-            // 128 bits are enough to tell versions apart, and this line is in every idle answer.
-            format!("\"{}\"", digest.get(..32).unwrap_or_default())
+            tag
         }
         Named::OfSite(..) => {
             use std::os::unix::fs::MetadataExt as _;
@@ -132,7 +129,7 @@ pub(super) async fn answer(
     if none_match(headers, &tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        finish(&mut response, named, &tag);
+        finish(&mut response, &tag);
         return Ok(Some(response));
     }
     // RFC 9110 §14.2: Range is for GET alone. §13.1.5: with If-Range only if the tag matches strongly.
@@ -164,20 +161,25 @@ pub(super) async fn answer(
     if status == StatusCode::PARTIAL_CONTENT {
         insert(&mut response, CONTENT_RANGE, &format!("bytes {from}-{}/{len}", from + count - 1));
     }
-    let json = matches!(named, Named::OfSite(_, Kind::Timestamp | Kind::Metadata, _));
-    insert(&mut response, CONTENT_TYPE, if json { "application/json" } else { "application/octet-stream" });
-    insert(&mut response, ACCEPT_RANGES, "bytes");
-    finish(&mut response, named, &tag);
+    if matches!(named, Named::OfSite(_, Kind::Timestamp | Kind::Metadata, _)) {
+        insert(&mut response, CONTENT_TYPE, "application/json");
+    }
+    finish(&mut response, &tag);
     Ok(Some(response))
 }
 
-/// The headers that a 304 repeats (RFC 9110 §15.4.5).
-fn finish(response: &mut Response<Body>, named: &Named, tag: &str) {
+/// The entity tag of content with this digest. 128 bits are enough to tell versions apart, and every idle poll carries
+/// it twice.
+fn tag(digest: &Digest) -> String {
+    let half = digest.as_bytes().get(..16).unwrap_or_default();
+    format!("\"{}\"", data_encoding::BASE64URL_NOPAD.encode(half))
+}
+
+/// The header that a 304 repeats (RFC 9110 §15.4.5). No `Cache-Control`: behind client certificates there is nobody to
+/// cache, and what sites keep they keep by digest. `Accept-Ranges` and the type of what has none would tell nothing
+/// either; each byte here is sent to every site.
+fn finish(response: &mut Response<Body>, tag: &str) {
     insert(response, ETAG, tag);
-    if !matches!(named, Named::OfSite(_, Kind::Timestamp, _)) {
-        // The name changes with the content.
-        insert(response, CACHE_CONTROL, "private, max-age=31536000, immutable");
-    }
 }
 
 fn insert(response: &mut Response<Body>, name: axum::http::HeaderName, value: &str) {

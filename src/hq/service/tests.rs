@@ -69,10 +69,11 @@ async fn objects_come_whole_in_ranges_and_by_head() {
     let path = hq.object(&object);
     let whole = site.get(&path, &[]).await;
     assert_eq!((whole.status, whole.body == object), (200, true));
-    let tag = format!("\"{}\"", Digest::of(&object));
-    assert_eq!(whole.headers["etag"], tag);
-    assert_eq!(whole.headers["accept-ranges"], "bytes");
-    assert!(whole.headers["cache-control"].contains("immutable"));
+    let tag = whole.headers["etag"].clone();
+    assert!(tag.starts_with('"') && tag.len() == 24, "a strong one of 128 bits: {tag}");
+    let mut names: Vec<&str> = whole.headers.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["connection", "content-length", "date", "etag"], "nothing that no site reads");
 
     let tail = site.get(&path, &[("range", "bytes=65536-"), ("if-range", &tag)]).await;
     assert_eq!((tail.status, tail.body == object[65536..]), (206, true));

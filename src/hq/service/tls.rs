@@ -32,6 +32,8 @@ pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig
         .with_client_cert_verifier(Arc::new(Renewable { inner }))
         .with_single_cert(server.chain, server.key)
         .context("server.key and server.pem do not belong together")?;
+    // Appliances never resume a session, so tickets would only be bytes of every handshake.
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), server.renewed))
 }

@@ -1,0 +1,137 @@
+//! A keyed hash over all that a site's release is made of: equal, and the release would be the same.
+//!
+//! Keyed with the publisher's secret, because passwords are among what is hashed and the result lies in `online/`.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use crate::bundle::RecipientPublic;
+use crate::hq::inventory::{PhoneLine, Site, Variables};
+use crate::hq::layout::Layout;
+use crate::hq::secrets::{PREFIX, Secrets};
+use crate::ids::Digest;
+
+/// Folders within folders, beyond which nothing is served either.
+const MAX_DEPTH: usize = 10;
+
+/// Makes fingerprints of sites in one run.
+pub struct Fingerprints(Hmac<Sha256>);
+
+/// What is hashed, each part with its length before it.
+struct Parts(Hmac<Sha256>);
+
+impl Parts {
+    fn add(&mut self, part: impl AsRef<[u8]>) {
+        let part = part.as_ref();
+        self.0.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        self.0.update(part);
+    }
+
+    fn finish(self) -> Digest {
+        Digest::from_bytes(self.0.finalize().into_bytes().into())
+    }
+}
+
+impl Fingerprints {
+    /// Hashes what all sites share. Before the directory is read: a file that changes meanwhile gives a fingerprint
+    /// that will not be found again, never one that hides the change.
+    pub fn of_fleet(layout: &Layout, key: &[u8; 32]) -> anyhow::Result<Self> {
+        let mut parts = Parts(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"));
+        parts.add("lineside publisher's fingerprint");
+        parts.add(env!("CARGO_PKG_VERSION"));
+        parts.add(fs::read(layout.fleet_toml()).context("cannot read fleet.toml")?);
+        for folder in [layout.templates(), layout.signed()] {
+            walk(&folder, 0, &mut parts, true)?;
+        }
+        for folder in [layout.files(), layout.firmware()] {
+            walk(&folder, 0, &mut parts, false)?;
+        }
+        let public = layout.key("release");
+        parts.add(fs::read(&public).with_context(|| format!("cannot read {}", public.display()))?);
+        parts.add(fs::read(layout.online_key()).context("cannot read the online key")?);
+        Ok(Self(parts.0))
+    }
+
+    /// The fingerprint of a site. `None` if a secret cannot be had.
+    pub fn of_site(
+        &self,
+        site: &Site,
+        phones: &[&PhoneLine],
+        secrets: &Secrets,
+        recipients: &[RecipientPublic],
+    ) -> Option<Digest> {
+        let mut parts = Parts(self.0.clone());
+        parts.add(&site.name);
+        parts.add(site.source.to_string());
+        secret_values(&site.variables, secrets, &mut parts)?;
+        parts.add(phones.len().to_be_bytes());
+        for phone in phones {
+            parts.add(phone.mac.to_string());
+            parts.add(&phone.model);
+            parts.add(&phone.label);
+            parts.add(phone.variables.len().to_be_bytes());
+            for (name, variable) in &phone.variables {
+                parts.add(name);
+                parts.add(variable.value.to_string());
+            }
+            secret_values(&phone.variables, secrets, &mut parts)?;
+        }
+        let mut recipients = recipients.to_vec();
+        recipients.sort();
+        for recipient in recipients {
+            parts.add(format!("{recipient:?}"));
+        }
+        Some(parts.finish())
+    }
+
+    /// Adds secrets that the whole fleet's variables name; they may change without `fleet.toml`.
+    pub fn with_secrets(self, variables: &Variables, secrets: &Secrets) -> Option<Self> {
+        let mut parts = Parts(self.0);
+        secret_values(variables, secrets, &mut parts)?;
+        Some(Self(parts.0))
+    }
+}
+
+fn secret_values(variables: &Variables, secrets: &Secrets, parts: &mut Parts) -> Option<()> {
+    for variable in variables.values() {
+        if let Some(name) = variable.value.as_str().and_then(|text| text.strip_prefix(PREFIX)) {
+            parts.add(secrets.resolve(name).ok()?.as_bytes());
+        }
+    }
+    Some(())
+}
+
+/// Adds every file below a folder: its content, or what changes with its content.
+fn walk(folder: &Path, depth: usize, parts: &mut Parts, content: bool) -> anyhow::Result<()> {
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", folder.display())),
+    };
+    let mut names = listing.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>()?;
+    names.sort();
+    parts.add(names.len().to_be_bytes());
+    for name in names {
+        let path = folder.join(&name);
+        parts.add(name.as_encoded_bytes());
+        let Ok(found) = fs::metadata(&path) else { continue };
+        if found.is_dir() && depth < MAX_DEPTH {
+            walk(&path, depth + 1, parts, content)?;
+        } else if content && found.is_file() {
+            parts.add(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+        } else {
+            for number in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
+                parts.add(number.to_be_bytes());
+            }
+            for number in [found.len(), found.ino()] {
+                parts.add(number.to_be_bytes());
+            }
+        }
+    }
+    Ok(())
+}
