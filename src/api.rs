@@ -223,6 +223,15 @@ pub struct DhcpServerSeen {
     /// TFTP servers that it hands out (66 or 150), if any.
     #[serde(default)]
     pub tftp: Vec<String>,
+    /// The default router that it hands out, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<Ipv4Addr>,
+    /// The length of its leases in seconds, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u32>,
+    /// The shortest time in which it answered a DHCPDISCOVER of ours, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer_millis: Option<u32>,
 }
 
 /// A device that asked for something.

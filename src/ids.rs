@@ -9,5 +9,5 @@ mod names;
 
 pub use digest::{Digest, DigestError};
 pub use file_name::{FileName, FileNameError, MAX_FILE_NAME_BYTES};
-pub use mac::{MacAddr, MacAddrError};
+pub use mac::{MacAddr, MacAddrError, Oui};
 pub use names::{FleetId, Generation, IdError, MAX_ID_BYTES, SiteId, UnixTime};

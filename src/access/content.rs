@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::bundle::FileEntry;
+use crate::ids::Digest;
 
 pub use crate::bundle::limits::CHUNK_BYTES;
 
@@ -25,6 +28,23 @@ pub trait Content: Send + Sync {
     /// Chunk `index`: [`CHUNK_BYTES`] bytes, the last one as many as are left (none for an empty file). Checked
     /// before it is returned: bytes that fail authentication never leave here. May block on the disk.
     fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError>;
+
+    /// Length and SHA-256 of the whole file as it is where it is kept, for whoever reads it once and not again: no room
+    /// is taken from what phones read. May block on the disk for long.
+    fn digest(&self) -> Result<(u64, Digest), ContentError> {
+        let (mut hasher, mut bytes) = (Sha256::new(), 0);
+        for index in 0..self.len().div_ceil(CHUNK_BYTES as u64) {
+            let chunk = self.chunk(index)?;
+            bytes += chunk.len() as u64;
+            hasher.update(&chunk);
+        }
+        Ok((bytes, Digest::from_bytes(hasher.finalize().into())))
+    }
+
+    /// A chunk if it is in memory, checked already. Never blocks on the disk.
+    fn cached(&self, _index: u64) -> Option<Arc<[u8]>> {
+        None
+    }
 }
 
 /// Why a file cannot be read now.

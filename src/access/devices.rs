@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::ids::MacAddr;
@@ -39,6 +40,23 @@ pub struct DeviceTable {
     leases: Sightings,
     neighbours: Sightings,
     no_link: bool,
+    changes: Changes,
+}
+
+/// Counts what may have changed an answer of [`DeviceTable::resolve`]. Whoever asks for every packet looks here first,
+/// without the table's lock. Clones count the same table.
+#[derive(Debug, Default, Clone)]
+pub struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// The count now. Read it before the table: then an answer is never taken for newer than it is.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// A change that someone should hear of once.
@@ -68,6 +86,7 @@ impl DeviceTable {
         let fits = self.fixed.len() < MAX_ADDRESSES || self.fixed.contains_key(&address);
         if fits {
             self.fixed.insert(address, mac);
+            self.changes.add();
         }
         fits
     }
@@ -79,9 +98,11 @@ impl DeviceTable {
     pub fn neighbour(&mut self, address: Ipv4Addr, mac: MacAddr) -> Option<Change> {
         let before = self.neighbours.device(address);
         if before == Some(mac) {
+            // Heard of again: only its age changes.
             self.neighbours.insert(address, mac, &self.leases);
             return None;
         }
+        self.changes.add();
         let elsewhere = self.neighbours.only_address(mac);
         self.neighbours.insert(address, mac, &self.leases);
         if self.leases.device(address) == Some(mac) {
@@ -97,16 +118,24 @@ impl DeviceTable {
     /// The link layer no longer knows `address`.
     pub fn neighbour_gone(&mut self, address: Ipv4Addr) {
         self.neighbours.remove(address);
+        self.changes.add();
     }
 
     /// We leased `address` to `mac`.
     pub fn leased(&mut self, address: Ipv4Addr, mac: MacAddr) {
         self.leases.insert(address, mac, &Sightings::default());
+        self.changes.add();
     }
 
     /// The lease of `address` ended.
     pub fn lease_gone(&mut self, address: Ipv4Addr) {
         self.leases.remove(address);
+        self.changes.add();
+    }
+
+    /// Moves with every change that may change an answer.
+    pub fn changes(&self) -> Changes {
+        self.changes.clone()
     }
 
     /// Whose address it is.
@@ -293,6 +322,31 @@ mod tests {
         assert_eq!(table.neighbours.devices.len(), MAX_ADDRESSES);
         assert_eq!(table.neighbours.ages.len(), MAX_ADDRESSES);
         assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+    }
+
+    #[test]
+    fn every_change_of_an_answer_is_counted_and_what_is_heard_again_is_not() {
+        let mut table = DeviceTable::default();
+        let changes = table.changes();
+        let mut before = changes.count();
+        let mut moved = |what: &str, expected: bool| {
+            assert_eq!(changes.count() != before, expected, "{what}");
+            before = changes.count();
+        };
+        table.neighbour(at(1), PHONE);
+        moved("seen", true);
+        table.neighbour(at(1), PHONE);
+        moved("seen again", false);
+        table.neighbour(at(1), THIEF);
+        moved("another device", true);
+        table.leased(at(1), PHONE);
+        moved("a conflict", true);
+        table.lease_gone(at(1));
+        moved("no conflict", true);
+        table.neighbour_gone(at(1));
+        moved("gone", true);
+        table.fixed(at(1), PHONE);
+        moved("fixed", true);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 
 use super::config::{DEFAULT_PATH, Settings};
-use super::{clock, run};
+use super::{clock, doctor, run};
 use crate::access::{LogKind, OwnLog};
 use crate::api::EnrolmentToken;
 use crate::ids::{MacAddr, UnixTime};
@@ -53,6 +53,12 @@ enum Command {
         #[arg(long)]
         poll: bool,
     },
+    /// Look at this LAN's DHCP and say what to do. Needs no set-up, changes nothing, takes 9 seconds.
+    Doctor {
+        /// The LAN's interface; needed only if there are several.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+    },
     /// Show what phones wrote into their logs here, if HQ lets this site take logs (`accept-logs`).
     Logs {
         /// The phone's MAC address: its logs in full. Without it, the list of all.
@@ -89,6 +95,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             run::until_stopped(&settings).await
         }
         Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
+        Command::Doctor { interface } => print(&doctor::examine(interface.as_deref()).await?),
         Command::Logs { device } => show_logs(&Settings::load(&cli.config)?, device),
         Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
     }

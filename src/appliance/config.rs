@@ -212,6 +212,7 @@ impl Settings {
 }
 
 const PORT: &str = "a port from 0 to 65535 (0 takes a free one)";
+const CLASSES: &str = "a list of texts that option 60 or 124 starts with, for example [\"Polycom-\"]";
 const ADDRESSES: &str = "a list of IPv4 addresses, for example [\"192.168.1.1\"]";
 
 fn local_dhcp(part: &mut Section<'_>) -> DhcpSettings {
@@ -234,11 +235,13 @@ fn local_dhcp(part: &mut Section<'_>) -> DhcpSettings {
             .and_then(|seconds| u32::try_from(seconds).ok()),
         tftp_servers: part.take("tftp-servers", ADDRESSES, addresses).unwrap_or_default(),
         vendor_options: Vec::new(),
-        phone_classes: part
-            .take("phone-classes", "a list of texts that option 60 starts with", |value| {
-                value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+        phone_classes: part.take("phone-classes", CLASSES, texts).unwrap_or_default(),
+        phone_ouis: part
+            .take("phone-ouis", "a list of how MAC addresses begin, for example [\"00:04:f2\"]", |value| {
+                texts(value)?.iter().map(|text| text.parse().ok()).collect()
             })
             .unwrap_or_default(),
+        offer_classes: part.take("offer-classes", CLASSES, texts),
     };
     if matches!(settings.mode, DhcpMode::All | DhcpMode::PhonesOnly) && settings.range.is_none() {
         part.problem("range", "", "this mode leases addresses: give the first and the last of a range");
@@ -320,6 +323,10 @@ fn within<const LOW: i64, const HIGH: i64>(value: &Value) -> Option<usize> {
 
 fn addresses(value: &Value) -> Option<Vec<Ipv4Addr>> {
     value.as_array()?.iter().map(|item| item.as_str()?.parse().ok()).collect()
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
 fn neighbours(value: &Value) -> Option<BTreeMap<Ipv4Addr, MacAddr>> {

@@ -59,6 +59,13 @@ pub enum InterfaceError {
     Several(String),
 }
 
+impl InterfaceError {
+    /// Whether it may be otherwise in a moment without anybody changing a setting.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::NoAddress { .. } | Self::None(_))
+    }
+}
+
 /// An IPv4 address of an interface, as the system lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {

@@ -77,18 +77,25 @@ impl Lan {
     }
 
     /// Serves until `stop`, on one address after the other. An error is one of the services', not of the interface.
-    pub(super) async fn run(self, mut bound: Bound, stop: CancellationToken) -> anyhow::Result<()> {
+    ///
+    /// Without sockets to begin with, the interface is waited for.
+    pub(super) async fn run(self, mut bound: Option<Bound>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut name = self.settings.interface.clone();
         loop {
-            let before = bound.interface.clone();
-            if !self.serve(bound, &stop).await? {
-                return Ok(());
+            if let Some(bound) = bound {
+                // The same interface by name from now on, whatever else looks like a LAN.
+                name = Some(bound.interface.name.clone());
+                if !self.serve(bound, &stop).await? {
+                    return Ok(());
+                }
+                self.stats.count("lan.changed");
             }
-            self.stats.count("lan.changed");
-            bound = tokio::select! {
+            let again = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                bound = self.bind_again(&before) => bound,
+                again = self.bind_again(name.as_deref()) => again,
             };
-            info!(interface = bound.interface.name, address = %bound.interface.address, "serving the LAN again");
+            info!(interface = again.interface.name, address = %again.interface.address, "serving the LAN again");
+            bound = Some(again);
         }
     }
 
@@ -156,7 +163,7 @@ impl Lan {
     }
 
     fn has_changed(&self, before: &LanInterface) -> bool {
-        match self.find(before) {
+        match self.find(Some(&before.name)) {
             Ok(now) if now == *before => false,
             Ok(now) => {
                 warn!(interface = now.name, from = %before.address, to = %now.address, "the LAN interface has changed");
@@ -169,16 +176,15 @@ impl Lan {
         }
     }
 
-    /// The same interface by name, whatever else looks like a LAN now.
-    fn find(&self, before: &LanInterface) -> Result<LanInterface, interface::InterfaceError> {
-        interface::find(Some(&before.name), self.settings.allow_loopback)
+    fn find(&self, name: Option<&str>) -> Result<LanInterface, interface::InterfaceError> {
+        interface::find(name, self.settings.allow_loopback)
     }
 
     /// Waits for an address and binds it.
-    async fn bind_again(&self, before: &LanInterface) -> Bound {
+    async fn bind_again(&self, name: Option<&str>) -> Bound {
         let mut said = None;
         loop {
-            let bound = self.find(before).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
+            let bound = self.find(name).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
             match bound {
                 Ok(bound) => {
                     self.stats.clear_alert(NO_LAN);

@@ -1,10 +1,14 @@
-//! DHCP's own leases, kept in a journal of the store.
+//! DHCP's own leases, kept in a journal of the store; and leases of others that were completed, which may be lost.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
+use super::clock;
+use crate::dhcp::augment::Kept;
 use crate::dhcp::leases::{Lease, LeaseLog};
+use crate::ids::UnixTime;
 use crate::store::{Journal, Store, StoreError};
 
 /// A journal of this length is rewritten with what is current: some 7,000 leases.
@@ -12,9 +16,19 @@ const REWRITE_BYTES: u64 = 1024 * 1024;
 /// Room in one record, well under what a journal takes.
 const RECORD_BYTES: usize = 32 * 1024;
 
+/// In the cache: MAC address to [`Kept`], and under [`BOOT`] the run of the machine that stamped them.
+const COMPLETED: &str = "dhcp-completed";
+/// Not six octets long, so no MAC address.
+const BOOT: &[u8] = b"boot";
+/// The most completed leases that are remembered.
+const MAX_COMPLETED: usize = 1024;
+/// The longest lease that is worth remembering.
+const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
+
 /// The journal `leases`: records of one or more leases, a line each; the last one of an address counts.
 #[derive(Debug)]
 pub struct StoredLeases {
+    store: Store,
     journal: Journal,
     current: BTreeMap<Ipv4Addr, Lease>,
 }
@@ -28,7 +42,7 @@ impl StoredLeases {
         let (journal, records) = store.journal("leases")?;
         let lines = records.iter().flat_map(|record| record.split(|byte| *byte == b'\n'));
         let current = lines.filter_map(|line| Lease::parse(line).ok()).map(|lease| (lease.address, lease)).collect();
-        Ok(Self { journal, current })
+        Ok(Self { store: store.clone(), journal, current })
     }
 
     fn append(&mut self, leases: &[Lease]) -> io::Result<()> {
@@ -66,13 +80,57 @@ impl LeaseLog for StoredLeases {
         }
         Ok(())
     }
+
+    fn remember(&mut self, completed: &[(Kept, UnixTime)]) {
+        let cache = self.store.cache();
+        let boot = boot();
+        if cache.get(COMPLETED, BOOT).as_deref() != Some(boot.as_bytes()) {
+            cache.put(COMPLETED, BOOT, boot.as_bytes());
+        }
+        let room = MAX_COMPLETED.saturating_sub(cache.count(COMPLETED));
+        for (at, (kept, since)) in completed.iter().enumerate() {
+            let mac = kept.mac().octets();
+            if at < room || cache.get(COMPLETED, &mac).is_some() {
+                cache.put(COMPLETED, &mac, &kept.emit(*since));
+            }
+        }
+    }
+
+    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+        let cache = self.store.cache();
+        // How long ago something was is known if the clock is right, or if this machine has run all the while.
+        let same_run = cache.get(COMPLETED, BOOT).as_deref() == Some(boot().as_bytes());
+        if !same_run && !clock::synchronised() && cache.count(COMPLETED) > 0 {
+            return None;
+        }
+        let now = clock::now();
+        let mut live = Vec::new();
+        for (key, value) in cache.entries(COMPLETED, &[], MAX_COMPLETED + 1) {
+            let kept = Kept::parse(&value).filter(|(_, since)| *since <= now && now.since(*since) < MAX_AGE);
+            match kept {
+                Some((kept, since)) => live.push((kept, now.since(since))),
+                None if key == BOOT => {}
+                None => cache.remove(COMPLETED, &key),
+            }
+        }
+        Some(live)
+    }
+
+    fn forget(&mut self) {
+        self.store.cache().clear(COMPLETED);
+    }
+}
+
+/// What names this run of the machine; empty if the kernel does not say.
+fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dhcp::leases::{ClientId, State};
-    use crate::ids::{MacAddr, UnixTime};
+    use crate::ids::MacAddr;
 
     fn lease(last: u8, until: i64) -> Lease {
         let mac = MacAddr::new([2, 0, 0, 0, 0, last]);
@@ -90,6 +148,44 @@ mod tests {
         drop(leases);
         let kept = StoredLeases::open(&store).expect("the journal again").load();
         assert_eq!(kept, [lease(10, 200), lease(11, 100)]);
+    }
+
+    #[test]
+    fn completed_leases_are_recalled_with_their_age_until_the_clock_proves_wrong() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(dir.path()).expect("a store");
+        let mut leases = StoredLeases::open(&store).expect("a journal");
+        assert_eq!(leases.recall(), Some(Vec::new()));
+        let kept = |last: u8| Kept { discover: [&[0; 33][..], &[last], &[0; 266]].concat(), offer: vec![2; 300] };
+        let now = clock::now();
+        let before = |seconds: i64| UnixTime(now.0 - seconds);
+        leases.remember(&[(kept(1), before(100)), (kept(2), before(8 * 86_400)), (kept(3), before(-5000))]);
+        drop(leases);
+        let mut leases = StoredLeases::open(&store).expect("the journal again");
+        let recalled = leases.recall().expect("the machine has run all the while");
+        let [(found, gone)] = recalled.as_slice() else { panic!("{recalled:?}") };
+        assert_eq!(*found, kept(1), "neither what is over nor what is of the future");
+        assert!((100..110).contains(&gone.as_secs()), "{gone:?}");
+        leases.forget();
+        assert_eq!(leases.recall(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn no_more_completed_leases_are_remembered_than_there_is_room_for() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(dir.path()).expect("a store");
+        let mut leases = StoredLeases::open(&store).expect("a journal");
+        let now = clock::now();
+        let many: Vec<(Kept, UnixTime)> = (0..2000_u32)
+            .map(|number| {
+                let mut discover = vec![0; 300];
+                discover.splice(30..34, number.to_be_bytes());
+                (Kept { discover, offer: vec![2; 300] }, now)
+            })
+            .collect();
+        many.chunks(100).for_each(|some| leases.remember(some));
+        let recalled = leases.recall().map(|all| all.len());
+        assert!(recalled.is_some_and(|count| (1000..=MAX_COMPLETED).contains(&count)), "{recalled:?}");
     }
 
     #[test]

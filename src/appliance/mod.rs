@@ -4,6 +4,8 @@ pub mod activation;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
+pub mod heap;
 pub mod interface;
 mod lan;
 pub mod leases;

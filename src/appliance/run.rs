@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::activation::Sockets;
 use super::config::Settings;
 use super::interface;
-use super::lan::Lan;
+use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use super::{clock, notify};
 use crate::access::Catalog;
@@ -80,8 +80,17 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
 }
 
 async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
-    let interface = interface::find(settings.interface.as_deref(), settings.allow_loopback)
-        .context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"")?;
+    let interface = match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
+        Ok(interface) => Some(interface),
+        // A VLAN is made, or an address comes by DHCP, when this runs already.
+        Err(error) if error.may_pass() => {
+            warn!(%error, "there is no LAN to serve yet; it is waited for");
+            None
+        }
+        Err(error) => {
+            return Err(error).context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"");
+        }
+    };
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
         .context("hint: run as the user that owns it, stop another lineside, or set storage.state")?;
@@ -99,7 +108,8 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
         (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     };
-    info!(interface = interface.name, address = %interface.address, generation = %initial.generation(), "starting");
+    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address)));
+    info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);
     let (commands, mut asked) = mpsc::channel(8);
@@ -116,13 +126,13 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
 
     // Sockets first: if one is not to be had, nothing has begun.
     let lan = Lan { settings: settings.clone(), sockets, store: store.clone(), catalog, stats: stats.clone() };
-    let bound = lan.bind(interface)?;
+    let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .context("hint: set status.socket to a path in a directory that you may write")?;
 
-    running.tftp = bound.tftp();
-    running.dhcp = bound.dhcp();
+    running.tftp = bound.as_ref().and_then(Bound::tftp);
+    running.dhcp = bound.as_ref().and_then(Bound::dhcp);
     running.spawn("lan", |stop| lan.run(bound, stop));
     let memory = running.memory.clone();
     running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::key::ContentKey;
-use crate::ids::{Digest, FileName, FleetId, Generation, MacAddr, SiteId, UnixTime};
+use crate::ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
 
 /// The version of the manifest's content that this build writes and the newest that it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -217,6 +217,13 @@ pub struct DhcpSettings {
     /// Also treat devices as phones whose vendor class (option 60) starts so; empty means inventory only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub phone_classes: Vec<String>,
+    /// Also treat devices as phones whose MAC address begins so; empty means inventory only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phone_ouis: Vec<Oui>,
+    /// In `augment`: complete the router's OFFER, too, not only its ACK, for devices whose vendor class starts so. If
+    /// absent, for the families that choose a server by what its OFFER holds: Aastra, Mitel MiNet, Nortel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offer_classes: Option<Vec<String>>,
 }
 
 /// A DHCP option that only devices with a certain vendor class get.

@@ -68,7 +68,7 @@ pub fn seal_smaller(secret: &PublisherSecret, scope: &str, clear: &[u8]) -> (Obj
 #[cfg(feature = "hq")]
 pub fn seal_shard(secret: &PublisherSecret, scope: &str, shard: &Shard) -> (ObjectRef, Vec<u8>) {
     let json = Zeroizing::new(serde_json::to_vec(shard).expect("a shard has nothing that JSON cannot say"));
-    seal(secret, scope, &json, Packing::Zstd)
+    seal_packed(secret, scope, &packing::pack_well(&json), json.len(), Packing::Zstd)
 }
 
 /// Seals the phones of a site. See [`open_inventory`].

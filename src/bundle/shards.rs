@@ -5,17 +5,20 @@ use sha2::{Digest as _, Sha256};
 use super::limits::MAX_SHARDS;
 use crate::ids::FileName;
 
-/// The number of files that a shard is meant to hold.
-pub const FILES_PER_SHARD: usize = 32;
-
-/// How many shards a release of so many files has: a power of two from 1 to [`MAX_SHARDS`], with 16 to 32 files in
-/// each until the most is reached.
+/// How many shards a release of so many files has: a power of two from 1 to [`MAX_SHARDS`], the smallest `n` with
+/// `5 n * n >= 4 files`.
 ///
-/// A power of two, because every other count would move nearly every file to another shard with each 32 files more;
-/// so that happens only when a site doubles.
+/// One changed file costs a site the manifest, some 75 bytes for each shard, and the shard, some 115 bytes for each file
+/// in it. Together that is least near `n * n = 1.5 files`, and flat around it; fewer shards are fewer files at HQ.
+///
+/// A power of two, because every other count would move nearly every file to another shard with each few files more;
+/// so that happens only when a site has four times as many.
 pub const fn shard_count(files: usize) -> usize {
-    let wanted = files.div_ceil(FILES_PER_SHARD);
-    if wanted >= MAX_SHARDS { MAX_SHARDS } else { wanted.next_power_of_two() }
+    let mut shards = 1;
+    while shards < MAX_SHARDS && 5 * shards * shards < files.saturating_mul(4) {
+        shards *= 2;
+    }
+    shards
 }
 
 /// The index of the shard, from 0 to below `count`, that the file of this name is in. The same on every machine and
@@ -35,8 +38,9 @@ mod tests {
 
     #[test]
     fn counts_grow_only_by_doubling_and_stay_in_bounds() {
-        let cases = [(0, 1), (1, 1), (32, 1), (33, 2), (64, 2), (65, 4), (1000, 32), (2048, 64), (50_000, 64)];
-        for (files, shards) in cases {
+        let cases = [(0, 1), (1, 1), (2, 2), (5, 2), (6, 4), (20, 4), (21, 8), (80, 8), (81, 16), (320, 16), (321, 32)];
+        let large = [(1280, 32), (1281, 64), (50_000, 64), (usize::MAX, 64)];
+        for (files, shards) in cases.into_iter().chain(large) {
             assert_eq!(shard_count(files), shards, "{files} files");
         }
     }

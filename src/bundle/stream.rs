@@ -3,20 +3,31 @@
 //! Each chunk is authenticated with its place and with whether it is the last, so that cutting, extending,
 //! swapping or repeating chunks fails, and a reader can start at any of them.
 
-use aead_stream::{NewStream as _, StreamBE32, StreamPrimitive as _};
-use chacha20poly1305::ChaCha20Poly1305;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::error::Unspecified;
 
 use super::limits::{CHUNK_BYTES, TAG_BYTES};
 
-/// The cipher of one content. The nonce prefix is all zero because no key ever meets a second content.
-fn cipher(key: &[u8; 32]) -> StreamBE32<ChaCha20Poly1305> {
-    StreamBE32::new(&(*key).into(), &Default::default())
+/// The cipher of one content.
+fn cipher(key: &[u8; 32]) -> Result<LessSafeKey, Unspecified> {
+    UnboundKey::new(&CHACHA20_POLY1305, key).map(LessSafeKey::new)
+}
+
+/// The nonce of STREAM: seven bytes that are zero because no key ever meets a second content, the chunk's place, and
+/// whether it is the last.
+fn nonce(position: u32, last: bool) -> Nonce {
+    let [a, b, c, d] = position.to_be_bytes();
+    Nonce::assume_unique_for_key([0, 0, 0, 0, 0, 0, 0, a, b, c, d, u8::from(last)])
+}
+
+#[cfg(any(feature = "hq", test))]
+fn seal_chunk(key: &[u8; 32], aad: &[u8], position: u32, last: bool, chunk: &mut Vec<u8>) -> Result<(), Unspecified> {
+    cipher(key)?.seal_in_place_append_tag(nonce(position, last), Aad::from(aad), chunk)
 }
 
 /// Encrypts `clear`. Empty content becomes one empty last chunk.
 #[cfg(any(feature = "hq", test))]
 pub(super) fn seal(key: &[u8; 32], aad: &[u8], clear: &[u8]) -> Vec<u8> {
-    let cipher = cipher(key);
     let count = super::object::chunks(clear.len() as u64);
     let mut sealed = Vec::with_capacity(clear.len().saturating_add(TAG_BYTES * usize::try_from(count).unwrap_or(0)));
     let mut position = 0u32;
@@ -24,8 +35,7 @@ pub(super) fn seal(key: &[u8; 32], aad: &[u8], clear: &[u8]) -> Vec<u8> {
     loop {
         let (now, later) = rest.split_at(rest.len().min(CHUNK_BYTES));
         let mut chunk = now.to_vec();
-        cipher
-            .encrypt_in_place(position, later.is_empty(), aad, &mut chunk)
+        seal_chunk(key, aad, position, later.is_empty(), &mut chunk)
             .expect("ChaCha20-Poly1305 takes a chunk of 64 KiB");
         sealed.append(&mut chunk);
         if later.is_empty() {
@@ -65,8 +75,10 @@ pub(super) fn open_chunk(
     position: u32,
     last: bool,
     chunk: &mut Vec<u8>,
-) -> Result<(), chacha20poly1305::Error> {
-    cipher(key).decrypt_in_place(position, last, aad, chunk)
+) -> Result<(), Unspecified> {
+    let clear = cipher(key)?.open_in_place(nonce(position, last), Aad::from(aad), chunk)?.len();
+    chunk.truncate(clear);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -113,7 +125,7 @@ mod tests {
     fn an_empty_chunk_after_the_end_is_refused_even_if_it_is_genuine() {
         let mut sealed = Vec::new();
         for (position, last, mut chunk) in [(0, false, content(CHUNK_BYTES)), (1, true, Vec::new())] {
-            cipher(&KEY).encrypt_in_place(position, last, b"", &mut chunk).unwrap();
+            seal_chunk(&KEY, b"", position, last, &mut chunk).unwrap();
             sealed.append(&mut chunk);
         }
         assert_eq!(open(&KEY, b"", &sealed), Err(1));

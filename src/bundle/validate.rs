@@ -69,7 +69,10 @@ impl DhcpSettings {
         at_most("domain", self.domain.len() as u64, 253)?;
         check(self.domain.chars().all(|c| c.is_ascii_graphic()), || "domain has characters of no domain".to_owned())?;
         at_most("phone-classes", self.phone_classes.len() as u64, MAX_SETTING_ITEMS as u64)?;
-        for class in &self.phone_classes {
+        at_most("phone-ouis", self.phone_ouis.len() as u64, MAX_SETTING_ITEMS as u64)?;
+        let offer_classes = self.offer_classes.as_deref().unwrap_or_default();
+        at_most("offer-classes", offer_classes.len() as u64, MAX_SETTING_ITEMS as u64)?;
+        for class in self.phone_classes.iter().chain(offer_classes) {
             short_text("phone class", class, MAX_MODEL_BYTES).map_err(ManifestError::Malformed)?;
         }
         at_most("vendor-options", self.vendor_options.len() as u64, MAX_SETTING_ITEMS as u64)?;

@@ -28,6 +28,10 @@ pub struct Cli {
     /// The device behind a loopback address; may be repeated
     #[arg(long, value_name = "IP=MAC", requires = "files", value_parser = neighbour)]
     neighbour: Vec<(Ipv4Addr, MacAddr)>,
+    /// Leave the appliance's state and configuration in this directory, for `lineside --config DIR/lineside.toml run`
+    /// to serve them; only HQ stays here
+    #[arg(long, value_name = "DIR", requires = "files")]
+    keep: Option<PathBuf>,
     /// Stay up until Ctrl-C or SIGTERM; without it `--files` ends once everything is served
     #[arg(long)]
     stay: bool,
@@ -70,7 +74,7 @@ async fn story(once: bool) -> anyhow::Result<()> {
 }
 
 async fn serve_files(cli: &Cli, dir: PathBuf) -> anyhow::Result<()> {
-    let served = files::serve(&dir, cli.tftp, &cli.neighbour).await?;
+    let served = files::serve(&dir, cli.tftp, &cli.neighbour, cli.keep.as_deref()).await?;
     println!("{served}");
     if cli.stay {
         until_told().await?;

@@ -21,7 +21,8 @@ const MAX_FILES: usize = 20_000;
 #[derive(Debug)]
 pub struct Served {
     hq: Hq,
-    site: Site,
+    /// `None` if it is left to `lineside run`.
+    site: Option<Site>,
     files: usize,
     own: usize,
     at: SocketAddrV4,
@@ -32,15 +33,23 @@ pub struct Served {
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { files, own, at, .. } = self;
-        write!(f, "serving {files} files ({own} of them one device's own) on {at}: published, pulled, verified")
+        let doing = if self.site.is_some() { "serving" } else { "prepared" };
+        write!(f, "{doing} {files} files ({own} of them one device's own) on {at}: published, pulled, verified")
     }
 }
 
-/// Publishes and serves the files below `dir` on the loopback address `tftp`.
+/// Publishes and serves the files below `dir` on the loopback address `tftp`. With `keep`, the appliance's state and
+/// configuration are left in that directory, for `lineside --config KEEP/lineside.toml run` to serve them in a process
+/// of its own; only HQ goes on here.
 ///
 /// # Errors
 /// If the directory does not read, holds too much, or a name cannot be one; or if anything on the way fails.
-pub async fn serve(dir: &Path, tftp: SocketAddrV4, neighbours: &[(Ipv4Addr, MacAddr)]) -> anyhow::Result<Served> {
+pub async fn serve(
+    dir: &Path,
+    tftp: SocketAddrV4,
+    neighbours: &[(Ipv4Addr, MacAddr)],
+    keep: Option<&Path>,
+) -> anyhow::Result<Served> {
     ensure!(*tftp.ip() == Ipv4Addr::LOCALHOST, "the demo serves on 127.0.0.1 only: write --tftp 127.0.0.1:PORT");
     let mut names = Vec::new();
     walk(dir, dir, &mut names)?;
@@ -62,17 +71,30 @@ pub async fn serve(dir: &Path, tftp: SocketAddrV4, neighbours: &[(Ipv4Addr, MacA
     let token = hq.token("files")?;
     let relay = free_udp_port()?;
     let devices = neighbours.iter().copied().collect();
-    let site = Site::start(scratch.path(), "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
+    let home = keep.unwrap_or(scratch.path());
+    let site = Site::start(home, "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
     hq.publish().await?;
     site.serves(Generation(1)).await?;
     let at = site.tftp()?;
+    let site = match keep {
+        None => Some(site),
+        Some(keep) => {
+            let config = site.config();
+            site.running.stop().await;
+            let path = keep.join("lineside.toml");
+            std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+            None
+        }
+    };
     Ok(Served { hq, site, files: names.len(), own, at, _dir: scratch })
 }
 
 impl Served {
     /// Ends the site, then HQ.
     pub async fn stop(mut self) {
-        self.site.running.stop().await;
+        if let Some(site) = self.site {
+            site.running.stop().await;
+        }
         if let Err(error) = self.hq.go_away().await {
             tracing::debug!(%error, "HQ ended badly");
         }

@@ -161,6 +161,26 @@ impl Site {
         &self.settings.state
     }
 
+    /// The file that makes `lineside run` this appliance.
+    pub fn config(&self) -> String {
+        let Settings { neighbours, state, tftp, dhcp, poll, status_socket, log, .. } = &self.settings;
+        let fixed: Vec<String> = neighbours.iter().map(|(address, mac)| format!("\"{address}\" = \"{mac}\"")).collect();
+        format!(
+            "[lan]\ninterface = \"lo\"\nallow-loopback = true\nneighbours = {{ {} }}\n\n[storage]\nstate = {state:?}\n\n\
+             [tftp]\nport = {}\nmax-transfers = {}\nmax-transfers-per-device = {}\n\n\
+             [dhcp]\nserver-port = {}\nclient-port = {}\nrelay-port = {}\n\n\
+             [update]\npoll-seconds = {}\n\n[status]\nsocket = {status_socket:?}\n\n[log]\nfilter = {log:?}\n",
+            fixed.join(", "),
+            tftp.port,
+            tftp.max_transfers,
+            tftp.max_transfers_per_device,
+            dhcp.server_port,
+            dhcp.client_port,
+            dhcp.relay_port,
+            poll.as_secs(),
+        )
+    }
+
     /// What `lineside status` shows.
     pub fn report(&self) -> Report {
         Report::of(&self.running.stats)

@@ -1,15 +1,24 @@
 //! The client's side of the LAN: asks who else serves, and hears what other servers say.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
-use dhcproto::{Encodable as _, Encoder};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use super::message::{MAX_REQUEST_BYTES, Overheard};
+use super::heard::{Answers, ServerMessage};
+use super::message::MAX_REQUEST_BYTES;
+use super::probe::{self, Question};
 use crate::ids::MacAddr;
+
+/// How long an answer may take to be one to our question.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most questions that are remembered: a server that pings first answers after the next one was asked.
+const MAX_ASKED: usize = 8;
 
 /// A socket on the client port.
 ///
@@ -20,6 +29,7 @@ pub struct Listener {
     socket: UdpSocket,
     mac: MacAddr,
     ports: (u16, u16),
+    asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
 impl Listener {
@@ -37,7 +47,7 @@ impl Listener {
     /// Listens on a socket that is bound to the client port and the interface already. It must not block.
     pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
         socket.set_broadcast(true)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, ports })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, ports, asked: Mutex::default() })
     }
 
     /// The interface's hardware address.
@@ -45,36 +55,58 @@ impl Listener {
         self.mac
     }
 
-    /// Asks all servers for an offer and never takes one: servers hold an address for us for a minute or so.
-    pub async fn ask(&self) -> io::Result<()> {
-        let mut message = Message::default();
-        message.set_chaddr(&self.mac.octets()).set_flags(dhcproto::v4::Flags::default().set_broadcast());
-        let options = message.opts_mut();
-        options.insert(DhcpOption::MessageType(MessageType::Discover));
-        options.insert(DhcpOption::ParameterRequestList(vec![
-            OptionCode::SubnetMask,
-            OptionCode::Router,
-            OptionCode::DomainNameServer,
-            OptionCode::TFTPServerName,
-            OptionCode::TFTPServerAddress,
-        ]));
-        let mut bytes = Vec::new();
-        message.encode(&mut Encoder::new(&mut bytes)).map_err(io::Error::other)?;
-        bytes.resize(bytes.len().max(super::message::MIN_REPLY_BYTES), 0);
-        self.socket.send_to(&bytes, SocketAddrV4::new(Ipv4Addr::BROADCAST, self.ports.0)).await?;
+    /// Asks all servers for an offer and never takes one: servers hold an address for us for a minute or so. Then asks
+    /// what they tell a client that has its address (DHCPINFORM), if we have `address`.
+    pub async fn ask(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
+        let mut xid = [0; 4];
+        getrandom::fill(&mut xid).map_err(io::Error::other)?;
+        let xid = u32::from_ne_bytes(xid);
+        self.put(Question::Discover(None), self.mac, xid).await?;
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.push_back((xid, Instant::now()));
+            while asked.len() > MAX_ASKED {
+                asked.pop_front();
+            }
+        }
+        if let Some(address) = address {
+            self.put(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
+        }
         Ok(())
     }
 
-    /// The next message of a server.
+    /// Sends a question to everyone, in the name of `mac`; a release only to its server.
+    pub async fn put(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
+        let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
+        let bytes = probe::emit(question, mac, xid);
+        self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
+    }
+
+    /// The next message of a server, and whether it answers us.
     ///
     /// Cancel safe.
-    pub async fn hear(&self) -> io::Result<Overheard> {
+    pub async fn hear(&self) -> io::Result<(ServerMessage, Answers)> {
         let mut bytes = [0; MAX_REQUEST_BYTES + 1];
         loop {
             let (length, _) = self.socket.recv_from(&mut bytes).await?;
-            if let Some(overheard) = bytes.get(..length).and_then(Overheard::parse) {
-                return Ok(overheard);
+            if let Some(message) = bytes.get(..length).and_then(ServerMessage::parse) {
+                let answers = self.answers(&message);
+                return Ok((message, answers));
             }
+        }
+    }
+
+    fn answers(&self, message: &ServerMessage) -> Answers {
+        if message.chaddr != self.mac {
+            return Answers::Others;
+        }
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let discovers = |xid: u32| asked.iter().find(|(asked, at)| *asked == xid && at.elapsed() < ANSWER_WITHIN);
+        match discovers(message.xid) {
+            Some((_, at)) => Answers::Us(Some(at.elapsed())),
+            // The DHCPINFORM that went with it.
+            None if discovers(message.xid.wrapping_sub(1)).is_some() => Answers::Us(None),
+            None => Answers::Others,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Between packets and decisions: what is in force now, what waits for an answer of the link, what is to be sent. Pure
 //! but for what it tells others; time is passed in.
 
-use std::collections::BTreeMap;
+mod others;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,21 +11,40 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
-use super::lan::Lan;
+use super::arp::Claim;
+use super::augment::Kept;
+use super::lan::{Lan, Use};
 use super::leases::{Lease, Leases, State};
-use super::message::{Overheard, Request};
+
+use super::message::{ParseError, Request};
+use super::probe::Question;
+use super::proof::Proof;
 use super::responder::{To, Verdict, View, Why, respond};
 use super::scope::{Mode, Scope};
+use super::walk::Walk;
 use crate::access::{DeviceTable, Resolution};
+use crate::bundle::DhcpMode;
 use crate::ids::{MacAddr, UnixTime};
 use crate::status::Stats;
 
 /// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
 /// question may be lost.
 pub const ASK_WAIT: Duration = Duration::from_secs(8);
+/// How long `auto` waits for a router before it takes a LAN for its own: one that boots with us, after a power cut.
+pub const ALONE_AFTER: Duration = Duration::from_secs(90);
+/// How long a phone whose lease was completed has to ask for its first file. Phones take up to four minutes to boot.
+const FETCH_WITHIN: Duration = Duration::from_secs(600);
+/// The transaction of the questions of [`Proof`]: any will do.
+const PROOF_XID: u32 = 0x6c69_6e65;
+/// The most phones that are waited for at a time.
+const MAX_FETCHES: usize = 1024;
+/// The most conflicts that are remembered, not to be reported again.
+const MAX_CONFLICTS: usize = 64;
 /// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
 /// wait at least 4 s for an offer (RFC 2131 §4.1).
 const CHECK_WAIT: Duration = Duration::from_millis(500);
+/// How many free addresses are kept checked ahead.
+const AHEAD: usize = 16;
 /// How often leases that ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
@@ -62,6 +83,12 @@ pub struct Outbox {
     pub others: Vec<Outgoing>,
     /// Addresses to ask the link about.
     pub checks: Vec<Ipv4Addr>,
+    /// What to ask other servers as a client: in whose name, in which transaction.
+    pub questions: Vec<(Question, MacAddr, u32)>,
+    /// What was remembered so far is stamped with a wrong time.
+    pub forget: bool,
+    /// Completed leases to remember, and since when.
+    pub remember: Vec<(Kept, UnixTime)>,
 }
 
 /// The state of DHCP on one interface.
@@ -74,6 +101,8 @@ pub struct Desk {
     lan: Lan,
     leases: Leases,
     waiting: BTreeMap<Ipv4Addr, Waiting>,
+    /// Addresses that the link is asked about before anybody wants them, and until when it has time to answer.
+    ahead: BTreeMap<Ipv4Addr, Instant>,
     /// Until when other servers have a chance to show before anything is leased.
     listen_until: Option<Instant>,
     /// What the device table was told.
@@ -83,8 +112,37 @@ pub struct Desk {
     own: Option<MacAddr>,
     clock: Now,
     sweep_at: Instant,
+    /// From when on nobody else is expected any more.
+    alone_at: Option<Instant>,
+    /// Whether raw frames can be seen and sent.
+    raw: bool,
+    /// Whether `phones-only` was proven safe.
+    proof: Option<Result<(), String>>,
+    proving: Option<Proof>,
+    /// Whether anybody uses an address of the range is found out before that.
+    walk: Option<Walk>,
+    /// Since when a phone whose lease was completed is waited for.
+    fetches: BTreeMap<MacAddr, UnixTime>,
+    orders: Arc<Orders>,
+    recalled: Arc<Vec<(Kept, Duration)>>,
+    settled: bool,
     /// Whether the last lease could not be made durable.
     log_failed: bool,
+    /// Conflicts that were reported.
+    conflicts: BTreeSet<Claim>,
+}
+
+/// What the line is to do: made anew when anything changes.
+#[derive(Debug)]
+pub struct Orders {
+    /// What is in force; the line acts in modes `inform` and `augment` only.
+    pub scope: Scope,
+    /// The other servers.
+    pub servers: Vec<Ipv4Addr>,
+    /// Those of them that take their time for an offer, and how much.
+    pub slow: Vec<(Ipv4Addr, Duration)>,
+    /// Leases that were completed before a restart, and how much of each was over when they were recalled.
+    pub recalled: Arc<Vec<(Kept, Duration)>>,
 }
 
 #[derive(Debug)]
@@ -94,23 +152,26 @@ struct Waiting {
 }
 
 impl Desk {
-    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for.
+    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for;
+    /// `raw` says whether there is a line.
     pub fn new(
         wanted: Scope,
         kept: Vec<Lease>,
-        own: Option<MacAddr>,
+        (own, raw): (Option<MacAddr>, bool),
         devices: Arc<RwLock<DeviceTable>>,
         stats: Stats,
         now: Now,
     ) -> Self {
         let mut leases = Leases::new();
         leases.load(kept, now.wall);
+        let scope = wanted.clone();
         let mut desk = Self {
-            scope: wanted.clone(),
+            scope: scope.clone(),
             wanted,
             lan: Lan::new(),
             leases,
             waiting: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             listen_until: own.map(|_| now.tick + ASK_WAIT),
             announced: BTreeMap::new(),
             devices,
@@ -118,7 +179,17 @@ impl Desk {
             own,
             clock: now,
             sweep_at: now.tick + SWEEP_EVERY,
+            alone_at: own.map(|_| now.tick + ALONE_AFTER),
+            raw,
+            proof: None,
+            proving: None,
+            walk: None,
+            fetches: BTreeMap::new(),
+            orders: Arc::new(Orders { scope, servers: Vec::new(), slow: Vec::new(), recalled: Arc::default() }),
+            recalled: Arc::default(),
+            settled: false,
             log_failed: false,
+            conflicts: BTreeSet::new(),
         };
         desk.settle(now);
         desk.announce(now);
@@ -137,37 +208,9 @@ impl Desk {
     }
 
     /// Whether other servers still have their chance to show.
-    pub const fn is_listening(&self) -> bool {
-        self.listen_until.is_some()
-    }
-
-    /// Decides what is in force. `all` starts only where nobody else answers. Once devices hold our leases the LAN is
-    /// ours, and another server is the intruder: falling silent then would cost phones their addresses.
-    fn settle(&mut self, now: Now) {
-        let mut scope = self.wanted.clone();
-        let listening = self.listen_until.is_some_and(|until| now.tick < until);
-        let others = self.lan.has_other_server();
-        let ours = self.leases.live(now.wall).next().is_some();
-        if scope.mode == Mode::All && others && !ours {
-            scope.yield_to_others();
-        } else if scope.mode == Mode::All && listening && !ours {
-            scope.wait_for_others();
-        }
-        if scope.mode == Mode::All && others {
-            self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
-        } else {
-            self.stats.clear_alert("dhcp-second-server");
-        }
-        match &scope.problem {
-            Some(problem) => self.stats.alert("dhcp-mode", problem.clone()),
-            None => self.stats.clear_alert("dhcp-mode"),
-        }
-        if scope.label != self.scope.label || scope.problem != self.scope.problem {
-            info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");
-        }
-        self.stats.dhcp_mode(scope.label);
-        self.leases.set_range(self.wanted.range.clone());
-        self.scope = scope;
+    pub fn is_listening(&self) -> bool {
+        let may_be_alone = self.wanted.wanted == DhcpMode::Auto && self.alone_at.is_some();
+        self.listen_until.is_some() || (may_be_alone && !self.lan.has_other_server())
     }
 
     /// One datagram has come.
@@ -175,10 +218,14 @@ impl Desk {
         match Request::parse(bytes) {
             // Our own question for other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.own => {}
+            // The line answers, and once is enough.
+            Ok(request) if self.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(request, source, now, out);
             }
+            // A router's answer to us as a relay agent; the line has it.
+            Err(ParseError::NotRequest) => self.stats.count("dhcp.replies"),
             Err(error) => {
                 self.stats.count("dhcp.malformed");
                 debug!(%source, %error, "not a request");
@@ -214,7 +261,12 @@ impl Desk {
                     _ => "dhcp.ack",
                 };
                 if let Some(lease) = change {
+                    // One of those that were checked ahead may be used up now.
+                    let offered = lease.state == State::Offered;
                     self.change(lease, out);
+                    if offered {
+                        self.look_ahead(now, out);
+                    }
                 }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
@@ -284,26 +336,16 @@ impl Desk {
         !std::mem::replace(&mut self.log_failed, true)
     }
 
-    /// Another server spoke.
-    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
-        let server = overheard.server;
-        if server == self.wanted.server || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
-            return;
-        }
-        if overheard.nak {
-            self.stats.count("dhcp.others.nak");
-        }
-        if self.lan.heard(overheard, now.wall) {
-            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
-            self.stats.dhcp_servers(self.lan.servers());
-            self.settle(now);
-        }
-    }
-
     /// The next moment at which [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
         let checks = self.waiting.values().map(|waiting| waiting.until);
-        checks.chain(self.listen_until).fold(self.sweep_at, Instant::min)
+        checks
+            .chain(self.listen_until)
+            .chain(self.alone_at)
+            .chain(self.ahead.values().copied())
+            .chain(self.proving.as_ref().and_then(Proof::deadline))
+            .chain(self.walk.as_ref().and_then(Walk::deadline))
+            .fold(self.sweep_at, Instant::min)
     }
 
     /// Time has passed.
@@ -312,15 +354,17 @@ impl Desk {
             self.listen_until = None;
             self.settle(now);
         }
+        if self.alone_at.is_some_and(|at| at <= now.tick) {
+            self.alone_at = None;
+            self.settle(now);
+        }
+        self.prove(now, out);
+        self.look_ahead(now, out);
         let due: Vec<Ipv4Addr> =
             self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick).map(|(&address, _)| address).collect();
         for address in due {
             let Some(waiting) = self.waiting.remove(&address) else { continue };
-            let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
-                Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
-                Resolution::Unknown => None,
-            };
-            self.lan.checked(address, by, now.wall);
+            let by = self.check(address, now);
             for (request, source) in waiting.requests {
                 if let Some(mac) = by.filter(|mac| *mac != request.chaddr) {
                     self.report_in_use(address, mac);
@@ -331,10 +375,51 @@ impl Desk {
         if self.sweep_at <= now.tick {
             self.sweep_at = now.tick + SWEEP_EVERY;
             if self.lan.forget(now.wall) {
-                self.stats.dhcp_servers(self.lan.servers());
                 self.settle(now);
             }
+            self.stats.dhcp_servers(self.lan.servers());
             self.announce(now);
+            self.look_for_fetches(now);
+            self.look_for_strangers(now);
+        }
+    }
+
+    /// What the link has said of an address by now.
+    fn check(&mut self, address: Ipv4Addr, now: Now) -> Option<MacAddr> {
+        let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
+            Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
+            Resolution::Unknown => None,
+        };
+        self.lan.checked(address, by, now.wall);
+        by
+    }
+
+    /// Keeps some free addresses known to be silent, so that a phone that was never here gets its offer at once.
+    fn look_ahead(&mut self, now: Now, out: &mut Outbox) {
+        let due: Vec<Ipv4Addr> =
+            self.ahead.iter().filter(|(_, until)| **until <= now.tick).map(|(&address, _)| address).collect();
+        for address in due {
+            self.ahead.remove(&address);
+            self.check(address, now);
+        }
+        if !matches!(self.scope.mode, Mode::All | Mode::PhonesOnly) || !self.scope.check_addresses {
+            return;
+        }
+        let (lan, ahead, waiting) = (&self.lan, &self.ahead, &self.waiting);
+        let free = |address: &Ipv4Addr| self.leases.is_fresh(*address);
+        let ready = lan.silent(now.wall.plus(SWEEP_EVERY)).filter(free).take(AHEAD).count();
+        let known = |address| {
+            lan.usage(address, now.wall.plus(SWEEP_EVERY)) != Use::Unknown
+                || ahead.contains_key(&address)
+                || waiting.contains_key(&address)
+        };
+        let missing = AHEAD.saturating_sub(ready + ahead.len());
+        if missing == 0 {
+            return;
+        }
+        for address in self.leases.next_free(missing, &known) {
+            out.checks.push(address);
+            self.ahead.insert(address, now.tick + CHECK_WAIT);
         }
     }
 
@@ -348,7 +433,9 @@ impl Desk {
             info!(seconds = set, "the clock was set; leases go with it");
             self.leases.shift(set);
             self.lan.shift(set);
+            self.fetches.values_mut().for_each(|since| since.0 = since.0.saturating_add(set));
             out.keep.extend(self.leases.live(now.wall).cloned());
+            out.forget = true;
             self.clock = now;
         }
     }

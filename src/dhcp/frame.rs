@@ -3,7 +3,7 @@
 //! RFC 2131 §4.1: without the broadcast bit the reply goes to the hardware address of the client and to the address that
 //! it is about to get. The kernel would ask by ARP for that address first, and nobody would answer.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::ids::MacAddr;
 
@@ -54,6 +54,47 @@ pub fn emit(
     Some(frame)
 }
 
+/// A UDP datagram as it came in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// Whether the frame or the datagram was for everyone.
+    pub broadcast: bool,
+    /// From where.
+    pub source: SocketAddrV4,
+    /// Where to.
+    pub destination: SocketAddrV4,
+    /// What it holds.
+    pub payload: &'a [u8],
+}
+
+/// Reads a frame that holds one whole UDP datagram over IPv4; `None` for everything else.
+///
+/// Checksums are not verified: frames of this machine's own virtual links carry none yet, and the kernel has dropped what
+/// is wrong on real ones for all that is not ours to decide.
+pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
+    let (ethernet, packet) = frame.split_at_checked(14)?;
+    if ethernet.get(12..14)? != [0x08, 0x00] {
+        return None;
+    }
+    let &version_length = packet.first()?;
+    let header_length = usize::from(version_length & 0x0f) * 4;
+    let number = |bytes: &[u8], at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    if version_length >> 4 != 4 || header_length < 20 || *packet.get(9)? != 17 || number(packet, 6)? & 0x3fff != 0 {
+        return None;
+    }
+    // Short frames are padded: the datagram ends where its header says.
+    let packet = packet.get(..usize::from(number(packet, 2)?))?;
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+    let udp = packet.get(header_length..)?;
+    let destination = SocketAddrV4::new(address(16)?, number(udp, 2)?);
+    Some(Datagram {
+        broadcast: ethernet.starts_with(&[0xff; 6]) || destination.ip().is_broadcast(),
+        source: SocketAddrV4::new(address(12)?, number(udp, 0)?),
+        destination,
+        payload: udp.get(8..usize::from(number(udp, 4)?))?,
+    })
+}
+
 /// The one's complement sum of RFC 1071, from `start`. All parts but the last must be of even length.
 fn sum(start: u16, bytes: &[u8]) -> u16 {
     let mut total = u32::from(start);
@@ -89,6 +130,26 @@ mod tests {
             assert_eq!(sum(0, ip), 0xffff);
             let pseudo = [&ip[12..20], &[0, 17], &udp[4..6]].concat();
             assert_eq!(sum(sum(0, &pseudo), udp), 0xffff);
+        }
+    }
+
+    #[test]
+    fn what_is_emitted_is_parsed_and_no_cut_frame_is() {
+        let source = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 2), 67);
+        let destination = SocketAddrV4::new(Ipv4Addr::BROADCAST, 68);
+        let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
+        let mut frame = emit((mac, source), (MacAddr::new([0xff; 6]), destination), b"payload").unwrap();
+        let whole = Datagram { broadcast: true, source, destination, payload: b"payload" };
+        for length in 0..frame.len() {
+            assert_eq!(parse(&frame[..length]), None, "{length}");
+        }
+        assert_eq!(parse(&frame), Some(whole));
+        frame.extend([0; 30]);
+        assert_eq!(parse(&frame), Some(whole), "padding does not count");
+        for (place, wrong) in [(12, 0x86), (14, 0x65), (14, 0x44), (14, 0x4f), (20, 0x20), (23, 6), (16, 0xff)] {
+            let mut frame = frame.clone();
+            frame[place] = wrong;
+            assert_eq!(parse(&frame), None, "{place}");
         }
     }
 

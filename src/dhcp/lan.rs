@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::message::Overheard;
+use super::augment::SLOW;
+use super::heard::{Overheard, Terms};
 use crate::api::DhcpServerSeen;
 use crate::ids::{MacAddr, UnixTime};
 
@@ -13,6 +14,15 @@ pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);
 
 /// The most other servers that are remembered; a LAN with more has other worries.
 const MAX_SERVERS: usize = 16;
+
+/// How long a server may take for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+
+/// After how many questions without an answer a server is gone, if another answers.
+const MAX_MISSED: u8 = 3;
+
+/// Who has spoken as a server over this time is no accident.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// How long the link's answer about an address is good for.
 const CHECK_VALID: Duration = Duration::from_secs(60);
@@ -24,13 +34,114 @@ const MAX_CHECKED: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Lan {
     servers: BTreeMap<Ipv4Addr, Server>,
+    /// Who spoke as a server to others and has not answered us.
+    strangers: BTreeMap<Ipv4Addr, Stranger>,
+    asked: Option<UnixTime>,
     checked: BTreeMap<Ipv4Addr, (Option<MacAddr>, UnixTime)>,
 }
 
+/// Somebody who speaks as a server, perhaps: anybody can say so to others.
 #[derive(Debug)]
-struct Server {
-    tftp: Vec<String>,
+struct Stranger {
+    first: UnixTime,
+    last: UnixTime,
+    told: bool,
+}
+
+/// Another DHCP server, as far as it has shown itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its server identifier.
+    pub server: Ipv4Addr,
+    /// The TFTP servers that it hands out.
+    pub tftp: Vec<String>,
+    /// What else it hands out.
+    pub terms: Terms,
+    /// The address that it last offered to us.
+    pub offered: Option<Ipv4Addr>,
+    /// The shortest and the longest time in which it answered our DISCOVERs.
+    pub offer_after: Option<(Duration, Duration)>,
+    /// Whether it answers DHCPINFORM.
+    pub informs: bool,
+    /// Whether it answers us as a relay agent.
+    pub relays: bool,
     heard: UnixTime,
+    /// How often in a row it did not answer us.
+    missed: u8,
+}
+
+impl Server {
+    fn new(server: Ipv4Addr, now: UnixTime) -> Self {
+        let (tftp, terms) = (Vec::new(), Terms::default());
+        Self {
+            server,
+            tftp,
+            terms,
+            offered: None,
+            offer_after: None,
+            informs: false,
+            relays: false,
+            heard: now,
+            missed: 0,
+        }
+    }
+
+    /// Says whether anything that people or decisions look at is new.
+    fn learn(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
+        let matters = |server: &Self| (server.tftp.clone(), server.terms.routers.clone(), server.takes());
+        let before = matters(self);
+        self.heard = now;
+        // NAKs and answers to clients that asked for less carry less; what was seen once stays.
+        if !overheard.tftp.is_empty() {
+            self.tftp.clone_from(&overheard.tftp);
+        }
+        if let Some(terms) = &overheard.terms {
+            self.terms.learn(terms);
+        }
+        self.offered = overheard.address.or(self.offered);
+        if let Some(after) = overheard.after {
+            let (shortest, longest) = self.offer_after.unwrap_or((after, after));
+            self.offer_after = Some((shortest.min(after), longest.max(after)));
+        }
+        self.informs |= overheard.informed;
+        self.relays |= overheard.relayed;
+        before != matters(self)
+    }
+
+    /// How long it takes for an offer to who is new to it, if it does something first.
+    pub fn takes(&self) -> Option<Duration> {
+        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW)
+    }
+
+    /// Where it points phones, seen from a site whose TFTP servers are `ours`.
+    pub fn points(&self, ours: &[Ipv4Addr]) -> Points {
+        match self.tftp.first() {
+            None => Points::Nowhere,
+            Some(_) if self.tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name)) => Points::Here,
+            Some(_) => Points::Elsewhere,
+        }
+    }
+
+    fn seen(&self) -> DhcpServerSeen {
+        DhcpServerSeen {
+            server: self.server,
+            tftp: self.tftp.clone(),
+            router: self.terms.routers.first().copied(),
+            lease_seconds: self.terms.lease_seconds,
+            offer_millis: self.offer_after.and_then(|(shortest, _)| u32::try_from(shortest.as_millis()).ok()),
+        }
+    }
+}
+
+/// Where a server points phones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Points {
+    /// It hands out neither 66 nor 150.
+    Nowhere,
+    /// To a TFTP server of this site.
+    Here,
+    /// To another one.
+    Elsewhere,
 }
 
 /// What the link says of an address.
@@ -51,21 +162,76 @@ impl Lan {
     }
 
     /// Another server spoke. Says whether anything about it is new.
+    ///
+    /// Only what answers us makes a server, and is learnt: on a LAN anybody can say anything to others. Who says something
+    /// to others only is asked.
     pub fn heard(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
-        if let Some(server) = self.servers.get_mut(&overheard.server) {
+        let address = overheard.server;
+        if let Some(server) = self.servers.get_mut(&address) {
             server.heard = now;
-            // NAKs and answers to clients that asked for less carry less; what was seen once stays.
-            if overheard.tftp.is_empty() || server.tftp == overheard.tftp {
-                return false;
+            if overheard.asked {
+                server.missed = 0;
+                return server.learn(overheard, now);
             }
-            server.tftp.clone_from(&overheard.tftp);
-            return true;
+            return false;
+        }
+        if !overheard.asked {
+            if self.strangers.len() < MAX_SERVERS || self.strangers.contains_key(&address) {
+                let stranger = self.strangers.entry(address);
+                stranger.or_insert(Stranger { first: now, last: now, told: false }).last = now;
+            }
+            return false;
         }
         if self.servers.len() >= MAX_SERVERS {
             return false;
         }
-        self.servers.insert(overheard.server, Server { tftp: overheard.tftp.clone(), heard: now });
+        self.strangers.remove(&address);
+        let mut server = Server::new(address, now);
+        server.learn(overheard, now);
+        self.servers.insert(address, server);
         true
+    }
+
+    /// All servers have been asked. One that has not answered the last times is gone, if another does: a router that was
+    /// replaced. Says whether one went.
+    pub fn asked(&mut self, now: UnixTime) -> bool {
+        let before = self.asked.replace(now).unwrap_or(now);
+        // Some take 3 s for an answer.
+        if now.since(before) < ANSWER_WITHIN {
+            return false;
+        }
+        for server in self.servers.values_mut() {
+            server.missed = if server.heard < before { server.missed.saturating_add(1) } else { 0 };
+        }
+        let count = self.servers.len();
+        if self.servers.values().any(|server| server.missed == 0) {
+            self.servers.retain(|_, server| server.missed < MAX_MISSED);
+        }
+        self.servers.len() != count
+    }
+
+    /// Whether it is worth asking soon.
+    pub fn is_unsure(&self) -> bool {
+        let missing = |server: &Server| server.missed > 0;
+        let some_answer = self.servers.values().any(|server| !missing(server));
+        (some_answer && self.servers.values().any(missing))
+            || self.strangers.values().any(|stranger| self.asked.is_none_or(|asked| stranger.last >= asked))
+    }
+
+    /// Who has spoken as a server for a while and never answered us; each is told once.
+    pub fn strangers(&mut self, now: UnixTime) -> Vec<Ipv4Addr> {
+        self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
+        let lasting = self.strangers.iter_mut().filter(|(_, stranger)| {
+            !stranger.told
+                && stranger.last.since(stranger.first) >= LASTING
+                && now.since(stranger.last) >= ANSWER_WITHIN
+        });
+        lasting
+            .map(|(address, stranger)| {
+                stranger.told = true;
+                *address
+            })
+            .collect()
     }
 
     /// Forgets servers that have been silent too long and checks that are old. Says whether a server went.
@@ -78,7 +244,12 @@ impl Lan {
 
     /// The other servers.
     pub fn servers(&self) -> Vec<DhcpServerSeen> {
-        self.servers.iter().map(|(&server, seen)| DhcpServerSeen { server, tftp: seen.tftp.clone() }).collect()
+        self.servers.values().map(Server::seen).collect()
+    }
+
+    /// The other servers with all that is known of them.
+    pub fn known(&self) -> impl Iterator<Item = &Server> {
+        self.servers.values()
     }
 
     /// Whether another server is there.
@@ -103,11 +274,22 @@ impl Lan {
         }
     }
 
+    /// Addresses that nobody answers for.
+    pub fn silent(&self, now: UnixTime) -> impl Iterator<Item = Ipv4Addr> {
+        let silent = self.checked.iter().filter(move |(_, (by, at))| by.is_none() && now.since(*at) < CHECK_VALID);
+        silent.map(|(address, _)| *address)
+    }
+
     /// The system clock was set, by so many seconds.
     pub fn shift(&mut self, seconds: i64) {
         let moved = |time: &mut UnixTime| time.0 = time.0.saturating_add(seconds);
         self.servers.values_mut().for_each(|server| moved(&mut server.heard));
         self.checked.values_mut().for_each(|(_, at)| moved(at));
+        self.strangers.values_mut().for_each(|stranger| {
+            moved(&mut stranger.first);
+            moved(&mut stranger.last);
+        });
+        self.asked.iter_mut().for_each(moved);
     }
 }
 
@@ -125,7 +307,37 @@ mod tests {
         assert!(!lan.heard(&spoke(&[]), NOW));
         assert!(lan.heard(&spoke(&["192.168.1.9"]), NOW));
         assert!(!lan.heard(&spoke(&[]), NOW));
-        assert_eq!(lan.servers(), [DhcpServerSeen { server: ROUTER, tftp: vec!["192.168.1.9".to_owned()] }]);
+        let servers = lan.servers();
+        let first = servers.first().expect("one was heard");
+        assert_eq!((servers.len(), first.server, first.tftp.as_slice()), (1, ROUTER, &["192.168.1.9".to_owned()][..]));
+    }
+
+    #[test]
+    fn what_a_server_hands_out_and_how_fast_it_answers_is_learnt_bit_by_bit() {
+        let mut lan = Lan::new();
+        let millis = Duration::from_millis;
+        let terms = Terms { lease_seconds: Some(3600), routers: vec![ROUTER], ..Terms::default() };
+        lan.heard(&Overheard { terms: Some(terms), after: Some(millis(3000)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { terms: Some(Terms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { informed: true, ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { relayed: true, ..spoke(&[]) }, NOW);
+        let server = lan.known().next().expect("one was heard");
+        assert_eq!((server.terms.lease_seconds, server.terms.routers.as_slice()), (Some(3600), &[ROUTER][..]));
+        assert_eq!(server.offer_after, Some((millis(2), millis(3000))));
+        assert!(server.informs && server.relays);
+        assert_eq!(lan.servers().first().and_then(|seen| seen.offer_millis), Some(2));
+    }
+
+    #[test]
+    fn a_server_points_here_elsewhere_or_nowhere() {
+        for (tftp, points) in
+            [(&[][..], Points::Nowhere), (&["192.168.1.2"], Points::Here), (&["192.168.1.9"], Points::Elsewhere)]
+        {
+            let mut lan = Lan::new();
+            lan.heard(&spoke(tftp), NOW);
+            let server = lan.known().next().expect("one was heard");
+            assert_eq!(server.points(&[Ipv4Addr::new(192, 168, 1, 2)]), points, "{tftp:?}");
+        }
     }
 
     #[test]
@@ -147,6 +359,53 @@ mod tests {
     }
 
     #[test]
+    fn who_speaks_to_others_only_is_no_server_but_reason_to_ask_and_in_the_end_to_tell() {
+        let mut lan = Lan::new();
+        lan.asked(NOW);
+        let said = Overheard { asked: false, ..spoke(&["10.0.0.9"]) };
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert!(!lan.is_unsure());
+        assert!(!lan.heard(&said, later(1)));
+        assert!(lan.is_unsure() && !lan.has_other_server());
+        lan.asked(later(10));
+        assert!(!lan.is_unsure() && lan.strangers(later(20)).is_empty(), "once may be an accident");
+        lan.heard(&said, later(30));
+        lan.asked(later(31));
+        assert_eq!((lan.strangers(later(40)), lan.strangers(later(55))), (vec![ROUTER], vec![]));
+        // It answers after all: a server, and what it told others is not what it told us.
+        assert!(lan.heard(&spoke(&[]), later(60)));
+        assert!(!lan.heard(&said, later(61)));
+        assert_eq!(lan.known().next().map(|server| server.tftp.len()), Some(0));
+        for number in 0..1000 {
+            lan.heard(&Overheard { server: Ipv4Addr::from(number), ..said.clone() }, later(62));
+        }
+        assert!(lan.servers().len() == 1 && lan.strangers.len() <= MAX_SERVERS);
+    }
+
+    #[test]
+    fn a_router_that_another_has_replaced_is_gone_within_half_a_minute() {
+        let mut lan = Lan::new();
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        let new = Overheard { server: Ipv4Addr::new(192, 168, 1, 254), ..spoke(&[]) };
+        lan.heard(&spoke(&[]), NOW);
+        // Alone, it may be away for a while.
+        for seconds in [10, 20, 30, 40, 50] {
+            assert!(!lan.asked(later(seconds)));
+        }
+        lan.heard(&spoke(&[]), later(51));
+        assert!(!lan.asked(later(60)));
+        let gone: Vec<bool> = (7..12)
+            .map(|round| {
+                lan.heard(&new, later(round * 10 - 5));
+                lan.asked(later(round * 10))
+            })
+            .collect();
+        assert_eq!(gone.iter().filter(|gone| **gone).count(), 1, "{gone:?}");
+        assert_eq!(lan.servers().len(), 1);
+        assert!(!lan.is_unsure());
+    }
+
+    #[test]
     fn what_the_link_said_is_good_for_a_minute() {
         let mut lan = Lan::new();
         assert_eq!(lan.usage(ROUTER, NOW), Use::Unknown);
@@ -161,6 +420,12 @@ mod tests {
             chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
             nak: false,
             tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
+            address: None,
+            terms: None,
+            asked: true,
+            after: None,
+            informed: false,
+            relayed: false,
         }
     }
 }

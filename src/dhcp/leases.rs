@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::augment::Kept;
 use super::message::Request;
 use super::options::OptionCode;
 use crate::ids::{MacAddr, UnixTime};
@@ -166,6 +167,18 @@ pub trait LeaseLog {
     fn commit_all(&mut self, leases: &[Lease]) -> io::Result<()> {
         leases.iter().try_for_each(|lease| self.commit(lease))
     }
+
+    /// Remembers leases of the router's that were completed, since when. May forget them.
+    fn remember(&mut self, _completed: &[(Kept, UnixTime)]) {}
+
+    /// What is remembered of completed leases, and how long ago each began. `None` as long as that cannot be told,
+    /// because nobody knows what time it is: ask again.
+    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+        Some(Vec::new())
+    }
+
+    /// Forgets what is remembered of completed leases: the clock that it was stamped with was wrong.
+    fn forget(&mut self) {}
 }
 
 /// A log that ends with the process, for demo and tests.
@@ -203,6 +216,26 @@ impl Range {
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address).checked_sub(self.first).is_some_and(|offset| offset < self.count)
             && !self.excluded.contains(&address)
+    }
+
+    /// The first and the last address, usable or not.
+    pub fn ends(&self) -> (Ipv4Addr, Ipv4Addr) {
+        let last = self.first.wrapping_add(self.count.saturating_sub(1));
+        (Ipv4Addr::from(self.first), Ipv4Addr::from(last))
+    }
+
+    /// The first address that may be leased.
+    pub fn first_free(&self) -> Option<Ipv4Addr> {
+        self.usable().next()
+    }
+
+    /// All addresses that may be leased.
+    pub fn usable(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.all().filter(|address| self.contains(*address))
+    }
+
+    fn all(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)))
     }
 
     /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
@@ -322,8 +355,8 @@ impl Leases {
     }
 
     /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
-    /// had, else the one that has been free for the longest time, else one that is merely on offer to somebody. `in_use`
-    /// tells addresses that the link says somebody else has.
+    /// had (if there is, one of those that are `ready`: known to be silent), else the one that has been free for the longest time,
+    /// else one that is merely on offer to somebody. `in_use` tells addresses that the link says somebody else has.
     pub fn choose(
         &self,
         client: &ClientId,
@@ -331,11 +364,17 @@ impl Leases {
         requested: Option<Ipv4Addr>,
         now: UnixTime,
         in_use: &dyn Fn(Ipv4Addr) -> bool,
+        mut ready: &mut dyn Iterator<Item = Ipv4Addr>,
     ) -> Option<Ipv4Addr> {
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
         let never_had = || range.in_order_of(mac).filter(|address| self.at(*address).is_none()).find(usable);
+        let prepared = || {
+            Iterator::find(&mut ready, |address| {
+                range.contains(*address) && self.at(*address).is_none() && usable(address)
+            })
+        };
         let longest_free = || {
             let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
             free.min_by_key(|record| record.until).map(|record| record.address)
@@ -349,9 +388,22 @@ impl Leases {
         former
             .filter(usable)
             .or_else(|| requested.filter(usable))
+            .or_else(prepared)
             .or_else(never_had)
             .or_else(longest_free)
             .or_else(on_offer)
+    }
+
+    /// Whether the address is ours to lease and nobody ever had it.
+    pub fn is_fresh(&self, address: Ipv4Addr) -> bool {
+        self.in_range(address) && self.at(address).is_none()
+    }
+
+    /// Up to `most` addresses that a client which never came would get, and of which `known` says nothing yet.
+    pub fn next_free(&self, most: usize, known: &dyn Fn(Ipv4Addr) -> bool) -> Vec<Ipv4Addr> {
+        let Some(range) = &self.range else { return Vec::new() };
+        let free = range.all().filter(|address| range.contains(*address) && self.at(*address).is_none());
+        free.filter(|address| !known(*address)).take(most).collect()
     }
 
     /// Live leases: bound, and not over.

@@ -13,7 +13,7 @@ use crate::ids::MacAddr;
 pub const MAX_REQUEST_BYTES: usize = 1500;
 
 /// Header and magic cookie, in octets.
-const HEADER_BYTES: usize = 240;
+pub(super) const HEADER_BYTES: usize = 240;
 
 /// The smallest reply, in octets: RFC 951's 300, which BOOTP relays and some boot loaders insist on.
 pub const MIN_REPLY_BYTES: usize = 300;
@@ -168,7 +168,7 @@ impl Request {
 /// The broadcast bit of the flags (RFC 2131 figure 2).
 pub const BROADCAST: u16 = 0x8000;
 
-fn read_options(bytes: &[u8]) -> Option<Options> {
+pub(super) fn read_options(bytes: &[u8]) -> Option<Options> {
     let options = bytes.get(236..)?.strip_prefix(&dhcproto::v4::MAGIC)?;
     Some(Options::parse(options, bytes.get(108..236)?, bytes.get(44..108)?))
 }
@@ -237,50 +237,5 @@ impl Reply {
         let options = self.options.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
         let relay = self.relay_information.as_deref().map_or(0, options::emitted_len);
         HEADER_BYTES + 3 + options + relay + 1
-    }
-}
-
-/// What is worth knowing of a reply that another server sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overheard {
-    /// Its server identifier.
-    pub server: Ipv4Addr,
-    /// The client that it is for.
-    pub chaddr: MacAddr,
-    /// Whether it is a NAK.
-    pub nak: bool,
-    /// TFTP servers in it, by option 150, else by option 66, as text of printable ASCII.
-    pub tftp: Vec<String>,
-}
-
-impl Overheard {
-    /// Reads a server's message; `None` for everything else.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        if !(HEADER_BYTES..=MAX_REQUEST_BYTES).contains(&bytes.len()) {
-            return None;
-        }
-        let header = Header::new(bytes).ok()?;
-        if header.opcode() != Opcode::BootReply || header.hlen() != 6 {
-            return None;
-        }
-        let options = read_options(bytes)?;
-        let kind = MessageType::from(options.byte(OptionCode::MessageType)?);
-        if !matches!(kind, MessageType::Offer | MessageType::Ack | MessageType::Nak) {
-            return None;
-        }
-        let mut tftp: Vec<String> =
-            options.addresses(options::TFTP_SERVERS).iter().take(4).map(Ipv4Addr::to_string).collect();
-        if tftp.is_empty() {
-            let name = options.get(options::TFTP_SERVER_NAME).unwrap_or_default();
-            let name: String =
-                name.iter().filter(|byte| byte.is_ascii_graphic()).map(|&byte| char::from(byte)).collect();
-            tftp.extend((!name.is_empty()).then_some(name));
-        }
-        Some(Self {
-            server: options.address(OptionCode::ServerIdentifier)?,
-            chaddr: MacAddr::new(<[u8; 6]>::try_from(header.chaddr()).ok()?),
-            nak: kind == MessageType::Nak,
-            tftp,
-        })
     }
 }

@@ -1,13 +1,15 @@
 //! DHCP on a LAN that belongs to somebody else: phones learn where their files are.
 //!
 //! What we may do is a mode ([`Mode`]), from harmless to whole. `shadow` never answers. `inform` answers DHCPINFORM of
-//! phones, with options 66 and 150. `all` leases from a range to everybody and is for a segment without another
-//! server. `augment` and `phones-only` are not built yet and do what `inform` does; `auto` is `inform`.
+//! phones, with options 66 and 150. `augment` completes the router's own leases for phones ([`augment`](mod@augment)).
+//! `phones-only` leases from a range to phones, once it was proven that no other server objects ([`proof`]). `all` leases
+//! to everybody and is for a segment without another server. `auto` chooses from what the LAN shows ([`choose`]).
 //!
 //! RFC 2131 (protocol), 2132 (options), 3046 (relay agent information), 3396 (long options), 5859 (option 150), 6842
 //! (client identifier in replies).
 //!
-//! Read [`message`] and [`options`] (bytes to requests, replies to bytes), then [`lan`] (what others do here),
+//! Read [`message`] and [`options`] (bytes to requests, replies to bytes), [`heard`] and [`probe`] (the same towards other
+//! servers), [`arp`] (who claims what), then [`lan`] (what others do here),
 //! [`leases`] (whose address it is), [`scope`] (what the site wants and what is in force), [`responder`] (the decision,
 //! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
 //!
@@ -15,16 +17,23 @@
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
 //! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
+pub mod arp;
+pub mod augment;
+pub mod choose;
 pub mod client;
 pub mod desk;
 pub mod frame;
+pub mod heard;
 pub mod lan;
 pub mod leases;
 pub mod message;
 pub mod options;
+pub mod probe;
+pub mod proof;
 pub mod responder;
 pub mod scope;
 pub mod service;
+mod walk;
 
 pub use lan::Lan;
 pub use leases::{Lease, LeaseLog, Leases, MemoryLog};

@@ -16,6 +16,9 @@ const END: u8 = 255;
 /// Option 52 says that `file` (bit 0) and `sname` (bit 1) hold options, too.
 const OVERLOAD: u8 = 52;
 
+/// Vendor classes of one or more enterprises (RFC 3925 §3).
+const VENDOR_IDENTIFYING_CLASS: u8 = 124;
+
 /// The options of a message by code, each put together from its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
@@ -71,6 +74,16 @@ impl Options {
         self.get(code).and_then(|value| <[u8; 2]>::try_from(value).ok()).map(u16::from_be_bytes)
     }
 
+    /// The value of an option that is a time of 32 bits, in seconds.
+    pub fn seconds(&self, code: OptionCode) -> Option<u32> {
+        self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(u32::from_be_bytes)
+    }
+
+    /// All options in the order of their codes.
+    pub fn iter(&self) -> impl Iterator<Item = (OptionCode, &[u8])> {
+        self.0.iter().map(|(&code, value)| (OptionCode::from(code), value.as_slice()))
+    }
+
     /// The value of an option that is one address.
     pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {
         self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(Ipv4Addr::from)
@@ -90,6 +103,28 @@ impl Options {
         }
         Some(class)
     }
+}
+
+/// What a device calls itself, in all the ways there are: option 60, and the data of option 124 (RFC 3925 §3).
+///
+/// Phones put texts into 124 as they are, behind a length, or as one sub-option.
+pub fn vendor_classes(options: &Options) -> Vec<&[u8]> {
+    let mut found: Vec<&[u8]> = options.vendor_class().into_iter().collect();
+    let mut rest = options.get(OptionCode::from(VENDOR_IDENTIFYING_CLASS)).unwrap_or_default();
+    // Enterprise number of four octets, then length and data.
+    while let Some((&length, more)) = rest.get(4..).and_then(<[u8]>::split_first) {
+        let Some((data, next)) = more.split_at_checked(usize::from(length)) else { break };
+        found.push(data);
+        let behind_length = data.split_first().filter(|(first, text)| usize::from(**first) == text.len());
+        found.extend(behind_length.map(|(_, text)| text));
+        if let Some((_, [second, text @ ..])) = data.split_first()
+            && usize::from(*second) == text.len()
+        {
+            found.push(text);
+        }
+        rest = next;
+    }
+    found
 }
 
 /// Whether a vendor class starts with `start`, without regard to case and to NULs at the end of either. An empty start
@@ -125,6 +160,7 @@ pub fn address_list(addresses: &[Ipv4Addr]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    // RFC 3396 §5 to §8; RFC 2132 §9.3 (overload).
     #[test]
     fn an_option_in_parts_is_put_together_across_all_fields() {
         let options = Options::parse(
@@ -157,12 +193,38 @@ mod tests {
         assert!(!class_starts_with(b"anything", "\0"));
     }
 
+    // RFC 3925 §3.
+    #[test]
+    fn vendor_classes_are_found_in_options_60_and_124_however_they_are_packed() {
+        let class = b"Polycom-VVX";
+        for packed in [class.to_vec(), [&[11], &class[..]].concat(), [&[15, 11], &class[..]].concat()] {
+            let mut value = vec![0, 0, 0, 9, 1, b'x', 0, 0, 0x36, 0x3d];
+            value.push(u8::try_from(packed.len()).expect("short"));
+            value.extend(&packed);
+            let mut bytes = vec![60, 3, b'a', b'b', b'c'];
+            emit(OptionCode::from(VENDOR_IDENTIFYING_CLASS), &value, &mut bytes);
+            let options = Options::parse(&bytes, &[], &[]);
+            let found = vendor_classes(&options);
+            assert_eq!(found.first(), Some(&&b"abc"[..]));
+            assert!(found.contains(&&b"x"[..]), "{found:?}");
+            assert!(found.iter().any(|class| class_starts_with(class, "Polycom-")), "{found:?}");
+        }
+        for hostile in [&[0, 0, 0, 9][..], &[0, 0, 0, 9, 200, b'P'], &[0], &[0, 0, 0, 9, 0, 0, 0, 0, 9, 0]] {
+            let mut bytes = Vec::new();
+            emit(OptionCode::from(VENDOR_IDENTIFYING_CLASS), hostile, &mut bytes);
+            let options = Options::parse(&bytes, &[], &[]);
+            assert!(vendor_classes(&options).iter().all(|class| class.is_empty()), "{hostile:?}");
+        }
+    }
+
+    // RFC 2132 §9.13.
     #[test]
     fn nuls_at_the_end_of_a_vendor_class_do_not_count() {
         let options = Options::parse(&[60, 4, b'S', b'P', 0, 0], &[], &[]);
         assert_eq!(options.vendor_class(), Some(&b"SP"[..]));
     }
 
+    // RFC 3396 §4.
     #[test]
     fn long_values_are_written_in_parts_and_read_back() {
         let value: Vec<u8> = (0..=255).cycle().take(600).collect();

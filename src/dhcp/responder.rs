@@ -107,11 +107,12 @@ pub fn respond(scope: &Scope, view: &View<'_>, request: &Request, now: UnixTime)
     let case = Case { scope, view, request, client: ClientId::of(request), now };
     match (request.kind, scope.mode) {
         (Kind::Inform, _) => case.inform(),
-        (_, Mode::Shadow | Mode::Inform) => silent(Why::Mode),
-        (Kind::Discover, Mode::All) => case.discover(),
-        (Kind::Request, Mode::All) => case.request(),
-        (Kind::Decline, Mode::All) => case.decline(),
-        (Kind::Release, Mode::All) => case.release(),
+        (_, Mode::Shadow | Mode::Inform | Mode::Augment) => silent(Why::Mode),
+        (_, Mode::PhonesOnly) if !scope.is_phone(request) => silent(Why::NoPhone),
+        (Kind::Discover, _) => case.discover(),
+        (Kind::Request, _) => case.request(),
+        (Kind::Decline, _) => case.decline(),
+        (Kind::Release, _) => case.release(),
     }
 }
 
@@ -146,7 +147,8 @@ impl Case<'_> {
         let (mac, now) = (request.chaddr, *now);
         let in_use = |address| matches!(view.lan.usage(address, now), Use::By(other) if other != mac);
         let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use) else {
+        let ready = &mut view.lan.silent(now);
+        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use, ready) else {
             return silent(Why::RangeFull);
         };
         let held = view.leases.at(address).filter(|record| record.holds(now) && record.mac == mac);
@@ -282,7 +284,12 @@ impl Case<'_> {
     }
 
     /// §4.3.2 and table 3: no address, no parameters; to everyone, through a relay with the broadcast bit set.
+    ///
+    /// Only where we are the one server: elsewhere the address may be another server's to give.
     fn nak(&self, message: &str) -> Verdict {
+        if self.scope.mode != Mode::All {
+            return silent(Why::UnknownClient);
+        }
         let options = vec![
             (OptionCode::ServerIdentifier, self.scope.server.octets().to_vec()),
             (OptionCode::Message, message.as_bytes().to_vec()),
@@ -299,11 +306,12 @@ impl Case<'_> {
         (!self.request.giaddr.is_unspecified()).then_some(To::Relay(self.request.giaddr))
     }
 
-    /// §4.1.
+    /// §4.1. What a client fills in as its address counts only where it is the one that it gets: an answer must not leave
+    /// the LAN, whatever a forged request says.
     fn destination(&self, address: Ipv4Addr) -> To {
         self.relay().unwrap_or_else(|| {
-            if !self.request.ciaddr.is_unspecified() {
-                To::Address(self.request.ciaddr)
+            if self.request.ciaddr == address {
+                To::Address(address)
             } else if self.request.wants_broadcast() {
                 To::Everyone
             } else {
@@ -388,14 +396,10 @@ impl Case<'_> {
         tell(OptionCode::NtpServers, address_list(&scope.ntp), false);
         tell(OptionCode::DomainName, scope.domain.clone().into_bytes(), false);
         tell(OptionCode::BroadcastAddr, scope.broadcast().octets().to_vec(), false);
-        if let Some(class) = request.options.vendor_class() {
-            let fitting = scope.vendor_options.iter().filter(|o| options::class_starts_with(class, &o.vendor_class));
-            for option in fitting {
-                let code = OptionCode::from(option.code);
-                // A vendor's form of an option takes the place of the general one.
-                all.retain(|(other, _)| *other != code);
-                all.push((code, option.value.clone()));
-            }
+        for (code, value) in scope.vendor_options_of(request) {
+            // A vendor's form of an option takes the place of the general one.
+            all.retain(|(other, _)| *other != code);
+            all.push((code, value.to_vec()));
         }
         all
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
 use super::message::Request;
-use super::options::{OptionCode, class_starts_with};
+use super::options::{OptionCode, class_starts_with, vendor_classes};
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::ids::MacAddr;
+use crate::ids::{MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;
@@ -21,13 +21,21 @@ const MAX_LIST: usize = 16;
 /// The longest domain, in octets (RFC 1035).
 const MAX_DOMAIN_BYTES: usize = 253;
 
-/// What is in force. `phones-only` and `augment` will be further ones.
+/// Phones that choose by what the OFFER holds, by the start of their vendor class: Aastra waits 6 s for one with 66,
+/// Mitel MiNet for one with 43/125, Nortel's i2004 for its vendor string.
+const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nortel-i2004", "Nortel-SIP"];
+
+/// What is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Answer nothing.
     Shadow,
     /// Answer DHCPINFORM of phones.
     Inform,
+    /// Complete the router's leases for phones.
+    Augment,
+    /// Lease to phones.
+    PhonesOnly,
     /// Lease to everybody.
     All,
 }
@@ -35,6 +43,8 @@ pub enum Mode {
 /// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
 #[derive(Debug, Clone)]
 pub struct Scope {
+    /// What settings ask for.
+    pub wanted: DhcpMode,
     /// What is in force.
     pub mode: Mode,
     /// What is in force as people read it, with what was asked for if that is something else.
@@ -65,6 +75,8 @@ pub struct Scope {
     pub check_addresses: bool,
     phones: HashSet<MacAddr>,
     phone_classes: Vec<String>,
+    phone_ouis: HashSet<Oui>,
+    offer_classes: Vec<String>,
 }
 
 impl Scope {
@@ -82,6 +94,7 @@ impl Scope {
         }
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
+            wanted: settings.mode,
             mode: Mode::Inform,
             label: "inform",
             problem: None,
@@ -104,17 +117,25 @@ impl Scope {
             check_addresses: true,
             phones: phones.into_iter().collect(),
             phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
+            phone_ouis: settings.phone_ouis.iter().take(MAX_LIST).copied().collect(),
+            offer_classes: settings.offer_classes.as_ref().map_or_else(
+                || BY_OFFER.map(str::to_owned).to_vec(),
+                |classes| classes.iter().take(MAX_LIST).cloned().collect(),
+            ),
         };
         match settings.mode {
-            // `auto` will choose what the LAN allows; of what there is now, only `inform` is harmless everywhere.
-            DhcpMode::Auto | DhcpMode::Inform => {}
+            // What is chosen depends on the LAN; a range is kept for the case that nobody else is there.
+            DhcpMode::Auto => scope.range = scope.checked_range(settings).ok(),
+            DhcpMode::Inform => {}
             DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
-            DhcpMode::Augment => {
-                scope.fall_back("inform (augment asked for)", "mode `augment` is not available yet".into())
-            }
-            DhcpMode::PhonesOnly => {
-                scope.fall_back("inform (phones-only asked for)", "mode `phones-only` is not available yet".into());
-            }
+            DhcpMode::Augment => (scope.mode, scope.label) = (Mode::Augment, "augment"),
+            DhcpMode::PhonesOnly => match scope.checked_range(settings) {
+                Ok(range) => {
+                    (scope.mode, scope.label) = (Mode::PhonesOnly, "phones-only");
+                    scope.range = Some(range);
+                }
+                Err(problem) => scope.fall_back("inform (phones-only asked for)", problem),
+            },
             DhcpMode::All => match scope.checked_range(settings) {
                 Ok(range) => {
                     (scope.mode, scope.label) = (Mode::All, "all");
@@ -126,23 +147,20 @@ impl Scope {
         scope
     }
 
-    /// Stays with `inform` because another server is on the LAN.
-    pub fn yield_to_others(&mut self) {
-        if self.mode == Mode::All {
-            self.fall_back(
-                "inform (all asked for)",
-                "another DHCP server answers on this LAN, so that leasing here would take addresses twice".to_owned(),
-            );
+    /// Fills what the site leaves open with what the LAN's own router hands out.
+    pub fn learn(&mut self, terms: &super::heard::Terms) {
+        let mine = [&mut self.routers, &mut self.dns, &mut self.ntp];
+        for (mine, theirs) in mine.into_iter().zip([&terms.routers, &terms.dns, &terms.ntp]) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+            }
+        }
+        if self.domain.is_empty() {
+            self.domain.clone_from(&terms.domain);
         }
     }
 
-    /// Answers nothing that leases for now: other servers have a chance to show first.
-    pub fn wait_for_others(&mut self) {
-        self.fall_back("inform (looking for other servers)", String::new());
-        self.problem = None;
-    }
-
-    fn fall_back(&mut self, label: &'static str, problem: String) {
+    pub(super) fn fall_back(&mut self, label: &'static str, problem: String) {
         self.mode = Mode::Inform;
         self.label = label;
         self.problem = Some(problem);
@@ -150,7 +168,7 @@ impl Scope {
     }
 
     fn checked_range(&self, settings: &DhcpSettings) -> Result<Range, String> {
-        let (first, last) = settings.range.ok_or("mode `all` needs a range of addresses")?;
+        let (first, last) = settings.range.ok_or("this mode needs a range of addresses")?;
         if !self.is_local(first) || !self.is_local(last) {
             let (server, prefix) = (self.server, self.prefix);
             return Err(format!("the range {first} to {last} is not in the LAN of {server}/{prefix}"));
@@ -189,14 +207,38 @@ impl Scope {
         self.phones.contains(&mac)
     }
 
-    /// Whether this is a phone: in the inventory, or by its vendor class.
+    /// The options that the vendor of this client gets besides the usual ones.
+    pub fn vendor_options_of(&self, request: &Request) -> impl Iterator<Item = (OptionCode, &[u8])> {
+        let classes: Vec<Vec<u8>> = vendor_classes(&request.options).into_iter().map(<[u8]>::to_vec).collect();
+        let fitting = self
+            .vendor_options
+            .iter()
+            .filter(move |option| classes.iter().any(|class| class_starts_with(class, &option.vendor_class)));
+        fitting.map(|option| (OptionCode::from(option.code), option.value.as_slice()))
+    }
+
+    /// Whether this is a phone: in the inventory, or, where the site allows it, by its vendor class or by who made it.
     pub fn is_phone(&self, request: &Request) -> bool {
         self.knows(request.chaddr)
-            || request
-                .options
-                .vendor_class()
-                .is_some_and(|class| self.phone_classes.iter().any(|start| class_starts_with(class, start)))
+            || self.phone_ouis.contains(&Oui::of(request.chaddr))
+            || has_class(request, &self.phone_classes)
     }
+
+    /// Whether a router answers, too, so that the first answer counts: what is answered then is the line's, where there
+    /// is one.
+    pub fn answers_first(&self) -> bool {
+        matches!(self.mode, Mode::Inform | Mode::Augment)
+    }
+
+    /// Whether this phone chooses a server by what its OFFER holds.
+    pub fn chooses_by_offer(&self, discover: &Request) -> bool {
+        has_class(discover, &self.offer_classes)
+    }
+}
+
+fn has_class(request: &Request, starts: &[String]) -> bool {
+    let classes = vendor_classes(&request.options);
+    classes.iter().any(|class| starts.iter().any(|start| class_starts_with(class, start)))
 }
 
 /// Whether settings may fill an option: not those that carry the protocol itself.
@@ -211,22 +253,10 @@ mod tests {
     const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 
     #[test]
-    fn what_is_not_built_yet_informs_and_says_so() {
-        for (mode, label) in [
-            (DhcpMode::Augment, "inform (augment asked for)"),
-            (DhcpMode::PhonesOnly, "inform (phones-only asked for)"),
-        ] {
-            let scope = Scope::new(SERVER, 24, &DhcpSettings { mode, ..DhcpSettings::default() }, []);
-            assert_eq!((scope.mode, scope.label), (Mode::Inform, label));
-            assert!(scope.problem.is_some());
-        }
-    }
-
-    #[test]
-    fn auto_informs_even_with_a_range() {
+    fn auto_leases_nothing_before_it_knows_the_lan() {
         let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
         let scope = Scope::new(SERVER, 24, &settings, []);
-        assert_eq!((scope.mode, scope.range, scope.problem), (Mode::Inform, None, None));
+        assert_eq!((scope.mode, scope.problem), (Mode::Inform, None));
     }
 
     #[test]

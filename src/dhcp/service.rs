@@ -1,8 +1,11 @@
 //! DHCP on one interface: sockets, clocks, and the order of durable, true and sent.
 
+mod arp_socket;
+mod line;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,11 +20,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::arp_socket::ArpSocket;
+use self::line::{Line, Port};
+
+use super::arp::Claim;
+use super::augment::Event;
 use super::client::Listener;
 use super::desk::{Desk, Now, Outbox, Outgoing};
 use super::frame;
+use super::heard::{Answers, ServerMessage};
 use super::leases::LeaseLog;
-use super::message::{MAX_REQUEST_BYTES, Overheard};
+use super::message::MAX_REQUEST_BYTES;
 use super::responder::To;
 use super::scope::Scope;
 use crate::access::{Catalog, DeviceTable};
@@ -33,6 +42,11 @@ use crate::status::Stats;
 const ASK_EVERY: Duration = Duration::from_secs(600);
 /// How often they are asked for at the start: a link that has just come up loses packets.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long after the last time they are asked if somebody speaks as a server who is not known as one, or a known one
+/// did not answer.
+const ASK_SOON: Duration = Duration::from_secs(10);
+/// How often it is asked whether the time of completed leases can be told by now.
+const RECALL_AGAIN: Duration = Duration::from_secs(20);
 /// The most requests that are answered together, with one sync of the lease log.
 const MAX_BATCH: usize = 64;
 /// Where datagrams go that only make the kernel ask for an address (RFC 863).
@@ -118,6 +132,7 @@ pub struct Service {
     socket: UdpSocket,
     link: Option<Link>,
     others: Option<Listener>,
+    arp: Option<ArpSocket>,
 }
 
 /// For frames to clients that have no address yet.
@@ -170,7 +185,11 @@ impl Service {
             }
             _ => None,
         };
-        Ok(Self { config, port, socket, link, others })
+        let arp = link.as_ref().and_then(|link| {
+            let socket = ArpSocket::open(&link.address);
+            socket.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
+        });
+        Ok(Self { config, port, socket, link, others, arp })
     }
 
     fn open(config: &Config) -> Result<std::net::UdpSocket, BindError> {
@@ -199,12 +218,21 @@ impl Service {
     /// # Errors
     ///
     /// Only if the socket is lost for good, or the lease log panicked: without it nothing may be leased.
-    pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
+    pub async fn run(mut self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
-        let mut desk = Desk::new(scope, kept, self.others.as_ref().map(Listener::mac), devices, stats.clone(), now());
+        let line = self.port_on_link().filter(|_| self.others.is_some());
+        let seen = (self.others.as_ref().map(Listener::mac), line.is_some());
+        let mut desk = Desk::new(scope, kept, seen, Arc::clone(&devices), stats.clone(), now());
+        let mut line = match line {
+            Some((port, relay)) => Some(Line::open(port, relay, Arc::clone(desk.orders()), devices)?),
+            None => None,
+        };
+        let mut arp = self.arp.take();
         let mut ask_at = Instant::now();
+        let mut asked_at = ask_at;
+        let mut recall_at = Some(Instant::now());
         let mut releases = true;
         info!(address = %self.config.address, port = self.port, mode = desk.label(), "DHCP is up");
         loop {
@@ -223,23 +251,54 @@ impl Service {
                     ready?;
                     self.receive(&mut desk, &mut out, &stats);
                 }
+                event = next_event(line.as_mut()) => match event {
+                    Some(event) => desk.event(event, now(), &mut out),
+                    None => return Err(io::Error::other("the thread that watches the link has ended")),
+                },
                 heard = hear(self.others.as_ref()) => match heard {
-                    Ok(overheard) => desk.overheard(&overheard, now()),
+                    Ok((message, answers)) => desk.heard(&message, answers, now()),
                     Err(error) => self.failed(&stats, "listen", &error),
                 },
                 () = tokio::time::sleep_until(ask_at.into()), if self.others.is_some() => {
-                    if let Some(Err(error)) = ask_others(self.others.as_ref()).await {
+                    if let Some(Err(error)) = ask_others(self.others.as_ref(), self.config.address).await {
                         self.failed(&stats, "ask for other servers", &error);
                     }
-                    ask_at = Instant::now() + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
+                    asked_at = Instant::now();
+                    ask_at = asked_at + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
+                    desk.asked(now());
+                }
+                claims = claims(arp.as_mut()) => match claims {
+                    Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
+                    Err(error) => self.failed(&stats, "watch for conflicts", &error),
+                },
+                () = sleep_until(recall_at) => {
+                    let recalled;
+                    (log, recalled) = with(log, |log| log.recall()).await?;
+                    recall_at = recalled.is_none().then(|| Instant::now() + RECALL_AGAIN);
+                    desk.recalled(recalled.unwrap_or_default());
                 }
                 () = tokio::time::sleep_until(desk.deadline().into()) => {
                     desk.follow_clock(now(), &mut out);
                     desk.tick(now(), &mut out);
                 }
             }
+            if let Some(line) = &line {
+                line.order(desk.orders());
+            }
+            if desk.is_unsure() {
+                ask_at = ask_at.min(asked_at + ASK_SOON);
+            }
             log = self.flush(log, &mut desk, out, &stats).await?;
         }
+    }
+
+    /// What a line needs, if raw frames can be sent here.
+    fn port_on_link(&self) -> Option<(Port, std::net::UdpSocket)> {
+        let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
+        let relay = self.socket.as_fd().try_clone_to_owned().ok()?;
+        let ports = (self.port, self.config.client_port);
+        let port = Port { mac: link.mac, link: link.address, address: self.config.address, ports };
+        Some((port, relay.into()))
     }
 
     fn scope(&self, catalog: &Catalog, local: &DhcpSettings) -> Scope {
@@ -269,7 +328,14 @@ impl Service {
 
     /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
     async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
-        let Outbox { keep, acks, others, checks } = out;
+        let Outbox { keep, acks, others, checks, questions, forget, remember } = out;
+        for (question, mac, xid) in questions {
+            if let Some(listener) = &self.others
+                && let Err(error) = listener.put(question, mac, xid).await
+            {
+                self.failed(stats, "ask", &error);
+            }
+        }
         for address in checks {
             // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
             if let Err(error) = self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
@@ -279,15 +345,23 @@ impl Service {
         for outgoing in others {
             self.send(&outgoing, stats).await;
         }
+        if keep.is_empty() && remember.is_empty() && !forget {
+            return Ok(log);
+        }
+        let (log, (keep, result)) = with(log, move |log| {
+            if forget {
+                log.forget();
+            }
+            if !remember.is_empty() {
+                log.remember(&remember);
+            }
+            let result = if keep.is_empty() { Ok(()) } else { log.commit_all(&keep) };
+            (keep, result)
+        })
+        .await?;
         if keep.is_empty() {
             return Ok(log);
         }
-        let mut held = log;
-        let commit = tokio::task::spawn_blocking(move || {
-            let result = held.commit_all(&keep);
-            (held, keep, result)
-        });
-        let (log, keep, result) = commit.await.map_err(io::Error::other)?;
         match result {
             Ok(()) => {
                 stats.clear_alert("dhcp-lease-log");
@@ -351,35 +425,60 @@ impl Service {
 
 type Log = Box<dyn LeaseLog + Send>;
 
+/// Uses the log where it may wait for the disk. An error is a panic on the way there.
+async fn with<T: Send + 'static>(
+    mut log: Log,
+    use_it: impl FnOnce(&mut dyn LeaseLog) -> T + Send + 'static,
+) -> io::Result<(Log, T)> {
+    let task = tokio::task::spawn_blocking(move || {
+        let result = use_it(log.as_mut());
+        (log, result)
+    });
+    task.await.map_err(io::Error::other)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn now() -> Now {
     Now { wall: UnixTime::of(SystemTime::now()), tick: Instant::now() }
 }
 
-async fn hear(others: Option<&Listener>) -> io::Result<Overheard> {
+async fn next_event(line: Option<&mut Line>) -> Option<Event> {
+    match line {
+        Some(line) => line.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear(others: Option<&Listener>) -> io::Result<(ServerMessage, Answers)> {
     match others {
         Some(listener) => listener.hear().await,
         None => std::future::pending().await,
     }
 }
 
-async fn ask_others(others: Option<&Listener>) -> Option<io::Result<()>> {
+async fn claims(arp: Option<&mut ArpSocket>) -> io::Result<Vec<Claim>> {
+    match arp {
+        Some(arp) => arp.claims().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Result<()>> {
     match others {
-        Some(listener) => Some(listener.ask().await),
+        Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,
     }
 }
 
 impl Link {
     fn open(interface: &str) -> Result<Self, BindError> {
-        let none = || BindError::Interface(interface.to_owned());
-        let mut all = nix::ifaddrs::getifaddrs()
-            .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
-        let (address, mac) = all
-            .find_map(|found| {
-                let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
-                Some((address, MacAddr::new(address.addr()?)))
-            })
-            .ok_or_else(none)?;
+        let (address, mac) = hardware(interface)?;
         // Protocol 0: this socket sends and never receives.
         let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
         let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
@@ -391,6 +490,26 @@ impl Link {
         let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
         sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
     }
+}
+
+/// The hardware address of an interface.
+///
+/// # Errors
+///
+/// [`BindError::Interface`] if there is none.
+pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
+    hardware(interface).map(|(_, mac)| mac)
+}
+
+fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
+    let none = || BindError::Interface(interface.to_owned());
+    let mut all = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
+    all.find_map(|found| {
+        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
+        Some((address, MacAddr::new(address.addr()?)))
+    })
+    .ok_or_else(none)
 }
 
 /// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.

@@ -14,9 +14,9 @@ pub mod previous;
 mod shown;
 pub mod tree;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -188,10 +188,17 @@ pub(super) fn publish_to(
             variables.try_fold(all, |all, variables| all.with_secrets(variables, &draft.fleet.secrets))
         }),
     };
+    // What is found out here is not found out again for each site below.
+    let unchanged = Mutex::new(HashMap::new());
     let (fleet, report) = draft.check(|fleet, site, phones| {
-        options.sites.as_ref().is_none_or(|names| names.contains(&site.name))
-            && known.unchanged(site, phones, &fleet.secrets).is_none()
+        if options.sites.as_ref().is_some_and(|names| !names.contains(&site.name)) {
+            return false;
+        }
+        let Some(generation) = known.unchanged(site, phones, &fleet.secrets) else { return true };
+        unchanged.lock().unwrap_or_else(PoisonError::into_inner).insert(site.id.clone(), generation);
+        false
     });
+    let unchanged = unchanged.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !report.is_clean() {
         return Err(NotClean(report).into());
     }
@@ -220,8 +227,8 @@ pub(super) fn publish_to(
     let sealer = Sealer::new(&keys.publisher, &tree);
     let one = |site: &&Site| -> anyhow::Result<Done> {
         let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
-        if let Some(generation) = known.unchanged(site, phones, &fleet.secrets) {
-            return Ok(Done::Nothing(Outcome::Unchanged(generation)));
+        if let Some(generation) = unchanged.get(&site.id) {
+            return Ok(Done::Nothing(Outcome::Unchanged(*generation)));
         }
         let Some(recipients) = enrolled.get(&site.id).filter(|keys| !keys.is_empty()) else {
             return Ok(Done::Nothing(Outcome::WaitingForEnrolment));

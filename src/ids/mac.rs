@@ -54,6 +54,61 @@ impl MacAddr {
     }
 }
 
+/// The first three octets of a device's address: whose product it is (IEEE MA-L).
+///
+/// `Display` is `00:04:f2`. `FromStr` takes what that of [`MacAddr`] takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Oui([u8; 3]);
+
+impl Oui {
+    /// The vendor of this device.
+    pub const fn of(mac: MacAddr) -> Self {
+        Self(mac.oui())
+    }
+}
+
+impl FromStr for Oui {
+    type Err = MacAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || MacAddrError(text.chars().take(40).collect());
+        // The longest spelling is 8 characters. With another half it is a whole address.
+        if text.len() > 8 {
+            return Err(wrong());
+        }
+        let whole: MacAddr = format!("{text}000000").parse().map_err(|_| wrong())?;
+        let oui = Self::of(whole);
+        // A group's address, or none, is no vendor's.
+        if oui.0 == [0; 3] || oui.0.first().is_some_and(|first| first & 1 != 0) { Err(wrong()) } else { Ok(oui) }
+    }
+}
+
+impl fmt::Display for Oui {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}")
+    }
+}
+
+impl fmt::Debug for Oui {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Oui {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Oui {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
 impl From<[u8; 6]> for MacAddr {
     fn from(octets: [u8; 6]) -> Self {
         Self(octets)
@@ -129,6 +184,18 @@ mod tests {
             ["", "0004f2aabbc", "0004f2aabbccd", "0004f2aabbcg", ":0004f2aabbcc", "0:004f2aabbcc", "0004f2aabbcc:"]
         {
             assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_vendors_octets_are_read_in_every_spelling_and_nothing_else_is() {
+        for spelling in ["0004f2", "00:04:F2", "00-04-f2"] {
+            let oui: Oui = spelling.parse().expect(spelling);
+            assert_eq!(oui.to_string(), "00:04:f2");
+            assert_eq!(oui, Oui::of(MacAddr::new([0, 4, 0xf2, 1, 2, 3])));
+        }
+        for wrong in ["", "0004f", "0004f2aa", "00:04:f2:", "000000", "01:00:5e", "00:04:fg", "0004f2aabbcc"] {
+            assert!(wrong.parse::<Oui>().is_err(), "{wrong}");
         }
     }
 

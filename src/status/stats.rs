@@ -259,6 +259,11 @@ impl Stats {
         inner.kept.cleared(code);
     }
 
+    /// When a device last asked for a file.
+    pub fn last_seen(&self, mac: MacAddr) -> Option<UnixTime> {
+        self.lock().devices.get(&mac).map(|seen| seen.last_seen)
+    }
+
     /// What DHCP does here now, for example `inform`.
     pub fn dhcp_mode(&self, mode: &'static str) {
         mode.clone_into(&mut self.lock().dhcp_mode);

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Weak};
 
+use sha2::{Digest as _, Sha256};
+
 use super::clear_cache::ClearCache;
 use super::download::SEALED_CHUNK_BYTES;
 use super::{Inner, Store};
@@ -15,6 +17,7 @@ use crate::access::{Content, ContentError, Files};
 use crate::bundle::limits::{CHUNK_BYTES, MAX_COMPRESSED_FILE_BYTES, TAG_BYTES};
 use crate::bundle::object::{self, ObjectError};
 use crate::bundle::{FileEntry, ObjectRef, Packing};
+use crate::ids::Digest;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 const TAG: u64 = TAG_BYTES as u64;
@@ -73,18 +76,22 @@ impl Content for StoredFile {
             return Ok(chunk);
         }
         let opened = match blob.packing {
-            Packing::Plain => self.open_chunk(index),
-            Packing::Zstd => self.open_whole(index),
+            Packing::Plain => self.keep_chunk(index),
+            Packing::Zstd => self.keep_whole(index),
         };
-        opened.map_err(|failure| match failure {
-            Failure::Damaged(why) => {
-                if let Some(store) = self.store.upgrade() {
-                    store.damaged_file(&blob.digest, &self.file);
-                }
-                ContentError::Damaged(why)
-            }
-            Failure::Io(error) => ContentError::Io(error.to_string()),
-        })
+        opened.map_err(|failure| self.failed(failure))
+    }
+
+    fn digest(&self) -> Result<(u64, Digest), ContentError> {
+        let hashed = match self.entry.blob.packing {
+            Packing::Plain => self.hash_chunks(),
+            Packing::Zstd => self.open_whole().map(|clear| (clear.len() as u64, Digest::of(&clear))),
+        };
+        hashed.map_err(|failure| self.failed(failure))
+    }
+
+    fn cached(&self, index: u64) -> Option<Arc<[u8]>> {
+        self.clear.find(&self.entry.blob.digest, index)
     }
 }
 
@@ -109,26 +116,55 @@ impl From<io::Error> for Failure {
 }
 
 impl StoredFile {
-    fn open_chunk(&self, index: u64) -> Result<Arc<[u8]>, Failure> {
+    /// Tells of damage, and what the reader hears of it.
+    fn failed(&self, failure: Failure) -> ContentError {
+        match failure {
+            Failure::Damaged(why) => {
+                if let Some(store) = self.store.upgrade() {
+                    store.damaged_file(&self.entry.blob.digest, &self.file);
+                }
+                ContentError::Damaged(why)
+            }
+            Failure::Io(error) => ContentError::Io(error.to_string()),
+        }
+    }
+
+    /// Reads and opens one chunk into `buffer`.
+    fn open_chunk(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), Failure> {
         let blob = &self.entry.blob;
         let number = u32::try_from(index).map_err(|_| Failure::Damaged("it has too many chunks".to_owned()))?;
         // `check_lengths` made sure that these neither overflow nor pass the end.
         let start = index * SEALED_CHUNK_BYTES;
         let left = blob.bytes.saturating_sub(start);
         let last = left <= SEALED_CHUNK_BYTES;
-        let mut sealed = vec![0; usize::try_from(left.min(SEALED_CHUNK_BYTES)).unwrap_or(0)];
-        self.file.read_exact_at(&mut sealed, start)?;
-        object::open_chunk(&blob.key, number, last, &mut sealed)?;
-        if sealed.len() as u64 != (blob.clear_bytes - index * CHUNK).min(CHUNK) {
+        buffer.resize(usize::try_from(left.min(SEALED_CHUNK_BYTES)).unwrap_or(0), 0);
+        self.file.read_exact_at(buffer, start)?;
+        object::open_chunk(&blob.key, number, last, buffer)?;
+        if buffer.len() as u64 != (blob.clear_bytes - index * CHUNK).min(CHUNK) {
             return Err(Failure::Damaged("a chunk has a wrong length".to_owned()));
         }
-        let chunk: Arc<[u8]> = sealed.into();
-        self.clear.insert(&blob.digest, index, &chunk);
+        Ok(())
+    }
+
+    fn keep_chunk(&self, index: u64) -> Result<Arc<[u8]>, Failure> {
+        let mut clear = Vec::new();
+        self.open_chunk(index, &mut clear)?;
+        let chunk: Arc<[u8]> = clear.into();
+        self.clear.insert(&self.entry.blob.digest, index, &chunk);
         Ok(chunk)
     }
 
-    /// A compressed file is small: it is opened whole and all its chunks are kept.
-    fn open_whole(&self, wanted: u64) -> Result<Arc<[u8]>, Failure> {
+    fn hash_chunks(&self) -> Result<(u64, Digest), Failure> {
+        let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, Vec::new());
+        for index in 0..object::chunks(self.entry.blob.clear_bytes) {
+            self.open_chunk(index, &mut buffer)?;
+            bytes += buffer.len() as u64;
+            hasher.update(&buffer);
+        }
+        Ok((bytes, Digest::from_bytes(hasher.finalize().into())))
+    }
+
+    fn open_whole(&self) -> Result<Vec<u8>, Failure> {
         let blob = &self.entry.blob;
         let mut sealed = vec![0; usize::try_from(blob.bytes).unwrap_or(0)];
         self.file.read_exact_at(&mut sealed, 0)?;
@@ -136,10 +172,16 @@ impl StoredFile {
         if clear.len() as u64 != blob.clear_bytes {
             return Err(Failure::Damaged("it has a wrong length".to_owned()));
         }
+        Ok(clear)
+    }
+
+    /// A compressed file is small: it is opened whole and all its chunks are kept.
+    fn keep_whole(&self, wanted: u64) -> Result<Arc<[u8]>, Failure> {
+        let clear = self.open_whole()?;
         let mut found: Arc<[u8]> = Arc::new([]);
         for (index, chunk) in (0u64..).zip(clear.chunks(CHUNK_BYTES)) {
             let chunk: Arc<[u8]> = chunk.into();
-            self.clear.insert(&blob.digest, index, &chunk);
+            self.clear.insert(&self.entry.blob.digest, index, &chunk);
             if index == wanted {
                 found = chunk;
             }
@@ -182,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::bundle::{Class, PublisherSecret, Scope};
-    use crate::ids::{Digest, Generation};
+    use crate::ids::Generation;
     use crate::store::fixtures::{Made, put};
 
     fn content(bytes: usize) -> Vec<u8> {
@@ -232,6 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn hashing_a_file_keeps_none_of_it_and_looks_at_the_disk() {
+        let (_dir, store) = store();
+        for (packing, bytes) in [(Packing::Plain, 3 * CHUNK_BYTES + 7), (Packing::Zstd, 100_000), (Packing::Plain, 0)] {
+            let clear = content(bytes);
+            let entry = file(&store, &clear, packing);
+            let open = store.open(&entry).unwrap();
+            assert_eq!(open.digest().unwrap(), (bytes as u64, Digest::of(&clear)));
+            assert_eq!(store.inner.cached(&entry.blob.digest, 4), 0);
+            // Even what is in memory is read anew.
+            open.chunk(0).unwrap();
+            let path = store.inner.object_path(&entry.blob.digest);
+            let handle = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            handle.write_all_at(&[0; 10], entry.blob.bytes - 10).unwrap();
+            assert!(matches!(open.digest(), Err(ContentError::Damaged(_))));
+        }
+    }
+
+    #[test]
     fn a_chunk_is_opened_once_for_all_who_read_it() {
         let (dir, store) = store();
         for packing in [Packing::Plain, Packing::Zstd] {
@@ -242,6 +302,8 @@ mod tests {
             assert_eq!(store.inner.cached(&entry.blob.digest, 3), 3);
             let second = store.open(&entry).unwrap();
             assert!(Arc::ptr_eq(&first.chunk(1).unwrap(), &second.chunk(1).unwrap()));
+            assert!(Arc::ptr_eq(&first.chunk(2).unwrap(), &second.cached(2).unwrap()));
+            assert!(second.cached(3).is_none());
             // Not even the disk is needed.
             let path = store.inner.object_path(&entry.blob.digest);
             let handle = fs::OpenOptions::new().write(true).open(&path).unwrap();

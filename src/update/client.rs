@@ -238,7 +238,9 @@ impl Client {
         mut sink: S,
     ) -> Result<S, Broken<S>> {
         let mut pace = Pace::new(&self.limits);
-        let mut buffer = Vec::with_capacity(WRITE_BYTES);
+        // Most objects are small.
+        let room = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(WRITE_BYTES);
+        let mut buffer = Vec::with_capacity(room(left));
         loop {
             let end = match pace.chunk(response, url).await {
                 Ok(Some(bytes)) => match left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
@@ -254,7 +256,7 @@ impl Client {
                 Err(error) => Some(Err(error)),
             };
             if end.is_some() || buffer.len() >= WRITE_BYTES {
-                let full = std::mem::replace(&mut buffer, Vec::with_capacity(WRITE_BYTES));
+                let full = std::mem::replace(&mut buffer, Vec::with_capacity(room(left)));
                 let written = blocking(move || {
                     let result = sink.write(&full);
                     (sink, result)

@@ -214,9 +214,15 @@ impl Updater {
         let generation = opened.generation();
         let (store, release, checked, files) =
             (self.store.clone(), opened.clone(), self.checked.clone(), trusted.files());
+        // While the disk takes what was written, the processor looks at it.
         let staged = blocking(move || -> Result<_, StoreError> {
-            store.stage(&release, &files)?;
-            Ok(self_check::run(&store, release.catalog(), &checked))
+            std::thread::scope(|scope| {
+                let staging = scope.spawn(|| store.stage(&release, &files));
+                let checked = self_check::run(&store, release.catalog(), &checked);
+                let staged = staging.join().map_err(|_| crashed())?;
+                // What does not open is put aside, and staging may miss it for that.
+                if checked.is_ok() { staged.map(|()| checked) } else { Ok(checked) }
+            })
         });
         match staged.await.ok_or_else(crashed)?? {
             Ok(good) => self.checked = good,

@@ -3,15 +3,13 @@
 //! The generation that is left is rejected first and durably, so that no poll brings it back; HQ ends this by
 //! publishing a newer one.
 
-use std::sync::Arc;
-
 use super::client::{blocking, crashed};
 use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll::PollError;
 use super::release::load_previous;
 use super::service::Updater;
-use crate::access::{Catalog, Opened};
+use crate::access::Opened;
 use crate::ids::Generation;
 use crate::store::{Store, StoreError};
 
@@ -61,8 +59,8 @@ fn done(left: Generation, to: Generation) -> String {
 }
 
 impl Updater {
-    /// Goes back while this updater runs. Returns the release to serve and what was done, for people.
-    pub(super) async fn roll_back(&mut self) -> Result<(Arc<Catalog>, String), RollBackError> {
+    /// Goes back while this updater runs. Returns what was done, for people.
+    pub(super) async fn roll_back(&mut self) -> Result<String, RollBackError> {
         self.load().await?;
         let (store, identity) = (self.store.clone(), self.identity.clone());
         let (left, previous) = blocking(move || candidates(&store, &identity)).await.ok_or_else(crashed)??;
@@ -73,10 +71,9 @@ impl Updater {
         let said = done(left, previous.generation());
         tracing::warn!(from = %left, to = %previous.generation(), "rolled back by hand");
         self.stats.count("update.rolled-back");
-        let catalog = Arc::clone(previous.catalog());
         self.active = Some(previous);
         // The next poll must look at everything again: a 304 would say no more than that nothing is newer.
         self.etag = None;
-        Ok((catalog, said))
+        Ok(said)
     }
 }

@@ -1,11 +1,11 @@
 //! The last look at a release before phones get it: every file opened and hashed as it will be served.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sha2::{Digest as _, Sha256};
-
-use crate::access::content::CHUNK_BYTES;
 use crate::access::{Catalog, ContentError, Files};
+use crate::bundle::FileEntry;
 use crate::ids::{Digest, FileName};
 
 /// Contents that were checked: the sealed bytes' digest and the clear text's.
@@ -28,43 +28,59 @@ pub enum CheckError {
 }
 
 /// Opens every file of `catalog` that is not in `checked`, each content once, and returns all that is good now.
+///
+/// Two at a time, the largest first: a site's release is a few images and many small files, and nothing else of the
+/// appliance needs the processor for long.
 pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Checked, CheckError> {
     let mut good = Checked::new();
+    let mut unknown = Vec::new();
     for entry in catalog.files() {
         let content = (entry.blob.digest, entry.sha256);
-        if checked.contains(&content) || good.contains(&content) {
-            good.insert(content);
-            continue;
+        if good.insert(content) && !checked.contains(&content) {
+            unknown.push(entry);
         }
-        let unreadable = |source| CheckError::Unreadable { file: entry.name.clone(), source };
-        let open = files.open(entry).map_err(unreadable)?;
-        let mut hasher = Sha256::new();
-        let mut bytes: u64 = 0;
-        for index in 0..open.len().div_ceil(u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX)) {
-            let chunk = open.chunk(index).map_err(unreadable)?;
-            bytes = bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-            hasher.update(&chunk);
-        }
-        let clear = Digest::from_bytes(hasher.finalize().into());
-        if clear != entry.sha256 || bytes != entry.blob.clear_bytes {
-            return Err(CheckError::WrongContent(entry.name.clone()));
-        }
-        good.insert(content);
     }
+    unknown.sort_by_key(|entry| std::cmp::Reverse(entry.blob.clear_bytes));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(entry) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // The other one need not go on either.
+            check(files, entry).inspect_err(|_| next.store(unknown.len(), Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        // Not for one file more; and where no thread is to be had, one has to do.
+        let second = std::thread::Builder::new();
+        let second = (unknown.len() > 1).then(|| second.name("self-check".to_owned()).spawn_scoped(scope, work).ok());
+        work()?;
+        // A panic there is one here, which the updater survives.
+        second.flatten().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     Ok(good)
+}
+
+fn check(files: &dyn Files, entry: &Arc<FileEntry>) -> Result<(), CheckError> {
+    let unreadable = |source| CheckError::Unreadable { file: entry.name.clone(), source };
+    let (bytes, clear) = files.open(entry).and_then(|open| open.digest()).map_err(unreadable)?;
+    if clear != entry.sha256 || bytes != entry.blob.clear_bytes {
+        return Err(CheckError::WrongContent(entry.name.clone()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
     use crate::access::Content;
+    use crate::access::content::CHUNK_BYTES;
     use crate::bundle::{
-        Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Scope, Shard, SiteSettings, Totals,
+        Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Scope, Shard, SiteSettings, Totals,
     };
     use crate::ids::{Generation, UnixTime};
 
@@ -135,6 +151,20 @@ mod tests {
         assert_eq!((good.len(), files.opened.load(Ordering::SeqCst)), (3, 3));
         assert_eq!(run(&files, &catalog, &good).unwrap(), good);
         assert_eq!(files.opened.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn one_bad_file_among_many_is_found_wherever_it_is() {
+        let contents: Vec<(String, Vec<u8>)> = (0..40).map(|n| (format!("f{n}"), vec![7; n])).collect();
+        let contents: Vec<(&str, &[u8])> = contents.iter().map(|(name, clear)| (name.as_str(), &clear[..])).collect();
+        for bad in 0..contents.len() {
+            let files = Map::default();
+            let catalog = release(&files, &contents);
+            files.files.lock().unwrap().insert(Digest::of(contents[bad].1), vec![8; bad]);
+            let verdict = run(&files, &catalog, &Checked::new());
+            // Nothing is nothing, however it is damaged.
+            assert_eq!(verdict.is_err(), bad > 0, "{bad}");
+        }
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Updater {
     pub(super) settings: UpdaterSettings,
     pub(super) stats: Stats,
     pub(super) report: Report,
+    /// Where new releases go while the task runs.
+    pub(super) releases: Option<watch::Sender<Arc<Catalog>>>,
     pub(super) time: Timekeeper,
     /// The client, and the digests of the certificates that it was made of.
     pub(super) client: Option<(Client, Vec<Digest>)>,
@@ -114,6 +116,7 @@ impl Updater {
             settings,
             stats,
             report,
+            releases: None,
             time: Timekeeper::new(Arc::from(clock), None),
             client: None,
             trusted: None,
@@ -146,6 +149,8 @@ impl Updater {
     /// One poll, and a check-in if there is something to tell or it is time. Tells the statistics; changes nothing that is served unless a release was activated.
     pub async fn poll_once(&mut self) -> PollOutcome {
         let result = self.poll().await;
+        // Before anything is said: the check-in may take as long as HQ likes.
+        self.hand_over();
         let (activated, error) = match result {
             Ok(activated) => (activated, None),
             Err(error) => (None, Some(error)),
@@ -173,6 +178,15 @@ impl Updater {
             outcome.retry_after = outcome.retry_after.max(error.retry_after());
         }
         outcome
+    }
+
+    /// What is active is what is served.
+    fn hand_over(&self) {
+        if let (Some(releases), Some(active)) = (&self.releases, &self.active)
+            && !Arc::ptr_eq(&releases.borrow(), active.catalog())
+        {
+            releases.send_replace(active.catalog().clone());
+        }
     }
 
     fn record(&self, outcome: &PollOutcome) {
@@ -208,6 +222,7 @@ impl Updater {
         mut roll_backs: mpsc::Receiver<RollBackRequest>,
         stop: CancellationToken,
     ) {
+        self.releases = Some(catalog);
         let mut failures: u32 = 0;
         let mut wait = match self.active {
             Some(_) => self.settings.start_spread.mul_f64(random()),
@@ -219,12 +234,9 @@ impl Updater {
                 () = poll_now.notified() => {}
                 Some(tell) = roll_backs.recv() => {
                     let outcome = self.roll_back().await;
-                    let told = outcome.map(|(release, said)| {
-                        catalog.send_replace(release);
-                        said
-                    });
+                    self.hand_over();
                     // Whoever asked may have gone; the roll-back holds all the same. The poll tells HQ.
-                    let _ = tell.send(told.map_err(|error| error.to_string()));
+                    let _ = tell.send(outcome.map_err(|error| error.to_string()));
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -232,11 +244,6 @@ impl Updater {
                 () = stop.cancelled() => return,
                 outcome = self.poll_once() => outcome,
             };
-            if let Some(active) = &self.active
-                && !Arc::ptr_eq(&catalog.borrow(), active.catalog())
-            {
-                catalog.send_replace(active.catalog().clone());
-            }
             failures = if outcome.backs_off { failures.saturating_add(1) } else { 0 };
             let site = self.identity.site();
             wait = backoff::next_poll(self.interval(), site, self.time.now(), failures, outcome.retry_after, random());

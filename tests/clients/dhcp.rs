@@ -1,11 +1,13 @@
 //! DHCP clients that others wrote get an address and learn their TFTP server.
 
+use std::time::Duration;
+
 use super::net::{can_run, text};
 use super::site::{BOX_LAN, CISCO, CISCO_FILE, Deployment};
 
 const ALL: &str = "\n[dhcp]\nmode = \"all\"\nrange = [\"192.168.77.100\", \"192.168.77.110\"]\nrouters = [\"192.168.77.254\"]\nlease-seconds = 600\n";
 
-fn leasing() -> Deployment {
+pub fn leasing() -> Deployment {
     let site = Deployment::new();
     let path = site.fleet.join("sites/sample-office.toml");
     let settings = std::fs::read_to_string(&path).unwrap();
@@ -16,11 +18,14 @@ fn leasing() -> Deployment {
     site.hq(&["publish"]);
     site.start();
     site.serves(1);
+    // Other servers have their chance to show first.
+    let leases = super::net::wait_for(Duration::from_secs(20), || (site.status()["dhcp-mode"] == "all").then_some(()));
+    assert!(leases.is_some(), "{:#}", site.status());
     site
 }
 
 /// The file without one table, so that the test can write its own.
-fn without_table(text: &str, name: &str) -> String {
+pub fn without_table(text: &str, name: &str) -> String {
     let mut inside = false;
     let mut kept = String::new();
     for line in text.lines() {

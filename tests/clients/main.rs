@@ -4,8 +4,11 @@
 
 mod attacks;
 mod dhcp;
+mod dhcp_harm;
+mod dhcp_modes;
 mod disk;
 mod hq;
+mod lan;
 mod net;
 mod process;
 mod router;

@@ -152,6 +152,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         sh(&format!("kill -{name} {}", self.child.id()));
     }

@@ -51,8 +51,16 @@ fn quoted(text: &str) -> Option<String> {
     (!word.is_empty() && word.chars().all(plain)).then(|| word.to_owned())
 }
 
-fn after<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = String> + 'a {
-    text.match_indices(what).filter_map(move |(at, _)| quoted(&text[at + what.len()..]))
+fn after(text: &str, what: &str) -> Vec<String> {
+    text.match_indices(what).filter_map(|(at, _)| quoted(&text[at + what.len()..])).collect()
+}
+
+/// What follows by the name of a constant of the same file.
+fn named<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = String> + 'a {
+    text.match_indices(what).filter_map(move |(at, _)| {
+        let name = text[at + what.len()..].trim_start().split(|c: char| !c.is_ascii_uppercase() && c != '_').next()?;
+        after(text, &format!("const {name}: &str = ")).into_iter().next().filter(|_| !name.is_empty())
+    })
 }
 
 /// The bodies of all functions of this name.
@@ -71,7 +79,7 @@ fn in_source() -> Codes {
     let mut found = Codes::new();
     for (path, text) in files().into_iter().filter(|(path, _)| !path.contains("test")) {
         let text = code(&text);
-        for alert in after(&text, ".alert(") {
+        for alert in after(&text, ".alert(").into_iter().chain(named(&text, ".alert(")) {
             found.entry("Alerts".to_owned()).or_default().insert(alert);
         }
         let section = SECTIONS.iter().find(|(of, _)| *of == path).map(|(_, section)| *section);

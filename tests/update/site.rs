@@ -545,6 +545,28 @@ async fn the_task_publishes_new_releases_at_once_when_asked() {
     drop((store, dir));
 }
 
+#[tokio::test]
+async fn phones_get_a_new_release_before_hq_hears_of_it() {
+    let Site { hq, store, identity, updater, dir, .. } = Site::enrolled().await;
+    hq.world().publish(&[("a.cfg", b"one")]);
+    let empty = Arc::new(lineside::access::Catalog::empty(identity.site().clone()));
+    let (send, catalogs) = watch::channel(empty);
+    let (seen, mut at_check_in) = tokio::sync::mpsc::unbounded_channel();
+    hq.world().hostile = Some(Box::new(move |request| {
+        if request.path == lineside::api::CHECK_IN_PATH {
+            let _ = seen.send(catalogs.borrow().generation());
+        }
+        None
+    }));
+    let stop = CancellationToken::new();
+    let (_no_roll_backs, asked) = tokio::sync::mpsc::channel(1);
+    let task = tokio::spawn(updater.run(send, Arc::new(Notify::new()), asked, stop.clone()));
+    assert_eq!(at_check_in.recv().await, Some(Generation(1)));
+    stop.cancel();
+    task.await.unwrap();
+    drop((store, dir));
+}
+
 // Going back by hand
 
 #[tokio::test]

@@ -133,9 +133,9 @@ fn a_release_opens_to_its_files_phones_and_objects() {
     assert_eq!(opened.sealed_manifest(), published.sealed);
     assert_eq!(opened.catalog().files().count(), 3);
     assert_eq!(opened.catalog().phone(PHONE).map(|phone| phone.label.as_str()), Some("reception"));
-    // Two files of equal content are one blob; then the image, the inventory and the shard.
+    // Two files of equal content are one blob; then the image, the inventory and two shards.
     let objects = opened.objects();
-    assert_eq!(objects.len(), 4);
+    assert_eq!(objects.len(), 5);
     assert!(objects.iter().all(|reference| published.objects.contains_key(&reference.digest)));
     let entry = opened.catalog().file(&"image.sbn".parse().unwrap()).unwrap();
     let clear = object::open(&entry.blob, &published.objects[&entry.blob.digest], 1000).unwrap();
@@ -203,7 +203,7 @@ fn a_release_is_completed_by_the_metadata_that_opened_it() {
 fn a_missing_or_damaged_part_is_refused() {
     let published = usual();
     let parts: Vec<_> = published.open().unwrap().parts().cloned().collect();
-    assert_eq!(parts.len(), 2);
+    assert_eq!(parts.len(), 3);
     for part in parts {
         let mut without = usual();
         without.objects.remove(&part.digest);

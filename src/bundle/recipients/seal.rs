@@ -30,7 +30,7 @@ pub fn seal(
     manifest.validate()?;
     let json = serde_json::to_vec(manifest).map(Zeroizing::new).expect("a manifest has nothing that JSON cannot say");
     at_most("size in clear", json.len(), MAX_UNPACKED_BYTES)?;
-    seal_packed(secret, &Binding::of(manifest), &packing::pack(&json), recipients)
+    seal_packed(secret, &Binding::of(manifest), &packing::pack_well(&json), recipients)
 }
 
 /// Seals what is packed already; the same bytes from every version of the packer's library.

@@ -1,10 +1,13 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings};
+use crate::bundle::DhcpSettings;
+use crate::dhcp::arp::Claim;
+use crate::dhcp::augment::{Event, MadeFrom, Prepared};
+use crate::dhcp::heard::{Overheard, ServerMessage};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -61,10 +64,176 @@ fn an_address_that_answers_is_not_offered() {
     let checked = site.receive(discover(PHONE)).checks;
     let taken = *checked.first().unwrap();
     site.devices.write().unwrap().neighbour(taken, OTHER);
-    let next = site.pass(CHECK_WAIT);
-    assert!(next.others.is_empty() && !next.checks.contains(&taken), "another address is checked now");
     let offers = site.pass(CHECK_WAIT).others;
-    assert_ne!(offers.first().map(|offer| address_in(&offer.bytes)), Some(taken));
+    assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
+}
+
+#[test]
+fn a_phone_that_was_never_here_gets_its_offer_at_once() {
+    let mut site = Site::ready();
+    site.pass(CHECK_WAIT);
+    for _ in 0..20 {
+        site.pass(SWEEP_EVERY);
+        site.pass(CHECK_WAIT);
+    }
+    for number in 0..10 {
+        let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, number])));
+        assert_eq!((out.others.len(), out.checks.len()), (1, 1), "{number}: and the next one is asked for");
+    }
+}
+
+#[test]
+fn an_address_found_in_use_ahead_is_offered_to_nobody() {
+    let mut site = Site::new();
+    let ahead = site.pass(ASK_WAIT).checks;
+    assert_eq!(ahead.len(), AHEAD);
+    for (number, address) in ahead.iter().enumerate().skip(1) {
+        let last = u8::try_from(number).unwrap();
+        site.devices.write().unwrap().neighbour(*address, MacAddr::new([2, 9, 9, 9, 9, last]));
+    }
+    site.pass(CHECK_WAIT);
+    let offer = site.receive(discover(PHONE)).others;
+    assert_eq!(address_in(&offer.first().unwrap().bytes), *ahead.first().unwrap());
+}
+
+#[test]
+fn auto_completes_the_leases_of_the_one_server_that_says_nothing_of_tftp() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
+    assert!(site.desk.orders().servers.is_empty());
+    site.hear_router();
+    assert_eq!((site.desk.label(), site.desk.orders().scope.mode), ("augment (auto)", Mode::Augment));
+    assert_eq!(site.desk.orders().servers, [ROUTER]);
+    // The line answers; the desk does not a second time.
+    assert!(site.receive(discover(PHONE)).others.is_empty());
+    site.desk.overheard(&spoke(ROUTER, &["192.168.1.2"]), site.now);
+    assert_eq!(site.desk.label(), "inform (auto: the router points here)");
+    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    site.desk.overheard(&spoke(ROUTER, &["10.0.0.1"]), site.now);
+    assert_eq!(site.desk.label(), "inform (auto)");
+}
+
+#[test]
+fn auto_takes_a_lan_without_a_server_after_a_slow_router_had_its_time() {
+    let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149)));
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, range, ..DhcpSettings::default() });
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.label(), "inform (auto: looking for other servers)");
+    site.pass(ALONE_AFTER);
+    assert_eq!(site.desk.label(), "all (auto)");
+}
+
+#[test]
+fn a_server_that_appears_later_and_a_phone_that_never_comes_are_reported() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.hear_router();
+    site.pass(ASK_WAIT);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 0);
+    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 1);
+    site.event(Event::Completed(PHONE, Ipv4Addr::new(192, 168, 1, 77), None));
+    site.pass(FETCH_WITHIN - Duration::from_secs(1));
+    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 0);
+    site.pass(SWEEP_EVERY);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 1);
+    assert_eq!(site.desk.stats.counter("dhcp.augment.ack"), 1);
+}
+
+#[test]
+fn a_refusal_and_a_router_that_points_elsewhere_are_reported() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.event(Event::Nak(PHONE, ROUTER));
+    assert_eq!(site.desk.stats.counter("alert.dhcp-augment-nak"), 1);
+    site.event(Event::Points(PHONE, ROUTER, vec!["192.168.1.2".to_owned()]));
+    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 0);
+    site.event(Event::Points(PHONE, ROUTER, vec!["10.0.0.9".to_owned()]));
+    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 1);
+}
+
+// RFC 5227 §2.4.
+#[test]
+fn who_claims_a_leased_address_or_ours_is_reported_once() {
+    let mut site = Site::ready();
+    let address = site.offer(PHONE);
+    site.take(PHONE, address);
+    let conflicts = |site: &Site| site.desk.stats.counter("alert.dhcp-address-conflict");
+    let free = Ipv4Addr::new(192, 168, 1, 20);
+    for (mac, address) in [(PHONE, address), (OTHER, free), (OWN, SERVER)] {
+        site.desk.claimed(Claim { mac, address }, site.now);
+    }
+    assert_eq!(conflicts(&site), 0);
+    for _ in 0..3 {
+        site.desk.claimed(Claim { mac: OTHER, address }, site.now);
+        site.desk.claimed(Claim { mac: OTHER, address: SERVER }, site.now);
+    }
+    assert_eq!(conflicts(&site), 2);
+    // A storm of them costs no memory.
+    for number in 0..1000_u32 {
+        let [_, _, high, low] = number.to_be_bytes();
+        site.desk.claimed(Claim { mac: MacAddr::new([2, 0, 0, 0, high, low]), address: SERVER }, site.now);
+    }
+    assert!(site.desk.conflicts.len() <= MAX_CONFLICTS);
+    site.pass(Duration::from_secs(86_400));
+    site.desk.claimed(Claim { mac: MacAddr::new([2, 7, 7, 7, 7, 7]), address }, site.now);
+    assert_eq!(conflicts(&site), 1001, "one of them is our own address, and the lease is over");
+}
+
+fn phones_only() -> DhcpSettings {
+    let range = Some((Ipv4Addr::new(192, 168, 1, 200), Ipv4Addr::new(192, 168, 1, 219)));
+    DhcpSettings { mode: DhcpMode::PhonesOnly, range, ..DhcpSettings::default() }
+}
+
+#[test]
+fn phones_only_is_refused_where_an_address_of_the_range_is_in_use() {
+    let mut site = Site::wanting(phones_only());
+    let asked = site.pass(ASK_WAIT);
+    assert_eq!((asked.checks.len(), asked.questions.len()), (20, 0), "the whole range, before anybody is bothered");
+    site.devices.write().unwrap().neighbour(Ipv4Addr::new(192, 168, 1, 219), OTHER);
+    site.pass(CHECK_WAIT);
+    assert_eq!(site.desk.label(), "inform (phones-only refused)");
+    let problem = site.desk.scope.problem.clone().unwrap_or_default();
+    assert!(problem.contains("192.168.1.219 of the range is in use") && problem.contains("augment"), "{problem}");
+}
+
+#[test]
+fn phones_only_ends_when_another_server_leases_from_the_range() {
+    let mut site = Site::wanting(phones_only());
+    site.pass(ASK_WAIT);
+    for _ in 0..30 {
+        site.pass(CHECK_WAIT);
+    }
+    assert_eq!(site.desk.label(), "phones-only");
+    let offered = |last| Overheard { address: Some(Ipv4Addr::new(192, 168, 1, last)), ..spoke(ROUTER, &[]) };
+    site.desk.overheard(&offered(50), site.now);
+    for _ in 0..30 {
+        site.pass(CHECK_WAIT);
+    }
+    assert_eq!(site.desk.label(), "phones-only", "proven anew beside the new server");
+    site.desk.overheard(&offered(205), site.now);
+    assert_eq!(site.desk.label(), "inform (phones-only refused)");
+    assert_eq!(site.desk.stats.counter("alert.dhcp-range-shared"), 1);
+}
+
+#[test]
+fn a_phone_that_rebinds_is_not_expected_to_fetch() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.event(Event::Rebound(PHONE, Ipv4Addr::new(192, 168, 1, 77)));
+    site.pass(FETCH_WITHIN);
+    site.pass(SWEEP_EVERY);
+    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 0);
+}
+
+#[test]
+fn completed_leases_are_to_be_remembered_until_the_clock_proves_wrong() {
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    let made_from = made_from();
+    let address = Ipv4Addr::new(192, 168, 1, 77);
+    let kept = made_from.kept(address);
+    let completed = Event::Completed(PHONE, address, Some(made_from));
+    assert_eq!(site.event(completed).remember, [(kept.clone(), site.now.wall)]);
+    site.desk.recalled(vec![(kept.clone(), Duration::from_secs(9))]);
+    assert_eq!(*site.desk.orders().recalled, [(kept, Duration::from_secs(9))]);
+    site.now.wall = site.now.wall.plus(Duration::from_secs(3600));
+    assert!(site.pass(Duration::ZERO).forget);
 }
 
 #[test]
@@ -157,6 +326,18 @@ fn our_own_question_and_a_flood_are_borne() {
     assert!(waiting <= MAX_WAITING);
 }
 
+fn made_from() -> Arc<MadeFrom> {
+    let discover = bytes(&discover(PHONE));
+    let request = Request::parse(&discover).unwrap();
+    let mut offer = discover.clone();
+    (offer[0], offer[242]) = (2, 2);
+    offer.truncate(243);
+    offer.extend([54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
+    let offer = ServerMessage::parse(&offer).unwrap();
+    let scope = Scope::new(SERVER, 24, &DhcpSettings::default(), [PHONE]);
+    Prepared::new(&scope, (&request, &discover), &offer, Instant::now()).unwrap().made_from()
+}
+
 fn flood(site: &mut Site) {
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
@@ -187,10 +368,18 @@ impl Site {
             range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149))),
             ..DhcpSettings::default()
         };
+        Self::keeping(settings, kept)
+    }
+
+    fn wanting(settings: DhcpSettings) -> Self {
+        Self::keeping(settings, Vec::new())
+    }
+
+    fn keeping(settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
         let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
-        let desk = Desk::new(scope, kept, Some(OWN), devices.clone(), Stats::new(), now);
+        let desk = Desk::new(scope, kept, (Some(OWN), true), devices.clone(), Stats::new(), now);
         Self { desk, devices, now }
     }
 
@@ -199,6 +388,12 @@ impl Site {
         let mut out = Outbox::default();
         self.desk.follow_clock(self.now, &mut out);
         self.desk.tick(self.now, &mut out);
+        out
+    }
+
+    fn event(&mut self, event: Event) -> Outbox {
+        let mut out = Outbox::default();
+        self.desk.event(event, self.now, &mut out);
         out
     }
 
@@ -223,8 +418,7 @@ impl Site {
     }
 
     fn hear_router(&mut self) {
-        let overheard = Overheard { server: ROUTER, chaddr: OWN, nak: false, tftp: Vec::new() };
-        self.desk.overheard(&overheard, self.now);
+        self.desk.overheard(&spoke(ROUTER, &[]), self.now);
     }
 }
 
@@ -246,4 +440,19 @@ fn is_for(reply: &[u8], mac: MacAddr) -> bool {
 
 fn address_in(reply: &[u8]) -> Ipv4Addr {
     dhcproto::v4::borrowed::Message::new(reply).unwrap().yiaddr()
+}
+
+fn spoke(server: Ipv4Addr, tftp: &[&str]) -> Overheard {
+    Overheard {
+        server,
+        chaddr: OWN,
+        nak: false,
+        tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
+        address: None,
+        terms: None,
+        asked: true,
+        after: None,
+        informed: false,
+        relayed: false,
+    }
 }

@@ -119,7 +119,14 @@ fn excluded_addresses_and_those_in_use_are_not_chosen() {
     leases.set_range(Range::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 3), excluded));
     let in_use = |address| address == Ipv4Addr::new(10, 0, 0, 2);
     for device in 0..20 {
-        let chosen = leases.choose(&id(device), mac(device), Some(Ipv4Addr::new(10, 0, 0, 1)), NOW, &in_use);
+        let chosen = leases.choose(
+            &id(device),
+            mac(device),
+            Some(Ipv4Addr::new(10, 0, 0, 1)),
+            NOW,
+            &in_use,
+            &mut std::iter::empty(),
+        );
         assert_eq!(chosen, Some(Ipv4Addr::new(10, 0, 0, 3)));
     }
 }
@@ -149,7 +156,7 @@ fn id(device: u16) -> ClientId {
 }
 
 fn choose(leases: &Leases, device: u16, now: UnixTime) -> Option<Ipv4Addr> {
-    leases.choose(&id(device), mac(device), None, now, &|_| false)
+    leases.choose(&id(device), mac(device), None, now, &|_| false, &mut std::iter::empty())
 }
 
 fn offer(leases: &mut Leases, device: u16, hold: Duration) -> Option<Ipv4Addr> {

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod habits;
 mod packets;
 
 use dhcproto::v4::Message;
@@ -10,6 +11,7 @@ use self::packets::*;
 use super::*;
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
 
+// RFC 2131 §4.3.5; RFC 5859.
 #[test]
 fn a_polycom_that_informs_itself_learns_its_tftp_server_and_gets_no_lease() {
     let site = Site::inform();
@@ -25,6 +27,7 @@ fn a_polycom_that_informs_itself_learns_its_tftp_server_and_gets_no_lease() {
     }
 }
 
+// RFC 2132 §9.13.
 #[test]
 fn a_class_that_ends_in_nul_is_a_phone_and_150_comes_unasked() {
     let site = Site::inform();
@@ -55,6 +58,7 @@ fn in_inform_nothing_but_inform_is_answered_and_nothing_in_shadow() {
     assert_eq!(site.decide(&polycom(Kind::Inform).ciaddr([192, 168, 1, 77])), silent(Why::Mode));
 }
 
+// RFC 2131 §4.3.5.
 #[test]
 fn an_inform_cannot_make_us_send_out_of_the_lan() {
     let site = Site::inform();
@@ -72,6 +76,7 @@ fn an_inform_without_ciaddr_is_answered_where_it_came_from() {
     assert_eq!(Site::inform().decide(&polycom(Kind::Inform)), silent(Why::OtherNetwork));
 }
 
+// RFC 2131 §3.1: OFFER and ACK agree.
 #[test]
 fn a_phone_is_led_from_discover_to_ack_and_both_answers_agree() {
     let mut site = Site::all();
@@ -87,6 +92,7 @@ fn a_phone_is_led_from_discover_to_ack_and_both_answers_agree() {
     assert_eq!(site.leases.live(NOW).map(|lease| lease.mac).collect::<Vec<_>>(), [CISCO]);
 }
 
+// RFC 2131 §4.4.5.
 #[test]
 fn t1_comes_before_t2_and_t2_before_the_end() {
     for seconds in [None, Some(0), Some(121), Some(u32::MAX)] {
@@ -98,6 +104,7 @@ fn t1_comes_before_t2_and_t2_before_the_end() {
     }
 }
 
+// RFC 2131 §4.3.1: the same client gets the same address.
 #[test]
 fn everybody_is_leased_to_in_all_and_who_asks_again_gets_the_same_address() {
     let mut site = Site::all();
@@ -123,6 +130,7 @@ fn where_a_reply_goes_follows_rfc_2131_section_4_1() {
     assert_eq!((to, ack.ciaddr(), ack.yiaddr()), (To::Address(offer.yiaddr()), offer.yiaddr(), offer.yiaddr()));
 }
 
+// RFC 2131 §4.3.1.
 #[test]
 fn header_fields_are_those_of_table_3() {
     let mut site = Site::all();
@@ -134,6 +142,7 @@ fn header_fields_are_those_of_table_3() {
     assert!(message.sname().is_none() && message.fname().is_none());
 }
 
+// RFC 6842 §3.
 #[test]
 fn a_client_identifier_comes_back_as_it_was_and_is_never_invented() {
     let mut site = Site::all();
@@ -145,6 +154,7 @@ fn a_client_identifier_comes_back_as_it_was_and_is_never_invented() {
     assert_eq!(raw(&site.answer(&nak).0, 61), [0, 7, 7, 7, 0]);
 }
 
+// RFC 3046 §2.1, §2.2.
 #[test]
 fn relay_agent_information_comes_back_verbatim_and_last() {
     let site = Site::all();
@@ -157,6 +167,7 @@ fn relay_agent_information_comes_back_verbatim_and_last() {
     assert!(bytes[place + tail.len()..].iter().all(|&byte| byte == 0));
 }
 
+// RFC 951; RFC 2132 §9.10.
 #[test]
 fn replies_are_at_least_300_octets_and_within_what_the_client_takes() {
     let many: Vec<Ipv4Addr> = (1..=16).map(|last| Ipv4Addr::new(192, 168, 1, last)).collect();
@@ -188,6 +199,7 @@ fn replies_are_at_least_300_octets_and_within_what_the_client_takes() {
     assert_eq!(reply.emit().len(), 300);
 }
 
+// RFC 2132 §3.3, §9.8.
 #[test]
 fn options_come_in_the_order_asked_for_with_the_mask_before_the_router() {
     let site = Site::all();
@@ -205,6 +217,7 @@ fn a_vendors_option_goes_to_that_vendor_only_and_replaces_the_general_one() {
     assert_eq!(raw(&site.answer(&cisco(Kind::Discover)).0, 66), b"192.168.1.2");
 }
 
+// RFC 2131 §4.3.2, §3.1 step 4.
 #[test]
 fn selecting_another_server_is_met_with_silence_and_frees_the_offer() {
     let mut site = Site::all();
@@ -217,6 +230,7 @@ fn selecting_another_server_is_met_with_silence_and_frees_the_offer() {
     assert_eq!(site.decide(&other), silent(Why::OtherServer));
 }
 
+// RFC 2131 §4.3.2: a NAK is a broadcast.
 #[test]
 fn selecting_us_with_an_address_that_somebody_else_has_is_nakked_to_everyone() {
     let mut site = Site::all();
@@ -231,6 +245,7 @@ fn selecting_us_with_an_address_that_somebody_else_has_is_nakked_to_everyone() {
     }
 }
 
+// RFC 2131 §4.3.2.
 #[test]
 fn a_nak_through_a_relay_asks_the_relay_to_broadcast() {
     let mut site = Site::all();
@@ -239,6 +254,7 @@ fn a_nak_through_a_relay_asks_the_relay_to_broadcast() {
     assert_eq!((u16::from(nak.flags()), to), (BROADCAST, To::Relay(Ipv4Addr::new(192, 168, 1, 9))));
 }
 
+// RFC 2131 §4.3.2 (INIT-REBOOT).
 #[test]
 fn init_reboot_is_acked_nakked_or_ignored_by_what_is_known() {
     let mut site = Site::all();
@@ -252,6 +268,7 @@ fn init_reboot_is_acked_nakked_or_ignored_by_what_is_known() {
     assert_eq!(site.decide(&unknown), silent(Why::UnknownClient));
 }
 
+// RFC 2131 §4.3.2 (REBINDING).
 #[test]
 fn rebinding_what_we_know_nothing_of_is_met_with_silence() {
     let mut site = Site::all();
@@ -262,6 +279,7 @@ fn rebinding_what_we_know_nothing_of_is_met_with_silence() {
     assert_eq!(raw(&site.answer(&spa(Kind::Request).ciaddr([10, 1, 1, 1])).0, 53), [6]);
 }
 
+// RFC 2131 §4.3.3, §4.3.4.
 #[test]
 fn decline_blocks_and_release_frees_and_neither_is_answered() {
     let mut site = Site::all();
@@ -290,6 +308,7 @@ fn nobody_frees_or_blocks_somebody_elses_address() {
     }
 }
 
+// RFC 2131 §2.2, §3.1 step 2.
 #[test]
 fn an_address_is_offered_only_after_the_link_was_asked_and_not_if_somebody_answers() {
     let mut site = Site::all();
@@ -300,11 +319,13 @@ fn an_address_is_offered_only_after_the_link_was_asked_and_not_if_somebody_answe
     assert_ne!(first, second);
     site.lan.checked(second, None, NOW);
     assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), second);
+    site.lan = Lan::new();
     site.lan.checked(first, Some(SPA), NOW);
     site.leases = Site::all().leases;
     assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), first, "the client itself may answer for its address");
 }
 
+// RFC 2131 §4.3.1.
 #[test]
 fn a_restarting_phone_keeps_its_lease_while_it_asks_anew() {
     let mut site = Site::all();
@@ -314,6 +335,7 @@ fn a_restarting_phone_keeps_its_lease_while_it_asks_anew() {
     assert_eq!(offer.yiaddr, address);
 }
 
+// RFC 2131 §2: BOOTP's 300 octets are a relay's rule, not a client's.
 #[test]
 fn requests_of_the_bare_header_length_and_above_are_read() {
     let short = Packet { padded: false, ..spa(Kind::Discover) }.bytes();
@@ -364,7 +386,7 @@ proptest! {
 }
 
 fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
-    crate::dhcp::message::Overheard::parse(bytes);
+    crate::dhcp::heard::Overheard::parse(bytes);
     let Ok(request) = Request::parse(bytes) else { return Ok(()) };
     for site in [Site::inform(), Site::all()] {
         let view = View { lan: &site.lan, leases: &site.leases, source: site.source };

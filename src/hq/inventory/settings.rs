@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::bundle::{DhcpMode, SiteSettings, VendorOption};
 use crate::hq::problem::Problem;
 use crate::hq::source::Table;
+use crate::ids::Oui;
 
 /// How an appliance behaves, and when it may change over to a new release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Settings {
 /// More addresses than any LAN of phones has; a slip of a digit gives more.
 const MAX_RANGE: u32 = 4096;
 
-const DHCP_KEYS: [&str; 10] = [
+const DHCP_KEYS: [&str; 12] = [
     "mode",
     "range",
     "routers",
@@ -29,6 +30,8 @@ const DHCP_KEYS: [&str; 10] = [
     "tftp-servers",
     "vendor-options",
     "phone-classes",
+    "phone-ouis",
+    "offer-classes",
 ];
 const TFTP_KEYS: [&str; 3] = ["max-blksize", "max-windowsize", "accept-logs"];
 const UPDATE_KEYS: [&str; 2] = ["poll-seconds", "activation-window"];
@@ -104,15 +107,20 @@ fn dhcp(mut table: Table<'_>, settings: &mut Settings, problems: &mut Vec<Proble
         }
     }
     within(&mut table, "lease-seconds", 120, 604_800, &mut dhcp.lease_seconds, problems);
-    if let Some((line, classes)) = table.value::<Vec<String>>("phone-classes", problems) {
-        if classes.iter().any(|class| class.trim().is_empty()) {
+    if let Some(classes) = classes(&mut table, "phone-classes", problems) {
+        dhcp.phone_classes = classes;
+    }
+    if let Some(classes) = classes(&mut table, "offer-classes", problems) {
+        dhcp.offer_classes = Some(classes);
+    }
+    if let Some((line, ouis)) = table.value::<Vec<String>>("phone-ouis", problems) {
+        for wrong in ouis.iter().filter(|text| text.parse::<Oui>().is_err()) {
             problems.push(
-                Problem::at_line(&file, line, "`dhcp.phone-classes` holds an empty text, which every device matches")
-                    .hint("leave it out"),
+                Problem::at_line(&file, line, format!("`dhcp.phone-ouis`: `{wrong}` is not how a MAC address begins"))
+                    .hint("write the six hex digits that the IEEE gave the vendor, for example \"00:04:f2\""),
             );
-        } else {
-            dhcp.phone_classes = classes;
         }
+        dhcp.phone_ouis = ouis.iter().filter_map(|text| text.parse().ok()).collect();
     }
     let options = table.tables("vendor-options", problems);
     if !options.is_empty() {
@@ -170,6 +178,20 @@ fn range_problem(first: Ipv4Addr, last: Ipv4Addr) -> Option<(String, &'static st
 /// Loopback passes: the demo's LAN is there, and an appliance takes no range outside its own LAN anyway.
 fn is_host(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.octets() >= [240, 0, 0, 0])
+}
+
+/// Starts of vendor classes.
+fn classes(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
+    let file = table.source().name.clone();
+    let (line, classes) = table.value::<Vec<String>>(key, problems)?;
+    if classes.iter().any(|class| class.trim().is_empty()) {
+        problems.push(
+            Problem::at_line(&file, line, format!("`dhcp.{key}` holds an empty text, which every device matches"))
+                .hint("leave it out"),
+        );
+        return None;
+    }
+    Some(classes)
 }
 
 fn vendor_option(mut table: Table<'_>, problems: &mut Vec<Problem>) -> Option<VendorOption> {

@@ -1,7 +1,7 @@
 //! What can be deleted from the published tree: objects and metadata of releases that were replaced long ago, and
 //! sites that left the fleet directory long ago.
 //!
-//! Nothing is deleted within [`KEEP`] of being replaced, so downloads under way, mirrors that lag behind and people who
+//! Nothing is deleted within `KEEP` of being replaced, so downloads under way, mirrors that lag behind and people who
 //! removed the wrong file have that long.
 
 use std::collections::{BTreeMap, HashSet};

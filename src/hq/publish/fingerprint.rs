@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use super::previous;
 use crate::bundle::RecipientPublic;
 use crate::hq::inventory::{PhoneLine, Site, Variables};
 use crate::hq::layout::Layout;
@@ -45,9 +46,14 @@ impl Fingerprints {
         parts.add("lineside publisher's fingerprint");
         parts.add(env!("CARGO_PKG_VERSION"));
         parts.add(fs::read(layout.fleet_toml()).context("cannot read fleet.toml")?);
-        for folder in [layout.templates(), layout.signed()] {
-            walk(&folder, 0, &mut parts, true)?;
+        walk(&layout.templates(), 0, &mut parts, true)?;
+        // Not the firmware catalogue: publishing makes it, of what is in `files` and `firmware`, signed by those whom
+        // the root names.
+        for (version, root) in previous::numbered(&layout.signed(), "root")? {
+            parts.add(version.to_be_bytes());
+            parts.add(root);
         }
+        parts.add(fs::read(layout.recovery_public()).context("cannot read recovery.pub")?);
         for folder in [layout.files(), layout.firmware()] {
             walk(&folder, 0, &mut parts, false)?;
         }

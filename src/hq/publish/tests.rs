@@ -182,7 +182,7 @@ fn one_changed_phone_changes_its_file_and_one_shard() {
     let digests =
         |release: &Opened| -> BTreeSet<Digest> { release.manifest().shards.iter().map(|s| s.digest).collect() };
     assert_eq!(digests(&after).difference(&digests(&before)).count(), 1);
-    assert_eq!(after.manifest().shards.len(), 16);
+    assert_eq!(after.manifest().shards.len(), 32);
     assert_eq!(after.manifest().inventory, before.manifest().inventory);
 }
 

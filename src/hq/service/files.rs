@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use tokio::fs::File;
@@ -16,8 +16,9 @@ use crate::ids::{Digest, SiteId};
 
 /// Bytes read from the disk at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Metadata up to this size is hashed for its ETag; `timestamp.json`, the one file that is polled, has under 2 KB.
-const MAX_HASHED_BYTES: u64 = 16 * 1024;
+/// Files up to this size are read before the answer begins, so that its head and body travel in one TLS record, and have
+/// no ETag: nobody goes on in the middle of them. `timestamp.json`, the one file that is polled, has one.
+const SMALL_BYTES: u64 = 16 * 1024;
 
 /// A file of the published tree that a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,30 +111,32 @@ pub(super) async fn answer(
     let len = metadata.len();
     // Read before it is served: what is hashed is what is sent, even if the publisher switches meanwhile.
     let mut small = None;
-    let tag = match named {
-        Named::Object(digest) | Named::OfSite(_, Kind::Manifest(digest), _) => tag(digest),
-        Named::OfSite(_, Kind::Timestamp | Kind::Metadata, _) if len <= MAX_HASHED_BYTES => {
-            let mut bytes = Vec::new();
-            (&mut file).take(MAX_HASHED_BYTES).read_to_end(&mut bytes).await?;
-            let tag = tag(&Digest::of(&bytes));
-            small = Some(Bytes::from(bytes));
-            tag
-        }
-        Named::OfSite(..) => {
+    if len <= SMALL_BYTES {
+        let mut bytes = Vec::new();
+        (&mut file).take(SMALL_BYTES).read_to_end(&mut bytes).await?;
+        small = Some(Bytes::from(bytes));
+    }
+    let tag = match (named, &small) {
+        (Named::OfSite(_, Kind::Timestamp, _), Some(bytes)) => Some(tag(&Digest::of(bytes))),
+        (_, Some(_)) => None,
+        (Named::Object(digest) | Named::OfSite(_, Kind::Manifest(digest), _), None) => Some(tag(digest)),
+        (Named::OfSite(..), None) => {
             use std::os::unix::fs::MetadataExt as _;
-            format!("\"{:x}-{:x}-{:x}\"", metadata.ino(), metadata.mtime(), metadata.mtime_nsec() ^ len.cast_signed())
+            let (inode, seconds) = (metadata.ino(), metadata.mtime());
+            Some(format!("\"{inode:x}-{seconds:x}-{:x}\"", metadata.mtime_nsec() ^ len.cast_signed()))
         }
     };
+    let tag = tag.as_deref();
     let len = small.as_ref().map_or(len, |bytes| u64::try_from(bytes.len()).unwrap_or(len));
 
-    if none_match(headers, &tag) {
+    if none_match(headers, tag) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        finish(&mut response, &tag);
+        finish(&mut response, tag);
         return Ok(Some(response));
     }
     // RFC 9110 §14.2: Range is for GET alone. §13.1.5: with If-Range only if the tag matches strongly.
-    let wanted = (method == Method::GET && if_range_holds(headers, &tag)).then(|| headers.get(RANGE)).flatten();
+    let wanted = (method == Method::GET && if_range_holds(headers, tag)).then(|| headers.get(RANGE)).flatten();
     let part = wanted.and_then(|value| value.to_str().ok()).map_or(Part::Whole, |value| Part::parse(value, len));
     let (status, from, count) = match part {
         Part::Whole => (StatusCode::OK, 0, len),
@@ -161,10 +164,7 @@ pub(super) async fn answer(
     if status == StatusCode::PARTIAL_CONTENT {
         insert(&mut response, CONTENT_RANGE, &format!("bytes {from}-{}/{len}", from + count - 1));
     }
-    if matches!(named, Named::OfSite(_, Kind::Timestamp | Kind::Metadata, _)) {
-        insert(&mut response, CONTENT_TYPE, "application/json");
-    }
-    finish(&mut response, &tag);
+    finish(&mut response, tag);
     Ok(Some(response))
 }
 
@@ -178,8 +178,10 @@ fn tag(digest: &Digest) -> String {
 /// The header that a 304 repeats (RFC 9110 §15.4.5). No `Cache-Control`: behind client certificates there is nobody to
 /// cache, and what sites keep they keep by digest. `Accept-Ranges` and the type of what has none would tell nothing
 /// either; each byte here is sent to every site.
-fn finish(response: &mut Response<Body>, tag: &str) {
-    insert(response, ETAG, tag);
+fn finish(response: &mut Response<Body>, tag: Option<&str>) {
+    if let Some(tag) = tag {
+        insert(response, ETAG, tag);
+    }
 }
 
 fn insert(response: &mut Response<Body>, name: axum::http::HeaderName, value: &str) {
@@ -189,7 +191,7 @@ fn insert(response: &mut Response<Body>, name: axum::http::HeaderName, value: &s
 }
 
 /// RFC 9110 §13.1.2: weak comparison, `*` matches what exists.
-fn none_match(headers: &HeaderMap, tag: &str) -> bool {
+fn none_match(headers: &HeaderMap, tag: Option<&str>) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()
@@ -197,12 +199,12 @@ fn none_match(headers: &HeaderMap, tag: &str) -> bool {
         .flat_map(|value| value.split(','))
         .any(|one| {
             let one = one.trim();
-            one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag
+            one == "*" || tag.is_some_and(|tag| one.strip_prefix("W/").unwrap_or(one) == tag)
         })
 }
 
-fn if_range_holds(headers: &HeaderMap, tag: &str) -> bool {
-    headers.get(IF_RANGE).is_none_or(|value| value.as_bytes() == tag.as_bytes())
+fn if_range_holds(headers: &HeaderMap, tag: Option<&str>) -> bool {
+    headers.get(IF_RANGE).is_none_or(|value| tag.is_some_and(|tag| value.as_bytes() == tag.as_bytes()))
 }
 
 /// Which part of a file is sent.

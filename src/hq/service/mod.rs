@@ -1,7 +1,7 @@
 //! The small online part of HQ: the published tree by client certificate, enrolment, renewal and check-in.
 //!
 //! It runs from `online/` alone, so it can live on a machine that has never seen an offline key. It can neither read
-//! nor forge what it serves. Read [`routes`] (what is answered to whom), `files` (the tree), `tls` (who is who).
+//! nor forge what it serves. Read `routes` (what is answered to whom), `files` (the tree), `tls` (who is who).
 
 mod files;
 mod pace;

@@ -100,7 +100,10 @@ impl From<Refused> for No {
 impl IntoResponse for No {
     fn into_response(self) -> Response<Body> {
         let refusal = Refusal { code: self.code.to_owned(), reason: self.reason.clone() };
-        let mut response = json(self.status, &refusal).unwrap_or_else(|_| Response::new(Body::empty()));
+        // Each update looks for a next root that is not there: the status says it all.
+        let told = if self.status == StatusCode::NOT_FOUND { None } else { json(self.status, &refusal).ok() };
+        let mut response = told.unwrap_or_else(|| Response::new(Body::empty()));
+        *response.status_mut() = self.status;
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

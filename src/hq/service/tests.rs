@@ -24,7 +24,6 @@ async fn an_appliance_enrols_fetches_its_files_and_checks_in() {
     hq.publish("s-1", b"{\"version\":1}");
     let timestamp = site.get("/sites/s-1/metadata/timestamp.json", &[]).await;
     assert_eq!((timestamp.status, timestamp.body.as_slice()), (200, &b"{\"version\":1}"[..]));
-    assert_eq!(timestamp.headers["content-type"], "application/json");
     assert!(!timestamp.headers.contains_key("server"));
 
     crate::hq::db::note_published(&hq.layout, &[("s-1".parse().unwrap(), "Bern".to_owned(), Generation(4))]).unwrap();
@@ -131,7 +130,7 @@ async fn nothing_outside_the_tree_is_reached() {
         "/hq.sqlite",
     ] {
         let got = site.get(path, &[]).await;
-        assert_eq!((got.status, got.refusal().code.as_str()), (404, "not-found"), "{path}");
+        assert_eq!((got.status, got.body.len()), (404, 0), "{path}");
     }
     hq.end().await;
 }

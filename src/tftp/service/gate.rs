@@ -1,11 +1,12 @@
 //! Where the service asks who somebody is and what he may have.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::access::devices::Changes;
 use crate::access::policy::GuessingDevice;
 use crate::access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
 use crate::ids::{FileName, Generation};
@@ -47,10 +48,25 @@ impl Release {
 
 /// The release, the devices and the policy, as the service asks them.
 pub(super) struct Gate {
-    policy: Mutex<Policy>,
+    policy: Policy,
     catalog: watch::Receiver<Arc<Catalog>>,
     devices: Arc<RwLock<DeviceTable>>,
+    changes: Changes,
     resolve: mpsc::Sender<Ipv4Addr>,
+}
+
+/// Whose address it was when the request was decided.
+pub(super) struct Binding {
+    address: Ipv4Addr,
+    requester: Resolution,
+    /// [`Changes::count`] when it was last found to hold.
+    seen: Option<u64>,
+}
+
+impl Binding {
+    pub(super) const fn new(address: Ipv4Addr, requester: Resolution) -> Self {
+        Self { address, requester, seen: None }
+    }
 }
 
 impl Gate {
@@ -60,10 +76,27 @@ impl Gate {
         devices: Arc<RwLock<DeviceTable>>,
         resolve: mpsc::Sender<Ipv4Addr>,
     ) -> Self {
-        Self { policy: Mutex::new(policy), catalog, devices, resolve }
+        let changes = devices.read().unwrap_or_else(PoisonError::into_inner).changes();
+        Self { policy, catalog, devices, changes, resolve }
     }
 
-    /// Whose address it is now. Asked for every packet, so it is quick.
+    /// Whether the address is still whose it was. Asked for every packet, so it looks only where something changed.
+    pub(super) fn holds(&self, binding: &mut Binding) -> bool {
+        let changes = self.changes.count();
+        if binding.seen == Some(changes) {
+            return true;
+        }
+        let now = self.who(binding.address);
+        if binding.requester == Resolution::Unknown && matches!(now, Resolution::Device(_)) {
+            // It got what everyone may have; from here on it is this device.
+            binding.requester = now;
+        }
+        let holds = binding.requester == now;
+        binding.seen = holds.then_some(changes);
+        holds
+    }
+
+    /// Whose address it is now.
     pub(super) fn who(&self, address: Ipv4Addr) -> Resolution {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address)
     }
@@ -80,17 +113,22 @@ impl Gate {
     }
 
     /// Decides one request.
-    pub(super) fn decide(&self, address: Ipv4Addr, requester: Resolution, name: &FileName, now: Instant) -> Verdict {
+    pub(super) fn decide(
+        &mut self,
+        address: Ipv4Addr,
+        requester: Resolution,
+        name: &FileName,
+        now: Instant,
+    ) -> Verdict {
         let catalog = Arc::clone(&self.catalog.borrow());
         let request = Request { address, requester, name };
-        let (decision, guessing) =
-            self.policy.lock().unwrap_or_else(PoisonError::into_inner).decide(&catalog, &request, now);
+        let (decision, guessing) = self.policy.decide(&catalog, &request, now);
         Verdict { decision, guessing, release: Release::of(&catalog, requester) }
     }
 
     /// The log that may be written under this name, if there is one and it is not too often.
     pub(super) fn own_log(
-        &self,
+        &mut self,
         address: Ipv4Addr,
         requester: Resolution,
         name: &FileName,
@@ -98,7 +136,7 @@ impl Gate {
     ) -> Option<(OwnLog, Release)> {
         let catalog = Arc::clone(&self.catalog.borrow());
         let request = Request { address, requester, name };
-        let log = self.policy.lock().unwrap_or_else(PoisonError::into_inner).own_log(&catalog, &request, now)?;
+        let log = self.policy.own_log(&catalog, &request, now)?;
         Some((log, Release::of(&catalog, requester)))
     }
 }

@@ -1,15 +1,11 @@
 //! The socket of one transfer: from the file's chunks to the kernel with one copy, the kernel's own.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, setsockopt, sockopt};
-use tokio::io::{Interest, ReadBuf};
-use tokio::net::UdpSocket;
 use tracing::debug;
 
 use super::source::Source;
@@ -21,11 +17,17 @@ use crate::tftp::transfer::Run;
 /// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;
 
+/// The kernel cuts whatever leaves by the socket, so every OACK and ERROR must fit into one segment.
+const MIN_SEGMENT_BYTES: u16 = 512;
+
 /// What one segmented send may carry; one UDP packet could have 65,507.
 const MAX_SEND_BYTES: u16 = 65_000;
 
 /// Head, bytes, and bytes after the end of a chunk.
 const PIECES: usize = 3;
+
+/// Blocks up to this length are copied behind their head.
+const COPIED_BYTES: usize = 1468;
 
 const MAX_BLOCKS: usize = MAX_WINDOWSIZE as usize;
 
@@ -39,53 +41,58 @@ pub(super) struct Line {
     segments: u16,
 }
 
+/// What became of blocks.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// They have left.
+    All,
+    /// The kernel's queue is full; these are left.
+    Full(Run),
+    /// The kernel refuses them, which is as if the network lost them.
+    Lost(io::Error),
+}
+
+/// Whom a datagram came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    Client,
+    Stranger(SocketAddrV4),
+}
+
 impl Line {
     /// A free port on the service's address. The kernel picks it at random, which is what keeps others from guessing
     /// into a transfer.
     pub(super) fn open(config: &Config, peer: SocketAddrV4) -> io::Result<Self> {
         let address = SocketAddrV4::new(*config.bind.ip(), 0);
         let socket = open_socket(address, config.interface.as_deref())?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, peer, to: SockaddrIn::from(peer), segments: 1 })
+        Ok(Self { socket: socket.into(), peer, to: SockaddrIn::from(peer), segments: 1 })
     }
 
     /// Lets the kernel cut windows into blocks of this size (`UDP_SEGMENT`), if it can and `broken` is not set.
-    pub(super) fn segment(&mut self, blksize: u16, broken: &AtomicBool) {
+    pub(super) fn segment(&mut self, blksize: u16, broken: &mut bool) {
         let datagram = blksize.saturating_add(DATA_HEADER_BYTES as u16);
         let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
-        if segments < 2 || broken.load(Ordering::Relaxed) {
+        if segments < 2 || blksize < MIN_SEGMENT_BYTES || *broken {
             return;
         }
         match setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::from(datagram)) {
             Ok(()) => self.segments = segments,
             Err(error) => {
                 debug!(%error, "the kernel does not segment UDP");
-                broken.store(true, Ordering::Relaxed);
+                *broken = true;
             }
         }
     }
 
-    /// Receives into `buffer`: how many bytes, and whether they are the client's.
-    pub(super) fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<(usize, Result<(), SocketAddrV4>)>> {
-        let mut buffer = ReadBuf::new(buffer);
-        let from = ready!(self.socket.poll_recv_from(cx, &mut buffer))?;
-        let length = buffer.filled().len();
-        Poll::Ready(Ok((length, if from == SocketAddr::V4(self.peer) { Ok(()) } else { Err(v4(from)) })))
+    /// Receives one datagram, if there is one: how many bytes, and from whom.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, From)> {
+        let (length, from) = self.socket.recv_from(buffer)?;
+        Ok((length, if from == SocketAddr::V4(self.peer) { From::Client } else { From::Stranger(v4(from)) }))
     }
 
     /// Sends one small packet, to the client or to a stranger. A full queue loses it, as the network may.
     pub(super) fn send_to(&self, packet: &[u8], to: SocketAddrV4) -> io::Result<()> {
-        let sent = sendmsg(
-            self.socket.as_raw_fd(),
-            &[IoSlice::new(packet)],
-            &[],
-            MsgFlags::empty(),
-            Some(&SockaddrIn::from(to)),
-        );
-        sent.map(drop).map_err(io::Error::from)
+        self.socket.send_to(packet, to).map(drop)
     }
 
     /// Sends one small packet to the client.
@@ -93,29 +100,29 @@ impl Line {
         self.send_to(packet, self.peer)
     }
 
-    /// Sends blocks whose bytes are loaded in `source`.
-    pub(super) async fn send_run(&mut self, run: Run, source: &Source, broken: &AtomicBool) -> io::Result<()> {
-        let mut rest = Some(run);
-        while let Some(run) = rest {
-            let segments = self.segments;
-            let sent = self.socket.async_io(Interest::WRITABLE, || self.try_send(&run, source)).await;
-            rest = match sent {
-                Ok(blocks) => run.skip(blocks.max(1)),
+    /// Sends blocks whose bytes are loaded in `source`. `broken` is set if the kernel cannot cut windows after all.
+    pub(super) fn send_run(&mut self, mut run: Run, source: &Source, broken: &mut bool) -> Sent {
+        loop {
+            match self.try_send(&run, source) {
+                Ok(blocks) => match run.skip(blocks.max(1)) {
+                    Some(rest) => run = rest,
+                    None => return Sent::All,
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full(run),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The interface cannot checksum (EIO), or this route is narrower than the interface: the same blocks again,
                 // without.
-                Err(error) if segments > 1 && refuses_segments(&error) => {
+                Err(error) if self.segments > 1 && refuses_segments(&error) => {
                     debug!(%error, "segmented sending is off");
-                    if error.raw_os_error() == Some(Errno::EIO as i32) {
-                        broken.store(true, Ordering::Relaxed);
-                    }
+                    *broken |= error.raw_os_error() == Some(Errno::EIO as i32);
                     self.segments = 1;
-                    setsockopt(&self.socket, sockopt::UdpGsoSegment, &0)?;
-                    Some(run)
+                    if let Err(error) = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0) {
+                        return Sent::Lost(error.into());
+                    }
                 }
-                Err(error) => return Err(error),
-            };
+                Err(error) => return Sent::Lost(error),
+            }
         }
-        Ok(())
     }
 
     /// Sends as many blocks of the run as go at once.
@@ -132,6 +139,12 @@ impl Line {
     fn send_one(&self, run: &Run, source: &Source) -> io::Result<u16> {
         let header = data_header(run.first);
         let (bytes, more) = source.slices(&run.range);
+        let mut block = [0; DATA_HEADER_BYTES + COPIED_BYTES];
+        if let Some(datagram) = joined(&mut block, &[&header, bytes, more]) {
+            // One short copy saves the kernel a list of pieces to check and to walk.
+            self.socket.send_to(datagram, self.peer)?;
+            return Ok(1);
+        }
         let pieces = [IoSlice::new(&header), IoSlice::new(bytes), IoSlice::new(more)];
         let pieces = if more.is_empty() { pieces.get(..2).unwrap_or(&pieces) } else { &pieces };
         sendmsg(self.socket.as_raw_fd(), pieces, &[], MsgFlags::empty(), Some(&self.to))?;
@@ -187,15 +200,31 @@ fn headers(run: &Run) -> [[u8; DATA_HEADER_BYTES]; MAX_BLOCKS] {
     headers
 }
 
+/// The pieces one behind the other in `buffer`, if they fit.
+fn joined<'a>(buffer: &'a mut [u8], pieces: &[&[u8]]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for piece in pieces {
+        buffer.get_mut(end..end + piece.len())?.copy_from_slice(piece);
+        end += piece.len();
+    }
+    buffer.get(..end)
+}
+
 fn refuses_segments(error: &io::Error) -> bool {
     let refusals = [Errno::EIO, Errno::EINVAL, Errno::EMSGSIZE, Errno::EOPNOTSUPP, Errno::ENOPROTOOPT];
     error.raw_os_error().is_some_and(|code| refusals.contains(&Errno::from_raw(code)))
 }
 
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The socket is IPv4, so the sender is.
 fn v4(address: SocketAddr) -> SocketAddrV4 {
-    match address.ip() {
-        IpAddr::V4(ip) => SocketAddrV4::new(ip, address.port()),
-        IpAddr::V6(_) => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0),
+    match address {
+        SocketAddr::V4(address) => address,
+        SocketAddr::V6(address) => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, address.port()),
     }
 }

@@ -1,19 +1,16 @@
-//! The bytes of one file, chunk by chunk, read on threads that may block and a little ahead of need.
+//! The bytes of one file, chunk by chunk: those that a transfer needs now, and a little ahead of need.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinHandle, spawn_blocking};
-
+use super::reader::{Text, Work, checked};
 use crate::access::content::CHUNK_BYTES;
-use crate::access::{Content, ContentError, Files};
-use crate::bundle::FileEntry;
+use crate::access::{Content, ContentError};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
-type Chunk = Arc<[u8]>;
+pub(super) type Chunk = Arc<[u8]>;
 
 /// One open file and the chunks that a transfer still needs.
 pub(super) struct Source {
@@ -22,37 +19,26 @@ pub(super) struct Source {
     /// The index of the first chunk in `chunks`.
     first: u64,
     chunks: VecDeque<Chunk>,
-    /// The chunk after those.
-    ahead: Option<JoinHandle<Result<Chunk, ContentError>>>,
-    reads: Arc<Semaphore>,
+    /// The chunk after those is being read.
+    reading: bool,
+    /// It could not be read ahead. Said when it is needed: the client may never get there.
+    failed: Option<ContentError>,
 }
 
 impl Source {
-    /// Opens the file and reads its first chunk.
-    pub(super) async fn open(
-        files: Arc<dyn Files>,
-        entry: Arc<FileEntry>,
-        reads: Arc<Semaphore>,
-    ) -> Result<Self, ContentError> {
-        let permit = permit(&reads).await?;
-        let opened = spawn_blocking(move || {
-            let _permit = permit;
-            let content = files.open(&entry)?;
-            let first = read_chunk(&*content, 0)?;
-            Ok((content, first))
-        });
-        let (content, first) = joined(opened.await)?;
-        Ok(Self { len: content.len(), content, first: 0, chunks: VecDeque::from([first]), ahead: None, reads })
+    /// An open file whose first chunk was read.
+    pub(super) fn new(content: Arc<dyn Content>, first: Chunk) -> Self {
+        Self { len: content.len(), content, first: 0, chunks: VecDeque::from([first]), reading: false, failed: None }
     }
 
     /// Bytes in memory as if they were a file: the translated text of netascii.
-    pub(super) fn from_bytes(bytes: &[u8], reads: Arc<Semaphore>) -> Self {
+    pub(super) fn from_text(Text(bytes): &Text) -> Self {
         let mut chunks: VecDeque<Chunk> = bytes.chunks(CHUNK_BYTES).map(Chunk::from).collect();
         if chunks.is_empty() {
             chunks.push_back(Chunk::from([]));
         }
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Self { content: Arc::new(NoMore(len)), len, first: 0, chunks, ahead: None, reads }
+        Self { content: Arc::new(NoMore(len)), len, first: 0, chunks, reading: false, failed: None }
     }
 
     /// The size of the file.
@@ -60,39 +46,42 @@ impl Source {
         self.len
     }
 
-    /// The whole file, which must not be longer than `limit`; `None` if it is.
-    pub(super) async fn read_all(&mut self, limit: u64) -> Result<Option<Vec<u8>>, ContentError> {
-        if self.len > limit {
-            return Ok(None);
-        }
-        self.load(0..self.len).await?;
-        Ok(Some(self.chunks.iter().flat_map(|chunk| chunk.iter().copied()).collect()))
-    }
-
-    /// Whether [`Source::slices`] can give these bytes now.
-    pub(super) fn has(&self, range: &Range<u64>) -> bool {
-        range.end <= self.end()
-    }
-
-    /// Waits until it can.
-    pub(super) async fn load(&mut self, range: Range<u64>) -> Result<(), ContentError> {
+    /// Whether [`Source::slices`] can give these bytes now; chunks that are in memory anyway are taken.
+    pub(super) fn has(&mut self, range: &Range<u64>) -> bool {
         while range.end > self.end() {
-            let reading = match self.ahead.take() {
-                Some(reading) => reading,
-                None => self.start(permit(&self.reads).await?),
-            };
-            let chunk = joined(reading.await)?;
-            self.chunks.push_back(chunk);
+            let index = self.next();
+            let cached = if self.reading { None } else { self.content.cached(index) };
+            match cached.map(|chunk| checked(&*self.content, index, chunk)) {
+                Some(Ok(chunk)) => self.chunks.push_back(chunk),
+                _ => return false,
+            }
         }
-        Ok(())
+        true
     }
 
-    /// Starts to read the next chunk once half of the last one is used, unless the disk is busy.
-    pub(super) fn read_ahead(&mut self, position: u64) {
-        let wanted = self.ahead.is_none() && self.end() < self.len && position + CHUNK / 2 > self.end();
-        if wanted && let Ok(permit) = Arc::clone(&self.reads).try_acquire_owned() {
-            self.ahead = Some(self.start(permit));
+    /// The work that gets the next chunk, unless it is under way; an error if that was tried in vain.
+    pub(super) fn read_next(&mut self) -> Result<Option<Work>, ContentError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
+        let idle = !std::mem::replace(&mut self.reading, true);
+        Ok(idle.then(|| Work::Chunk { content: Arc::clone(&self.content), index: self.next() }))
+    }
+
+    /// The chunk that was being read, or why it cannot be had.
+    pub(super) fn arrived(&mut self, chunk: Result<Chunk, ContentError>) {
+        self.reading = false;
+        match chunk {
+            Ok(chunk) => self.chunks.push_back(chunk),
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    /// Whether the next chunk should be read now: half of the last one is used, and nobody else has read the next.
+    pub(super) fn should_read_ahead(&mut self, position: u64) -> bool {
+        let idle = !self.reading && self.failed.is_none();
+        let wanted = idle && self.end() < self.len && position + CHUNK / 2 > self.end();
+        wanted && !self.has(&(self.end()..self.end() + 1))
     }
 
     /// Forgets whole chunks before this byte.
@@ -123,40 +112,12 @@ impl Source {
 
     /// The first byte that is not loaded.
     fn end(&self) -> u64 {
-        self.len.min((self.first + self.loaded()) * CHUNK)
+        self.len.min(self.next() * CHUNK)
     }
 
-    fn loaded(&self) -> u64 {
-        u64::try_from(self.chunks.len()).unwrap_or(u64::MAX)
+    fn next(&self) -> u64 {
+        self.first + u64::try_from(self.chunks.len()).unwrap_or(u64::MAX)
     }
-
-    fn start(&self, permit: OwnedSemaphorePermit) -> JoinHandle<Result<Chunk, ContentError>> {
-        let content = Arc::clone(&self.content);
-        let index = self.first + self.loaded();
-        spawn_blocking(move || {
-            let _permit = permit;
-            read_chunk(&*content, index)
-        })
-    }
-}
-
-/// A chunk of exactly the length that it must have: a short one would end the file early on the phone.
-fn read_chunk(content: &dyn Content, index: u64) -> Result<Chunk, ContentError> {
-    let chunk = content.chunk(index)?;
-    let expected = content.len().saturating_sub(index * CHUNK).min(CHUNK);
-    if usize::try_from(expected).is_ok_and(|expected| expected == chunk.len()) {
-        Ok(chunk)
-    } else {
-        Err(ContentError::Damaged(format!("chunk {index} has {} bytes instead of {expected}", chunk.len())))
-    }
-}
-
-async fn permit(reads: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ContentError> {
-    Arc::clone(reads).acquire_owned().await.map_err(|_| ContentError::Io("the service is stopping".to_owned()))
-}
-
-fn joined<T>(result: Result<Result<T, ContentError>, tokio::task::JoinError>) -> Result<T, ContentError> {
-    result.unwrap_or_else(|error| Err(ContentError::Io(format!("reading broke off: {error}"))))
 }
 
 /// Everything is loaded already.

@@ -311,6 +311,42 @@ async fn a_damaged_file_is_an_error_and_never_a_short_file() {
 }
 
 #[tokio::test]
+async fn a_transfer_that_breaks_off_takes_no_other_with_it() {
+    let breaking = Shelf { breaks: Some("jar.sbn".parse().unwrap()), ..shelf() };
+    let site = Site::start_with(breaking, |_| {});
+    let (phone, other) = (site.client(PHONE).await, site.client(OTHER).await);
+    other.ask("exact.bin", Mode::Octet, &[("blksize", "65464")]).await;
+    let (_, from) = other.hear().await;
+    phone.ask("jar.sbn", Mode::Octet, &[("blksize", "65464")]).await;
+    let (_, broken) = phone.hear().await;
+    // The second block needs a second chunk.
+    phone.ack(0, broken).await;
+    phone.hear().await;
+    phone.ack(1, broken).await;
+    assert!(phone.hears_nothing().await);
+    other.ack(0, from).await;
+    assert_eq!(other.hear().await.0.get(..4), Some(&b"\0\x03\0\x01"[..]));
+    assert_eq!(phone.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
+}
+
+#[tokio::test]
+async fn a_service_that_is_dropped_frees_its_port() {
+    let site = Site::start();
+    let phone = site.client(PHONE).await;
+    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.hear().await;
+    site.running.abort();
+    assert!(site.running.await.unwrap_err().is_cancelled());
+    let config = Config::new(site.server, (SERVER, 24));
+    let freed = async {
+        while Service::bind(config.clone()).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(5), freed).await.expect("the thread has ended");
+}
+
+#[tokio::test]
 async fn a_transfer_ends_on_the_release_that_it_began_with() {
     let site = Site::start();
     let phone = site.client(PHONE).await;

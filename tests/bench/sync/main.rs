@@ -4,6 +4,7 @@
 //! cargo bench --bench sync              # wire and publish; peers by apt install rsync casync ostree minisign age
 //! cargo bench --bench sync -- --quick   # a tenth of the data, 500 sites; the bytes of polls are the same
 //! cargo bench --bench sync -- wire      # one chapter: wire (with the site's time and memory), publish, or program
+//! LINESIDE_PROGRAM=target/dist/lineside cargo bench --bench sync    # with the program that ships
 //! ```
 //!
 //! The programs are those that ship: `lineside-hq init|site enroll|publish|serve` and `lineside enroll|run|status
@@ -24,6 +25,11 @@ mod world;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [word, old, new, objects] = arguments.as_slice()
+        && word == store::CHILD
+    {
+        return store::child(old.as_ref(), new.as_ref(), objects.as_ref());
+    }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let chapter = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));

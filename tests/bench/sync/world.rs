@@ -18,6 +18,7 @@ pub struct Hq {
 /// One appliance that runs.
 pub struct Site {
     config: PathBuf,
+    state: PathBuf,
     child: Child,
 }
 
@@ -65,7 +66,7 @@ impl Hq {
         self.run(&["site", "enroll", site, "--output", token.to_str().unwrap()]);
         done(Command::new(lineside()).arg("--config").arg(&config).arg("enroll").arg(&token));
         let child = start(&config);
-        let mut site = Site { config, child };
+        let mut site = Site { config, state, child };
         site.ready();
         site
     }
@@ -113,25 +114,55 @@ impl Site {
         }
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
 
-    /// The most memory that the process had resident so far, in bytes.
-    pub fn peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    /// After [`Site::stop`].
+    pub fn start(&mut self) {
+        self.child = start(&self.config);
+        self.ready();
     }
 
-    /// Processor time that the process used so far.
-    pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
+    /// Where it keeps what it has.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
+
+    pub fn memory(&self) -> Memory {
+        memory(self.child.id())
+    }
+
+    pub fn cpu(&self) -> Duration {
+        cpu(self.child.id())
+    }
+}
+
+/// Memory of a process in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// The most that was resident so far, its program's mapped pages included.
+    pub peak: u64,
+    /// Resident now without those: stacks and heap.
+    pub own: u64,
+}
+
+pub fn memory(process: u32) -> Memory {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    };
+    Memory { peak: field("VmHWM:"), own: field("RssAnon:") }
+}
+
+/// Processor time that a process used so far.
+pub fn cpu(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
 }
 
 impl Drop for Site {
@@ -171,6 +202,8 @@ pub fn hq() -> &'static str {
     env!("CARGO_BIN_EXE_lineside-hq")
 }
 
-pub fn lineside() -> &'static str {
-    env!("CARGO_BIN_EXE_lineside")
+/// The appliance's program: this build's, or the one that `LINESIDE_PROGRAM` names, which is for the one that ships
+/// (`--profile dist`).
+pub fn lineside() -> PathBuf {
+    std::env::var_os("LINESIDE_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_lineside").into(), PathBuf::from)
 }

@@ -19,6 +19,9 @@ pub fn serve(peer: &str, arguments: &[String]) {
     }
 }
 
+/// What one segmented send may carry: a UDP packet over IPv4.
+const LARGEST_SEND: usize = 65_507;
+
 struct Flow {
     left: u64,
     block: u16,
@@ -70,8 +73,9 @@ fn floor(address: SocketAddrV4, length: u64) {
             let mut end = 0;
             let mut last = false;
             for _ in 0..flow.windowsize {
-                if end + flow.blksize + 4 > outgoing.len() {
-                    break;
+                if end + flow.blksize + 4 > LARGEST_SEND {
+                    send_segments(&socket, &outgoing[..end], flow.blksize + 4, from);
+                    end = 0;
                 }
                 flow.block = flow.block.wrapping_add(1);
                 let data = flow.left.min(flow.blksize as u64) as usize;

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::load::Phones;
@@ -15,6 +16,46 @@ pub struct Server {
     child: Child,
     address: SocketAddrV4,
     group: Option<Group>,
+    /// Lineside's HQ, a process of its own that is not measured; it ends with this.
+    _hq: Option<Hq>,
+}
+
+/// The demo's HQ: it has published the files, had them pulled and verified, and left the appliance's state in `keep`.
+struct Hq {
+    child: Child,
+    keep: tempfile::TempDir,
+}
+
+impl Hq {
+    fn publish(files: &Path, address: SocketAddrV4, phones: &Phones) -> Option<Self> {
+        let keep = tempfile::tempdir().ok()?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+        command.arg("--stay").arg("--files").arg(files).arg("--tftp").arg(address.to_string());
+        command.arg("--keep").arg(keep.path());
+        for index in 0..phones.count {
+            let mac = format!("02:00:00:00:{:02x}:{:02x}", (index >> 8) & 0xff, index & 0xff);
+            command.arg("--neighbour").arg(format!("{}={mac}", Phones::address(index)));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().ok()?;
+        let hq = Self { child, keep };
+        let end = Instant::now() + Duration::from_secs(120);
+        while !hq.keep.path().join("lineside.toml").exists() {
+            if Instant::now() > end {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        Some(hq)
+    }
+}
+
+impl Drop for Hq {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Server {
@@ -23,19 +64,20 @@ impl Server {
         let address = free_address();
         let dir = files.to_str()?;
         let me = std::env::current_exe().ok()?;
+        let mut hq = None;
         let words: Vec<String> = match kind {
             "floor" | "async-tftp" => {
                 vec![me.to_str()?.to_owned(), format!("serve-{kind}"), address.to_string(), dir.to_owned()]
             }
             "lineside" => {
-                let mut words =
-                    vec![env!("CARGO_BIN_EXE_demo").to_owned(), "--stay".into(), "--files".into(), dir.into()];
-                words.extend(["--tftp".to_owned(), address.to_string()]);
-                for index in 0..phones.count {
-                    let mac = format!("02:00:00:00:{:02x}:{:02x}", (index >> 8) & 0xff, index & 0xff);
-                    words.extend(["--neighbour".to_owned(), format!("{}={mac}", Phones::address(index))]);
-                }
-                words
+                hq = Some(Hq::publish(files, address, phones)?);
+                let config = hq.as_ref()?.keep.path().join("lineside.toml");
+                vec![
+                    env!("CARGO_BIN_EXE_lineside").to_owned(),
+                    "--config".into(),
+                    config.to_str()?.into(),
+                    "run".into(),
+                ]
             }
             "dnsmasq" => {
                 let program = installed("dnsmasq")?;
@@ -49,7 +91,16 @@ impl Server {
             }
             "tftpd-hpa" => {
                 let program = installed("in.tftpd")?;
-                vec![program, "-L".into(), "--address".into(), address.to_string(), "--secure".into(), dir.to_owned()]
+                vec![
+                    program,
+                    "-L".into(),
+                    "--user".into(),
+                    "root".into(),
+                    "--address".into(),
+                    address.to_string(),
+                    "--secure".into(),
+                    dir.to_owned(),
+                ]
             }
             other => panic!("no such server: {other}"),
         };
@@ -76,7 +127,7 @@ impl Server {
         if let Some(group) = &group {
             group.add(child.id());
         }
-        let server = Self { child, address, group };
+        let server = Self { child, address, group, _hq: hq };
         server.answers().then_some(server)
     }
 
@@ -116,11 +167,51 @@ impl Server {
         Duration::from_nanos(nanos)
     }
 
-    /// The most memory it had resident, of its largest process.
+    /// Resident now: of the process alone, libraries included.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The peak counts from here.
+    pub fn forget_peak(&self) {
+        // 5 resets VmHWM (proc_pid_clear_refs(5)).
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+    }
+
+    /// Its processes now, with the children that it forks for each transfer.
+    pub fn processes(&self) -> Processes {
+        Processes { first: self.child.id(), group: self.group.as_ref().map(|group| group.dir.clone()) }
+    }
+
+    /// The most memory it had resident, of its first process.
     pub fn peak_bytes(&self) -> Option<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+}
+
+/// The processes of one server, to be asked while it works.
+pub struct Processes {
+    first: u32,
+    group: Option<PathBuf>,
+}
+
+impl Processes {
+    /// The proportional set sizes of all of them (proc_pid_smaps(5)).
+    pub fn proportional_bytes(&self) -> u64 {
+        let listed = self.group.as_ref().and_then(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok());
+        let all = listed.unwrap_or_else(|| self.first.to_string());
+        let of = |process: &str| {
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok()?;
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+            line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+        };
+        all.lines().filter_map(of).sum()
     }
 }
 
@@ -155,7 +246,8 @@ struct Group {
 
 impl Group {
     fn new() -> Option<Self> {
-        let name = format!("lineside-bench-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("lineside-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let kinds = [
             ("/sys/fs/cgroup", ("cpu.stat", "usage_usec ", 1_000)),
             ("/sys/fs/cgroup/cpuacct", ("cpuacct.usage", "", 1)),

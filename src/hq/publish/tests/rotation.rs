@@ -46,6 +46,7 @@ fn a_new_root_that_changes_no_other_key_makes_no_new_release() {
     let fleet = enrolled();
     fleet.publish(NOW);
     ceremony(&fleet, &[]);
+    assert_eq!(fleet.publish(NOW), Outcome::Refreshed(Generation(1)));
     assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(1)));
     assert!(fleet.sample.layout.site_metadata(&fleet.site).join("2.root.json").is_file());
     fleet.fetch(NOW);

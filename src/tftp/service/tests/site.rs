@@ -25,13 +25,16 @@ use crate::tftp::packet::{Mode, Packet, Request, RequestOption};
 pub(super) struct Shelf {
     pub(super) files: HashMap<FileName, Arc<[u8]>>,
     pub(super) damaged_at: HashMap<FileName, u64>,
+    /// Asking for a file of this name panics where packets are moved.
+    pub(super) breaks: Option<FileName>,
     pub(super) delay: Duration,
 }
 
 struct Book {
     bytes: Arc<[u8]>,
     damaged_at: u64,
-    pub(super) delay: Duration,
+    breaks: bool,
+    delay: Duration,
     reads: AtomicU64,
 }
 
@@ -39,7 +42,13 @@ impl Files for Shelf {
     fn open(&self, entry: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
         let bytes = self.files.get(&entry.name).ok_or_else(|| ContentError::Io("gone".to_owned()))?;
         let damaged_at = self.damaged_at.get(&entry.name).copied().unwrap_or(u64::MAX);
-        Ok(Arc::new(Book { bytes: Arc::clone(bytes), damaged_at, delay: self.delay, reads: AtomicU64::new(0) }))
+        Ok(Arc::new(Book {
+            bytes: Arc::clone(bytes),
+            damaged_at,
+            breaks: self.breaks.as_ref() == Some(&entry.name),
+            delay: self.delay,
+            reads: AtomicU64::new(0),
+        }))
     }
 }
 
@@ -58,6 +67,11 @@ impl Content for Book {
         }
         let end = self.len().min(start + 65_536);
         Ok(self.bytes[start as usize..end as usize].into())
+    }
+
+    fn cached(&self, _index: u64) -> Option<Arc<[u8]>> {
+        assert!(!self.breaks, "a mistake in our own code");
+        None
     }
 }
 
@@ -217,7 +231,7 @@ pub(super) fn shelf() -> Shelf {
     let files = contents().into_iter().map(|(name, _, _, bytes)| (name.parse().unwrap(), bytes.into())).collect();
     let damaged_at = [("damaged.bin", 0), ("half.bin", 65_536)];
     let damaged_at = damaged_at.into_iter().map(|(name, at)| (name.parse().unwrap(), at)).collect();
-    Shelf { files, damaged_at, delay: Duration::ZERO }
+    Shelf { files, damaged_at, breaks: None, delay: Duration::ZERO }
 }
 
 fn object(bytes: u64) -> ObjectRef {

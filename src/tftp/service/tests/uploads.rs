@@ -30,9 +30,16 @@ impl Logs for Drawer {
 }
 
 fn start(full: bool) -> (Site, Arc<Drawer>) {
+    start_with(full, |_| {})
+}
+
+fn start_with(full: bool, change: impl FnOnce(&mut Service)) -> (Site, Arc<Drawer>) {
     let drawer = Arc::new(Drawer { full, ..Drawer::default() });
     let logs: Arc<dyn Logs> = Arc::clone(&drawer) as _;
-    let site = Site::start_with(shelf(), |service| service.logs = Some(logs));
+    let site = Site::start_with(shelf(), |service| {
+        service.logs = Some(logs);
+        change(service);
+    });
     let mut settings = SiteSettings::default();
     settings.tftp.accept_logs = true;
     site.catalog.send_replace(Arc::new(catalog_with(8, settings)));
@@ -113,16 +120,43 @@ async fn an_address_that_another_device_takes_writes_nothing_more() {
 }
 
 #[tokio::test]
-async fn uploads_are_few_at_a_time_and_leave_room_for_reading() {
-    let (site, _) = start(false);
-    let mut waiting = Vec::new();
-    for _ in 0..MAX_UPLOADS {
+async fn a_phone_that_begins_its_log_again_and_again_takes_one_place() {
+    let (site, drawer) = start_with(false, |service| service.max_uploads = 2);
+    let mut ports = Vec::new();
+    for _ in 0..5 {
         let phone = site.client(PHONE).await;
-        assert_eq!(ask(&phone, "0004f2000002-app.log").await.0, [0, 4, 0, 0]);
-        waiting.push(phone);
+        let (ack, from) = ask(&phone, "0004f2000002-app.log").await;
+        assert_eq!(ack, [0, 4, 0, 0]);
+        ports.push((phone, from));
     }
+    let other = site.client(OTHER).await;
+    assert_eq!(ask(&other, "0004f2000003-app.log").await.0, [0, 4, 0, 0]);
+
+    let (former, from) = &ports[3];
+    data(former, 1, 10, *from).await;
+    assert!(former.hears_nothing().await);
+    assert!(drawer.kept.lock().unwrap().is_empty());
+    let (newest, from) = &ports[4];
+    data(newest, 1, 10, *from).await;
+    assert_eq!(newest.hear().await.0, [0, 4, 0, 1]);
+    assert_eq!(*drawer.kept.lock().unwrap(), [("0004f2000002-app.log".to_owned(), 10)]);
+}
+
+#[tokio::test]
+async fn uploads_are_few_at_a_time_and_leave_room_for_reading() {
+    let (site, _) = start_with(false, |service| service.max_uploads = 2);
+    let phone = site.client(PHONE).await;
+    assert_eq!(ask(&phone, "0004f2000002-app.log").await.0, [0, 4, 0, 0]);
+    let again = site.client(PHONE).await;
+    let (ack, from) = ask(&again, "0004f2000002-boot.log").await;
+    assert_eq!(ack, [0, 4, 0, 0]);
     let other = site.client(OTHER).await;
     assert_eq!(ask(&other, "0004f2000003-app.log").await.0, REFUSED);
     assert_eq!(other.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
-    assert_eq!(waiting[0].get("ringlist.xml", &[]).await, b"<rings/>\r\n", "even by a phone that brings so many");
+    assert_eq!(phone.get("ringlist.xml", &[]).await, b"<rings/>\r\n", "even by a phone that brings so many");
+
+    data(&again, 1, 10, from).await;
+    assert_eq!(again.hear().await.0, [0, 4, 0, 1]);
+    let other = site.client(OTHER).await;
+    assert_eq!(ask(&other, "0004f2000003-app.log").await.0, [0, 4, 0, 0], "the place is free again");
 }

@@ -1,0 +1,72 @@
+//! Who claims which address by ARP, for conflicts that show only later (RFC 5227 §2.4). Pure.
+
+use std::net::Ipv4Addr;
+
+use crate::ids::MacAddr;
+
+/// Ethernet header and ARP message, in octets.
+const FRAME_BYTES: usize = 14 + 28;
+
+/// A device says that an address is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The device.
+    pub mac: MacAddr,
+    /// The address.
+    pub address: Ipv4Addr,
+}
+
+/// Reads a frame that holds an ARP request or reply (RFC 826) whose sender claims an address; `None` for everything else,
+/// and for probes: their sender claims nothing yet (RFC 5227 §1.1).
+pub fn parse(frame: &[u8]) -> Option<Claim> {
+    let frame = frame.get(..FRAME_BYTES)?;
+    // EtherType ARP; hardware Ethernet, protocol IPv4, lengths 6 and 4, request or reply.
+    if frame.get(12..21)? != [8, 6, 0, 1, 8, 0, 6, 4, 0] || !matches!(frame.get(21)?, 1 | 2) {
+        return None;
+    }
+    let mac = MacAddr::new(<[u8; 6]>::try_from(frame.get(22..28)?).ok()?);
+    let address = Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(28..32)?).ok()?);
+    let one_host = !(address.is_unspecified() || address.is_multicast() || address.is_broadcast());
+    (mac.is_unicast() && one_host).then_some(Claim { mac, address })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::indexing_slicing)]
+    use super::*;
+
+    const MAC: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
+
+    fn frame(operation: u8, address: Ipv4Addr) -> Vec<u8> {
+        let mut frame = vec![0xff; 6];
+        frame.extend(MAC.octets());
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+        frame.extend(MAC.octets());
+        frame.extend(address.octets());
+        frame.extend([0; 6]);
+        frame.extend(ADDRESS.octets());
+        frame.resize(60, 0);
+        frame
+    }
+
+    #[test]
+    fn announcements_requests_and_replies_claim_an_address_and_probes_do_not() {
+        let claim = Some(Claim { mac: MAC, address: ADDRESS });
+        assert_eq!((parse(&frame(1, ADDRESS)), parse(&frame(2, ADDRESS))), (claim, claim));
+        assert_eq!(parse(&frame(1, Ipv4Addr::UNSPECIFIED)), None, "RFC 5227 §2.1.1");
+    }
+
+    #[test]
+    fn what_is_cut_or_no_arp_of_one_device_claims_nothing() {
+        let good = frame(1, ADDRESS);
+        for length in 0..FRAME_BYTES {
+            assert_eq!(parse(&good[..length]), None, "{length}");
+        }
+        for (place, wrong) in [(12, 0x86), (15, 6), (16, 9), (18, 8), (19, 16), (21, 3), (21, 0), (22, 1), (28, 224)] {
+            let mut frame = good.clone();
+            frame[place] = wrong;
+            assert_eq!(parse(&frame), None, "{place}");
+        }
+    }
+}

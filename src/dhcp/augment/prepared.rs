@@ -1,0 +1,178 @@
+//! A router's offer, completed for a phone and ready to go. Pure.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dhcproto::v4::MessageType;
+
+use super::kept::Kept;
+use crate::dhcp::heard::ServerMessage;
+use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
+use crate::dhcp::options::{self, OptionCode, address_list};
+use crate::dhcp::scope::Scope;
+
+/// Where option 53 has its value: it is written first.
+const KIND_AT: usize = 242;
+
+/// What the router is about to say to a phone, with 66/150 and the vendor's options added and nothing else changed.
+///
+/// The whole message is made when the router's OFFER comes, so that at the phone's REQUEST only its own fields are filled
+/// in.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The router.
+    pub server: Ipv4Addr,
+    /// The address that it leases.
+    pub address: Ipv4Addr,
+    /// For how long, in seconds.
+    pub lease_seconds: u32,
+    /// When the router said so.
+    pub at: Instant,
+    /// Where it is in the message: lease time, T1, T2.
+    times: Vec<(usize, u32)>,
+    message: Vec<u8>,
+    made_from: Arc<MadeFrom>,
+}
+
+/// What a completed lease was made from, to be made again after a restart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MadeFrom {
+    discover: Vec<u8>,
+    offer: ServerMessage,
+}
+
+impl MadeFrom {
+    /// What is to be kept of it, for a phone that took this address.
+    pub fn kept(&self, address: Ipv4Addr) -> Kept {
+        let mut offer = self.offer.emit();
+        put(&mut offer, 16, &address.octets(), 4);
+        Kept { discover: self.discover.clone(), offer }
+    }
+}
+
+impl Prepared {
+    /// Completes an offer for the phone that sent `discover`. `None` if the offer lacks what a lease needs (its time), or
+    /// has no room for a TFTP server within what the phone takes.
+    pub fn new(scope: &Scope, (discover, said): (&Request, &[u8]), offer: &ServerMessage, at: Instant) -> Option<Self> {
+        let lease_seconds = offer.options.seconds(OptionCode::AddressLeaseTime)?;
+        let first = scope.tftp.first().copied().unwrap_or(scope.server);
+        let mut added = vec![
+            (options::TFTP_SERVERS, address_list(&scope.tftp)),
+            (options::TFTP_SERVER_NAME, first.to_string().into_bytes()),
+        ];
+        for (code, value) in scope.vendor_options_of(discover) {
+            added.retain(|(other, _)| *other != code);
+            added.push((code, value.to_vec()));
+        }
+        // Of the router's own options none is touched but those that only the way to us needed: 82 is the relay's, and
+        // 52 (overload) has been resolved.
+        let kept = offer.options.iter().filter(|(code, _)| {
+            !matches!(
+                code,
+                OptionCode::MessageType
+                    | OptionCode::ServerIdentifier
+                    | OptionCode::OptionOverload
+                    | OptionCode::RelayAgentInformation
+            ) && !added.iter().any(|(other, _)| other == code)
+        });
+        let mut message = offer.header.clone();
+        // RFC 1542 §4.1.2: to the client a relayed reply is like a direct one.
+        for (place, length) in [(3, 1), (8, 2), (12, 4), (24, 4)] {
+            put(&mut message, place, &[0; 4], length);
+        }
+        if offer.options.get(OptionCode::OptionOverload).is_some() {
+            put(&mut message, 44, &[0; 192], 192);
+        }
+        message.extend(dhcproto::v4::MAGIC);
+        options::emit(OptionCode::MessageType, &[MessageType::Ack.into()], &mut message);
+        options::emit(OptionCode::ServerIdentifier, &offer.server.octets(), &mut message);
+        let mut times = Vec::new();
+        for (code, value) in kept {
+            if matches!(code, OptionCode::AddressLeaseTime | OptionCode::Renewal | OptionCode::Rebinding)
+                && let Some(seconds) = offer.options.seconds(code)
+            {
+                times.push((message.len() + 2, seconds));
+            }
+            options::emit(code, value, &mut message);
+        }
+        let limit = discover.max_reply_bytes();
+        let mut named = false;
+        for (code, value) in added {
+            if message.len() + options::emitted_len(&value) < limit {
+                options::emit(code, &value, &mut message);
+                named |= matches!(code, options::TFTP_SERVERS | options::TFTP_SERVER_NAME);
+            }
+        }
+        if !named || message.len() >= limit {
+            return None;
+        }
+        message.push(OptionCode::End.into());
+        message.resize(message.len().max(MIN_REPLY_BYTES), 0);
+        Some(Self {
+            server: offer.server,
+            address: offer.yiaddr,
+            lease_seconds,
+            at,
+            times,
+            message,
+            made_from: Arc::new(MadeFrom { discover: said.to_vec(), offer: offer.clone() }),
+        })
+    }
+
+    /// The router leases this phone another address of the LAN, on the same terms.
+    pub fn give(&mut self, address: Ipv4Addr) {
+        self.address = address;
+        put(&mut self.message, 16, &address.octets(), 4);
+    }
+
+    /// What it was made from.
+    pub fn made_from(&self) -> Arc<MadeFrom> {
+        Arc::clone(&self.made_from)
+    }
+
+    /// The router's OFFER, completed.
+    pub fn offer(&self, discover: &Request) -> Vec<u8> {
+        let mut message = self.answer(discover);
+        put(&mut message, KIND_AT, &[MessageType::Offer.into()], 1);
+        message
+    }
+
+    /// The router's ACK, completed; for a lease of which only `left` seconds are known to remain, no longer than that.
+    pub fn ack(&self, request: &Request, left: Option<u32>) -> Vec<u8> {
+        let mut message = self.answer(request);
+        put(&mut message, 12, &request.ciaddr.octets(), 4);
+        if let Some(left) = left.filter(|left| *left < self.lease_seconds) {
+            for (place, seconds) in &self.times {
+                // T1 and T2 keep their place within the lease.
+                let scaled = u64::from(*seconds) * u64::from(left) / u64::from(self.lease_seconds.max(1));
+                put(&mut message, *place, &u32::try_from(scaled).unwrap_or(left).to_be_bytes(), 4);
+            }
+        }
+        message
+    }
+
+    fn answer(&self, request: &Request) -> Vec<u8> {
+        let mut message = self.message.clone();
+        put(&mut message, 4, &request.xid.to_be_bytes(), 4);
+        put(&mut message, 10, &request.flags.to_be_bytes(), 2);
+        message
+    }
+}
+
+/// Writes `length` octets of `value` at a place that the header has for certain.
+fn put(message: &mut [u8], place: usize, value: &[u8], length: usize) {
+    if let (Some(to), Some(from)) = (message.get_mut(place..place + length), value.get(..length)) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// A phone's DISCOVER as a relay agent sends it on: everything as the phone said it (RFC 1542 §4.1.1).
+pub fn relayed(discover: &[u8], relay: Ipv4Addr, xid: u32) -> Vec<u8> {
+    let mut message = discover.to_vec();
+    put(&mut message, 3, &[1], 1);
+    put(&mut message, 4, &xid.to_be_bytes(), 4);
+    put(&mut message, 24, &relay.octets(), 4);
+    message.resize(message.len().max(MIN_REPLY_BYTES), 0);
+    message
+}

@@ -1,0 +1,142 @@
+//! A LAN with a router and a phone, message by message.
+
+use super::*;
+
+pub struct Lan {
+    pub augment: Augment,
+    pub scope: Scope,
+    pub taken: Option<Ipv4Addr>,
+    pub now: Instant,
+}
+
+impl Lan {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        let mut augment = Augment::new(1, now);
+        augment.set_servers(&[ROUTER]);
+        Self { augment, scope: scope(&[]), taken: None, now }
+    }
+
+    pub fn pass(&mut self, span: Duration) {
+        self.now += span;
+    }
+
+    pub fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let request = Request::parse(bytes).unwrap();
+        let taken = self.taken;
+        let what = (&self.scope, &request, bytes);
+        self.augment.client(what, broadcast, &|address| Some(address) == taken, self.now, &mut acts);
+        acts
+    }
+
+    pub fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
+        let acts = self.request(discover, true);
+        acts.into_iter()
+            .filter_map(|act| if let Act::Relay(to, message) = act { Some((to, message)) } else { None })
+            .collect()
+    }
+
+    /// The transaction of what was last relayed.
+    pub fn xid(&self) -> u32 {
+        self.augment.phones[&PHONE].discover.as_ref().unwrap().1
+    }
+
+    pub fn router(&mut self, message: &ServerMessage) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let taken = self.taken;
+        self.augment.server(Some(&self.scope), message, &|address, _| Some(address) == taken, self.now, &mut acts);
+        acts
+    }
+
+    /// A phone's DISCOVER and what the router says to it.
+    pub fn learn(&mut self) {
+        self.relays(&discover("Polycom-SPIP670"));
+        self.router(&offer(self.xid(), ROUTER, ADDRESS, &[]));
+    }
+
+    pub fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
+        answer(&self.request(&select(server, address), true))
+    }
+}
+
+pub fn scope(vendor_options: &[VendorOption]) -> Scope {
+    let settings = DhcpSettings {
+        mode: DhcpMode::Augment,
+        vendor_options: vendor_options.to_vec(),
+        phone_classes: vec!["AastraIPPhone".to_owned()],
+        ..DhcpSettings::default()
+    };
+    Scope::new(BOX, 24, &settings, [PHONE])
+}
+
+pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
+    let mut bytes = probe::emit(Question::Discover(None), mac, 5);
+    let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
+    bytes.truncate(end);
+    options::emit(OptionCode::ClassIdentifier, class.as_bytes(), &mut bytes);
+    bytes.push(255);
+    bytes.resize(bytes.len().max(300), 0);
+    bytes
+}
+
+pub fn discover(class: &str) -> Vec<u8> {
+    said_by(PHONE, class)
+}
+
+pub fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
+    probe::emit(Question::Select(address, server), PHONE, 5)
+}
+
+pub fn reboot(address: Ipv4Addr) -> Vec<u8> {
+    probe::emit(Question::Reboot(address), PHONE, 6)
+}
+
+pub fn rebind(address: Ipv4Addr) -> Vec<u8> {
+    let mut bytes = probe::emit(Question::Inform(address), PHONE, 7);
+    bytes[242] = 3;
+    bytes
+}
+
+pub fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![2, 1, 6, 1];
+    bytes.extend(xid.to_be_bytes());
+    bytes.extend([0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend(address.octets());
+    bytes.extend(server.octets());
+    bytes.extend(BOX.octets());
+    bytes.extend(PHONE.octets());
+    bytes.resize(236, 0);
+    bytes.extend(dhcproto::v4::MAGIC);
+    let times = [(51, HOUR), (58, HOUR / 2), (59, HOUR / 8 * 7)].map(|(code, seconds)| (code, seconds.to_be_bytes()));
+    let mut tell = |code: u8, value: &[u8]| options::emit(OptionCode::from(code), value, &mut bytes);
+    tell(53, &[2]);
+    tell(54, &server.octets());
+    times.iter().for_each(|(code, value)| tell(*code, value));
+    tell(1, &[255, 255, 255, 0]);
+    more.iter().for_each(|(code, value)| tell(*code, value));
+    bytes.push(255);
+    bytes
+}
+
+pub fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> ServerMessage {
+    ServerMessage::parse(&emit_offer(xid, server, address, more)).unwrap()
+}
+
+pub fn kept(acts: &[Act]) -> Kept {
+    let kept = acts.iter().find_map(|act| match act {
+        Act::Tell(Event::Completed(_, address, made_from)) => Some(made_from.as_ref()?.kept(*address)),
+        _ => None,
+    });
+    kept.unwrap()
+}
+
+pub fn replies(acts: &[Act]) -> Vec<&Vec<u8>> {
+    acts.iter().filter_map(|act| if let Act::Reply { message, .. } = act { Some(message) } else { None }).collect()
+}
+
+pub fn answer(acts: &[Act]) -> Option<ServerMessage> {
+    let all = replies(acts);
+    assert!(all.len() <= 1, "{acts:?}");
+    all.first().map(|bytes| ServerMessage::parse(bytes).unwrap())
+}

@@ -1,0 +1,196 @@
+//! Which mode is in force, from what the site wants and what the LAN shows. Pure.
+
+use super::lan::Points;
+use super::scope::{Mode, Scope};
+use crate::bundle::DhcpMode;
+
+/// What the LAN shows.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// Whether there is a link to look at. Without one (loopback) nobody else can be there.
+    pub link: bool,
+    /// Whether other servers still have their chance to show.
+    pub listening: bool,
+    /// Whether nobody answered for so long that nobody will: a router that boots with us takes a minute.
+    pub alone: bool,
+    /// Where each other server points phones.
+    pub servers: &'a [Points],
+    /// Whether devices hold leases of ours.
+    pub leasing: bool,
+    /// Whether frames can be seen and sent, which `augment` needs.
+    pub raw: bool,
+    /// Whether `phones-only` was proven safe here; `None` until that is known.
+    pub proof: Option<&'a Result<(), String>>,
+}
+
+const SECOND: &str = "more than one other DHCP server answers on this LAN; find out which one should not be there";
+const RAW: &str = "`augment` needs to see and send raw frames (CAP_NET_RAW); this process may not";
+
+impl Scope {
+    /// Settles what is in force. `all` and `phones-only` begin only where they harm nobody. Once devices hold our leases
+    /// the LAN is ours, and another server is the intruder: falling silent then would cost phones their addresses.
+    pub fn choose(&mut self, seen: &Seen<'_>) {
+        if !seen.link {
+            return;
+        }
+        match self.wanted {
+            DhcpMode::Shadow | DhcpMode::Inform => {}
+            DhcpMode::Augment if !seen.raw => self.fall_back("inform (augment asked for)", RAW.to_owned()),
+            DhcpMode::Augment => self.problem = augment_problem(seen),
+            // A mode that its settings do not allow has said so already.
+            DhcpMode::PhonesOnly if self.mode == Mode::PhonesOnly => self.choose_phones_only(seen),
+            DhcpMode::All if self.mode == Mode::All => {
+                if !seen.servers.is_empty() && !seen.leasing {
+                    self.fall_back(
+                        "inform (all asked for)",
+                        "another DHCP server answers on this LAN, so that leasing here would take addresses twice"
+                            .to_owned(),
+                    );
+                } else if seen.listening && !seen.leasing {
+                    self.wait("inform (looking for other servers)");
+                }
+            }
+            DhcpMode::PhonesOnly | DhcpMode::All => {}
+            DhcpMode::Auto => self.choose_auto(seen),
+        }
+    }
+
+    fn choose_phones_only(&mut self, seen: &Seen<'_>) {
+        if seen.leasing {
+            return;
+        }
+        match seen.proof {
+            None => self.wait("inform (phones-only: finding out whether it is safe)"),
+            Some(Ok(())) => {}
+            Some(Err(reason)) => {
+                let text = format!("`phones-only` is refused: {reason}. `augment` works beside any router");
+                self.fall_back("inform (phones-only refused)", text);
+            }
+        }
+    }
+
+    fn choose_auto(&mut self, seen: &Seen<'_>) {
+        let range = self.range.take();
+        let (mode, label, problem) = match seen.servers {
+            _ if seen.leasing && range.is_some() => (Mode::All, "all (auto)", None),
+            [] if seen.listening => (Mode::Inform, "inform (auto: looking for other servers)", None),
+            [] if range.is_some() && seen.alone => (Mode::All, "all (auto)", None),
+            [] if range.is_some() => (Mode::Inform, "inform (auto: looking for other servers)", None),
+            [] => {
+                let text = "no DHCP server answers on this LAN, and this site has no `range`: phones get no address";
+                (Mode::Inform, "inform (auto)", Some(text.to_owned()))
+            }
+            servers if servers.contains(&Points::Here) => (Mode::Inform, "inform (auto: the router points here)", None),
+            [Points::Nowhere] if seen.raw => (Mode::Augment, "augment (auto)", None),
+            [Points::Nowhere] => (Mode::Inform, "inform (auto)", Some(RAW.to_owned())),
+            [_] => {
+                let text = "this LAN's DHCP server points phones to another TFTP server; change it there, or remove it";
+                (Mode::Inform, "inform (auto)", Some(text.to_owned()))
+            }
+            _ => (Mode::Inform, "inform (auto)", Some(SECOND.to_owned())),
+        };
+        (self.mode, self.label, self.problem) = (mode, label, problem);
+        self.range = range.filter(|_| mode == Mode::All);
+    }
+
+    fn wait(&mut self, label: &'static str) {
+        self.fall_back(label, String::new());
+        self.problem = None;
+    }
+}
+
+fn augment_problem(seen: &Seen<'_>) -> Option<String> {
+    match seen.servers {
+        [] if seen.listening => None,
+        [] => Some("no DHCP server answers on this LAN, so there is no lease to complete".to_owned()),
+        [Points::Elsewhere] => {
+            Some("this LAN's DHCP server points phones to another TFTP server, which is left as it is".to_owned())
+        }
+        [_] => None,
+        _ => Some(SECOND.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::bundle::DhcpSettings;
+
+    const PLAIN: Seen<'_> =
+        Seen { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };
+
+    #[test]
+    fn auto_does_what_the_lan_allows() {
+        for (servers, mode) in [
+            (&[Points::Nowhere][..], Mode::Augment),
+            (&[Points::Here], Mode::Inform),
+            (&[Points::Elsewhere], Mode::Inform),
+            (&[Points::Nowhere, Points::Nowhere], Mode::Inform),
+            (&[Points::Nowhere, Points::Here], Mode::Inform),
+            (&[], Mode::All),
+        ] {
+            let scope = chosen(DhcpMode::Auto, &Seen { servers, ..PLAIN });
+            assert_eq!(scope.mode, mode, "{servers:?}");
+            assert!(scope.label.contains("auto"), "{}", scope.label);
+            let needs_report = mode == Mode::Inform && !servers.contains(&Points::Here);
+            assert_eq!(scope.problem.is_some(), needs_report, "{servers:?}");
+            assert_eq!(scope.range.is_some(), mode == Mode::All);
+        }
+    }
+
+    #[test]
+    fn auto_takes_no_lan_before_a_slow_router_had_its_minute() {
+        assert_eq!(chosen(DhcpMode::Auto, &Seen { alone: false, ..PLAIN }).mode, Mode::Inform);
+        assert_eq!(chosen(DhcpMode::Auto, &Seen { listening: true, ..PLAIN }).mode, Mode::Inform);
+        let without_range = Seen { servers: &[], ..PLAIN };
+        let mut scope = Scope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &DhcpSettings::default(), []);
+        scope.choose(&without_range);
+        assert_eq!(scope.mode, Mode::Inform);
+        assert!(scope.problem.is_some_and(|problem| problem.contains("no `range`")));
+    }
+
+    #[test]
+    fn augment_needs_raw_frames_and_says_so() {
+        let scope = chosen(DhcpMode::Augment, &Seen { raw: false, ..PLAIN });
+        assert_eq!((scope.mode, scope.label), (Mode::Inform, "inform (augment asked for)"));
+        let scope = chosen(DhcpMode::Augment, &Seen { servers: &[Points::Nowhere], ..PLAIN });
+        assert_eq!((scope.mode, scope.label, scope.problem), (Mode::Augment, "augment", None));
+    }
+
+    #[test]
+    fn two_servers_are_reported_in_augment() {
+        let servers = &[Points::Nowhere, Points::Nowhere];
+        let scope = chosen(DhcpMode::Augment, &Seen { servers, ..PLAIN });
+        assert_eq!(scope.mode, Mode::Augment);
+        assert!(scope.problem.is_some_and(|problem| problem.contains("more than one")));
+    }
+
+    #[test]
+    fn phones_only_waits_for_its_proof_and_is_refused_without_it() {
+        assert_eq!(chosen(DhcpMode::PhonesOnly, &PLAIN).mode, Mode::Inform);
+        assert_eq!(chosen(DhcpMode::PhonesOnly, &Seen { proof: Some(&Ok(())), ..PLAIN }).mode, Mode::PhonesOnly);
+        let refused = Err("the router sends NAKs".to_owned());
+        let scope = chosen(DhcpMode::PhonesOnly, &Seen { proof: Some(&refused), ..PLAIN });
+        assert_eq!((scope.mode, scope.label), (Mode::Inform, "inform (phones-only refused)"));
+        assert!(scope.problem.is_some_and(|problem| problem.contains("NAKs") && problem.contains("augment")));
+    }
+
+    #[test]
+    fn who_leases_already_is_not_silenced_by_a_server_that_comes_later() {
+        for wanted in [DhcpMode::All, DhcpMode::Auto] {
+            let seen = Seen { servers: &[Points::Nowhere], leasing: true, ..PLAIN };
+            assert_eq!(chosen(wanted, &seen).mode, Mode::All);
+            assert_ne!(chosen(wanted, &Seen { leasing: false, ..seen }).mode, Mode::All);
+        }
+    }
+
+    fn chosen(mode: DhcpMode, seen: &Seen<'_>) -> Scope {
+        let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110)));
+        let settings = DhcpSettings { mode, range, ..DhcpSettings::default() };
+        let mut scope = Scope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &settings, []);
+        scope.choose(seen);
+        scope
+    }
+}

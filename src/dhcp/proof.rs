@@ -1,0 +1,234 @@
+//! Whether `phones-only` is safe beside the LAN's other servers: asked of them, not assumed. Pure.
+//!
+//! In the name of a device that does not exist (our own hardware address with the local bit set): would a server lease an
+//! address of our range? Is it silent when a client selects another server, and when a client that it knows starts
+//! again with an address of ours? Most are not, and their NAK would throw phones back to the start. What was leased for
+//! the question is given back.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::MessageType;
+
+use super::heard::ServerMessage;
+use super::probe::Question;
+use crate::ids::MacAddr;
+
+/// How long an answer is waited for: dnsmasq pings for 3 s before its first offer.
+const OFFER_WAIT: Duration = Duration::from_millis(4500);
+/// How long a NAK is waited for. Servers that send one do so at once.
+const NAK_WAIT: Duration = Duration::from_millis(1500);
+
+/// The questions, one after the other.
+#[derive(Debug)]
+pub struct Proof {
+    own: Ipv4Addr,
+    mac: MacAddr,
+    ours: Ipv4Addr,
+    range: (Ipv4Addr, Ipv4Addr),
+    step: Step,
+    until: Option<Instant>,
+    offered: Option<(Ipv4Addr, Ipv4Addr)>,
+    bound: Option<(Ipv4Addr, Ipv4Addr)>,
+    outcome: Option<Result<(), String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Discover,
+    SelectUs,
+    SelectThem,
+    Reboot,
+    GiveBack,
+    Done,
+}
+
+impl Proof {
+    /// For a site at `own` with hardware address `mac`, with this range, of which `ours` is an address that is free.
+    pub fn new(own: Ipv4Addr, mac: MacAddr, range: (Ipv4Addr, Ipv4Addr), ours: Ipv4Addr) -> Self {
+        let [first, rest @ ..] = mac.octets();
+        // A MAC that is local already (virtual machines) gets another last octet instead.
+        let mac = if first & 2 == 0 {
+            let [b, c, d, e, f] = rest;
+            MacAddr::new([first | 2, b, c, d, e, f])
+        } else {
+            let [b, c, d, e, f] = rest;
+            MacAddr::new([first, b, c, d, e, f ^ 0x80])
+        };
+        Self { own, mac, ours, range, step: Step::Discover, until: None, offered: None, bound: None, outcome: None }
+    }
+
+    /// Who asks.
+    pub const fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// The next question, if it is time for it.
+    pub fn poll(&mut self, now: Instant) -> Option<Question> {
+        if self.until.is_some_and(|until| now < until) {
+            return None;
+        }
+        if self.until.is_some() {
+            self.step = match self.step {
+                Step::Discover => Step::SelectUs,
+                // Without an offer there is nothing to take: a server that does not answer does not disturb.
+                Step::SelectUs if self.offered.is_none() => Step::Done,
+                Step::SelectUs => Step::SelectThem,
+                Step::SelectThem if self.bound.is_none() => Step::Done,
+                Step::SelectThem => Step::Reboot,
+                Step::Reboot => Step::GiveBack,
+                Step::GiveBack | Step::Done => Step::Done,
+            };
+            if self.outcome.is_some() && self.step != Step::Done {
+                self.step = if self.bound.is_some() { Step::GiveBack } else { Step::Done };
+            }
+        }
+        let (question, wait) = match self.step {
+            Step::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
+            Step::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
+            Step::SelectThem => {
+                let (address, server) = self.offered?;
+                (Question::Select(address, server), NAK_WAIT)
+            }
+            Step::Reboot => (Question::Reboot(self.ours), NAK_WAIT),
+            Step::GiveBack => {
+                let (address, server) = self.bound.take()?;
+                (Question::Release(address, server), Duration::ZERO)
+            }
+            Step::Done => {
+                self.outcome.get_or_insert(Ok(()));
+                return None;
+            }
+        };
+        self.until = Some(now + wait);
+        Some(question)
+    }
+
+    /// A server spoke.
+    pub fn heard(&mut self, message: &ServerMessage, now: Instant) {
+        if message.chaddr != self.mac || message.server == self.own {
+            return;
+        }
+        let server = message.server;
+        match message.kind {
+            MessageType::Offer if self.step == Step::Discover => {
+                if (self.range.0..=self.range.1).contains(&message.yiaddr) {
+                    self.refuse(format!("the server {server} leases addresses of the range itself"), now);
+                }
+                self.offered.get_or_insert((message.yiaddr, server));
+            }
+            MessageType::Ack if self.step == Step::SelectThem => {
+                self.bound = self.offered;
+                self.until = Some(now);
+            }
+            MessageType::Nak if self.step == Step::SelectUs => {
+                self.refuse(format!("the server {server} sends a NAK to phones that take our lease"), now);
+            }
+            MessageType::Nak if self.step == Step::Reboot => {
+                self.refuse(format!("the server {server} sends a NAK to phones that start again with our lease"), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&mut self, reason: String, now: Instant) {
+        self.outcome.get_or_insert(Err(reason));
+        self.until = Some(now);
+    }
+
+    /// When [`Self::poll`] has something to do; `None` before the first and after the last question.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.until.filter(|_| self.step != Step::Done)
+    }
+
+    /// What came of it, once all is asked and given back.
+    pub fn outcome(&self) -> Option<&Result<(), String>> {
+        self.outcome.as_ref().filter(|_| self.step == Step::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::dhcp::probe;
+
+    const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+    const FREE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 100);
+    const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 50);
+
+    #[test]
+    fn a_router_that_is_silent_where_it_must_be_passes_and_gets_its_lease_back() {
+        let (outcome, asked) = run(|question| match question {
+            Question::Discover(_) => Some((MessageType::Offer, THEIRS)),
+            Question::Select(THEIRS, ROUTER) => Some((MessageType::Ack, THEIRS)),
+            _ => None,
+        });
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(asked.last(), Some(&Question::Release(THEIRS, ROUTER)));
+        assert!(asked.contains(&Question::Select(FREE, OWN)) && asked.contains(&Question::Reboot(FREE)));
+    }
+
+    #[test]
+    fn a_nak_at_the_choice_or_at_the_next_start_refuses() {
+        let (outcome, asked) = run(|question| match question {
+            Question::Discover(_) => Some((MessageType::Offer, THEIRS)),
+            Question::Select(FREE, OWN) => Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)),
+            _ => None,
+        });
+        assert!(outcome.unwrap_err().contains("take our lease"));
+        assert_eq!(asked.len(), 2, "nothing was leased, so nothing is given back");
+        let (outcome, asked) = run(|question| match question {
+            Question::Discover(_) => Some((MessageType::Offer, THEIRS)),
+            Question::Select(THEIRS, ROUTER) => Some((MessageType::Ack, THEIRS)),
+            Question::Reboot(_) => Some((MessageType::Nak, Ipv4Addr::UNSPECIFIED)),
+            _ => None,
+        });
+        assert!(outcome.unwrap_err().contains("start again"));
+        assert_eq!(asked.last(), Some(&Question::Release(THEIRS, ROUTER)));
+    }
+
+    #[test]
+    fn a_server_that_leases_from_the_same_range_refuses() {
+        let (outcome, _) = run(|question| match question {
+            Question::Discover(Some(address)) => Some((MessageType::Offer, address)),
+            _ => None,
+        });
+        assert!(outcome.unwrap_err().contains("of the range itself"));
+    }
+
+    #[test]
+    fn where_nobody_answers_nothing_disturbs() {
+        assert_eq!(run(|_| None).0, Ok(()));
+    }
+
+    fn run(router: impl Fn(Question) -> Option<(MessageType, Ipv4Addr)>) -> (Result<(), String>, Vec<Question>) {
+        let mut now = Instant::now();
+        let mac = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+        let mut proof = Proof::new(OWN, mac, (FREE, Ipv4Addr::new(192, 168, 1, 110)), FREE);
+        assert_ne!(proof.mac(), mac);
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            if let Some(question) = proof.poll(now) {
+                asked.push(question);
+                if let Some((kind, yiaddr)) = router(question) {
+                    proof.heard(&said(proof.mac(), kind, yiaddr), now);
+                }
+            }
+            if let Some(outcome) = proof.outcome() {
+                return (outcome.clone(), asked);
+            }
+            now = proof.deadline().unwrap_or(now).max(now);
+        }
+        panic!("no end: {proof:?}");
+    }
+
+    fn said(mac: MacAddr, kind: MessageType, yiaddr: Ipv4Addr) -> ServerMessage {
+        let mut bytes = probe::emit(Question::Release(yiaddr, ROUTER), mac, 1);
+        *bytes.get_mut(0).unwrap() = 2;
+        *bytes.get_mut(242).unwrap() = kind.into();
+        bytes.copy_within(12..16, 16);
+        ServerMessage::parse(&bytes).unwrap()
+    }
+}

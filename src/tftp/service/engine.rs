@@ -1,0 +1,166 @@
+//! The thread that serves: waits for packets, deadlines and the disk, and hands each to whom it concerns.
+
+use std::io;
+use std::net::UdpSocket;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::Shared;
+use super::listener::{Listener, Site};
+use super::transfers::Transfers;
+use super::wake::Waker;
+
+/// How long transfers that were told to stop may take to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Packets that are taken from the kernel's list at one time.
+const EVENTS: usize = 256;
+
+/// Packets that are handled at what is taken for one moment.
+const MOMENT: usize = 16;
+
+/// The frames of this thread are small; the largest holds a list of a window's pieces.
+const STACK_BYTES: usize = 512 * 1024;
+
+// What is no transfer's ticket: places are counted from 0, far below these.
+const LISTENER: u64 = u64::MAX;
+const WAKER: u64 = u64::MAX - 1;
+
+const RUN: u8 = 0;
+const DRAIN: u8 = 1;
+const ABORT: u8 = 2;
+
+/// Serves in a thread of its own until `stop`, then for at most as long as running transfers may take.
+pub(super) async fn run(
+    socket: UdpSocket,
+    shared: Shared,
+    waker: Arc<Waker>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let order = Order { phase: Arc::new(AtomicU8::new(RUN)), waker: Arc::clone(&waker) };
+    let (tell, ended) = oneshot::channel();
+    let phase = Arc::clone(&order.phase);
+    thread::Builder::new().name("tftp".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        // Whoever waited may be gone.
+        let _ = tell.send(serve(socket, shared, &waker, &phase));
+    })?;
+    let mut ended = std::pin::pin!(ended);
+    let outcome = tokio::select! {
+        outcome = &mut ended => outcome,
+        () = stop.cancelled() => {
+            order.give(DRAIN);
+            ended.await
+        }
+    };
+    outcome.unwrap_or_else(|_| Err(io::Error::other("the thread that serves TFTP broke off")))
+}
+
+/// What the thread is to do; dropped, to end at once.
+struct Order {
+    phase: Arc<AtomicU8>,
+    waker: Arc<Waker>,
+}
+
+impl Order {
+    fn give(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        self.give(ABORT);
+    }
+}
+
+fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8) -> io::Result<()> {
+    let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+    epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+    let mut transfers = Transfers::new(Rc::clone(&epoll));
+    let mut listener = Some(Listener::new(socket));
+    let mut stopping: Option<Stopping> = None;
+    let mut events = [EpollEvent::empty(); EVENTS];
+    let mut now = Instant::now();
+    loop {
+        let due = [
+            transfers.due(),
+            listener.as_ref().and_then(Listener::due),
+            stopping.as_ref().map(|stopping| stopping.until),
+        ];
+        let ready = match epoll.wait(&mut events, until(due.into_iter().flatten().min(), now)) {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let events = events.get(..ready).unwrap_or_default();
+        now = Instant::now();
+        for (index, event) in events.iter().enumerate() {
+            if index % MOMENT == MOMENT - 1 {
+                now = Instant::now();
+            }
+            match event.data() {
+                LISTENER => {
+                    if let Some(listener) = &mut listener {
+                        let mut site = Site { shared: &mut shared, transfers: &mut transfers };
+                        listener.read_batch(&mut site, now, || phase.load(Ordering::Acquire) != RUN);
+                    }
+                }
+                WAKER => {
+                    waker.quiet();
+                    for done in shared.reader.take() {
+                        transfers.loaded(done, &mut shared, now);
+                    }
+                }
+                ticket => transfers.ready(ticket, event.events(), &mut shared, now),
+            }
+        }
+        transfers.time(&mut shared, now);
+        if let Some(listener) = &mut listener {
+            listener.look_at_held(&mut Site { shared: &mut shared, transfers: &mut transfers }, now);
+        }
+        match phase.load(Ordering::Acquire) {
+            RUN => continue,
+            DRAIN => {}
+            _ => return Ok(()),
+        }
+        // No new requests; what runs may end.
+        listener = None;
+        let stopping = stopping.get_or_insert(Stopping { until: now + shared.config.drain, told: false });
+        if now >= stopping.until && !stopping.told {
+            *stopping = Stopping { until: now + FAREWELL, told: true };
+            transfers.stop_all(&mut shared, now);
+        }
+        if transfers.len() == 0 {
+            return Ok(());
+        }
+        if now >= stopping.until {
+            debug!(transfers = transfers.len(), "cut off");
+            return Ok(());
+        }
+    }
+}
+
+/// The end of a service.
+struct Stopping {
+    until: Instant,
+    /// Whether what runs was told.
+    told: bool,
+}
+
+/// So long from `now`, and up to a millisecond longer: earlier there would be nothing to do.
+fn until(due: Option<Instant>, now: Instant) -> EpollTimeout {
+    let Some(due) = due else { return EpollTimeout::NONE };
+    let millis = due.saturating_duration_since(now).as_micros().div_ceil(1000);
+    EpollTimeout::from(u16::try_from(millis).unwrap_or(u16::MAX))
+}

@@ -1,0 +1,104 @@
+//! One message of a client, through everything that reads those before anybody is known: frames, ARP, the parser, the
+//! decision in every mode, and `augment` before and after a router's offer.
+#![no_main]
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use libfuzzer_sys::fuzz_target;
+use lineside::bundle::{DhcpMode, DhcpSettings};
+use lineside::dhcp::augment::{Act, Augment};
+use lineside::dhcp::heard::ServerMessage;
+use lineside::dhcp::{Lan, Leases, Mode, Request, Scope, To, Verdict, View, arp, frame, respond};
+use lineside::ids::{MacAddr, UnixTime};
+
+const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = arp::parse(bytes);
+    if let Some(datagram) = frame::parse(bytes) {
+        assert!(datagram.payload.len() <= bytes.len());
+    }
+    let Ok(request) = Request::parse(bytes) else { return };
+    for mode in [DhcpMode::Shadow, DhcpMode::Inform, DhcpMode::PhonesOnly, DhcpMode::All] {
+        answer(&scope(mode), &request);
+    }
+    complete(&request, bytes);
+});
+
+fn scope(mode: DhcpMode) -> Scope {
+    let settings = DhcpSettings {
+        mode,
+        range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110))),
+        phone_classes: vec!["Polycom-".to_owned()],
+        ..DhcpSettings::default()
+    };
+    let mut scope = Scope::new(BOX, 24, &settings, [PHONE]);
+    scope.check_addresses = false;
+    scope
+}
+
+fn answer(scope: &Scope, request: &Request) {
+    let (lan, mut leases, now) = (Lan::new(), Leases::new(), UnixTime(1_700_000_000));
+    leases.set_range(scope.range.clone());
+    // What it says twice is answered as if it had been heard once.
+    for _ in 0..2 {
+        let view = View { lan: &lan, leases: &leases, source: ROUTER };
+        match respond(scope, &view, request, now) {
+            Verdict::Reply(reply, to, change) => {
+                let sent = reply.emit();
+                let [op, _, _, _, xid @ ..] = sent.as_slice() else { panic!("no header") };
+                assert_eq!((*op, xid.get(..4)), (2, Some(&request.xid.to_be_bytes()[..])));
+                // Identifier and relay information are echoed whole, whatever the client's limit is.
+                assert!(sent.len() >= 300 && sent.len() <= request.max_reply_bytes().max(548 + 2 * 257));
+                let heard = ServerMessage::parse(&sent).expect("a server's message");
+                assert_eq!((heard.server, heard.chaddr), (BOX, request.chaddr));
+                let nak = sent.get(242) == Some(&6);
+                assert!(!nak || scope.mode == Mode::All, "a NAK outside `all`");
+                assert!(scope.mode == Mode::All || scope.is_phone(request), "an answer to no phone");
+                if let To::Address(address) | To::Relay(address) | To::Client(address, _) = to {
+                    assert!(scope.is_local(address));
+                }
+                change.into_iter().for_each(|lease| leases.put(lease));
+            }
+            Verdict::Silence(_, change) => change.into_iter().for_each(|lease| leases.put(lease)),
+            Verdict::Check(_) => panic!("the link is not asked here"),
+        }
+    }
+}
+
+fn complete(request: &Request, bytes: &[u8]) {
+    let (scope, now) = (scope(DhcpMode::Augment), Instant::now());
+    let mut augment = Augment::new(1, now);
+    augment.set_servers(&[ROUTER]);
+    let mut acts = Vec::new();
+    augment.client((&scope, request, bytes), true, &|_| false, now, &mut acts);
+    let relayed: Vec<Vec<u8>> =
+        acts.drain(..).filter_map(|act| if let Act::Relay(_, message) = act { Some(message) } else { None }).collect();
+    assert!(relayed.len() <= 1, "multiplied");
+    let Some(relayed) = relayed.first() else { return };
+    assert!(scope.is_phone(request), "asked for no phone");
+    // The router answers it, and the same client goes on.
+    let mut offer = relayed.get(..236).expect("a header").to_vec();
+    offer[0] = 2;
+    offer[16..20].copy_from_slice(&[192, 168, 1, 77]);
+    offer.extend([99, 130, 83, 99, 53, 1, 2, 54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
+    let offer = ServerMessage::parse(&offer).expect("an offer");
+    augment.server(Some(&scope), &offer, &|_, _| false, now, &mut acts);
+    let mut selecting = bytes.get(..240).expect("a header").to_vec();
+    selecting[12..16].fill(0);
+    selecting.extend([53, 1, 3, 50, 4, 192, 168, 1, 77, 54, 4, 192, 168, 1, 1, 60, 8]);
+    selecting.extend(b"Polycom-");
+    selecting.push(255);
+    let request = Request::parse(&selecting).expect("a request");
+    augment.client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
+    for act in acts {
+        if let Act::Reply { mac, address, message, .. } = act {
+            assert_eq!((mac, address), (request.chaddr, Ipv4Addr::new(192, 168, 1, 77)));
+            let heard = ServerMessage::parse(&message).expect("a server's message");
+            assert!(message.len() >= 300 && heard.server == ROUTER && heard.giaddr.is_unspecified());
+        }
+    }
+}
