@@ -1,7 +1,8 @@
 //! Sockets that systemd opened (`sd_listen_fds(3)`): with them the appliance needs no capability at all.
 //!
 //! `systemd/lineside-*.socket` name them `tftp`, `dhcp` and `dhcp-client`. They are bound to a port on all interfaces,
-//! because only we find out which one the LAN is; we bind them to it before anything is read.
+//! because only we find out which one the LAN is; we bind them to it before anything is read. Packet sockets come from
+//! systemd too, which had them from [`super::opener`].
 
 use std::io;
 use std::net::UdpSocket;
@@ -11,6 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context as _, bail};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tracing::warn;
+
+use crate::dhcp::PacketSockets;
+use crate::dhcp::service::Purpose;
 
 /// The most datagrams that are thrown away at adoption: more than a socket's buffer holds.
 const MAX_STALE: usize = 65_536;
@@ -24,6 +28,8 @@ pub struct Sockets {
     pub dhcp: Option<OwnedFd>,
     /// UDP port 68, to hear what other DHCP servers say.
     pub dhcp_client: Option<OwnedFd>,
+    /// What [`super::opener`] left with systemd for us.
+    pub packets: PacketSockets,
 }
 
 impl Sockets {
@@ -43,7 +49,10 @@ impl Sockets {
                 "tftp" => sockets.tftp = Some(socket),
                 "dhcp" => sockets.dhcp = Some(socket),
                 "dhcp-client" => sockets.dhcp_client = Some(socket),
-                _ => warn!(name, "systemd passed a socket that is not known here; it is closed"),
+                name => match Purpose::from_name(name) {
+                    Some(purpose) => sockets.packets.give(purpose, socket)?,
+                    None => warn!(name, "systemd passed a socket that is not known here; it is closed"),
+                },
             }
         }
         Ok(sockets)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 
 use super::config::{DEFAULT_PATH, Settings};
-use super::{clock, doctor, run};
+use super::{clock, doctor, opener, run};
 use crate::access::{LogKind, OwnLog};
 use crate::api::EnrolmentToken;
 use crate::ids::{MacAddr, UnixTime};
@@ -69,6 +69,9 @@ enum Command {
         /// The file, instead of `--config`.
         file: Option<PathBuf>,
     },
+    /// Open the sockets that need a capability and leave them with systemd. Started by lineside.service.
+    #[command(hide = true)]
+    OpenPacketSockets,
     /// Go back to the release before this one, until HQ publishes a newer one.
     RollBack,
 }
@@ -97,6 +100,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
         Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
         Command::Doctor { interface } => print(&doctor::examine(interface.as_deref()).await?),
         Command::Logs { device } => show_logs(&Settings::load(&cli.config)?, device),
+        Command::OpenPacketSockets => opener::hand_over(),
         Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
     }
 }

@@ -172,8 +172,8 @@ fn modes(points: &[Points]) -> [(&'static str, &'static str); 5] {
 }
 
 fn router_lines(own: Ipv4Addr, prefix: u8) -> Vec<(&'static str, String)> {
-    let network = Ipv4Addr::from(u32::from(own) & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
     let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
+    let network = own & mask;
     let hex: String = own.octets().iter().map(|octet| format!("{octet:02x}")).collect();
     vec![
         (
@@ -276,16 +276,10 @@ mod tests {
         let mut seen = Lan::new();
         for (server, tftp) in servers {
             let overheard = Overheard {
-                server: *server,
-                chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
-                nak: false,
-                tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
                 address: Some(Ipv4Addr::new(192, 168, 1, 77)),
-                asked: true,
                 terms: Some(Terms { lease_seconds: Some(3600), ..Terms::default() }),
                 after: Some(Duration::from_millis(2)),
-                informed: false,
-                relayed: false,
+                ..Overheard::answer(*server, MacAddr::new([2, 0, 0, 0, 0, 1]), tftp)
             };
             seen.heard(&overheard, UnixTime(0));
         }

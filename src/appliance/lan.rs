@@ -240,8 +240,10 @@ impl Lan {
             let adopted = socket.as_ref().map(|socket| activation::adopt(socket, config.interface.as_deref()));
             adopted.transpose().context("systemd's socket for DHCP is of no use")
         };
-        let (server, client) = (adopt(&self.sockets.dhcp)?, adopt(&self.sockets.dhcp_client)?);
-        Ok(dhcp::Service::with_sockets(config, server, client)?)
+        let packets = self.sockets.packets.try_clone().context("cannot copy the packet sockets")?;
+        let given =
+            dhcp::Given { server: adopt(&self.sockets.dhcp)?, client: adopt(&self.sockets.dhcp_client)?, packets };
+        Ok(dhcp::Service::with_sockets(config, given)?)
     }
 }
 

@@ -12,4 +12,5 @@ pub mod leases;
 pub mod memory;
 pub mod neighbours;
 pub mod notify;
+pub mod opener;
 pub mod run;

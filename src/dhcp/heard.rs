@@ -209,3 +209,22 @@ impl Overheard {
         ServerMessage::parse(bytes).map(|message| message.overheard(Answers::Others))
     }
 }
+
+#[cfg(test)]
+impl Overheard {
+    /// What our own question was answered with: TFTP servers and nothing else.
+    pub fn answer(server: Ipv4Addr, chaddr: MacAddr, tftp: &[&str]) -> Self {
+        Self {
+            server,
+            chaddr,
+            nak: false,
+            tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
+            address: None,
+            terms: None,
+            asked: true,
+            after: None,
+            informed: false,
+            relayed: false,
+        }
+    }
+}

@@ -415,17 +415,6 @@ mod tests {
     }
 
     fn spoke(tftp: &[&str]) -> Overheard {
-        Overheard {
-            server: ROUTER,
-            chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
-            nak: false,
-            tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
-            address: None,
-            terms: None,
-            asked: true,
-            after: None,
-            informed: false,
-            relayed: false,
-        }
+        Overheard::answer(ROUTER, MacAddr::new([2, 0, 0, 0, 0, 1]), tftp)
     }
 }

@@ -40,4 +40,4 @@ pub use leases::{Lease, LeaseLog, Leases, MemoryLog};
 pub use message::{ParseError, Reply, Request};
 pub use responder::{To, Verdict, View, Why, respond};
 pub use scope::{Mode, Scope};
-pub use service::{BindError, Config, Feeds, Service};
+pub use service::{BindError, Config, Feeds, Given, PacketSockets, Service};

@@ -2,17 +2,17 @@
 
 mod arp_socket;
 mod line;
+mod link;
+mod packet_sockets;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, sendto, socket,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -22,6 +22,9 @@ use tracing::{debug, error, info, warn};
 
 use self::arp_socket::ArpSocket;
 use self::line::{Line, Port};
+use self::link::Link;
+pub use self::link::hardware_address;
+pub use self::packet_sockets::{PacketSockets, Purpose, open as open_packet_socket};
 
 use super::arp::Claim;
 use super::augment::Event;
@@ -35,7 +38,7 @@ use super::responder::To;
 use super::scope::Scope;
 use crate::access::{Catalog, DeviceTable};
 use crate::bundle::DhcpSettings;
-use crate::ids::{Generation, MacAddr, UnixTime};
+use crate::ids::{Generation, UnixTime};
 use crate::status::Stats;
 
 /// How often other servers are asked for.
@@ -133,14 +136,18 @@ pub struct Service {
     link: Option<Link>,
     others: Option<Listener>,
     arp: Option<ArpSocket>,
+    packets: PacketSockets,
 }
 
-/// For frames to clients that have no address yet.
-#[derive(Debug)]
-struct Link {
-    mac: MacAddr,
-    address: LinkAddr,
-    raw: Option<OwnedFd>,
+/// Sockets that somebody else opened. Those that are missing are opened here.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// For the server's port, bound to the interface, not blocking.
+    pub server: Option<std::net::UdpSocket>,
+    /// For the client's port, the same.
+    pub client: Option<std::net::UdpSocket>,
+    /// For frames.
+    pub packets: PacketSockets,
 }
 
 impl Service {
@@ -151,20 +158,16 @@ impl Service {
     /// No private address, no such interface, port in use, or no permission (`CAP_NET_BIND_SERVICE`). Without
     /// `CAP_NET_RAW` it serves all the same, with broadcasts where frames to one client would do.
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        Self::with_sockets(config, None, None)
+        Self::with_sockets(config, Given::default())
     }
 
-    /// The same on sockets for the server's and the client's port that systemd opened, where it did. They must be bound
-    /// to the interface and not block.
+    /// The same on sockets that systemd opened, where it did.
     ///
     /// # Errors
     ///
     /// As [`Service::bind`].
-    pub fn with_sockets(
-        config: Config,
-        server: Option<std::net::UdpSocket>,
-        client: Option<std::net::UdpSocket>,
-    ) -> Result<Self, BindError> {
+    pub fn with_sockets(config: Config, given: Given) -> Result<Self, BindError> {
+        let Given { server, client, mut packets } = given;
         if !is_private(config.address) {
             return Err(BindError::Address(config.address));
         }
@@ -173,7 +176,8 @@ impl Service {
         socket.set_broadcast(true).map_err(failed("allow broadcasts"))?;
         let socket = UdpSocket::from_std(socket).map_err(failed("register the socket"))?;
         let port = socket.local_addr().map_err(failed("read the socket's port"))?.port();
-        let link = config.interface.as_deref().filter(|_| config.has_link()).map(Link::open).transpose()?;
+        let link = config.interface.as_deref().filter(|_| config.has_link());
+        let link = link.map(|interface| Link::open(interface, &mut packets)).transpose()?;
         let others = match (&config.interface, &link) {
             (Some(interface), Some(link)) => {
                 let ports = (port, config.client_port);
@@ -186,10 +190,10 @@ impl Service {
             _ => None,
         };
         let arp = link.as_ref().and_then(|link| {
-            let socket = ArpSocket::open(&link.address);
+            let socket = ArpSocket::open(&mut packets, &link.address);
             socket.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
         });
-        Ok(Self { config, port, socket, link, others, arp })
+        Ok(Self { config, port, socket, link, others, arp, packets })
     }
 
     fn open(config: &Config) -> Result<std::net::UdpSocket, BindError> {
@@ -226,7 +230,9 @@ impl Service {
         let seen = (self.others.as_ref().map(Listener::mac), line.is_some());
         let mut desk = Desk::new(scope, kept, seen, Arc::clone(&devices), stats.clone(), now());
         let mut line = match line {
-            Some((port, relay)) => Some(Line::open(port, relay, Arc::clone(desk.orders()), devices)?),
+            Some((port, relay)) => {
+                Some(Line::open(port, (&mut self.packets, relay), Arc::clone(desk.orders()), devices)?)
+            }
             None => None,
         };
         let mut arp = self.arp.take();
@@ -474,42 +480,6 @@ async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Resu
         Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,
     }
-}
-
-impl Link {
-    fn open(interface: &str) -> Result<Self, BindError> {
-        let (address, mac) = hardware(interface)?;
-        // Protocol 0: this socket sends and never receives.
-        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
-        let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
-        Ok(Self { mac, address, raw })
-    }
-
-    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
-    fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
-        let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
-        sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
-    }
-}
-
-/// The hardware address of an interface.
-///
-/// # Errors
-///
-/// [`BindError::Interface`] if there is none.
-pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
-    hardware(interface).map(|(_, mac)| mac)
-}
-
-fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
-    let none = || BindError::Interface(interface.to_owned());
-    let mut all = nix::ifaddrs::getifaddrs()
-        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
-    all.find_map(|found| {
-        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
-        Some((address, MacAddr::new(address.addr()?)))
-    })
-    .ok_or_else(none)
 }
 
 /// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.

@@ -443,16 +443,5 @@ fn address_in(reply: &[u8]) -> Ipv4Addr {
 }
 
 fn spoke(server: Ipv4Addr, tftp: &[&str]) -> Overheard {
-    Overheard {
-        server,
-        chaddr: OWN,
-        nak: false,
-        tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
-        address: None,
-        terms: None,
-        asked: true,
-        after: None,
-        informed: false,
-        relayed: false,
-    }
+    Overheard::answer(server, OWN, tftp)
 }

@@ -1,14 +1,13 @@
 //! ARP on the link, as other devices say it to everyone.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use nix::sys::socket::{LinkAddr, bind};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::LinkAddr;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
+use super::packet_sockets::{PacketSockets, Purpose};
 use crate::dhcp::arp::{self, Claim};
 
 /// The most frames that are read together.
@@ -28,10 +27,8 @@ pub struct ArpSocket {
 
 impl ArpSocket {
     /// Listens on the interface of `link`. Must be called in a tokio runtime.
-    pub fn open(link: &LinkAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(0x0806_u16.to_be()))))?;
-        socket.set_nonblocking(true)?;
-        bind(socket.as_raw_fd(), link)?;
+    pub fn open(sockets: &mut PacketSockets, link: &LinkAddr) -> io::Result<Self> {
+        let socket = sockets.take(Purpose::Arp, link, None)?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
     }
 

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::socket::{LinkAddr, MsgFlags, bind, recv, sendto};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use nix::sys::socket::{LinkAddr, MsgFlags, recv, sendto};
+use socket2::{SockFilter, Socket};
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
@@ -18,6 +18,7 @@ use thread_priority::{
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::packet_sockets::{PacketSockets, Purpose};
 use crate::access::{DeviceTable, Resolution};
 use crate::dhcp::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
 use crate::dhcp::desk::Orders;
@@ -81,16 +82,11 @@ impl Line {
     /// Opens the link. `relay` sends from the server port: routers answer relay agents there.
     pub fn open(
         port: Port,
-        relay: UdpSocket,
+        (sockets, relay): (&mut PacketSockets, UdpSocket),
         orders: Arc<Orders>,
         devices: Arc<RwLock<DeviceTable>>,
     ) -> io::Result<Self> {
-        let raw = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(0x0800_u16.to_be()))))?;
-        raw.attach_filter(&filter(port.ports))?;
-        bind(raw.as_raw_fd(), &port.link)?;
-        // What other interfaces brought before the socket was bound to this one.
-        raw.set_nonblocking(true)?;
-        while recv(raw.as_raw_fd(), &mut [0; FRAME_BYTES], MsgFlags::empty()).is_ok() {}
+        let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&filter(port.ports)))?;
         raw.set_nonblocking(false)?;
         raw.set_read_timeout(Some(WAIT))?;
         let mut seed = [0; 8];

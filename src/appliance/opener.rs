@@ -1,0 +1,51 @@
+//! Opens the packet sockets of DHCP and leaves them with systemd (`sd_pid_notify_with_fds(3)`, `FDSTORE=1`), which passes
+//! them to the appliance at each start. So the one thing that takes `CAP_NET_RAW` is this, which reads nothing from
+//! anywhere and is gone before the appliance begins.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sd_notify::NotifyState;
+
+use crate::dhcp::service::{Purpose, open_packet_socket};
+
+/// How long systemd may take to have read what we sent.
+const BARRIER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Opens them and hands them over.
+///
+/// # Errors
+/// Without `CAP_NET_RAW`, or if it was not systemd that started us with a place to keep them.
+pub fn hand_over() -> anyhow::Result<()> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        bail!("no service manager keeps sockets for us; this is what lineside.service starts");
+    }
+    for purpose in Purpose::ALL {
+        let socket = open_packet_socket(purpose).context("cannot open a packet socket (CAP_NET_RAW)")?;
+        let name = || NotifyState::FdName(purpose.name());
+        // Those of an earlier start are not used up, but no one knows what they were bound to.
+        sd_notify::notify(&[NotifyState::FdStoreRemove, name()]).context("systemd does not listen")?;
+        tell(&[NotifyState::FdStore, name()], &[socket.as_fd()])?;
+    }
+    barrier()
+}
+
+fn tell(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+    sd_notify::notify_with_fds(states, fds).context("systemd does not take the sockets")
+}
+
+/// Waits until systemd has read what was sent (`sd_notify_barrier(3)`): what comes from a process that is gone it may
+/// not know where to put.
+fn barrier() -> anyhow::Result<()> {
+    let (ours, theirs) = io::pipe()?;
+    tell(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    drop(theirs);
+    let mut closed = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+    if poll(&mut closed, PollTimeout::try_from(BARRIER_WITHIN)?)? == 0 {
+        bail!("systemd has not taken the sockets within {} s", BARRIER_WITHIN.as_secs());
+    }
+    Ok(())
+}

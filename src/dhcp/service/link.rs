@@ -1,0 +1,57 @@
+//! The interface as hardware: its address, and frames to one client.
+
+use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
+use socket2::Socket;
+use tracing::warn;
+
+use super::packet_sockets::{PacketSockets, Purpose};
+use super::{BindError, frame};
+use crate::ids::MacAddr;
+
+/// For frames to clients that have no address yet.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) mac: MacAddr,
+    /// The interface as the kernel names it to packet sockets.
+    pub(super) address: LinkAddr,
+    pub(super) raw: Option<Socket>,
+}
+
+impl Link {
+    /// Finds the interface. Without a packet socket, nothing can be sent.
+    pub(super) fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
+        let (address, mac) = hardware(interface)?;
+        let raw = sockets.take(Purpose::Send, &address, None);
+        let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
+        Ok(Self { mac, address, raw })
+    }
+
+    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
+    pub(super) fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+        let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
+        sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
+    }
+}
+
+/// The hardware address of an interface.
+///
+/// # Errors
+///
+/// [`BindError::Interface`] if there is none.
+pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
+    hardware(interface).map(|(_, mac)| mac)
+}
+
+fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
+    let none = || BindError::Interface(interface.to_owned());
+    let mut all = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
+    all.find_map(|found| {
+        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
+        Some((address, MacAddr::new(address.addr()?)))
+    })
+    .ok_or_else(none)
+}
