@@ -20,8 +20,14 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     let lan = Lan::new();
     let disk = Disk::of(&image.join("disk.img"), &lan.net.dir());
     disk.put(&lan.token(), "lineside-token.toml");
-    let machine =
-        |command_line| Machine { board: Board::Pc, disk: &disk, switch: &lan.switch, image: &image, command_line };
+    let machine = |command_line| Machine {
+        board: Board::Pc,
+        disk: &disk,
+        switch: &lan.switch,
+        image: &image,
+        command_line,
+        updates: None,
+    };
 
     // Power on.
     let mut vm = Vm::start(&machine(""));

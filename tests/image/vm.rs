@@ -22,6 +22,8 @@ pub struct Machine<'a> {
     pub image: &'a Path,
     /// More for the kernel's command line.
     pub command_line: &'a str,
+    /// A second disk with updates, which the probe hands to the appliance's system.
+    pub updates: Option<&'a Path>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +61,9 @@ impl Vm {
             &["-device", "i6300esb", "-smp", "2", "-m", "1024", "-fw_cfg", &credential, "-serial", &to_log],
         ]
         .concat();
+        let updates = machine.updates.map(|path| format!("if=none,id=d1,file={},format=raw,readonly=on", path.display()));
+        let more = updates.iter().flat_map(|drive| ["-drive", drive, "-device", "virtio-blk-pci,drive=d1"]);
+        let devices: Vec<&str> = devices.into_iter().chain(more).collect();
         let given = machine.command_line;
         let command_line = match machine.board {
             Board::Pc => format!(
