@@ -206,12 +206,33 @@ pub struct CheckIn {
     pub dhcp_servers: Vec<DhcpServerSeen>,
     /// Phones seen, the most recent first, as many as fit.
     pub phones: Vec<PhoneSeen>,
+    /// What the appliance runs on, where that is an image of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSeen>,
+    /// Bytes written to the card since the process started, if the kernel tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_written_bytes: Option<u64>,
     /// What someone should look at.
     pub alerts: Vec<Alert>,
     /// Counters since the start: `tftp.delivered`, `tftp.refused.other-device`, `dhcp.ack`, …
     pub counters: BTreeMap<String, u64>,
     /// 16 random bytes in hex, to be signed in the answer.
     pub nonce: String,
+}
+
+/// The image that an appliance runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ImageSeen {
+    /// What it calls itself.
+    pub version: String,
+    /// The slot that it booted from: `A` or `B`.
+    pub slot: String,
+    /// Whether this boot has passed its health check.
+    pub good: bool,
+    /// What became of the last image that was tried: empty, `installed`, `refused: …`, `fell back: …`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
 }
 
 /// Another DHCP server on the LAN.

@@ -17,6 +17,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside-hq.service", 11),
     ("lineside-wipe-token.service", 11),
     ("lineside-led@.service", 13),
+    ("lineside-seal.service", 12),
 ];
 /// What DHCP adds to `lineside.service`.
 const DHCP: &str = "lineside.service.d/dhcp.conf";
@@ -24,7 +25,7 @@ const DHCP: &str = "lineside.service.d/dhcp.conf";
 const WITH_DHCP: u32 = 13;
 
 /// Keys that are newer than the oldest systemd we run on (252), which says so and goes on without.
-const NEWER_KEYS: &[&str] = &["RestartSteps", "RestartMaxDelaySec"];
+const NEWER_KEYS: &[&str] = &["RestartSteps", "RestartMaxDelaySec", "ImportCredential"];
 
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
@@ -100,8 +101,14 @@ fn systemd_understands_every_unit() {
     }
     let copied = Command::new("cp").args(["-r", "/usr/lib/systemd/system"]).arg(&system).status().unwrap();
     assert!(copied.success());
-    for program in ["usr/bin/lineside", "usr/bin/lineside-hq", "usr/lib/lineside/led", "usr/bin/shred", "usr/bin/kill"]
-    {
+    for program in [
+        "usr/bin/lineside",
+        "usr/bin/lineside-hq",
+        "usr/lib/lineside/led",
+        "usr/lib/lineside/seal",
+        "usr/bin/shred",
+        "usr/bin/kill",
+    ] {
         fs::write(at(program), "#!/bin/sh\n").unwrap();
         fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -214,6 +221,9 @@ fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
     for complaint in ["no raw socket", "conflicts of addresses cannot be seen", "cannot be looked for", "is closed"] {
         assert!(!said().contains(complaint), "{}", said());
     }
+    // RFC 1123 §4.2.3.1. The socket is systemd's, which bound it to no address.
+    let asked = lan.command("phone").args(["python3", "-c", ASK_EVERYBODY]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&asked.stdout), "192.168.77.255: silence\n192.168.77.1: answer\n", "{asked:?}");
     // The thread of `augment` is there, on a socket that sees frames.
     let has_line = fs::read_dir(format!("/proc/{}/task", running.0.id()))
         .unwrap()
@@ -255,6 +265,21 @@ for i, fd in enumerate(high):
     os.dup2(fd, 3 + i, inheritable=True)
 os.environ.update(LISTEN_FDS=str(len(high)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=":".join(sockets))
 os.execvp(command[0], command)
+"#;
+
+/// Asks for a file by broadcast and then from the appliance itself.
+const ASK_EVERYBODY: &str = r#"
+import socket
+for server in "192.168.77.255", "192.168.77.1":
+    phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    phone.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    phone.settimeout(3)
+    phone.sendto(b"\0\1nothing.cfg\0octet\0", (server, 69))
+    try:
+        phone.recv(600)
+        print(f"{server}: answer")
+    except TimeoutError:
+        print(f"{server}: silence")
 "#;
 
 /// Two hosts on one cable.

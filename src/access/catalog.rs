@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::owner;
 use crate::bundle::limits::{MAX_FILES, MAX_PHONES};
-use crate::bundle::{FileEntry, Inventory, Manifest, Phone, Shard, SiteSettings};
+use crate::bundle::{Class, FileEntry, Image, Inventory, Manifest, Phone, Scope, Shard, SiteSettings};
 use crate::ids::{FileName, Generation, MacAddr, SiteId};
 
 /// One release as the services see it. A transfer keeps the one that it began with.
@@ -15,9 +15,36 @@ pub struct Catalog {
     generation: Generation,
     settings: SiteSettings,
     files: BTreeMap<FileName, Arc<FileEntry>>,
+    image: Option<BoardImage>,
     phones: BTreeMap<MacAddr, Phone>,
     /// Phones by their address without its first octet, as Cisco names the second port of an ATA.
     tails: HashMap<[u8; 5], MacAddr>,
+}
+
+/// What the appliance itself shall run. It is not among the files: no phone can ask for it.
+#[derive(Debug, Clone)]
+pub struct BoardImage {
+    /// What it calls itself.
+    pub version: String,
+    /// The hardware that it is for.
+    pub compatible: String,
+    /// The bundle, as [`super::Files`] open it.
+    pub bundle: Arc<FileEntry>,
+    /// When it may be installed, in minutes of the day UTC, from and until; `None` is at once.
+    pub window: Option<(u16, u16)>,
+}
+
+impl BoardImage {
+    /// Its name where files are opened and blamed.
+    const NAME: &str = "image.raucb";
+
+    fn of(image: &Image, window: Option<(u16, u16)>) -> Result<Self, CatalogError> {
+        let Image { version, compatible, sha256, blob } = image.clone();
+        let name: FileName = Self::NAME.parse().map_err(|_| CatalogError::Image)?;
+        // Whoever it is for: it is in no list that phones are served from.
+        let bundle = FileEntry { name, scope: Scope::Everyone, class: Class::Firmware, sha256, blob };
+        Ok(Self { version, compatible, bundle: Arc::new(bundle), window })
+    }
 }
 
 /// Why a release cannot be served.
@@ -29,6 +56,9 @@ pub enum CatalogError {
     /// Two phones with one address.
     #[error("the release lists phone {0} twice")]
     DuplicatePhone(MacAddr),
+    /// An image that cannot be named.
+    #[error("the release's image cannot be named")]
+    Image,
     /// More than [`crate::bundle::limits`] allow.
     #[error("the release has {value} {what}, over the {limit} allowed")]
     TooMany {
@@ -53,6 +83,8 @@ impl Catalog {
         let mut catalog = Self::empty(manifest.site.clone());
         catalog.generation = manifest.generation;
         catalog.settings = manifest.settings.clone();
+        let image = manifest.image.as_ref().map(|image| BoardImage::of(image, manifest.activation_window));
+        catalog.image = image.transpose()?;
         for phone in inventory.phones {
             let [_, tail @ ..] = phone.mac.octets();
             catalog.tails.insert(tail, phone.mac);
@@ -75,6 +107,7 @@ impl Catalog {
             generation: Generation::default(),
             settings: SiteSettings::default(),
             files: BTreeMap::new(),
+            image: None,
             phones: BTreeMap::new(),
             tails: HashMap::new(),
         }
@@ -103,6 +136,16 @@ impl Catalog {
     /// All files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Arc<FileEntry>> {
         self.files.values()
+    }
+
+    /// What the appliance itself shall run, if the release says.
+    pub fn image(&self) -> Option<&BoardImage> {
+        self.image.as_ref()
+    }
+
+    /// All that must be on disk, whole and as signed: the files and the image.
+    pub fn contents(&self) -> impl Iterator<Item = &Arc<FileEntry>> {
+        self.files().chain(self.image.as_ref().map(|image| &image.bundle))
     }
 
     /// The phone of this address.
@@ -152,6 +195,7 @@ mod tests {
             settings: SiteSettings::default(),
             inventory: reference(),
             shards: vec![reference()],
+            image: None,
         }
     }
 

@@ -15,7 +15,7 @@ pub mod policy;
 pub mod rate;
 pub mod release;
 
-pub use catalog::{Catalog, CatalogError};
+pub use catalog::{BoardImage, Catalog, CatalogError};
 pub use content::{Content, ContentError, Files};
 pub use devices::{Change, DeviceTable, Resolution, SharedDevices};
 pub use logs::{LogError, LogKind, Logs, OwnLog};

@@ -87,6 +87,7 @@ impl ReleaseError {
             Self::Catalog(error) => match error {
                 CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => "duplicate",
                 CatalogError::TooMany { .. } => "too-large",
+                CatalogError::Image => "malformed",
             },
             Self::UnlistedFirmware(_) => "unlisted-firmware",
         }
@@ -170,10 +171,10 @@ impl OpenedManifest {
         }
         let catalog = Catalog::new(&self.manifest, inventory, shards)?;
         let listed = signed.firmware_images();
-        for entry in catalog.files() {
+        for entry in catalog.contents() {
             check_listed(entry, &listed)?;
         }
-        let objects = distinct(self.parts().chain(catalog.files().map(|entry| &entry.blob)))?;
+        let objects = distinct(self.parts().chain(catalog.contents().map(|entry| &entry.blob)))?;
         let Self { manifest, sealed } = self;
         Ok(Opened { manifest, sealed, catalog: Arc::new(catalog), objects })
     }

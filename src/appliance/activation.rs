@@ -160,21 +160,6 @@ mod tests {
     }
 
     #[test]
-    fn broadcasts_are_ignored_and_unicasts_are_not() {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        ignore_broadcasts(&socket).unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-        let port = socket.local_addr().unwrap().port();
-        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
-        sender.set_broadcast(true).unwrap();
-        sender.send_to(b"to all", ("127.255.255.255", port)).unwrap();
-        sender.send_to(b"to us", ("127.0.0.1", port)).unwrap();
-        let mut buffer = [0; 16];
-        let length = socket.recv(&mut buffer).unwrap();
-        assert_eq!(buffer.get(..length), Some(&b"to us"[..]));
-    }
-
-    #[test]
     fn a_socket_of_another_kind_is_refused() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(adopt(&tcp.into(), None).unwrap_err().to_string(), "it is no UDP socket of IPv4");

@@ -53,6 +53,8 @@ enum Command {
         #[arg(long)]
         poll: bool,
     },
+    /// Tell whether the running appliance does what it is for; exit status 0 if so.
+    Health,
     /// Look at this LAN's DHCP and say what to do. Needs no set-up, changes nothing, takes 9 seconds.
     Doctor {
         /// The LAN's interface; needed only if there are several.
@@ -98,6 +100,7 @@ async fn execute(cli: Cli) -> anyhow::Result<()> {
             run::until_stopped(&settings).await
         }
         Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
+        Command::Health => health(&Settings::load(&cli.config)?).await,
         Command::Doctor { interface } => print(&doctor::examine(interface.as_deref()).await?),
         Command::Logs { device } => show_logs(&Settings::load(&cli.config)?, device),
         Command::OpenPacketSockets => opener::hand_over(),
@@ -208,6 +211,14 @@ async fn ask(settings: &Settings, request: &str) -> anyhow::Result<String> {
     service::ask(path, request).await.with_context(|| {
         format!("no appliance answers on {}; is `lineside run` running, and may you read its socket?", path.display())
     })
+}
+
+async fn health(settings: &Settings) -> anyhow::Result<()> {
+    let answer = ask(settings, "health").await?;
+    let outcome: Result<String, String> =
+        serde_json::from_str(&answer).context("the appliance's answer is not understood")?;
+    let said = outcome.map_err(|why| anyhow!("not healthy: {why}"))?;
+    print(&format!("healthy: {said}\n"))
 }
 
 async fn roll_back(settings: &Settings) -> anyhow::Result<()> {

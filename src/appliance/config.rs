@@ -37,6 +37,8 @@ pub struct Settings {
     pub tftp: TftpPart,
     /// DHCP.
     pub dhcp: DhcpPart,
+    /// Where the system says which image runs, if it is one of ours.
+    pub image_state: PathBuf,
     /// Time between polls while no release says otherwise.
     pub poll: Duration,
     /// The socket of `lineside status`.
@@ -183,6 +185,11 @@ impl Settings {
             .map_or(Duration::from_secs(300), |seconds| Duration::from_secs(seconds as u64));
         part.finish();
 
+        let mut part = root.section("image");
+        let image_state =
+            part.take("state", "an absolute path", absolute).unwrap_or_else(|| "/run/lineside-os/state.toml".into());
+        part.finish();
+
         let mut part = root.section("status");
         let status_socket = part
             .take("socket", "an absolute path of at most 100 bytes", socket)
@@ -204,6 +211,7 @@ impl Settings {
             state,
             tftp,
             dhcp,
+            image_state,
             poll,
             status_socket,
             log: log.unwrap_or_else(|| "info".to_owned()),

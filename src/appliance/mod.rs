@@ -1,11 +1,14 @@
 //! The appliance as a process: command line, configuration, and the list of everything that runs.
 
 pub mod activation;
+pub mod card;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod doctor;
+pub mod health;
 pub mod heap;
+pub mod image;
 pub mod interface;
 mod lan;
 pub mod leases;

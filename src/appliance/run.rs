@@ -13,11 +13,13 @@ use tracing::{error, info, warn};
 
 use super::activation::Sockets;
 use super::config::Settings;
+use super::health::Health;
+use super::image::ImageService;
 use super::interface;
 use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use super::{clock, notify};
-use crate::access::Catalog;
+use crate::access::{Catalog, Files};
 use crate::status::service::{Command, Service as StatusService};
 use crate::status::{PollState, Stats};
 use crate::store::Store;
@@ -125,6 +127,22 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
     };
 
     // Sockets first: if one is not to be had, nothing has begun.
+    let files = Arc::new(store.clone()) as Arc<dyn Files>;
+    let (health, images) = (
+        Health {
+            catalog: catalog.clone(),
+            files: Arc::clone(&files),
+            stats: stats.clone(),
+            tftp: settings.tftp.enabled,
+        },
+        ImageService {
+            state_file: settings.image_state.clone(),
+            state: settings.state.clone(),
+            catalog: catalog.clone(),
+            files,
+            stats: stats.clone(),
+        },
+    );
     let lan = Lan { settings: settings.clone(), sockets, store: store.clone(), catalog, stats: stats.clone() };
     let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
@@ -135,6 +153,10 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
     running.dhcp = bound.as_ref().and_then(Bound::dhcp);
     running.spawn("lan", |stop| lan.run(bound, stop));
     let memory = running.memory.clone();
+    running.spawn("image", |stop| async move {
+        images.run(stop).await;
+        Ok(())
+    });
     running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });
     if let Some(identity) = identity {
         let updater = updater(settings, store, identity, &stats).with_active(active);
@@ -169,6 +191,13 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
                         let _ =
                             tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
                     }
+                }
+                Some(Command::Health(tell)) => {
+                    let health = health.clone();
+                    // It takes a moment, and whoever asked may have gone.
+                    tokio::spawn(async move {
+                        let _ = tell.send(health.check().await.map_err(|error| format!("{error:#}")));
+                    });
                 }
                 None => return Ok(()),
             }

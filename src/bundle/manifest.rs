@@ -39,6 +39,24 @@ pub struct Manifest {
     pub inventory: ObjectRef,
     /// The files of the site: 1 to 64 objects, each holding a [`Shard`].
     pub shards: Vec<ObjectRef>,
+    /// What the appliance itself shall run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+}
+
+/// An operating system for the appliance: a RAUC bundle, which must also be listed in the `firmware` role's metadata.
+/// It is no file that phones can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Image {
+    /// What it calls itself: 1 to 64 letters, digits and `.+~_-`.
+    pub version: String,
+    /// The hardware that it is for, for example `lineside-arm64`; in the same characters.
+    pub compatible: String,
+    /// SHA-256 of the bundle in clear.
+    pub sha256: Digest,
+    /// The sealed bytes; `blob.clear_bytes` is the size of the bundle.
+    pub blob: ObjectRef,
 }
 
 /// Sums over a release, for the disk preflight and for people.

@@ -10,15 +10,15 @@ pub mod manifest;
 pub mod object;
 pub mod recipients;
 pub mod shards;
+pub mod validate;
 
 mod packing;
 mod stream;
-mod validate;
 #[cfg(all(test, feature = "hq"))]
 mod vectors;
 
 pub use key::{ContentKey, PublisherSecret, RecipientPublic, RecipientSecret};
 pub use manifest::{
-    Class, DhcpMode, DhcpSettings, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard,
+    Class, DhcpMode, DhcpSettings, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard,
     SiteSettings, TftpSettings, Totals, VendorOption,
 };

@@ -10,7 +10,9 @@ use super::limits::{
 use super::manifest::MANIFEST_FORMAT;
 use super::object::{ObjectError, sealed_bytes};
 use super::recipients::ManifestError;
-use super::{DhcpSettings, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings};
+use super::{
+    DhcpSettings, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings,
+};
 
 impl Manifest {
     /// Checks every bound that the manifest alone can show.
@@ -36,8 +38,33 @@ impl Manifest {
             within("activation-window", from.into(), 0..=1439)?;
             within("activation-window", until.into(), 0..=1439)?;
         }
+        self.image.as_ref().map_or(Ok(()), Image::validate)?;
         self.settings.validate()
     }
+}
+
+impl Image {
+    /// Checks names and size.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError::Malformed`] for a name or size that cannot be, [`ManifestError::TooLarge`] over the limit.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        for (what, name) in [("version of the image", &self.version), ("hardware of the image", &self.compatible)] {
+            check(is_image_name(name), || format!("{what} is not 1 to 64 letters, digits and .+~_-"))?;
+        }
+        let limit = match self.blob.packing {
+            Packing::Plain => MAX_FILE_BYTES,
+            Packing::Zstd => MAX_COMPRESSED_FILE_BYTES,
+        };
+        at_most("size of the image", self.blob.clear_bytes, limit)?;
+        self.blob.check_sealed_size().map_err(ManifestError::Malformed)
+    }
+}
+
+/// Whether a text can be an image's version, or the hardware that it is for.
+pub fn is_image_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+~_-".contains(&byte))
 }
 
 impl SiteSettings {

@@ -134,6 +134,7 @@ impl Site {
                 max_transfers_per_device: 64,
             },
             dhcp,
+            image_state: state.join("image.toml"),
             poll: Duration::from_secs(300),
             status_socket: dir.join(format!("{name}.sock")),
             log: "error".to_owned(),

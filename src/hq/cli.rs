@@ -74,8 +74,14 @@ pub enum Command {
         /// The file that it asks for
         name: String,
     },
+    /// Add or list images of the appliance itself
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Show how the sites are
-    Fleet,
+    Fleet {
+        /// This site only, with everything that it reported
+        site: Option<String>,
+    },
     /// Serve sites: downloads, enrolment, check-in
     Serve {
         /// Where to listen
@@ -114,6 +120,18 @@ pub enum SiteCommand {
         /// The site's name
         name: String,
     },
+}
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Put a RAUC bundle into images/
+    Add {
+        /// The bundle that image/build made
+        file: PathBuf,
+    },
+    /// List the images, and how many sites shall run each
+    List,
 }
 
 /// What can be done with secrets.

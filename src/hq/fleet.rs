@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::db::{CheckIns as _, Db, SiteRow};
-use crate::api::{Alert, CheckIn};
+use crate::api::{Alert, CheckIn, ImageSeen};
 use crate::ids::{Generation, SiteId, UnixTime};
 
 /// A site that has said nothing for so long is in trouble: with a poll every 5 minutes and back-off to 30, it is not
@@ -51,6 +51,10 @@ pub struct Row {
     pub served: Option<Generation>,
     /// The appliance's version.
     pub version: String,
+    /// The image that it runs, where it is one of ours.
+    pub image: Option<ImageSeen>,
+    /// Bytes written to its card, in how many seconds.
+    pub card_written: Option<(u64, u64)>,
     /// Phones seen lately, and how many of them the inventory does not have.
     pub phones: (usize, usize),
     /// `ok` or the code of what is wrong, with the reason in words.
@@ -97,11 +101,46 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
         published: site.published,
         served: at.map(|_| told.generation),
         version: clean(&told.version),
+        image: told.image.map(|image| ImageSeen {
+            version: clean(&image.version),
+            slot: clean(&image.slot),
+            good: image.good,
+            outcome: clean(&image.outcome),
+        }),
+        card_written: told.card_written_bytes.map(|bytes| (bytes, told.uptime_seconds)),
         phones: (told.phones.len(), unknown),
         state: (clean(&told.state), clean(&told.reason)),
         alerts: told.alerts.into_iter().map(clean_alert).collect(),
         certificate_until: site.certificate_until,
     }
+}
+
+/// One site in full, a line each thing.
+pub fn print_site(row: &Row) -> String {
+    let [name, seen, release, version, phones, _] = cells(row);
+    let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
+    lines.extend([("version", version), ("phones", phones)]);
+    if let Some(image) = &row.image {
+        let good = if image.good { "" } else { ", not yet found good" };
+        let last = if image.outcome.is_empty() { String::new() } else { format!("; last: {}", image.outcome) };
+        lines.push(("image", format!("{} in slot {}{good}{last}", image.version, image.slot)));
+    }
+    if let Some((bytes, seconds)) = row.card_written {
+        let written = format!("{:.1} MB written in {}", bytes as f64 / 1e6, span(Duration::from_secs(seconds)));
+        lines.push(("card", written));
+    }
+    if let Some(until) = row.certificate_until {
+        lines.push(("certificate", format!("until {until}")));
+    }
+    let (code, reason) = &row.state;
+    if !code.is_empty() {
+        lines.push(("state", if reason.is_empty() { code.clone() } else { format!("{code}: {reason}") }));
+    }
+    for alert in &row.alerts {
+        let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
+        lines.push(("ALERT", format!("{}: {}{times}", alert.code, alert.text)));
+    }
+    lines.iter().map(|(what, value)| format!("{what:<12} {value}\n")).collect()
 }
 
 /// The rows as a table for a terminal of this many columns; at least 60 are used.

@@ -54,6 +54,11 @@ impl Layout {
         self.dir.join("firmware")
     }
 
+    /// Images of the appliance itself.
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
     /// Files served as they are: ring tones, dictionaries, dial plans.
     pub fn files(&self) -> PathBuf {
         self.dir.join("files")

@@ -13,6 +13,7 @@ pub mod db;
 pub mod enrol;
 pub mod expiry;
 pub mod fleet;
+pub mod images;
 pub mod init;
 pub mod inventory;
 pub mod keyring;

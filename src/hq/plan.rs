@@ -155,6 +155,17 @@ fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed)
             push(Kind::Changed, "[update]".to_owned(), "the appliance".to_owned());
         }
     }
+    let before_image = before.manifest.as_ref().and_then(|manifest| manifest.image.as_ref());
+    if before_image != packed.image.as_ref() {
+        let kind = match (before_image, &packed.image) {
+            (None, _) => Kind::Added,
+            (_, None) => Kind::Removed,
+            _ => Kind::Changed,
+        };
+        let image = packed.image.as_ref().or(before_image);
+        let name = image.map(|image| format!("image {} {}", image.compatible, image.version));
+        push(kind, name.unwrap_or_default(), "the appliance".to_owned());
+    }
     let now: BTreeMap<MacAddr, &Phone> = packed.inventory.phones.iter().map(|phone| (phone.mac, phone)).collect();
     for (mac, phone) in &now {
         match before.phones.get(mac) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use minijinja::value::{Serde, Value};
 use zeroize::Zeroizing;
 
+use super::images::Images;
 use super::inventory::{Inventory, PhoneLine, Site, Variable};
 use super::layout::Layout;
 use super::problem::Problem;
@@ -31,6 +32,8 @@ pub struct FleetDir {
     pub templates: Templates,
     /// Files that are served as they are.
     pub assets: Assets,
+    /// What appliances run.
+    pub images: Images,
     /// Passwords.
     pub secrets: Secrets,
     macs: HashSet<MacAddr>,
@@ -75,6 +78,7 @@ impl FleetDir {
         let inventory = Inventory::read(layout, &mut findings.problems)?;
         let templates = Templates::read(layout, &mut findings.problems);
         let assets = Assets::read(layout, &templates, &mut findings.problems);
+        let images = Images::read(layout, &mut findings.problems);
         let secrets = match Secrets::open(layout, &inventory.fleet) {
             Ok(secrets) => secrets,
             Err(error) => {
@@ -83,7 +87,23 @@ impl FleetDir {
             }
         };
         let macs = inventory.phones.iter().map(|phone| phone.mac).collect();
-        Some(Self { inventory, templates, assets, secrets, macs })
+        let fleet = Self { inventory, templates, assets, images, secrets, macs };
+        fleet.check_images(findings);
+        Some(fleet)
+    }
+
+    /// Every image that a site asks for must be there.
+    fn check_images(&self, findings: &mut Findings) {
+        let asked = self.inventory.sites.values().filter_map(|site| site.settings.image.as_ref());
+        // What the fleet asks for is asked for by many sites.
+        for image in asked.filter(|image| self.images.get(&image.name).is_none()) {
+            let known: Vec<&str> = self.images.names().collect();
+            let problem = Problem::at_line(&image.file, image.line, format!("there is no image `{}`", image.name));
+            findings.once(match super::source::nearest(&image.name, &known) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem.hint("`lineside-hq image add FILE.raucb` puts one into images/"),
+            });
+        }
     }
 
     /// The device whose address a name carries, in the inventory or by the general rule.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::FileSeen;
 use super::stats::{Stats, TransferShown};
-use crate::api::{Alert, CheckIn, DhcpServerSeen, PhoneSeen};
+use crate::api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen};
 use crate::ids::{Generation, UnixTime};
 
 /// How many phones a check-in names at the most; what does not fit is in the counters.
@@ -41,6 +41,12 @@ pub struct Report {
     pub clock_synchronised: bool,
     /// Bytes free on the file system of the store.
     pub disk_free_bytes: u64,
+    /// The image that the appliance runs, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSeen>,
+    /// Bytes written to the card since the process started, if the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card_written_bytes: Option<u64>,
     /// What DHCP does.
     pub dhcp_mode: String,
     /// Other DHCP servers on the LAN.
@@ -79,6 +85,8 @@ impl Report {
             generation: poll.map(|poll| poll.generation).unwrap_or_default(),
             clock_synchronised: poll.is_some_and(|poll| poll.clock_synchronised),
             disk_free_bytes: poll.map_or(0, |poll| poll.disk_free_bytes),
+            image: inner.image.clone(),
+            card_written_bytes: inner.card_written_bytes,
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
@@ -99,6 +107,8 @@ impl Report {
             clock_synchronised: self.clock_synchronised,
             uptime_seconds: self.now.since(self.started).as_secs(),
             disk_free_bytes: self.disk_free_bytes,
+            image: self.image.clone(),
+            card_written_bytes: self.card_written_bytes,
             dhcp_mode: self.dhcp_mode.clone(),
             dhcp_servers: self.dhcp_servers.clone(),
             phones: self.phones.iter().take(CHECK_IN_PHONES).cloned().collect(),
@@ -132,6 +142,14 @@ impl Report {
         line("clock", if self.clock_synchronised { "synchronised".into() } else { "not synchronised".into() });
         line("disk", format!("{} MB free", self.disk_free_bytes / 1_000_000));
         line("version", format!("{}, up for {}", self.version, span(self.now.since(self.started).as_secs())));
+        if let Some(image) = &self.image {
+            let good = if image.good { "" } else { ", not yet found good" };
+            let last = if image.outcome.is_empty() { String::new() } else { format!("; last: {}", image.outcome) };
+            line("image", format!("{} in slot {}{good}{last}", image.version, image.slot));
+        }
+        if let Some(bytes) = self.card_written_bytes {
+            line("card", format!("{:.1} MB written in that time", bytes as f64 / 1e6));
+        }
         for alert in &self.alerts {
             let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
             line("ALERT", format!("{}: {}{times}", alert.code, alert.text));

@@ -27,6 +27,8 @@ pub enum Command {
     Poll,
     /// Go back to the release before. The answer is for people.
     RollBack(oneshot::Sender<Result<String, String>>),
+    /// Whether this appliance does what it is for. The answer is for people.
+    Health(oneshot::Sender<Result<String, String>>),
 }
 
 /// The socket's owner; the file goes when it is dropped.
@@ -93,21 +95,28 @@ async fn answer(mut stream: UnixStream, stats: &Stats, commands: &mpsc::Sender<C
             Ok(()) => "\"polling now\"".to_owned(),
             Err(_) => "\"busy; ask again\"".to_owned(),
         },
-        "roll-back" => {
-            let (tell, told) = oneshot::channel();
-            let outcome = match commands.send(Command::RollBack(tell)).await {
-                Ok(()) => told.await.unwrap_or_else(|_| Err("the appliance is stopping".to_owned())),
-                Err(_) => Err("the appliance is stopping".to_owned()),
-            };
-            serde_json::to_string(&outcome).map_err(std::io::Error::other)?
-        }
+        "roll-back" => outcome(commands, Command::RollBack).await?,
+        "health" => outcome(commands, Command::Health).await?,
         _ => "\"unknown request\"".to_owned(),
     };
     stream.write_all(reply.as_bytes()).await?;
     stream.shutdown().await
 }
 
-/// Asks the appliance that listens on `path`: `status`, `poll` or `roll-back`. Returns its JSON answer.
+/// Has a command done, and returns what came of it.
+async fn outcome(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<String, String>>) -> Command,
+) -> std::io::Result<String> {
+    let (tell, told) = oneshot::channel();
+    let outcome = match commands.send(command(tell)).await {
+        Ok(()) => told.await.unwrap_or_else(|_| Err("the appliance is stopping".to_owned())),
+        Err(_) => Err("the appliance is stopping".to_owned()),
+    };
+    serde_json::to_string(&outcome).map_err(std::io::Error::other)
+}
+
+/// Asks the appliance that listens on `path`: `status`, `poll`, `roll-back` or `health`. Returns its JSON answer.
 pub async fn ask(path: &Path, request: &str) -> std::io::Result<String> {
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;

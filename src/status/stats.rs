@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::{FileSeen, Kept};
-use crate::api::{Alert, DhcpServerSeen, PhoneSeen};
+use crate::api::{Alert, DhcpServerSeen, ImageSeen, PhoneSeen};
 use crate::ids::{Generation, MacAddr, UnixTime};
 
 /// The most devices that are remembered; the one not seen for longest makes room.
@@ -141,6 +141,8 @@ pub(super) struct Inner {
     pub(super) dhcp_mode: String,
     pub(super) dhcp_servers: Vec<DhcpServerSeen>,
     pub(super) poll: Option<PollState>,
+    pub(super) image: Option<ImageSeen>,
+    pub(super) card_written_bytes: Option<u64>,
     pub(super) kept: Kept,
 }
 
@@ -272,6 +274,16 @@ impl Stats {
     /// The other DHCP servers of the LAN.
     pub fn dhcp_servers(&self, servers: Vec<DhcpServerSeen>) {
         self.lock().dhcp_servers = servers;
+    }
+
+    /// The image that runs here, where there is one.
+    pub fn image(&self, image: ImageSeen) {
+        self.lock().image = Some(image);
+    }
+
+    /// Bytes written to the card since the process started.
+    pub fn card_written(&self, bytes: u64) {
+        self.lock().card_written_bytes = Some(bytes);
     }
 
     /// A poll has ended.

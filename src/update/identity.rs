@@ -1,4 +1,5 @@
-//! Who this appliance is: its keys, its certificate, and where HQ is. Files of the store's `identity/`, mode 0600.
+//! Who this appliance is: its keys, its certificate, and where HQ is. Files of the store's `identity/`, mode 0600; the
+//! secret ones as [`super::at_rest`] keeps them.
 //!
 //! `site.toml` is written last, so an identity is whole or it is not there. Enrolment keeps a journal,
 //! `enrolling.toml`; once that holds a certificate, [`Identity::load`] finishes what a power cut interrupted.
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::at_rest::{AtRestError, Key};
 use super::tls::{self, ClientAuth};
 use crate::api::{parse_site_uri, site_uri};
 use crate::bundle::RecipientSecret;
@@ -24,6 +26,8 @@ const TLS_CERTIFICATE: &str = "tls.crt";
 const RECIPIENT_KEY: &str = "recipient.key";
 const SITE: &str = "site.toml";
 const JOURNAL: &str = "enrolling.toml";
+/// What is encrypted where this board can keep a key to it.
+const SECRET: [&str; 3] = [TLS_KEY, RECIPIENT_KEY, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// The first word of a key file's line, as in HQ's own key files.
@@ -223,7 +227,10 @@ impl Drop for Journal {
 impl Journal {
     /// The enrolment under way, if there is one. A journal that cannot be read is none: enrolment starts again.
     pub(super) fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
-        let text = read(&store.identity_dir(), JOURNAL)?.filter(|text| !text.is_empty());
+        let text = match read(&store.identity_dir(), JOURNAL) {
+            Err(IdentityError::Damaged { .. }) => None,
+            other => other?.filter(|text| !text.is_empty()),
+        };
         Ok(text.and_then(|text| toml::from_str(&text).ok()))
     }
 
@@ -292,6 +299,12 @@ fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, Ide
     }
     match std::fs::read(&path) {
         Ok(bytes) => {
+            let at_rest = |error: AtRestError| damaged(name, error);
+            let bytes = if SECRET.contains(&name) {
+                Key::of_process().and_then(|key| key.unwrap(name, bytes)).map_err(at_rest)?
+            } else {
+                bytes
+            };
             let text = String::from_utf8(bytes).map_err(|_| damaged(name, "it is not text"))?;
             Ok(Some(Zeroizing::new(text)))
         }
@@ -300,8 +313,14 @@ fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, Ide
     }
 }
 
-fn write(store: &Store, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
-    Ok(store.write_file(&Path::new("identity").join(name), bytes)?)
+fn write(store: &Store, name: &'static str, bytes: &[u8]) -> Result<(), IdentityError> {
+    let path = Path::new("identity").join(name);
+    // An emptied journal is no secret, and has to look empty.
+    if !SECRET.contains(&name) || bytes.is_empty() {
+        return Ok(store.write_file(&path, bytes)?);
+    }
+    let wrapped = Key::of_process().and_then(|key| key.wrap(name, bytes)).map_err(|error| damaged(name, error))?;
+    Ok(store.write_file(&path, &wrapped)?)
 }
 
 fn damaged(file: &'static str, why: impl ToString) -> IdentityError {

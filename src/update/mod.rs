@@ -6,6 +6,7 @@
 //! client and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`].
 
 pub mod anchors;
+pub mod at_rest;
 pub mod backoff;
 pub mod check_in;
 pub mod client;

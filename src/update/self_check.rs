@@ -1,4 +1,4 @@
-//! The last look at a release before phones get it: every file opened and hashed as it will be served.
+//! The last look at a release before phones get it: every file, and the image, opened and hashed as it will be served.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub enum CheckError {
 pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Checked, CheckError> {
     let mut good = Checked::new();
     let mut unknown = Vec::new();
-    for entry in catalog.files() {
+    for entry in catalog.contents() {
         let content = (entry.blob.digest, entry.sha256);
         if good.insert(content) && !checked.contains(&content) {
             unknown.push(entry);
@@ -138,6 +138,7 @@ mod tests {
             settings: SiteSettings::default(),
             inventory: object(b"inventory"),
             shards: vec![object(b"shard")],
+            image: None,
         };
         Catalog::new(&manifest, Inventory::default(), vec![shard]).unwrap()
     }

@@ -8,6 +8,7 @@ mod dhcp_harm;
 mod dhcp_modes;
 mod disk;
 mod hq;
+mod image;
 mod lan;
 mod net;
 mod process;

@@ -114,10 +114,17 @@ impl Deployment {
         let path = self.net.dir().join("lineside.toml");
         let (state, socket) = (self.state.display(), self.socket().display().to_string());
         let settings = format!(
-            "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{state}\"\n[update]\npoll-seconds = 60\n[status]\nsocket = \"{socket}\"\n"
+            "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{state}\"\n[update]\npoll-seconds = 60\n[status]\nsocket = \"{socket}\"\n\
+             [image]\nstate = \"{}\"\n",
+            self.image_state().display()
         );
         fs::write(&path, settings).unwrap();
         path
+    }
+
+    /// Where the system would say which image runs.
+    pub fn image_state(&self) -> PathBuf {
+        self.net.dir().join("image.toml")
     }
 
     fn socket(&self) -> PathBuf {

@@ -215,6 +215,7 @@ impl World {
             settings: SiteSettings::default(),
             inventory,
             shards: vec![shard],
+            image: None,
         };
         let sealed = recipients::seal(&secret, &manifest, &[self.recipient.unwrap()]).unwrap();
         let sha256 = Digest::of(&sealed);

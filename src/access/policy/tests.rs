@@ -31,6 +31,7 @@ fn manifest() -> Manifest {
         settings: SiteSettings::default(),
         inventory: reference(),
         shards: vec![reference()],
+        image: None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::bundle::shards::{shard_count, shard_of};
-use crate::bundle::{Inventory, Packing, Phone, PublisherSecret, Scope, Shard, SiteSettings, Totals};
+use crate::bundle::{Image, Inventory, Packing, Phone, PublisherSecret, Scope, Shard, SiteSettings, Totals};
 use crate::ids::{MacAddr, UnixTime};
 use crate::tuf::schema::Hashes;
 
@@ -89,6 +89,7 @@ fn publish_changed(files: &[(&str, Class, &[u8])], change: impl FnOnce(&mut Vec<
         settings: SiteSettings::default(),
         inventory,
         shards: shards.iter().map(|shard| keep(object::seal_shard(&SECRET, "s-3f9a", shard))).collect(),
+        image: None,
     };
     let sealed = recipients::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
     let own = extra("acme", "s-3f9a");
@@ -230,6 +231,26 @@ fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
     published.firmware = None;
     published.targets.targets.extend(role(3, &[("image.bin", IMAGE)]).targets);
     assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+}
+
+#[test]
+fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
+    let with_image = |content: &[u8]| {
+        let mut published = usual();
+        let (blob, sealed) = object::seal(&SECRET, "fleet", content, Packing::Plain);
+        published.objects.insert(blob.digest, sealed);
+        let mut opened = published.open().unwrap();
+        let (version, compatible) = ("2.0".to_owned(), "lineside-arm64".to_owned());
+        opened.manifest.image = Some(Image { version, compatible, sha256: Digest::of(content), blob });
+        let mut read = |part: &ObjectRef| published.objects.get(&part.digest).cloned().ok_or(String::new());
+        opened.complete_signed(&published.signed(), &mut read)
+    };
+    // Small as it is: an image is never anything else.
+    assert_eq!(with_image(b"evil").unwrap_err().code(), "unlisted-firmware");
+    let opened = with_image(IMAGE).unwrap();
+    let image = opened.catalog().image().unwrap();
+    assert!(opened.objects().contains(&image.bundle.blob));
+    assert!(opened.catalog().file(&image.bundle.name).is_none());
 }
 
 #[test]

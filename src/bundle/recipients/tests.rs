@@ -35,6 +35,7 @@ pub(in crate::bundle) fn manifest() -> Manifest {
         },
         inventory: part(1),
         shards: vec![part(2), part(3)],
+        image: None,
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
-use super::{Cli, Command, SecretCommand, SiteCommand};
+use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
+use crate::hq::images::{self, Images};
 use crate::hq::init::{self, InitOptions};
 use crate::hq::inventory::{Inventory, Site};
 use crate::hq::keyring::Passphrase;
@@ -39,6 +40,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Init { dir, name, url, passphrase } => start(dir, name, url, *passphrase, out),
         Command::Site(command) => site(&layout, command, out),
         Command::Secret(command) => secret(&layout, command, out),
+        Command::Image(command) => image(&layout, command, out),
         Command::Keys(command) => super::keys::run(&layout, command, out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
@@ -59,7 +61,14 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             Preview::Served(bytes) => Ok(out.write_all(&bytes).and_then(|()| out.flush())?),
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
-        Command::Fleet => {
+        Command::Fleet { site: Some(name) } => {
+            let rows = fleet::rows(&layout.database(), now())?;
+            let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
+            let row =
+                row.with_context(|| format!("no site `{name}` is known to HQ\nhint: `lineside-hq fleet` lists all"))?;
+            Ok(out.write_all(fleet::print_site(row).as_bytes())?)
+        }
+        Command::Fleet { site: None } => {
             let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
             out.write_all(text.as_bytes())?;
             for warning in expiry::of_fleet(&layout, now()) {
@@ -154,6 +163,35 @@ fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::
             let inventory = inventory(layout)?;
             let site = find(&inventory, name)?;
             revoke(layout, &inventory, site, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    let inventory = inventory(layout)?;
+    match command {
+        ImageCommand::Add { file } => {
+            let name = images::add(layout, file)?;
+            writeln!(out, "images/{name}.raucb is there; no site runs it yet")?;
+            writeln!(
+                out,
+                "next: image = \"{name}\" under [update] of one site, publish, and see `lineside-hq fleet`;"
+            )?;
+            writeln!(out, "then of the next sites, or under [defaults.update] of fleet.toml for all")?;
+        }
+        ImageCommand::List => {
+            let mut problems = Vec::new();
+            let images = Images::read(layout, &mut problems);
+            let width = images.names().map(str::len).max().unwrap_or(0).max(5);
+            writeln!(out, "{:width$}  {:>5}", "IMAGE", "SITES")?;
+            for name in images.names() {
+                let wants = |site: &&Site| site.settings.image.as_ref().is_some_and(|image| image.name == name);
+                writeln!(out, "{name:width$}  {:>5}", inventory.sites.values().filter(wants).count())?;
+            }
+            if !problems.is_empty() {
+                return Err(NotClean(Report { problems, ..Report::default() }).into());
+            }
         }
     }
     Ok(())

@@ -14,6 +14,19 @@ pub struct Settings {
     pub site: SiteSettings,
     /// From and until, in minutes of the day UTC.
     pub activation_window: Option<(u16, u16)>,
+    /// The image that the appliance shall run, by its name in `images/`.
+    pub image: Option<ImageName>,
+}
+
+/// An image and where it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName {
+    /// Its name in `images/`, without the suffix.
+    pub name: String,
+    /// The file, relative to the fleet directory.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
 }
 
 /// More addresses than any LAN of phones has; a slip of a digit gives more.
@@ -34,7 +47,7 @@ const DHCP_KEYS: [&str; 12] = [
     "offer-classes",
 ];
 const TFTP_KEYS: [&str; 3] = ["max-blksize", "max-windowsize", "accept-logs"];
-const UPDATE_KEYS: [&str; 2] = ["poll-seconds", "activation-window"];
+const UPDATE_KEYS: [&str; 3] = ["poll-seconds", "activation-window", "image"];
 
 /// Reads the three tables out of `parent` over `settings`.
 pub(super) fn apply(parent: &mut Table<'_>, settings: &mut Settings, problems: &mut Vec<Problem>) {
@@ -61,6 +74,11 @@ pub(super) fn apply(parent: &mut Table<'_>, settings: &mut Settings, problems: &
                     .hint("write two different times in UTC: [\"01:00\", \"04:30\"]"),
             ),
         }
+    }
+    if let Some((line, name)) = table.value::<String>("image", problems) {
+        // A site says "" to leave the fleet's choice.
+        let file = table.source().name.clone();
+        settings.image = (!name.is_empty()).then_some(ImageName { name, file, line });
     }
     table.finish(&UPDATE_KEYS, problems);
 }

@@ -54,7 +54,7 @@ impl Fingerprints {
             parts.add(root);
         }
         parts.add(fs::read(layout.recovery_public()).context("cannot read recovery.pub")?);
-        for folder in [layout.files(), layout.firmware()] {
+        for folder in [layout.files(), layout.firmware(), layout.images()] {
             walk(&folder, 0, &mut parts, false)?;
         }
         let public = layout.key("release");

@@ -39,7 +39,7 @@ impl Catalogue {
     }
 }
 
-/// The catalogue of all firmware that any model serves; signs a new one if need be.
+/// The catalogue of all firmware that any model serves, and of all images of the appliance; signs a new one if need be.
 ///
 /// Where too few of the keys are at hand, it is left as `root/N.firmware.json.pending` with the signatures that could
 /// be made; holders add theirs with `keys sign`, and the next run takes it.
@@ -50,7 +50,7 @@ pub(super) fn catalogue(
     now: UnixTime,
 ) -> anyhow::Result<Catalogue> {
     let mut images: BTreeMap<Digest, u64> = BTreeMap::new();
-    for asset in fleet.assets.firmware() {
+    for asset in fleet.assets.firmware().chain(fleet.images.assets()) {
         let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
         images.insert(Digest::of(&bytes), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
     }

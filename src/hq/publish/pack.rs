@@ -12,8 +12,8 @@ use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLIS
 use crate::bundle::manifest::MANIFEST_FORMAT;
 use crate::bundle::shards::{shard_count, shard_of};
 use crate::bundle::{
-    Class, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, PublisherSecret, RecipientPublic, Scope, Shard,
-    Totals, object,
+    Class, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, PublisherSecret, RecipientPublic, Scope,
+    Shard, Totals, object,
 };
 use crate::hq::inventory::{PhoneLine, Site};
 use crate::hq::render::{Asset, Body, FleetDir, SiteFile};
@@ -33,6 +33,8 @@ pub struct Packed {
     pub inventory: Inventory,
     /// The files.
     pub shards: Vec<Shard>,
+    /// What the appliance shall run.
+    pub image: Option<Image>,
     inventory_object: ObjectRef,
     shard_objects: Vec<ObjectRef>,
     totals: Totals,
@@ -72,8 +74,18 @@ impl<'a> Sealer<'a> {
             .iter()
             .map(|shard| self.keep(object::seal_shard(self.secret, &site_scope, shard)))
             .collect::<Result<Vec<_>, _>>()?;
-        let totals = totals(&shards, shard_objects.iter().chain([&inventory_object]));
-        Ok(Packed { inventory, shards, inventory_object, shard_objects, totals })
+        let image = self.image(fleet, site)?;
+        let blob = image.as_ref().map(|image| &image.blob);
+        let totals = totals(&shards, shard_objects.iter().chain([&inventory_object]).chain(blob));
+        Ok(Packed { inventory, shards, image, inventory_object, shard_objects, totals })
+    }
+
+    fn image(&self, fleet: &FleetDir, site: &Site) -> anyhow::Result<Option<Image>> {
+        let Some(name) = &site.settings.image else { return Ok(None) };
+        let image = fleet.images.get(&name.name).with_context(|| format!("there is no image {}", name.name))?;
+        let (sha256, blob) = self.asset("fleet", &image.asset)?;
+        let (version, compatible) = (image.version.clone(), image.compatible.clone());
+        Ok(Some(Image { version, compatible, sha256, blob }))
     }
 
     fn entry(&self, site_scope: &str, file: SiteFile) -> anyhow::Result<FileEntry> {
@@ -146,6 +158,7 @@ impl Packed {
             settings: site.settings.site.clone(),
             inventory: self.inventory_object.clone(),
             shards: self.shard_objects.clone(),
+            image: self.image.clone(),
         }
     }
 
@@ -161,13 +174,16 @@ impl Packed {
     pub fn firmware(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
         let files = self.shards.iter().flat_map(|shard| &shard.files);
         let must = |file: &&FileEntry| file.class == Class::Firmware || file.blob.clear_bytes > MAX_UNLISTED_FILE_BYTES;
-        files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes))
+        let image = self.image.iter().map(|image| (image.sha256, image.blob.clear_bytes));
+        files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes)).chain(image)
     }
 
     /// The sealed objects that its release names.
     pub fn objects(&self) -> BTreeSet<Digest> {
         let files = self.shards.iter().flat_map(|shard| &shard.files).map(|file| file.blob.digest);
-        files.chain(self.shard_objects.iter().chain([&self.inventory_object]).map(|part| part.digest)).collect()
+        let image = self.image.iter().map(|image| image.blob.digest);
+        let parts = self.shard_objects.iter().chain([&self.inventory_object]).map(|part| part.digest);
+        files.chain(parts).chain(image).collect()
     }
 
     /// How many files phones can ask for.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::access::{MANIFEST_TARGET, Opened, OpenedManifest};
 use crate::bundle::{RecipientSecret, Scope};
+use crate::hq::images;
 use crate::hq::plan::{self, Kind};
 use crate::hq::progress::Silent;
 use crate::hq::testing::{NOW, Sample, sample};
@@ -121,6 +122,37 @@ fn an_enrolled_site_opens_what_was_published() {
     for object in release.objects() {
         assert!(fleet.sample.layout.object(&object.digest).is_file());
     }
+}
+
+#[test]
+fn an_image_reaches_a_site_that_asks_for_it_in_the_firmware_catalogue() {
+    let fleet = enrolled();
+    let bytes = images::tests::bundle("lineside-arm64", "2.0");
+    let file = fleet.sample.layout.dir().join("build.raucb");
+    fs::write(&file, &bytes).unwrap();
+    assert_eq!(images::add(&fleet.sample.layout, &file).unwrap(), "lineside-arm64_2.0");
+    fleet.publish(NOW);
+    assert!(fleet.fetch(NOW).catalog().image().is_none());
+
+    let files = fleet.fetch(NOW).catalog().files().count();
+    fleet.sample.append("sites/sample-office.toml", "\n[update]\nimage = \"lineside-arm64_2.0\"\n");
+    assert!(fleet.plan().to_string().contains("+ image lineside-arm64 2.0  the appliance"), "{}", fleet.plan());
+    assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(2), .. }));
+    let release = fleet.fetch(NOW);
+    let image = release.catalog().image().unwrap();
+    assert_eq!((image.compatible.as_str(), image.version.as_str()), ("lineside-arm64", "2.0"));
+    let blob = &image.bundle.blob;
+    assert!(release.objects().contains(blob));
+    let sealed = fs::read(fleet.sample.layout.object(&blob.digest)).unwrap();
+    assert_eq!(crate::bundle::object::open(blob, &sealed, 1 << 20).unwrap(), bytes);
+    // Nothing that a phone could ask for.
+    assert_eq!(release.catalog().files().count(), files);
+    assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(2)));
+
+    fleet.sample.replace("sites/sample-office.toml", "arm64_2.0", "arm64_2.1");
+    assert!(fleet.try_publish(NOW).is_err());
+    let problems = fleet.sample.problems();
+    assert!(problems.len() == 1 && problems[0].ends_with("there is no image `lineside-arm64_2.1`"), "{problems:?}");
 }
 
 #[test]

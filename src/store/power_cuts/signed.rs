@@ -86,6 +86,7 @@ pub(super) fn publish(number: u64) -> Published {
         settings: SiteSettings::default(),
         inventory,
         shards: vec![shard],
+        image: None,
     };
     let sealed = recipients::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
     let own = || Some(json!({ "fleet": "acme", "site": "s-1" }));

@@ -264,6 +264,7 @@ pub(super) fn catalog_with(generation: u64, settings: SiteSettings) -> Catalog {
         settings,
         inventory: object(0),
         shards: Vec::new(),
+        image: None,
     };
     let shard = Shard { files: contents().into_iter().map(entry).collect() };
     Catalog::new(&manifest, Inventory { phones: vec![phone(PHONE_MAC), phone(OTHER_MAC)] }, vec![shard]).unwrap()

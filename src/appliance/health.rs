@@ -1,0 +1,164 @@
+//! Whether this appliance does what it is for: a boot of a new image counts as good only if it says so.
+//!
+//! It depends on nothing that a new image could not help: a site whose router, line or HQ is down, or whose cable is
+//! pulled, is healthy as long as that is known and a file of the release can be had by TFTP.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{Catalog, DeviceTable, Files};
+use crate::bundle::{FileEntry, Scope};
+use crate::ids::{Digest, MacAddr};
+use crate::status::{Report, Stats};
+use crate::tftp;
+use crate::tftp::packet::{Mode, Packet, Request};
+
+/// How long one block may take.
+const BLOCK_WITHIN: Duration = Duration::from_secs(5);
+/// How often a request is sent: a busy board may lose the first.
+const TRIES: u32 = 3;
+/// The largest file that is fetched, in bytes. A release's smallest has some hundreds.
+const MAX_BYTES: u64 = 1024 * 1024;
+/// RFC 1350 §2.
+const BLOCK_BYTES: usize = 512;
+
+/// What the check looks at.
+#[derive(Clone)]
+pub struct Health {
+    /// The release that is served.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Where its files are.
+    pub files: Arc<dyn Files>,
+    /// How the last poll ended.
+    pub stats: Stats,
+    /// Whether TFTP is to be served at all.
+    pub tftp: bool,
+}
+
+impl Health {
+    /// Looks, and says what was seen.
+    ///
+    /// # Errors
+    /// What is wrong, or not known yet.
+    pub async fn check(&self) -> anyhow::Result<String> {
+        let interfaces = nix::ifaddrs::getifaddrs().context("interfaces cannot be listed")?;
+        let is_ethernet = |found: &nix::ifaddrs::InterfaceAddress| {
+            let mac = found.address.as_ref().and_then(|address| address.as_link_addr()?.addr());
+            mac.is_some_and(|mac| mac != [0; 6])
+        };
+        if !interfaces.into_iter().any(|found| is_ethernet(&found)) {
+            bail!("there is no network interface");
+        }
+        let report = Report::of(&self.stats);
+        if report.state == "starting" {
+            bail!("no poll has ended yet: whether HQ can be reached is not known");
+        }
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let served = match probe(&catalog).filter(|_| self.tftp) {
+            Some((entry, phone)) => {
+                self.fetch(entry, phone).await.context("a file of the release cannot be had by TFTP")?;
+                "a file of the release was fetched by TFTP"
+            }
+            None => "the release has no file to try",
+        };
+        Ok(format!("generation {}, HQ: {}; {served}", catalog.generation(), report.state))
+    }
+
+    /// Serves the release on loopback for a moment, and fetches a file there as the phone whose it is. The LAN's port
+    /// hears nothing that this machine sends itself; all behind it is the same.
+    async fn fetch(&self, entry: &FileEntry, phone: MacAddr) -> anyhow::Result<()> {
+        let own = Ipv4Addr::LOCALHOST;
+        let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), (own, 8)))?;
+        let server = service.local_addr();
+        let mut devices = DeviceTable::without_link();
+        devices.fixed(own, phone);
+        let (resolve, _nobody) = mpsc::channel(1);
+        let feeds = tftp::Feeds {
+            catalog: self.catalog.clone(),
+            files: Arc::clone(&self.files),
+            devices: Arc::new(RwLock::new(devices)),
+            resolve,
+            // A record of its own: no phone was served.
+            stats: Stats::new(),
+        };
+        let stop = CancellationToken::new();
+        let _stopped = stop.clone().drop_guard();
+        let serving = tokio::spawn(service.run(feeds, stop.clone()));
+        let fetched = fetch(server, entry).await;
+        stop.cancel();
+        serving.await.context("the service failed")?.context("the service failed")?;
+        fetched
+    }
+}
+
+/// A file that is sure to be served, the smallest, and a phone that may have it.
+fn probe(catalog: &Catalog) -> Option<(&FileEntry, MacAddr)> {
+    let phone = |entry: &FileEntry| match &entry.scope {
+        Scope::Device(mac) => catalog.phone(*mac).map(|phone| phone.mac),
+        Scope::Model(model) => catalog.phones().find(|phone| phone.model == *model).map(|phone| phone.mac),
+        Scope::Everyone => catalog.phones().next().map(|phone| phone.mac),
+    };
+    let small = catalog.files().filter(|entry| entry.blob.clear_bytes <= MAX_BYTES);
+    let found = small.filter_map(|entry| Some((entry.as_ref(), phone(entry)?)));
+    found.min_by_key(|(entry, _)| entry.blob.clear_bytes)
+}
+
+/// One plain transfer, block after block, compared with what the release says.
+async fn fetch(server: SocketAddrV4, entry: &FileEntry) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let request = Request { name: entry.name.as_str().as_bytes(), mode: Mode::Octet, options: Vec::new() };
+    let mut packet = Vec::new();
+    Packet::Read(request).emit(&mut packet);
+    let (mut to, mut wanted, mut content) = (server, 1_u16, Vec::new());
+    let mut buffer = [0; 4 + BLOCK_BYTES];
+    loop {
+        let (length, from) = exchange(&socket, &packet, to, &mut buffer).await?;
+        match Packet::parse(buffer.get(..length).unwrap_or_default())? {
+            Packet::Data { block, bytes } if block == wanted => {
+                content.extend_from_slice(bytes);
+                to = from;
+                packet.clear();
+                Packet::Ack(block).emit(&mut packet);
+                wanted = wanted.wrapping_add(1);
+                if bytes.len() < BLOCK_BYTES {
+                    socket.send_to(&packet, to).await?;
+                    break;
+                }
+            }
+            Packet::Data { .. } => {}
+            Packet::Error { code, message } => bail!("error {code}: {}", String::from_utf8_lossy(message)),
+            _ => bail!("an answer that is none"),
+        }
+        if content.len() as u64 > MAX_BYTES {
+            bail!("it does not end");
+        }
+    }
+    if Digest::of(&content) != entry.sha256 {
+        bail!("other bytes than the release says");
+    }
+    Ok(())
+}
+
+async fn exchange(
+    socket: &UdpSocket,
+    packet: &[u8],
+    to: SocketAddrV4,
+    buffer: &mut [u8],
+) -> anyhow::Result<(usize, SocketAddrV4)> {
+    for _ in 0..TRIES {
+        socket.send_to(packet, to).await?;
+        if let Ok(received) = timeout(BLOCK_WITHIN, socket.recv_from(buffer)).await
+            && let (length, std::net::SocketAddr::V4(from)) = received?
+        {
+            return Ok((length, from));
+        }
+    }
+    bail!("no answer")
+}

@@ -1,0 +1,332 @@
+//! The appliance's own image: what runs, what the release wants, and handing a new one to whoever installs it.
+//!
+//! The appliance may neither write to the slots nor run a program. It puts the release's bundle, complete and as signed,
+//! where the system's installer finds it (`lineside-os-install.path`), which checks RAUC's own signature, writes the
+//! other slot and restarts the machine. What became of it is in a file that the system writes; here it is told to HQ.
+//! Without that file this is no image of ours, but a package on somebody's Debian: then nothing is ever installed.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::card::Card;
+use super::clock;
+use crate::access::content::CHUNK_BYTES;
+use crate::access::{BoardImage, Catalog, Files};
+use crate::api::ImageSeen;
+use crate::bundle::validate::is_image_name;
+use crate::ids::{Digest, UnixTime};
+use crate::status::Stats;
+use crate::update::plan::may_activate;
+
+/// The installer's folder within the state directory.
+const FOLDER: &str = "os";
+/// What the installer takes.
+const BUNDLE: &str = "install.raucb";
+/// The same while it is written.
+const PART: &str = "install.raucb.part";
+/// The largest state file that is read, in bytes; a real one has under 500.
+const MAX_STATE_BYTES: u64 = 16 * 1024;
+/// How often the system's file and the clock are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long the installer may leave a bundle lying.
+const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// The alert for an image that is not what the release wants.
+const ALERT: &str = "image";
+
+/// What the system says, a line each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct State {
+    version: String,
+    slot: String,
+    good: bool,
+    compatible: Option<String>,
+    tried_version: String,
+    tried_sha256: String,
+    outcome: String,
+}
+
+impl State {
+    /// The system's file; `None` if this is no image of ours.
+    fn read(path: &Path) -> Option<Self> {
+        let bytes = fs::metadata(path).ok()?.len();
+        let text = if bytes > MAX_STATE_BYTES { None } else { fs::read_to_string(path).ok() };
+        match text.as_deref().map(toml::from_str::<Self>) {
+            Some(Ok(state)) if is_image_name(&state.version) => Some(state),
+            _ => {
+                warn!(path = %path.display(), "the system's word about its image is not understood");
+                None
+            }
+        }
+    }
+
+    fn compatible(&self) -> String {
+        self.compatible.clone().unwrap_or_else(|| {
+            let arch = match std::env::consts::ARCH {
+                "aarch64" => "arm64",
+                "x86_64" => "amd64",
+                other => other,
+            };
+            format!("lineside-{arch}")
+        })
+    }
+
+    fn seen(&self) -> ImageSeen {
+        ImageSeen {
+            version: self.version.clone(),
+            slot: self.slot.chars().filter(char::is_ascii_alphanumeric).take(1).collect(),
+            good: self.good,
+            outcome: self.outcome.chars().filter(|c| !c.is_control()).take(200).collect(),
+        }
+    }
+}
+
+/// What is to be done about an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Decision {
+    /// It runs, or there is none.
+    Nothing,
+    /// Not now: this boot is not found good yet, or the window is shut.
+    Wait,
+    /// Hand it over.
+    Install,
+    /// Never, and why.
+    Refuse(String),
+}
+
+fn decide(image: Option<&BoardImage>, state: &State, now: UnixTime) -> Decision {
+    let Some(image) = image else { return Decision::Nothing };
+    if image.version == state.version {
+        return Decision::Nothing;
+    }
+    let own = state.compatible();
+    if image.compatible != own {
+        return Decision::Refuse(format!(
+            "image {} is for {}, and this is {own}; it stays at {}",
+            image.version, image.compatible, state.version
+        ));
+    }
+    if state.tried_sha256.parse::<Digest>().is_ok_and(|tried| tried == image.bundle.sha256) {
+        // Once is enough: a bad image must not restart a site's phones for ever.
+        return Decision::Refuse(format!(
+            "image {} was tried ({}); this runs {}. Publish a newer one",
+            image.version, state.outcome, state.version
+        ));
+    }
+    // The other slot is what this boot falls back to if it turns out to be bad.
+    if state.good && may_activate(image.window, now) { Decision::Install } else { Decision::Wait }
+}
+
+/// Follows what the release wants.
+pub struct ImageService {
+    /// Where the system says what runs.
+    pub state_file: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The release.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Where its files are.
+    pub files: Arc<dyn Files>,
+    /// Told what runs and what became of it.
+    pub stats: Stats,
+}
+
+impl ImageService {
+    /// Follows until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let card = Card::of(&self.state);
+        let folder = self.state.join(FOLDER);
+        // Half a bundle of a process that ended.
+        let _ = fs::remove_file(folder.join(PART));
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut handed, mut releases, mut told) = (None, true, None);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => {}
+                changed = self.catalog.changed(), if releases => releases = changed.is_ok(),
+            }
+            if let Some(bytes) = card.as_ref().and_then(Card::written) {
+                self.stats.card_written(bytes);
+            }
+            if !self.state_file.exists() {
+                continue;
+            }
+            let Some(state) = State::read(&self.state_file) else { continue };
+            self.stats.image(state.seen());
+            let catalog = Arc::clone(&self.catalog.borrow_and_update());
+            let alert = if folder.join(BUNDLE).exists() {
+                let since = *handed.get_or_insert_with(clock::now);
+                let late = clock::now().since(since) > INSTALL_WITHIN;
+                late.then(|| "an image was handed to the installer, which has not taken it".to_owned())
+            } else {
+                handed = None;
+                match decide(catalog.image(), &state, clock::now()) {
+                    Decision::Nothing | Decision::Wait => None,
+                    Decision::Refuse(why) => Some(why),
+                    Decision::Install => match self.hand_over(&catalog, &folder).await {
+                        Ok(()) => None,
+                        Err(error) => Some(format!("an image cannot be handed to the installer: {error}")),
+                    },
+                }
+            };
+            if told != alert {
+                self.stats.clear_alert(ALERT);
+                if let Some(text) = &alert {
+                    warn!("{text}");
+                    self.stats.alert(ALERT, text.clone());
+                }
+                told = alert;
+            }
+        }
+    }
+
+    async fn hand_over(&self, catalog: &Catalog, folder: &Path) -> io::Result<()> {
+        let Some(image) = catalog.image().cloned() else { return Ok(()) };
+        info!(version = image.version, compatible = image.compatible, "a new image goes to the installer");
+        let (files, folder) = (Arc::clone(&self.files), folder.to_owned());
+        let written = tokio::task::spawn_blocking(move || write(&*files, &image, &folder));
+        written.await.map_err(io::Error::other)?
+    }
+}
+
+/// Writes the bundle in clear: under its name only when all of it is on the disk and is what was signed for.
+fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let part = folder.join(PART);
+    let written = fill(files, image, &part).and_then(|()| fs::rename(&part, folder.join(BUNDLE)));
+    if written.is_err() {
+        // The disk may be full of it.
+        let _ = fs::remove_file(&part);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}
+
+fn fill(files: &dyn Files, image: &BoardImage, part: &Path) -> io::Result<()> {
+    let content = files.open(&image.bundle).map_err(io::Error::other)?;
+    let mut file = File::create(part)?;
+    for index in 0..content.len().div_ceil(CHUNK_BYTES as u64) {
+        file.write_all(&content.chunk(index).map_err(io::Error::other)?)?;
+    }
+    file.sync_all()?;
+    let (bytes, sha256) = content.digest().map_err(io::Error::other)?;
+    if (bytes, sha256) != (image.bundle.blob.clear_bytes, image.bundle.sha256) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not what the release says"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::access::{Content, ContentError};
+    use crate::bundle::{Class, ContentKey, FileEntry, ObjectRef, Packing, Scope};
+
+    const NOON: UnixTime = UnixTime(1_800_014_400);
+
+    fn image(version: &str, content: &[u8]) -> BoardImage {
+        let clear_bytes = content.len() as u64;
+        let key = ContentKey::from_bytes([0; 32]);
+        let blob = ObjectRef { digest: Digest::of(b"sealed"), bytes: 1, key, packing: Packing::Plain, clear_bytes };
+        let (name, scope) = ("image.raucb".parse().unwrap(), Scope::Everyone);
+        let bundle = FileEntry { name, scope, class: Class::Firmware, sha256: Digest::of(content), blob };
+        let (version, compatible) = (version.to_owned(), "lineside-arm64".to_owned());
+        BoardImage { version, compatible, bundle: Arc::new(bundle), window: None }
+    }
+
+    fn running(version: &str) -> State {
+        let (version, slot, good) = (version.to_owned(), "A".to_owned(), true);
+        State { version, slot, good, compatible: Some("lineside-arm64".to_owned()), ..State::default() }
+    }
+
+    #[test]
+    fn what_the_system_says_is_read_and_nonsense_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.toml");
+        assert_eq!(State::read(&path), None);
+        let said = "version = \"1.2\"\nslot = \"B\"\ngood = true\ncompatible = \"lineside-arm64\"\nfuture = 1\n\
+                    tried_version = \"1.3\"\ntried_sha256 = \"00\"\noutcome = \"fell back: \\u001b[2J three boots\"\n";
+        fs::write(&path, said).unwrap();
+        let state = State::read(&path).unwrap();
+        assert_eq!((state.version.as_str(), state.good), ("1.2", true));
+        let seen = state.seen();
+        assert_eq!((seen.slot.as_str(), seen.outcome.as_str()), ("B", "fell back: [2J three boots"));
+        for nonsense in ["version = \"a b\"\n", "version = 1\n", "<html>", &"#".repeat(20_000)] {
+            fs::write(&path, nonsense).unwrap();
+            assert_eq!(State::read(&path), None, "{}", nonsense.len());
+        }
+    }
+
+    #[test]
+    fn an_image_is_installed_once_at_its_time_on_its_hardware_and_from_a_good_boot() {
+        let new = image("1.3", b"new");
+        assert_eq!(decide(None, &running("1.2"), NOON), Decision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.3"), NOON), Decision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.2"), NOON), Decision::Install);
+        let doubtful = State { good: false, ..running("1.2") };
+        assert_eq!(decide(Some(&new), &doubtful, NOON), Decision::Wait);
+        let night = BoardImage { window: Some((60, 240)), ..new.clone() };
+        assert_eq!(decide(Some(&night), &running("1.2"), NOON), Decision::Wait);
+        assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), Decision::Install);
+
+        let other = BoardImage { compatible: "lineside-amd64".to_owned(), ..new.clone() };
+        assert!(matches!(decide(Some(&other), &running("1.2"), NOON), Decision::Refuse(why) if why.contains("amd64")));
+        let fell = State {
+            tried_version: "1.3".to_owned(),
+            tried_sha256: new.bundle.sha256.to_string(),
+            outcome: "fell back: three boots were not good".to_owned(),
+            ..running("1.2")
+        };
+        let Decision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
+        assert!(why.contains("three boots"), "{why}");
+        // Another bundle is another try.
+        assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), Decision::Install);
+    }
+
+    struct Memory(Vec<u8>);
+
+    impl Content for Memory {
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError> {
+            Ok(self.0.chunks(CHUNK_BYTES).nth(usize::try_from(index).unwrap()).unwrap().into())
+        }
+    }
+
+    impl Files for Memory {
+        fn open(&self, _: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
+            Ok(Arc::new(Self(self.0.clone())))
+        }
+    }
+
+    #[test]
+    fn the_installer_gets_the_whole_bundle_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(FOLDER);
+        let content: Vec<u8> = (0..CHUNK_BYTES * 2 + 77).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let wanted = image("1.3", &content);
+        let wrong = write(&Memory(content.iter().map(|byte| byte ^ 1).collect()), &wanted, &folder).unwrap_err();
+        assert_eq!(wrong.to_string(), "it is not what the release says");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        write(&Memory(content.clone()), &wanted, &folder).unwrap();
+        assert_eq!(fs::read(folder.join(BUNDLE)).unwrap(), content);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,276 @@
+//! Images of the appliance: RAUC bundles in `images/`, and what each says of itself.
+//!
+//! A bundle in the `verity` format ends with its signature, a CMS message that holds the manifest as text, and the
+//! signature's length in the last 8 bytes, big-endian. The signature is checked by the appliance, with the key that is
+//! in its own system; here the manifest is only read, to say which image it is before anything is published.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::inventory::{entries, is_note};
+use super::layout::Layout;
+use super::problem::Problem;
+use super::render::Asset;
+use crate::bundle::limits::MAX_FILE_BYTES;
+use crate::bundle::validate::is_image_name;
+use crate::ids::Digest;
+
+/// How a bundle's file ends.
+const SUFFIX: &str = ".raucb";
+/// Squashfs, little-endian: how a bundle begins.
+const MAGIC: &[u8] = b"hsqs";
+/// RAUC's own limit for the signature.
+const MAX_SIGNATURE_BYTES: u64 = 64 * 1024;
+
+/// One image.
+#[derive(Debug, Clone)]
+pub struct BoardImage {
+    /// The file.
+    pub asset: Arc<Asset>,
+    /// The hardware that it is for.
+    pub compatible: String,
+    /// What it calls itself.
+    pub version: String,
+}
+
+/// All images, by the name that `image = "…"` uses: `COMPATIBLE_VERSION`.
+#[derive(Debug, Default)]
+pub struct Images {
+    by_name: BTreeMap<String, BoardImage>,
+}
+
+impl Images {
+    /// Looks at `images/`.
+    pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
+        let mut by_name = BTreeMap::new();
+        for (file, path, is_dir) in entries(layout, "images", problems) {
+            let full = format!("images/{file}");
+            let Some(name) = file.strip_suffix(SUFFIX).filter(|_| !is_dir) else {
+                if is_dir || !is_note(&file) {
+                    problems.push(
+                        Problem::at_file(full, "only images of the appliance belong here")
+                            .hint("`lineside-hq image add FILE.raucb` puts one here"),
+                    );
+                }
+                continue;
+            };
+            match look(&path) {
+                Ok(found) if found.name() == name => {
+                    let asset = file.parse().map(|name| Asset { name, file: full.clone(), path, bytes: found.bytes });
+                    match asset {
+                        Ok(asset) => {
+                            let Found { compatible, version, .. } = found;
+                            let image = BoardImage { asset: Arc::new(asset), compatible, version };
+                            by_name.insert(name.to_owned(), image);
+                        }
+                        Err(error) => problems.push(Problem::at_file(full, error.to_string())),
+                    }
+                }
+                Ok(found) => problems.push(
+                    Problem::at_file(full, format!("this is the image {}", found.name()))
+                        .hint(format!("name it {}{SUFFIX}", found.name())),
+                ),
+                Err(error) => problems.push(Problem::at_file(full, format!("{error:#}"))),
+            }
+        }
+        Self { by_name }
+    }
+
+    /// The image of this name.
+    pub fn get(&self, name: &str) -> Option<&BoardImage> {
+        self.by_name.get(name)
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// The files, all of which the firmware keys must sign for.
+    pub fn assets(&self) -> impl Iterator<Item = &Arc<Asset>> {
+        self.by_name.values().map(|image| &image.asset)
+    }
+}
+
+/// Puts a bundle into `images/`, and returns its name there.
+///
+/// # Errors
+///
+/// If it is no such bundle, or another one of the same name is there.
+pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
+    let found = look(bundle).with_context(|| format!("{} is no image of the appliance", bundle.display()))?;
+    let name = found.name();
+    let target = layout.images().join(format!("{name}{SUFFIX}"));
+    fs::create_dir_all(layout.images()).context("cannot make images/")?;
+    if target.exists() {
+        if digest(&target)? == digest(bundle)? {
+            return Ok(name);
+        }
+        bail!("another image {name} is there already\nhint: a new image has a new version");
+    }
+    let part = target.with_extension("part");
+    let copied = fs::copy(bundle, &part).and_then(|_| File::open(&part)?.sync_all());
+    copied.and_then(|()| fs::rename(&part, &target)).with_context(|| format!("cannot write {}", target.display()))?;
+    Ok(name)
+}
+
+fn digest(path: &Path) -> anyhow::Result<Digest> {
+    fs::read(path).map(|bytes| Digest::of(&bytes)).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// What a bundle says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    compatible: String,
+    version: String,
+    bytes: u64,
+}
+
+impl Found {
+    fn name(&self) -> String {
+        format!("{}_{}", self.compatible, self.version)
+    }
+}
+
+fn look(path: &Path) -> anyhow::Result<Found> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes > MAX_FILE_BYTES {
+        bail!("it has {bytes} bytes, over the {MAX_FILE_BYTES} allowed");
+    }
+    let signature = signature(&mut file, bytes).context("it is no RAUC bundle")?;
+    let (compatible, version) = manifest(&signature)?;
+    Ok(Found { compatible, version, bytes })
+}
+
+/// The signature at the end of a bundle.
+fn signature(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
+    let not = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+    let mut magic = [0; 4];
+    file.read_exact(&mut magic)?;
+    if magic != MAGIC {
+        return Err(not("it is no squashfs"));
+    }
+    file.seek(SeekFrom::Start(bytes.saturating_sub(8)))?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_be_bytes(length);
+    let start = bytes.checked_sub(8).and_then(|end| end.checked_sub(length));
+    let Some(start) = start.filter(|_| (1..=MAX_SIGNATURE_BYTES).contains(&length)) else {
+        return Err(not("it has no signature at its end"));
+    };
+    file.seek(SeekFrom::Start(start))?;
+    let mut signature = Vec::new();
+    file.take(length).read_to_end(&mut signature)?;
+    Ok(signature)
+}
+
+/// `compatible` and `version` in the section `[update]` of the manifest that a signature holds.
+fn manifest(signature: &[u8]) -> anyhow::Result<(String, String)> {
+    const BEGIN: &[u8] = b"[update]\n";
+    let none =
+        || anyhow!("its signature holds no manifest; bundles of the format `plain` are not taken, make a `verity` one");
+    let at = signature.windows(BEGIN.len()).position(|window| window == BEGIN).ok_or_else(none)?;
+    let text = signature.get(at + BEGIN.len()..).unwrap_or_default();
+    let (mut compatible, mut version) = (None, None);
+    for line in text.split(|byte| *byte == b'\n') {
+        let Ok(line) = std::str::from_utf8(line) else { break };
+        match line.split_once('=') {
+            Some(("compatible", value)) => compatible = Some(value.trim().to_owned()),
+            Some(("version", value)) => version = Some(value.trim().to_owned()),
+            _ if line.starts_with('[') => break,
+            _ => {}
+        }
+    }
+    let good = |name: Option<String>, what: &str| {
+        let name = name.with_context(|| format!("its manifest names no {what}"))?;
+        if is_image_name(&name) { Ok(name) } else { bail!("its {what} is not 1 to 64 letters, digits and .+~_-") }
+    };
+    Ok((good(compatible, "compatible")?, good(version, "version")?))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    /// Bytes that look like a bundle from outside.
+    pub fn bundle(compatible: &str, version: &str) -> Vec<u8> {
+        let signature =
+            format!("\x30DER [update]\ncompatible={compatible}\nversion={version}\n\n[bundle]\nformat=verity\n");
+        let length = u64::try_from(signature.len()).unwrap().to_be_bytes();
+        [MAGIC, &[7; 5000], signature.as_bytes(), &length].concat()
+    }
+
+    fn fleet() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        (dir, layout)
+    }
+
+    fn write(dir: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn an_image_is_named_by_its_hardware_and_version() {
+        let (dir, layout) = fleet();
+        let file = write(dir.path(), "x.raucb", &bundle("lineside-arm64", "1.2.3+git5"));
+        assert_eq!(add(&layout, &file).unwrap(), "lineside-arm64_1.2.3+git5");
+        // Again is nothing; another one under the same name is refused.
+        add(&layout, &file).unwrap();
+        let mut other = bundle("lineside-arm64", "1.2.3+git5");
+        other[100] = 8;
+        let error = add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err();
+        assert!(error.to_string().contains("a new image has a new version"), "{error}");
+
+        let mut problems = Vec::new();
+        let images = Images::read(&layout, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        let image = images.get("lineside-arm64_1.2.3+git5").unwrap();
+        assert_eq!((image.compatible.as_str(), image.version.as_str()), ("lineside-arm64", "1.2.3+git5"));
+        assert_eq!(image.asset.bytes, fs::metadata(&file).unwrap().len());
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_refused_with_the_reason() {
+        let (dir, layout) = fleet();
+        let good = bundle("c", "1");
+        let cut = &good[..good.len() - 3];
+        let long = [&good[..good.len() - 8], &u64::MAX.to_be_bytes()].concat();
+        for (bytes, why) in [
+            (&b""[..], "it is no RAUC bundle"),
+            (b"#!/bin/sh\nexit\n", "it is no squashfs"),
+            (cut, "no signature at its end"),
+            (&long, "no signature at its end"),
+            (&bundle("c", "a b"), "its version is not"),
+            (&bundle("../../etc", "1"), "its compatible is not"),
+            (&[MAGIC, &[1; 99], &7u64.to_be_bytes()].concat(), "no manifest"),
+        ] {
+            let error = add(&layout, &write(dir.path(), "x", bytes)).unwrap_err();
+            assert!(format!("{error:#}").contains(why), "{error:#} instead of {why}");
+        }
+        assert_eq!(fs::read_dir(layout.images()).map_or(0, Iterator::count), 0);
+    }
+
+    #[test]
+    fn a_file_of_another_name_or_kind_is_a_problem() {
+        let (_dir, layout) = fleet();
+        fs::create_dir(layout.images()).unwrap();
+        write(&layout.images(), "wrong.raucb", &bundle("c", "1"));
+        write(&layout.images(), "notes.txt", b"hello");
+        write(&layout.images(), "README.md", b"hello");
+        let mut problems = Vec::new();
+        assert_eq!(Images::read(&layout, &mut problems).names().count(), 0);
+        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(text.len(), 2, "{text:?}");
+        assert!(text.iter().any(|line| line.contains("c_1")), "{text:?}");
+    }
+}
