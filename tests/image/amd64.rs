@@ -80,9 +80,9 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
 /// A scan of all TCP ports and those of UDP that systems tend to have.
 fn only_the_three_ports_answer(lan: &Lan, address: &str) {
     let began = Instant::now();
-    let tcp = lan.phone.try_sh(&format!(
-        "nmap -n -Pn -sS -p- --min-rate 6000 --max-retries 1 -T5 --host-timeout 90s -oG - {address}"
-    ));
+    let tcp = lan
+        .phone
+        .try_sh(&format!("nmap -n -Pn -sS -p- --min-rate 6000 --max-retries 1 -T5 --host-timeout 90s -oG - {address}"));
     let tcp = text(&tcp);
     assert!(tcp.contains("Ports: 6970/closed/tcp"), "TCP 6970 must be refused at once:\n{tcp}");
     assert!(!tcp.contains("/open/"), "a TCP port is open:\n{tcp}");

@@ -108,6 +108,26 @@ impl Lan {
         self.hq(&["publish"]);
     }
 
+    /// HQ gives the site the update that `image/build` made in this folder.
+    pub fn offers(&self, folder: &str) {
+        let said = self.hq(&["image", "add", image(folder).join("update.raucb").to_str().unwrap()]);
+        let name = said.split_once("images/").unwrap().1.split_once(".raucb").unwrap().0;
+        let path = self.fleet.join("sites/sample-office.toml");
+        let settings = fs::read_to_string(&path).unwrap();
+        let without = settings.split("\n[update]\nimage").next().unwrap();
+        fs::write(&path, format!("{without}\n[update]\nimage = \"{name}\"\n")).unwrap();
+        println!("{}", self.hq(&["publish"]).lines().last().unwrap_or_default());
+    }
+
+    /// Waits until HQ's view of the site holds this.
+    pub fn hears(&self, what: &str, limit: Duration, why: impl Fn() -> String) {
+        wait_for(limit, || {
+            std::thread::sleep(Duration::from_secs(1));
+            self.hq(&["fleet", "sample-office"]).contains(what).then_some(())
+        })
+        .unwrap_or_else(|| panic!("HQ does not say `{what}`:\n{}\n{}", self.hq(&["fleet", "sample-office"]), why()));
+    }
+
     /// What the phone must get, as HQ shows it.
     pub fn expected(&self) -> Vec<u8> {
         let output = Command::new(hq_program())
@@ -128,10 +148,8 @@ impl Lan {
         let code = format!("#!/bin/sh\n[ \"$1\" = bound ] && env >{}\nexit 0\n", seen.display());
         fs::write(&script, code).unwrap();
         self.phone.sh(&format!("chmod +x {}", script.display()));
-        let line = format!(
-            "busybox udhcpc -i lan0 -f -q -n -t 4 -T 2 -s {} -O tftp -O 150 -V '{CLASS}'",
-            script.display()
-        );
+        let line =
+            format!("busybox udhcpc -i lan0 -f -q -n -t 4 -T 2 -s {} -O tftp -O 150 -V '{CLASS}'", script.display());
         self.phone.try_sh(&line);
         fs::read_to_string(seen).ok()
     }
@@ -171,9 +189,8 @@ pub struct Lease {
 
 impl Lease {
     fn of(told: &str) -> Option<Self> {
-        let value = |name: &str| {
-            told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
-        };
+        let value =
+            |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
         let option_150 = value("opt150")?;
         Some(Self { address: value("ip")?, from: value("serverid")?, tftp: value("tftp")?, option_150 })
     }

@@ -52,16 +52,19 @@ impl Vm {
         fs::write(&unit, PROBE).unwrap();
         let drive = format!("file={},format=raw,cache=unsafe", machine.disk.path.display());
         let to_log = format!("file:{}", serial.display());
-        let credential = format!("name=opt/io.systemd.credentials/systemd.extra-unit.t.service,file={}", unit.display());
+        let credential =
+            format!("name=opt/io.systemd.credentials/systemd.extra-unit.t.service,file={}", unit.display());
         let common = ["-display", "none", "-monitor", "none", "-no-user-config", "-nodefaults"];
-        let network = ["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0"];
+        let network =
+            ["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0"];
         let virtio = format!("if=none,id=d0,{drive}");
         let devices = [
             &["-drive", virtio.as_str(), "-device", "virtio-blk-pci,drive=d0", "-device", "virtio-rng-pci"][..],
             &["-device", "i6300esb", "-smp", "2", "-m", "1024", "-fw_cfg", &credential, "-serial", &to_log],
         ]
         .concat();
-        let updates = machine.updates.map(|path| format!("if=none,id=d1,file={},format=raw,readonly=on", path.display()));
+        let updates =
+            machine.updates.map(|path| format!("if=none,id=d1,file={},format=raw,readonly=on", path.display()));
         let more = updates.iter().flat_map(|drive| ["-drive", drive, "-device", "virtio-blk-pci,drive=d1"]);
         let devices: Vec<&str> = devices.into_iter().chain(more).collect();
         let given = machine.command_line;
@@ -71,7 +74,9 @@ impl Vm {
             ),
             Board::Virt => format!("console=ttyAMA0 systemd.wants=t.service {given}"),
             // QEMU's model of the Pi's watchdog resets at once. There is no fw_cfg on this board, hence no probe.
-            Board::Pi3 => format!("console=ttyS1,115200 systemd.watchdog_sec=0 systemd.journald.forward_to_console=1 {given}"),
+            Board::Pi3 => {
+                format!("console=ttyS1,115200 systemd.watchdog_sec=0 systemd.journald.forward_to_console=1 {given}")
+            }
         };
         if machine.board != Board::Pc {
             machine.disk.write("cmdline.txt", format!("extra={command_line}\n").as_bytes());
