@@ -1,0 +1,72 @@
+# Chooses the slot: the first of BOOT_ORDER that has boots left, counted down before it is tried. RAUC and
+# lineside-os-good set the count back to 3. The state is kept twice, as slots.env and slots.bak: a copy whose checksum
+# is wrong, because the power went while it was written, is passed over.
+if test "${soc}" = bcm283x; then
+    setenv env_at 0x05f00000
+    setenv initrd_at 0x06000000
+    setenv kernel_at 0x08000000
+    setenv kernel_comp_addr_r 0x0c000000
+else
+    setenv env_at 0x45f00000
+    setenv initrd_at 0x46000000
+    setenv kernel_at 0x48000000
+    setenv kernel_comp_addr_r 0x4c000000
+fi
+setenv disk "${devtype} ${devnum}"
+setenv known no
+for file in slots.env slots.bak; do
+    if test ${known} = no; then
+        if load ${disk}:1 ${env_at} ${file}; then
+            if env import -c ${env_at} 0x4000 BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT MACHINE_ID; then setenv known yes; fi
+        fi
+    fi
+done
+if test ${known} = no; then
+    echo "no slot state can be read: A, then B"
+    setenv BOOT_ORDER "A B"
+    setenv BOOT_A_LEFT 3
+    setenv BOOT_B_LEFT 3
+fi
+setenv slot
+for each in ${BOOT_ORDER}; do
+    if test -z "${slot}"; then
+        if test ${each} = A; then
+            if test ${BOOT_A_LEFT} -gt 0; then
+                setexpr BOOT_A_LEFT ${BOOT_A_LEFT} - 1
+                setenv slot A
+                setenv part 2
+            fi
+        else
+            if test ${BOOT_B_LEFT} -gt 0; then
+                setexpr BOOT_B_LEFT ${BOOT_B_LEFT} - 1
+                setenv slot B
+                setenv part 3
+            fi
+        fi
+    fi
+done
+if test -z "${slot}"; then
+    echo "no slot has boots left: from the start"
+    setenv BOOT_A_LEFT 3
+    setenv BOOT_B_LEFT 3
+fi
+env export -c -s 0x4000 ${env_at} BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT MACHINE_ID
+fatwrite ${disk}:1 ${env_at} slots.bak 0x4000
+fatwrite ${disk}:1 ${env_at} slots.env 0x4000
+if test -z "${slot}"; then reset; fi
+
+# For tests and for those who must see why a board does not start: a line `extra=...` for the kernel.
+setenv extra
+if load ${disk}:1 ${env_at} cmdline.txt; then env import -t ${env_at} ${filesize} extra; fi
+setenv bootargs "lineside.slot=${slot} rauc.slot=${slot} panic=10 quiet fsck.repair=yes @CONSOLE@ ${extra}"
+if test -n "${MACHINE_ID}"; then setenv bootargs "${bootargs} systemd.machine_id=${MACHINE_ID}"; fi
+echo "slot ${slot}, left: A ${BOOT_A_LEFT}, B ${BOOT_B_LEFT}"
+# Nested: booti after a load that failed would crash.
+if load ${disk}:${part} ${initrd_at} /boot/initrd.img; then
+    setenv initrd_size ${filesize}
+    if load ${disk}:${part} ${kernel_at} /boot/vmlinuz.gz; then
+        setenv kernel_comp_size ${filesize}
+        booti ${kernel_at} ${initrd_at}:${initrd_size} ${fdt_addr}
+    fi
+fi
+reset

@@ -1,0 +1,101 @@
+//! The amd64 image: units and root file system, from power-on to a phone's file. Minutes.
+
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::lan::{FILE, Lan, PROGRAMS, image};
+use super::net::{can_run, text, wait_for};
+use super::vm::{Board, Machine, Vm};
+
+/// What an idle system may use of its memory, in MB.
+const MEMORY: u32 = 110;
+
+#[test]
+#[ignore = "takes minutes and needs an image: tests/run"]
+fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
+    if !can_run("amd64_becomes_a_site", PROGRAMS) {
+        return;
+    }
+    let image = image("amd64");
+    let lan = Lan::new();
+    let disk = Disk::of(&image.join("disk.img"), &lan.net.dir());
+    disk.put(&lan.token(), "lineside-token.toml");
+    let machine = |command_line| Machine {
+        board: Board::Pc,
+        disk: &disk,
+        switch: &lan.switch,
+        image: &image,
+        command_line,
+        updates: None,
+    };
+
+    // Power on.
+    let mut vm = Vm::start(&machine(""));
+    lan.publish_once_enrolled(Duration::from_secs(150), || vm.tail());
+    println!("enrolled after {:.0?}", vm.started.elapsed());
+    let lease = lan.lease_with_us(Duration::from_secs(120), || vm.tail());
+    println!("{:.0?}: {lease:?}", vm.started.elapsed());
+    assert_eq!(lease.from, "192.168.77.1", "the router leases");
+    assert_eq!(lease.tftp, lease.option_150());
+    lan.take(&lease);
+    let got = wait_for(Duration::from_secs(90), || lan.fetch(&lease.tftp));
+    assert_eq!(got.unwrap_or_else(|| panic!("no {FILE}:\n{}", vm.tail())), lan.expected());
+    println!("served after {:.0?}", vm.started.elapsed());
+    vm.probes("good", Duration::from_secs(200), |good| good == "true");
+    assert_eq!(vm.probe("slot").as_deref(), Some("A"));
+    let failed = vm.probes("failed", Duration::from_secs(20), |_| true);
+    assert_eq!(failed, "units", "units that failed");
+    let data = vm.probes("data-mb", Duration::from_secs(20), |_| true);
+    assert!(data.parse::<u32>().unwrap() > 1000, "the data partition has {data} MB of a card of 2 GB");
+    assert_eq!(vm.probe("watchdog").as_deref(), Some("15s"));
+    only_the_three_ports_answer(&lan, &lease.tftp);
+    // After the start, and what the start needed, are over.
+    let used = vm.probes("used-mb", Duration::from_secs(40), |used| used.parse::<u32>().unwrap() <= MEMORY);
+    println!("memory in use: {used} MB, at most {MEMORY} allowed");
+    vm.cut_power();
+
+    // The token is used up, and the slot has its boots; both copies of the state say so.
+    assert!(disk.read("lineside-token.toml").is_none(), "the token file is still on the card");
+    assert_eq!(disk.read("slots.env").unwrap(), disk.read("slots.bak").unwrap());
+
+    // How long serving takes, against the same image that does nothing else. The site's state is kept.
+    let bare = "systemd.mask=lineside.service systemd.mask=lineside-enroll.service systemd.mask=lineside-tftp.socket \
+        systemd.mask=lineside-dhcp.socket systemd.mask=lineside-dhcp-client.socket systemd.mask=lineside-os-health.service";
+    let mut vm = Vm::start(&machine(bare));
+    vm.says("probe: multi-user", Duration::from_secs(150));
+    let to_multi_user: f64 = vm.probe("multi-user").unwrap().parse().unwrap();
+    let bare = vm.started.elapsed();
+    vm.cut_power();
+    let mut vm = Vm::start(&machine(""));
+    wait_for(Duration::from_secs(150), || lan.fetch(&lease.tftp))
+        .unwrap_or_else(|| panic!("it does not serve after a power cut:\n{}", vm.tail()));
+    let serving = vm.started.elapsed();
+    println!(
+        "power on to the first file {serving:.1?}; bare boot to multi-user {bare:.1?} (kernel: {to_multi_user} s); ratio {:.2}",
+        serving.as_secs_f64() / bare.as_secs_f64()
+    );
+    vm.probes("good", Duration::from_secs(100), |good| good == "true");
+}
+
+/// A scan of all TCP ports and those of UDP that systems tend to have.
+fn only_the_three_ports_answer(lan: &Lan, address: &str) {
+    let began = Instant::now();
+    let tcp = lan
+        .phone
+        .try_sh(&format!("nmap -n -Pn -sS -p- --min-rate 6000 --max-retries 1 -T5 --host-timeout 90s -oG - {address}"));
+    let tcp = text(&tcp);
+    assert!(tcp.contains("Ports: 6970/closed/tcp"), "TCP 6970 must be refused at once:\n{tcp}");
+    assert!(!tcp.contains("/open/"), "a TCP port is open:\n{tcp}");
+    assert_eq!(tcp.matches("/closed/").count(), 1, "more than 6970 answers:\n{tcp}");
+    let udp = lan.phone.try_sh(&format!(
+        "nmap -n -Pn -sU -p 7,53,67,68,69,111,123,137,138,161,500,514,546,547,631,1900,5353,5355,6970 --max-retries 1 -T5 -oG - {address}"
+    ));
+    let udp = text(&udp);
+    let answering: Vec<&str> = udp
+        .split(['\t', ','])
+        .filter(|port| port.contains("/open/") || port.contains("/closed/"))
+        .map(|port| port.trim().trim_start_matches("Ports: "))
+        .collect();
+    assert!(answering.iter().all(|port| ["67/", "68/", "69/"].iter().any(|ours| port.starts_with(ours))), "{udp}");
+    println!("port scan in {:.0?}: TCP 6970 refused, nothing else; UDP {answering:?}", began.elapsed());
+}

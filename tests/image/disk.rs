@@ -1,0 +1,51 @@
+//! A copy of an image on a card that is larger than it, and what people put on its FAT partition.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::net::text;
+
+/// Where the FAT partition begins, in bytes (`image/build`).
+const FAT: u64 = 4 << 20;
+/// A card of this many bytes. QEMU's SD controller wants a power of two.
+const CARD: u64 = 2 << 30;
+
+pub struct Disk {
+    pub path: PathBuf,
+}
+
+impl Disk {
+    /// A flashed card.
+    pub fn of(image: &Path, dir: &Path) -> Self {
+        let path = dir.join("card.img");
+        let copied = Command::new("cp").arg("--sparse=always").arg(image).arg(&path).status().unwrap();
+        assert!(copied.success(), "{}", image.display());
+        fs::File::options().write(true).open(&path).unwrap().set_len(CARD).unwrap();
+        Self { path }
+    }
+
+    fn mtools(&self, tool: &str, words: &[&str]) -> std::process::Output {
+        let image = format!("{}@@{FAT}", self.path.display());
+        Command::new(tool).args(["-i", &image]).args(words).output().unwrap()
+    }
+
+    /// Puts a file on the FAT partition, as a person with a computer would.
+    pub fn put(&self, file: &Path, name: &str) {
+        let output = self.mtools("mcopy", &["-o", file.to_str().unwrap(), &format!("::{name}")]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    /// Puts a text on the FAT partition.
+    pub fn write(&self, name: &str, content: &[u8]) {
+        let file = self.path.with_extension("put");
+        fs::write(&file, content).unwrap();
+        self.put(&file, name);
+    }
+
+    /// A file of the FAT partition.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let output = self.mtools("mtype", &[&format!("::{name}")]);
+        output.status.success().then_some(output.stdout)
+    }
+}

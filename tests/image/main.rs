@@ -1,0 +1,21 @@
+//! The image, started in a virtual machine beside a home router, with HQ outside: what `image/build` made, unmodified,
+//! with nothing but a token file put on its FAT partition.
+//!
+//! `tests/run` builds the images and runs these by name; they are ignored otherwise, for they take minutes. By hand:
+//!
+//! ```sh
+//! image/build --arch amd64 && cargo test --test image -- --ignored --nocapture amd64
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+// One crate has all that the tests with programs of others share.
+#[path = "../clients/net.rs"]
+mod net;
+
+mod amd64;
+mod arm64;
+mod disk;
+mod lan;
+mod scripts;
+mod vm;
