@@ -39,6 +39,10 @@ fn can_run(test: &str, programs: &[&str], root: bool) -> bool {
     if root && fs::metadata("/proc/self").unwrap().uid() != 0 {
         lacking.push("root");
     }
+    if std::env::var_os("LINESIDE_EMULATED").is_some() {
+        eprintln!("SKIPPED {test}: qemu-user knows neither packet sockets nor the neighbour table");
+        return false;
+    }
     if lacking.is_empty() {
         return true;
     }
@@ -107,7 +111,7 @@ fn systemd_understands_every_unit() {
         "usr/lib/lineside/led",
         "usr/lib/lineside/seal",
         "usr/bin/shred",
-        "usr/bin/kill",
+        "usr/bin/sh",
     ] {
         fs::write(at(program), "#!/bin/sh\n").unwrap();
         fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
