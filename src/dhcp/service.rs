@@ -2,17 +2,16 @@
 
 mod arp_socket;
 mod line;
+mod link;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn, sendmsg, sendto, socket,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -22,12 +21,13 @@ use tracing::{debug, error, info, warn};
 
 use self::arp_socket::ArpSocket;
 use self::line::{Line, Port};
+pub use self::link::hardware_address;
 
+use self::link::Link;
 use super::arp::Claim;
 use super::augment::Event;
 use super::client::Listener;
-use super::desk::{Desk, Now, Outbox, Outgoing};
-use super::frame;
+use super::desk::{Desk, Now, Outbox, Outgoing, Senses};
 use super::heard::{Answers, ServerMessage};
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
@@ -35,7 +35,7 @@ use super::responder::To;
 use super::scope::Scope;
 use crate::access::{Catalog, DeviceTable};
 use crate::bundle::DhcpSettings;
-use crate::ids::{Generation, MacAddr, UnixTime};
+use crate::ids::{Generation, UnixTime};
 use crate::status::Stats;
 
 /// How often other servers are asked for.
@@ -132,15 +132,8 @@ pub struct Service {
     socket: UdpSocket,
     link: Option<Link>,
     others: Option<Listener>,
-    arp: Option<ArpSocket>,
-}
-
-/// For frames to clients that have no address yet.
-#[derive(Debug)]
-struct Link {
-    mac: MacAddr,
-    address: LinkAddr,
-    raw: Option<OwnedFd>,
+    /// What everyone says by ARP, and what is answered to us.
+    arp: Option<(ArpSocket, ArpSocket)>,
 }
 
 impl Service {
@@ -186,8 +179,9 @@ impl Service {
             _ => None,
         };
         let arp = link.as_ref().and_then(|link| {
-            let socket = ArpSocket::open(&link.address);
-            socket.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
+            let open = |own| ArpSocket::open(&link.address, own);
+            let sockets = open(None).and_then(|all| Ok((all, open(Some(config.address))?)));
+            sockets.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
         });
         Ok(Self { config, port, socket, link, others, arp })
     }
@@ -223,13 +217,14 @@ impl Service {
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
         let line = self.port_on_link().filter(|_| self.others.is_some());
-        let seen = (self.others.as_ref().map(Listener::mac), line.is_some());
-        let mut desk = Desk::new(scope, kept, seen, Arc::clone(&devices), stats.clone(), now());
+        let own = self.others.as_ref().map(Listener::mac);
+        let senses = Senses { own, raw: line.is_some(), arp: self.arp.is_some() };
+        let mut desk = Desk::new(scope, kept, senses, Arc::clone(&devices), stats.clone(), now());
         let mut line = match line {
             Some((port, relay)) => Some(Line::open(port, relay, Arc::clone(desk.orders()), devices)?),
             None => None,
         };
-        let mut arp = self.arp.take();
+        let (mut arp, mut asker) = self.arp.take().unzip();
         let mut ask_at = Instant::now();
         let mut asked_at = ask_at;
         let mut recall_at = Some(Instant::now());
@@ -269,7 +264,14 @@ impl Service {
                 }
                 claims = claims(arp.as_mut()) => match claims {
                     Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
-                    Err(error) => self.failed(&stats, "watch for conflicts", &error),
+                    Err(error) => {
+                        self.failed(&stats, "watch for conflicts", &error);
+                        desk.link_was_down(now());
+                    }
+                },
+                claims = claims(asker.as_mut()) => match claims {
+                    Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
+                    Err(error) => self.failed(&stats, "hear answers", &error),
                 },
                 () = sleep_until(recall_at) => {
                     let recalled;
@@ -288,6 +290,7 @@ impl Service {
             if desk.is_unsure() {
                 ask_at = ask_at.min(asked_at + ASK_SOON);
             }
+            self.ask_link(&std::mem::take(&mut out.checks), asker.as_ref(), &stats).await;
             log = self.flush(log, &mut desk, out, &stats).await?;
         }
     }
@@ -326,20 +329,28 @@ impl Service {
         }
     }
 
+    /// Asks everyone who has these addresses.
+    async fn ask_link(&self, addresses: &[Ipv4Addr], asker: Option<&ArpSocket>, stats: &Stats) {
+        for &address in addresses {
+            let asked = match (asker, &self.link) {
+                (Some(asker), Some(link)) => asker.ask((link.mac, self.config.address), address),
+                // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
+                _ => self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await.map(drop),
+            };
+            if let Err(error) = asked {
+                self.failed(stats, "ask for an address", &error);
+            }
+        }
+    }
+
     /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
     async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
-        let Outbox { keep, acks, others, checks, questions, forget, remember } = out;
+        let Outbox { keep, acks, others, checks: _, questions, forget, remember } = out;
         for (question, mac, xid) in questions {
             if let Some(listener) = &self.others
                 && let Err(error) = listener.put(question, mac, xid).await
             {
                 self.failed(stats, "ask", &error);
-            }
-        }
-        for address in checks {
-            // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
-            if let Err(error) = self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
-                self.failed(stats, "ask for an address", &error);
             }
         }
         for outgoing in others {
@@ -474,42 +485,6 @@ async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Resu
         Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,
     }
-}
-
-impl Link {
-    fn open(interface: &str) -> Result<Self, BindError> {
-        let (address, mac) = hardware(interface)?;
-        // Protocol 0: this socket sends and never receives.
-        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
-        let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
-        Ok(Self { mac, address, raw })
-    }
-
-    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
-    fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
-        let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
-        sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
-    }
-}
-
-/// The hardware address of an interface.
-///
-/// # Errors
-///
-/// [`BindError::Interface`] if there is none.
-pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
-    hardware(interface).map(|(_, mac)| mac)
-}
-
-fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
-    let none = || BindError::Interface(interface.to_owned());
-    let mut all = nix::ifaddrs::getifaddrs()
-        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
-    all.find_map(|found| {
-        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
-        Some((address, MacAddr::new(address.addr()?)))
-    })
-    .ok_or_else(none)
 }
 
 /// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.

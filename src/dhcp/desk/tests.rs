@@ -3,11 +3,15 @@
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
+use super::link::{MAX_CONFLICTS, MAX_WAITING};
 use super::*;
+use crate::access::Resolution;
 use crate::bundle::DhcpSettings;
+use crate::dhcp::ahead::{AT_A_TIME, STEP, WAIT as CHECK_WAIT};
 use crate::dhcp::arp::Claim;
 use crate::dhcp::augment::{Event, MadeFrom, Prepared};
 use crate::dhcp::heard::{Overheard, ServerMessage};
+use crate::dhcp::scope::Mode;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -51,7 +55,7 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
     let mut site = Site::ready();
     let first = site.receive(discover(PHONE));
     let again = site.receive(discover(PHONE));
-    assert_eq!((first.checks.len(), again.checks.len()), (1, 0));
+    assert_eq!((site.desk.waiting.len(), again.checks.len()), (1, 0));
     assert!(first.others.is_empty() && again.others.is_empty());
     assert!(site.desk.deadline() <= site.now.tick + CHECK_WAIT);
     assert_eq!(site.pass(CHECK_WAIT).others.len(), 1);
@@ -61,9 +65,9 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
 #[test]
 fn an_address_that_answers_is_not_offered() {
     let mut site = Site::ready();
-    let checked = site.receive(discover(PHONE)).checks;
-    let taken = *checked.first().unwrap();
-    site.devices.write().unwrap().neighbour(taken, OTHER);
+    site.receive(discover(PHONE));
+    let taken = *site.desk.waiting.keys().next().unwrap();
+    site.claim(OTHER, taken);
     let offers = site.pass(CHECK_WAIT).others;
     assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
 }
@@ -72,13 +76,74 @@ fn an_address_that_answers_is_not_offered() {
 fn a_phone_that_was_never_here_gets_its_offer_at_once() {
     let mut site = Site::ready();
     site.pass(CHECK_WAIT);
-    for _ in 0..20 {
-        site.pass(SWEEP_EVERY);
-        site.pass(CHECK_WAIT);
-    }
-    for number in 0..10 {
+    site.look_ahead();
+    for number in 0..50 {
         let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, number])));
-        assert_eq!((out.others.len(), out.checks.len()), (1, 1), "{number}: and the next one is asked for");
+        assert_eq!((out.others.len(), out.checks.len()), (1, 0), "{number}");
+    }
+}
+
+#[test]
+fn three_thousand_phones_that_were_never_here_get_their_offers_at_once_when_all_begins() {
+    let range = Some((Ipv4Addr::new(192, 168, 16, 0), Ipv4Addr::new(192, 168, 31, 255)));
+    let settings = DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
+    let mut site = Site::in_prefix(16, settings, Vec::new());
+    let begin = site.now.tick;
+    let mut asked = 0;
+    while site.desk.label() != "all" {
+        asked += site.step().checks.len();
+    }
+    assert_eq!(site.now.tick - begin, ASK_WAIT, "others have the same time to show as ever");
+    assert!((3000..=3300).contains(&asked), "{asked}");
+    site.pass(CHECK_WAIT);
+    for number in 0..3000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, high, low])));
+        assert_eq!((out.others.len(), out.checks.len()), (1, 0), "{number}");
+    }
+}
+
+#[test]
+fn addresses_stay_known_are_asked_for_again_in_the_background_and_not_while_another_server_leases() {
+    let mut site = Site::ready();
+    assert_eq!(site.look_ahead(), 50 - AT_A_TIME);
+    let quiet: usize = (0..9).map(|_| site.pass(Duration::from_secs(60)).checks.len()).sum();
+    assert_eq!(quiet, 0);
+    site.pass(Duration::from_secs(70));
+    assert_eq!(site.receive(discover(PHONE)).others.len(), 1, "good while it is asked for again");
+    assert!((40..=50).contains(&site.look_ahead()));
+    let mut beside = Site::new();
+    beside.hear_router();
+    beside.pass(ASK_WAIT);
+    assert_eq!(beside.look_ahead(), 0);
+}
+
+#[test]
+fn whoever_shows_up_at_an_address_of_the_range_makes_it_unavailable_at_once() {
+    let mut site = Site::ready();
+    site.look_ahead();
+    let first = address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes);
+    let mut site = Site::ready();
+    site.look_ahead();
+    site.claim(OTHER, first);
+    assert_ne!(address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes), first);
+    // The link was down, and leads elsewhere now.
+    site.desk.link_was_down(site.now);
+    let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, 1])));
+    assert_eq!((out.others.len(), out.checks.len()), (0, 1));
+    assert_eq!(site.look_ahead(), 48, "all but what is on offer and what was asked for");
+}
+
+#[test]
+fn where_arp_cannot_be_heard_the_kernels_table_says_who_has_an_address() {
+    for (arp, at_once) in [(false, 1), (true, 0)] {
+        let mut site = Site::ready();
+        site.desk.senses.arp = arp;
+        site.receive(discover(PHONE));
+        let taken = *site.desk.waiting.keys().next().unwrap();
+        site.devices.write().unwrap().neighbour(taken, OTHER);
+        site.pass(CHECK_WAIT);
+        assert_eq!(site.desk.stats.counter("alert.dhcp-address-in-use"), at_once);
     }
 }
 
@@ -86,10 +151,10 @@ fn a_phone_that_was_never_here_gets_its_offer_at_once() {
 fn an_address_found_in_use_ahead_is_offered_to_nobody() {
     let mut site = Site::new();
     let ahead = site.pass(ASK_WAIT).checks;
-    assert_eq!(ahead.len(), AHEAD);
+    assert_eq!(ahead.len(), AT_A_TIME);
     for (number, address) in ahead.iter().enumerate().skip(1) {
         let last = u8::try_from(number).unwrap();
-        site.devices.write().unwrap().neighbour(*address, MacAddr::new([2, 9, 9, 9, 9, last]));
+        site.claim(MacAddr::new([2, 9, 9, 9, 9, last]), *address);
     }
     site.pass(CHECK_WAIT);
     let offer = site.receive(discover(PHONE)).others;
@@ -187,7 +252,7 @@ fn phones_only_is_refused_where_an_address_of_the_range_is_in_use() {
     let mut site = Site::wanting(phones_only());
     let asked = site.pass(ASK_WAIT);
     assert_eq!((asked.checks.len(), asked.questions.len()), (20, 0), "the whole range, before anybody is bothered");
-    site.devices.write().unwrap().neighbour(Ipv4Addr::new(192, 168, 1, 219), OTHER);
+    site.claim(OTHER, Ipv4Addr::new(192, 168, 1, 219));
     site.pass(CHECK_WAIT);
     assert_eq!(site.desk.label(), "inform (phones-only refused)");
     let problem = site.desk.scope.problem.clone().unwrap_or_default();
@@ -322,7 +387,7 @@ fn our_own_question_and_a_flood_are_borne() {
     let mut site = Site::ready();
     assert!(site.receive(discover(OWN)).checks.is_empty());
     flood(&mut site);
-    let waiting: usize = site.desk.waiting.values().map(|waiting| waiting.requests.len()).sum();
+    let waiting: usize = site.desk.waiting.values().map(Vec::len).sum();
     assert!(waiting <= MAX_WAITING);
 }
 
@@ -376,10 +441,15 @@ impl Site {
     }
 
     fn keeping(settings: DhcpSettings, kept: Vec<Lease>) -> Self {
+        Self::in_prefix(24, settings, kept)
+    }
+
+    fn in_prefix(prefix: u8, settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
-        let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
-        let desk = Desk::new(scope, kept, (Some(OWN), true), devices.clone(), Stats::new(), now);
+        let scope = Scope::new(SERVER, prefix, &settings, [PHONE]);
+        let senses = Senses { own: Some(OWN), raw: true, arp: true };
+        let desk = Desk::new(scope, kept, senses, devices.clone(), Stats::new(), now);
         Self { desk, devices, now }
     }
 
@@ -389,6 +459,20 @@ impl Site {
         self.desk.follow_clock(self.now, &mut out);
         self.desk.tick(self.now, &mut out);
         out
+    }
+
+    /// As far as the next deadline.
+    fn step(&mut self) -> Outbox {
+        self.pass(self.desk.deadline().saturating_duration_since(self.now.tick))
+    }
+
+    /// Some seconds in which nobody asks for anything; says how many addresses were asked for.
+    fn look_ahead(&mut self) -> usize {
+        (0..200).map(|_| self.pass(STEP * 2).checks.len()).sum()
+    }
+
+    fn claim(&mut self, mac: MacAddr, address: Ipv4Addr) {
+        self.desk.claimed(Claim { mac, address }, self.now);
     }
 
     fn event(&mut self, event: Event) -> Outbox {

@@ -1,15 +1,17 @@
-//! ARP on the link, as other devices say it to everyone.
+//! ARP on the link: as other devices say it to everyone, and what they answer to us.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use nix::sys::socket::{LinkAddr, bind};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::{LinkAddr, MsgFlags, bind, send};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::dhcp::arp::{self, Claim};
+use crate::ids::MacAddr;
 
 /// The most frames that are read together.
 const BATCH: usize = 32;
@@ -27,12 +29,24 @@ pub struct ArpSocket {
 }
 
 impl ArpSocket {
-    /// Listens on the interface of `link`. Must be called in a tokio runtime.
-    pub fn open(link: &LinkAddr) -> io::Result<Self> {
+    /// Listens on the interface of `link` to everyone, or to answers to `own` only. Must be called in a tokio runtime.
+    pub fn open(link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(0x0806_u16.to_be()))))?;
         socket.set_nonblocking(true)?;
+        if let Some(own) = own {
+            socket.attach_filter(&answers_to(own))?;
+        }
         bind(socket.as_raw_fd(), link)?;
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
+        // What other interfaces brought before the socket was bound to this one says nothing about it.
+        let socket = std::net::UdpSocket::from(socket);
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        Ok(Self { socket: UdpSocket::from_std(socket)?, next: Instant::now() })
+    }
+
+    /// Asks everyone who has an address. `from` is who we are.
+    pub fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
+        let (mac, own) = from;
+        Ok(send(self.socket.as_raw_fd(), &arp::ask(mac, own, address), MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
     /// What devices claim. Cancel safe.
@@ -54,4 +68,20 @@ impl ArpSocket {
         self.next = Instant::now() + PAUSE;
         Ok(claims)
     }
+}
+
+/// Lets through replies to this address, so that a storm on the LAN takes no answer's place.
+fn answers_to(own: Ipv4Addr) -> [SockFilter; 6] {
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, 20),
+        SockFilter::new(EQUAL, 0, 3, 2),
+        SockFilter::new(LOAD_WORD, 0, 0, 38),
+        SockFilter::new(EQUAL, 0, 1, u32::from(own)),
+        SockFilter::new(RETURN, 0, 0, 0xffff),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }

@@ -1,0 +1,63 @@
+//! The link for frames to clients that have no address yet.
+
+use std::net::SocketAddrV4;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
+use tracing::warn;
+
+use super::BindError;
+use crate::dhcp::frame;
+use crate::ids::MacAddr;
+
+/// An interface.
+#[derive(Debug)]
+pub struct Link {
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// As the kernel names it to raw sockets.
+    pub address: LinkAddr,
+    /// For frames that are sent whole; without permission for them there is none.
+    pub raw: Option<OwnedFd>,
+}
+
+impl Link {
+    /// Opens the link of an interface.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Interface`] if there is none.
+    pub fn open(interface: &str) -> Result<Self, BindError> {
+        let (address, mac) = hardware(interface)?;
+        // Protocol 0: this socket sends and never receives.
+        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
+        let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
+        Ok(Self { mac, address, raw })
+    }
+
+    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
+    pub fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+        let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
+        sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
+    }
+}
+
+/// The hardware address of an interface.
+///
+/// # Errors
+///
+/// [`BindError::Interface`] if there is none.
+pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
+    hardware(interface).map(|(_, mac)| mac)
+}
+
+fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
+    let none = || BindError::Interface(interface.to_owned());
+    let mut all = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;
+    all.find_map(|found| {
+        let address = found.address.filter(|_| found.interface_name == interface)?.as_link_addr().copied()?;
+        Some((address, MacAddr::new(address.addr()?)))
+    })
+    .ok_or_else(none)
+}
