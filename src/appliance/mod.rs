@@ -1,6 +1,7 @@
 //! The appliance as a process: command line, configuration, and the list of everything that runs.
 
 pub mod activation;
+mod changes;
 pub mod cli;
 pub mod clock;
 pub mod config;

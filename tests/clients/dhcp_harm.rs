@@ -313,6 +313,48 @@ fn a_vlan_that_appears_late_and_a_router_of_another_kind_are_followed_without_a_
 }
 
 #[test]
+fn a_changed_address_is_served_well_within_a_second_and_one_that_was_away_for_a_moment_ends_nothing() {
+    if !can_run("a_changed_address_is_served", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    lan.serve("mode = \"inform\"", "\"inform\"");
+    lan.phone.sh("ip address add 10.78.0.20/24 dev eth0");
+    // From the moment at which the kernel has the address to the first answer that there is no such file.
+    let served = |own: String| {
+        let begin = Instant::now();
+        let ask = move || loop {
+            let socket = UdpSocket::bind("10.78.0.20:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let _ = socket.send_to(b"\0\x01nothing\0octet\0", (own.as_str(), 69));
+            if socket.recv(&mut [0; 600]).is_ok() || begin.elapsed() > Duration::from_secs(15) {
+                return begin.elapsed();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        lan.phone.inside(ask).join().unwrap()
+    };
+    assert!(served(BOX.to_owned()) < Duration::from_secs(5), "{}", lan.log());
+    let mut times: Vec<Duration> = (3..8)
+        .map(|last| {
+            // Wherever in its slow look the appliance is.
+            std::thread::sleep(Duration::from_millis(300 * last));
+            lan.site.sh(&format!("ip address flush dev eth0 && ip address add 10.78.0.{last}/24 dev eth0"));
+            served(format!("10.78.0.{last}"))
+        })
+        .collect();
+    times.sort();
+    println!("a changed address is served within {times:?}");
+    assert!(times[2] < Duration::from_millis(800), "{times:?}\n{}", lan.log());
+    let changes = lan.log().matches("serving the LAN again").count();
+    assert_eq!(changes, 5, "{}", lan.log());
+    lan.site.sh("ip address flush dev eth0 && ip address add 10.78.0.7/24 dev eth0");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(served("10.78.0.7".to_owned()) < Duration::from_secs(5), "{}", lan.log());
+    assert_eq!(lan.log().matches("serving the LAN again").count(), changes, "{}", lan.log());
+}
+
+#[test]
 fn a_phone_that_starts_again_after_our_restart_is_told_its_tftp_server_at_once() {
     if !can_run("a_phone_that_starts_again_after_our_restart", &["ip", "tcpdump", "dnsmasq", "dhclient"]) {
         return;
