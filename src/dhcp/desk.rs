@@ -268,7 +268,8 @@ impl Desk {
     }
 
     fn change(&mut self, lease: Lease, out: &mut Outbox) {
-        if lease.state == State::Bound {
+        // Whoever has had it, or found it in use, changes what the link would say.
+        if lease.state != State::Offered {
             self.lan.unchecked(lease.address);
         }
         self.leases.put(lease.clone());

@@ -11,6 +11,7 @@ use crate::dhcp::ahead::{AT_A_TIME, STEP, WAIT as CHECK_WAIT};
 use crate::dhcp::arp::Claim;
 use crate::dhcp::augment::{Event, MadeFrom, Prepared};
 use crate::dhcp::heard::{Overheard, ServerMessage};
+use crate::dhcp::leases::QUARANTINE;
 use crate::dhcp::scope::Mode;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -132,6 +133,28 @@ fn whoever_shows_up_at_an_address_of_the_range_makes_it_unavailable_at_once() {
     let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, 1])));
     assert_eq!((out.others.len(), out.checks.len()), (0, 1));
     assert_eq!(site.look_ahead(), 48, "all but what is on offer and what was asked for");
+}
+
+// RFC 2131 §4.3.3: people hear of it, and the address is nobody's for a while, then asked for before anybody gets it.
+#[test]
+fn an_address_that_a_phone_declines_is_reported_set_aside_and_asked_for_again() {
+    let mut site = Site::ready();
+    site.look_ahead();
+    let address = address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes);
+    site.take(PHONE, address);
+    let mut decline = discover(PHONE);
+    decline.opts_mut().insert(DhcpOption::MessageType(MessageType::Decline));
+    decline.opts_mut().insert(DhcpOption::ServerIdentifier(SERVER));
+    decline.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
+    let out = site.receive(decline);
+    assert_eq!((out.acks.len() + out.others.len(), out.keep.len()), (0, 1), "no answer, but remembered");
+    assert_eq!(site.desk.stats.counter("alert.dhcp-address-in-use"), 1);
+    let next = address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes);
+    assert_ne!(next, address);
+    assert_eq!(site.look_ahead(), 0, "nobody may have it, so nobody asks");
+    site.pass(QUARANTINE);
+    let asked = (0..20).flat_map(|_| site.pass(STEP).checks).collect::<Vec<_>>();
+    assert!(asked.contains(&address), "{asked:?}");
 }
 
 #[test]
