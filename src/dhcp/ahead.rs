@@ -18,6 +18,9 @@ pub const WAIT: Duration = Duration::from_millis(500);
 /// How many addresses are asked for ahead at a time, and how long the next ones wait then: 400 a second, of 42 octets
 /// each. A range of 1,000 is known 2.5 s after the start; the LAN has 8 s for other servers to show until then.
 pub const AT_A_TIME: usize = 8;
+/// The same where the kernel asks for us: it asks three times, keeps each for 3 s meanwhile, and has room for a thousand
+/// neighbours, of whom phones are some. 50 a second.
+pub const BY_THE_KERNEL: usize = 1;
 /// See [`AT_A_TIME`].
 pub const STEP: Duration = Duration::from_millis(20);
 
@@ -29,8 +32,9 @@ const REST: Duration = Duration::from_secs(5);
 
 /// What is being asked, and what comes next. Holds what is asked in [`WAIT`]: 200 addresses ahead, and those that
 /// requests wait for, which whoever calls [`Ahead::ask`] must limit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ahead {
+    at_a_time: usize,
     asked: HashMap<Ipv4Addr, Option<MacAddr>>,
     /// Until when each has time to answer, the earliest first.
     until: VecDeque<(Instant, Ipv4Addr)>,
@@ -42,6 +46,11 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// Nothing is asked yet; in each [`STEP`] so many addresses will be.
+    pub fn new(at_a_time: usize) -> Self {
+        Self { at_a_time, asked: HashMap::new(), until: VecDeque::new(), place: 0, idle: 0, next: None }
+    }
+
     /// Somebody wants to know about an address. Says whether the question is to be sent: not if it is on its way.
     pub fn ask(&mut self, address: Ipv4Addr, now: Instant) -> bool {
         if self.asked.contains_key(&address) {
@@ -76,7 +85,7 @@ impl Ahead {
         }
         let mut questions = Vec::new();
         for _ in 0..LOOK_AT.min(range.count()) {
-            if questions.len() >= AT_A_TIME {
+            if questions.len() >= self.at_a_time {
                 break;
             }
             let address = range.at(self.place);
@@ -125,7 +134,7 @@ mod tests {
     }
 
     fn beginning(now: Instant) -> Ahead {
-        let mut ahead = Ahead::default();
+        let mut ahead = Ahead::new(AT_A_TIME);
         ahead.hurry(now);
         ahead
     }
@@ -182,7 +191,7 @@ mod tests {
 
     #[test]
     fn who_answers_in_time_is_told_with_the_address_and_who_answers_for_others_is_not() {
-        let (mut ahead, now) = (Ahead::default(), Instant::now());
+        let (mut ahead, now) = (Ahead::new(AT_A_TIME), Instant::now());
         let [one, two] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
         assert!(ahead.ask(one, now) && ahead.ask(two, now));
         assert!(!ahead.ask(one, now), "the question is on its way");

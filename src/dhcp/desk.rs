@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
-use super::ahead::Ahead;
+use super::ahead::{AT_A_TIME, Ahead, BY_THE_KERNEL};
 use super::arp::Claim;
 use super::augment::Kept;
 use super::lan::Lan;
@@ -169,7 +169,7 @@ impl Desk {
             lan: Lan::new(),
             leases,
             waiting: BTreeMap::new(),
-            ahead: Ahead::default(),
+            ahead: Ahead::new(if senses.arp { AT_A_TIME } else { BY_THE_KERNEL }),
             listen_until: own.map(|_| now.tick + ASK_WAIT),
             announced: BTreeMap::new(),
             devices,

@@ -3,6 +3,7 @@
 mod arp_socket;
 mod line;
 mod link;
+mod share;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};

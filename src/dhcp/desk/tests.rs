@@ -7,7 +7,7 @@ use super::link::{MAX_CONFLICTS, MAX_WAITING};
 use super::*;
 use crate::access::Resolution;
 use crate::bundle::DhcpSettings;
-use crate::dhcp::ahead::{AT_A_TIME, STEP, WAIT as CHECK_WAIT};
+use crate::dhcp::ahead::{STEP, WAIT as CHECK_WAIT};
 use crate::dhcp::arp::Claim;
 use crate::dhcp::augment::{Event, MadeFrom, Prepared};
 use crate::dhcp::heard::{Overheard, ServerMessage};

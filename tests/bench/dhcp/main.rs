@@ -53,7 +53,11 @@ fn main() {
         (0..load).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
     if wants("augment") {
         println!("augment, {boots} boots of one phone beside each router, {load} busy processes");
-        println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>12}", "router", "won", "median", "p99", "worst", "router's own");
+        println!("{:<36} {:>7} {:>19} {:>18} {:>12}", "", "", "at the box", "at the phone", "at the phone");
+        println!(
+            "{:<36} {:>7} {:>10} {:>8} {:>9} {:>8} {:>12}",
+            "router", "won", "median", "p99", "median", "p99", "router's own"
+        );
         let all = [Router::Dnsmasq, Router::DnsmasqAuthoritative, Router::Dhcpd, Router::Kea, Router::Udhcpd];
         let named = |router: &Router| wanted.contains(&format!("{router:?}"));
         let some = all.iter().any(named);
