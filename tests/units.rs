@@ -136,6 +136,43 @@ fn systemd_understands_every_unit() {
 }
 
 #[test]
+fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
+    let test = "the_key_to_the_keys_on_the_card_is_this_boards_alone";
+    if !can_run(test, &["swtpm", "swtpm_setup", "systemd-creds"], false) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, handed) = (dir.path().join("kept"), dir.path().join("handed"));
+    let tpm = Tpm::new(&dir.path().join("tpm"));
+    let seal = |tpm: &Tpm| {
+        let mut command = Command::new(units().join("seal"));
+        command.env("LINESIDE_SEAL", &kept).env("LINESIDE_CREDSTORE", &handed).env("LINESIDE_TPM", tpm.device());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        fs::read(handed.join("lineside.identity")).unwrap()
+    };
+    let unseal = |tpm: &Tpm| {
+        let mut command = Command::new("systemd-creds");
+        command.args(["decrypt", "--name=lineside.identity", &format!("--tpm2-device={}", tpm.device())]);
+        command.arg(handed.join("lineside.identity")).arg("-").output().unwrap()
+    };
+    let first = seal(&tpm);
+    let key = unseal(&tpm);
+    assert!(key.status.success() && key.stdout.len() == 32, "{}", said(&key));
+    assert!(!first.windows(8).any(|window| key.stdout.starts_with(window)), "the key is in the file");
+    // At the next start it is the same one.
+    fs::remove_file(handed.join("lineside.identity")).unwrap();
+    assert_eq!(seal(&tpm), first);
+    assert_eq!(unseal(&tpm).stdout, key.stdout);
+    let mode = fs::metadata(kept.join("lineside.identity")).unwrap().mode() & 0o7777;
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    // The card in another board.
+    let other = Tpm::new(&dir.path().join("other"));
+    let refused = unseal(&other);
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "another board has the key");
+}
+
+#[test]
 fn every_blink_code_is_shown_and_documented() {
     let script = fs::read_to_string(units().join("led")).unwrap();
     let leds = tempfile::tempdir().unwrap();
@@ -281,6 +318,40 @@ for server in "192.168.77.255", "192.168.77.1":
     except TimeoutError:
         print(f"{server}: silence")
 "#;
+
+/// A board's TPM, in software.
+struct Tpm {
+    port: u16,
+    _running: Ended,
+}
+
+impl Tpm {
+    fn new(state: &Path) -> Self {
+        fs::create_dir(state).unwrap();
+        let made = Command::new("swtpm_setup").args(["--tpm2", "--tpmstate"]).arg(state).output().unwrap();
+        assert!(made.status.success(), "{}", said(&made));
+        // Two free ports that follow each other: where its clients look for the second.
+        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        let port = (20_000..30_000).step_by(2).find(|port| free(*port) && free(port + 1)).unwrap();
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--tpmstate")
+            .arg(format!("dir={}", state.display()))
+            .args(["--server", &format!("type=tcp,port={port}"), "--ctrl", &format!("type=tcp,port={}", port + 1)])
+            .spawn()
+            .unwrap();
+        let running = Ended(child);
+        let until = Instant::now() + Duration::from_secs(10);
+        while free(port + 1) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { port, _running: running }
+    }
+
+    fn device(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+}
 
 /// Two hosts on one cable.
 struct Lan {

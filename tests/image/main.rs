@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 // One crate has all that the tests with programs of others share.
+#[allow(dead_code, reason = "those use more of it")]
 #[path = "../clients/net.rs"]
 mod net;
 
