@@ -230,7 +230,6 @@ fn a_boot_is_healthy_when_the_daemon_says_so_or_when_no_site_is_there_yet() {
     fs::write(system.at("site.toml"), "").unwrap();
     assert!(system.run("health").status.success());
     system.stub("lineside", "echo 'not healthy: nothing was served' >&2; exit 1");
-    system.stub("ip", "echo inet");
     assert!(!system.run("health").status.success());
     let why = fs::read_to_string(system.at("data/unhealthy")).unwrap();
     assert_eq!(why, "2 was not healthy: not healthy: nothing was served\n");
