@@ -1,11 +1,12 @@
 # Chooses the slot: the first of BOOT_ORDER that has boots left, counted down before it is tried. RAUC and
 # lineside-os-good set the count back to 3. The state is kept twice, as slots.env and slots.bak: a copy whose checksum
 # is wrong, because the power went while it was written, is passed over.
+# Not at 0x08000000, where QEMU puts the Pi's device tree; below 0x1a000000, for the Zero 2 W has no more.
 if test "${soc}" = bcm283x; then
     setenv env_at 0x05f00000
     setenv initrd_at 0x06000000
-    setenv kernel_at 0x08000000
-    setenv kernel_comp_addr_r 0x0c000000
+    setenv kernel_at 0x0a000000
+    setenv kernel_comp_addr_r 0x10000000
 else
     setenv env_at 0x45f00000
     setenv initrd_at 0x46000000

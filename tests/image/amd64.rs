@@ -31,26 +31,26 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
 
     // Power on.
     let mut vm = Vm::start(&machine(""));
-    lan.publish_once_enrolled(Duration::from_secs(150), || vm.tail());
+    lan.publish_once_enrolled(Duration::from_secs(300), || vm.tail());
     println!("enrolled after {:.0?}", vm.started.elapsed());
-    let lease = lan.lease_with_us(Duration::from_secs(120), || vm.tail());
+    let lease = lan.lease_with_us(Duration::from_secs(300), || vm.tail());
     println!("{:.0?}: {lease:?}", vm.started.elapsed());
     assert_eq!(lease.from, "192.168.77.1", "the router leases");
     assert_eq!(lease.tftp, lease.option_150());
     lan.take(&lease);
-    let got = wait_for(Duration::from_secs(90), || lan.fetch(&lease.tftp));
+    let got = wait_for(Duration::from_secs(300), || lan.fetch(&lease.tftp));
     assert_eq!(got.unwrap_or_else(|| panic!("no {FILE}:\n{}", vm.tail())), lan.expected());
     println!("served after {:.0?}", vm.started.elapsed());
-    vm.probes("good", Duration::from_secs(200), |good| good == "true");
+    vm.probes("good", Duration::from_secs(400), |good| good == "true");
     assert_eq!(vm.probe("slot").as_deref(), Some("A"));
-    let failed = vm.probes("failed", Duration::from_secs(20), |_| true);
+    let failed = vm.probes("failed", Duration::from_secs(120), |_| true);
     assert_eq!(failed, "units", "units that failed");
-    let data = vm.probes("data-mb", Duration::from_secs(20), |_| true);
+    let data = vm.probes("data-mb", Duration::from_secs(120), |_| true);
     assert!(data.parse::<u32>().unwrap() > 1000, "the data partition has {data} MB of a card of 2 GB");
     assert_eq!(vm.probe("watchdog").as_deref(), Some("15s"));
     only_the_three_ports_answer(&lan, &lease.tftp);
     // After the start, and what the start needed, are over.
-    let used = vm.probes("used-mb", Duration::from_secs(40), |used| used.parse::<u32>().unwrap() <= MEMORY);
+    let used = vm.probes("used-mb", Duration::from_secs(200), |used| used.parse::<u32>().unwrap() <= MEMORY);
     println!("memory in use: {used} MB, at most {MEMORY} allowed");
     vm.cut_power();
 
@@ -62,19 +62,19 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     let bare = "systemd.mask=lineside.service systemd.mask=lineside-enroll.service systemd.mask=lineside-tftp.socket \
         systemd.mask=lineside-dhcp.socket systemd.mask=lineside-dhcp-client.socket systemd.mask=lineside-os-health.service";
     let mut vm = Vm::start(&machine(bare));
-    vm.says("probe: multi-user", Duration::from_secs(150));
+    vm.says("probe: multi-user", Duration::from_secs(300));
     let to_multi_user: f64 = vm.probe("multi-user").unwrap().parse().unwrap();
     let bare = vm.started.elapsed();
     vm.cut_power();
     let mut vm = Vm::start(&machine(""));
-    wait_for(Duration::from_secs(150), || lan.fetch(&lease.tftp))
+    wait_for(Duration::from_secs(300), || lan.fetch(&lease.tftp))
         .unwrap_or_else(|| panic!("it does not serve after a power cut:\n{}", vm.tail()));
     let serving = vm.started.elapsed();
     println!(
         "power on to the first file {serving:.1?}; bare boot to multi-user {bare:.1?} (kernel: {to_multi_user} s); ratio {:.2}",
         serving.as_secs_f64() / bare.as_secs_f64()
     );
-    vm.probes("good", Duration::from_secs(100), |good| good == "true");
+    vm.probes("good", Duration::from_secs(400), |good| good == "true");
 }
 
 /// A scan of all TCP ports and those of UDP that systems tend to have.

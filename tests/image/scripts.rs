@@ -175,7 +175,7 @@ fn an_update_is_written_down_before_the_restart_and_taken_away() {
     assert_eq!((tried["version"].as_str(), tried["state"].as_str()), (Some("2"), Some("installed")));
     assert_eq!(tried["sha256"].as_str(), Some(&*lineside::ids::Digest::of(b"bundle").to_string()));
     assert!(!system.at("install.raucb").exists());
-    assert_eq!(fs::read_to_string(system.at("data/asked")).unwrap(), "reboot\n");
+    assert_eq!(fs::read_to_string(system.at("data/asked")).unwrap(), "--no-block reboot\n");
     let then: toml::Table = fs::read_to_string(system.at("data/then")).unwrap().parse().unwrap();
     assert_eq!(then["state"].as_str(), Some("installing"), "it was written down before it was tried");
 }
@@ -230,7 +230,6 @@ fn a_boot_is_healthy_when_the_daemon_says_so_or_when_no_site_is_there_yet() {
     fs::write(system.at("site.toml"), "").unwrap();
     assert!(system.run("health").status.success());
     system.stub("lineside", "echo 'not healthy: nothing was served' >&2; exit 1");
-    system.stub("ip", "echo inet");
     assert!(!system.run("health").status.success());
     let why = fs::read_to_string(system.at("data/unhealthy")).unwrap();
     assert_eq!(why, "2 was not healthy: not healthy: nothing was served\n");
