@@ -39,6 +39,10 @@ fn can_run(test: &str, programs: &[&str], root: bool) -> bool {
     if root && fs::metadata("/proc/self").unwrap().uid() != 0 {
         lacking.push("root");
     }
+    if std::env::var_os("LINESIDE_EMULATED").is_some() {
+        eprintln!("SKIPPED {test}: qemu-user knows neither packet sockets nor the neighbour table");
+        return false;
+    }
     if lacking.is_empty() {
         return true;
     }
@@ -107,7 +111,7 @@ fn systemd_understands_every_unit() {
         "usr/lib/lineside/led",
         "usr/lib/lineside/seal",
         "usr/bin/shred",
-        "usr/bin/kill",
+        "usr/bin/sh",
     ] {
         fs::write(at(program), "#!/bin/sh\n").unwrap();
         fs::set_permissions(at(program), fs::Permissions::from_mode(0o755)).unwrap();
@@ -262,9 +266,9 @@ fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
     let asked = lan.command("phone").args(["python3", "-c", ASK_EVERYBODY]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&asked.stdout), "192.168.77.255: silence\n192.168.77.1: answer\n", "{asked:?}");
     // The thread of `augment` is there, on a socket that sees frames.
-    let has_line = fs::read_dir(format!("/proc/{}/task", running.0.id()))
-        .unwrap()
-        .any(|task| fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.trim() == "dhcp-line"));
+    let has_line = fs::read_dir(format!("/proc/{}/task", running.0.id())).unwrap().any(|task| {
+        fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.starts_with("dhcp-line"))
+    });
     assert!(has_line, "{}", said());
 }
 
@@ -282,25 +286,26 @@ while True:
     message, fds, _, _ = socket.recv_fds(notify, 4096, 8)
     said = dict(line.split("=", 1) for line in message.decode().split())
     if "FDSTORE" in said:
-        sockets[said["FDNAME"]] = fds[0]
+        sockets[said["FDNAME"]] = fds
     if "BARRIER" in said:
         assert opener.poll() is None, "it did not wait"
         os.close(fds[0])
         break
 assert opener.wait(10) == 0
-assert sorted(sockets) == ["packet-arp", "packet-dhcp", "packet-send"], sockets
+assert {name: len(fds) for name, fds in sockets.items()} == {"packet-arp": 2, "packet-dhcp": 4, "packet-send": 1}
+sockets = [(name, fd) for name, fds in sockets.items() for fd in fds]
 keep = []
 for name, port in ("tftp", 69), ("dhcp", 67), ("dhcp-client", 68):
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     listener.bind(("0.0.0.0", port))
     keep.append(listener)
-    sockets[name] = listener.fileno()
+    sockets.append((name, listener.fileno()))
 # High first: a number that is dealt out must not be one that is still to be dealt.
-high = [os.dup2(fd, 100 + i) for i, fd in enumerate(sockets.values())]
+high = [os.dup2(fd, 100 + i) for i, (_, fd) in enumerate(sockets)]
 for i, fd in enumerate(high):
     os.dup2(fd, 3 + i, inheritable=True)
-os.environ.update(LISTEN_FDS=str(len(high)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=":".join(sockets))
+os.environ.update(LISTEN_FDS=str(len(high)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=":".join(name for name, _ in sockets))
 os.execvp(command[0], command)
 "#;
 

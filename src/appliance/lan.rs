@@ -2,8 +2,8 @@
 //!
 //! Interfaces come and go under a running appliance: a cable is pulled and a network daemon takes the address back, a
 //! router is replaced and the network has another number, a USB adapter is plugged in again under another index. So the
-//! address is looked at every two seconds, and what depends on it begins anew on what it is then. Everything else goes
-//! on: the release, the store, the polls.
+//! address is looked at whenever the kernel says that something has changed, and now and then in any case, and what
+//! depends on it begins anew on what it is then. Everything else goes on: the release, the store, the polls.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -13,11 +13,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::activation::{self, Sockets};
+use super::changes::Changes;
 use super::config::Settings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
@@ -27,10 +28,14 @@ use crate::status::Stats;
 use crate::store::Store;
 use crate::{dhcp, tftp};
 
-/// How often the interface is looked at.
+/// How often the interface is looked at while the kernel does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How often it is tried to serve again after the address went.
+/// How often it is looked at while the kernel does, in case a report was lost.
+const LOOK_SELDOM: Duration = Duration::from_secs(20);
+/// How often it is tried to serve again after the address went, besides when something changes.
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// A network daemon that starts again takes the address away and puts it back. Transfers survive what is shorter than that.
+const FLAP: Duration = Duration::from_millis(200);
 /// How long the services of an address that is gone may take to end. Their transfers have lost their address.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many addresses may wait to be resolved.
@@ -81,18 +86,19 @@ impl Lan {
     /// Without sockets to begin with, the interface is waited for.
     pub(super) async fn run(self, mut bound: Option<Bound>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut name = self.settings.interface.clone();
+        let mut changes = Changes::new();
         loop {
             if let Some(bound) = bound {
                 // The same interface by name from now on, whatever else looks like a LAN.
                 name = Some(bound.interface.name.clone());
-                if !self.serve(bound, &stop).await? {
+                if !self.serve(bound, &mut changes, &stop).await? {
                     return Ok(());
                 }
                 self.stats.count("lan.changed");
             }
             let again = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                again = self.bind_again(name.as_deref()) => again,
+                again = self.bind_again(name.as_deref(), &mut changes) => again,
             };
             info!(interface = again.interface.name, address = %again.interface.address, "serving the LAN again");
             bound = Some(again);
@@ -100,7 +106,7 @@ impl Lan {
     }
 
     /// Serves on one address: true when it has changed, false after a stop.
-    async fn serve(&self, bound: Bound, stop: &CancellationToken) -> anyhow::Result<bool> {
+    async fn serve(&self, bound: Bound, changes: &mut Changes, stop: &CancellationToken) -> anyhow::Result<bool> {
         let Bound { interface, tftp, dhcp } = bound;
         // On another network an address says nothing about the device that had it here.
         let devices = Arc::new(RwLock::new(known_devices(&self.settings, &interface)));
@@ -134,23 +140,7 @@ impl Lan {
             tasks.spawn(async move { ("dhcp", service.run(feeds, left).await.map_err(Into::into)) });
         }
 
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let lost = loop {
-            tokio::select! {
-                () = stop.cancelled() => break false,
-                _ = look.tick() => if self.has_changed(&interface) { break true },
-                ended = tasks.join_next() => {
-                    // A service that lost its socket together with its address has not failed.
-                    if self.has_changed(&interface) && !stop.is_cancelled() {
-                        break true;
-                    }
-                    if !stop.is_cancelled() {
-                        return why(ended);
-                    }
-                }
-            }
-        };
+        let lost = self.watch(&interface, &mut tasks, changes, stop).await?;
         leave.cancel();
         // After a stop whoever stopped us has patience; an address that is gone is worth none.
         let all = async { while tasks.join_next().await.is_some() {} };
@@ -162,8 +152,40 @@ impl Lan {
         Ok(lost)
     }
 
-    fn has_changed(&self, before: &LanInterface) -> bool {
-        match self.find(Some(&before.name)) {
+    /// Waits until the address is lost (true) or a stop comes (false). An error is a service that ended otherwise.
+    async fn watch(
+        &self,
+        interface: &LanInterface,
+        tasks: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
+        changes: &mut Changes,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        // Between the look that found the address and the first report, it may have gone.
+        let mut ended = None;
+        loop {
+            if self.has_changed(interface, changes).await && !stop.is_cancelled() {
+                return Ok(true);
+            }
+            // A service that lost its socket together with its address has not failed.
+            if ended.is_some() && !stop.is_cancelled() {
+                return why(ended.flatten());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                () = changes.wait(LOOK_EVERY, LOOK_SELDOM) => {}
+                one = tasks.join_next() => ended = Some(one),
+            }
+        }
+    }
+
+    async fn has_changed(&self, before: &LanInterface, changes: &mut Changes) -> bool {
+        let mut found = self.find(Some(&before.name));
+        let until = Instant::now() + FLAP;
+        while found.is_err() && Instant::now() < until {
+            changes.wait(FLAP, FLAP).await;
+            found = self.find(Some(&before.name));
+        }
+        match found {
             Ok(now) if now == *before => false,
             Ok(now) => {
                 warn!(interface = now.name, from = %before.address, to = %now.address, "the LAN interface has changed");
@@ -181,7 +203,7 @@ impl Lan {
     }
 
     /// Waits for an address and binds it.
-    async fn bind_again(&self, name: Option<&str>) -> Bound {
+    async fn bind_again(&self, name: Option<&str>, changes: &mut Changes) -> Bound {
         let mut said = None;
         loop {
             let bound = self.find(name).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
@@ -200,7 +222,7 @@ impl Lan {
                     }
                 }
             }
-            sleep(TRY_EVERY).await;
+            changes.wait(TRY_EVERY, TRY_EVERY).await;
         }
     }
 

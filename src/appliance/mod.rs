@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod card;
+mod changes;
 pub mod cli;
 pub mod clock;
 pub mod config;

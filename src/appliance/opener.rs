@@ -3,7 +3,7 @@
 //! anywhere and is gone before the appliance begins.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -24,11 +24,15 @@ pub fn hand_over() -> anyhow::Result<()> {
         bail!("no service manager keeps sockets for us; this is what lineside.service starts");
     }
     for purpose in Purpose::ALL {
-        let socket = open_packet_socket(purpose).context("cannot open a packet socket (CAP_NET_RAW)")?;
+        let sockets: Vec<_> = (0..purpose.count())
+            .map(|_| open_packet_socket(purpose))
+            .collect::<io::Result<_>>()
+            .context("cannot open a packet socket (CAP_NET_RAW)")?;
+        let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         let name = || NotifyState::FdName(purpose.name());
         // Those of an earlier start are not used up, but no one knows what they were bound to.
         sd_notify::notify(&[NotifyState::FdStoreRemove, name()]).context("systemd does not listen")?;
-        tell(&[NotifyState::FdStore, name()], &[socket.as_fd()])?;
+        tell(&[NotifyState::FdStore, name()], &fds)?;
     }
     barrier()
 }

@@ -1,4 +1,4 @@
-//! Who claims which address by ARP, for conflicts that show only later (RFC 5227 §2.4). Pure.
+//! Who has which address by ARP: asked before one is leased, and for conflicts that show only later (RFC 5227 §2.4). Pure.
 
 use std::net::Ipv4Addr;
 
@@ -14,6 +14,22 @@ pub struct Claim {
     pub mac: MacAddr,
     /// The address.
     pub address: Ipv4Addr,
+}
+
+/// The question who has an address (RFC 826), to everyone.
+///
+/// It names our own address as its sender's, and so is no probe (RFC 5227 §1.1): a phone that probes the address it has
+/// just been given would take another's probe for a conflict (§2.1.1).
+pub fn ask(mac: MacAddr, own: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(FRAME_BYTES);
+    frame.extend([0xff; 6]);
+    frame.extend(mac.octets());
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(mac.octets());
+    frame.extend(own.octets());
+    frame.extend([0; 6]);
+    frame.extend(address.octets());
+    frame
 }
 
 /// Reads a frame that holds an ARP request or reply (RFC 826) whose sender claims an address; `None` for everything else,
@@ -55,6 +71,13 @@ mod tests {
         let claim = Some(Claim { mac: MAC, address: ADDRESS });
         assert_eq!((parse(&frame(1, ADDRESS)), parse(&frame(2, ADDRESS))), (claim, claim));
         assert_eq!(parse(&frame(1, Ipv4Addr::UNSPECIFIED)), None, "RFC 5227 §2.1.1");
+    }
+
+    #[test]
+    fn a_question_claims_our_own_address_and_is_no_probe() {
+        let question = ask(MAC, ADDRESS, Ipv4Addr::new(192, 168, 1, 9));
+        assert_eq!((question.len(), parse(&question)), (FRAME_BYTES, Some(Claim { mac: MAC, address: ADDRESS })));
+        assert_eq!((&question[..6], &question[38..]), (&[0xff; 6][..], &[192, 168, 1, 9][..]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Between packets and decisions: what is in force now, what waits for an answer of the link, what is to be sent. Pure
 //! but for what it tells others; time is passed in.
 
+mod link;
 mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,18 +12,18 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
+use super::ahead::{AT_A_TIME, Ahead, BY_THE_KERNEL};
 use super::arp::Claim;
 use super::augment::Kept;
-use super::lan::{Lan, Use};
+use super::lan::Lan;
 use super::leases::{Lease, Leases, State};
-
 use super::message::{ParseError, Request};
 use super::probe::Question;
 use super::proof::Proof;
 use super::responder::{To, Verdict, View, Why, respond};
-use super::scope::{Mode, Scope};
+use super::scope::Scope;
 use super::walk::Walk;
-use crate::access::{DeviceTable, Resolution};
+use crate::access::DeviceTable;
 use crate::bundle::DhcpMode;
 use crate::ids::{MacAddr, UnixTime};
 use crate::status::Stats;
@@ -38,17 +39,8 @@ const FETCH_WITHIN: Duration = Duration::from_secs(600);
 const PROOF_XID: u32 = 0x6c69_6e65;
 /// The most phones that are waited for at a time.
 const MAX_FETCHES: usize = 1024;
-/// The most conflicts that are remembered, not to be reported again.
-const MAX_CONFLICTS: usize = 64;
-/// How long a device has to answer for an address that is about to be offered. On a LAN that takes milliseconds; phones
-/// wait at least 4 s for an offer (RFC 2131 §4.1).
-const CHECK_WAIT: Duration = Duration::from_millis(500);
-/// How many free addresses are kept checked ahead.
-const AHEAD: usize = 16;
 /// How often leases that ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
-/// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
-const MAX_WAITING: usize = 256;
 /// A wall clock that goes this far from the monotonic one was set, in seconds.
 const CLOCK_SET_SECONDS: i64 = 30;
 
@@ -101,8 +93,7 @@ pub struct Desk {
     lan: Lan,
     leases: Leases,
     waiting: BTreeMap<Ipv4Addr, Waiting>,
-    /// Addresses that the link is asked about before anybody wants them, and until when it has time to answer.
-    ahead: BTreeMap<Ipv4Addr, Instant>,
+    ahead: Ahead,
     /// Until when other servers have a chance to show before anything is leased.
     listen_until: Option<Instant>,
     /// What the device table was told.
@@ -110,12 +101,11 @@ pub struct Desk {
     devices: Arc<RwLock<DeviceTable>>,
     stats: Stats,
     own: Option<MacAddr>,
+    senses: Senses,
     clock: Now,
     sweep_at: Instant,
     /// From when on nobody else is expected any more.
     alone_at: Option<Instant>,
-    /// Whether raw frames can be seen and sent.
-    raw: bool,
     /// Whether `phones-only` was proven safe.
     proof: Option<Result<(), String>>,
     proving: Option<Proof>,
@@ -145,23 +135,31 @@ pub struct Orders {
     pub recalled: Arc<Vec<(Kept, Duration)>>,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    until: Instant,
-    requests: Vec<(Request, Ipv4Addr)>,
+/// Who waits for what the link says of an address, and where each asks from.
+type Waiting = Vec<(Request, Ipv4Addr)>;
+
+/// With what other devices can be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Senses {
+    /// The interface's hardware address, if there is a link on which other servers can show.
+    pub own: Option<MacAddr>,
+    /// Whether there is a line: raw frames can be seen and sent.
+    pub raw: bool,
+    /// Whether ARP can be asked and heard. Without it the kernel asks, and knows.
+    pub arp: bool,
 }
 
 impl Desk {
-    /// A desk that leases what `kept` says. With `own`, the interface's hardware address, other servers are waited for;
-    /// `raw` says whether there is a line.
+    /// A desk that leases what `kept` says. With a hardware address of its own it waits for other servers first.
     pub fn new(
         wanted: Scope,
         kept: Vec<Lease>,
-        (own, raw): (Option<MacAddr>, bool),
+        senses: Senses,
         devices: Arc<RwLock<DeviceTable>>,
         stats: Stats,
         now: Now,
     ) -> Self {
+        let own = senses.own;
         let mut leases = Leases::new();
         leases.load(kept, now.wall);
         let scope = wanted.clone();
@@ -171,16 +169,16 @@ impl Desk {
             lan: Lan::new(),
             leases,
             waiting: BTreeMap::new(),
-            ahead: BTreeMap::new(),
+            ahead: Ahead::new(if senses.arp { AT_A_TIME } else { BY_THE_KERNEL }),
             listen_until: own.map(|_| now.tick + ASK_WAIT),
             announced: BTreeMap::new(),
             devices,
             stats,
             own,
+            senses,
             clock: now,
             sweep_at: now.tick + SWEEP_EVERY,
             alone_at: own.map(|_| now.tick + ALONE_AFTER),
-            raw,
             proof: None,
             proving: None,
             walk: None,
@@ -219,7 +217,7 @@ impl Desk {
             // Our own question for other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.own => {}
             // The line answers, and once is enough.
-            Ok(request) if self.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
+            Ok(request) if self.senses.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(request, source, now, out);
@@ -261,12 +259,7 @@ impl Desk {
                     _ => "dhcp.ack",
                 };
                 if let Some(lease) = change {
-                    // One of those that were checked ahead may be used up now.
-                    let offered = lease.state == State::Offered;
                     self.change(lease, out);
-                    if offered {
-                        self.look_ahead(now, out);
-                    }
                 }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
@@ -275,37 +268,14 @@ impl Desk {
     }
 
     fn change(&mut self, lease: Lease, out: &mut Outbox) {
+        // Whoever has had it, or found it in use, changes what the link would say.
+        if lease.state != State::Offered {
+            self.lan.unchecked(lease.address);
+        }
         self.leases.put(lease.clone());
         if lease.is_kept() {
             out.keep.push(lease);
         }
-    }
-
-    fn wait(&mut self, address: Ipv4Addr, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
-        let all: usize = self.waiting.values().map(|waiting| waiting.requests.len()).sum();
-        if all >= MAX_WAITING && !self.make_room_for(&request) {
-            self.stats.count("dhcp.silent.busy");
-            return;
-        }
-        let waiting = self.waiting.entry(address).or_insert_with(|| {
-            out.checks.push(address);
-            Waiting { until: now.tick + CHECK_WAIT, requests: Vec::new() }
-        });
-        // A client that repeats itself while we wait gets one answer, to what it said last.
-        waiting.requests.retain(|(earlier, _)| earlier.chaddr != request.chaddr);
-        waiting.requests.push((request, source));
-    }
-
-    /// Phones go before whoever else asks, so that a flood does not keep them waiting.
-    fn make_room_for(&mut self, request: &Request) -> bool {
-        if !self.scope.knows(request.chaddr) {
-            return false;
-        }
-        let scope = &self.scope;
-        self.waiting.values_mut().any(|waiting| {
-            let other = waiting.requests.iter().position(|(waiting, _)| !scope.knows(waiting.chaddr));
-            other.map(|place| waiting.requests.swap_remove(place)).is_some()
-        })
     }
 
     /// The change in `out.keep` is durable.
@@ -338,11 +308,11 @@ impl Desk {
 
     /// The next moment at which [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
-        let checks = self.waiting.values().map(|waiting| waiting.until);
-        checks
+        let ahead = self.ahead.deadline(self.looks_ahead());
+        ahead
+            .into_iter()
             .chain(self.listen_until)
             .chain(self.alone_at)
-            .chain(self.ahead.values().copied())
             .chain(self.proving.as_ref().and_then(Proof::deadline))
             .chain(self.walk.as_ref().and_then(Walk::deadline))
             .fold(self.sweep_at, Instant::min)
@@ -358,20 +328,9 @@ impl Desk {
             self.alone_at = None;
             self.settle(now);
         }
+        self.hear_link(now, out);
         self.prove(now, out);
         self.look_ahead(now, out);
-        let due: Vec<Ipv4Addr> =
-            self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.tick).map(|(&address, _)| address).collect();
-        for address in due {
-            let Some(waiting) = self.waiting.remove(&address) else { continue };
-            let by = self.check(address, now);
-            for (request, source) in waiting.requests {
-                if let Some(mac) = by.filter(|mac| *mac != request.chaddr) {
-                    self.report_in_use(address, mac);
-                }
-                self.decide(request, source, now, out);
-            }
-        }
         if self.sweep_at <= now.tick {
             self.sweep_at = now.tick + SWEEP_EVERY;
             if self.lan.forget(now.wall) {
@@ -381,45 +340,6 @@ impl Desk {
             self.announce(now);
             self.look_for_fetches(now);
             self.look_for_strangers(now);
-        }
-    }
-
-    /// What the link has said of an address by now.
-    fn check(&mut self, address: Ipv4Addr, now: Now) -> Option<MacAddr> {
-        let by = match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
-            Resolution::Device(mac) | Resolution::Conflict { seen: mac, .. } => Some(mac),
-            Resolution::Unknown => None,
-        };
-        self.lan.checked(address, by, now.wall);
-        by
-    }
-
-    /// Keeps some free addresses known to be silent, so that a phone that was never here gets its offer at once.
-    fn look_ahead(&mut self, now: Now, out: &mut Outbox) {
-        let due: Vec<Ipv4Addr> =
-            self.ahead.iter().filter(|(_, until)| **until <= now.tick).map(|(&address, _)| address).collect();
-        for address in due {
-            self.ahead.remove(&address);
-            self.check(address, now);
-        }
-        if !matches!(self.scope.mode, Mode::All | Mode::PhonesOnly) || !self.scope.check_addresses {
-            return;
-        }
-        let (lan, ahead, waiting) = (&self.lan, &self.ahead, &self.waiting);
-        let free = |address: &Ipv4Addr| self.leases.is_fresh(*address);
-        let ready = lan.silent(now.wall.plus(SWEEP_EVERY)).filter(free).take(AHEAD).count();
-        let known = |address| {
-            lan.usage(address, now.wall.plus(SWEEP_EVERY)) != Use::Unknown
-                || ahead.contains_key(&address)
-                || waiting.contains_key(&address)
-        };
-        let missing = AHEAD.saturating_sub(ready + ahead.len());
-        if missing == 0 {
-            return;
-        }
-        for address in self.leases.next_free(missing, &known) {
-            out.checks.push(address);
-            self.ahead.insert(address, now.tick + CHECK_WAIT);
         }
     }
 
@@ -452,12 +372,6 @@ impl Desk {
             devices.leased(address, mac);
         }
         self.announced = live;
-    }
-
-    fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
-        debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
-        self.stats
-            .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
     }
 }
 

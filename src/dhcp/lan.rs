@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::augment::SLOW;
 use super::heard::{Overheard, Terms};
+use super::leases::MAX_RANGE;
 use crate::api::DhcpServerSeen;
 use crate::ids::{MacAddr, UnixTime};
 
@@ -24,11 +25,16 @@ const MAX_MISSED: u8 = 3;
 /// Who has spoken as a server over this time is no accident.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// How long the link's answer about an address is good for.
-const CHECK_VALID: Duration = Duration::from_secs(60);
+/// How long the link's answer about an address is good for. Who takes an address tells the LAN so (RFC 5227 §2.3), or
+/// asks it for the way to others, and is heard at once, also in the meantime: only who was cut off from us all the while,
+/// behind a switch without a cable, is found by asking again.
+const CHECK_VALID: Duration = Duration::from_secs(15 * 60);
 
-/// The most addresses whose check is remembered.
-const MAX_CHECKED: usize = 1024;
+/// How old an answer is when the address is asked for again.
+const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
+
+/// The most addresses whose check is remembered: a range.
+const MAX_CHECKED: usize = MAX_RANGE as usize;
 
 /// What is known of the LAN, as the service has learnt it.
 #[derive(Debug, Default)]
@@ -274,6 +280,21 @@ impl Lan {
         }
     }
 
+    /// Whether an address should be asked for, so that it is known when it is wanted.
+    pub fn is_due(&self, address: Ipv4Addr, now: UnixTime) -> bool {
+        self.checked.get(&address).is_none_or(|(_, at)| now.since(*at) >= CHECK_AGAIN)
+    }
+
+    /// What was said of an address counts no more: it has become somebody's.
+    pub fn unchecked(&mut self, address: Ipv4Addr) {
+        self.checked.remove(&address);
+    }
+
+    /// What was said of all addresses counts no more: the link was down, and may lead elsewhere now.
+    pub fn forget_checks(&mut self) {
+        self.checked.clear();
+    }
+
     /// Addresses that nobody answers for.
     pub fn silent(&self, now: UnixTime) -> impl Iterator<Item = Ipv4Addr> {
         let silent = self.checked.iter().filter(move |(_, (by, at))| by.is_none() && now.since(*at) < CHECK_VALID);
@@ -406,11 +427,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_link_said_is_good_for_a_minute() {
+    fn what_the_link_said_is_good_for_a_while_and_asked_for_again_before_that_is_over() {
         let mut lan = Lan::new();
         assert_eq!(lan.usage(ROUTER, NOW), Use::Unknown);
+        assert!(lan.is_due(ROUTER, NOW));
         lan.checked(ROUTER, None, NOW);
         assert_eq!(lan.usage(ROUTER, NOW), Use::Silent);
+        assert!(!lan.is_due(ROUTER, NOW) && lan.is_due(ROUTER, NOW.plus(CHECK_AGAIN)));
+        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), Use::Silent);
         assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), Use::Unknown);
     }
 

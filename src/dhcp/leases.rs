@@ -34,6 +34,10 @@ pub const OTHER_OFFER: Duration = Duration::from_secs(20);
 /// The longest lease there is, in seconds; kept leases that claim to last longer were written under a wrong clock.
 pub const MAX_LEASE_SECONDS: u32 = 604_800;
 
+/// Among how many addresses a client gets the first one that is known to be silent, in its own order: after them any will
+/// do, so that a start with few of them known costs no look at a whole range.
+const NEAR: usize = 64;
+
 /// The largest kept lease, in octets.
 const MAX_KEPT_BYTES: usize = 2048;
 
@@ -234,6 +238,17 @@ impl Range {
         self.all().filter(|address| self.contains(*address))
     }
 
+    /// How many addresses there are, usable or not.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The address at a place, if it may be leased.
+    pub fn at(&self, place: u32) -> Option<Ipv4Addr> {
+        let address = (place < self.count).then(|| Ipv4Addr::from(self.first.wrapping_add(place)));
+        address.filter(|address| !self.excluded.contains(address))
+    }
+
     fn all(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)))
     }
@@ -247,6 +262,25 @@ impl Range {
         let start = hash.checked_rem(self.count).unwrap_or(0);
         let offsets = (start..self.count).chain(0..start);
         offsets.map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset))).filter(|&address| self.contains(address))
+    }
+}
+
+/// What the link says of addresses, to a client that looks for one.
+pub struct Link<'a> {
+    /// Whether somebody else has it.
+    pub in_use: &'a dyn Fn(Ipv4Addr) -> bool,
+    /// Whether nobody answers for it, or nobody needs to be asked.
+    pub is_silent: &'a dyn Fn(Ipv4Addr) -> bool,
+    /// The first one that fits of all for which nobody answers.
+    pub first_silent: &'a FirstSilent<'a>,
+}
+
+/// See [`Link::first_silent`].
+pub type FirstSilent<'a> = dyn Fn(&dyn Fn(&Ipv4Addr) -> bool) -> Option<Ipv4Addr> + 'a;
+
+impl fmt::Debug for Link<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").finish_non_exhaustive()
     }
 }
 
@@ -355,29 +389,29 @@ impl Leases {
     }
 
     /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
-    /// had (if there is, one of those that are `ready`: known to be silent), else the one that has been free for the longest time,
-    /// else one that is merely on offer to somebody. `in_use` tells addresses that the link says somebody else has.
+    /// had, else the one that has been free for the longest time, else one that is merely on offer to somebody. Of those
+    /// that are as good, one that the link says is silent.
     pub fn choose(
         &self,
         client: &ClientId,
         mac: MacAddr,
         requested: Option<Ipv4Addr>,
         now: UnixTime,
-        in_use: &dyn Fn(Ipv4Addr) -> bool,
-        mut ready: &mut dyn Iterator<Item = Ipv4Addr>,
+        link: &Link<'_>,
     ) -> Option<Ipv4Addr> {
+        let Link { in_use, is_silent, first_silent } = link;
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
-        let never_had = || range.in_order_of(mac).filter(|address| self.at(*address).is_none()).find(usable);
+        let is_new = |address: &Ipv4Addr| self.at(*address).is_none() && !in_use(*address);
+        let never_had = || range.in_order_of(mac).filter(is_new);
         let prepared = || {
-            Iterator::find(&mut ready, |address| {
-                range.contains(*address) && self.at(*address).is_none() && usable(address)
-            })
+            let near = never_had().take(NEAR).find(|address| is_silent(*address));
+            near.or_else(|| first_silent(&|address| range.contains(*address) && is_new(address)))
         };
         let longest_free = || {
             let free = self.records.values().filter(|record| !record.holds(now) && usable(&record.address));
-            free.min_by_key(|record| record.until).map(|record| record.address)
+            free.min_by_key(|record| (!is_silent(record.address), record.until)).map(|record| record.address)
         };
         let on_offer = || {
             let limit = now.plus(OTHER_OFFER);
@@ -389,21 +423,14 @@ impl Leases {
             .filter(usable)
             .or_else(|| requested.filter(usable))
             .or_else(prepared)
-            .or_else(never_had)
+            .or_else(|| never_had().next())
             .or_else(longest_free)
             .or_else(on_offer)
     }
 
-    /// Whether the address is ours to lease and nobody ever had it.
-    pub fn is_fresh(&self, address: Ipv4Addr) -> bool {
-        self.in_range(address) && self.at(address).is_none()
-    }
-
-    /// Up to `most` addresses that a client which never came would get, and of which `known` says nothing yet.
-    pub fn next_free(&self, most: usize, known: &dyn Fn(Ipv4Addr) -> bool) -> Vec<Ipv4Addr> {
-        let Some(range) = &self.range else { return Vec::new() };
-        let free = range.all().filter(|address| range.contains(*address) && self.at(*address).is_none());
-        free.filter(|address| !known(*address)).take(most).collect()
+    /// The addresses to lease.
+    pub const fn range(&self) -> Option<&Range> {
+        self.range.as_ref()
     }
 
     /// Live leases: bound, and not over.

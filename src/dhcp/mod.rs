@@ -9,7 +9,8 @@
 //! (client identifier in replies).
 //!
 //! Read [`message`] and [`options`] (bytes to requests, replies to bytes), [`heard`] and [`probe`] (the same towards other
-//! servers), [`arp`] (who claims what), then [`lan`] (what others do here),
+//! servers), [`arp`] (who claims what), then [`lan`] (what others do here), [`ahead`] (which
+//! addresses are asked for),
 //! [`leases`] (whose address it is), [`scope`] (what the site wants and what is in force), [`responder`] (the decision,
 //! a pure function), [`desk`] (what waits and what goes out), [`service`] and [`client`] (sockets and clocks).
 //!
@@ -17,6 +18,7 @@
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
 //! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
+pub mod ahead;
 pub mod arp;
 pub mod augment;
 pub mod choose;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 
 use super::lan::{Lan, Use};
-use super::leases::{ClientId, Lease, Leases, OTHER_OFFER, PHONE_OFFER, QUARANTINE, State};
+use super::leases::{ClientId, Lease, Leases, Link, OTHER_OFFER, PHONE_OFFER, QUARANTINE, State};
 use super::message::{BROADCAST, Kind, Reply, Request};
 use super::options::{self, OptionCode, address_list};
 use super::scope::{Mode, Scope};
@@ -147,8 +147,10 @@ impl Case<'_> {
         let (mac, now) = (request.chaddr, *now);
         let in_use = |address| matches!(view.lan.usage(address, now), Use::By(other) if other != mac);
         let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let ready = &mut view.lan.silent(now);
-        let Some(address) = view.leases.choose(client, mac, requested, now, &in_use, ready) else {
+        let is_silent = |address| !scope.check_addresses || view.lan.usage(address, now) == Use::Silent;
+        let first_silent = |fits: &dyn Fn(&Ipv4Addr) -> bool| view.lan.silent(now).find(fits);
+        let link = Link { in_use: &in_use, is_silent: &is_silent, first_silent: &first_silent };
+        let Some(address) = view.leases.choose(client, mac, requested, now, &link) else {
             return silent(Why::RangeFull);
         };
         let held = view.leases.at(address).filter(|record| record.holds(now) && record.mac == mac);

@@ -4,6 +4,7 @@ mod arp_socket;
 mod line;
 mod link;
 mod packet_sockets;
+mod share;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -25,12 +26,10 @@ use self::line::{Line, Port};
 use self::link::Link;
 pub use self::link::hardware_address;
 pub use self::packet_sockets::{PacketSockets, Purpose, open as open_packet_socket};
-
 use super::arp::Claim;
 use super::augment::Event;
 use super::client::Listener;
-use super::desk::{Desk, Now, Outbox, Outgoing};
-use super::frame;
+use super::desk::{Desk, Now, Outbox, Outgoing, Senses};
 use super::heard::{Answers, ServerMessage};
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
@@ -135,7 +134,8 @@ pub struct Service {
     socket: UdpSocket,
     link: Option<Link>,
     others: Option<Listener>,
-    arp: Option<ArpSocket>,
+    /// What everyone says by ARP, and what is answered to us.
+    arp: Option<(ArpSocket, ArpSocket)>,
     packets: PacketSockets,
 }
 
@@ -190,8 +190,9 @@ impl Service {
             _ => None,
         };
         let arp = link.as_ref().and_then(|link| {
-            let socket = ArpSocket::open(&mut packets, &link.address);
-            socket.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
+            let mut open = |own| ArpSocket::open(&mut packets, &link.address, own);
+            let sockets = open(None).and_then(|all| Ok((all, open(Some(config.address))?)));
+            sockets.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
         });
         Ok(Self { config, port, socket, link, others, arp, packets })
     }
@@ -227,15 +228,16 @@ impl Service {
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
         let line = self.port_on_link().filter(|_| self.others.is_some());
-        let seen = (self.others.as_ref().map(Listener::mac), line.is_some());
-        let mut desk = Desk::new(scope, kept, seen, Arc::clone(&devices), stats.clone(), now());
+        let own = self.others.as_ref().map(Listener::mac);
+        let senses = Senses { own, raw: line.is_some(), arp: self.arp.is_some() };
+        let mut desk = Desk::new(scope, kept, senses, Arc::clone(&devices), stats.clone(), now());
         let mut line = match line {
             Some((port, relay)) => {
                 Some(Line::open(port, (&mut self.packets, relay), Arc::clone(desk.orders()), devices)?)
             }
             None => None,
         };
-        let mut arp = self.arp.take();
+        let (mut arp, mut asker) = self.arp.take().unzip();
         let mut ask_at = Instant::now();
         let mut asked_at = ask_at;
         let mut recall_at = Some(Instant::now());
@@ -275,7 +277,14 @@ impl Service {
                 }
                 claims = claims(arp.as_mut()) => match claims {
                     Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
-                    Err(error) => self.failed(&stats, "watch for conflicts", &error),
+                    Err(error) => {
+                        self.failed(&stats, "watch for conflicts", &error);
+                        desk.link_was_down(now());
+                    }
+                },
+                claims = claims(asker.as_mut()) => match claims {
+                    Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
+                    Err(error) => self.failed(&stats, "hear answers", &error),
                 },
                 () = sleep_until(recall_at) => {
                     let recalled;
@@ -294,6 +303,7 @@ impl Service {
             if desk.is_unsure() {
                 ask_at = ask_at.min(asked_at + ASK_SOON);
             }
+            self.ask_link(&std::mem::take(&mut out.checks), asker.as_ref(), &stats).await;
             log = self.flush(log, &mut desk, out, &stats).await?;
         }
     }
@@ -332,20 +342,28 @@ impl Service {
         }
     }
 
+    /// Asks everyone who has these addresses.
+    async fn ask_link(&self, addresses: &[Ipv4Addr], asker: Option<&ArpSocket>, stats: &Stats) {
+        for &address in addresses {
+            let asked = match (asker, &self.link) {
+                (Some(asker), Some(link)) => asker.ask((link.mac, self.config.address), address),
+                // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
+                _ => self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await.map(drop),
+            };
+            if let Err(error) = asked {
+                self.failed(stats, "ask for an address", &error);
+            }
+        }
+    }
+
     /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
     async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
-        let Outbox { keep, acks, others, checks, questions, forget, remember } = out;
+        let Outbox { keep, acks, others, checks: _, questions, forget, remember } = out;
         for (question, mac, xid) in questions {
             if let Some(listener) = &self.others
                 && let Err(error) = listener.put(question, mac, xid).await
             {
                 self.failed(stats, "ask", &error);
-            }
-        }
-        for address in checks {
-            // Whatever the datagram meets there: on its way the kernel asks the link who has the address.
-            if let Err(error) = self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
-                self.failed(stats, "ask for an address", &error);
             }
         }
         for outgoing in others {

@@ -385,11 +385,20 @@ fn no_bytes_of_a_router_or_client_stop_it() {
             bytes[place] = u8::try_from(next(&mut seed) & 0xff).unwrap();
         }
         bytes.truncate(bytes.len() - round % 80);
+        let mut acts = Vec::new();
         if let Some(message) = ServerMessage::parse(&bytes) {
-            lan.router(&message);
+            acts.push(lan.router(&message));
         }
         if Request::parse(&bytes).is_ok() {
-            lan.request(&bytes, round % 2 == 0);
+            acts.push(lan.request(&bytes, round % 2 == 0));
+        }
+        for acts in acts {
+            let all = replies(&acts);
+            assert!(all.len() <= 1, "one reply to one message: {acts:?}");
+            for reply in all {
+                let reply_kind = reply[242];
+                assert!(reply.len() >= 300 && [2, 5].contains(&reply_kind), "never a NAK: {reply_kind}");
+            }
         }
     }
 }

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::{Desk, FETCH_WITHIN, MAX_CONFLICTS, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
-use crate::dhcp::arp::Claim;
+use super::{Desk, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
 use crate::dhcp::augment::{Event, Kept};
 use crate::dhcp::choose::Seen;
 use crate::dhcp::heard::{Answers, Overheard, ServerMessage};
-use crate::dhcp::lan::Points;
-use crate::dhcp::leases::{Range, State};
+use crate::dhcp::lan::{Points, Use};
+use crate::dhcp::leases::Range;
 use crate::dhcp::proof::Proof;
 use crate::dhcp::scope::Mode;
 use crate::dhcp::walk::{Step, Walk};
@@ -29,7 +28,7 @@ impl Desk {
             alone: !before(self.alone_at),
             servers: &points,
             leasing: self.leases.live(now.wall).next().is_some(),
-            raw: self.raw,
+            raw: self.senses.raw,
             proof: self.proof.as_ref(),
         });
         if matches!(scope.mode, Mode::Augment | Mode::PhonesOnly)
@@ -57,6 +56,7 @@ impl Desk {
         self.stats.dhcp_mode(scope.label);
         // The range that was ever wanted stays: leases of it may be running.
         self.leases.set_range(self.wanted.range.clone());
+        self.ahead.hurry(now.tick);
         self.scope = scope;
         self.give_orders();
     }
@@ -188,38 +188,18 @@ impl Desk {
                 true
             }
             Step::Go { answered, ask } => {
-                out.checks.extend(ask);
+                ask.into_iter().for_each(|address| self.ask(address, now, out));
                 let mine = |desk: &Self, address, mac| desk.leases.at(address).is_some_and(|lease| lease.mac == mac);
                 for address in answered {
-                    if let Some(mac) = self.check(address, now).filter(|mac| !mine(self, address, *mac)) {
+                    if let Use::By(mac) = self.lan.usage(address, now.wall)
+                        && !mine(self, address, mac)
+                    {
                         self.proven(Err(format!("{address} of the range is in use by {mac}")), now);
                         return false;
                     }
                 }
                 false
             }
-        }
-    }
-
-    /// A device claims an address (RFC 5227 §2.4). What two claim works for neither.
-    pub fn claimed(&mut self, claim: Claim, now: Now) {
-        let Claim { mac, address } = claim;
-        let own = self.own.filter(|_| address == self.wanted.server);
-        let leased = self.leases.at(address).filter(|lease| lease.state == State::Bound && lease.holds(now.wall));
-        let text = match (own, leased) {
-            (Some(own), _) if own != mac => format!("{mac} claims {address}, which is this appliance's own"),
-            (None, Some(lease)) if lease.mac != mac => {
-                format!("{mac} claims {address}, which is leased to {}", lease.mac)
-            }
-            _ => return,
-        };
-        // Whoever claims an address does so again and again.
-        if self.conflicts.insert(claim) {
-            debug!("{text}");
-            self.stats.alert("dhcp-address-conflict", text);
-        }
-        while self.conflicts.len() > MAX_CONFLICTS {
-            self.conflicts.pop_first();
         }
     }
 

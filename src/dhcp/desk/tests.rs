@@ -1,13 +1,20 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod link;
+
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
+use super::link::{MAX_CONFLICTS, MAX_WAITING};
 use super::*;
+use crate::access::Resolution;
 use crate::bundle::DhcpSettings;
+use crate::dhcp::ahead::{STEP, WAIT as CHECK_WAIT};
 use crate::dhcp::arp::Claim;
 use crate::dhcp::augment::{Event, MadeFrom, Prepared};
 use crate::dhcp::heard::{Overheard, ServerMessage};
+use crate::dhcp::leases::QUARANTINE;
+use crate::dhcp::scope::Mode;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -44,56 +51,6 @@ fn a_server_that_appears_later_does_not_silence_us_for_those_who_hold_our_leases
     site.hear_router();
     assert_eq!(site.desk.label(), "all");
     assert_eq!(site.take(PHONE, address).others.len(), 1);
-}
-
-#[test]
-fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
-    let mut site = Site::ready();
-    let first = site.receive(discover(PHONE));
-    let again = site.receive(discover(PHONE));
-    assert_eq!((first.checks.len(), again.checks.len()), (1, 0));
-    assert!(first.others.is_empty() && again.others.is_empty());
-    assert!(site.desk.deadline() <= site.now.tick + CHECK_WAIT);
-    assert_eq!(site.pass(CHECK_WAIT).others.len(), 1);
-    assert!(site.pass(CHECK_WAIT).others.is_empty());
-}
-
-#[test]
-fn an_address_that_answers_is_not_offered() {
-    let mut site = Site::ready();
-    let checked = site.receive(discover(PHONE)).checks;
-    let taken = *checked.first().unwrap();
-    site.devices.write().unwrap().neighbour(taken, OTHER);
-    let offers = site.pass(CHECK_WAIT).others;
-    assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
-}
-
-#[test]
-fn a_phone_that_was_never_here_gets_its_offer_at_once() {
-    let mut site = Site::ready();
-    site.pass(CHECK_WAIT);
-    for _ in 0..20 {
-        site.pass(SWEEP_EVERY);
-        site.pass(CHECK_WAIT);
-    }
-    for number in 0..10 {
-        let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, number])));
-        assert_eq!((out.others.len(), out.checks.len()), (1, 1), "{number}: and the next one is asked for");
-    }
-}
-
-#[test]
-fn an_address_found_in_use_ahead_is_offered_to_nobody() {
-    let mut site = Site::new();
-    let ahead = site.pass(ASK_WAIT).checks;
-    assert_eq!(ahead.len(), AHEAD);
-    for (number, address) in ahead.iter().enumerate().skip(1) {
-        let last = u8::try_from(number).unwrap();
-        site.devices.write().unwrap().neighbour(*address, MacAddr::new([2, 9, 9, 9, 9, last]));
-    }
-    site.pass(CHECK_WAIT);
-    let offer = site.receive(discover(PHONE)).others;
-    assert_eq!(address_in(&offer.first().unwrap().bytes), *ahead.first().unwrap());
 }
 
 #[test]
@@ -187,7 +144,7 @@ fn phones_only_is_refused_where_an_address_of_the_range_is_in_use() {
     let mut site = Site::wanting(phones_only());
     let asked = site.pass(ASK_WAIT);
     assert_eq!((asked.checks.len(), asked.questions.len()), (20, 0), "the whole range, before anybody is bothered");
-    site.devices.write().unwrap().neighbour(Ipv4Addr::new(192, 168, 1, 219), OTHER);
+    site.claim(OTHER, Ipv4Addr::new(192, 168, 1, 219));
     site.pass(CHECK_WAIT);
     assert_eq!(site.desk.label(), "inform (phones-only refused)");
     let problem = site.desk.scope.problem.clone().unwrap_or_default();
@@ -322,7 +279,7 @@ fn our_own_question_and_a_flood_are_borne() {
     let mut site = Site::ready();
     assert!(site.receive(discover(OWN)).checks.is_empty());
     flood(&mut site);
-    let waiting: usize = site.desk.waiting.values().map(|waiting| waiting.requests.len()).sum();
+    let waiting: usize = site.desk.waiting.values().map(Vec::len).sum();
     assert!(waiting <= MAX_WAITING);
 }
 
@@ -376,10 +333,15 @@ impl Site {
     }
 
     fn keeping(settings: DhcpSettings, kept: Vec<Lease>) -> Self {
+        Self::in_prefix(24, settings, kept)
+    }
+
+    fn in_prefix(prefix: u8, settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
-        let scope = Scope::new(SERVER, 24, &settings, [PHONE]);
-        let desk = Desk::new(scope, kept, (Some(OWN), true), devices.clone(), Stats::new(), now);
+        let scope = Scope::new(SERVER, prefix, &settings, [PHONE]);
+        let senses = Senses { own: Some(OWN), raw: true, arp: true };
+        let desk = Desk::new(scope, kept, senses, devices.clone(), Stats::new(), now);
         Self { desk, devices, now }
     }
 
@@ -389,6 +351,20 @@ impl Site {
         self.desk.follow_clock(self.now, &mut out);
         self.desk.tick(self.now, &mut out);
         out
+    }
+
+    /// As far as the next deadline.
+    fn step(&mut self) -> Outbox {
+        self.pass(self.desk.deadline().saturating_duration_since(self.now.tick))
+    }
+
+    /// Some seconds in which nobody asks for anything; says how many addresses were asked for.
+    fn look_ahead(&mut self) -> usize {
+        (0..200).map(|_| self.pass(STEP * 2).checks.len()).sum()
+    }
+
+    fn claim(&mut self, mac: MacAddr, address: Ipv4Addr) {
+        self.desk.claimed(Claim { mac, address }, self.now);
     }
 
     fn event(&mut self, event: Event) -> Outbox {

@@ -119,14 +119,8 @@ fn excluded_addresses_and_those_in_use_are_not_chosen() {
     leases.set_range(Range::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 3), excluded));
     let in_use = |address| address == Ipv4Addr::new(10, 0, 0, 2);
     for device in 0..20 {
-        let chosen = leases.choose(
-            &id(device),
-            mac(device),
-            Some(Ipv4Addr::new(10, 0, 0, 1)),
-            NOW,
-            &in_use,
-            &mut std::iter::empty(),
-        );
+        let link = Link { in_use: &in_use, ..quiet() };
+        let chosen = leases.choose(&id(device), mac(device), Some(Ipv4Addr::new(10, 0, 0, 1)), NOW, &link);
         assert_eq!(chosen, Some(Ipv4Addr::new(10, 0, 0, 3)));
     }
 }
@@ -138,6 +132,30 @@ fn a_range_that_is_too_large_or_backwards_is_none() {
     assert!(Range::new(at(0), at(MAX_RANGE), BTreeSet::new()).is_none());
     assert!(Range::new(at(0), at(u32::MAX), BTreeSet::new()).is_none());
     assert!(Range::new(at(1), at(MAX_RANGE), BTreeSet::new()).is_some());
+}
+
+#[test]
+fn of_addresses_that_nobody_had_a_silent_one_is_chosen_and_where_all_are_the_devices_own() {
+    let leases = table(200);
+    let own = choose(&leases, 7, NOW).unwrap();
+    let silent = |address| address != own;
+    let link = Link { is_silent: &silent, ..quiet() };
+    let other = leases.choose(&id(7), mac(7), None, NOW, &link);
+    assert!(other.is_some() && other != Some(own));
+    // One far from it is found, too, if that is the only one.
+    let far = Ipv4Addr::from(u32::from(own).wrapping_add(100));
+    let far = if leases.in_range(far) { far } else { Ipv4Addr::from(u32::from(own) - 100) };
+    let silent = |address| address == far;
+    let first_silent = |fits: &dyn Fn(&Ipv4Addr) -> bool| Some(far).filter(fits);
+    let link = Link { is_silent: &silent, first_silent: &first_silent, ..quiet() };
+    assert_eq!(leases.choose(&id(7), mac(7), None, NOW, &link), Some(far));
+    let none = Link { is_silent: &|_| false, ..quiet() };
+    assert_eq!(leases.choose(&id(7), mac(7), None, NOW, &none), Some(own), "nothing is known: its own is asked for");
+}
+
+/// A link on which nobody is.
+fn quiet() -> Link<'static> {
+    Link { in_use: &|_| false, is_silent: &|_| true, first_silent: &|_| None }
 }
 
 fn table(count: u8) -> Leases {
@@ -156,7 +174,7 @@ fn id(device: u16) -> ClientId {
 }
 
 fn choose(leases: &Leases, device: u16, now: UnixTime) -> Option<Ipv4Addr> {
-    leases.choose(&id(device), mac(device), None, now, &|_| false, &mut std::iter::empty())
+    leases.choose(&id(device), mac(device), None, now, &quiet())
 }
 
 fn offer(leases: &mut Leases, device: u16, hold: Duration) -> Option<Ipv4Addr> {

@@ -249,8 +249,9 @@ fn selecting_us_with_an_address_that_somebody_else_has_is_nakked_to_everyone() {
 #[test]
 fn a_nak_through_a_relay_asks_the_relay_to_broadcast() {
     let mut site = Site::all();
-    let packet = spa(Kind::Request).option(50, &[10, 0, 0, 7]).giaddr([192, 168, 1, 9]);
+    let packet = spa(Kind::Request).option(50, &[10, 0, 0, 7]).giaddr([192, 168, 1, 9]).option(82, &[1, 1, 9]);
     let (nak, to) = site.answer(&packet);
+    assert_eq!(raw(&nak, 82), [1, 1, 9], "RFC 3046 §2.2: in every reply");
     assert_eq!((u16::from(nak.flags()), to), (BROADCAST, To::Relay(Ipv4Addr::new(192, 168, 1, 9))));
 }
 

@@ -1,14 +1,18 @@
-//! ARP on the link, as other devices say it to everyone.
+//! ARP on the link: as other devices say it to everyone, and what they answer to us.
 
 use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use nix::sys::socket::LinkAddr;
+use nix::sys::socket::{LinkAddr, MsgFlags, send};
+use socket2::SockFilter;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::packet_sockets::{PacketSockets, Purpose};
 use crate::dhcp::arp::{self, Claim};
+use crate::ids::MacAddr;
 
 /// The most frames that are read together.
 const BATCH: usize = 32;
@@ -26,10 +30,17 @@ pub struct ArpSocket {
 }
 
 impl ArpSocket {
-    /// Listens on the interface of `link`. Must be called in a tokio runtime.
-    pub fn open(sockets: &mut PacketSockets, link: &LinkAddr) -> io::Result<Self> {
-        let socket = sockets.take(Purpose::Arp, link, None)?;
+    /// Listens on the interface of `link` to everyone, or to answers to `own` only. Must be called in a tokio runtime.
+    pub fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
+        let filter = own.map(answers_to);
+        let socket = sockets.take(Purpose::Arp, link, filter.as_ref().map(<[SockFilter; 6]>::as_slice))?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
+    }
+
+    /// Asks everyone who has an address. `from` is who we are.
+    pub fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
+        let (mac, own) = from;
+        Ok(send(self.socket.as_raw_fd(), &arp::ask(mac, own, address), MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
     /// What devices claim. Cancel safe.
@@ -51,4 +62,20 @@ impl ArpSocket {
         self.next = Instant::now() + PAUSE;
         Ok(claims)
     }
+}
+
+/// Lets through replies to this address, so that a storm on the LAN takes no answer's place.
+fn answers_to(own: Ipv4Addr) -> [SockFilter; 6] {
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, 20),
+        SockFilter::new(EQUAL, 0, 3, 2),
+        SockFilter::new(LOAD_WORD, 0, 0, 38),
+        SockFilter::new(EQUAL, 0, 1, u32::from(own)),
+        SockFilter::new(RETURN, 0, 0, 0xffff),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }

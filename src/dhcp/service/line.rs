@@ -1,24 +1,25 @@
-//! The link itself, seen and spoken to frame by frame, on a thread of its own: `augment` has to be faster than the router.
+//! The link itself, seen and spoken to frame by frame, on threads of its own: `augment` has to be faster than the router.
+//!
+//! There is a thread for each processor, and each takes the frames that its processor received. So nobody has to be woken
+//! up elsewhere: to get an idle processor to work costs more than all that is done here (measured in a virtual machine:
+//! 50 us of 65, and now and then a millisecond).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, MsgFlags, recv, sendto};
-use socket2::{SockFilter, Socket};
-use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
-};
+use socket2::Socket;
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::packet_sockets::{PacketSockets, Purpose};
+use super::share::{self, Share};
 use crate::access::{DeviceTable, Resolution};
 use crate::dhcp::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
 use crate::dhcp::desk::Orders;
@@ -32,7 +33,7 @@ use crate::dhcp::responder::{To, Verdict, View, respond};
 use crate::dhcp::scope::Mode;
 use crate::ids::{MacAddr, UnixTime};
 
-/// How long the thread waits for a frame before it looks whether it shall end.
+/// How long a thread waits for a frame before it looks whether it shall end.
 const WAIT: Duration = Duration::from_millis(200);
 /// What the kernel's clock for it can tell apart.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -41,8 +42,6 @@ const EVENTS: usize = 256;
 /// More than any frame that is read.
 const FRAME_BYTES: usize = 2048;
 
-/// Of 99: before all that is not real time, after what drives hardware (50).
-const PRIORITY: u8 = 20;
 /// See [`Pace`].
 const BURST: u32 = 64;
 /// See [`Pace`].
@@ -63,11 +62,11 @@ pub struct Port {
     pub ports: (u16, u16),
 }
 
-/// The thread and what goes to and from it. Dropping it ends the thread.
+/// The threads and what goes to and from them. Dropping it ends them.
 #[derive(Debug)]
 pub struct Line {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     events: mpsc::Receiver<Event>,
 }
 
@@ -76,6 +75,18 @@ struct Shared {
     orders: Mutex<Arc<Orders>>,
     changed: AtomicBool,
     stop: AtomicBool,
+    /// Held for the microseconds of one decision, by threads that all have the same priority and a processor each.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    orders: Arc<Orders>,
+    augment: Augment,
+    /// The routers that were asked.
+    asked: Vec<Ipv4Addr>,
+    /// What was recalled already.
+    recalled: Option<Arc<Vec<(Kept, Duration)>>>,
 }
 
 impl Line {
@@ -86,35 +97,40 @@ impl Line {
         orders: Arc<Orders>,
         devices: Arc<RwLock<DeviceTable>>,
     ) -> io::Result<Self> {
-        let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&filter(port.ports)))?;
-        raw.set_nonblocking(false)?;
-        raw.set_read_timeout(Some(WAIT))?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        let state = State {
+            orders: Arc::clone(&orders),
+            augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
+            asked: Vec::new(),
+            recalled: None,
+        };
         let shared = Arc::new(Shared {
             orders: Mutex::new(orders),
             changed: AtomicBool::new(true),
             stop: AtomicBool::new(false),
+            state: Mutex::new(state),
         });
         let (tell, events) = mpsc::channel(EVENTS);
-        let worker = Worker {
-            raw,
-            relay,
-            port,
-            devices,
-            tell,
-            augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
-            asked: Vec::new(),
-            recalled: None,
-            lan: Lan::new(),
-            leases: Leases::new(),
-        };
-        let told = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("dhcp-line".to_owned()).spawn(move || worker.run(&told))?;
-        Ok(Self { shared, thread: Some(thread), events })
+        let relay = Arc::new(relay);
+        let mut line = Self { shared, threads: Vec::new(), events };
+        for (place, share) in share::among(&share::processors()).into_iter().enumerate() {
+            let (relay, tell, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
+            let raw = open(sockets, &port, &share)?;
+            let worker = Worker { raw, relay, port, devices, tell, lan: Lan::new(), leases: Leases::new() };
+            let told = Arc::clone(&line.shared);
+            let work = move || {
+                let _ending = Ending(&told);
+                share.stay();
+                share::be_first();
+                worker.run(&told);
+            };
+            line.threads.push(std::thread::Builder::new().name(format!("dhcp-line-{place}")).spawn(work)?);
+        }
+        Ok(line)
     }
 
-    /// What the thread has to do from now on.
+    /// What the threads have to do from now on.
     pub fn order(&self, orders: &Arc<Orders>) {
         let mut held = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&held, orders) {
@@ -123,7 +139,7 @@ impl Line {
         }
     }
 
-    /// What the thread has to tell; `None` if it has ended. Cancel safe.
+    /// What the threads have to tell; `None` if they have ended. Cancel safe.
     pub async fn event(&mut self) -> Option<Event> {
         self.events.recv().await
     }
@@ -132,94 +148,128 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
     }
 }
 
+/// When one thread ends, all do: what its processor receives would be nobody's.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes new orders, if there are any.
+    fn take_orders(&self, state: &mut State, own: (MacAddr, Ipv4Addr), acts: &mut Vec<Act>) {
+        if self.changed.swap(false, Ordering::AcqRel) {
+            let orders = Arc::clone(&self.orders.lock().unwrap_or_else(PoisonError::into_inner));
+            let before = std::mem::replace(&mut state.orders, orders);
+            state.ask_as_relay(own, acts);
+            state.follow(&before);
+        }
+    }
+}
+
+impl State {
+    /// Whether routers that are new answer relay agents at all, for reports.
+    fn ask_as_relay(&mut self, (mac, address): (MacAddr, Ipv4Addr), acts: &mut Vec<Act>) {
+        let new = self.orders.servers.iter().filter(|server| !self.asked.contains(server));
+        for &server in new.take(MAX_SERVERS) {
+            let discover = probe::emit(Question::Discover(None), mac, 0);
+            acts.push(self.augment.relay(server, &discover, address));
+        }
+        self.asked.clone_from(&self.orders.servers);
+    }
+
+    fn follow(&mut self, before: &Orders) {
+        let orders = &self.orders;
+        self.augment.set_servers(&orders.servers);
+        self.augment.set_slow(&orders.slow);
+        if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
+            self.augment.set_added();
+        }
+        // Not before its router is known and `augment` is in force; then once.
+        let ready = orders.scope.mode == Mode::Augment && !orders.servers.is_empty();
+        if ready && !self.recalled.as_ref().is_some_and(|recalled| Arc::ptr_eq(recalled, &orders.recalled)) {
+            self.augment.recall(&orders.scope, &orders.recalled, Instant::now());
+            self.recalled = Some(Arc::clone(&orders.recalled));
+        }
+    }
+}
+
 struct Worker {
     raw: Socket,
-    relay: UdpSocket,
+    relay: Arc<UdpSocket>,
     port: Port,
     devices: Arc<RwLock<DeviceTable>>,
     tell: mpsc::Sender<Event>,
-    augment: Augment,
-    /// The routers that were asked.
-    asked: Vec<Ipv4Addr>,
-    /// What was recalled already.
-    recalled: Option<Arc<Vec<(Kept, Duration)>>>,
     /// `respond` wants them; nothing is leased here.
     lan: Lan,
     leases: Leases,
 }
 
 impl Worker {
-    fn run(mut self, shared: &Shared) {
-        be_first();
+    fn run(self, shared: &Shared) {
         let mut pace = Pace { frames: 0, since: Instant::now() };
         let mut bytes = [0; FRAME_BYTES];
         let mut acts = Vec::with_capacity(16);
-        let mut orders = Arc::clone(&shared.orders.lock().unwrap_or_else(PoisonError::into_inner));
         let mut wait = WAIT;
         while !shared.stop.load(Ordering::Acquire) {
-            let due = self.augment.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
+            let frame = received.ok().and_then(|length| bytes.get(..length));
+            let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut acts);
+            for act in acts.drain(..) {
+                self.act(act);
+            }
+            let due = due.map(|at| at.saturating_duration_since(Instant::now()));
             let next = due.map_or(WAIT, |due| due.clamp(SHORTEST_WAIT, WAIT));
             if next != wait && self.raw.set_read_timeout(Some(next)).is_ok() {
                 wait = next;
             }
-            let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
-            if shared.changed.swap(false, Ordering::AcqRel) {
-                let before = std::mem::replace(
-                    &mut orders,
-                    Arc::clone(&shared.orders.lock().unwrap_or_else(PoisonError::into_inner)),
-                );
-                self.ask_as_relay(&orders);
-                self.follow(&before, &orders);
-            }
-            let scope = (orders.scope.mode == Mode::Augment).then_some(&orders.scope);
-            self.augment.tick(scope, Instant::now(), &mut acts);
-            for act in acts.drain(..) {
-                self.act(act);
-            }
-            let length = match received {
-                Ok(length) => length,
-                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+            match received {
+                Ok(_) => pace.one_more(),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
                 // The interface is down; it may come back.
                 Err(error) => {
                     debug!(%error, "the link cannot be read");
                     std::thread::sleep(WAIT);
-                    continue;
                 }
-            };
-            pace.one_more();
-            let Some(datagram) = bytes.get(..length).and_then(frame::parse) else { continue };
-            self.decide(&orders, &datagram, &mut acts);
-            for act in acts.drain(..) {
-                self.act(act);
             }
         }
     }
 
-    /// Whether routers that are new answer relay agents at all, for reports.
-    fn ask_as_relay(&mut self, orders: &Orders) {
-        for &server in orders.servers.iter().filter(|server| !self.asked.contains(server)).take(MAX_SERVERS) {
-            let discover = probe::emit(Question::Discover(None), self.port.mac, 0);
-            let act = self.augment.relay(server, &discover, self.port.address);
-            self.act(act);
+    /// What comes of a datagram, and of the time. Says when there is something to do again.
+    fn decide(&self, shared: &Shared, datagram: Option<&Datagram<'_>>, acts: &mut Vec<Act>) -> Option<Instant> {
+        let mut state = shared.state();
+        let state = &mut *state;
+        shared.take_orders(state, (self.port.mac, self.port.address), acts);
+        let orders = Arc::clone(&state.orders);
+        let scope = (orders.scope.mode == Mode::Augment).then_some(&orders.scope);
+        state.augment.tick(scope, Instant::now(), acts);
+        if let Some(datagram) = datagram {
+            self.hear(&orders, &mut state.augment, datagram, acts);
         }
-        self.asked.clone_from(&orders.servers);
+        state.augment.deadline()
     }
 
-    fn decide(&mut self, orders: &Orders, datagram: &Datagram<'_>, acts: &mut Vec<Act>) {
+    fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, acts: &mut Vec<Act>) {
         let now = Instant::now();
         let augments = orders.scope.mode == Mode::Augment;
         let taken = |address: Ipv4Addr, mac: MacAddr| is_taken(&self.devices, address, mac);
         if let Some(message) = ServerMessage::parse(datagram.payload) {
             if *datagram.source.ip() != self.port.address {
                 let scope = augments.then_some(&orders.scope);
-                self.augment.server(scope, &message, &taken, now, acts);
+                augment.server(scope, &message, &taken, now, acts);
             }
             return;
         }
@@ -237,21 +287,7 @@ impl Worker {
             return;
         }
         let what = (&orders.scope, &request, datagram.payload);
-        self.augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, acts);
-    }
-
-    fn follow(&mut self, before: &Orders, orders: &Orders) {
-        self.augment.set_servers(&orders.servers);
-        self.augment.set_slow(&orders.slow);
-        if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
-            self.augment.set_added();
-        }
-        // Not before its router is known and `augment` is in force; then once.
-        let ready = orders.scope.mode == Mode::Augment && !orders.servers.is_empty();
-        if ready && !self.recalled.as_ref().is_some_and(|recalled| Arc::ptr_eq(recalled, &orders.recalled)) {
-            self.augment.recall(&orders.scope, &orders.recalled, Instant::now());
-            self.recalled = Some(Arc::clone(&orders.recalled));
-        }
+        augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, acts);
     }
 
     /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.
@@ -291,18 +327,12 @@ impl Worker {
     }
 }
 
-/// Runs this thread before all others of the machine. On a machine that is busy, serving TFTP or otherwise, it would lose
-/// to the router now and then: measured, with 20 processes waiting for two cores, about every third time.
-fn be_first() {
-    let Ok(priority) = ThreadPriorityValue::try_from(PRIORITY) else { return };
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let priority = ThreadPriority::Crossplatform(priority);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), priority, policy) {
-        debug!(
-            ?error,
-            "no real-time priority (CAP_SYS_NICE or LimitRTPRIO=); `augment` loses more races on a busy box"
-        );
-    }
+/// A socket that hears what falls to one thread.
+fn open(sockets: &mut PacketSockets, port: &Port, share: &Share) -> io::Result<Socket> {
+    let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&share.filter(port.ports)))?;
+    raw.set_nonblocking(false)?;
+    raw.set_read_timeout(Some(WAIT))?;
+    Ok(raw)
 }
 
 /// A flood must not take a core from everybody else: over [`BURST`] frames in [`BURST_SPAN`] the thread sleeps between.
@@ -329,29 +359,4 @@ fn is_taken(devices: &RwLock<DeviceTable>, address: Ipv4Addr, mac: MacAddr) -> b
         Resolution::Device(other) | Resolution::Conflict { seen: other, .. } => other != mac,
         Resolution::Unknown => false,
     }
-}
-
-/// Lets through whole UDP datagrams to one of two ports; the kernel drops the rest before we are woken.
-fn filter((server, client): (u16, u16)) -> [SockFilter; 12] {
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_LENGTH: u16 = 0xb1;
-    const LOAD_HALF_AT: u16 = 0x48;
-    const EQUAL: u16 = 0x15;
-    const ANY_BIT: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    [
-        SockFilter::new(LOAD_HALF, 0, 0, 12),
-        SockFilter::new(EQUAL, 0, 9, 0x0800),
-        SockFilter::new(LOAD_BYTE, 0, 0, 23),
-        SockFilter::new(EQUAL, 0, 7, 17),
-        SockFilter::new(LOAD_HALF, 0, 0, 20),
-        SockFilter::new(ANY_BIT, 5, 0, 0x3fff),
-        SockFilter::new(LOAD_LENGTH, 0, 0, 14),
-        SockFilter::new(LOAD_HALF_AT, 0, 0, 16),
-        SockFilter::new(EQUAL, 1, 0, server.into()),
-        SockFilter::new(EQUAL, 0, 1, client.into()),
-        SockFilter::new(RETURN, 0, 0, 0xffff),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
 }

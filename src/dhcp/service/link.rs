@@ -1,4 +1,4 @@
-//! The interface as hardware: its address, and frames to one client.
+//! The link for frames to clients that have no address yet.
 
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd as _;
@@ -7,22 +7,29 @@ use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use socket2::Socket;
 use tracing::warn;
 
+use super::BindError;
 use super::packet_sockets::{PacketSockets, Purpose};
-use super::{BindError, frame};
+use crate::dhcp::frame;
 use crate::ids::MacAddr;
 
-/// For frames to clients that have no address yet.
+/// An interface.
 #[derive(Debug)]
-pub(super) struct Link {
-    pub(super) mac: MacAddr,
-    /// The interface as the kernel names it to packet sockets.
-    pub(super) address: LinkAddr,
-    pub(super) raw: Option<Socket>,
+pub struct Link {
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// As the kernel names it to raw sockets.
+    pub address: LinkAddr,
+    /// For frames that are sent whole; without permission for them there is none.
+    pub raw: Option<Socket>,
 }
 
 impl Link {
-    /// Finds the interface. Without a packet socket, nothing can be sent.
-    pub(super) fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
+    /// Opens the link of an interface.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Interface`] if there is none.
+    pub fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
         let (address, mac) = hardware(interface)?;
         let raw = sockets.take(Purpose::Send, &address, None);
         let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
@@ -30,7 +37,7 @@ impl Link {
     }
 
     /// Sends a datagram to a device that does not have the address yet. Says whether it went.
-    pub(super) fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+    pub fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
         let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
         sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
     }

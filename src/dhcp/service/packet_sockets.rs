@@ -45,6 +45,16 @@ impl Purpose {
         Self::ALL.into_iter().find(|purpose| purpose.name() == name)
     }
 
+    /// How many there may be use for.
+    pub const fn count(self) -> usize {
+        match self {
+            Self::Dhcp => super::share::MAX_THREADS,
+            // One for what everyone says, and one for what is answered to us.
+            Self::Arp => 2,
+            Self::Send => 1,
+        }
+    }
+
     const fn protocol(self) -> u16 {
         match self {
             Self::Dhcp => IPV4,
@@ -74,7 +84,7 @@ pub struct PacketSockets {
 }
 
 impl PacketSockets {
-    /// Takes one that was opened by [`open`], perhaps in another process.
+    /// Takes one that was opened by [`open`], perhaps in another process. Over [`Purpose::count`] it is closed.
     ///
     /// # Errors
     ///
@@ -84,8 +94,9 @@ impl PacketSockets {
         if (socket.domain()?, socket.r#type()?) != (Domain::PACKET, Type::RAW) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no raw packet socket"));
         }
-        self.given.retain(|(other, _)| *other != purpose);
-        self.given.push((purpose, socket));
+        if self.given.iter().filter(|(other, _)| *other == purpose).count() < purpose.count() {
+            self.given.push((purpose, socket));
+        }
         Ok(())
     }
 
@@ -99,7 +110,7 @@ impl PacketSockets {
         Ok(Self { given: self.given.iter().map(copy).collect::<io::Result<_>>()? })
     }
 
-    /// The one for `purpose`, not blocking, on the interface of `link` and nothing in it from before. It lets through
+    /// One for `purpose`, not blocking, on the interface of `link` and nothing in it from before. It lets through
     /// what `filter` says; without one, all of its protocol.
     pub(super) fn take(
         &mut self,

@@ -54,16 +54,14 @@ fn row(kind: &str) {
     };
     ready(&socket, place);
     let (before, cpu) = (resident_kib(server.id()), cpu(server.id()));
-    // Where each new address is asked for on the link first, fewer phones do: it takes half a second each.
-    let phones = if kind == "lineside" { 400 } else { PHONES };
     let begin = Instant::now();
-    let mut times = closed(&socket, place, phones);
+    let mut times = closed(&socket, place, PHONES);
     let wall = begin.elapsed();
     let spent = self::cpu(server.id()).saturating_sub(cpu);
     let grown = resident_kib(server.id()).saturating_sub(before);
     let done = times.len();
     times.sort();
-    let mut steady = open(&socket, place, 200, 1000.min(phones));
+    let mut steady = open(&socket, place, 200, 1000);
     steady.sort();
     let millis = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
     println!(
@@ -76,8 +74,8 @@ fn row(kind: &str) {
         millis(at(&steady, 99)),
         format!("{grown} KiB"),
     );
-    if done < phones as usize || steady.len() < 1000.min(phones) as usize {
-        println!("  of {phones} phones {done} got a lease; at 200/s {} exchanges", steady.len());
+    if done < PHONES as usize || steady.len() < 1000 {
+        println!("  of {PHONES} phones {done} got a lease; at 200/s {} exchanges", steady.len());
     }
 }
 

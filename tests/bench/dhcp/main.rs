@@ -5,6 +5,7 @@
 //! cargo bench --bench dhcp                 # everything; needs root and the programs of tests/run
 //! cargo bench --bench dhcp -- augment      # 100 boots beside each router, then while TFTP serves 50 phones
 //! cargo bench --bench dhcp -- all          # DORA per second, CPU, latency, memory
+//! cargo bench --bench dhcp -- augment Kea  # beside one router
 //! BOOTS=20 cargo bench --bench dhcp        # fewer boots
 //! LOAD=4 cargo bench --bench dhcp          # while so many processes keep the processors busy
 //! ```
@@ -52,13 +53,22 @@ fn main() {
         (0..load).map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()).collect();
     if wants("augment") {
         println!("augment, {boots} boots of one phone beside each router, {load} busy processes");
-        println!("{:<30} {:>8} {:>8} {:>8} {:>8} {:>12}", "router", "won", "median", "p99", "worst", "router's own");
-        for router in [Router::Dnsmasq, Router::DnsmasqAuthoritative, Router::Dhcpd, Router::Kea, Router::Udhcpd] {
+        println!("{:<36} {:>7} {:>19} {:>18} {:>12}", "", "", "at the box", "at the phone", "at the phone");
+        println!(
+            "{:<36} {:>7} {:>10} {:>8} {:>9} {:>8} {:>12}",
+            "router", "won", "median", "p99", "median", "p99", "router's own"
+        );
+        let all = [Router::Dnsmasq, Router::DnsmasqAuthoritative, Router::Dhcpd, Router::Kea, Router::Udhcpd];
+        let named = |router: &Router| wanted.contains(&format!("{router:?}"));
+        let some = all.iter().any(named);
+        for router in all.into_iter().filter(|router| !some || named(router)) {
             if net::can_run("the benchmark", &["ip", "tcpdump", router.program()]) {
                 beside(router, boots);
             }
         }
-        tftp::while_serving(boots);
+        if !some {
+            tftp::while_serving(boots);
+        }
     }
     if wants("all") {
         all::run();

@@ -161,6 +161,46 @@ fn outside_all_nothing_that_a_client_says_is_met_with_a_nak() {
     }
 }
 
+#[test]
+fn where_only_phones_are_served_nobody_else_hears_anything_whatever_he_sends() {
+    let classes = [&b""[..], b"MSFT 5.0", b"not a Cisco Systems, Inc. IP Phone", b"Cisco Systems, Inc. IP Phon"];
+    for mode in [DhcpMode::PhonesOnly, DhcpMode::Augment, DhcpMode::Inform, DhcpMode::Shadow] {
+        let mut site = Site::new(DhcpSettings { mode, ..all_settings() });
+        // Even with what looks like a lease of ours.
+        let address = [192, 168, 1, 120];
+        site.lease(PC, address.into());
+        for (kind, class) in (1..=8).flat_map(|kind| classes.map(|class| (kind, class))) {
+            let kind = match kind {
+                1 => Kind::Discover,
+                4 => Kind::Decline,
+                7 => Kind::Release,
+                8 => Kind::Inform,
+                _ => Kind::Request,
+            };
+            for packet in [
+                from(PC.octets(), kind).option(50, &address),
+                from(PC.octets(), kind).option(50, &address).option(54, &SERVER.octets()),
+                from(PC.octets(), kind).ciaddr(address),
+                from(PC.octets(), kind).giaddr([192, 168, 1, 9]).option(82, b"\x01\x01x"),
+            ] {
+                let packet = packet.option(60, class).option(12, b"SEP001B54123456");
+                assert!(matches!(site.decide(&packet), Verdict::Silence(_, None)), "{mode:?} {:?}", packet.options);
+            }
+        }
+    }
+}
+
+// RFC 2132 §9.14: an identifier has at least two octets; a shorter one tells nobody apart, and comes back all the same.
+#[test]
+fn an_identifier_of_one_octet_makes_no_client_of_its_own() {
+    let mut site = Site::all();
+    let (first, _) = site.answer(&spa(Kind::Discover).option(61, &[7]));
+    let (second, _) = site.answer(&cisco(Kind::Discover).option(61, &[7]));
+    assert_ne!(first.yiaddr(), second.yiaddr(), "two devices");
+    assert_eq!(raw(&second, 61), [7]);
+    assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), first.yiaddr(), "the same with it and without");
+}
+
 // RFC 2131 table 5: ciaddr is 0 in a DISCOVER.
 #[test]
 fn an_address_that_a_client_does_not_have_is_never_answered_to() {

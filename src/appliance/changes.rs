@@ -1,0 +1,123 @@
+//! When interfaces or their addresses change, as the kernel tells it.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use rtnetlink::MulticastGroup;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, warn};
+
+/// How long the kernel's next word waits after one that was followed: a storm of them costs 20 looks a second.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long after the end of a connection to the kernel a new one is tried.
+const RESTART_AFTER: Duration = Duration::from_secs(10);
+
+/// Follows the kernel's reports of links and IPv4 addresses. Where there are none (no netlink in a sandbox), it is a
+/// clock.
+pub(super) struct Changes {
+    kernel: Option<Kernel>,
+    /// Not before that is the next report taken, or a new connection tried.
+    next: Instant,
+}
+
+struct Kernel {
+    /// Must be driven for reports to come.
+    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What a report says does not matter: whoever hears of it looks for himself.
+    reports: Pin<Box<dyn Stream<Item = ()> + Send>>,
+}
+
+impl Changes {
+    /// Begins to listen. Must be called in a tokio runtime.
+    pub(super) fn new() -> Self {
+        let kernel = Kernel::connect();
+        Self { kernel, next: Instant::now() }
+    }
+
+    /// Waits until something may have changed: `seldom` while the kernel reports, `often` while it does not. What
+    /// changes between two calls is not lost. Cancel safe.
+    pub(super) async fn wait(&mut self, often: Duration, seldom: Duration) {
+        if self.kernel.is_none() && self.next <= Instant::now() {
+            self.kernel = Kernel::connect();
+            self.next = Instant::now() + RESTART_AFTER;
+        }
+        let Some(kernel) = &mut self.kernel else { return sleep(often).await };
+        let ended = tokio::select! {
+            ended = kernel.report(self.next) => ended,
+            () = sleep(seldom) => return,
+        };
+        if ended {
+            warn!("the kernel's reports of interfaces have ended; the LAN interface is looked at every few seconds");
+            self.kernel = None;
+            self.next = Instant::now() + RESTART_AFTER;
+        } else {
+            self.next = Instant::now() + PAUSE;
+        }
+    }
+}
+
+impl Kernel {
+    fn connect() -> Option<Self> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
+        match rtnetlink::new_multicast_connection(&groups) {
+            Ok((connection, _, reports)) => {
+                Some(Self { connection: Box::pin(connection), reports: Box::pin(reports.map(drop)) })
+            }
+            Err(error) => {
+                debug!(%error, "the kernel does not report changes of interfaces");
+                None
+            }
+        }
+    }
+
+    /// Waits for a report, and until `earliest`; takes all there are then. Says whether there will be no more.
+    async fn report(&mut self, earliest: Instant) -> bool {
+        tokio::select! {
+            () = &mut self.connection => return true,
+            () = sleep_until(earliest) => {}
+        }
+        tokio::select! {
+            () = &mut self.connection => return true,
+            report = self.reports.next() => if report.is_none() { return true },
+        }
+        while self.reports.next().now_or_never().flatten().is_some() {}
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
+    async fn without_reports_it_is_a_clock_and_tries_again_later() {
+        let mut changes = Changes { kernel: None, next: Instant::now() + NEVER };
+        let begin = Instant::now();
+        changes.wait(Duration::from_millis(30), NEVER).await;
+        assert!(begin.elapsed() >= Duration::from_millis(30) && changes.kernel.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_report_ends_the_wait_and_a_storm_of_them_is_one_change() {
+        let reports = Box::pin(futures_util::stream::iter([(); 1000]).chain(futures_util::stream::pending()));
+        let kernel = Kernel { connection: Box::pin(std::future::pending()), reports };
+        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        changes.wait(NEVER, NEVER).await;
+        let begin = Instant::now();
+        changes.wait(NEVER, Duration::from_millis(200)).await;
+        assert!(begin.elapsed() >= Duration::from_millis(200), "nothing has changed since");
+    }
+
+    #[tokio::test]
+    async fn when_reports_end_whoever_waits_looks_at_once_and_then_often() {
+        let kernel =
+            Kernel { connection: Box::pin(std::future::ready(())), reports: Box::pin(futures_util::stream::pending()) };
+        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        changes.wait(NEVER, NEVER).await;
+        assert!(changes.kernel.is_none());
+        changes.wait(Duration::from_millis(5), NEVER).await;
+    }
+}
