@@ -1,5 +1,6 @@
 //! Tells systemd how it goes, and does nothing where there is no systemd.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,8 +80,9 @@ fn led(report: &Report) -> &'static str {
 }
 
 fn write_word(file: &Path, word: &str) -> std::io::Result<()> {
-    // Written in one go: systemd looks when it is closed.
-    std::fs::write(file, format!("{word}\n"))
+    // Written in one go: systemd looks when it is closed. The LED's unit is another user, without a right to read all.
+    std::fs::write(file, format!("{word}\n"))?;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))
 }
 
 fn say(states: &[NotifyState<'_>]) {
