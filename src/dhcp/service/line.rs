@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, MsgFlags, recv, sendto};
-use socket2::{SockFilter, Socket};
+use socket2::Socket;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -117,8 +117,7 @@ impl Line {
         for (place, share) in share::among(&share::processors()).into_iter().enumerate() {
             let (relay, tell, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
             let raw = open(sockets, &port, &share)?;
-            let filters = [false, true].map(|requests| share.filter(port.ports, requests));
-            let worker = Worker { raw, filters, relay, port, devices, tell, lan: Lan::new(), leases: Leases::new() };
+            let worker = Worker { raw, relay, port, devices, tell, lan: Lan::new(), leases: Leases::new() };
             let told = Arc::clone(&line.shared);
             let work = move || {
                 let _ending = Ending(&told);
@@ -210,8 +209,6 @@ impl State {
 
 struct Worker {
     raw: Socket,
-    /// Without and with what clients ask for: in modes where that is the desk's, nobody is woken for it here.
-    filters: [Vec<SockFilter>; 2],
     relay: Arc<UdpSocket>,
     port: Port,
     devices: Arc<RwLock<DeviceTable>>,
@@ -227,17 +224,12 @@ impl Worker {
         let mut bytes = [0; FRAME_BYTES];
         let mut acts = Vec::with_capacity(16);
         let mut wait = WAIT;
-        let mut hears_requests = true;
         while !shared.stop.load(Ordering::Acquire) {
             let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
             let frame = received.ok().and_then(|length| bytes.get(..length));
-            let (due, requests) = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut acts);
+            let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut acts);
             for act in acts.drain(..) {
                 self.act(act);
-            }
-            let [without, with] = &self.filters;
-            if requests != hears_requests && self.raw.attach_filter(if requests { with } else { without }).is_ok() {
-                hears_requests = requests;
             }
             let due = due.map(|at| at.saturating_duration_since(Instant::now()));
             let next = due.map_or(WAIT, |due| due.clamp(SHORTEST_WAIT, WAIT));
@@ -256,9 +248,8 @@ impl Worker {
         }
     }
 
-    /// What comes of a datagram, and of the time. Says when there is something to do again, and whether what clients ask
-    /// for is to be heard.
-    fn decide(&self, shared: &Shared, datagram: Option<&Datagram<'_>>, acts: &mut Vec<Act>) -> (Option<Instant>, bool) {
+    /// What comes of a datagram, and of the time. Says when there is something to do again.
+    fn decide(&self, shared: &Shared, datagram: Option<&Datagram<'_>>, acts: &mut Vec<Act>) -> Option<Instant> {
         let mut state = shared.state();
         let state = &mut *state;
         shared.take_orders(state, (self.port.mac, self.port.address), acts);
@@ -268,7 +259,7 @@ impl Worker {
         if let Some(datagram) = datagram {
             self.hear(&orders, &mut state.augment, datagram, acts);
         }
-        (state.augment.deadline(), orders.scope.answers_first())
+        state.augment.deadline()
     }
 
     fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, acts: &mut Vec<Act>) {
@@ -338,7 +329,7 @@ impl Worker {
 
 /// A socket that hears what falls to one thread.
 fn open(sockets: &mut PacketSockets, port: &Port, share: &Share) -> io::Result<Socket> {
-    let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&share.filter(port.ports, true)))?;
+    let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&share.filter(port.ports)))?;
     raw.set_nonblocking(false)?;
     raw.set_read_timeout(Some(WAIT))?;
     Ok(raw)

@@ -59,21 +59,17 @@ impl Share {
         }
     }
 
-    /// Lets through whole UDP datagrams to one of two ports that are this thread's: what servers say (BOOTREPLY), and what
-    /// clients ask for if those `requests` are the line's. The kernel drops the rest before anybody is woken.
-    pub fn filter(&self, (server, client): (u16, u16), requests: bool) -> Vec<SockFilter> {
+    /// Lets through whole UDP datagrams to one of two ports that are this thread's; the kernel drops the rest before anybody is
+    /// woken.
+    pub fn filter(&self, (server, client): (u16, u16)) -> Vec<SockFilter> {
         const LOAD_WORD: u16 = 0x20;
         const LOAD_HALF: u16 = 0x28;
         const LOAD_BYTE: u16 = 0x30;
         const LOAD_LENGTH: u16 = 0xb1;
         const LOAD_HALF_AT: u16 = 0x48;
-        const LOAD_BYTE_AT: u16 = 0x50;
         const EQUAL: u16 = 0x15;
         const ANY_BIT: u16 = 0x45;
         const RETURN: u16 = 0x06;
-        // After the Ethernet and the UDP header: `op` of RFC 2131 §2.
-        const OPERATION: u32 = 14 + 8;
-        const REPLY: u32 = 2;
         // SKF_AD_OFF + SKF_AD_CPU: the processor that is at work on the frame.
         const PROCESSOR: u32 = 0xffff_f000 + 36;
         let drop = || SockFilter::new(RETURN, 0, 0, 0);
@@ -84,24 +80,20 @@ impl Share {
                 others.iter().for_each(|other| program.extend([SockFilter::new(EQUAL, 0, 1, *other), drop()]));
             }
         }
-        // So many instructions lie further between what is told here and the last, which drops.
-        let more = if requests { 0 } else { 2 };
         program.extend([
             SockFilter::new(LOAD_HALF, 0, 0, 12),
-            SockFilter::new(EQUAL, 0, 9 + more, 0x0800),
+            SockFilter::new(EQUAL, 0, 9, 0x0800),
             SockFilter::new(LOAD_BYTE, 0, 0, 23),
-            SockFilter::new(EQUAL, 0, 7 + more, 17),
+            SockFilter::new(EQUAL, 0, 7, 17),
             SockFilter::new(LOAD_HALF, 0, 0, 20),
-            SockFilter::new(ANY_BIT, 5 + more, 0, 0x3fff),
+            SockFilter::new(ANY_BIT, 5, 0, 0x3fff),
             SockFilter::new(LOAD_LENGTH, 0, 0, 14),
             SockFilter::new(LOAD_HALF_AT, 0, 0, 16),
             SockFilter::new(EQUAL, 1, 0, server.into()),
-            SockFilter::new(EQUAL, 0, 1 + more, client.into()),
+            SockFilter::new(EQUAL, 0, 1, client.into()),
+            SockFilter::new(RETURN, 0, 0, 0xffff),
+            drop(),
         ]);
-        if !requests {
-            program.extend([SockFilter::new(LOAD_BYTE_AT, 0, 0, OPERATION), SockFilter::new(EQUAL, 0, 1, REPLY)]);
-        }
-        program.extend([SockFilter::new(RETURN, 0, 0, 0xffff), drop()]);
         program
     }
 }
