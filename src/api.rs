@@ -235,6 +235,19 @@ pub struct ImageSeen {
     pub outcome: String,
 }
 
+impl std::fmt::Display for ImageSeen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in slot {}", self.version, self.slot)?;
+        if !self.good {
+            write!(f, ", not yet found good")?;
+        }
+        if !self.outcome.is_empty() {
+            write!(f, "; last: {}", self.outcome)?;
+        }
+        Ok(())
+    }
+}
+
 /// Another DHCP server on the LAN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

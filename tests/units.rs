@@ -3,11 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+#[allow(dead_code, reason = "the tests with other programs use more of it")]
+#[path = "clients/net.rs"]
+mod net;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use net::can_run_as;
 
 /// The highest exposure that `systemd-analyze security` may print, in tenths. What is left to the daemon: the network,
 /// Unix sockets, and netlink for the neighbour table; with [`DHCP`] a real-time priority.
@@ -31,34 +37,13 @@ fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
 }
 
-/// Whether this machine has these programs; if not, says so loudly. With `CI=true` that is a failure.
-fn can_run(test: &str, programs: &[&str], root: bool) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let has = |program: &str| path.split(':').any(|dir| Path::new(dir).join(program).exists());
-    let mut lacking: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
-    if root && fs::metadata("/proc/self").unwrap().uid() != 0 {
-        lacking.push("root");
-    }
-    if std::env::var_os("LINESIDE_EMULATED").is_some() {
-        eprintln!("SKIPPED {test}: qemu-user knows neither packet sockets nor the neighbour table");
-        return false;
-    }
-    if lacking.is_empty() {
-        return true;
-    }
-    let lacking = lacking.join(", ");
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} cannot run here: it needs {lacking}");
-    eprintln!("SKIPPED {test}: it needs {lacking}");
-    false
-}
-
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
 fn no_unit_is_more_exposed_than_it_promises() {
-    if !can_run("no_unit_is_more_exposed_than_it_promises", &["systemd-analyze"], false) {
+    if !can_run_as("no_unit_is_more_exposed_than_it_promises", &["systemd-analyze"], false) {
         return;
     }
     let exposed = |unit: &Path, most: u32| {
@@ -90,7 +75,7 @@ fn no_unit_is_more_exposed_than_it_promises() {
 
 #[test]
 fn systemd_understands_every_unit() {
-    if !can_run("systemd_understands_every_unit", &["systemd-analyze"], false) {
+    if !can_run_as("systemd_understands_every_unit", &["systemd-analyze"], false) {
         return;
     }
     // A root of its own: the programs are where the package puts them, and the system's own units stand beside ours.
@@ -142,7 +127,7 @@ fn systemd_understands_every_unit() {
 #[test]
 fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
     let test = "the_key_to_the_keys_on_the_card_is_this_boards_alone";
-    if !can_run(test, &["swtpm", "swtpm_setup", "systemd-creds"], false) {
+    if !can_run_as(test, &["swtpm", "swtpm_setup", "systemd-creds"], false) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -197,7 +182,7 @@ fn every_blink_code_is_shown_and_documented() {
 #[test]
 fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
     let test = "the_appliance_runs_on_sockets_from_systemd_without_any_capability";
-    if !can_run(test, &["ip", "python3", "setpriv", "curl"], true) {
+    if !can_run_as(test, &["ip", "python3", "setpriv", "curl"], true) {
         return;
     }
     let lan = Lan::new();

@@ -121,9 +121,7 @@ pub fn print_site(row: &Row) -> String {
     let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
     lines.extend([("version", version), ("phones", phones)]);
     if let Some(image) = &row.image {
-        let good = if image.good { "" } else { ", not yet found good" };
-        let last = if image.outcome.is_empty() { String::new() } else { format!("; last: {}", image.outcome) };
-        lines.push(("image", format!("{} in slot {}{good}{last}", image.version, image.slot)));
+        lines.push(("image", image.to_string()));
     }
     if let Some((bytes, seconds)) = row.card_written {
         let written = format!("{:.1} MB written in {}", bytes as f64 / 1e6, span(Duration::from_secs(seconds)));

@@ -143,9 +143,7 @@ impl Report {
         line("disk", format!("{} MB free", self.disk_free_bytes / 1_000_000));
         line("version", format!("{}, up for {}", self.version, span(self.now.since(self.started).as_secs())));
         if let Some(image) = &self.image {
-            let good = if image.good { "" } else { ", not yet found good" };
-            let last = if image.outcome.is_empty() { String::new() } else { format!("; last: {}", image.outcome) };
-            line("image", format!("{} in slot {}{good}{last}", image.version, image.slot));
+            line("image", image.to_string());
         }
         if let Some(bytes) = self.card_written_bytes {
             line("card", format!("{:.1} MB written in that time", bytes as f64 / 1e6));
