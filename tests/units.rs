@@ -6,14 +6,18 @@
 #[allow(dead_code, reason = "the tests with other programs use more of it")]
 #[path = "clients/net.rs"]
 mod net;
+#[allow(dead_code, reason = "the image's tests use more of it")]
+#[path = "clients/tpm.rs"]
+mod tpm;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use net::can_run_as;
+use net::{Net, can_run_as, text, wait_for};
+use tpm::Tpm;
 
 /// The highest exposure that `systemd-analyze security` may print, in tenths. What is left to the daemon: the network,
 /// Unix sockets, and netlink for the neighbour table; with [`DHCP`] a real-time priority.
@@ -25,6 +29,20 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside-led@.service", 13),
     ("lineside-seal.service", 12),
 ];
+/// Those that only the image has: one has to tell the kernel of a partition's end, one talks with udev, one asks for
+/// addresses.
+const IMAGE_EXPOSURE: &[(&str, u32)] = &[
+    ("lineside-os-good.service", 11),
+    ("lineside-os-grow.service", 13),
+    ("lineside-os-health.service", 11),
+    ("lineside-os-install.service", 11),
+    ("lineside-os-online.service", 16),
+    ("lineside-os-reset.service", 20),
+    ("lineside-os-state.service", 11),
+    ("lineside-os-var.service", 11),
+];
+/// What all of those have in common.
+const IMAGE_SANDBOX: &str = "lineside-os-.service.d/sandbox.conf";
 /// What DHCP adds to `lineside.service`.
 const DHCP: &str = "lineside.service.d/dhcp.conf";
 /// The exposure with it.
@@ -37,8 +55,8 @@ fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
 }
 
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+fn image_units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("image/rootfs/usr/lib/systemd/system")
 }
 
 #[test]
@@ -52,7 +70,7 @@ fn no_unit_is_more_exposed_than_it_promises() {
             .arg(unit)
             .output()
             .unwrap();
-        let text = said(&output);
+        let text = text(&output);
         let overall =
             text.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{text}"));
         println!("{overall}");
@@ -60,17 +78,26 @@ fn no_unit_is_more_exposed_than_it_promises() {
         assert!(level * 10.0 < f64::from(most) + 0.5, "{} is over {most} tenths:\n{text}", unit.display());
     };
     // Each alone: systemd reads what lies beside a unit too.
-    for (unit, most) in EXPOSURE {
-        let alone = tempfile::tempdir().unwrap();
-        fs::copy(units().join(unit), alone.path().join(unit)).unwrap();
-        exposed(&alone.path().join(unit), *most);
+    for (from, gates, shared) in
+        [(units(), EXPOSURE, None), (image_units(), IMAGE_EXPOSURE, Some(image_units().join(IMAGE_SANDBOX)))]
+    {
+        for (unit, most) in gates {
+            let alone = tempfile::tempdir().unwrap();
+            fs::copy(from.join(unit), alone.path().join(unit)).unwrap();
+            if let Some(shared) = &shared {
+                let beside = alone.path().join(IMAGE_SANDBOX);
+                fs::create_dir_all(beside.parent().unwrap()).unwrap();
+                fs::copy(shared, beside).unwrap();
+            }
+            exposed(&alone.path().join(unit), *most);
+        }
+        for entry in fs::read_dir(&from).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let gated = gates.iter().any(|(unit, _)| *unit == name);
+            assert!(!name.ends_with(".service") || gated, "{name} is not gated");
+        }
     }
     exposed(&units().join("lineside.service"), WITH_DHCP);
-    let gated = |name: &str| EXPOSURE.iter().any(|(unit, _)| *unit == name);
-    for entry in fs::read_dir(units()).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.ends_with(".service") || gated(&name), "{name} is not gated");
-    }
 }
 
 #[test]
@@ -117,7 +144,7 @@ fn systemd_understands_every_unit() {
         .args(&names)
         .output()
         .unwrap();
-    let text = said(&output);
+    let text = text(&output);
     let complaints: Vec<&str> =
         text.lines().filter(|line| !NEWER_KEYS.iter().any(|key| line.contains(&format!("'{key}'")))).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
@@ -127,7 +154,7 @@ fn systemd_understands_every_unit() {
 #[test]
 fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
     let test = "the_key_to_the_keys_on_the_card_is_this_boards_alone";
-    if !can_run_as(test, &["swtpm", "swtpm_setup", "systemd-creds"], false) {
+    if !can_run_as(test, &[tpm::PROGRAMS, &["systemd-creds"]].concat(), false) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +164,7 @@ fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
         let mut command = Command::new(units().join("seal"));
         command.env("LINESIDE_SEAL", &kept).env("LINESIDE_CREDSTORE", &handed).env("LINESIDE_TPM", tpm.device());
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", text(&output));
         fs::read(handed.join("lineside.identity")).unwrap()
     };
     let unseal = |tpm: &Tpm| {
@@ -147,7 +174,7 @@ fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
     };
     let first = seal(&tpm);
     let key = unseal(&tpm);
-    assert!(key.status.success() && key.stdout.len() == 32, "{}", said(&key));
+    assert!(key.status.success() && key.stdout.len() == 32, "{}", text(&key));
     assert!(!first.windows(8).any(|window| key.stdout.starts_with(window)), "the key is in the file");
     // At the next start it is the same one.
     fs::remove_file(handed.join("lineside.identity")).unwrap();
@@ -185,76 +212,60 @@ fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
     if !can_run_as(test, &["ip", "python3", "setpriv", "curl"], true) {
         return;
     }
-    let lan = Lan::new();
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("state");
+    let mut net = Net::new();
+    let (appliance, phone) = (net.host("box"), net.host("phone"));
+    net.cable((&appliance, "lan0"), (&phone, "eth0"));
+    appliance.sh("ip addr add 192.168.77.1/24 dev lan0");
+    phone.sh("ip addr add 192.168.77.2/24 dev eth0");
+    let dir = net.dir();
+    let state = dir.join("state");
     fs::create_dir(&state).unwrap();
-    for path in [dir.path(), &state] {
+    for path in [&dir, &state] {
         std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     }
-    let program = dir.path().join("lineside");
+    let program = dir.join("lineside");
     fs::copy(env!("CARGO_BIN_EXE_lineside"), &program).unwrap();
-    let config = dir.path().join("lineside.toml");
+    let config = dir.join("lineside.toml");
     fs::write(
         &config,
         format!(
             "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{}\"\n[status]\nsocket = \"{}\"\n",
             state.display(),
-            dir.path().join("status.sock").display()
+            dir.join("status.sock").display()
         ),
     )
     .unwrap();
-    let log_file = dir.path().join("log");
-    let log = fs::File::create(&log_file).unwrap();
-    let child = lan
-        .command("box")
-        .args(["python3", "-c", AS_SYSTEMD])
-        .arg(dir.path().join("notify"))
-        .arg(&program)
-        .args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"])
-        .args(["--inh-caps=-all", "--no-new-privs"])
-        .arg(&program)
-        .arg("--config")
-        .arg(&config)
-        .arg("run")
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let mut running = Ended(child);
-    let said = || fs::read_to_string(&log_file).unwrap_or_default();
+    let (notify, program, config) =
+        (dir.join("notify").display().to_string(), program.display().to_string(), config.display().to_string());
+    let words = [
+        &["python3", "-c", AS_SYSTEMD, &notify, &program, "setpriv", "--reuid=65534", "--regid=65534"][..],
+        &["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"],
+        &[&program, "--config", &config, "run"],
+    ]
+    .concat();
+    let running = appliance.start(&words, &dir.join("log"));
     // The first request wakes it and may be lost: it came before the LAN was known.
-    let until = Instant::now() + Duration::from_secs(30);
-    let refused = loop {
-        let output = lan
-            .command("phone")
-            .args(["curl", "-s", "-m", "3", "--tftp-no-options", "tftp://192.168.77.1/nothing.cfg"])
-            .output()
-            .unwrap();
+    wait_for(Duration::from_secs(30), || {
+        let output = phone.try_sh("curl -s -m 3 --tftp-no-options tftp://192.168.77.1/nothing.cfg");
         // 68: "File not found on server", an answer.
-        if output.status.code() == Some(68) {
-            break true;
-        }
-        if Instant::now() > until || running.0.try_wait().unwrap().is_some() {
-            break false;
-        }
-    };
-    assert!(refused, "no answer; it said:\n{}", said());
-    let status = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
+        (output.status.code() == Some(68)).then_some(())
+    })
+    .unwrap_or_else(|| panic!("no answer; it said:\n{}", running.log()));
+    let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
     let capabilities = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
     assert!(capabilities.ends_with("\t0000000000000000"), "{capabilities}");
-    assert!(said().contains("DHCP is up"), "{}", said());
+    assert!(running.log().contains("DHCP is up"), "{}", running.log());
     for complaint in ["no raw socket", "conflicts of addresses cannot be seen", "cannot be looked for", "is closed"] {
-        assert!(!said().contains(complaint), "{}", said());
+        assert!(!running.log().contains(complaint), "{}", running.log());
     }
     // RFC 1123 §4.2.3.1. The socket is systemd's, which bound it to no address.
-    let asked = lan.command("phone").args(["python3", "-c", ASK_EVERYBODY]).output().unwrap();
+    let asked = phone.command(&["python3", "-c", ASK_EVERYBODY]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&asked.stdout), "192.168.77.255: silence\n192.168.77.1: answer\n", "{asked:?}");
     // The thread of `augment` is there, on a socket that sees frames.
-    let has_line = fs::read_dir(format!("/proc/{}/task", running.0.id())).unwrap().any(|task| {
+    let has_line = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().any(|task| {
         fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.starts_with("dhcp-line"))
     });
-    assert!(has_line, "{}", said());
+    assert!(has_line, "{}", running.log());
 }
 
 /// What systemd does with the units: takes what `lineside open-packet-sockets` hands over, opens the ports, and becomes
@@ -308,81 +319,3 @@ for server in "192.168.77.255", "192.168.77.1":
     except TimeoutError:
         print(f"{server}: silence")
 "#;
-
-/// A board's TPM, in software.
-struct Tpm {
-    port: u16,
-    _running: Ended,
-}
-
-impl Tpm {
-    fn new(state: &Path) -> Self {
-        fs::create_dir(state).unwrap();
-        let made = Command::new("swtpm_setup").args(["--tpm2", "--tpmstate"]).arg(state).output().unwrap();
-        assert!(made.status.success(), "{}", said(&made));
-        // Two free ports that follow each other: where its clients look for the second.
-        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        let port = (20_000..30_000).step_by(2).find(|port| free(*port) && free(port + 1)).unwrap();
-        let child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .arg("--tpmstate")
-            .arg(format!("dir={}", state.display()))
-            .args(["--server", &format!("type=tcp,port={port}"), "--ctrl", &format!("type=tcp,port={}", port + 1)])
-            .spawn()
-            .unwrap();
-        let running = Ended(child);
-        let until = Instant::now() + Duration::from_secs(10);
-        while free(port + 1) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Self { port, _running: running }
-    }
-
-    fn device(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
-    }
-}
-
-/// Two hosts on one cable.
-struct Lan {
-    tag: String,
-}
-
-impl Lan {
-    fn new() -> Self {
-        let lan = Self { tag: format!("lsu{}", std::process::id()) };
-        let (a, b) = (format!("{}-box", lan.tag), format!("{}-phone", lan.tag));
-        for line in [
-            format!("ip netns add {a} && ip netns add {b}"),
-            format!("ip link add lan0 netns {a} type veth peer name eth0 netns {b}"),
-            format!("ip -n {a} addr add 192.168.77.1/24 dev lan0 && ip -n {a} link set lan0 up"),
-            format!("ip -n {b} addr add 192.168.77.2/24 dev eth0 && ip -n {b} link set eth0 up"),
-        ] {
-            assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
-        }
-        lan
-    }
-
-    fn command(&self, host: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}-{host}", self.tag)]).stdin(Stdio::null());
-        command
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        for host in ["box", "phone"] {
-            let _ = Command::new("ip").args(["netns", "del", &format!("{}-{host}", self.tag)]).status();
-        }
-    }
-}
-
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}

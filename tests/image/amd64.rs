@@ -5,10 +5,14 @@ use std::time::{Duration, Instant};
 use super::disk::Disk;
 use super::lan::{FILE, Lan, PROGRAMS, image};
 use super::net::{can_run, text, wait_for};
+use super::tpm::{self, Tpm};
 use super::vm::{Board, Machine, Vm};
 
 /// What an idle system may use of its memory, in MB.
 const MEMORY: u32 = 110;
+/// How a private key begins on a card that everybody can read, and how an encrypted one does (`src/update/at_rest.rs`).
+const CLEAR_KEY: &str = "-BEGIN PRIVATE KEY-";
+const SEALED_KEY: &str = "LSREST1";
 
 #[test]
 #[ignore = "takes minutes and needs an image: tests/run"]
@@ -27,6 +31,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
         image: &image,
         command_line,
         updates: None,
+        tpm: None,
     };
 
     // Power on.
@@ -57,6 +62,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     // The token is used up, and the slot has its boots; both copies of the state say so.
     assert!(disk.read("lineside-token.toml").is_none(), "the token file is still on the card");
     assert_eq!(disk.read("slots.env").unwrap(), disk.read("slots.bak").unwrap());
+    assert!(disk.data_has(CLEAR_KEY), "without a TPM the keys are plain files");
 
     // How long serving takes, against the same image that does nothing else. The site's state is kept.
     let bare = "systemd.mask=lineside.service systemd.mask=lineside-enroll.service systemd.mask=lineside-tftp.socket \
@@ -75,6 +81,56 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
         serving.as_secs_f64() / bare.as_secs_f64()
     );
     vm.probes("good", Duration::from_secs(400), |good| good == "true");
+}
+
+#[test]
+#[ignore = "takes minutes and needs an image: tests/run"]
+fn amd64_with_a_tpm_keeps_its_keys_for_that_board() {
+    if !can_run("amd64_with_a_tpm", &[PROGRAMS, tpm::PROGRAMS].concat()) {
+        return;
+    }
+    let image = image("amd64");
+    let lan = Lan::new();
+    let disk = Disk::of(&image.join("disk.img"), &lan.net.dir());
+    disk.put(&lan.token(), "lineside-token.toml");
+    let (own, other) = (Tpm::of_machine(&lan.net.dir().join("own")), Tpm::of_machine(&lan.net.dir().join("other")));
+    let power_on = |tpm| {
+        Vm::start(&Machine {
+            board: Board::Pc,
+            disk: &disk,
+            switch: &lan.switch,
+            image: &image,
+            command_line: "",
+            updates: None,
+            tpm: Some(tpm),
+        })
+    };
+    let vm = power_on(&own);
+    lan.publish_once_enrolled(Duration::from_secs(300), || vm.tail());
+    let lease = lan.lease_with_us(Duration::from_secs(300), || vm.tail());
+    lan.take(&lease);
+    let serves = |vm: &Vm| {
+        let got = wait_for(Duration::from_secs(300), || lan.fetch(&lease.tftp));
+        assert_eq!(got.unwrap_or_else(|| panic!("no {FILE}:\n{}", vm.tail())), lan.expected());
+    };
+    serves(&vm);
+    vm.cut_power();
+    assert!(disk.data_has(SEALED_KEY), "no key on the card is encrypted");
+    assert!(!disk.data_has(CLEAR_KEY), "a key lies on the card in clear");
+
+    let vm = power_on(&own);
+    serves(&vm);
+    vm.cut_power();
+
+    // The card in another board.
+    let mut vm = power_on(&other);
+    vm.says("probe: multi-user", Duration::from_secs(300));
+    let served = wait_for(Duration::from_secs(20), || lan.fetch(&lease.tftp));
+    assert!(served.is_none(), "another board serves as this site:\n{}", vm.tail());
+    vm.cut_power();
+    // Which changes nothing on the card.
+    let vm = power_on(&own);
+    serves(&vm);
 }
 
 /// A scan of all TCP ports and those of UDP that systems tend to have.

@@ -44,6 +44,7 @@ impl Site {
             image: &self.image,
             command_line: IMPATIENT,
             updates,
+            tpm: None,
         })
     }
 
@@ -215,6 +216,7 @@ fn arm64_starts_on_a_raspberry_pi_3b() {
         image: &site.image,
         command_line: "",
         updates: None,
+        tpm: None,
     });
     vm.says("Starting kernel", START);
     println!("kernel after {:.0?}", vm.started.elapsed());

@@ -8,6 +8,8 @@ use super::net::text;
 
 /// Where the FAT partition begins, in bytes (`image/build`).
 const FAT: u64 = 4 << 20;
+/// Where the data partition begins, in bytes.
+const DATA: u64 = 804 << 20;
 /// A card of this many bytes. QEMU's SD controller wants a power of two.
 const CARD: u64 = 2 << 30;
 
@@ -47,5 +49,13 @@ impl Disk {
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         let output = self.mtools("mtype", &[&format!("::{name}")]);
         output.status.success().then_some(output.stdout)
+    }
+
+    /// Whether this text lies anywhere on the data partition, as somebody who took the card would find it.
+    pub fn data_has(&self, what: &str) -> bool {
+        let line = format!("tail -c +{} '{}' | grep -qaF '{what}'", DATA + 1, self.path.display());
+        let status = Command::new("sh").args(["-c", &line]).status().unwrap();
+        assert!(status.code().is_some_and(|code| code < 2), "{line}: {status}");
+        status.success()
     }
 }

@@ -13,6 +13,9 @@
 #[allow(dead_code, reason = "those use more of it")]
 #[path = "../clients/net.rs"]
 mod net;
+#[allow(dead_code, reason = "the units' tests use more of it")]
+#[path = "../clients/tpm.rs"]
+mod tpm;
 
 mod amd64;
 mod arm64;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::net::{Host, wait_for};
+use super::tpm::Tpm;
 
 /// Started in the virtual machine by systemd from a credential that only a virtual machine can have, so that the image
 /// stays as it is shipped. Writes what the tests want to know to the serial port, and does what they ask for.
@@ -24,6 +25,8 @@ pub struct Machine<'a> {
     pub command_line: &'a str,
     /// A second disk with updates, which the probe hands to the appliance's system.
     pub updates: Option<&'a Path>,
+    /// The board's TPM, where it has one.
+    pub tpm: Option<&'a Tpm>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,7 +69,10 @@ impl Vm {
         let updates =
             machine.updates.map(|path| format!("if=none,id=d1,file={},format=raw,readonly=on", path.display()));
         let more = updates.iter().flat_map(|drive| ["-drive", drive, "-device", "virtio-blk-pci,drive=d1"]);
-        let devices: Vec<&str> = devices.into_iter().chain(more).collect();
+        let socket = machine.tpm.map(|tpm| format!("socket,id=c0,path={}", tpm.socket().display()));
+        let tpm = ["-tpmdev", "emulator,id=t0,chardev=c0", "-device", "tpm-crb,tpmdev=t0", "-chardev"];
+        let tpm = socket.iter().flat_map(|socket| tpm.into_iter().chain([socket.as_str()]));
+        let devices: Vec<&str> = devices.into_iter().chain(more).chain(tpm).collect();
         let given = machine.command_line;
         let command_line = match machine.board {
             Board::Pc => format!(
