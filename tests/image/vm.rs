@@ -66,12 +66,13 @@ impl Vm {
             &["-device", "i6300esb", "-smp", "2", "-m", "1024", "-fw_cfg", &credential, "-serial", &to_log],
         ]
         .concat();
+        let socket = machine.tpm.map(|tpm| format!("socket,id=c0,path={}", tpm.socket().display()));
         let updates =
             machine.updates.map(|path| format!("if=none,id=d1,file={},format=raw,readonly=on", path.display()));
         let more = updates.iter().flat_map(|drive| ["-drive", drive, "-device", "virtio-blk-pci,drive=d1"]);
-        let socket = machine.tpm.map(|tpm| format!("socket,id=c0,path={}", tpm.socket().display()));
-        let tpm = ["-tpmdev", "emulator,id=t0,chardev=c0", "-device", "tpm-crb,tpmdev=t0", "-chardev"];
-        let tpm = socket.iter().flat_map(|socket| tpm.into_iter().chain([socket.as_str()]));
+        let tpm = socket.iter().flat_map(|socket| {
+            ["-chardev", socket, "-tpmdev", "emulator,id=t0,chardev=c0", "-device", "tpm-crb,tpmdev=t0"]
+        });
         let devices: Vec<&str> = devices.into_iter().chain(more).chain(tpm).collect();
         let given = machine.command_line;
         let command_line = match machine.board {
