@@ -27,15 +27,15 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside-hq.service", 11),
     ("lineside-wipe-token.service", 11),
     ("lineside-led@.service", 13),
-    ("lineside-seal.service", 12),
+    ("lineside-seal.service", 14),
 ];
 /// Those that only the image has: one has to tell the kernel of a partition's end, one talks with udev, one asks for
 /// addresses.
 const IMAGE_EXPOSURE: &[(&str, u32)] = &[
     ("lineside-os-good.service", 11),
-    ("lineside-os-grow.service", 13),
-    ("lineside-os-health.service", 11),
-    ("lineside-os-install.service", 11),
+    ("lineside-os-grow.service", 16),
+    ("lineside-os-health.service", 13),
+    ("lineside-os-install.service", 13),
     ("lineside-os-online.service", 16),
     ("lineside-os-reset.service", 20),
     ("lineside-os-state.service", 11),
