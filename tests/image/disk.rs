@@ -53,7 +53,7 @@ impl Disk {
 
     /// Whether this text lies anywhere on the data partition, as somebody who took the card would find it.
     pub fn data_has(&self, what: &str) -> bool {
-        let line = format!("tail -c +{} '{}' | grep -qaF '{what}'", DATA + 1, self.path.display());
+        let line = format!("tail -c +{} '{}' | grep -qaFe '{what}'", DATA + 1, self.path.display());
         let status = Command::new("sh").args(["-c", &line]).status().unwrap();
         assert!(status.code().is_some_and(|code| code < 2), "{line}: {status}");
         status.success()
