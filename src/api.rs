@@ -212,12 +212,20 @@ pub struct CheckIn {
     /// Bytes written to the card since the process started, if the kernel tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub card_written_bytes: Option<u64>,
+    /// Whether the site's keys are encrypted on its card, for its board alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keys_encrypted: bool,
     /// What someone should look at.
     pub alerts: Vec<Alert>,
     /// Counters since the start: `tftp.delivered`, `tftp.refused.other-device`, `dhcp.ack`, …
     pub counters: BTreeMap<String, u64>,
     /// 16 random bytes in hex, to be signed in the answer.
     pub nonce: String,
+}
+
+/// How the keys of a site lie on its card, for people.
+pub fn keys_text(encrypted: bool) -> &'static str {
+    if encrypted { "on the card encrypted, for this board's TPM alone" } else { "on the card as files of mode 0600" }
 }
 
 /// The image that an appliance runs.

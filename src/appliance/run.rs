@@ -268,6 +268,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
         });
         return Ok((None, None));
     };
+    stats.keys_encrypted(identity.encrypted_at_rest());
     let (store, identity_here) = (store.clone(), identity.clone());
     let active = tokio::task::spawn_blocking(move || update::load_active(&store, &identity_here)).await?;
     match active {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::db::{CheckIns as _, Db, SiteRow};
-use crate::api::{Alert, CheckIn, ImageSeen};
+use crate::api::{Alert, CheckIn, ImageSeen, keys_text};
 use crate::ids::{Generation, SiteId, UnixTime};
 
 /// A site that has said nothing for so long is in trouble: with a poll every 5 minutes and back-off to 30, it is not
@@ -55,6 +55,8 @@ pub struct Row {
     pub image: Option<ImageSeen>,
     /// Bytes written to its card, in how many seconds.
     pub card_written: Option<(u64, u64)>,
+    /// Whether its keys are encrypted on its card; `None` before it first checked in.
+    pub keys_encrypted: Option<bool>,
     /// Phones seen lately, and how many of them the inventory does not have.
     pub phones: (usize, usize),
     /// `ok` or the code of what is wrong, with the reason in words.
@@ -107,6 +109,7 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
             good: image.good,
             outcome: clean(&image.outcome),
         }),
+        keys_encrypted: at.map(|_| told.keys_encrypted),
         card_written: told.card_written_bytes.map(|bytes| (bytes, told.uptime_seconds)),
         phones: (told.phones.len(), unknown),
         state: (clean(&told.state), clean(&told.reason)),
@@ -122,6 +125,9 @@ pub fn print_site(row: &Row) -> String {
     lines.extend([("version", version), ("phones", phones)]);
     if let Some(image) = &row.image {
         lines.push(("image", image.to_string()));
+    }
+    if let Some(encrypted) = row.keys_encrypted {
+        lines.push(("keys", keys_text(encrypted).to_owned()));
     }
     if let Some((bytes, seconds)) = row.card_written {
         let written = format!("{:.1} MB written in {}", bytes as f64 / 1e6, span(Duration::from_secs(seconds)));

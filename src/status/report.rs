@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::FileSeen;
 use super::stats::{Stats, TransferShown};
-use crate::api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen};
+use crate::api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, keys_text};
 use crate::ids::{Generation, UnixTime};
 
 /// How many phones a check-in names at the most; what does not fit is in the counters.
@@ -47,6 +47,9 @@ pub struct Report {
     /// Bytes written to the card since the process started, if the kernel tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card_written_bytes: Option<u64>,
+    /// Whether the identity's keys are encrypted on the card for this board; `None` without an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_encrypted: Option<bool>,
     /// What DHCP does.
     pub dhcp_mode: String,
     /// Other DHCP servers on the LAN.
@@ -87,6 +90,7 @@ impl Report {
             disk_free_bytes: poll.map_or(0, |poll| poll.disk_free_bytes),
             image: inner.image.clone(),
             card_written_bytes: inner.card_written_bytes,
+            keys_encrypted: inner.keys_encrypted,
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
@@ -109,6 +113,7 @@ impl Report {
             disk_free_bytes: self.disk_free_bytes,
             image: self.image.clone(),
             card_written_bytes: self.card_written_bytes,
+            keys_encrypted: self.keys_encrypted == Some(true),
             dhcp_mode: self.dhcp_mode.clone(),
             dhcp_servers: self.dhcp_servers.clone(),
             phones: self.phones.iter().take(CHECK_IN_PHONES).cloned().collect(),
@@ -144,6 +149,9 @@ impl Report {
         line("version", format!("{}, up for {}", self.version, span(self.now.since(self.started).as_secs())));
         if let Some(image) = &self.image {
             line("image", image.to_string());
+        }
+        if let Some(encrypted) = self.keys_encrypted {
+            line("keys", keys_text(encrypted).to_owned());
         }
         if let Some(bytes) = self.card_written_bytes {
             line("card", format!("{:.1} MB written in that time", bytes as f64 / 1e6));
@@ -262,6 +270,21 @@ mod tests {
             ["02:00:00:00:00:01", "0", "s", "ago", "unconfirmed", "70000", "3", "421", "8", "file-19?[2J.cfg"];
         assert_eq!(rows.first().map(Vec::as_slice), Some(&expected[..]), "the newest first, and no escapes");
         assert_eq!(rows.get(1).and_then(|row| row.first()), Some(&"192.168.1.7"));
+    }
+
+    #[test]
+    fn how_the_keys_lie_on_the_card_is_told_as_it_is() {
+        let stats = Stats::new();
+        assert!(!Report::of(&stats).text().contains("\nkeys"), "there are none yet");
+        for encrypted in [false, true] {
+            stats.keys_encrypted(encrypted);
+            let report = Report::of(&stats);
+            assert!(report.text().contains(&format!("\nkeys         {}\n", keys_text(encrypted))), "{}", report.text());
+            let sent = serde_json::to_string(&report.check_in()).unwrap();
+            // What every board without a TPM says costs no bytes at every poll.
+            assert_eq!(sent.contains("\"keys-encrypted\":true"), encrypted, "{sent}");
+            assert_eq!(serde_json::from_str::<CheckIn>(&sent).unwrap().keys_encrypted, encrypted);
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ pub(super) struct Inner {
     pub(super) poll: Option<PollState>,
     pub(super) image: Option<ImageSeen>,
     pub(super) card_written_bytes: Option<u64>,
+    pub(super) keys_encrypted: Option<bool>,
     pub(super) kept: Kept,
 }
 
@@ -284,6 +285,11 @@ impl Stats {
     /// Bytes written to the card since the process started.
     pub fn card_written(&self, bytes: u64) {
         self.lock().card_written_bytes = Some(bytes);
+    }
+
+    /// Whether the identity's keys are encrypted on the card.
+    pub fn keys_encrypted(&self, encrypted: bool) {
+        self.lock().keys_encrypted = Some(encrypted);
     }
 
     /// A poll has ended.

@@ -35,6 +35,11 @@ pub enum AtRestError {
     Io(#[from] io::Error),
 }
 
+/// Whether a file on the card is encrypted.
+pub fn is_encrypted(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
 /// The key to the identity's secret files; without one they are plain.
 pub struct Key(Option<LessSafeKey>);
 
@@ -78,7 +83,8 @@ impl Key {
         Ok(Zeroizing::new([MAGIC, &nonce, &body].concat()))
     }
 
-    /// The clear text of a file of this name. A plain one stays what it is: it is from before there was a key.
+    /// The clear text of a file of this name. A plain one stays what it is: it is from before there was a key, and has
+    /// been on the card in clear. Enrolling anew is what helps.
     ///
     /// # Errors
     ///
@@ -111,6 +117,7 @@ mod tests {
     fn a_card_without_its_board_opens_nothing() {
         let here = board(1);
         let on_card = here.wrap("tls.key", b"secret").unwrap().to_vec();
+        assert!(is_encrypted(&on_card));
         assert!(!on_card.windows(6).any(|window| window == b"secret"));
         assert_eq!(here.unwrap("tls.key", on_card.clone()).unwrap(), b"secret");
         assert!(matches!(Key(None).unwrap("tls.key", on_card.clone()), Err(AtRestError::NoKey)));
@@ -128,6 +135,7 @@ mod tests {
     fn without_a_tpm_files_are_plain_and_stay_readable_when_one_comes() {
         let plain = Key(None).wrap("tls.key", b"secret").unwrap().to_vec();
         assert_eq!(plain, b"secret");
+        assert!(!is_encrypted(&plain));
         assert_eq!(board(1).unwrap("tls.key", plain).unwrap(), b"secret");
     }
 

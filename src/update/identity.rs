@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::at_rest::{AtRestError, Key};
+use super::at_rest::{AtRestError, Key, is_encrypted};
 use super::tls::{self, ClientAuth};
 use crate::api::{parse_site_uri, site_uri};
 use crate::bundle::RecipientSecret;
@@ -57,6 +57,7 @@ pub struct Identity {
     certificate: String,
     valid: (UnixTime, UnixTime),
     recipient: RecipientSecret,
+    encrypted_at_rest: bool,
 }
 
 /// Why there is no usable identity.
@@ -113,7 +114,10 @@ impl Identity {
         let site: Site = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
         let file = |name| read(&dir, name)?.ok_or_else(|| damaged(name, "it is missing"));
         let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
-        Ok(Some(Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?))
+        let mut identity = Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?;
+        let encrypted = |name| std::fs::read(dir.join(name)).is_ok_and(|bytes| is_encrypted(&bytes));
+        identity.encrypted_at_rest = encrypted(TLS_KEY) && encrypted(RECIPIENT_KEY);
+        Ok(Some(identity))
     }
 
     /// An identity of checked parts: key and certificate belong together and name this site.
@@ -124,7 +128,12 @@ impl Identity {
         recipient: RecipientSecret,
     ) -> Result<Self, IdentityError> {
         let valid = check_certificate(&certificate, &tls_key, &site.fleet, &site.site)?;
-        Ok(Self { site, tls_key: Arc::new(tls_key), certificate, valid, recipient })
+        Ok(Self { site, tls_key: Arc::new(tls_key), certificate, valid, recipient, encrypted_at_rest: false })
+    }
+
+    /// Whether the secret files that this was read from are encrypted for this board.
+    pub fn encrypted_at_rest(&self) -> bool {
+        self.encrypted_at_rest
     }
 
     /// Writes the whole identity, `site.toml` last.

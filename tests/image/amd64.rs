@@ -54,6 +54,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     assert!(data.parse::<u32>().unwrap() > 1000, "the data partition has {data} MB of a card of 2 GB");
     assert_eq!(vm.probe("watchdog").as_deref(), Some("15s"));
     only_the_three_ports_answer(&lan, &lease.tftp);
+    lan.hears("on the card as files of mode 0600", Duration::from_secs(120), || vm.tail());
     // After the start, and what the start needed, are over.
     let used = vm.probes("used-mb", Duration::from_secs(200), |used| used.parse::<u32>().unwrap() <= MEMORY);
     println!("memory in use: {used} MB, at most {MEMORY} allowed");
@@ -114,6 +115,7 @@ fn amd64_with_a_tpm_keeps_its_keys_for_that_board() {
         assert_eq!(got.unwrap_or_else(|| panic!("no {FILE}:\n{}", vm.tail())), lan.expected());
     };
     serves(&vm);
+    lan.hears("on the card encrypted, for this board's TPM alone", Duration::from_secs(120), || vm.tail());
     vm.cut_power();
     assert!(disk.data_has(SEALED_KEY), "no key on the card is encrypted");
     assert!(!disk.data_has(CLEAR_KEY), "a key lies on the card in clear");
