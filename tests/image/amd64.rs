@@ -50,6 +50,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     assert_eq!(vm.probe("slot").as_deref(), Some("A"));
     let failed = vm.probes("failed", Duration::from_secs(120), |_| true);
     assert_eq!(failed, "units", "units that failed");
+    assert!(!vm.serial().contains("login:"), "somebody could log in");
     let data = vm.probes("data-mb", Duration::from_secs(120), |_| true);
     assert!(data.parse::<u32>().unwrap() > 1000, "the data partition has {data} MB of a card of 2 GB");
     assert_eq!(vm.probe("watchdog").as_deref(), Some("15s"));
