@@ -31,6 +31,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
         image: &image,
         command_line,
         updates: None,
+        forgetful: false,
         tpm: None,
     };
 
@@ -104,6 +105,7 @@ fn amd64_with_a_tpm_keeps_its_keys_for_that_board() {
             image: &image,
             command_line: "",
             updates: None,
+            forgetful: false,
             tpm: Some(tpm),
         })
     };

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
-use super::net::{Host, wait_for};
+use super::net::{Host, Running, wait_for};
 use super::tpm::Tpm;
 
 /// Started in the virtual machine by systemd from a credential that only a virtual machine can have, so that the image
@@ -25,6 +25,8 @@ pub struct Machine<'a> {
     pub command_line: &'a str,
     /// A second disk with updates, which the probe hands to the appliance's system.
     pub updates: Option<&'a Path>,
+    /// Whether the card forgets, when the power goes, what it was not told to keep.
+    pub forgetful: bool,
     /// The board's TPM, where it has one.
     pub tpm: Option<&'a Tpm>,
 }
@@ -42,8 +44,26 @@ pub enum Board {
 /// A running one; the power goes when it is dropped.
 pub struct Vm {
     child: Child,
+    /// What holds the writes that a forgetful card was not told to keep.
+    cache: Option<Running>,
     serial: PathBuf,
     pub started: Instant,
+}
+
+fn socket(machine: &Machine<'_>) -> PathBuf {
+    machine.disk.path.with_extension("socket")
+}
+
+/// A card with a cache that keeps writes from the card until the machine flushes them.
+fn cache(machine: &Machine<'_>) -> Running {
+    let (socket, card) = (socket(machine), &machine.disk.path);
+    let _ = fs::remove_file(&socket);
+    let (at, file) = (socket.display().to_string(), format!("file={}", card.display()));
+    let words = ["nbdkit", "--foreground", "--unix", &at, "--filter=cache", "file", &file, "cache=writeback"];
+    let running = machine.switch.start(&words, &card.with_extension("nbdkit.log"));
+    wait_for(Duration::from_secs(10), || socket.exists().then_some(()))
+        .unwrap_or_else(|| panic!("nbdkit does not serve:\n{}", running.log()));
+    running
 }
 
 impl Vm {
@@ -53,7 +73,12 @@ impl Vm {
         let _ = fs::remove_file(&serial);
         let unit = dir.join("probe.service");
         fs::write(&unit, PROBE).unwrap();
-        let drive = format!("file={},format=raw,cache=unsafe", machine.disk.path.display());
+        let cache = machine.forgetful.then(|| cache(machine));
+        let drive = if cache.is_some() {
+            format!("file=nbd+unix:///?socket={},format=raw,cache=writeback", socket(machine).display())
+        } else {
+            format!("file={},format=raw,cache=unsafe", machine.disk.path.display())
+        };
         let to_log = format!("file:{}", serial.display());
         let credential =
             format!("name=opt/io.systemd.credentials/systemd.extra-unit.t.service,file={}", unit.display());
@@ -122,7 +147,7 @@ impl Vm {
         let log = fs::File::create(dir.join("qemu.log")).unwrap();
         let started = Instant::now();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { child, serial, started }
+        Self { child, cache, serial, started }
     }
 
     /// What came over the serial port so far.
@@ -172,6 +197,8 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        // The card first, so that nothing that happens while the machine ends reaches it.
+        drop(self.cache.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
