@@ -273,18 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn how_the_keys_lie_on_the_card_is_told_as_it_is() {
+    fn how_the_keys_lie_on_the_card_is_told_as_it_is() -> Result<(), serde_json::Error> {
         let stats = Stats::new();
         assert!(!Report::of(&stats).text().contains("\nkeys"), "there are none yet");
         for encrypted in [false, true] {
             stats.keys_encrypted(encrypted);
             let report = Report::of(&stats);
             assert!(report.text().contains(&format!("\nkeys         {}\n", keys_text(encrypted))), "{}", report.text());
-            let sent = serde_json::to_string(&report.check_in()).unwrap();
+            let sent = serde_json::to_string(&report.check_in())?;
             // What every board without a TPM says costs no bytes at every poll.
             assert_eq!(sent.contains("\"keys-encrypted\":true"), encrypted, "{sent}");
-            assert_eq!(serde_json::from_str::<CheckIn>(&sent).unwrap().keys_encrypted, encrypted);
+            assert_eq!(serde_json::from_str::<CheckIn>(&sent)?.keys_encrypted, encrypted);
         }
+        Ok(())
     }
 
     #[test]

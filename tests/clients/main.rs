@@ -7,6 +7,7 @@ mod dhcp;
 mod dhcp_harm;
 mod dhcp_modes;
 mod disk;
+mod fleet;
 mod hq;
 mod image;
 mod lan;

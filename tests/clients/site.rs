@@ -2,20 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use super::fleet::{self, after};
+pub use super::fleet::{CISCO, CISCO_FILE, HQ, POLYCOM, POLYCOM_FILE};
 use super::net::{Host, Net, Running, text, wait_for};
 
-pub const HQ: &str = "10.99.0.1";
 pub const BOX_WAN: &str = "10.99.0.2";
 pub const BOX_LAN: &str = "192.168.77.1";
 
-/// The phones that the sample inventory has at the sample site.
-pub const CISCO: &str = "00:1b:54:00:00:01";
-pub const POLYCOM: &str = "00:04:f2:00:00:02";
-pub const CISCO_FILE: &str = "SEP001B54000001.cnf.xml";
-pub const POLYCOM_FILE: &str = "0004f2000002.cfg";
 /// A device that no inventory has.
 pub const STRANGER: &str = "02:00:00:00:00:99";
 
@@ -55,8 +50,7 @@ impl Deployment {
 
         let dir = net.dir();
         let fleet = dir.join("fleet");
-        let url = format!("https://{HQ}:8443");
-        run(Command::new(hq_program()).arg("init").arg(&fleet).args(["--name", "Test", "--url", &url]));
+        fleet::init(&fleet, &[CISCO, POLYCOM]);
         if let Some(repository) = repository {
             let path = fleet.join("fleet.toml");
             let settings = fs::read_to_string(&path).unwrap();
@@ -67,46 +61,19 @@ impl Deployment {
         let (under, hq_under) = (Vec::new(), Vec::new());
         let mut this =
             Self { appliance: None, serve: None, hq, site, lan, fleet, state, under, hq_under, phones: 0, net };
-        this.inventory();
         this.serve();
         this
-    }
-
-    /// One Cisco and one Polycom, from the sample inventory's own lines.
-    fn inventory(&self) {
-        let path = self.fleet.join("phones.csv");
-        let sample = fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = sample.lines().filter(|line| !line.starts_with('#')).collect();
-        let with_mac = |model: &str, mac: &str| {
-            let line =
-                lines.iter().find(|line| line.contains(model)).unwrap_or_else(|| panic!("no {model} in {sample}"));
-            let (_, rest) = line.split_once(',').unwrap();
-            format!("{mac},{rest}")
-        };
-        let phones = [lines.first().unwrap().to_string(), with_mac("cisco-8941", CISCO), with_mac("polycom", POLYCOM)]
-            .join("\n");
-        fs::write(path, phones + "\n").unwrap();
     }
 
     /// Starts `lineside-hq serve`.
     pub fn serve(&mut self) {
         let log = self.net.dir().join("hq.log");
-        let fleet = self.fleet.to_str().unwrap();
-        let listen = format!("{HQ}:8443");
-        let words = [hq_program(), "--fleet", fleet, "serve", "--listen", &listen];
-        let running = self.hq.start(&after(&self.hq_under, &words), &log);
-        let hq = self.hq.clone();
-        wait_for(Duration::from_secs(20), || {
-            let probe = hq.try_sh(&format!("curl -sk -m 2 -o /dev/null https://{HQ}:8443/v1/root"));
-            probe.status.success().then_some(())
-        })
-        .unwrap_or_else(|| panic!("HQ does not serve:\n{}", running.log()));
-        self.serve = Some(running);
+        self.serve = Some(fleet::serve(&self.fleet, &self.hq, &self.hq_under, &log));
     }
 
     /// Runs `lineside-hq` on the fleet; it must succeed.
     pub fn hq(&self, words: &[&str]) -> String {
-        run(Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words))
+        fleet::hq(&self.fleet, words)
     }
 
     /// Writes the appliance's configuration and returns its path.
@@ -133,10 +100,7 @@ impl Deployment {
 
     /// A token file for the sample site.
     pub fn token(&self) -> PathBuf {
-        let path = self.net.dir().join("lineside-token.toml");
-        let _ = fs::remove_file(&path);
-        self.hq(&["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
-        path
+        fleet::token(&self.fleet)
     }
 
     /// Runs `lineside` at the site: whether it succeeded, and what it said.
@@ -235,15 +199,7 @@ impl Deployment {
 
     /// What the phone of this address must get under this name, as HQ shows it.
     pub fn preview(&self, mac: &str, name: &str) -> Vec<u8> {
-        let output = Command::new(hq_program())
-            .arg("--fleet")
-            .arg(&self.fleet)
-            .args(["preview", "sample-office", mac, name])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        assert!(!output.stdout.is_empty());
-        output.stdout
+        fleet::preview(&self.fleet, mac, name)
     }
 
     /// Changes a file of the fleet directory.
@@ -255,22 +211,8 @@ impl Deployment {
     }
 }
 
-pub fn hq_program() -> &'static str {
-    env!("CARGO_BIN_EXE_lineside-hq")
-}
-
 pub fn lineside_program() -> &'static str {
     env!("CARGO_BIN_EXE_lineside")
-}
-
-fn after<'a>(first: &'a [String], words: &[&'a str]) -> Vec<&'a str> {
-    first.iter().map(String::as_str).chain(words.iter().copied()).collect()
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}:\n{}", text(&output));
-    text(&output)
 }
 
 /// Every file below a directory.

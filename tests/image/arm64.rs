@@ -156,9 +156,10 @@ fn arm64_serves_again_after_power_cuts_at_any_moment() {
             vm.cut_power();
             vm = site.power_on(Some(&updates));
         }
-        let after = Duration::from_millis(random(60_000));
+        // An update is handed over some 20 seconds after the first file, and takes half a minute.
+        let after = Duration::from_millis(random(if during_start { 60_000 } else { 90_000 }));
         std::thread::sleep(after);
-        let doing = format!("version {:?}, handed {:?}", vm.probe("version"), vm.probe("handed"));
+        let doing = format!("version {:?}, installing {:?}", vm.probe("version"), vm.probe("installing"));
         vm.cut_power();
         vm = site.power_on(Some(&updates));
         site.serves(&lease, &vm);

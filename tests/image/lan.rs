@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use super::net::{Host, Net, Running, text, wait_for};
+pub use super::fleet::CISCO_FILE as FILE;
+use super::fleet::{self, CISCO as PHONE, HQ};
+use super::net::{Host, Net, Running, wait_for};
 
-pub const HQ: &str = "10.99.0.1";
-/// A phone that the sample inventory has at the sample site.
-pub const PHONE: &str = "00:1b:54:00:00:01";
-pub const FILE: &str = "SEP001B54000001.cnf.xml";
 const CLASS: &str = "Cisco Systems, Inc. IP Phone CP-8941";
 
 /// What QEMU and the network around it need.
@@ -51,14 +48,7 @@ impl Lan {
         let running = router.start(&words, &dir.join("router.log"));
 
         let fleet = dir.join("fleet");
-        let url = format!("https://{HQ}:8443");
-        run(Command::new(hq_program()).arg("init").arg(&fleet).args(["--name", "Test", "--url", &url]));
-        let path = fleet.join("phones.csv");
-        let sample = fs::read_to_string(&path).unwrap();
-        let lines: Vec<&str> = sample.lines().filter(|line| !line.starts_with('#')).collect();
-        let cisco = lines.iter().find(|line| line.contains("cisco-8941")).unwrap();
-        let (_, rest) = cisco.split_once(',').unwrap();
-        fs::write(path, format!("{}\n{PHONE},{rest}\n", lines.first().unwrap())).unwrap();
+        fleet::init(&fleet, &[PHONE]);
         // Soon enough for a test.
         let path = fleet.join("fleet.toml");
         let settings = fs::read_to_string(&path).unwrap();
@@ -72,30 +62,17 @@ impl Lan {
 
     /// Starts `lineside-hq serve`.
     pub fn serve(&mut self) {
-        let log = self.net.dir().join("hq.log");
-        let listen = format!("{HQ}:8443");
-        let words = [hq_program(), "--fleet", self.fleet.to_str().unwrap(), "serve", "--listen", &listen];
-        let running = self.hq.start(&words, &log);
-        let hq = self.hq.clone();
-        wait_for(Duration::from_secs(30), || {
-            let probe = hq.try_sh(&format!("curl -sk -m 2 -o /dev/null https://{HQ}:8443/v1/root"));
-            probe.status.success().then_some(())
-        })
-        .unwrap_or_else(|| panic!("HQ does not serve:\n{}", running.log()));
-        self.serve = Some(running);
+        self.serve = Some(fleet::serve(&self.fleet, &self.hq, &[], &self.net.dir().join("hq.log")));
     }
 
     /// Runs `lineside-hq` on the fleet; it must succeed.
     pub fn hq(&self, words: &[&str]) -> String {
-        run(Command::new(hq_program()).arg("--fleet").arg(&self.fleet).args(words))
+        fleet::hq(&self.fleet, words)
     }
 
     /// A token file for the site.
     pub fn token(&self) -> PathBuf {
-        let path = self.net.dir().join("lineside-token.toml");
-        let _ = fs::remove_file(&path);
-        self.hq(&["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
-        path
+        fleet::token(&self.fleet)
     }
 
     /// Publishes as soon as the site has enrolled, for until then there is no key to seal to.
@@ -130,14 +107,7 @@ impl Lan {
 
     /// What the phone must get, as HQ shows it.
     pub fn expected(&self) -> Vec<u8> {
-        let output = Command::new(hq_program())
-            .arg("--fleet")
-            .arg(&self.fleet)
-            .args(["preview", "sample-office", PHONE, FILE])
-            .output()
-            .unwrap();
-        assert!(output.status.success() && !output.stdout.is_empty(), "{}", text(&output));
-        output.stdout
+        fleet::preview(&self.fleet, PHONE, FILE)
     }
 
     /// The phone asks for an address once; what it was told, as `name=value` words, if it got one.
@@ -211,14 +181,4 @@ pub fn image(arch: &str) -> PathBuf {
     let dir = std::env::var_os("LINESIDE_IMAGES").map_or_else(|| root.join("target/image"), PathBuf::from).join(arch);
     assert!(dir.join("disk.img").exists(), "there is no image in {}: image/build --arch {arch}", dir.display());
     dir
-}
-
-pub fn hq_program() -> &'static str {
-    env!("CARGO_BIN_EXE_lineside-hq")
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}:\n{}", text(&output));
-    text(&output)
 }

@@ -11,6 +11,9 @@
 
 // One crate has all that the tests with programs of others share.
 #[allow(dead_code, reason = "those use more of it")]
+#[path = "../clients/fleet.rs"]
+mod fleet;
+#[allow(dead_code, reason = "those use more of it")]
 #[path = "../clients/net.rs"]
 mod net;
 #[allow(dead_code, reason = "the units' tests use more of it")]

@@ -18,12 +18,14 @@
 
 mod all;
 mod capture;
+#[path = "../../clients/fleet.rs"]
+mod fleet;
 #[path = "../../clients/lan.rs"]
 mod lan;
 #[allow(dead_code)]
 #[path = "../../clients/net.rs"]
 mod net;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../clients/site.rs"]
 mod site;
 mod tftp;
