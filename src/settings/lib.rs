@@ -2,7 +2,8 @@
 //!
 //! Both programs read their settings here: the appliance `lineside.toml`, HQ `fleet.toml`, `sites/*.toml` and
 //! `model.toml`. A [`Problem`] says file, line, what is wrong and what to try. Read in this order: `problem`, `source`
-//! (a file's text, of bounded size), `table` (TOML whose keys have lines).
+//! (a file's text, of bounded size), `table` (TOML whose keys have lines), `dhcp` (`[dhcp]`, the one table that means
+//! the same on both sides).
 //!
 //! # How far serde goes
 //!
@@ -12,11 +13,13 @@
 //! does what `deny_unknown_fields` does: what nobody asked for is an unknown key. A key cannot be read without being
 //! known, so the guess at a misspelt key never comes from a list that has drifted.
 
+mod dhcp;
 mod problem;
 pub mod sample;
 mod source;
 mod table;
 
+pub use dhcp::read_dhcp;
 pub use problem::{Problem, count};
 pub use source::{MAX_TEXT_BYTES, Source, unreadable};
 pub use table::{Table, Wrong, nearest};
