@@ -19,6 +19,7 @@ use super::render::Asset;
 use crate::bundle::limits::MAX_FILE_BYTES;
 use crate::bundle::validate::is_image_name;
 use crate::ids::Digest;
+use crate::telemetry::Hint as _;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";
@@ -111,7 +112,7 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
         if digest(&target)? == digest(bundle)? {
             return Ok(name);
         }
-        bail!("another image {name} is there already\nhint: a new image has a new version");
+        return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
     }
     let part = target.with_extension("part");
     let copied = fs::copy(bundle, &part).and_then(|_| File::open(&part)?.sync_all());

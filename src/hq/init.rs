@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 
 use super::keyring::{self, Kind, Passphrase};
@@ -15,6 +15,7 @@ use super::trust::{self, OFFLINE_KEYS, RootKeys};
 use super::{ca, publish, secrets};
 use crate::bundle::RecipientSecret;
 use crate::ids::{FleetId, SiteId, UnixTime};
+use crate::telemetry::Hint as _;
 use crate::tuf::{PublicKey, SigningKey, sign};
 
 /// What the new fleet is.
@@ -68,11 +69,8 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
         Ok(entries) => {
             let found = entries.count();
             if found > 0 {
-                bail!(
-                    "{} is not empty: it has {}\nhint: name a directory that does not exist yet",
-                    dir.display(),
-                    count(found, "file")
-                );
+                return Err(anyhow!("{} is not empty: it has {}", dir.display(), count(found, "file"))
+                    .hint("name a directory that does not exist yet"));
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

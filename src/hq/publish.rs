@@ -33,6 +33,7 @@ use super::trust::{self, FirmwareKeys, Whose};
 use super::{db, enrol, keyring, lint};
 use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
 use crate::ids::{Digest, Generation, SiteId, UnixTime};
+use crate::telemetry::Hint as _;
 use crate::tuf::schema::Root;
 use crate::tuf::{SigningKey, Trusted, sign};
 
@@ -125,12 +126,9 @@ impl Keys {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
             let key = keyring::load_signing(&path)?;
             if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
-                bail!(
-                    "{} is not the key that root version {} names for {role}\n\
-                     hint: `lineside-hq keys show` says which keys are trusted",
-                    path.display(),
-                    root.version
-                );
+                let (path, version) = (path.display(), root.version);
+                return Err(anyhow!("{path} is not the key that root version {version} names for {role}")
+                    .hint("`lineside-hq keys show` says which keys are trusted"));
             }
             Ok(key)
         };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 
 use super::previous::numbered;
 use super::tree;
@@ -17,6 +17,7 @@ use crate::hq::problem::count;
 use crate::hq::render::FleetDir;
 use crate::hq::trust::{self, FirmwareKeys};
 use crate::ids::{Digest, UnixTime};
+use crate::telemetry::Hint as _;
 use crate::tuf::SigningKey;
 use crate::tuf::schema::{Envelope, Targets};
 use crate::tuf::sign;
@@ -76,13 +77,12 @@ pub(super) fn catalogue(
     let have = signatures(&bytes, keys)?;
     if have < keys.threshold {
         tree::write_file(&pending, &bytes)?;
-        bail!(
-            "the firmware catalogue ({}) needs {} signatures and has {have}\n\
-             hint: each holder of a firmware key runs `lineside-hq keys sign {} --key FILE`; then publish again",
-            count(images.len(), "file"),
-            keys.threshold,
+        let files = count(images.len(), "file");
+        let lacking = anyhow!("the firmware catalogue ({files}) needs {} signatures and has {have}", keys.threshold);
+        return Err(lacking.hint(format!(
+            "each holder of a firmware key runs `lineside-hq keys sign {} --key FILE`; then publish again",
             pending.display()
-        );
+        )));
     }
     tree::write_file(&path, &bytes)?;
     if pending.exists() {
