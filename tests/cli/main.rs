@@ -32,6 +32,10 @@ transcripts! {
     the_appliance_checks_its_configuration: "lineside/check-config.txt",
     the_appliance_says_what_went_wrong: "lineside/errors.txt",
     hq_helps: "lineside-hq/help.txt",
+    hq_begins_a_fleet: "lineside-hq/init.txt",
+    hq_checks_plans_and_publishes: "lineside-hq/publish.txt",
+    hq_manages_sites_and_secrets: "lineside-hq/site.txt",
+    hq_manages_keys: "lineside-hq/keys.txt",
     a_site_from_its_token_to_a_roll_back: "both.txt",
 }
 
