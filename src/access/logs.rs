@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::catalog::Catalog;
 use super::devices::Resolution;
-use crate::ids::{FileName, MacAddr, UnixTime};
+use ids::{FileName, MacAddr, UnixTime};
 
 /// The most bytes of one upload, and the most that are kept of one log: Polycom's own files have at most 180 KB.
 pub const MAX_LOG_BYTES: u64 = 256 * 1024;

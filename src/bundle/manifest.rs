@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::key::ContentKey;
-use crate::ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
+use ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
 
 /// The version of the manifest's content that this build writes and the newest that it reads.
 pub const MANIFEST_FORMAT: u32 = 1;

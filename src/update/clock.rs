@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// 2026-11-01: no release of Lineside is older, so no appliance lives before it.
 const EPOCH: UnixTime = UnixTime(1_793_491_200);
