@@ -132,7 +132,19 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 
 #[test]
 fn the_top_level_is_as_ordered() {
-    let ordered = ["Cargo.lock", "Cargo.toml", "README.md", "cross", "image", "src", "systemd", "target", "tests"];
+    let ordered = [
+        "CHANGELOG.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "README.md",
+        "cross",
+        "image",
+        "src",
+        "systemd",
+        "target",
+        "tests",
+    ];
     let strangers: Vec<String> = std::fs::read_dir(env!("CARGO_MANIFEST_DIR"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned())
