@@ -5,6 +5,8 @@
 
 #[path = "rules/codes.rs"]
 mod codes;
+#[path = "rules/requirements.rs"]
+mod requirements;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
