@@ -40,6 +40,9 @@ const BEFORE: &[&str] = &[
     "StatusCode::REQUEST_TIMEOUT, ",
     "StatusCode::PAYLOAD_TOO_LARGE, ",
     "count_refused(&shared, address, ",
+    "Refusal::AccessViolation, ",
+    "Refusal::IllegalOperation, ",
+    "&record, ",
 ];
 
 type Codes = BTreeMap<String, BTreeSet<String>>;
