@@ -1,5 +1,5 @@
-//! `src/REQUIREMENTS.md`: whoever cites a requirement finds it there, with one state, and the tests that it and other
-//! documents name exist.
+//! `src/REQUIREMENTS.md`: whoever cites a requirement finds it there, with one state; the modules and links of that page
+//! lead somewhere; and the tests that it and other documents name exist.
 //!
 //! How a requirement is cited: its id is a word of its own, in a comment or in Markdown, outside of code spans and code
 //! blocks. "(I4)", "(I24, I27)" and "requirements F1 and S7" are citations; a MAC address or a name in the code is none.
@@ -246,4 +246,19 @@ fn every_link_of_the_requirements_leads_to_a_file_and_a_heading() {
     let broken: Vec<_> = links.iter().filter(broken).collect();
     assert!(broken.is_empty(), "{PAGE} leads nowhere: {broken:#?}");
     assert!(links.len() >= 10, "only {} links", links.len());
+}
+
+#[test]
+fn every_module_that_the_requirements_name_exists() {
+    let (page, map) = (read(PAGE), read("src/ARCHITECTURE.md"));
+    let named = page.split('`').skip(1).step_by(2).filter_map(|word| word.split_once("::"));
+    let named: BTreeSet<(&str, &str)> = named.filter(|(room, _)| !room.is_empty() && *room != "room").collect();
+    let absent = named.iter().filter(|(room, module)| {
+        let folder = root().join("src").join(room);
+        let there = folder.join(module).is_dir() || folder.join(module).with_extension("rs").is_file();
+        !map.contains(&format!("`{room}`")) || folder.is_dir() && !there
+    });
+    let absent: Vec<_> = absent.collect();
+    assert!(absent.is_empty(), "{PAGE} names modules that are not there: {absent:?}");
+    assert!(named.len() >= 10, "only {} modules are named", named.len());
 }
