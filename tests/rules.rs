@@ -5,6 +5,8 @@
 
 #[path = "rules/codes.rs"]
 mod codes;
+#[path = "rules/requirements.rs"]
+mod requirements;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -144,7 +146,19 @@ fn no_file_is_longer_than_a_reader_can_hold() {
 
 #[test]
 fn the_top_level_is_as_ordered() {
-    let ordered = ["Cargo.lock", "Cargo.toml", "README.md", "cross", "image", "src", "systemd", "target", "tests"];
+    let ordered = [
+        "CHANGELOG.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "README.md",
+        "cross",
+        "image",
+        "src",
+        "systemd",
+        "target",
+        "tests",
+    ];
     let strangers: Vec<String> = std::fs::read_dir(env!("CARGO_MANIFEST_DIR"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned())

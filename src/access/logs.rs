@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn only_the_two_logs_of_a_polycom_are_logs() {
-        // Polycom (facts: WRQ of app.log is its very first request), in any case.
+        // A Polycom phone writes its app.log before it asks for anything, and names come in either case of letters.
         let device = "0004f2000002".parse().unwrap();
         for (name, kind) in [
             ("0004f2000002-app.log", LogKind::App),

@@ -183,7 +183,7 @@ pub struct SiteSettings {
     pub poll_seconds: Option<u32>,
 }
 
-/// What the appliance does on a LAN that has its own router. `facts` and reasons: README, "DHCP at your site".
+/// What the appliance does on a LAN that has its own router. What each mode does, and why: `src/dhcp/README.md`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DhcpMode {

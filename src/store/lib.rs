@@ -1,4 +1,4 @@
-//! The only room that writes disk: sealed objects, releases, trust state, identity, and what may be lost.
+//! The state directory of an appliance: sealed objects, releases, trust state, identity, and what may be lost.
 //!
 //! At any power cut the site serves the old or the new release, never a mix, and keeps its rollback floor.
 //!

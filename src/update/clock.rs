@@ -1,4 +1,4 @@
-//! What time it is, on a box that may have no clock (DESIGN, "Time").
+//! What time it is, on a box that may have no clock: a Raspberry Pi has no battery for one and starts in 1970.
 //!
 //! Only signed sources raise the floor: the build, the stored floor, verified manifests and HQ's signed check-in
 //! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that

@@ -1,4 +1,5 @@
-//! Enrolment: a token makes this appliance a site, once (DESIGN, "Identity and enrolment").
+//! Enrolment: a token makes this appliance a site, once. A box ships unopened, and a file on its card is all it needs
+//! (I22).
 //!
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
