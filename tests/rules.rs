@@ -57,7 +57,9 @@ fn code(text: &str) -> String {
 fn table() -> BTreeMap<String, BTreeSet<String>> {
     let text = std::fs::read_to_string(source().join("ARCHITECTURE.md")).unwrap();
     let mut direct = BTreeMap::new();
-    for line in text.lines().filter(|line| line.starts_with("| `")) {
+    let (_, rooms) = text.split_once("\n## Rooms\n").unwrap();
+    let (rooms, _) = rooms.split_once("\n## ").unwrap();
+    for line in rooms.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
         let names = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
         let [rooms, _, may] = cells[..] else { continue };
