@@ -36,8 +36,12 @@ impl Source {
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let line = error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count() + 1;
-                Err(Problem::at_line(name, line, "the file is not UTF-8 text")
-                    .hint("save it as UTF-8; spreadsheets call it \"CSV UTF-8\""))
+                let hint = if name.ends_with(".csv") {
+                    "save it as UTF-8; spreadsheets call it \"CSV UTF-8\""
+                } else {
+                    "save it as UTF-8"
+                };
+                Err(Problem::at_line(name, line, "the file is not UTF-8 text").hint(hint))
             }
         }
     }
