@@ -13,12 +13,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
 use super::render::Asset;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use ids::Digest;
 use repository::layout::Layout;
+use settings::Problem;
 use telemetry::Hint as _;
 
 /// How a bundle's file ends.

@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 
-use super::problem::count;
 use super::{publish, secrets};
 use bundle::RecipientSecret;
 use ids::{FleetId, SiteId, UnixTime};
@@ -17,6 +16,7 @@ use repository::keyring::{self, Kind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
 use repository::tree;
+use settings::count;
 use telemetry::Hint as _;
 use tuf::{PublicKey, SigningKey, sign};
 

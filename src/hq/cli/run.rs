@@ -13,7 +13,7 @@ use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
 use crate::inventory::{Inventory, Site};
 use crate::preview::{self, Preview};
-use crate::problem::{NotClean, Report, count};
+use crate::problem::{NotClean, Report};
 use crate::publish::{self, PublishOptions};
 use crate::{enrol, lint, plan, progress, secrets};
 use ids::UnixTime;
@@ -22,6 +22,7 @@ use repository::expiry;
 use repository::keyring::Passphrase;
 use repository::layout::Layout;
 use repository::lock::TreeLock;
+use settings::count;
 use telemetry::Hint as _;
 
 /// Runs one command; what people asked for goes to `out`. Returns whether all is well.
@@ -204,7 +205,7 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
 fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
-        anyhow!("there is no site `{name}`").hint(match crate::source::nearest(name, &known) {
+        anyhow!("there is no site `{name}`").hint(match settings::nearest(name, &known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "`lineside-hq site list` names them".to_owned(),
         })

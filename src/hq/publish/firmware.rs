@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use crate::problem::count;
 use crate::render::FleetDir;
 use ids::{Digest, UnixTime};
 use repository::keyring;
@@ -17,6 +16,7 @@ use repository::layout::Layout;
 use repository::published::numbered;
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
+use settings::count;
 use telemetry::Hint as _;
 use tuf::SigningKey;
 use tuf::schema::{Envelope, Targets};
