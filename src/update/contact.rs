@@ -7,6 +7,7 @@ use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll::PollError;
 use super::service::Updater;
+use super::state::UpdateAlert;
 use crate::api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
 use crate::ids::{Generation, UnixTime};
 
@@ -33,7 +34,7 @@ impl Updater {
         let renewed: Result<Identity, _> =
             blocking(move || identity.renewed(&store, issued.certificate)).await.ok_or_else(crashed)?;
         self.identity = renewed?;
-        self.stats.clear_alert("certificate");
+        self.stats.clear_alert(UpdateAlert::Certificate.code());
         tracing::info!(until = %self.identity.valid().1, "client certificate renewed");
         Ok(())
     }
@@ -66,12 +67,12 @@ impl Updater {
             self.behind = self.behind.saturating_add(1);
             if self.behind >= BEHIND_ALERT {
                 let text = format!("HQ has published generation {}, the published tree shows {known}", signed.newest);
-                self.stats.alert("withheld", text);
+                self.stats.alert(UpdateAlert::Withheld.code(), text);
             }
         } else {
             self.behind = 0;
             self.fresh_at = Some(self.time.now());
-            self.stats.clear_alert("withheld");
+            self.stats.clear_alert(UpdateAlert::Withheld.code());
         }
         let stored = self.state.time_floor.unwrap_or(UnixTime(0));
         if self.time.floor().since(stored) >= plan::FLOOR_STEP {

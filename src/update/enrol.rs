@@ -12,6 +12,7 @@ use super::anchors::{self, AnchorError};
 use super::client::{Client, ClientLimits, FetchError, Fetched};
 use super::clock::Timekeeper;
 use super::identity::{Identity, IdentityError, Journal, Site};
+use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
 use crate::api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
 use crate::bundle::RecipientSecret;
@@ -80,23 +81,22 @@ pub enum EnrolError {
 }
 
 impl EnrolError {
-    /// A stable code: `token-used`, `token-expired`, `token-unknown`, `proof-wrong`, `refused`, `wrong-ca`,
-    /// `other-root`, `other-fleet`, `unreachable`, `answer`, `identity`, `disk`, `key`.
-    pub const fn code(&self) -> &'static str {
+    /// How the enrolment ended, as a code says it.
+    pub const fn failure(&self) -> EnrolFailure {
         match self {
-            Self::TokenUsed => "token-used",
-            Self::TokenExpired => "token-expired",
-            Self::TokenUnknown => "token-unknown",
-            Self::ProofWrong => "proof-wrong",
-            Self::Refused { .. } => "refused",
-            Self::WrongCa { .. } | Self::Tls(_) => "wrong-ca",
-            Self::OtherRoot | Self::Root(_) => "other-root",
-            Self::Fleet(_) => "other-fleet",
-            Self::Unreachable(_) => "unreachable",
-            Self::Answer(_) => "answer",
-            Self::Identity(_) => "identity",
-            Self::Store(_) => "disk",
-            Self::Key(_) => "key",
+            Self::TokenUsed => EnrolFailure::TokenUsed,
+            Self::TokenExpired => EnrolFailure::TokenExpired,
+            Self::TokenUnknown => EnrolFailure::TokenUnknown,
+            Self::ProofWrong => EnrolFailure::ProofWrong,
+            Self::Refused { .. } => EnrolFailure::Refused,
+            Self::WrongCa { .. } | Self::Tls(_) => EnrolFailure::WrongCa,
+            Self::OtherRoot | Self::Root(_) => EnrolFailure::OtherRoot,
+            Self::Fleet(_) => EnrolFailure::OtherFleet,
+            Self::Unreachable(_) => EnrolFailure::Unreachable,
+            Self::Answer(_) => EnrolFailure::Answer,
+            Self::Identity(_) => EnrolFailure::Identity,
+            Self::Store(_) => EnrolFailure::Disk,
+            Self::Key(_) => EnrolFailure::Key,
         }
     }
 
@@ -253,11 +253,11 @@ fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, journal: &J
 fn unreachable_or_wrong(error: FetchError, hq: &str) -> EnrolError {
     match error {
         FetchError::Certificate { why, .. } => EnrolError::WrongCa { hq: hq.to_owned(), why },
-        FetchError::Status { refusal: Some(refusal), .. } => match refusal.code.as_str() {
-            "token-used" => EnrolError::TokenUsed,
-            "token-expired" => EnrolError::TokenExpired,
-            "token-unknown" => EnrolError::TokenUnknown,
-            "proof-wrong" => EnrolError::ProofWrong,
+        FetchError::Status { refusal: Some(refusal), .. } => match HqRefusal::from_code(&refusal.code) {
+            Some(HqRefusal::TokenUsed) => EnrolError::TokenUsed,
+            Some(HqRefusal::TokenExpired) => EnrolError::TokenExpired,
+            Some(HqRefusal::TokenUnknown) => EnrolError::TokenUnknown,
+            Some(HqRefusal::ProofWrong) => EnrolError::ProofWrong,
             _ => EnrolError::Refused { code: refusal.code, reason: refusal.reason },
         },
         error => EnrolError::Unreachable(error),

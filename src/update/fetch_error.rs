@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
+use super::state::{HqRefusal, SiteState};
 use crate::api::Refusal;
 use crate::store::StoreError;
-
-/// HQ's codes of refusal that are about our certificate.
-const REFUSED_CERTIFICATE: [&str; 4] = ["certificate-expired", "certificate-unknown", "no-certificate", "revoked"];
 
 /// Why something could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -71,19 +69,18 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// A stable code for status and check-in: `unreachable`, `certificate`, `http`, `missing-object`, `too-large`,
-    /// `disk`, `disk-full`, `corrupt`.
-    pub fn code(&self) -> &'static str {
+    /// The state of a site whose poll ended with this.
+    pub fn state(&self) -> SiteState {
         match self {
-            Self::Unreachable { .. } | Self::Truncated(_) | Self::Stalled(_) | Self::Url(_) => "unreachable",
-            Self::Certificate { .. } | Self::Alert { .. } => "certificate",
-            Self::Status { refusal: Some(refusal), .. } if REFUSED_CERTIFICATE.contains(&refusal.code.as_str()) => {
-                "certificate"
+            Self::Unreachable { .. } | Self::Truncated(_) | Self::Stalled(_) | Self::Url(_) => SiteState::Unreachable,
+            Self::Certificate { .. } | Self::Alert { .. } => SiteState::Certificate,
+            Self::Status { .. } if self.refusal().is_some_and(HqRefusal::is_about_certificate) => {
+                SiteState::Certificate
             }
-            Self::Status { .. } => "http",
-            Self::Missing(_) => "missing-object",
-            Self::TooLarge { .. } => "too-large",
-            Self::Store(error) => store_code(error),
+            Self::Status { .. } => SiteState::Http,
+            Self::Missing(_) => SiteState::MissingObject,
+            Self::TooLarge { .. } => SiteState::TooLarge,
+            Self::Store(error) => store_state(error),
         }
     }
 
@@ -95,10 +92,10 @@ impl FetchError {
         }
     }
 
-    /// HQ's code of refusal, if it gave one.
-    fn refusal(&self) -> Option<&str> {
+    /// Why HQ refuses, if it said so in a code that we know.
+    pub fn refusal(&self) -> Option<HqRefusal> {
         match self {
-            Self::Status { refusal: Some(refusal), .. } => Some(&refusal.code),
+            Self::Status { refusal: Some(refusal), .. } => HqRefusal::from_code(&refusal.code),
             _ => None,
         }
     }
@@ -107,18 +104,18 @@ impl FetchError {
     /// own clock is too unsure to tell.
     pub fn calls_for_renewal(&self, clock_synchronised: bool) -> bool {
         let perhaps = matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. });
-        self.refusal() == Some("certificate-expired") || (perhaps && !clock_synchronised)
+        self.refusal() == Some(HqRefusal::CertificateExpired) || (perhaps && !clock_synchronised)
     }
 }
 
-/// The state code of a disk error.
-pub(super) const fn store_code(error: &StoreError) -> &'static str {
+/// The state of a site whose poll ended with this error of the disk.
+pub(super) const fn store_state(error: &StoreError) -> SiteState {
     match error {
-        StoreError::Full { .. } => "disk-full",
-        StoreError::Corrupt(_) | StoreError::Missing(_) => "corrupt",
-        StoreError::TooLong { .. } | StoreError::TooLarge { .. } => "too-large",
-        StoreError::Conflict(_) => "refused",
-        StoreError::TrustLost => "trust-lost",
-        _ => "disk",
+        StoreError::Full { .. } => SiteState::DiskFull,
+        StoreError::Corrupt(_) | StoreError::Missing(_) => SiteState::Corrupt,
+        StoreError::TooLong { .. } | StoreError::TooLarge { .. } => SiteState::TooLarge,
+        StoreError::Conflict(_) => SiteState::Refused,
+        StoreError::TrustLost => SiteState::TrustLost,
+        _ => SiteState::Disk,
     }
 }

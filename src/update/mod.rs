@@ -23,6 +23,7 @@ pub mod release;
 pub mod roll_back;
 pub mod self_check;
 pub mod service;
+pub mod state;
 pub mod tls;
 
 pub use clock::SystemClock;
@@ -31,3 +32,4 @@ pub use identity::{Identity, IdentityError};
 pub use release::{LoadError, load_active};
 pub use roll_back::{RollBackError, roll_back};
 pub use service::{HostClock, PollOutcome, Report, Updater, UpdaterSettings};
+pub use state::{EnrolFailure, HqRefusal, MetadataRefusal, SiteState, UpdateAlert};

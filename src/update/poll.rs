@@ -6,13 +6,14 @@ use std::time::Duration;
 use super::anchors::{self, AnchorError};
 use super::check_in::AnswerError;
 use super::client::{Client, FetchError, Fetched, blocking, crashed, within};
-use super::fetch_error::store_code;
+use super::fetch_error::store_state;
 use super::identity::IdentityError;
 use super::plan::{self, FULL_REFRESH_EVERY};
 use super::refresh::{RefreshError, TIMESTAMP, refresh};
 use super::release::{self, LoadError};
 use super::self_check::{self, CheckError};
 use super::service::Updater;
+use super::state::{MetadataRefusal, SiteState, UpdateAlert};
 use super::tls::{Anchors, TlsError};
 use crate::access::{Catalog, MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
 use crate::bundle::ObjectRef;
@@ -34,7 +35,7 @@ pub enum PollError {
     #[error("{code}: {0}", code = .0.code())]
     Trust(#[from] TrustError),
     /// Metadata is another site's, or does not say whose it is.
-    #[error("other-site: {0}")]
+    #[error("{code}: {0}", code = MetadataRefusal::OtherSite)]
     Other(#[from] AnchorError),
     /// The release was turned away.
     #[error("{code}: {0}", code = .0.code())]
@@ -80,24 +81,22 @@ pub enum PollError {
 }
 
 impl PollError {
-    /// The state code for status and check-in: `unreachable`, `certificate`, `http`, `refused`, `stale`,
-    /// `no-release`, `rolled-back`, `waiting`, `disk-full`, `disk`, `corrupt`, `missing-object`, `too-large`,
-    /// `trust-lost`, `answer`, `identity`.
-    pub fn code(&self) -> &'static str {
+    /// The state that the site is in for status and check-in.
+    pub fn state(&self) -> SiteState {
         match self {
-            Self::Fetch(error) => error.code(),
-            Self::Trust(TrustError::Expired { .. }) | Self::Stale(_) => "stale",
-            Self::Trust(_) | Self::Other(_) | Self::Release(_) => "refused",
-            Self::NoRelease => "no-release",
-            Self::Rejected(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => "rolled-back",
-            Self::SelfCheck { .. } => "corrupt",
-            Self::Waiting(_) => "waiting",
-            Self::TrustLost(_) => "trust-lost",
-            Self::Budget => "unreachable",
-            Self::Tls(_) => "certificate",
-            Self::Answer(_) => "answer",
-            Self::Identity(_) => "identity",
-            Self::Store(error) => store_code(error),
+            Self::Fetch(error) => error.state(),
+            Self::Trust(TrustError::Expired { .. }) | Self::Stale(_) => SiteState::Stale,
+            Self::Trust(_) | Self::Other(_) | Self::Release(_) => SiteState::Refused,
+            Self::NoRelease => SiteState::NoRelease,
+            Self::Rejected(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => SiteState::RolledBack,
+            Self::SelfCheck { .. } => SiteState::Corrupt,
+            Self::Waiting(_) => SiteState::Waiting,
+            Self::TrustLost(_) => SiteState::TrustLost,
+            Self::Budget => SiteState::Unreachable,
+            Self::Tls(_) => SiteState::Certificate,
+            Self::Answer(_) => SiteState::Answer,
+            Self::Identity(_) => SiteState::Identity,
+            Self::Store(error) => store_state(error),
         }
     }
 
@@ -132,7 +131,8 @@ impl Updater {
         self.load().await?;
         if let Err(error) = self.renew().await {
             tracing::warn!(%error, "the client certificate was not renewed");
-            self.stats.alert("certificate", format!("the client certificate was not renewed: {error}"));
+            let text = format!("the client certificate was not renewed: {error}");
+            self.stats.alert(UpdateAlert::Certificate.code(), text);
         }
         let client = self.client()?;
         let now = self.time.now();
@@ -249,7 +249,7 @@ impl Updater {
         let catalog = opened.catalog().clone();
         self.active = Some(opened);
         self.stats.count("update.activated");
-        self.stats.clear_alert("self-check");
+        self.stats.clear_alert(UpdateAlert::SelfCheck.code());
         if let Err(error) = self.save_state().await {
             // The switch is made; the floor is stored with the next change.
             tracing::warn!(%error, "the time floor was not stored");
@@ -269,7 +269,8 @@ impl Updater {
             plan::reject(&mut self.state.rejected, generation);
             self.save_state().await?;
         }
-        self.stats.alert("self-check", format!("generation {generation} failed its check: {source}"));
+        let text = format!("generation {generation} failed its check: {source}");
+        self.stats.alert(UpdateAlert::SelfCheck.code(), text);
         Ok(PollError::SelfCheck { generation, source })
     }
 
@@ -335,7 +336,7 @@ impl Updater {
             Err(LoadError::Store(error @ StoreError::Io { .. })) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the stored release is not served");
-                self.stats.alert("release-damaged", error.to_string());
+                self.stats.alert(UpdateAlert::ReleaseDamaged.code(), error.to_string());
             }
         }
         if let Some(active) = &self.active {

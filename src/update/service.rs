@@ -13,6 +13,7 @@ use super::clock::{Reading, SystemClock, Timekeeper};
 use super::identity::Identity;
 use super::poll::PollError;
 use super::self_check::Checked;
+use super::state::{SiteState, UpdateAlert};
 use crate::access::{Catalog, Opened};
 use crate::api::CheckIn;
 use crate::ids::{Digest, Generation, UnixTime};
@@ -54,8 +55,8 @@ impl Default for UpdaterSettings {
 /// What one poll came to.
 #[derive(Debug, Clone)]
 pub struct PollOutcome {
-    /// `ok`, or [`PollError::code`].
-    pub state: &'static str,
+    /// [`PollError::state`], or [`SiteState::Ok`].
+    pub state: SiteState,
     /// Why, for people; empty if ok.
     pub reason: String,
     /// The new release, if one was activated.
@@ -160,7 +161,7 @@ impl Updater {
             _ => false,
         };
         let mut outcome = PollOutcome {
-            state: error.as_ref().map_or("ok", |error| error.code()),
+            state: error.as_ref().map_or(SiteState::Ok, PollError::state),
             reason: error.as_ref().map(ToString::to_string).unwrap_or_default(),
             activated,
             retry_after: error.as_ref().and_then(PollError::retry_after),
@@ -169,7 +170,7 @@ impl Updater {
         self.record(&outcome);
         // Asking the same host again at once would only take as long to fail.
         let settled = self.identity.settled();
-        if outcome.state == "unreachable" && settled.hq == settled.repository {
+        if outcome.state == SiteState::Unreachable && settled.hq == settled.repository {
             return outcome;
         }
         if let Err(error) = self.check_in().await {
@@ -191,20 +192,26 @@ impl Updater {
 
     fn record(&self, outcome: &PollOutcome) {
         match outcome.state {
-            "ok" => tracing::debug!("poll done"),
-            "no-release" | "waiting" => tracing::debug!(reason = outcome.reason, "poll done"),
-            state => tracing::warn!(state, reason = outcome.reason, "poll failed; the site serves what it has"),
+            SiteState::Ok => tracing::debug!("poll done"),
+            SiteState::NoRelease | SiteState::Waiting => tracing::debug!(reason = outcome.reason, "poll done"),
+            state => tracing::warn!(
+                state = state.code(),
+                reason = outcome.reason,
+                "poll failed; the site serves what it has"
+            ),
         }
-        self.stats.count(if outcome.state == "ok" { "update.poll-ok" } else { "update.poll-failed" });
-        if outcome.state == "refused" {
-            self.stats.alert("release-refused", outcome.reason.clone());
-        } else if outcome.state == "ok" {
-            self.stats.clear_alert("release-refused");
-            self.stats.clear_alert("release-damaged");
+        self.stats.count(if outcome.state == SiteState::Ok { "update.poll-ok" } else { "update.poll-failed" });
+        match outcome.state {
+            SiteState::Refused => self.stats.alert(UpdateAlert::ReleaseRefused.code(), outcome.reason.clone()),
+            SiteState::Ok => {
+                self.stats.clear_alert(UpdateAlert::ReleaseRefused.code());
+                self.stats.clear_alert(UpdateAlert::ReleaseDamaged.code());
+            }
+            _ => {}
         }
         self.stats.poll(PollState {
             at: self.time.now(),
-            state: outcome.state,
+            state: outcome.state.code(),
             reason: outcome.reason.clone(),
             generation: self.active.as_ref().map_or(Generation(0), Opened::generation),
             fresh_at: self.fresh_at,

@@ -166,7 +166,7 @@ impl Site {
     /// Polls and expects to serve this generation then.
     pub async fn takes(&mut self, generation: u64) {
         let outcome = self.poll().await;
-        assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
         assert_eq!(serving(&self.store, &self.identity), generation);
     }
 

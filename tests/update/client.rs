@@ -167,7 +167,7 @@ async fn nobody_listening_is_unreachable() {
     let ca = Ca::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = client(&ca, right_time()).get(&format!("https://127.0.0.1:{port}/x"), 1, None).await.unwrap_err();
-    assert_eq!(error.code(), "unreachable", "{error}");
+    assert_eq!(error.state().code(), "unreachable", "{error}");
 }
 
 #[tokio::test]
@@ -388,12 +388,12 @@ async fn an_object_that_keeps_breaking_without_progress_is_given_up() {
 #[tokio::test]
 async fn a_missing_object_is_named() {
     let (result, _) = object(|_| Reply::status(404), Memory::default()).await;
-    assert_eq!(result.unwrap_err().code(), "missing-object");
+    assert_eq!(result.unwrap_err().state().code(), "missing-object");
 }
 
 #[tokio::test]
 async fn a_full_disk_ends_the_download() {
     let sink = Memory { full_at: Some(400_000), ..Memory::default() };
     let (result, _) = object(|_| Reply::ok(content()), sink).await;
-    assert_eq!(result.unwrap_err().code(), "disk-full");
+    assert_eq!(result.unwrap_err().state().code(), "disk-full");
 }

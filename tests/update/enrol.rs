@@ -60,7 +60,7 @@ async fn an_answer_that_was_lost_can_be_asked_for_again_with_the_same_keys() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
     hq.world().lose_answers = true;
     let error = enrol(&hq, &store).await.unwrap_err();
-    assert!(error.code() == "unreachable" && error.may_pass(), "{error}");
+    assert!(error.failure().code() == "unreachable" && error.may_pass(), "{error}");
     assert!(hq.world().used_by.is_some());
     assert!(Identity::load(&store).unwrap().is_none());
     hq.world().lose_answers = false;
@@ -100,7 +100,7 @@ async fn refusals_are_told_apart() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
     for code in ["token-used", "token-expired", "token-unknown", "proof-wrong"] {
         hq.world().refuse = Some(code);
-        assert_eq!(enrol(&hq, &store).await.unwrap_err().code(), code);
+        assert_eq!(enrol(&hq, &store).await.unwrap_err().failure().code(), code);
     }
 }
 
@@ -123,7 +123,7 @@ async fn another_ca_another_root_and_another_fleet_are_refused_before_anything_i
     ];
     for (token, code) in tokens {
         let error = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap_err();
-        assert_eq!(error.code(), code, "{error}");
+        assert_eq!(error.failure().code(), code, "{error}");
     }
     assert!(hq.server.requests.lock().unwrap().iter().all(|request| request.method == "GET"));
     assert!(store.trust().unwrap().is_none());
@@ -138,7 +138,7 @@ async fn hq_away_is_unreachable_and_the_token_is_kept() {
         lineside::api::EnrolmentToken { hq: format!("https://127.0.0.1:{port}"), ..hq.token() }
     };
     let error = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap_err();
-    assert!(error.code() == "unreachable" && error.may_pass(), "{error}");
+    assert!(error.failure().code() == "unreachable" && error.may_pass(), "{error}");
 }
 
 #[tokio::test]
