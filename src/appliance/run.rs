@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -184,13 +184,20 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
             match command {
                 Some(Command::Poll) => poll_now.notify_one(),
                 Some(Command::RollBack(tell)) => {
-                    if let Err(mpsc::error::TrySendError::Full(tell) | mpsc::error::TrySendError::Closed(tell)) =
-                        roll_backs.try_send(tell)
-                    {
+                    let (done, outcome) = oneshot::channel();
+                    if roll_backs.try_send(done).is_err() {
                         // Whoever asked may have gone.
                         let _ =
                             tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+                        continue;
                     }
+                    // It takes a moment, and whoever asked may have gone.
+                    tokio::spawn(async move {
+                        if let Ok(outcome) = outcome.await {
+                            let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
+                            let _ = tell.send(text);
+                        }
+                    });
                 }
                 Some(Command::Health(tell)) => {
                     let health = health.clone();

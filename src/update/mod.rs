@@ -30,6 +30,6 @@ pub use clock::SystemClock;
 pub use enrol::{EnrolError, enrol};
 pub use identity::{Identity, IdentityError};
 pub use release::{LoadError, load_active};
-pub use roll_back::{RollBackError, roll_back};
+pub use roll_back::{RollBackError, RolledBack, roll_back};
 pub use service::{HostClock, PollOutcome, Report, Updater, UpdaterSettings};
 pub use state::{EnrolFailure, HqRefusal, MetadataRefusal, SiteState, UpdateAlert};

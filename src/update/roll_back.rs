@@ -13,6 +13,22 @@ use crate::access::Opened;
 use crate::ids::Generation;
 use crate::store::{Store, StoreError};
 
+/// A roll-back that was done. As text it says so to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolledBack {
+    /// The generation that was left and is rejected.
+    pub left: Generation,
+    /// The generation that is served instead.
+    pub to: Generation,
+}
+
+impl std::fmt::Display for RolledBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { left, to } = self;
+        write!(f, "back from generation {left} to {to}; generation {left} will not be tried again, a newer one will")
+    }
+}
+
 /// Why the site stays on its release.
 #[derive(Debug, thiserror::Error)]
 pub enum RollBackError {
@@ -36,15 +52,15 @@ pub enum RollBackError {
     Poll(#[from] PollError),
 }
 
-/// Goes back while no appliance runs on this store. Returns what was done, for people.
-pub fn roll_back(store: &Store) -> Result<String, RollBackError> {
+/// Goes back while no appliance runs on this store.
+pub fn roll_back(store: &Store) -> Result<RolledBack, RollBackError> {
     let identity = Identity::load(store)?.ok_or(RollBackError::NotEnrolled)?;
     let (left, previous) = candidates(store, &identity)?;
     let mut state = store.trust()?.unwrap_or_default();
     plan::reject(&mut state.rejected, left);
     store.save_trust(&state)?;
     store.roll_back()?;
-    Ok(done(left, previous.generation()))
+    Ok(RolledBack { left, to: previous.generation() })
 }
 
 /// The generation to leave, and the verified release to go to.
@@ -54,13 +70,9 @@ fn candidates(store: &Store, identity: &Identity) -> Result<(Generation, Opened)
     Ok((left, previous))
 }
 
-fn done(left: Generation, to: Generation) -> String {
-    format!("back from generation {left} to {to}; generation {left} will not be tried again, a newer one will")
-}
-
 impl Updater {
-    /// Goes back while this updater runs. Returns what was done, for people.
-    pub(super) async fn roll_back(&mut self) -> Result<String, RollBackError> {
+    /// Goes back while this updater runs.
+    pub(super) async fn roll_back(&mut self) -> Result<RolledBack, RollBackError> {
         self.load().await?;
         let (store, identity) = (self.store.clone(), self.identity.clone());
         let (left, previous) = blocking(move || candidates(&store, &identity)).await.ok_or_else(crashed)??;
@@ -68,12 +80,24 @@ impl Updater {
         self.save_state().await?;
         let store = self.store.clone();
         blocking(move || store.roll_back()).await.ok_or_else(crashed)??;
-        let said = done(left, previous.generation());
-        tracing::warn!(from = %left, to = %previous.generation(), "rolled back by hand");
+        let done = RolledBack { left, to: previous.generation() };
+        tracing::warn!(from = %done.left, to = %done.to, "rolled back by hand");
         self.stats.count("update.rolled-back");
         self.active = Some(previous);
         // The next poll must look at everything again: a 304 would say no more than that nothing is newer.
         self.etag = None;
-        Ok(said)
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_which_generation_was_left_and_which_is_served() {
+        let done = RolledBack { left: Generation(7), to: Generation(5) };
+        let text = "back from generation 7 to 5; generation 7 will not be tried again, a newer one will";
+        assert_eq!(done.to_string(), text);
     }
 }

@@ -12,6 +12,7 @@ use super::client::{Client, ClientLimits};
 use super::clock::{Reading, SystemClock, Timekeeper};
 use super::identity::Identity;
 use super::poll::PollError;
+use super::roll_back::{RollBackError, RolledBack};
 use super::self_check::Checked;
 use super::state::{SiteState, UpdateAlert};
 use crate::access::{Catalog, Opened};
@@ -24,8 +25,8 @@ use crate::tuf::Trusted;
 /// Where a check-in's report comes from; the nonce is filled in here.
 pub type Report = Arc<dyn Fn() -> CheckIn + Send + Sync>;
 
-/// Asks for a roll-back; answered with what was done, or why not, for people.
-pub type RollBackRequest = oneshot::Sender<Result<String, String>>;
+/// Asks for a roll-back. The answer is what was done, or why the site stays on its release.
+pub type RollBackRequest = oneshot::Sender<Result<RolledBack, RollBackError>>;
 
 /// How to poll.
 #[derive(Debug, Clone, Copy)]
@@ -243,7 +244,7 @@ impl Updater {
                     let outcome = self.roll_back().await;
                     self.hand_over();
                     // Whoever asked may have gone; the roll-back holds all the same. The poll tells HQ.
-                    let _ = tell.send(outcome.map_err(|error| error.to_string()));
+                    let _ = tell.send(outcome);
                 }
                 () = tokio::time::sleep(wait) => {}
             }

@@ -583,7 +583,7 @@ async fn a_site_that_was_rolled_back_by_hand_stays_there_until_hq_publishes_anew
     let task = tokio::spawn(updater.run(send, poll_now.clone(), asked, stop.clone()));
     let (tell, told) = tokio::sync::oneshot::channel();
     roll_backs.send(tell).await.unwrap();
-    let said = told.await.unwrap().expect("there is a release to go back to");
+    let said = told.await.unwrap().expect("there is a release to go back to").to_string();
     assert!(said.starts_with("back from generation 2 to 1"), "{said}");
     catalogs.wait_for(|catalog| catalog.generation() == Generation(1)).await.unwrap();
 
