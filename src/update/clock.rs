@@ -4,6 +4,8 @@
 //! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that
 //! starts in 1970 does not let expired metadata pass for fresh.
 
+pub mod service;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ pub struct Reading {
     pub synchronised: bool,
 }
 
-/// The host's clocks. [`super::service::HostClock`] is the real one; tests have their own.
+/// The host's clocks. [`service::HostClock`] is the real one; tests have their own.
 pub trait SystemClock: Send + Sync + std::fmt::Debug + 'static {
     /// Reads them all.
     fn read(&self) -> Reading;

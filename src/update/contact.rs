@@ -2,8 +2,7 @@
 
 use super::check_in::{self, AnswerError, Told};
 use super::client::{blocking, crashed};
-use super::enrol;
-use super::identity::{Identity, IdentityError};
+use super::identity::Identity;
 use super::plan;
 use super::poll::PollError;
 use super::service::Updater;
@@ -23,10 +22,8 @@ impl Updater {
         }
         self.renewal_tried = Some(self.time.monotonic());
         let client = self.client()?;
-        let unusable = |error: rcgen::Error| IdentityError::Damaged { file: "tls.key", why: error.to_string() };
         let malformed = |error: serde_json::Error| AnswerError::Malformed(error.to_string());
-        let key = rcgen::KeyPair::from_pem(self.identity.tls_key()).map_err(unusable)?;
-        let csr = enrol::signing_request(&key, self.identity.settled()).map_err(unusable)?;
+        let csr = self.identity.signing_request()?;
         let body = serde_json::to_vec(&RenewRequest { csr }).map_err(malformed)?;
         let body = client.post(&format!("{}{RENEW_PATH}", self.identity.settled().hq), body).await?;
         let issued: Certificate = serde_json::from_slice(&body).map_err(malformed)?;

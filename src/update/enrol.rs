@@ -3,21 +3,20 @@
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
 
-use std::collections::BTreeMap;
-
 use data_encoding::HEXLOWER;
-use zeroize::Zeroizing;
 
 use super::anchors::{self, AnchorError};
 use super::client::{Client, ClientLimits, FetchError, Fetched};
 use super::clock::Timekeeper;
-use super::identity::{Identity, IdentityError, Journal, Site};
+use super::clock::service::HostClock;
+use super::enrolment_journal::{EnrolmentJournal, FinishError};
+use super::identity::{Identity, IdentityError, Site, signing_request};
 use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
 use crate::api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
 use crate::bundle::RecipientSecret;
 use crate::ids::Digest;
-use crate::store::{Store, StoreError, TrustState};
+use crate::store::{Store, StoreError};
 use crate::tuf::{Limits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
@@ -109,12 +108,22 @@ impl EnrolError {
     }
 }
 
+impl From<FinishError> for EnrolError {
+    fn from(error: FinishError) -> Self {
+        match error {
+            FinishError::Root(error) => error.into(),
+            FinishError::Identity(error) => error.into(),
+            FinishError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Makes this appliance the token's site and returns its identity, which is on disk then.
 ///
 /// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. Wipe the
 /// token file after success, and after an error that [`EnrolError::may_pass`] says is for good.
 pub async fn enrol(token: &EnrolmentToken, store: &Store, clock_synchronised: bool) -> Result<Identity, EnrolError> {
-    let time = Timekeeper::new(super::service::HostClock::assuming(clock_synchronised), None);
+    let time = Timekeeper::new(HostClock::assuming(clock_synchronised), None);
     enrol_with(token, store, time, ClientLimits::default()).await
 }
 
@@ -147,13 +156,14 @@ pub async fn enrol_with(
 
     journal.root = Some(String::from_utf8(root).map_err(|_| EnrolError::OtherRoot)?);
     journal.certificate = Some(answer.certificate);
-    identity(&journal)?;
+    // Nothing that is not for us gets into the journal.
+    journal.identity()?;
     journal.save(store)?;
-    finish(store, &journal)
+    Ok(journal.finish(store)?)
 }
 
 /// The journal of an earlier try with this token, or a new one with new keys, on disk before HQ hears of them.
-fn journal(token: &EnrolmentToken, store: &Store) -> Result<Journal, EnrolError> {
+fn journal(token: &EnrolmentToken, store: &Store) -> Result<EnrolmentJournal, EnrolError> {
     let trim = |url: &str| url.trim_end_matches('/').to_owned();
     let site = Site {
         hq: trim(&token.hq),
@@ -162,13 +172,14 @@ fn journal(token: &EnrolmentToken, store: &Store) -> Result<Journal, EnrolError>
         site: token.site.clone(),
         root_sha256: token.root_sha256,
     };
-    if let Some(journal) = Journal::load(store)?.filter(|journal| journal.token == token.token && journal.site == site)
+    if let Some(journal) =
+        EnrolmentJournal::load(store)?.filter(|journal| journal.token == token.token && journal.site == site)
     {
         return Ok(journal);
     }
     let key = |error: rcgen::Error| EnrolError::Key(error.to_string());
     let tls_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(key)?;
-    let journal = Journal {
+    let journal = EnrolmentJournal {
         csr: signing_request(&tls_key, &site).map_err(key)?,
         site,
         token: token.token.clone(),
@@ -181,17 +192,7 @@ fn journal(token: &EnrolmentToken, store: &Store) -> Result<Journal, EnrolError>
     Ok(journal)
 }
 
-/// A PKCS#10 request for our key that names our site (PEM). HQ decides what the certificate says.
-pub(super) fn signing_request(key: &rcgen::KeyPair, site: &Site) -> Result<String, rcgen::Error> {
-    let mut params = rcgen::CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, site.site.as_str());
-    let uri = api::site_uri(&site.fleet, &site.site).try_into()?;
-    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-    params.serialize_request(key)?.pem()
-}
-
-fn request(token: &EnrolmentToken, journal: &Journal) -> Result<EnrolRequest, EnrolError> {
+fn request(token: &EnrolmentToken, journal: &EnrolmentJournal) -> Result<EnrolRequest, EnrolError> {
     let keys = TokenKeys::derive(&token.secret, &token.fleet, &token.site, &token.token);
     let recipient = journal.recipient()?.public();
     let proof = |key| {
@@ -206,48 +207,6 @@ fn request(token: &EnrolmentToken, journal: &Journal) -> Result<EnrolRequest, En
         publisher_proof: proof(&keys.publisher),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
-}
-
-fn identity(journal: &Journal) -> Result<Identity, EnrolError> {
-    let certificate = journal.certificate.clone().unwrap_or_default();
-    Ok(Identity::new(journal.site.clone(), Zeroizing::new(journal.tls_key.clone()), certificate, journal.recipient()?)?)
-}
-
-/// The last part, which needs nothing but the disk and may be repeated: trust, identity, and the journal's end.
-pub(super) fn finish(store: &Store, journal: &Journal) -> Result<Identity, EnrolError> {
-    let identity = identity(journal)?;
-    let root = journal.root.as_deref().unwrap_or_default();
-    let pinned = Trusted::pin(root.as_bytes())?;
-    let before = match store.trust() {
-        Ok(state) => state.unwrap_or_default(),
-        // This is what enrolling again is for.
-        Err(StoreError::TrustLost) => TrustState::default(),
-        Err(error) => return Err(error.into()),
-    };
-    // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time goes on.
-    if !continues(&before.metadata, &pinned, journal) {
-        let state = TrustState { metadata: pinned.files(), time_floor: before.time_floor, rejected: Vec::new() };
-        store.save_trust(&state)?;
-    }
-    identity.save(store)?;
-    Journal::clear(store)?;
-    Ok(identity)
-}
-
-/// Whether trust that is here already is this site's, under this very root or a later one that shares a key with it.
-/// An HQ that was set up anew under the same name is another one.
-fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, journal: &Journal) -> bool {
-    let Ok(trusted) = Trusted::reopen(metadata) else { return false };
-    let (ours, theirs) = (trusted.root(), pinned.root());
-    let keys =
-        |root: &crate::tuf::schema::Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
-    let shares_a_key = keys(ours).iter().any(|id| keys(theirs).contains(id));
-    let same_root = trusted.files().get("root.json") == pinned.files().get("root.json");
-    let Site { fleet, site, .. } = &journal.site;
-    let our_site = trusted.timestamp().is_none_or(|timestamp| anchors::check_site(timestamp, fleet, site).is_ok());
-    (same_root || (ours.version > theirs.version && shares_a_key))
-        && our_site
-        && anchors::authorities(ours, fleet).is_ok()
 }
 
 fn unreachable_or_wrong(error: FetchError, hq: &str) -> EnrolError {

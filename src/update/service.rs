@@ -1,7 +1,7 @@
-//! The updater's task: polls, reports, waits. And the host's clocks.
+//! The updater's task: polls, reports, waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{self, DEFAULT_POLL, POLL_BOUNDS};
 use super::check_in::Told;
 use super::client::{Client, ClientLimits};
-use super::clock::{Reading, SystemClock, Timekeeper};
+use super::clock::{SystemClock, Timekeeper};
 use super::identity::Identity;
 use super::poll::PollError;
 use super::roll_back::{RollBackError, RolledBack};
@@ -103,7 +103,7 @@ pub struct Updater {
 }
 
 impl Updater {
-    /// An updater for an enrolled site. `clock` is [`HostClock`] outside tests. Nothing is read or sent yet.
+    /// An updater for an enrolled site. `clock` is [`super::HostClock`] outside tests. Nothing is read or sent yet.
     pub fn new(
         store: Store,
         identity: Identity,
@@ -276,43 +276,5 @@ fn random() -> f64 {
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
         Err(_) => 0.5,
-    }
-}
-
-/// The clocks of the machine that we run on.
-#[derive(Debug)]
-pub struct HostClock {
-    start: Instant,
-    synchronised: Synchronised,
-}
-
-#[derive(Debug)]
-enum Synchronised {
-    Assumed(bool),
-    Asked(fn() -> bool),
-}
-
-impl HostClock {
-    /// The host's clocks; `synchronised` tells whether the kernel trusts its own. It is asked at every reading.
-    pub fn new(synchronised: fn() -> bool) -> Self {
-        Self { start: Instant::now(), synchronised: Synchronised::Asked(synchronised) }
-    }
-
-    /// The host's clocks for callers that know better whether they are synchronised.
-    pub fn assuming(synchronised: bool) -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), synchronised: Synchronised::Assumed(synchronised) })
-    }
-}
-
-impl SystemClock for HostClock {
-    fn read(&self) -> Reading {
-        Reading {
-            system: UnixTime::of(SystemTime::now()),
-            monotonic: self.start.elapsed(),
-            synchronised: match self.synchronised {
-                Synchronised::Assumed(assumed) => assumed,
-                Synchronised::Asked(ask) => ask(),
-            },
-        }
     }
 }
