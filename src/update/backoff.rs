@@ -20,6 +20,12 @@ pub const DEFAULT_POLL: Duration = Duration::from_secs(300);
 /// The shortest and longest interval that settings may ask for.
 pub const POLL_BOUNDS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(86_400));
 
+/// The interval between polls: what the release asks for in seconds, within [`POLL_BOUNDS`], else the setting.
+pub fn interval(signed: Option<u32>, setting: Duration) -> Duration {
+    let (least, most) = POLL_BOUNDS;
+    signed.map_or(setting, |seconds| Duration::from_secs(seconds.into()).clamp(least, most))
+}
+
 /// How long to wait for the next poll.
 ///
 /// After `failures` failed polls in a row: exponential from 15 s, capped at [`MAX_BACKOFF`], then full jitter by
@@ -67,6 +73,13 @@ mod tests {
 
     fn failed(failures: u32, random: f64) -> Duration {
         next_poll(DEFAULT_POLL, &site("s-1"), UnixTime(1_800_000_000), failures, None, random)
+    }
+
+    #[test]
+    fn the_release_sets_the_interval_within_bounds() {
+        let setting = Duration::from_secs(7);
+        let seconds = |signed| interval(signed, setting).as_secs();
+        assert_eq!([None, Some(1), Some(600), Some(u32::MAX)].map(seconds), [7, 60, 600, 86_400]);
     }
 
     #[test]

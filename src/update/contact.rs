@@ -1,17 +1,15 @@
 //! What a site says to HQ besides fetching: renewal and check-in. Neither changes what is served.
 
+use super::attempts::PublishedTree;
 use super::check_in::{self, AnswerError, Told};
 use super::client::{blocking, crashed};
 use super::identity::Identity;
 use super::plan;
-use super::poll::PollError;
+use super::poll_error::PollError;
 use super::service::Updater;
 use super::state::UpdateAlert;
 use crate::api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
 use crate::ids::{Generation, UnixTime};
-
-/// After so many check-ins in a row that tell of a release which the published tree does not show, someone should look.
-const BEHIND_ALERT: u32 = 3;
 
 impl Updater {
     /// Asks for a new certificate if it is time. The old one stays in use until the new one is checked and on disk.
@@ -42,7 +40,7 @@ impl Updater {
         let mut report = (self.report)();
         let (news, now) = (check_in::news(&report), self.time.monotonic());
         // Whether somebody holds a release back is asked until it is clear.
-        if self.behind == 0 && !check_in::due(self.told.as_ref(), &news, now) {
+        if !self.attempts.is_behind() && !check_in::due(self.told.as_ref(), &news, now) {
             return Ok(());
         }
         let client = self.client()?;
@@ -58,18 +56,18 @@ impl Updater {
         self.time.raise(signed.time, root.expires);
         let known = Generation(trusted.targets().map_or(0, |targets| targets.version));
         self.told = Some(Told { news, at: now });
-        if signed.newest > known {
-            // Whoever serves the tree holds it back, or is late: the next poll asks without an entity tag.
-            self.etag = None;
-            self.behind = self.behind.saturating_add(1);
-            if self.behind >= BEHIND_ALERT {
+        match self.attempts.compare(signed.newest, known) {
+            PublishedTree::Current => {
+                self.fresh_at = Some(self.time.now());
+                self.stats.clear_alert(UpdateAlert::Withheld.code());
+            }
+            // Whoever serves the tree is late, or holds it back: the next poll asks without an entity tag.
+            PublishedTree::Behind => self.etag = None,
+            PublishedTree::Withheld => {
+                self.etag = None;
                 let text = format!("HQ has published generation {}, the published tree shows {known}", signed.newest);
                 self.stats.alert(UpdateAlert::Withheld.code(), text);
             }
-        } else {
-            self.behind = 0;
-            self.fresh_at = Some(self.time.now());
-            self.stats.clear_alert(UpdateAlert::Withheld.code());
         }
         let stored = self.state.time_floor.unwrap_or(UnixTime(0));
         if self.time.floor().since(stored) >= plan::FLOOR_STEP {

@@ -7,6 +7,7 @@
 
 pub mod anchors;
 pub mod at_rest;
+mod attempts;
 pub mod backoff;
 pub mod check_in;
 pub mod client;
@@ -19,6 +20,7 @@ mod http;
 pub mod identity;
 pub mod plan;
 pub mod poll;
+pub mod poll_error;
 pub mod refresh;
 pub mod release;
 pub mod roll_back;
@@ -31,6 +33,7 @@ pub use clock::SystemClock;
 pub use clock::service::HostClock;
 pub use enrol::{EnrolError, enrol};
 pub use identity::{Identity, IdentityError};
+pub use poll_error::PollError;
 pub use release::{LoadError, load_active};
 pub use roll_back::{RollBackError, RolledBack, roll_back};
 pub use service::{PollOutcome, Report, Updater, UpdaterSettings};

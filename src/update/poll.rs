@@ -3,126 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::anchors::{self, AnchorError};
-use super::check_in::AnswerError;
+use super::anchors;
+use super::attempts::AfterFailedCheck;
 use super::client::{Client, FetchError, Fetched, blocking, crashed, within};
-use super::fetch_error::store_state;
-use super::identity::IdentityError;
-use super::plan::{self, FULL_REFRESH_EVERY};
-use super::refresh::{RefreshError, TIMESTAMP, refresh};
-use super::release::{self, LoadError};
+use super::plan;
+use super::poll_error::PollError;
+use super::refresh::{TIMESTAMP, refresh};
+use super::release::{self, LoadError, ManifestTarget, Offer};
 use super::self_check::{self, CheckError};
 use super::service::Updater;
-use super::state::{MetadataRefusal, SiteState, UpdateAlert};
-use super::tls::{Anchors, TlsError};
-use crate::access::{Catalog, MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
+use super::state::UpdateAlert;
+use super::tls::Anchors;
+use crate::access::{Catalog, Opened, OpenedManifest};
 use crate::bundle::ObjectRef;
 use crate::bundle::limits::MAX_MANIFEST_BYTES;
 use crate::ids::{Digest, Generation, UnixTime};
 use crate::store::{StoreError, TrustState};
-use crate::tuf::{Limits, TrustError, Trusted};
-
-/// How often a release may fail to open before its generation is given up.
-const CHECK_TRIES: u32 = 3;
-
-/// Why a poll did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum PollError {
-    /// Something could not be fetched or stored.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// Metadata was turned away.
-    #[error("{code}: {0}", code = .0.code())]
-    Trust(#[from] TrustError),
-    /// Metadata is another site's, or does not say whose it is.
-    #[error("{code}: {0}", code = MetadataRefusal::OtherSite)]
-    Other(#[from] AnchorError),
-    /// The release was turned away.
-    #[error("{code}: {0}", code = .0.code())]
-    Release(#[from] ReleaseError),
-    /// HQ has published nothing for this site.
-    #[error("HQ has not published a release for this site yet")]
-    NoRelease,
-    /// The release in the signed metadata failed its self-check before.
-    #[error("generation {0} failed its check here and is not tried again; publish a newer one")]
-    Rejected(Generation),
-    /// It failed just now.
-    #[error("generation {generation} is not activated: {source}")]
-    SelfCheck {
-        /// Which.
-        generation: Generation,
-        /// Why.
-        source: CheckError,
-    },
-    /// The activation window is shut.
-    #[error("generation {0} is here and waits for the activation window")]
-    Waiting(Generation),
-    /// Signed metadata is past its expiry.
-    #[error("the signed metadata expired at {0}; HQ must sign it again (`lineside-hq publish`)")]
-    Stale(UnixTime),
-    /// Trust state is gone.
-    #[error("the trust state is lost ({0}); enrol this appliance again")]
-    TrustLost(String),
-    /// The total budget of a poll is used up.
-    #[error("the poll took longer than allowed; it goes on where it stopped next time")]
-    Budget,
-    /// No TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// HQ's answer to a check-in or a renewal cannot be used.
-    #[error(transparent)]
-    Answer(#[from] AnswerError),
-    /// The identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The disk refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl PollError {
-    /// The state that the site is in for status and check-in.
-    pub fn state(&self) -> SiteState {
-        match self {
-            Self::Fetch(error) => error.state(),
-            Self::Trust(TrustError::Expired { .. }) | Self::Stale(_) => SiteState::Stale,
-            Self::Trust(_) | Self::Other(_) | Self::Release(_) => SiteState::Refused,
-            Self::NoRelease => SiteState::NoRelease,
-            Self::Rejected(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => SiteState::RolledBack,
-            Self::SelfCheck { .. } => SiteState::Corrupt,
-            Self::Waiting(_) => SiteState::Waiting,
-            Self::TrustLost(_) => SiteState::TrustLost,
-            Self::Budget => SiteState::Unreachable,
-            Self::Tls(_) => SiteState::Certificate,
-            Self::Answer(_) => SiteState::Answer,
-            Self::Identity(_) => SiteState::Identity,
-            Self::Store(error) => store_state(error),
-        }
-    }
-
-    /// How long the server asked to be left alone.
-    pub const fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Fetch(error) => error.retry_after(),
-            _ => None,
-        }
-    }
-
-    /// Whether the next poll should come later than usual. Waiting for HQ to publish is not a failure.
-    pub const fn backs_off(&self) -> bool {
-        !matches!(self, Self::NoRelease | Self::Stale(_) | Self::Waiting(_) | Self::Rejected(_))
-    }
-}
-
-impl From<RefreshError> for PollError {
-    fn from(error: RefreshError) -> Self {
-        match error {
-            RefreshError::Fetch(error) => error.into(),
-            RefreshError::Trust(error) => error.into(),
-            RefreshError::Other(error) => error.into(),
-        }
-    }
-}
+use crate::tuf::{Limits, Trusted};
 
 impl Updater {
     /// One poll without its report. Returns the new release's catalog if one was activated.
@@ -156,7 +53,7 @@ impl Updater {
         let refreshed = within(self.left(deadline), refreshed).await.ok_or(PollError::Budget)?;
         self.keep(refreshed.trusted).await?;
         refreshed.result?;
-        self.full_at = Some(self.time.monotonic());
+        self.attempts.refreshed(self.time.monotonic());
         self.fresh_at = Some(now);
 
         let activated = self.release(&client, now, deadline).await;
@@ -176,23 +73,20 @@ impl Updater {
         deadline: Duration,
     ) -> Result<Option<Arc<Catalog>>, PollError> {
         let trusted = self.trusted()?.clone();
-        let generation = Generation(trusted.targets().ok_or(ReleaseError::NoManifest)?.version);
-        let target = trusted.target(MANIFEST_TARGET).ok_or(ReleaseError::NoManifest)?;
-        let sha256 = target.hashes.sha256.ok_or(ReleaseError::NoManifest)?;
-        let same =
-            |active: &Opened| active.generation() == generation && Digest::of(active.sealed_manifest()) == sha256;
-        if self.active.as_ref().is_some_and(same) {
-            self.heal(client, deadline).await?;
-            return Ok(None);
-        }
-        if let Err(rejected) = self.not_rejected(&trusted) {
-            self.heal(client, deadline).await?;
-            return Err(rejected);
+        let target = ManifestTarget::of(&trusted)?;
+        let active = self.active.as_ref().map(|active| (active.generation(), Digest::of(active.sealed_manifest())));
+        match target.judge(active, &self.state.rejected) {
+            Offer::Active => return self.heal(client, deadline).await.map(|()| None),
+            Offer::Rejected => {
+                self.heal(client, deadline).await?;
+                return Err(PollError::Rejected(target.generation));
+            }
+            Offer::New => {}
         }
 
         let repository = self.identity.settled().repository.clone();
-        let limit = target.length.min(MAX_MANIFEST_BYTES);
-        let url = plan::manifest_url(&repository, self.identity.site(), &sha256);
+        let limit = target.bytes.min(MAX_MANIFEST_BYTES);
+        let url = plan::manifest_url(&repository, self.identity.site(), &target.sha256);
         let fetched = within(self.left(deadline), client.get(&url, limit, None)).await.ok_or(PollError::Budget)??;
         let Fetched::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
         let (key, fleet, site) = (self.identity.recipient(), self.identity.fleet(), self.identity.site());
@@ -259,15 +153,13 @@ impl Updater {
 
     /// What a failed check means: wrong content is for good, damage is fetched again a few times.
     async fn failed_check(&mut self, generation: Generation, source: CheckError) -> Result<PollError, StoreError> {
-        let tries = match self.failed_checks {
-            Some((failed, tries)) if failed == generation => tries + 1,
-            _ => 1,
-        };
-        self.failed_checks = Some((generation, tries));
-        // The store has put an object that it could not read aside, so the next poll fetches it again.
-        if matches!(source, CheckError::WrongContent(_)) || tries >= CHECK_TRIES {
-            plan::reject(&mut self.state.rejected, generation);
-            self.save_state().await?;
+        match self.attempts.check_failed(generation, &source) {
+            // The store has put an object that it could not read aside, so the next poll fetches it again.
+            AfterFailedCheck::FetchAgain => {}
+            AfterFailedCheck::Reject => {
+                plan::reject(&mut self.state.rejected, generation);
+                self.save_state().await?;
+            }
         }
         let text = format!("generation {generation} failed its check: {source}");
         self.stats.alert(UpdateAlert::SelfCheck.code(), text);
@@ -306,10 +198,9 @@ impl Updater {
         }
     }
 
-    /// Whether a 304 would not be enough: a day has passed, nothing is served yet, or what we trust has expired.
+    /// Whether a 304 would not be enough: nothing is served yet, what we trust has expired, or a day has passed.
     fn full_refresh_due(&self, now: UnixTime) -> bool {
-        let since = self.full_at.map(|at| self.time.monotonic().saturating_sub(at));
-        self.active.is_none() || since.is_none_or(|since| since >= FULL_REFRESH_EVERY) || self.fresh(now).is_err()
+        self.active.is_none() || self.fresh(now).is_err() || self.attempts.full_refresh_due(self.time.monotonic())
     }
 
     /// Reads trust state and the stored release, once.

@@ -5,10 +5,10 @@ use futures_util::stream::{self, TryStreamExt as _};
 use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
 use super::identity::Identity;
 use super::plan;
-use crate::access::{Opened, OpenedManifest, ReleaseError};
+use crate::access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
 use crate::bundle::ObjectRef;
 use crate::bundle::limits::MAX_FILE_BYTES;
-use crate::ids::Digest;
+use crate::ids::{Digest, Generation};
 use crate::store::{Store, StoreError, StoredRelease};
 use crate::tuf::{TrustError, Trusted};
 
@@ -24,6 +24,49 @@ pub enum LoadError {
     /// It does not open.
     #[error("the stored release does not open: {0}")]
     Release(#[from] ReleaseError),
+}
+
+/// The sealed manifest that trusted metadata names: which release a site should serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ManifestTarget {
+    /// The version of the `targets` metadata.
+    pub(super) generation: Generation,
+    /// SHA-256 of the sealed bytes.
+    pub(super) sha256: Digest,
+    /// The signed length.
+    pub(super) bytes: u64,
+}
+
+/// What a named release is to this site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// It is served already; damaged objects of it may be missing.
+    Active,
+    /// It was given up here.
+    Rejected,
+    /// It is to be fetched and activated.
+    New,
+}
+
+impl ManifestTarget {
+    /// The manifest that `trusted` names.
+    pub(super) fn of(trusted: &Trusted) -> Result<Self, ReleaseError> {
+        let generation = Generation(trusted.targets().ok_or(ReleaseError::NoManifest)?.version);
+        let target = trusted.target(MANIFEST_TARGET).ok_or(ReleaseError::NoManifest)?;
+        let sha256 = target.hashes.sha256.ok_or(ReleaseError::NoManifest)?;
+        Ok(Self { generation, sha256, bytes: target.length })
+    }
+
+    /// What the release is to a site that serves `active` (generation and SHA-256 of its sealed manifest).
+    pub(super) fn judge(&self, active: Option<(Generation, Digest)>, rejected: &[Generation]) -> Offer {
+        if active == Some((self.generation, self.sha256)) {
+            Offer::Active
+        } else if rejected.contains(&self.generation) {
+            Offer::Rejected
+        } else {
+            Offer::New
+        }
+    }
 }
 
 /// The release on disk, verified again from its bytes, before there is a network; `None` if there never was one.
@@ -104,4 +147,23 @@ async fn fetch_object(
     blocking(move || download.finish()).await.ok_or_else(crashed)??;
     tracing::debug!(%digest, bytes, "object fetched");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_active_rejected_or_new() {
+        let (sha256, other) = (Digest::of(b"manifest"), Digest::of(b"another"));
+        let target = ManifestTarget { generation: Generation(7), sha256, bytes: 9 };
+        let same = Some((Generation(7), sha256));
+        assert_eq!(target.judge(same, &[]), Offer::Active);
+        // What is served is never given up by its number alone.
+        assert_eq!(target.judge(same, &[Generation(7)]), Offer::Active);
+        assert_eq!(target.judge(Some((Generation(6), other)), &[Generation(7)]), Offer::Rejected);
+        // HQ published this generation anew, with other content.
+        assert_eq!(target.judge(Some((Generation(7), other)), &[]), Offer::New);
+        assert_eq!(target.judge(None, &[Generation(6)]), Offer::New);
+    }
 }

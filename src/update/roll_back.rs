@@ -6,7 +6,7 @@
 use super::client::{blocking, crashed};
 use super::identity::{Identity, IdentityError};
 use super::plan;
-use super::poll::PollError;
+use super::poll_error::PollError;
 use super::release::load_previous;
 use super::service::Updater;
 use crate::access::Opened;

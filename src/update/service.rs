@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{self, DEFAULT_POLL, POLL_BOUNDS};
+use super::attempts::Attempts;
+use super::backoff::{self, DEFAULT_POLL};
 use super::check_in::Told;
 use super::client::{Client, ClientLimits};
 use super::clock::{SystemClock, Timekeeper};
 use super::identity::Identity;
-use super::poll::PollError;
+use super::poll_error::PollError;
 use super::roll_back::{RollBackError, RolledBack};
 use super::self_check::Checked;
 use super::state::{SiteState, UpdateAlert};
@@ -86,14 +87,9 @@ pub struct Updater {
     pub(super) active: Option<Opened>,
     /// The timestamp's entity tag, once all that it stands for is done.
     pub(super) etag: Option<String>,
-    /// When the last full refresh ended, in monotonic time.
-    pub(super) full_at: Option<Duration>,
     pub(super) fresh_at: Option<UnixTime>,
     pub(super) checked: Checked,
-    /// The generation that failed its check, and how often.
-    pub(super) failed_checks: Option<(Generation, u32)>,
-    /// How many check-ins in a row told of a release that the published tree does not show.
-    pub(super) behind: u32,
+    pub(super) attempts: Attempts,
     /// What HQ was told last.
     pub(super) told: Option<Told>,
     /// When a renewal was last tried, in monotonic time.
@@ -125,11 +121,9 @@ impl Updater {
             state: TrustState::default(),
             active: None,
             etag: None,
-            full_at: None,
             fresh_at: None,
             checked: Checked::new(),
-            failed_checks: None,
-            behind: 0,
+            attempts: Attempts::default(),
             told: None,
             renewal_tried: None,
             refused: false,
@@ -231,7 +225,6 @@ impl Updater {
         stop: CancellationToken,
     ) {
         self.releases = Some(catalog);
-        let mut failures: u32 = 0;
         let mut wait = match self.active {
             Some(_) => self.settings.start_spread.mul_f64(random()),
             None => Duration::ZERO,
@@ -252,21 +245,15 @@ impl Updater {
                 () = stop.cancelled() => return,
                 outcome = self.poll_once() => outcome,
             };
-            failures = if outcome.backs_off { failures.saturating_add(1) } else { 0 };
-            let site = self.identity.site();
-            wait = backoff::next_poll(self.interval(), site, self.time.now(), failures, outcome.retry_after, random());
-            tracing::debug!(?wait, failures, "next poll");
+            self.attempts.polled(outcome.backs_off);
+            wait = self.until_next_poll(outcome.retry_after);
         }
     }
 
-    /// The interval that the release asks for, else the setting, within bounds.
-    fn interval(&self) -> Duration {
+    fn until_next_poll(&self, retry_after: Option<Duration>) -> Duration {
         let signed = self.active.as_ref().and_then(|active| active.manifest().settings.poll_seconds);
-        let (least, most) = POLL_BOUNDS;
-        match signed {
-            Some(seconds) => Duration::from_secs(seconds.into()).clamp(least, most),
-            None => self.settings.poll,
-        }
+        let interval = backoff::interval(signed, self.settings.poll);
+        self.attempts.next_poll(interval, self.identity.site(), self.time.now(), retry_after, random())
     }
 }
 
