@@ -39,7 +39,7 @@ pub(super) struct ManifestTarget {
 
 /// What a named release is to this site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Offer {
+pub(super) enum ReleaseStanding {
     /// It is served already; damaged objects of it may be missing.
     Active,
     /// It was given up here.
@@ -58,13 +58,13 @@ impl ManifestTarget {
     }
 
     /// What the release is to a site that serves `active` (generation and SHA-256 of its sealed manifest).
-    pub(super) fn judge(&self, active: Option<(Generation, Digest)>, rejected: &[Generation]) -> Offer {
+    pub(super) fn standing(&self, active: Option<(Generation, Digest)>, rejected: &[Generation]) -> ReleaseStanding {
         if active == Some((self.generation, self.sha256)) {
-            Offer::Active
+            ReleaseStanding::Active
         } else if rejected.contains(&self.generation) {
-            Offer::Rejected
+            ReleaseStanding::Rejected
         } else {
-            Offer::New
+            ReleaseStanding::New
         }
     }
 }
@@ -158,12 +158,12 @@ mod tests {
         let (sha256, other) = (Digest::of(b"manifest"), Digest::of(b"another"));
         let target = ManifestTarget { generation: Generation(7), sha256, bytes: 9 };
         let same = Some((Generation(7), sha256));
-        assert_eq!(target.judge(same, &[]), Offer::Active);
+        assert_eq!(target.standing(same, &[]), ReleaseStanding::Active);
         // What is served is never given up by its number alone.
-        assert_eq!(target.judge(same, &[Generation(7)]), Offer::Active);
-        assert_eq!(target.judge(Some((Generation(6), other)), &[Generation(7)]), Offer::Rejected);
+        assert_eq!(target.standing(same, &[Generation(7)]), ReleaseStanding::Active);
+        assert_eq!(target.standing(Some((Generation(6), other)), &[Generation(7)]), ReleaseStanding::Rejected);
         // HQ published this generation anew, with other content.
-        assert_eq!(target.judge(Some((Generation(7), other)), &[]), Offer::New);
-        assert_eq!(target.judge(None, &[Generation(6)]), Offer::New);
+        assert_eq!(target.standing(Some((Generation(7), other)), &[]), ReleaseStanding::New);
+        assert_eq!(target.standing(None, &[Generation(6)]), ReleaseStanding::New);
     }
 }

@@ -8,7 +8,7 @@ use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll_error::PollError;
 use super::release::load_previous;
-use super::service::Updater;
+use super::updater::Updater;
 use crate::access::Opened;
 use crate::ids::Generation;
 use crate::store::{Store, StoreError};
@@ -73,19 +73,18 @@ fn candidates(store: &Store, identity: &Identity) -> Result<(Generation, Opened)
 impl Updater {
     /// Goes back while this updater runs.
     pub(super) async fn roll_back(&mut self) -> Result<RolledBack, RollBackError> {
-        self.load().await?;
-        let (store, identity) = (self.store.clone(), self.identity.clone());
+        self.trust.load(self.line.identity()).await?;
+        let (store, identity) = (self.store.clone(), self.line.identity().clone());
         let (left, previous) = blocking(move || candidates(&store, &identity)).await.ok_or_else(crashed)??;
-        plan::reject(&mut self.state.rejected, left);
-        self.save_state().await?;
+        self.trust.reject(left).await?;
         let store = self.store.clone();
         blocking(move || store.roll_back()).await.ok_or_else(crashed)??;
         let done = RolledBack { left, to: previous.generation() };
         tracing::warn!(from = %done.left, to = %done.to, "rolled back by hand");
         self.stats.count("update.rolled-back");
-        self.active = Some(previous);
+        self.trust.serve(Some(previous));
         // The next poll must look at everything again: a 304 would say no more than that nothing is newer.
-        self.etag = None;
+        self.line.forget_etag();
         Ok(done)
     }
 }
