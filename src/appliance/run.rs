@@ -25,7 +25,7 @@ use crate::status::{PollState, Stats};
 use crate::store::Store;
 use crate::update;
 use crate::update::Updater;
-use crate::update::identity::Identity;
+use crate::update::identity::SiteIdentity;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -261,8 +261,11 @@ impl Running {
 }
 
 /// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<crate::access::Opened>)> {
-    let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
+async fn enrolled(
+    store: &Store,
+    stats: &Stats,
+) -> anyhow::Result<(Option<SiteIdentity>, Option<crate::access::Opened>)> {
+    let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
@@ -289,9 +292,9 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
     }
 }
 
-fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {
+fn updater(settings: &Settings, store: Store, identity: SiteIdentity, stats: &Stats) -> Updater {
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::Report = Arc::new(move || crate::status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || crate::status::Report::of(&told).check_in());
     Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
 }

@@ -41,9 +41,9 @@ pub fn is_encrypted(bytes: &[u8]) -> bool {
 }
 
 /// The key to the identity's secret files; without one they are plain.
-pub struct Key(Option<LessSafeKey>);
+pub struct AtRestKey(Option<LessSafeKey>);
 
-impl Key {
+impl AtRestKey {
     /// What systemd handed to this process.
     ///
     /// # Errors
@@ -107,10 +107,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
-    fn board(byte: u8) -> Key {
+    fn board(byte: u8) -> AtRestKey {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CREDENTIAL), [byte; KEY_BYTES]).unwrap();
-        Key::in_dir(dir.path()).unwrap()
+        AtRestKey::in_dir(dir.path()).unwrap()
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
         assert!(is_encrypted(&on_card));
         assert!(!on_card.windows(6).any(|window| window == b"secret"));
         assert_eq!(here.unwrap("tls.key", on_card.clone()).unwrap(), b"secret");
-        assert!(matches!(Key(None).unwrap("tls.key", on_card.clone()), Err(AtRestError::NoKey)));
+        assert!(matches!(AtRestKey(None).unwrap("tls.key", on_card.clone()), Err(AtRestError::NoKey)));
         assert!(matches!(board(2).unwrap("tls.key", on_card.clone()), Err(AtRestError::WrongKey)));
         assert!(matches!(here.unwrap("recipient.key", on_card.clone()), Err(AtRestError::WrongKey)));
         for at in MAGIC.len()..on_card.len() {
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn without_a_tpm_files_are_plain_and_stay_readable_when_one_comes() {
-        let plain = Key(None).wrap("tls.key", b"secret").unwrap().to_vec();
+        let plain = AtRestKey(None).wrap("tls.key", b"secret").unwrap().to_vec();
         assert_eq!(plain, b"secret");
         assert!(!is_encrypted(&plain));
         assert_eq!(board(1).unwrap("tls.key", plain).unwrap(), b"secret");
@@ -142,10 +142,10 @@ mod tests {
     #[test]
     fn a_credential_that_is_no_key_writes_nothing_in_clear() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Key::in_dir(dir.path()).unwrap().0.is_none());
+        assert!(AtRestKey::in_dir(dir.path()).unwrap().0.is_none());
         for wrong in [0, 31, 33, 4096] {
             fs::write(dir.path().join(CREDENTIAL), vec![1; wrong]).unwrap();
-            assert!(matches!(Key::in_dir(dir.path()), Err(AtRestError::NotAKey)), "{wrong}");
+            assert!(matches!(AtRestKey::in_dir(dir.path()), Err(AtRestError::NotAKey)), "{wrong}");
         }
     }
 }

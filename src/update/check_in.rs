@@ -15,7 +15,7 @@ pub const EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// What HQ was told last, and when in monotonic time.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct LastCheckIn {
     /// [`news`] of the report.
     pub news: CheckIn,
     /// When.
@@ -38,7 +38,7 @@ pub fn news(report: &CheckIn) -> CheckIn {
 }
 
 /// Whether to check in after a poll: there is news, or HQ has not heard of us for [`EVERY`].
-pub fn due(told: Option<&Told>, news: &CheckIn, now: Duration) -> bool {
+pub fn due(told: Option<&LastCheckIn>, news: &CheckIn, now: Duration) -> bool {
     told.is_none_or(|told| told.news != *news || now.saturating_sub(told.at) >= EVERY)
 }
 
@@ -163,7 +163,7 @@ mod tests {
     fn only_news_or_time_call_for_a_check_in() {
         let report = CheckIn { phones: vec![phone(1), phone(2)], uptime_seconds: 5, ..CheckIn::default() };
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        let told = Told { news: news(&report), at: minutes(10) };
+        let told = LastCheckIn { news: news(&report), at: minutes(10) };
         assert!(due(None, &told.news, minutes(10)));
         let mut later = report.clone();
         (later.uptime_seconds, later.disk_free_bytes, later.nonce) = (905, 7, "ab".into());

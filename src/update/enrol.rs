@@ -6,11 +6,11 @@
 use data_encoding::HEXLOWER;
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, ClientLimits, FetchError, Fetched};
+use super::client::{Client, ClientLimits, FetchError, GetOutcome};
 use super::clock::Timekeeper;
 use super::clock::service::HostClock;
 use super::enrolment_journal::{EnrolmentJournal, FinishError};
-use super::identity::{Identity, IdentityError, Site, signing_request};
+use super::identity::{EnrolledSite, IdentityError, SiteIdentity, signing_request};
 use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
 use crate::api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
@@ -122,7 +122,11 @@ impl From<FinishError> for EnrolError {
 ///
 /// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. Wipe the
 /// token file after success, and after an error that [`EnrolError::may_pass`] says is for good.
-pub async fn enrol(token: &EnrolmentToken, store: &Store, clock_synchronised: bool) -> Result<Identity, EnrolError> {
+pub async fn enrol(
+    token: &EnrolmentToken,
+    store: &Store,
+    clock_synchronised: bool,
+) -> Result<SiteIdentity, EnrolError> {
     let time = Timekeeper::new(HostClock::assuming(clock_synchronised), None);
     enrol_with(token, store, time, ClientLimits::default()).await
 }
@@ -133,7 +137,7 @@ pub async fn enrol_with(
     store: &Store,
     time: Timekeeper,
     limits: ClientLimits,
-) -> Result<Identity, EnrolError> {
+) -> Result<SiteIdentity, EnrolError> {
     let mut journal = journal(token, store)?;
     let base = &journal.site.hq;
     let client = Client::new(Anchors::ByDigest(token.ca_sha256), None, time, limits)?;
@@ -142,8 +146,8 @@ pub async fn enrol_with(
     let max = Limits::default().root_bytes;
     let failed = |error| unreachable_or_wrong(error, &token.hq);
     let root = match client.get(&format!("{base}{ROOT_PATH}"), max, None).await.map_err(failed)? {
-        Fetched::Body(bytes, _) => bytes,
-        Fetched::Missing | Fetched::NotModified => return Err(EnrolError::Answer("HQ has no root".to_owned())),
+        GetOutcome::Body(bytes, _) => bytes,
+        GetOutcome::Missing | GetOutcome::NotModified => return Err(EnrolError::Answer("HQ has no root".to_owned())),
     };
     if Digest::of(&root) != token.root_sha256 {
         return Err(EnrolError::OtherRoot);
@@ -165,7 +169,7 @@ pub async fn enrol_with(
 /// The journal of an earlier try with this token, or a new one with new keys, on disk before HQ hears of them.
 fn journal(token: &EnrolmentToken, store: &Store) -> Result<EnrolmentJournal, EnrolError> {
     let trim = |url: &str| url.trim_end_matches('/').to_owned();
-    let site = Site {
+    let site = EnrolledSite {
         hq: trim(&token.hq),
         repository: trim(token.repository.as_ref().unwrap_or(&token.hq)),
         fleet: token.fleet.clone(),

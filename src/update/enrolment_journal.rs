@@ -1,7 +1,7 @@
 //! An enrolment under way, in `enrolling.toml`, and how an appliance goes on with it after a power cut.
 //!
 //! The journal holds the keys and the request, so that a retry sends the very same request. Once it holds HQ's
-//! certificate, the rest needs nothing but the disk: [`Identity::load`] finishes it.
+//! certificate, the rest needs nothing but the disk: [`SiteIdentity::load`] finishes it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::anchors;
-use super::identity::{self, Identity, IdentityError, JOURNAL, Site, damaged};
+use super::identity::{self, EnrolledSite, IdentityError, JOURNAL, SiteIdentity, damaged};
 use crate::bundle::RecipientSecret;
 use crate::store::{Store, StoreError, TrustState};
 use crate::tuf::schema::Root;
@@ -29,7 +29,7 @@ pub(super) enum FinishError {
     Store(#[from] StoreError),
 }
 
-impl Identity {
+impl SiteIdentity {
     /// The identity on disk; `None` before enrolment. Finishes an enrolment that a power cut interrupted.
     pub fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
         if let Some(journal) = EnrolmentJournal::load(store)?
@@ -46,7 +46,7 @@ impl Identity {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct EnrolmentJournal {
     /// What the token says.
-    pub(super) site: Site,
+    pub(super) site: EnrolledSite,
     /// [`crate::api::EnrolmentToken::token`].
     pub(super) token: String,
     /// PKCS#8, PEM.
@@ -95,13 +95,13 @@ impl EnrolmentJournal {
     }
 
     /// The identity that the journal's keys and certificate make.
-    pub(super) fn identity(&self) -> Result<Identity, IdentityError> {
+    pub(super) fn identity(&self) -> Result<SiteIdentity, IdentityError> {
         let certificate = self.certificate.clone().unwrap_or_default();
-        Identity::new(self.site.clone(), Zeroizing::new(self.tls_key.clone()), certificate, self.recipient()?)
+        SiteIdentity::new(self.site.clone(), Zeroizing::new(self.tls_key.clone()), certificate, self.recipient()?)
     }
 
     /// The last part, which needs nothing but the disk and may be repeated: trust, identity, and the journal's end.
-    pub(super) fn finish(&self, store: &Store) -> Result<Identity, FinishError> {
+    pub(super) fn finish(&self, store: &Store) -> Result<SiteIdentity, FinishError> {
         let identity = self.identity()?;
         let root = self.root.as_deref().unwrap_or_default();
         let pinned = Trusted::pin(root.as_bytes())?;
@@ -124,13 +124,13 @@ impl EnrolmentJournal {
 
 /// Whether trust that is here already is this site's, under this very root or a later one that shares a key with it.
 /// An HQ that was set up anew under the same name is another one.
-fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, site: &Site) -> bool {
+fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, site: &EnrolledSite) -> bool {
     let Ok(trusted) = Trusted::reopen(metadata) else { return false };
     let (ours, theirs) = (trusted.root(), pinned.root());
     let keys = |root: &Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
     let shares_a_key = keys(ours).iter().any(|id| keys(theirs).contains(id));
     let same_root = trusted.files().get("root.json") == pinned.files().get("root.json");
-    let Site { fleet, site, .. } = site;
+    let EnrolledSite { fleet, site, .. } = site;
     let our_site = trusted.timestamp().is_none_or(|timestamp| anchors::check_site(timestamp, fleet, site).is_ok());
     (same_root || (ours.version > theirs.version && shares_a_key))
         && our_site

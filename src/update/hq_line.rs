@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::anchors;
-use super::check_in::{self, AnswerError, Told};
+use super::check_in::{self, AnswerError, LastCheckIn};
 use super::client::{Client, ClientLimits, blocking, crashed};
 use super::clock::Timekeeper;
-use super::identity::Identity;
+use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
 use super::state::UpdateAlert;
@@ -21,11 +21,11 @@ use crate::store::Store;
 use crate::tuf::schema::Root;
 
 /// Where a check-in's report comes from. The nonce is filled in here.
-pub type Report = Arc<dyn Fn() -> CheckIn + Send + Sync>;
+pub type CheckInSource = Arc<dyn Fn() -> CheckIn + Send + Sync>;
 
 /// Everything that a site says to HQ and to whoever serves the published tree, except for what a poll fetches.
 pub(super) struct HqLine {
-    identity: Identity,
+    identity: SiteIdentity,
     store: Store,
     stats: Stats,
     time: Timekeeper,
@@ -34,9 +34,9 @@ pub(super) struct HqLine {
     /// The timestamp's entity tag, once all that it stands for is done.
     etag: Option<String>,
     renewal: Renewal,
-    report: Report,
+    report: CheckInSource,
     /// What HQ was told last.
-    told: Option<Told>,
+    last_check_in: Option<LastCheckIn>,
 }
 
 /// A client, and the digests of the certificates that it was made of.
@@ -57,16 +57,16 @@ struct Renewal {
 impl HqLine {
     /// A line that nothing was sent over yet.
     pub(super) fn new(
-        identity: Identity,
+        identity: SiteIdentity,
         (store, stats, time): (Store, Stats, Timekeeper),
         limits: ClientLimits,
-        report: Report,
+        report: CheckInSource,
     ) -> Self {
-        let (client, etag, renewal, told) = (None, None, Renewal::default(), None);
-        Self { identity, store, stats, time, limits, client, etag, renewal, report, told }
+        let (client, etag, renewal, last_check_in) = (None, None, Renewal::default(), None);
+        Self { identity, store, stats, time, limits, client, etag, renewal, report, last_check_in }
     }
 
-    pub(super) const fn identity(&self) -> &Identity {
+    pub(super) const fn identity(&self) -> &SiteIdentity {
         &self.identity
     }
 
@@ -152,7 +152,7 @@ impl HqLine {
     pub(super) async fn check_in(&mut self, root: &Root, asks: bool) -> Result<Option<SignedTime>, PollError> {
         let mut report = (self.report)();
         let (news, now) = (check_in::news(&report), self.time.monotonic());
-        if !asks && !check_in::due(self.told.as_ref(), &news, now) {
+        if !asks && !check_in::due(self.last_check_in.as_ref(), &news, now) {
             return Ok(None);
         }
         let client = self.client(root)?;
@@ -162,7 +162,7 @@ impl HqLine {
         let answer = client.post(&self.url(CHECK_IN_PATH), check_in::body(report)).await?;
         let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;
         self.stats.told(&alerts);
-        self.told = Some(Told { news, at: now });
+        self.last_check_in = Some(LastCheckIn { news, at: now });
         Ok(Some(signed))
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::at_rest::{AtRestError, Key, is_encrypted};
+use super::at_rest::{AtRestError, AtRestKey, is_encrypted};
 use super::tls::{self, ClientAuth};
 use crate::api::{parse_site_uri, site_uri};
 use crate::bundle::RecipientSecret;
@@ -36,7 +36,7 @@ const RECIPIENT_WORD: &str = "lineside-x25519";
 /// What enrolment settled, in `site.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Site {
+pub struct EnrolledSite {
     /// Where HQ is: `https://host[:port]`, no slash at the end.
     pub hq: String,
     /// Where the published tree is; HQ itself unless another host serves it.
@@ -51,8 +51,8 @@ pub struct Site {
 
 /// One appliance's identity. `Debug` shows no key.
 #[derive(Clone)]
-pub struct Identity {
-    site: Site,
+pub struct SiteIdentity {
+    site: EnrolledSite,
     tls_key: Arc<Zeroizing<String>>,
     certificate: String,
     valid: (UnixTime, UnixTime),
@@ -101,12 +101,12 @@ pub enum CertificateError {
     OtherSite(String),
 }
 
-impl Identity {
+impl SiteIdentity {
     /// What is on disk of a finished enrolment; `None` before one.
     pub(super) fn read(store: &Store) -> Result<Option<Self>, IdentityError> {
         let dir = store.identity_dir();
         let Some(site) = read(&dir, SITE)? else { return Ok(None) };
-        let site: Site = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
+        let site: EnrolledSite = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
         let file = |name| read(&dir, name)?.ok_or_else(|| damaged(name, "it is missing"));
         let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
         let mut identity = Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?;
@@ -117,7 +117,7 @@ impl Identity {
 
     /// An identity of checked parts: key and certificate belong together and name this site.
     pub fn new(
-        site: Site,
+        site: EnrolledSite,
         tls_key: Zeroizing<String>,
         certificate: String,
         recipient: RecipientSecret,
@@ -156,7 +156,7 @@ impl Identity {
     }
 
     /// What enrolment settled.
-    pub const fn settled(&self) -> &Site {
+    pub const fn settled(&self) -> &EnrolledSite {
         &self.site
     }
 
@@ -194,14 +194,14 @@ impl Identity {
     }
 }
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for SiteIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("site", &self.site).field("valid", &self.valid).finish_non_exhaustive()
+        f.debug_struct("SiteIdentity").field("site", &self.site).field("valid", &self.valid).finish_non_exhaustive()
     }
 }
 
 /// A PKCS#10 request for our key that names our site (PEM). HQ decides what the certificate says.
-pub(super) fn signing_request(key: &rcgen::KeyPair, site: &Site) -> Result<String, rcgen::Error> {
+pub(super) fn signing_request(key: &rcgen::KeyPair, site: &EnrolledSite) -> Result<String, rcgen::Error> {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, site.site.as_str());
@@ -262,7 +262,7 @@ pub(super) fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<St
         Ok(bytes) => {
             let at_rest = |error: AtRestError| damaged(name, error);
             let bytes = if SECRET.contains(&name) {
-                Key::of_process().and_then(|key| key.unwrap(name, bytes)).map_err(at_rest)?
+                AtRestKey::of_process().and_then(|key| key.unwrap(name, bytes)).map_err(at_rest)?
             } else {
                 bytes
             };
@@ -280,7 +280,8 @@ pub(super) fn write(store: &Store, name: &'static str, bytes: &[u8]) -> Result<(
     if !SECRET.contains(&name) || bytes.is_empty() {
         return Ok(store.write_file(&path, bytes)?);
     }
-    let wrapped = Key::of_process().and_then(|key| key.wrap(name, bytes)).map_err(|error| damaged(name, error))?;
+    let wrapped =
+        AtRestKey::of_process().and_then(|key| key.wrap(name, bytes)).map_err(|error| damaged(name, error))?;
     Ok(store.write_file(&path, &wrapped)?)
 }
 

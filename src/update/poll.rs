@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::{AfterFailedCheck, PublishedTree};
-use super::client::{Client, FetchError, Fetched, blocking, crashed, within};
+use super::client::{Client, FetchError, GetOutcome, blocking, crashed, within};
 use super::plan;
 use super::poll_error::PollError;
 use super::refresh::{TIMESTAMP, refresh};
@@ -34,13 +34,13 @@ impl Updater {
         let etag = self.line.etag().filter(|_| !self.full_refresh_due(now));
         let limit = Limits::default().timestamp_bytes;
         let (timestamp, etag) = match client.get(&format!("{base}{TIMESTAMP}"), limit, etag).await? {
-            Fetched::NotModified => {
+            GetOutcome::NotModified => {
                 self.heal(&client, deadline).await?;
                 self.trust.not_rejected()?;
                 return self.trust.current(now).map(|()| None);
             }
-            Fetched::Missing => return Err(PollError::NoRelease),
-            Fetched::Body(bytes, etag) => (bytes, etag),
+            GetOutcome::Missing => return Err(PollError::NoRelease),
+            GetOutcome::Body(bytes, etag) => (bytes, etag),
         };
         self.line.forget_etag();
 
@@ -101,7 +101,7 @@ impl Updater {
         let url = plan::manifest_url(&identity.settled().repository, identity.site(), &target.sha256);
         let manifest = client.get(&url, target.bytes.min(MAX_MANIFEST_BYTES), None);
         let fetched = within(self.left(deadline), manifest).await.ok_or(PollError::Budget)??;
-        let Fetched::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
+        let GetOutcome::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
         let manifest = OpenedManifest::open(trusted, &sealed, identity.recipient(), identity.fleet(), identity.site())?;
         self.time.raise(manifest.manifest().created, trusted.root().expires);
 

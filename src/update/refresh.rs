@@ -1,7 +1,7 @@
 //! Drives the TUF machine over HTTPS, and keeps what held.
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, FetchError, Fetched};
+use super::client::{Client, FetchError, GetOutcome};
 use crate::ids::{FleetId, SiteId, UnixTime};
 use crate::tuf::{Limits, Refresh, Step, TrustError, Trusted};
 
@@ -54,13 +54,13 @@ pub async fn refresh(
             return Refreshed { trusted: start, result: Err(error.into()) };
         }
         let fetched = match timestamp.take_if(|_| ask.path == TIMESTAMP) {
-            Some(bytes) => Ok(Fetched::Body(bytes, None)),
+            Some(bytes) => Ok(GetOutcome::Body(bytes, None)),
             None => client.get(&format!("{base}{}", ask.path), ask.max_bytes, None).await,
         };
         let before = (ask.role != "root").then(|| machine.trusted().clone());
         let told = match fetched {
-            Ok(Fetched::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
-            Ok(Fetched::Missing | Fetched::NotModified) => machine.missing().map_err(RefreshError::from),
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing().map_err(RefreshError::from),
             Err(error) => Err(error.into()),
         };
         let checked = match machine.trusted().timestamp() {

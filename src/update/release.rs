@@ -3,7 +3,7 @@
 use futures_util::stream::{self, TryStreamExt as _};
 
 use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
-use super::identity::Identity;
+use super::identity::SiteIdentity;
 use super::plan;
 use crate::access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
 use crate::bundle::ObjectRef;
@@ -73,7 +73,7 @@ impl ManifestTarget {
 ///
 /// If the active one is damaged, the one before it is returned (and a warning logged) rather than nothing: the next
 /// poll fetches what is missing. Blocks on the disk.
-pub fn load_active(store: &Store, identity: &Identity) -> Result<Option<Opened>, LoadError> {
+pub fn load_active(store: &Store, identity: &SiteIdentity) -> Result<Option<Opened>, LoadError> {
     let Some(active) = store.active()? else { return Ok(None) };
     let generation = active.generation;
     match reopen(store, identity, active) {
@@ -89,12 +89,12 @@ pub fn load_active(store: &Store, identity: &Identity) -> Result<Option<Opened>,
 }
 
 /// The release before the active one, if it is whole.
-pub(super) fn load_previous(store: &Store, identity: &Identity) -> Option<Opened> {
+pub(super) fn load_previous(store: &Store, identity: &SiteIdentity) -> Option<Opened> {
     let stored = store.previous().ok()??;
     reopen(store, identity, stored).ok()
 }
 
-fn reopen(store: &Store, identity: &Identity, stored: StoredRelease) -> Result<Opened, LoadError> {
+fn reopen(store: &Store, identity: &SiteIdentity, stored: StoredRelease) -> Result<Opened, LoadError> {
     let trusted = Trusted::reopen(&stored.metadata)?;
     let (key, fleet, site) = (identity.recipient(), identity.fleet(), identity.site());
     let manifest = OpenedManifest::open(&trusted, &stored.sealed_manifest, key, fleet, site)?;

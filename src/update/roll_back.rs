@@ -4,7 +4,7 @@
 //! publishing a newer one.
 
 use super::client::{blocking, crashed};
-use super::identity::{Identity, IdentityError};
+use super::identity::{IdentityError, SiteIdentity};
 use super::plan;
 use super::poll_error::PollError;
 use super::release::load_previous;
@@ -54,7 +54,7 @@ pub enum RollBackError {
 
 /// Goes back while no appliance runs on this store.
 pub fn roll_back(store: &Store) -> Result<RolledBack, RollBackError> {
-    let identity = Identity::load(store)?.ok_or(RollBackError::NotEnrolled)?;
+    let identity = SiteIdentity::load(store)?.ok_or(RollBackError::NotEnrolled)?;
     let (left, previous) = candidates(store, &identity)?;
     let mut state = store.trust()?.unwrap_or_default();
     plan::reject(&mut state.rejected, left);
@@ -64,7 +64,7 @@ pub fn roll_back(store: &Store) -> Result<RolledBack, RollBackError> {
 }
 
 /// The generation to leave, and the verified release to go to.
-fn candidates(store: &Store, identity: &Identity) -> Result<(Generation, Opened), RollBackError> {
+fn candidates(store: &Store, identity: &SiteIdentity) -> Result<(Generation, Opened), RollBackError> {
     let left = store.active_generation().ok_or(RollBackError::NoActive)?;
     let previous = load_previous(store, identity).ok_or(RollBackError::NoPrevious(left))?;
     Ok((left, previous))

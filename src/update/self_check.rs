@@ -9,7 +9,7 @@ use crate::bundle::FileEntry;
 use crate::ids::{Digest, FileName};
 
 /// Contents that were checked: the sealed bytes' digest and the clear text's.
-pub type Checked = BTreeSet<(Digest, Digest)>;
+pub type CheckedContents = BTreeSet<(Digest, Digest)>;
 
 /// Why a release does not pass.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,8 +31,8 @@ pub enum CheckError {
 ///
 /// Two at a time, the largest first: a site's release is a few images and many small files, and nothing else of the
 /// appliance needs the processor for long.
-pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Checked, CheckError> {
-    let mut good = Checked::new();
+pub fn run(files: &dyn Files, catalog: &Catalog, checked: &CheckedContents) -> Result<CheckedContents, CheckError> {
+    let mut good = CheckedContents::new();
     let mut unknown = Vec::new();
     for entry in catalog.contents() {
         let content = (entry.blob.digest, entry.sha256);
@@ -148,7 +148,7 @@ mod tests {
         let files = Map::default();
         let large = vec![5; 3 * CHUNK_BYTES + 1];
         let catalog = release(&files, &[("a", b"same"), ("b", b"same"), ("c", &large), ("d", b"")]);
-        let good = run(&files, &catalog, &Checked::new()).unwrap();
+        let good = run(&files, &catalog, &CheckedContents::new()).unwrap();
         assert_eq!((good.len(), files.opened.load(Ordering::SeqCst)), (3, 3));
         assert_eq!(run(&files, &catalog, &good).unwrap(), good);
         assert_eq!(files.opened.load(Ordering::SeqCst), 3);
@@ -162,7 +162,7 @@ mod tests {
             let files = Map::default();
             let catalog = release(&files, &contents);
             files.files.lock().unwrap().insert(Digest::of(contents[bad].1), vec![8; bad]);
-            let verdict = run(&files, &catalog, &Checked::new());
+            let verdict = run(&files, &catalog, &CheckedContents::new());
             // Nothing is nothing, however it is damaged.
             assert_eq!(verdict.is_err(), bad > 0, "{bad}");
         }
@@ -173,8 +173,8 @@ mod tests {
         let files = Map::default();
         let catalog = release(&files, &[("a", b"right")]);
         files.files.lock().unwrap().insert(Digest::of(b"right"), b"wrong".to_vec());
-        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::WrongContent(_))));
+        assert!(matches!(run(&files, &catalog, &CheckedContents::new()), Err(CheckError::WrongContent(_))));
         files.files.lock().unwrap().clear();
-        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::Unreadable { .. })));
+        assert!(matches!(run(&files, &catalog, &CheckedContents::new()), Err(CheckError::Unreadable { .. })));
     }
 }

@@ -79,14 +79,14 @@ pub fn config(anchors: Anchors, auth: Option<ClientAuth>, time: Timekeeper) -> R
 /// Normal verification (RFC 5280 by webpki: chain, name, validity, usage) with our anchors and our time.
 #[derive(Debug)]
 struct Verifier {
-    anchors: Known,
+    anchors: VerifierAnchors,
     time: Timekeeper,
     provider: Arc<CryptoProvider>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
-enum Known {
+enum VerifierAnchors {
     Pinned(Arc<WebPkiServerVerifier>),
     ByDigest(Digest),
 }
@@ -94,8 +94,8 @@ enum Known {
 impl Verifier {
     fn new(anchors: Anchors, time: Timekeeper, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let anchors = match anchors {
-            Anchors::Pinned(certificates) => Known::Pinned(webpki(certificates, provider.clone())?),
-            Anchors::ByDigest(digest) => Known::ByDigest(digest),
+            Anchors::Pinned(certificates) => VerifierAnchors::Pinned(webpki(certificates, provider.clone())?),
+            Anchors::ByDigest(digest) => VerifierAnchors::ByDigest(digest),
         };
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { anchors, time, provider, algorithms })
@@ -130,8 +130,8 @@ impl ServerCertVerifier for Verifier {
         let intermediates = intermediates.get(..MAX_CHAIN).unwrap_or(intermediates);
         let found;
         let verifier = match &self.anchors {
-            Known::Pinned(verifier) => verifier,
-            Known::ByDigest(digest) => {
+            VerifierAnchors::Pinned(verifier) => verifier,
+            VerifierAnchors::ByDigest(digest) => {
                 let ca = intermediates
                     .iter()
                     .find(|certificate| Digest::of(certificate) == *digest)

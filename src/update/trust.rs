@@ -5,11 +5,11 @@
 
 use super::client::{blocking, crashed};
 use super::clock::Timekeeper;
-use super::identity::Identity;
+use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
 use super::release::{self, LoadError, ManifestTarget, ReleaseStanding};
-use super::self_check::{self, CheckError, Checked};
+use super::self_check::{self, CheckError, CheckedContents};
 use super::state::UpdateAlert;
 use crate::access::Opened;
 use crate::ids::{Digest, Generation, UnixTime};
@@ -26,7 +26,7 @@ pub(super) struct SiteTrust {
     known: Option<LoadedTrust>,
     active: Option<Opened>,
     /// The contents of the active release that were found good.
-    checked: Checked,
+    checked: CheckedContents,
     /// When signed metadata was last found current.
     fresh_at: Option<UnixTime>,
 }
@@ -40,7 +40,7 @@ struct LoadedTrust {
 impl SiteTrust {
     /// Trust that was not read yet.
     pub(super) fn new(store: Store, stats: Stats, time: Timekeeper) -> Self {
-        Self { store, stats, time, known: None, active: None, checked: Checked::new(), fresh_at: None }
+        Self { store, stats, time, known: None, active: None, checked: CheckedContents::new(), fresh_at: None }
     }
 
     /// The release that is served.
@@ -95,7 +95,7 @@ impl SiteTrust {
     }
 
     /// Reads the trust state and the stored release, once.
-    pub(super) async fn load(&mut self, identity: &Identity) -> Result<(), PollError> {
+    pub(super) async fn load(&mut self, identity: &SiteIdentity) -> Result<(), PollError> {
         if self.known.is_some() {
             return Ok(());
         }

@@ -7,8 +7,8 @@ use super::attempts::Attempts;
 use super::backoff::DEFAULT_POLL;
 use super::client::ClientLimits;
 use super::clock::{SystemClock, Timekeeper};
-use super::hq_line::{HqLine, Report};
-use super::identity::Identity;
+use super::hq_line::{CheckInSource, HqLine};
+use super::identity::SiteIdentity;
 use super::trust::SiteTrust;
 use crate::access::Opened;
 use crate::status::Stats;
@@ -54,11 +54,11 @@ impl Updater {
     /// An updater for an enrolled site. `clock` is [`super::HostClock`] outside tests. Nothing is read or sent yet.
     pub fn new(
         store: Store,
-        identity: Identity,
+        identity: SiteIdentity,
         settings: UpdaterSettings,
         stats: Stats,
         clock: Box<dyn SystemClock>,
-        report: Report,
+        report: CheckInSource,
     ) -> Self {
         let time = Timekeeper::new(Arc::from(clock), None);
         let shared = (store.clone(), stats.clone(), time.clone());

@@ -10,7 +10,7 @@ use lineside::store::Store;
 use lineside::update::client::ClientLimits;
 use lineside::update::clock::{Timekeeper, build_time};
 use lineside::update::enrol::enrol_with;
-use lineside::update::{Identity, Updater, UpdaterSettings};
+use lineside::update::{SiteIdentity, Updater, UpdaterSettings};
 
 use crate::hq::Hq;
 use crate::pki::{DAY, NOW, SetClock, days};
@@ -26,7 +26,7 @@ async fn whole_cycle(clock: Arc<SetClock>, mut jump: impl FnMut(&SetClock)) -> U
 
     hq.world().publish(&[("a.cfg", b"one")]);
     let updater = || {
-        let identity = Identity::load(&store).unwrap().unwrap();
+        let identity = SiteIdentity::load(&store).unwrap().unwrap();
         let report = Arc::new(CheckIn::default);
         let (settings, clock) = (UpdaterSettings::default(), Box::new(clock.clone()));
         Updater::new(store.clone(), identity, settings, Stats::new(), clock, report)
@@ -55,7 +55,7 @@ async fn whole_cycle(clock: Arc<SetClock>, mut jump: impl FnMut(&SetClock)) -> U
         assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
         clock.advance(Duration::from_secs(2 * 3600));
     }
-    assert_eq!(Identity::load(&store).unwrap().unwrap().valid(), (days(61), days(151)), "not renewed");
+    assert_eq!(SiteIdentity::load(&store).unwrap().unwrap().valid(), (days(61), days(151)), "not renewed");
     jump(&clock);
 
     // A new process has the floor from disk.

@@ -10,7 +10,7 @@ use lineside::status::Stats;
 use lineside::store::Store;
 use lineside::update::client::ClientLimits;
 use lineside::update::enrol::enrol_with;
-use lineside::update::{Identity, PollOutcome, Updater, UpdaterSettings, load_active};
+use lineside::update::{PollOutcome, SiteIdentity, Updater, UpdaterSettings, load_active};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::pki::{DAY, NOW, SetClock, days, right_time};
 pub struct Site {
     pub hq: Hq,
     pub store: Store,
-    pub identity: Identity,
+    pub identity: SiteIdentity,
     pub updater: Updater,
     pub clock: Arc<SetClock>,
     pub dir: TempDir,
@@ -81,7 +81,7 @@ impl Site {
     }
 }
 
-fn updater(store: &Store, identity: &Identity, clock: &Arc<SetClock>) -> Updater {
+fn updater(store: &Store, identity: &SiteIdentity, clock: &Arc<SetClock>) -> Updater {
     let settings = UpdaterSettings { start_spread: Duration::ZERO, ..UpdaterSettings::default() };
     let report = || CheckIn { version: "test".to_owned(), ..CheckIn::default() };
     let clock = Box::new(clock.clone());
@@ -507,7 +507,7 @@ async fn a_certificate_is_renewed_after_sixty_days() {
     site.hq.world().certificate = (days(59), days(149));
     site.poll().await;
     assert!(site.hq.server.paths().contains(&"/v1/renew".to_owned()));
-    let renewed = Identity::load(&site.store).unwrap().unwrap();
+    let renewed = SiteIdentity::load(&site.store).unwrap().unwrap();
     assert_eq!(renewed.valid(), (days(59), days(149)));
     site.hq.server.forget();
     site.poll().await;
