@@ -24,7 +24,7 @@ pub enum AtRestError {
     /// The file was encrypted on a board whose TPM had the key.
     #[error("it is encrypted for the board that it was made on, and no key to it is here; enrol this appliance anew")]
     NoKey,
-    /// The key is another one, or the file was changed.
+    /// The file does not open: the key is another one, or the file was changed.
     #[error("it does not open with this board's key; enrol this appliance anew")]
     WrongKey,
     /// The credential is not a key.
@@ -44,7 +44,7 @@ pub fn is_encrypted(bytes: &[u8]) -> bool {
 pub struct AtRestKey(Option<LessSafeKey>);
 
 impl AtRestKey {
-    /// What systemd handed to this process.
+    /// The key that systemd handed to this process, if it handed over one.
     ///
     /// # Errors
     ///
@@ -68,11 +68,11 @@ impl AtRestKey {
         Ok(Self(Some(LessSafeKey::new(key))))
     }
 
-    /// What goes on the card for `clear`, under this file name.
+    /// The bytes that go on the card for `clear`, in a file of this name.
     ///
     /// # Errors
     ///
-    /// Without randomness.
+    /// If the system has no randomness.
     pub fn wrap(&self, name: &str, clear: &[u8]) -> Result<Zeroizing<Vec<u8>>, AtRestError> {
         let Some(key) = &self.0 else { return Ok(Zeroizing::new(clear.to_vec())) };
         let mut nonce = [0; NONCE_LEN];
@@ -83,12 +83,12 @@ impl AtRestKey {
         Ok(Zeroizing::new([MAGIC, &nonce, &body].concat()))
     }
 
-    /// The clear text of a file of this name. A plain one stays what it is: it is from before there was a key, and has
-    /// been on the card in clear. Enrolling anew is what helps.
+    /// The clear text of a file of this name. A plain file is returned as it is: it was written before there was a key,
+    /// so it has been on the card in clear. Only a new enrolment mends that.
     ///
     /// # Errors
     ///
-    /// If it is encrypted and does not open.
+    /// If the file is encrypted and does not open.
     pub fn unwrap(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, AtRestError> {
         let Some((nonce, body)) = bytes.strip_prefix(MAGIC).map(|rest| rest.split_at(NONCE_LEN.min(rest.len()))) else {
             return Ok(bytes);

@@ -9,7 +9,7 @@ use super::plan::FULL_REFRESH_EVERY;
 use super::self_check::CheckError;
 use crate::ids::{Generation, SiteId, UnixTime};
 
-/// A release that does not open is fetched again so often; then its generation is given up.
+/// A release may fail its check so often before its generation is given up.
 const CHECK_TRIES: u32 = 3;
 /// After so many check-ins in a row that tell of a release which the published tree does not show, someone should look.
 const BEHIND_ALERT: u32 = 3;

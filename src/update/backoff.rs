@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use crate::ids::{Digest, SiteId, UnixTime};
 
-/// Polls are never further apart than this because of failures.
+/// Failures never make the wait longer than this.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30 * 60);
 /// The first step after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
-/// However the dice fall, HQ is left alone for so long after a failure.
+/// The shortest wait after a failure.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// A `Retry-After` beyond this is not believed.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(6 * 60 * 60);
-/// Sites that were told the same `Retry-After` spread over so much more.
+/// Sites that hear the same `Retry-After` come back spread over so much time.
 const RETRY_AFTER_SPREAD: Duration = Duration::from_secs(60);
 
-/// The interval between polls in use when nobody says otherwise.
+/// The interval between polls if neither the settings nor the release name one.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(300);
 /// The shortest and longest interval that settings may ask for.
 pub const POLL_BOUNDS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(86_400));
@@ -30,7 +30,7 @@ pub fn interval(signed: Option<u32>, setting: Duration) -> Duration {
 ///
 /// After `failures` failed polls in a row: exponential from 15 s, capped at [`MAX_BACKOFF`], then full jitter by
 /// `random` (0 up to 1), so that the cap does not line sites up. After a good one (0 failures): until the next
-/// moment of this site's phase. `retry_after` is a lower bound in both cases.
+/// moment of this site's phase. In both cases the wait is at least `retry_after`.
 pub fn next_poll(
     interval: Duration,
     site: &SiteId,

@@ -16,11 +16,11 @@ use super::tls::{self, Anchors, ClientAuth, TlsError};
 use crate::api::{MAX_BODY_BYTES, Refusal};
 use crate::store::{Download, StoreError};
 
-/// So many objects are fetched at the same time.
+/// Objects are fetched so many at a time.
 pub(super) const PARALLEL: usize = 8;
-/// Downloads are written to disk in steps of this many bytes, away from the threads that serve phones.
+/// Downloads are written to disk in steps of this many bytes, on threads that do not serve phones.
 const WRITE_BYTES: usize = 64 * 1024;
-/// An object is asked for so many times in one poll while each try brings something.
+/// An object is asked for at most so many times in one poll, and only while each try brings something.
 const OBJECT_TRIES: u32 = 4;
 
 /// Bounds on every exchange.
@@ -47,24 +47,24 @@ impl Default for ClientLimits {
     }
 }
 
-/// What a `GET` of something small came to.
+/// What a `GET` of a small file brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GetOutcome {
     /// The body, and the entity tag to ask with next time.
     Body(Vec<u8>, Option<String>),
-    /// Still what the entity tag says (304).
+    /// The file is still the one of the entity tag (304).
     NotModified,
-    /// Not there (404 or 403).
+    /// There is no such file (404 or 403).
     Missing,
 }
 
-/// Where an object's bytes go. [`Download`] is the real one.
+/// Where the bytes of an object go. Outside tests that is a [`Download`].
 pub trait ObjectSink: Send + 'static {
     /// How many bytes are here already.
     fn offset(&self) -> u64;
-    /// Throws them away.
+    /// Throws away the bytes that are here.
     fn restart(&mut self) -> Result<(), StoreError>;
-    /// Appends.
+    /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 }
 
@@ -117,7 +117,7 @@ impl Client {
         Ok(Self { http, limits })
     }
 
-    /// Fetches something small, if it is not what `etag` says. More than `max_bytes` is an error.
+    /// Fetches a small file, unless it is still the one of `etag`. More than `max_bytes` is an error.
     pub async fn get(&self, url: &str, max_bytes: u64, etag: Option<&str>) -> Result<GetOutcome, FetchError> {
         let mut request = self.request(Method::GET, url)?;
         if let Some(etag) = etag {
@@ -326,7 +326,7 @@ struct Broken<S> {
     error: FetchError,
 }
 
-/// Gives up on a body that comes too slowly.
+/// Gives up on a body that comes more slowly than [`ClientLimits::min_rate`].
 struct MinimumRate {
     window: Duration,
     least: u64,
@@ -364,18 +364,19 @@ impl MinimumRate {
     }
 }
 
-/// Runs something that may wait for the disk where that holds nobody up. `None` if it panicked.
+/// Runs work that may wait for the disk on a thread where that holds nobody up. `None` if it panicked.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// A thread that worked on the disk panicked: a bug, told as an I/O error so that the updater goes on.
+/// The error for a thread that panicked at work on the disk. That is a bug; told as an I/O error, it does not end the
+/// updater.
 pub(super) fn crashed() -> StoreError {
     let source = std::io::Error::other("the disk thread ended unexpectedly");
     StoreError::Io { action: "work on", path: "the store".into(), source }
 }
 
-/// Ends `work` after `limit`.
+/// Does `work` within `limit`. `None` if it takes longer.
 pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, work).await.ok()
 }

@@ -1,4 +1,4 @@
-//! What time it is, on a box that may have no clock (DESIGN, "Time").
+//! What time it is, on a box that may have no clock.
 //!
 //! Only signed sources raise the floor: the build, the stored floor, verified manifests and HQ's signed check-in
 //! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that
@@ -27,7 +27,7 @@ pub struct Reading {
 
 /// The host's clocks. [`service::HostClock`] is the real one; tests have their own.
 pub trait SystemClock: Send + Sync + std::fmt::Debug + 'static {
-    /// Reads them all.
+    /// Reads all of them at one moment.
     fn read(&self) -> Reading;
 }
 
@@ -37,7 +37,7 @@ impl<T: SystemClock + ?Sized> SystemClock for Arc<T> {
     }
 }
 
-/// The pure half: a floor and what follows from it.
+/// The trusted time, pure: a floor, and the time that is counted from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustedClock {
     /// The newest time that a signed source vouched for.
@@ -53,12 +53,12 @@ impl TrustedClock {
         Self { floor, anchor: (floor, reading.monotonic) }
     }
 
-    /// The newest time that a signed source vouched for: what is worth storing.
+    /// The newest time that a signed source vouched for. It is worth storing.
     pub const fn floor(&self) -> UnixTime {
         self.floor
     }
 
-    /// What time it is: never before the floor; the system clock counts only while it is synchronised.
+    /// The trusted time. It is never before the floor, and the system clock counts only while it is synchronised.
     pub fn now(&self, reading: Reading) -> UnixTime {
         let (since, at) = self.anchor;
         let counted = since.plus(reading.monotonic.saturating_sub(at));

@@ -1,4 +1,4 @@
-//! Enrolment: a token makes this appliance a site, once (DESIGN, "Identity and enrolment").
+//! Enrolment: a token makes this appliance a site, once.
 //!
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
@@ -25,13 +25,13 @@ pub enum EnrolError {
     /// HQ says that the token was used.
     #[error("the token was used before; make a new one with `lineside-hq site enroll`")]
     TokenUsed,
-    /// HQ says that it is too old.
+    /// HQ says that the token is too old.
     #[error("the token has expired; make a new one with `lineside-hq site enroll`")]
     TokenExpired,
-    /// HQ does not know it.
+    /// HQ does not know the token.
     #[error("HQ does not know the token; it was withdrawn or is for another HQ")]
     TokenUnknown,
-    /// HQ says that the proof is wrong: the file is damaged, or altered.
+    /// HQ says that the proof is wrong: the token file is damaged, or altered.
     #[error("HQ does not accept the token's proof; the token file is damaged or was altered")]
     ProofWrong,
     /// HQ refuses for another reason.
@@ -45,9 +45,9 @@ pub enum EnrolError {
     /// The server is not the HQ that the token names.
     #[error("the server at {hq} is not the HQ of this token: {why}")]
     WrongCa {
-        /// Where.
+        /// HQ's address in the token.
         hq: String,
-        /// What is wrong.
+        /// What is wrong with the server's certificate.
         why: String,
     },
     /// HQ serves another root than the token pins.
@@ -71,7 +71,7 @@ pub enum EnrolError {
     /// The disk refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No TLS with this token.
+    /// No TLS configuration can be made from this token.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// No key can be made.
@@ -120,8 +120,8 @@ impl From<FinishError> for EnrolError {
 
 /// Makes this appliance the token's site and returns its identity, which is on disk then.
 ///
-/// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. Wipe the
-/// token file after success, and after an error that [`EnrolError::may_pass`] says is for good.
+/// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. The caller
+/// wipes the token file after success, and after an error that is for good ([`EnrolError::may_pass`]).
 pub async fn enrol(
     token: &EnrolmentToken,
     store: &Store,
@@ -160,7 +160,7 @@ pub async fn enrol_with(
 
     journal.root = Some(String::from_utf8(root).map_err(|_| EnrolError::OtherRoot)?);
     journal.certificate = Some(answer.certificate);
-    // Nothing that is not for us gets into the journal.
+    // A certificate that is not for us does not get into the journal.
     journal.identity()?;
     journal.save(store)?;
     Ok(journal.finish(store)?)

@@ -41,7 +41,7 @@ impl SiteIdentity {
     }
 }
 
-/// An enrolment under way: what a retry after a power cut needs, so that it sends the very same request.
+/// What a retry after a power cut needs, so that it sends the very same request.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct EnrolmentJournal {
@@ -49,16 +49,16 @@ pub(super) struct EnrolmentJournal {
     pub(super) site: EnrolledSite,
     /// [`crate::api::EnrolmentToken::token`].
     pub(super) token: String,
-    /// PKCS#8, PEM.
+    /// The private TLS key (PKCS#8, PEM).
     pub(super) tls_key: String,
-    /// PKCS#10, PEM.
+    /// The signing request (PKCS#10, PEM).
     pub(super) csr: String,
-    /// 64 hex digits.
+    /// The key that manifests are sealed to, in 64 hex digits.
     pub(super) recipient: String,
-    /// HQ's answer and the root it belongs to, once they are here.
+    /// The certificate that HQ issued (PEM), once it is here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) certificate: Option<String>,
-    /// The pinned root's bytes.
+    /// The bytes of the pinned root, which come with the certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) root: Option<String>,
 }
@@ -100,14 +100,15 @@ impl EnrolmentJournal {
         SiteIdentity::new(self.site.clone(), Zeroizing::new(self.tls_key.clone()), certificate, self.recipient()?)
     }
 
-    /// The last part, which needs nothing but the disk and may be repeated: trust, identity, and the journal's end.
+    /// Does the last part, which needs nothing but the disk and may be repeated: it stores trust and identity, and
+    /// empties the journal.
     pub(super) fn finish(&self, store: &Store) -> Result<SiteIdentity, FinishError> {
         let identity = self.identity()?;
         let root = self.root.as_deref().unwrap_or_default();
         let pinned = Trusted::pin(root.as_bytes())?;
         let before = match store.trust() {
             Ok(state) => state.unwrap_or_default(),
-            // This is what enrolling again is for.
+            // A new enrolment is the way out of this.
             Err(StoreError::TrustLost) => TrustState::default(),
             Err(error) => return Err(error.into()),
         };
@@ -122,8 +123,8 @@ impl EnrolmentJournal {
     }
 }
 
-/// Whether trust that is here already is this site's, under this very root or a later one that shares a key with it.
-/// An HQ that was set up anew under the same name is another one.
+/// Whether the trust that is here already is this site's, under the pinned root or a later one that shares a key with
+/// it. An HQ that was set up anew under the same name shares none, so it is another HQ.
 fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, site: &EnrolledSite) -> bool {
     let Ok(trusted) = Trusted::reopen(metadata) else { return false };
     let (ours, theirs) = (trusted.root(), pinned.root());

@@ -12,7 +12,7 @@ pub enum FetchError {
     /// No connection, or it broke.
     #[error("{host} cannot be reached: {why}")]
     Unreachable {
-        /// Whom we tried.
+        /// The host and port that we tried.
         host: String,
         /// What the network said.
         why: String,
@@ -20,25 +20,25 @@ pub enum FetchError {
     /// The server's certificate is not one of HQ's.
     #[error("the certificate of {host} is refused: {why}")]
     Certificate {
-        /// Who showed it.
+        /// The host and port that showed it.
         host: String,
-        /// What is wrong with it.
+        /// What is wrong with the certificate.
         why: String,
     },
     /// The server ended TLS with an alert, for example because it refuses our certificate.
     #[error("{host} refuses the connection: {why}")]
     Alert {
-        /// Who.
+        /// The host and port.
         host: String,
-        /// The alert.
+        /// TLS's name of the alert.
         why: String,
     },
-    /// Another status than those that mean something.
+    /// A status that has no meaning here.
     #[error("{host} answers with status {status}{}", refusal.as_ref().map(|r| format!(": {} ({})", r.reason, r.code)).unwrap_or_default())]
     Status {
-        /// Who.
+        /// The host and port.
         host: String,
-        /// The status code.
+        /// The status code of HTTP.
         status: u16,
         /// `Retry-After`, if it came.
         retry_after: Option<Duration>,
@@ -48,22 +48,22 @@ pub enum FetchError {
     /// The object is not there.
     #[error("{0} is not there")]
     Missing(String),
-    /// More bytes than allowed.
+    /// More bytes came, or were announced, than are allowed.
     #[error("the answer is over the {limit} bytes allowed")]
     TooLarge {
-        /// How many are.
+        /// How many bytes are allowed.
         limit: u64,
     },
-    /// Fewer bytes than announced.
+    /// Fewer bytes came than were announced.
     #[error("the connection to {0} broke before everything was here")]
     Truncated(String),
-    /// Slower than the minimum rate.
+    /// The bytes came more slowly than the minimum rate.
     #[error("{0} sends too slowly")]
     Stalled(String),
     /// The disk refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Not an `https` URL.
+    /// The address is no `https` URL.
     #[error("`{0}` is no https URL")]
     Url(String),
 }
@@ -100,8 +100,8 @@ impl FetchError {
         }
     }
 
-    /// Whether a new client certificate may help: HQ says that ours has expired, or somebody refuses us while our
-    /// own clock is too unsure to tell.
+    /// Whether a new client certificate may help. HQ may say that ours has expired; or a server refuses us while our
+    /// clock is too unsure to tell why.
     pub fn calls_for_renewal(&self, clock_synchronised: bool) -> bool {
         let perhaps = matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. });
         self.refusal() == Some(HqRefusal::CertificateExpired) || (perhaps && !clock_synchronised)

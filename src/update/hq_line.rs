@@ -23,7 +23,7 @@ use crate::tuf::schema::Root;
 /// Where a check-in's report comes from. The nonce is filled in here.
 pub type CheckInSource = Arc<dyn Fn() -> CheckIn + Send + Sync>;
 
-/// Everything that a site says to HQ and to whoever serves the published tree, except for what a poll fetches.
+/// One site's side of the line to HQ, and to whoever serves the published tree.
 pub(super) struct HqLine {
     identity: SiteIdentity,
     store: Store,
@@ -66,6 +66,7 @@ impl HqLine {
         Self { identity, store, stats, time, limits, client, etag, renewal, report, last_check_in }
     }
 
+    /// Who this site is, with the certificate that is in use.
     pub(super) const fn identity(&self) -> &SiteIdentity {
         &self.identity
     }

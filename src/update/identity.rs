@@ -1,5 +1,5 @@
-//! Who this appliance is: its keys, its certificate, and where HQ is. Files of the store's `identity/`, mode 0600; the
-//! secret ones as [`super::at_rest`] keeps them.
+//! Who this appliance is: its keys, its certificate, and where HQ is. All are files in the store's `identity/`, mode
+//! 0600; [`super::at_rest`] keeps the secret ones.
 //!
 //! `site.toml` is written last, so an identity is whole or it is not there.
 
@@ -26,7 +26,7 @@ const RECIPIENT_KEY: &str = "recipient.key";
 const SITE: &str = "site.toml";
 /// The file of [`super::enrolment_journal`].
 pub(super) const JOURNAL: &str = "enrolling.toml";
-/// What is encrypted where this board can keep a key to it.
+/// The files that are encrypted where the board can keep a key to them.
 const SECRET: [&str; 3] = [TLS_KEY, RECIPIENT_KEY, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -39,7 +39,7 @@ const RECIPIENT_WORD: &str = "lineside-x25519";
 pub struct EnrolledSite {
     /// Where HQ is: `https://host[:port]`, no slash at the end.
     pub hq: String,
-    /// Where the published tree is; HQ itself unless another host serves it.
+    /// Where the published tree is. HQ serves it itself unless another host does.
     pub repository: String,
     /// The fleet.
     pub fleet: FleetId,
@@ -66,17 +66,17 @@ pub enum IdentityError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system said.
         source: std::io::Error,
     },
     /// A file is not what it should be.
     #[error("{file} is damaged: {why}")]
     Damaged {
-        /// Which.
+        /// Its name in `identity/`.
         file: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
     /// The certificate is not ours.
@@ -90,19 +90,19 @@ pub enum IdentityError {
 /// Why a certificate that HQ issued is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// Not a certificate.
+    /// It is no certificate.
     #[error("HQ's answer holds no certificate: {0}")]
     Malformed(String),
-    /// For another key than ours.
+    /// It is for another key than ours.
     #[error("the certificate is for another key")]
     OtherKey,
-    /// For another site than ours.
+    /// It is for another site than ours.
     #[error("the certificate names `{0}`, not this site")]
     OtherSite(String),
 }
 
 impl SiteIdentity {
-    /// What is on disk of a finished enrolment; `None` before one.
+    /// The identity on disk; `None` before enrolment.
     pub(super) fn read(store: &Store) -> Result<Option<Self>, IdentityError> {
         let dir = store.identity_dir();
         let Some(site) = read(&dir, SITE)? else { return Ok(None) };
@@ -186,7 +186,7 @@ impl SiteIdentity {
         signing_request(&key, &self.site).map_err(|error| damaged(TLS_KEY, error))
     }
 
-    /// What to show to HQ.
+    /// The certificate and key that TLS shows to HQ.
     pub(super) fn client_auth(&self) -> Result<ClientAuth, IdentityError> {
         let chain = tls::certificates(&self.certificate).map_err(|error| damaged(TLS_CERTIFICATE, error))?;
         let key = PrivateKeyDer::from_pem_slice(self.tls_key.as_bytes()).map_err(|error| damaged(TLS_KEY, error))?;
@@ -210,7 +210,7 @@ pub(super) fn signing_request(key: &rcgen::KeyPair, site: &EnrolledSite) -> Resu
     params.serialize_request(key)?.pem()
 }
 
-/// When a certificate begins and ends, if its first is for this key and names this site.
+/// When a certificate chain begins and ends, if its first certificate is for this key and names this site.
 fn check_certificate(
     pem: &str,
     tls_key: &str,

@@ -33,15 +33,15 @@ pub enum PollError {
     /// HQ has published nothing for this site.
     #[error("HQ has not published a release for this site yet")]
     NoRelease,
-    /// The release in the signed metadata failed its self-check before.
+    /// The release in the signed metadata was given up here before.
     #[error("generation {0} failed its check here and is not tried again; publish a newer one")]
     Rejected(Generation),
-    /// It failed just now.
+    /// The release failed its self-check just now.
     #[error("generation {generation} is not activated: {source}")]
     SelfCheck {
-        /// Which.
+        /// The generation of the release.
         generation: Generation,
-        /// Why.
+        /// What is wrong with it.
         source: CheckError,
     },
     /// The activation window is shut.
@@ -50,13 +50,13 @@ pub enum PollError {
     /// Signed metadata is past its expiry.
     #[error("the signed metadata expired at {0}; HQ must sign it again (`lineside-hq publish`)")]
     Stale(UnixTime),
-    /// Trust state is gone.
+    /// The trust state is gone.
     #[error("the trust state is lost ({0}); enrol this appliance again")]
     TrustLost(String),
     /// The total budget of a poll is used up.
     #[error("the poll took longer than allowed; it goes on where it stopped next time")]
     Budget,
-    /// No TLS.
+    /// No TLS configuration can be made.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// HQ's answer to a check-in or a renewal cannot be used.

@@ -19,19 +19,21 @@ pub enum RefreshError {
     Other(#[from] AnchorError),
 }
 
-/// What a refresh left behind.
+/// What a refresh came to.
 #[derive(Debug)]
 pub struct Refreshed {
-    /// To be stored, whatever the result is (specification §5.3.8, §5.4.5: before the next step is believed).
+    /// What is trusted now. The caller stores it whatever the result is, before it believes anything that follows from
+    /// it (TUF §5.3.8, §5.4.5).
     pub trusted: Trusted,
-    /// Whether all of it is current.
+    /// Whether the whole refresh went well.
     pub result: Result<(), RefreshError>,
 }
 
-/// The file that a poll asks for first.
+/// The name of the file that a poll asks for first.
 pub const TIMESTAMP: &str = "timestamp.json";
 
-/// One refresh from `base` (with a slash at the end). `timestamp` is the poll's answer, which is not fetched twice.
+/// Refreshes trusted metadata from `base`, a URL with a slash at the end. `timestamp` is the one that the poll has
+/// fetched already.
 pub async fn refresh(
     client: &Client,
     base: &str,

@@ -57,7 +57,7 @@ impl ManifestTarget {
         Ok(Self { generation, sha256, bytes: target.length })
     }
 
-    /// What the release is to a site that serves `active` (generation and SHA-256 of its sealed manifest).
+    /// What the release is to a site that serves `active`: a generation and the SHA-256 of its sealed manifest.
     pub(super) fn standing(&self, active: Option<(Generation, Digest)>, rejected: &[Generation]) -> ReleaseStanding {
         if active == Some((self.generation, self.sha256)) {
             ReleaseStanding::Active
@@ -69,7 +69,7 @@ impl ManifestTarget {
     }
 }
 
-/// The release on disk, verified again from its bytes, before there is a network; `None` if there never was one.
+/// The release on disk, verified again from its bytes; `None` if there never was one. It needs no network.
 ///
 /// If the active one is damaged, the one before it is returned (and a warning logged) rather than nothing: the next
 /// poll fetches what is missing. Blocks on the disk.
@@ -101,12 +101,12 @@ fn reopen(store: &Store, identity: &SiteIdentity, stored: StoredRelease) -> Resu
     Ok(complete(store, manifest, &trusted)?)
 }
 
-/// Opens the parts of a manifest from the store, which puts a damaged part aside, to be fetched again.
+/// Opens the parts of a manifest from the store. The store puts a damaged part aside, so that it is fetched again.
 pub(super) fn complete(store: &Store, manifest: OpenedManifest, trusted: &Trusted) -> Result<Opened, ReleaseError> {
     manifest.complete(trusted, &mut |part| store.read(&part.digest, part.bytes).map_err(|error| error.to_string()))
 }
 
-/// Fetches the objects that are not here, after making sure that they fit. Returns how many bytes that were.
+/// Fetches the objects that are not here, if they fit on the disk. Returns how many bytes that were.
 pub(super) async fn fetch_missing(
     client: &Client,
     store: &Store,

@@ -1,7 +1,7 @@
 //! Going back to the release before, because somebody at the site says so.
 //!
-//! The generation that is left is rejected first and durably, so that no poll brings it back; HQ ends this by
-//! publishing a newer one.
+//! The generation that is left is rejected first and durably, so that no poll brings it back. The site stays on the
+//! older release until HQ publishes a newer one.
 
 use super::client::{blocking, crashed};
 use super::identity::{IdentityError, SiteIdentity};
@@ -13,7 +13,7 @@ use crate::access::Opened;
 use crate::ids::Generation;
 use crate::store::{Store, StoreError};
 
-/// A roll-back that was done. As text it says so to people.
+/// A roll-back that was done. `Display` is the text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RolledBack {
     /// The generation that was left and is rejected.
@@ -38,16 +38,16 @@ pub enum RollBackError {
     /// This appliance's keys cannot be read.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Not enrolled, so nothing was ever served.
+    /// The appliance is not enrolled, so nothing was ever served.
     #[error("this appliance is not enrolled")]
     NotEnrolled,
     /// Nothing is served yet.
     #[error("no release is active")]
     NoActive,
-    /// There is none before, or it is damaged.
+    /// There is no release before the active one, or it is damaged.
     #[error("there is no release before generation {0} that could be served")]
     NoPrevious(Generation),
-    /// The updater's own state could not be read.
+    /// The updater could not read or write its trust state.
     #[error(transparent)]
     Poll(#[from] PollError),
 }

@@ -23,11 +23,11 @@ pub type RollBackRequest = oneshot::Sender<Result<RolledBack, RollBackError>>;
 pub struct PollOutcome {
     /// [`PollError::state`], or [`SiteState::Ok`].
     pub state: SiteState,
-    /// Why, for people; empty if ok.
+    /// The error's text for people; empty if there was none.
     pub reason: String,
     /// The new release, if one was activated.
     pub activated: Option<Arc<Catalog>>,
-    /// How long HQ asked to be left alone.
+    /// How long the server asked to be left alone.
     pub retry_after: Option<Duration>,
     /// Whether the next poll backs off.
     pub backs_off: bool,
@@ -79,7 +79,7 @@ impl Updater {
         outcome
     }
 
-    /// What is active is what is served.
+    /// Hands the active release to whoever serves phones, unless it is served already.
     fn hand_over(&self, releases: &watch::Sender<Arc<Catalog>>) {
         if let Some(active) = self.trust.active()
             && !Arc::ptr_eq(&releases.borrow(), active.catalog())
@@ -88,6 +88,7 @@ impl Updater {
         }
     }
 
+    /// Tells the log, the counters, the alerts and the status what a poll came to.
     fn record(&self, outcome: &PollOutcome) {
         match outcome.state {
             SiteState::Ok => tracing::debug!("poll done"),
@@ -130,8 +131,8 @@ impl Updater {
     ///   then at the site's own moment of each interval, or after a back-off ([`backoff`]).
     ///
     /// A poll waits for HQ, for whoever serves the published tree and for the disk. `stop` ends it at any point; the
-    /// disk then holds the old release or the new one. No error ends the loop: what went wrong is in the statistics,
-    /// and the next poll tries again.
+    /// disk then holds the old release or the new one. A roll-back is not interrupted. No error ends the loop: what
+    /// went wrong is in the statistics, and the next poll tries again.
     pub async fn run(
         mut self,
         catalog: watch::Sender<Arc<Catalog>>,
@@ -171,7 +172,7 @@ impl Updater {
     }
 }
 
-/// A number from 0 up to 1. Without randomness 0.5, which only means less spread.
+/// A random number from 0 up to 1. It is 0.5 if the system has no randomness; sites then spread less.
 fn random() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {

@@ -43,7 +43,7 @@ impl SiteTrust {
         Self { store, stats, time, known: None, active: None, checked: CheckedContents::new(), fresh_at: None }
     }
 
-    /// The release that is served.
+    /// The verified release that is served.
     pub(super) const fn active(&self) -> Option<&Opened> {
         self.active.as_ref()
     }
