@@ -40,7 +40,7 @@ use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, Kind, Request};
 use super::options::OptionCode;
 use super::scope::Scope;
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long a phone whom the router sent a NAK after our answer is left alone.
 pub const QUIET: Duration = Duration::from_secs(86_400);

@@ -2,7 +2,7 @@
 
 use super::lan::Points;
 use super::scope::{Mode, Scope};
-use crate::bundle::DhcpMode;
+use bundle::DhcpMode;
 
 /// What the LAN shows.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +116,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::bundle::DhcpSettings;
+    use bundle::DhcpSettings;
 
     const PLAIN: Seen<'_> =
         Seen { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };

@@ -23,10 +23,10 @@ use super::proof::Proof;
 use super::responder::{To, Verdict, View, Why, respond};
 use super::scope::Scope;
 use super::walk::Walk;
-use crate::access::DeviceTable;
-use crate::bundle::DhcpMode;
-use crate::ids::{MacAddr, UnixTime};
-use crate::status::Stats;
+use access::DeviceTable;
+use bundle::DhcpMode;
+use ids::{MacAddr, UnixTime};
+use status::Stats;
 
 /// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
 /// question may be lost.

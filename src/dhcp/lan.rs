@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::augment::SLOW;
 use super::heard::{Overheard, Terms};
 use super::leases::MAX_RANGE;
-use crate::api::DhcpServerSeen;
-use crate::ids::{MacAddr, UnixTime};
+use api::DhcpServerSeen;
+use ids::{MacAddr, UnixTime};
 
 /// A server that was not heard for so long is gone: three rounds of asking, and some.
 pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::augment::Kept;
 use super::message::Request;
 use super::options::OptionCode;
-use crate::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 /// The most addresses in a range.
 pub const MAX_RANGE: u32 = 4096;

@@ -13,7 +13,7 @@ use super::leases::{ClientId, Lease, Leases, Link, OTHER_OFFER, PHONE_OFFER, QUA
 use super::message::{BROADCAST, Kind, Reply, Request};
 use super::options::{self, OptionCode, address_list};
 use super::scope::{Mode, Scope};
-use crate::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 /// What part of a lease an address is held longer than the client is told.
 const RESERVE: u32 = 16;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
 use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::ids::{MacAddr, Oui};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::{MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;

@@ -205,7 +205,7 @@ fn kill_9_at_any_moment_loses_nothing_that_was_flushed() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "store::cache_cuts::a_process_that_writes_until_it_is_killed",
+                "cache_cuts::a_process_that_writes_until_it_is_killed",
                 "--ignored",
                 "--nocapture",
             ])

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::backoff;
 use super::plan::FULL_REFRESH_EVERY;
 use super::self_check::CheckError;
-use crate::ids::{Generation, SiteId, UnixTime};
+use ids::{Generation, SiteId, UnixTime};
 
 /// A release may fail its check so often before its generation is given up.
 const CHECK_TRIES: u32 = 3;
@@ -110,7 +110,7 @@ impl Attempts {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::access::ContentError;
+    use access::ContentError;
 
     fn wrong() -> CheckError {
         CheckError::WrongContent("a.cfg".parse().unwrap())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{Digest, SiteId, UnixTime};
+use ids::{Digest, SiteId, UnixTime};
 
 /// Failures never make the wait longer than this.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30 * 60);

@@ -1,4 +1,5 @@
-//! Enrolment: a token makes this appliance a site, once.
+//! Enrolment: a token makes this appliance a site, once. A box ships unopened, and a file on its card is all it needs
+//! (I22).
 //!
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
@@ -13,11 +14,11 @@ use super::enrolment_journal::{EnrolmentJournal, FinishError};
 use super::identity::{EnrolledSite, IdentityError, SiteIdentity, signing_request};
 use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
-use crate::api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
-use crate::bundle::RecipientSecret;
-use crate::ids::Digest;
-use crate::store::{Store, StoreError};
-use crate::tuf::{Limits, TrustError, Trusted};
+use api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
+use bundle::RecipientSecret;
+use ids::Digest;
+use store::{Store, StoreError};
+use tuf::{Limits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
 #[derive(Debug, thiserror::Error)]

@@ -10,10 +10,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::anchors;
 use super::identity::{self, EnrolledSite, IdentityError, JOURNAL, SiteIdentity, damaged};
-use crate::bundle::RecipientSecret;
-use crate::store::{Store, StoreError, TrustState};
-use crate::tuf::schema::Root;
-use crate::tuf::{TrustError, Trusted};
+use bundle::RecipientSecret;
+use store::{Store, StoreError, TrustState};
+use tuf::schema::Root;
+use tuf::{TrustError, Trusted};
 
 /// Why an enrolment cannot be finished although HQ's certificate is here.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ impl SiteIdentity {
 pub(super) struct EnrolmentJournal {
     /// What the token says.
     pub(super) site: EnrolledSite,
-    /// [`crate::api::EnrolmentToken::token`].
+    /// [`api::EnrolmentToken::token`].
     pub(super) token: String,
     /// The private TLS key (PKCS#8, PEM).
     pub(super) tls_key: String,

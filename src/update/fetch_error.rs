@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::state::{HqRefusal, SiteState};
-use crate::api::Refusal;
-use crate::store::StoreError;
+use api::Refusal;
+use store::StoreError;
 
 /// Why something could not be fetched.
 #[derive(Debug, thiserror::Error)]

@@ -14,11 +14,11 @@ use super::plan;
 use super::poll_error::PollError;
 use super::state::UpdateAlert;
 use super::tls::Anchors;
-use crate::api::{CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
-use crate::ids::{Digest, UnixTime};
-use crate::status::Stats;
-use crate::store::Store;
-use crate::tuf::schema::Root;
+use api::{CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
+use ids::{Digest, UnixTime};
+use status::Stats;
+use store::Store;
+use tuf::schema::Root;
 
 /// Where a check-in's report comes from. The nonce is filled in here.
 pub type CheckInSource = Arc<dyn Fn() -> CheckIn + Send + Sync>;

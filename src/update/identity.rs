@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use super::at_rest::{AtRestError, AtRestKey, is_encrypted};
 use super::tls::{self, ClientAuth};
-use crate::api::{parse_site_uri, site_uri};
-use crate::bundle::RecipientSecret;
-use crate::ids::{Digest, FleetId, SiteId, UnixTime};
-use crate::store::{Store, StoreError};
+use api::{parse_site_uri, site_uri};
+use bundle::RecipientSecret;
+use ids::{Digest, FleetId, SiteId, UnixTime};
+use store::{Store, StoreError};
 
 const TLS_KEY: &str = "tls.key";
 const TLS_CERTIFICATE: &str = "tls.crt";

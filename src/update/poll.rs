@@ -16,11 +16,11 @@ use super::release::{self, ManifestTarget, ReleaseStanding};
 use super::self_check::CheckError;
 use super::state::UpdateAlert;
 use super::updater::Updater;
-use crate::access::{Catalog, Opened, OpenedManifest};
-use crate::bundle::ObjectRef;
-use crate::bundle::limits::MAX_MANIFEST_BYTES;
-use crate::ids::{Generation, UnixTime};
-use crate::tuf::Limits;
+use access::{Catalog, Opened, OpenedManifest};
+use bundle::ObjectRef;
+use bundle::limits::MAX_MANIFEST_BYTES;
+use ids::{Generation, UnixTime};
+use tuf::Limits;
 
 impl Updater {
     /// One poll without its report. Returns the new release's catalog if one was activated.

@@ -10,10 +10,10 @@ use super::refresh::RefreshError;
 use super::self_check::CheckError;
 use super::state::{MetadataRefusal, SiteState};
 use super::tls::TlsError;
-use crate::access::ReleaseError;
-use crate::ids::{Generation, UnixTime};
-use crate::store::StoreError;
-use crate::tuf::TrustError;
+use access::ReleaseError;
+use ids::{Generation, UnixTime};
+use store::StoreError;
+use tuf::TrustError;
 
 /// Why a poll did not end well.
 #[derive(Debug, thiserror::Error)]

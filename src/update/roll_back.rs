@@ -9,9 +9,9 @@ use super::plan;
 use super::poll_error::PollError;
 use super::release::load_previous;
 use super::updater::Updater;
-use crate::access::Opened;
-use crate::ids::Generation;
-use crate::store::{Store, StoreError};
+use access::Opened;
+use ids::Generation;
+use store::{Store, StoreError};
 
 /// A roll-back that was done. `Display` is the text for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use super::poll_error::PollError;
 use super::roll_back::{RollBackError, RolledBack};
 use super::state::{SiteState, UpdateAlert};
 use super::updater::Updater;
-use crate::access::{Catalog, Opened};
-use crate::ids::Generation;
-use crate::status::PollState;
+use access::{Catalog, Opened};
+use ids::Generation;
+use status::PollState;
 
 /// Asks for a roll-back. The answer is what was done, or why the site stays on its release.
 pub type RollBackRequest = oneshot::Sender<Result<RolledBack, RollBackError>>;

@@ -11,11 +11,11 @@ use super::poll_error::PollError;
 use super::release::{self, LoadError, ManifestTarget, ReleaseStanding};
 use super::self_check::{self, CheckError, CheckedContents};
 use super::state::UpdateAlert;
-use crate::access::Opened;
-use crate::ids::{Digest, Generation, UnixTime};
-use crate::status::Stats;
-use crate::store::{Store, StoreError, TrustState};
-use crate::tuf::Trusted;
+use access::Opened;
+use ids::{Digest, Generation, UnixTime};
+use status::Stats;
+use store::{Store, StoreError, TrustState};
+use tuf::Trusted;
 
 /// What one site trusts and serves.
 pub(super) struct SiteTrust {

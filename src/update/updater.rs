@@ -10,9 +10,9 @@ use super::clock::{SystemClock, Timekeeper};
 use super::hq_line::{CheckInSource, HqLine};
 use super::identity::SiteIdentity;
 use super::trust::SiteTrust;
-use crate::access::Opened;
-use crate::status::Stats;
-use crate::store::Store;
+use access::Opened;
+use status::Stats;
+use store::Store;
 
 /// How to poll.
 #[derive(Debug, Clone, Copy)]

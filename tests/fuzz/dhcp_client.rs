@@ -6,11 +6,11 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use lineside::bundle::{DhcpMode, DhcpSettings};
-use lineside::dhcp::augment::{Act, Augment};
-use lineside::dhcp::heard::ServerMessage;
-use lineside::dhcp::{Lan, Leases, Mode, Request, Scope, To, Verdict, View, arp, frame, respond};
-use lineside::ids::{MacAddr, UnixTime};
+use bundle::{DhcpMode, DhcpSettings};
+use dhcp::augment::{Act, Augment};
+use dhcp::heard::ServerMessage;
+use dhcp::{Lan, Leases, Mode, Request, Scope, To, Verdict, View, arp, frame, respond};
+use ids::{MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);

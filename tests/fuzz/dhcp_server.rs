@@ -6,14 +6,14 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use lineside::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use lineside::dhcp::augment::{Act, Augment, Kept};
-use lineside::dhcp::heard::{Answers, ServerMessage};
-use lineside::dhcp::options::OptionCode;
-use lineside::dhcp::probe::{self, Question};
-use lineside::dhcp::proof::Proof;
-use lineside::dhcp::{Lan, Request, Scope};
-use lineside::ids::{MacAddr, UnixTime};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use dhcp::augment::{Act, Augment, Kept};
+use dhcp::heard::{Answers, ServerMessage};
+use dhcp::options::OptionCode;
+use dhcp::probe::{self, Question};
+use dhcp::proof::Proof;
+use dhcp::{Lan, Request, Scope};
+use ids::{MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);

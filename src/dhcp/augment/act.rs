@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::prepared::MadeFrom;
-use crate::dhcp::heard::Overheard;
-use crate::ids::MacAddr;
+use crate::heard::Overheard;
+use ids::MacAddr;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// A router that takes this long for an offer does something first.
 pub const SLOW: Duration = Duration::from_millis(300);

@@ -1,7 +1,7 @@
 //! What is remembered of a completed lease over a restart, so that a phone which starts again with its address is told
 //! its TFTP server at once. May be lost: then the phone hears the router alone until it discovers anew. Pure.
 
-use crate::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 /// The largest kept lease, in octets: two messages and a time.
 const MAX_BYTES: usize = 8 + 2 + 2 * 1500;

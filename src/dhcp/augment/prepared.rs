@@ -7,10 +7,10 @@ use std::time::Instant;
 use dhcproto::v4::MessageType;
 
 use super::kept::Kept;
-use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
-use crate::dhcp::options::{self, OptionCode, address_list};
-use crate::dhcp::scope::Scope;
+use crate::heard::ServerMessage;
+use crate::message::{MIN_REPLY_BYTES, Request};
+use crate::options::{self, OptionCode, address_list};
+use crate::scope::Scope;
 
 /// Where option 53 has its value: it is written first.
 const KIND_AT: usize = 242;

@@ -4,10 +4,10 @@ mod lan;
 
 use self::lan::{Lan, answer, discover, emit_offer, kept, offer, rebind, reboot, replies, said_by, scope, select};
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::dhcp::message::MIN_REPLY_BYTES;
-use crate::dhcp::options::{self, Options};
-use crate::dhcp::probe::{self, Question};
+use crate::message::MIN_REPLY_BYTES;
+use crate::options::{self, Options};
+use crate::probe::{self, Question};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);

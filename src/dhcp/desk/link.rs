@@ -6,13 +6,13 @@ use std::sync::PoisonError;
 use tracing::debug;
 
 use super::{Desk, Now, Outbox, Waiting};
-use crate::access::Resolution;
-use crate::bundle::DhcpMode;
-use crate::dhcp::arp::Claim;
-use crate::dhcp::leases::State;
-use crate::dhcp::message::Request;
-use crate::dhcp::scope::Mode;
-use crate::ids::MacAddr;
+use crate::arp::Claim;
+use crate::leases::State;
+use crate::message::Request;
+use crate::scope::Mode;
+use access::Resolution;
+use bundle::DhcpMode;
+use ids::MacAddr;
 
 /// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
 pub(super) const MAX_WAITING: usize = 256;

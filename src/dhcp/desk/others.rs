@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::{Desk, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
-use crate::dhcp::augment::{Event, Kept};
-use crate::dhcp::choose::Seen;
-use crate::dhcp::heard::{Answers, Overheard, ServerMessage};
-use crate::dhcp::lan::{Points, Use};
-use crate::dhcp::leases::Range;
-use crate::dhcp::proof::Proof;
-use crate::dhcp::scope::Mode;
-use crate::dhcp::walk::{Step, Walk};
+use crate::augment::{Event, Kept};
+use crate::choose::Seen;
+use crate::heard::{Answers, Overheard, ServerMessage};
+use crate::lan::{Points, Use};
+use crate::leases::Range;
+use crate::proof::Proof;
+use crate::scope::Mode;
+use crate::walk::{Step, Walk};
 
 impl Desk {
     /// Decides what is in force.

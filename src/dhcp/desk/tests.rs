@@ -7,14 +7,14 @@ use dhcproto::{Encodable as _, Encoder};
 
 use super::link::{MAX_CONFLICTS, MAX_WAITING};
 use super::*;
-use crate::access::Resolution;
-use crate::bundle::DhcpSettings;
-use crate::dhcp::ahead::{STEP, WAIT as CHECK_WAIT};
-use crate::dhcp::arp::Claim;
-use crate::dhcp::augment::{Event, MadeFrom, Prepared};
-use crate::dhcp::heard::{Overheard, ServerMessage};
-use crate::dhcp::leases::QUARANTINE;
-use crate::dhcp::scope::Mode;
+use crate::ahead::{STEP, WAIT as CHECK_WAIT};
+use crate::arp::Claim;
+use crate::augment::{Event, MadeFrom, Prepared};
+use crate::heard::{Overheard, ServerMessage};
+use crate::leases::QUARANTINE;
+use crate::scope::Mode;
+use access::Resolution;
+use bundle::DhcpSettings;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -39,7 +39,7 @@ fn all_stays_away_while_another_server_is_there_and_begins_when_it_is_gone() {
     site.pass(ASK_WAIT);
     assert_eq!(site.desk.label(), "inform (all asked for)");
     assert!(site.receive(discover(PHONE)).others.is_empty());
-    site.pass(crate::dhcp::lan::SERVER_GONE);
+    site.pass(crate::lan::SERVER_GONE);
     assert_eq!(site.desk.label(), "all");
 }
 

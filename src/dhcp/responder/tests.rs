@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use self::packets::*;
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
 
 // RFC 2131 §4.3.5; RFC 5859.
 #[test]
@@ -387,7 +387,7 @@ proptest! {
 }
 
 fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
-    crate::dhcp::heard::Overheard::parse(bytes);
+    crate::heard::Overheard::parse(bytes);
     let Ok(request) = Request::parse(bytes) else { return Ok(()) };
     for site in [Site::inform(), Site::all()] {
         let view = View { lan: &site.lan, leases: &site.leases, source: site.source };

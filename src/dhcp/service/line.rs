@@ -20,18 +20,18 @@ use tracing::debug;
 
 use super::packet_sockets::{PacketSockets, Purpose};
 use super::share::{self, Share};
-use crate::access::{DeviceTable, Resolution};
-use crate::dhcp::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
-use crate::dhcp::desk::Orders;
-use crate::dhcp::frame::{self, Datagram};
-use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::lan::Lan;
-use crate::dhcp::leases::Leases;
-use crate::dhcp::message::{Kind, Request};
-use crate::dhcp::probe::{self, Question};
-use crate::dhcp::responder::{To, Verdict, View, respond};
-use crate::dhcp::scope::Mode;
-use crate::ids::{MacAddr, UnixTime};
+use crate::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
+use crate::desk::Orders;
+use crate::frame::{self, Datagram};
+use crate::heard::ServerMessage;
+use crate::lan::Lan;
+use crate::leases::Leases;
+use crate::message::{Kind, Request};
+use crate::probe::{self, Question};
+use crate::responder::{To, Verdict, View, respond};
+use crate::scope::Mode;
+use access::{DeviceTable, Resolution};
+use ids::{MacAddr, UnixTime};
 
 /// How long a thread waits for a frame before it looks whether it shall end.
 const WAIT: Duration = Duration::from_millis(200);

@@ -4,8 +4,8 @@ use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
 
 use super::*;
-use crate::bundle::DhcpMode;
-use crate::dhcp::leases::{Lease, MemoryLog};
+use crate::leases::{Lease, MemoryLog};
+use bundle::DhcpMode;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::{Reading, SystemClock};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// The clocks of the machine that we run on.
 #[derive(Debug)]
