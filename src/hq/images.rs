@@ -229,8 +229,8 @@ pub(super) mod tests {
         add(&layout, &file).unwrap();
         let mut other = bundle("lineside-arm64", "1.2.3+git5");
         other[100] = 8;
-        let error = add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err();
-        assert!(error.to_string().contains("a new image has a new version"), "{error}");
+        let error = telemetry::explain(&add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err());
+        assert!(error.contains("a new image has a new version"), "{error}");
 
         let mut problems = Vec::new();
         let images = Images::read(&layout, &mut problems);
