@@ -18,11 +18,11 @@
 //! - A6: a renewal at T1 is between phone and router; a phone that was answered and does not fetch is reported.
 //! - A7: phones only, never a NAK, never a device that the site does not name; each answer is counted.
 
-mod act;
-mod again;
-pub mod kept;
-mod pace;
-pub mod prepared;
+mod action;
+pub mod completed_lease;
+pub mod completed_offer;
+mod relay_retry;
+mod token_bucket;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -30,16 +30,16 @@ use std::time::{Duration, Instant};
 
 use dhcproto::v4::MessageType;
 
-pub use self::act::{Act, Event};
-use self::again::Again;
-pub use self::again::SLOW;
-pub use self::kept::Kept;
-use self::pace::Pace;
-pub use self::prepared::{MadeFrom, Prepared};
+pub use self::action::{Action, Event};
+pub use self::completed_lease::CompletedLease;
+pub use self::completed_offer::{CompletedOffer, Exchange};
+use self::relay_retry::RelayRetry;
+pub use self::relay_retry::SLOW;
+use self::token_bucket::TokenBucket;
 use super::heard::{Answers, ServerMessage};
-use super::message::{BROADCAST, Kind, Request};
+use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
-use super::scope::Scope;
+use super::scope::DhcpScope;
 use crate::ids::MacAddr;
 
 /// How long a phone whom the router sent a NAK after our answer is left alone.
@@ -73,29 +73,29 @@ pub struct Augment {
     servers: Vec<Ipv4Addr>,
     /// Phones with a request that waits; at most one entry for each DISCOVER that was relayed.
     waiting: Vec<MacAddr>,
-    phones: HashMap<MacAddr, Phone>,
-    all: Pace,
-    strangers: Pace,
-    again: Again,
+    phones: HashMap<MacAddr, AugmentedPhone>,
+    all: TokenBucket,
+    strangers: TokenBucket,
+    relay_retry: RelayRetry,
     /// The transaction of our own question.
     asked: Option<u32>,
     xid: u64,
 }
 
 #[derive(Debug)]
-struct Phone {
+struct AugmentedPhone {
     known: bool,
-    pace: Pace,
+    pace: TokenBucket,
     last: Option<Instant>,
     discover: Option<(Request, u32, Instant)>,
     /// The same as it came, to be asked again.
     said: Vec<u8>,
     /// What it took from the router before we knew the terms: server, address, when.
     late: Option<(Ipv4Addr, Ipv4Addr, Instant)>,
-    prepared: Vec<Prepared>,
+    prepared: Vec<CompletedOffer>,
     pending: Option<(Request, Instant)>,
     /// What the router leased.
-    held: Option<Held>,
+    held: Option<RouterLease>,
     /// The transaction that was last answered: a NAK in it disputes our answer.
     answered: Option<u32>,
     quiet_until: Option<Instant>,
@@ -103,15 +103,15 @@ struct Phone {
 
 /// A lease of the router's that a phone has.
 #[derive(Debug)]
-struct Held {
-    lease: Prepared,
+struct RouterLease {
+    lease: CompletedOffer,
     /// When the phone took it; of one that was remembered over a restart, when it was recalled.
     since: Instant,
     /// How much of it was over then.
     gone: Duration,
 }
 
-impl Held {
+impl RouterLease {
     /// What is left of it for certain: the router may have renewed it since. `None` if that is not worth an answer.
     fn left(&self, now: Instant) -> Option<u32> {
         let gone = self.gone + now.saturating_duration_since(self.since);
@@ -121,9 +121,9 @@ impl Held {
     }
 }
 
-impl Phone {
+impl AugmentedPhone {
     fn new(now: Instant) -> Self {
-        let pace = Pace::new(OF_ONE, now);
+        let pace = TokenBucket::new(OF_ONE, now);
         let (known, last, discover, prepared) = (false, None, None, Vec::new());
         let (said, late) = (Vec::new(), None);
         Self {
@@ -145,14 +145,14 @@ impl Phone {
 impl Augment {
     /// Knows nothing. `seed` makes transactions that nobody can guess.
     pub fn new(seed: u64, now: Instant) -> Self {
-        let (all, strangers) = (Pace::new(RELAYS, now), Pace::new(STRANGERS, now));
+        let (all, strangers) = (TokenBucket::new(RELAYS, now), TokenBucket::new(STRANGERS, now));
         Self {
             servers: Vec::new(),
             waiting: Vec::new(),
             phones: HashMap::new(),
             all,
             strangers,
-            again: Again::default(),
+            relay_retry: RelayRetry::default(),
             asked: None,
             xid: seed,
         }
@@ -173,12 +173,12 @@ impl Augment {
 
     /// Routers that take at least [`SLOW`] for an offer, and how long they take.
     pub fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
-        self.again.set_slow(slow);
+        self.relay_retry.set_slow(slow);
     }
 
     /// When [`Self::tick`] has something to do that cannot wait.
     pub fn deadline(&self) -> Option<Instant> {
-        self.again.deadline()
+        self.relay_retry.deadline()
     }
 
     /// What is added has changed: what was made with the former is void.
@@ -190,7 +190,7 @@ impl Augment {
     }
 
     /// Leases that were completed before a restart, with what of them is over. What no longer fits is left out.
-    pub fn recall(&mut self, scope: &Scope, kept: &[(Kept, Duration)], now: Instant) {
+    pub fn recall(&mut self, scope: &DhcpScope, kept: &[(CompletedLease, Duration)], now: Instant) {
         for (kept, gone) in kept {
             let Ok(discover) = Request::parse(&kept.discover) else { continue };
             let Some(offer) = ServerMessage::parse(&kept.offer) else { continue };
@@ -201,58 +201,59 @@ impl Augment {
                 && scope.is_local(offer.yiaddr)
                 && offer.tftp().is_empty()
                 && self.has_room(mac, known, now);
-            let Some(lease) = Prepared::new(scope, (&discover, &kept.discover), &offer, now).filter(|_| fits) else {
+            let Some(lease) = CompletedOffer::new(scope, (&discover, &kept.discover), &offer, now).filter(|_| fits)
+            else {
                 continue;
             };
-            let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
+            let phone = self.phones.entry(mac).or_insert_with(|| AugmentedPhone::new(now));
             (phone.known, phone.last) = (known, Some(now));
             // What was seen since is newer.
-            phone.held.get_or_insert(Held { lease, since: now, gone: *gone });
+            phone.held.get_or_insert(RouterLease { lease, since: now, gone: *gone });
         }
     }
 
     /// A DISCOVER of our own as a relay sends it: whether this router answers relays at all.
-    pub fn relay(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Act {
+    pub fn relay(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Action {
         let xid = next(&mut self.xid);
         self.asked = Some(xid);
-        Act::Relay(server, prepared::relayed(discover, relay, xid))
+        Action::Relay(server, completed_offer::relayed(discover, relay, xid))
     }
 
     /// A client's message was seen on the link, `broadcast` if it was for everyone. `taken` says whether another device has
     /// an address.
     pub fn client(
         &mut self,
-        (scope, request, bytes): (&Scope, &Request, &[u8]),
+        (scope, request, bytes): (&DhcpScope, &Request, &[u8]),
         broadcast: bool,
         taken: &dyn Fn(Ipv4Addr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
         // Nothing for anybody but phones, nothing for what comes through another relay.
         if !scope.is_phone(request) || !request.giaddr.is_unspecified() {
             return;
         }
         match request.kind {
-            Kind::Discover => self.discover(scope, request, bytes, now, out),
-            Kind::Request if broadcast => self.request(scope, request, taken, now, out),
+            MessageKind::Discover => self.discover(scope, request, bytes, now, out),
+            MessageKind::Request if broadcast => self.request(scope, request, taken, now, out),
             // The phone found the address in use, or gives it back: the lease is no more.
-            Kind::Decline | Kind::Release => {
+            MessageKind::Decline | MessageKind::Release => {
                 if let Some(phone) = self.phones.get_mut(&request.chaddr) {
                     (phone.held, phone.pending) = (None, None);
                     phone.prepared.clear();
                 }
             }
             // A renewal is between phone and router. DHCPINFORM is answered elsewhere.
-            Kind::Request | Kind::Inform => {}
+            MessageKind::Request | MessageKind::Inform => {}
         }
     }
 
-    fn discover(&mut self, scope: &Scope, request: &Request, bytes: &[u8], now: Instant, out: &mut Vec<Act>) {
+    fn discover(&mut self, scope: &DhcpScope, request: &Request, bytes: &[u8], now: Instant, out: &mut Vec<Action>) {
         let (mac, known) = (request.chaddr, scope.knows(request.chaddr));
         if self.servers.is_empty() || !self.has_room(mac, known, now) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+            return out.push(Action::Tell(Event::Silent("dhcp.augment.not-relayed")));
         }
-        let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
+        let phone = self.phones.entry(mac).or_insert_with(|| AugmentedPhone::new(now));
         phone.known = known;
         // A phone that begins anew chooses anew: only what routers say now counts.
         (phone.pending, phone.discover, phone.late) = (None, None, None);
@@ -262,29 +263,29 @@ impl Augment {
         }
         let pace = if known { &mut self.all } else { &mut self.strangers };
         if !phone.pace.take(now) || !pace.take(now) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+            return out.push(Action::Tell(Event::Silent("dhcp.augment.not-relayed")));
         }
         phone.last = Some(now);
         let xid = next(&mut self.xid);
         phone.discover = Some((request.clone(), xid, now));
         phone.said = bytes.to_vec();
         for &server in &self.servers {
-            out.push(Act::Relay(server, prepared::relayed(bytes, scope.server, xid)));
+            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server, xid)));
             if known {
-                self.again.relayed(mac, server, xid, now);
+                self.relay_retry.relayed(mac, server, xid, now);
             }
         }
     }
 
     fn request(
         &mut self,
-        scope: &Scope,
+        scope: &DhcpScope,
         request: &Request,
         taken: &dyn Fn(Ipv4Addr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
-        let silent = |why| Act::Tell(Event::Silent(why));
+        let silent = |why| Action::Tell(Event::Silent(why));
         let Some(phone) = self.phones.get_mut(&request.chaddr) else {
             return out.push(silent("dhcp.augment.unknown"));
         };
@@ -306,15 +307,15 @@ impl Augment {
             // SELECTING: the router and the address are named. Some routers (Kea) offer each DISCOVER of a new client
             // another address; the phone names the one that it was offered, and all else is the same.
             (Some(server), None) => {
-                let known = |offer: &&mut Prepared| offer.server == server && address != server;
+                let known = |offer: &&mut CompletedOffer| offer.server == server && address != server;
                 let offer = phone.prepared.iter_mut().find(known).filter(|offer| fresh(offer.at, OFFER_VALID));
                 if let Some(offer) = offer {
                     offer.give(address);
                     let message = offer.ack(request, None);
                     out.push(reply(request, address, message));
                     let offer = offer.clone();
-                    out.push(Act::Tell(Event::Completed(request.chaddr, address, Some(offer.made_from()))));
-                    phone.held = Some(Held { lease: offer, since: now, gone: Duration::ZERO });
+                    out.push(Action::Tell(Event::Completed(request.chaddr, address, Some(offer.exchange()))));
+                    phone.held = Some(RouterLease { lease: offer, since: now, gone: Duration::ZERO });
                     phone.answered = Some(request.xid);
                 } else if self.servers.contains(&server)
                     && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
@@ -339,7 +340,7 @@ impl Augment {
                             None => Event::Completed(request.chaddr, address, None),
                             Some(_) => Event::Rebound(request.chaddr, address),
                         };
-                        out.push(Act::Tell(event));
+                        out.push(Action::Tell(event));
                     }
                     None => out.push(silent("dhcp.augment.unknown")),
                 }
@@ -351,15 +352,15 @@ impl Augment {
 
     /// Time has passed. A router that pings before its first offer (ISC dhcpd) drops what a relay asks meanwhile. The phone
     /// has its own ACK by now; what it was told is asked for once more, so that its next start finds us prepared.
-    pub fn tick(&mut self, scope: Option<&Scope>, now: Instant, out: &mut Vec<Act>) {
-        while let Some((mac, server, xid)) = self.again.next(now) {
+    pub fn tick(&mut self, scope: Option<&DhcpScope>, now: Instant, out: &mut Vec<Action>) {
+        while let Some((mac, server, xid)) = self.relay_retry.next(now) {
             let Some((scope, phone)) = scope.zip(self.phones.get(&mac)) else { continue };
             let current = phone.discover.as_ref().is_some_and(|(_, current, _)| *current == xid);
             let answered =
                 phone.held.as_ref().is_some_and(|held| now.saturating_duration_since(held.lease.at) < RELAY_VALID)
                     || phone.prepared.iter().any(|prepared| prepared.server == server);
             if current && !answered && self.all.take(now) {
-                out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, xid)));
+                out.push(Action::Relay(server, completed_offer::relayed(&phone.said, scope.server, xid)));
             }
         }
         for mac in std::mem::take(&mut self.waiting) {
@@ -377,24 +378,24 @@ impl Augment {
                 continue;
             };
             discover.2 = now;
-            out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, discover.1)));
+            out.push(Action::Relay(server, completed_offer::relayed(&phone.said, scope.server, discover.1)));
         }
     }
 
     /// A server's message was seen on the link.
     pub fn server(
         &mut self,
-        scope: Option<&Scope>,
+        scope: Option<&DhcpScope>,
         message: &ServerMessage,
         taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
         let phone = self.phones.get_mut(&message.chaddr);
-        let relayed = |phone: &Phone| phone.discover.as_ref().is_some_and(|(_, xid, _)| *xid == message.xid);
+        let relayed = |phone: &AugmentedPhone| phone.discover.as_ref().is_some_and(|(_, xid, _)| *xid == message.xid);
         let asked = self.asked == Some(message.xid) || phone.as_deref().is_some_and(relayed);
         let answers = if asked && !message.giaddr.is_unspecified() { Answers::Us(None) } else { Answers::Others };
-        out.push(Act::Tell(Event::Heard(Box::new(message.overheard(answers)))));
+        out.push(Action::Tell(Event::Heard(Box::new(message.overheard(answers)))));
         let (Some(scope), Some(phone)) = (scope, phone) else { return };
         let mac = message.chaddr;
         if message.kind == MessageType::Nak {
@@ -403,7 +404,7 @@ impl Augment {
                 (phone.held, phone.answered) = (None, None);
                 phone.quiet_until = Some(now + QUIET);
                 phone.prepared.clear();
-                out.push(Act::Tell(Event::Nak(mac, message.server)));
+                out.push(Action::Tell(Event::Nak(mac, message.server)));
             }
             return;
         }
@@ -421,25 +422,25 @@ impl Augment {
             || [scope.server, scope.broadcast(), message.server].contains(&address)
             || taken(address, mac);
         if wrong || !self.servers.contains(&message.server) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.address")));
+            return out.push(Action::Tell(Event::Silent("dhcp.augment.address")));
         }
         let points = message.tftp();
         if !points.is_empty() {
-            return out.push(Act::Tell(Event::Points(mac, message.server, points)));
+            return out.push(Action::Tell(Event::Points(mac, message.server, points)));
         }
-        let Some(made) = Prepared::new(scope, (discover, &phone.said), message, now) else {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.no-room")));
+        let Some(made) = CompletedOffer::new(scope, (discover, &phone.said), message, now) else {
+            return out.push(Action::Tell(Event::Silent("dhcp.augment.no-room")));
         };
         phone.prepared.retain(|other| other.server != message.server);
         if let Some((_, _, at)) = phone.late.filter(|(server, taken, _)| (*server, *taken) == (message.server, address))
         {
-            out.push(Act::Tell(Event::Late(address, made.made_from())));
-            (phone.held, phone.late) = (Some(Held { lease: made, since: at, gone: Duration::ZERO }), None);
+            out.push(Action::Tell(Event::Late(address, made.exchange())));
+            (phone.held, phone.late) = (Some(RouterLease { lease: made, since: at, gone: Duration::ZERO }), None);
             return;
         }
         if scope.chooses_by_offer(discover) {
             out.push(reply(discover, address, made.offer(discover)));
-            out.push(Act::Tell(Event::Offered(mac)));
+            out.push(Action::Tell(Event::Offered(mac)));
         }
         phone.prepared.push(made);
         if let Some((pending, at)) = phone.pending.take()
@@ -454,7 +455,8 @@ impl Augment {
         if self.phones.contains_key(&mac) {
             return true;
         }
-        let strangers = |phones: &HashMap<MacAddr, Phone>| phones.values().filter(|phone| !phone.known).count();
+        let strangers =
+            |phones: &HashMap<MacAddr, AugmentedPhone>| phones.values().filter(|phone| !phone.known).count();
         if !known && strangers(&self.phones) >= MAX_STRANGERS {
             self.phones.retain(|_, phone| {
                 let recent = phone.last.is_some_and(|last| now.saturating_duration_since(last) < STRANGER_KEPT);
@@ -466,10 +468,10 @@ impl Augment {
     }
 }
 
-fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Act {
+fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Action {
     // RFC 2131 §4.1: a client that has the address already (ciaddr) is reached there.
     let broadcast = request.flags & BROADCAST != 0 && request.ciaddr.is_unspecified();
-    Act::Reply { mac: request.chaddr, address, broadcast, message }
+    Action::Reply { mac: request.chaddr, address, broadcast, message }
 }
 
 /// SplitMix64: only that a stranger cannot guess the next one is asked of it.

@@ -11,7 +11,7 @@ use tokio::net::UdpSocket;
 
 use super::heard::{Answers, ServerMessage};
 use super::message::MAX_REQUEST_BYTES;
-use super::probe::{self, Question};
+use super::question::{self, Question};
 use crate::ids::MacAddr;
 
 /// How long an answer may take to be one to our question.
@@ -25,14 +25,14 @@ const MAX_ASKED: usize = 8;
 /// It shares the port with the machine's own DHCP client, if that uses a plain socket: broadcasts reach both, and what
 /// is sent to the machine's address reaches the socket that is bound to it, which this one never is.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ClientSocket {
     socket: UdpSocket,
     mac: MacAddr,
     ports: (u16, u16),
     asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
-impl Listener {
+impl ClientSocket {
     /// Listens on `interface`, whose hardware address is `mac`, on the second of `ports` (server's and client's).
     pub fn bind(interface: &str, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
@@ -78,7 +78,7 @@ impl Listener {
     /// Sends a question to everyone, in the name of `mac`; a release only to its server.
     pub async fn put(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
         let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
-        let bytes = probe::emit(question, mac, xid);
+        let bytes = question::emit(question, mac, xid);
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
     }
 

@@ -100,7 +100,7 @@ impl ServerMessage {
         };
         let list = |code| self.options.addresses(code).into_iter().take(MAX_LIST).collect::<Vec<_>>();
         let seconds = |code| self.options.seconds(code);
-        let terms = (self.kind != MessageType::Nak).then(|| Terms {
+        let terms = (self.kind != MessageType::Nak).then(|| LeaseTerms {
             lease_seconds: seconds(OptionCode::AddressLeaseTime),
             renew_seconds: seconds(OptionCode::Renewal),
             rebind_seconds: seconds(OptionCode::Rebinding),
@@ -137,7 +137,7 @@ pub enum Answers {
 
 /// What a server hands out besides the address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseTerms {
     /// Option 51.
     pub lease_seconds: Option<u32>,
     /// T1, option 58.
@@ -156,7 +156,7 @@ pub struct Terms {
     pub domain: String,
 }
 
-impl Terms {
+impl LeaseTerms {
     /// Takes over what `other` knows and this one does not, and its newer values.
     pub fn learn(&mut self, other: &Self) {
         let take = |mine: &mut Option<u32>, other: Option<u32>| *mine = other.or(*mine);
@@ -191,7 +191,7 @@ pub struct Overheard {
     /// The address that it offers.
     pub address: Option<Ipv4Addr>,
     /// What else it hands out; `None` in a NAK.
-    pub terms: Option<Terms>,
+    pub terms: Option<LeaseTerms>,
     /// Whether it answers a question of ours. Anybody can say anything to others; our transactions are known to those
     /// only who hear us ask.
     pub asked: bool,

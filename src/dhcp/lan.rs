@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::augment::SLOW;
-use super::heard::{Overheard, Terms};
+use super::heard::{LeaseTerms, Overheard};
 use super::leases::MAX_RANGE;
 use crate::api::DhcpServerSeen;
 use crate::ids::{MacAddr, UnixTime};
@@ -38,17 +38,17 @@ const MAX_CHECKED: usize = MAX_RANGE as usize;
 
 /// What is known of the LAN, as the service has learnt it.
 #[derive(Debug, Default)]
-pub struct Lan {
-    servers: BTreeMap<Ipv4Addr, Server>,
+pub struct LanView {
+    servers: BTreeMap<Ipv4Addr, OtherServer>,
     /// Who spoke as a server to others and has not answered us.
-    strangers: BTreeMap<Ipv4Addr, Stranger>,
+    strangers: BTreeMap<Ipv4Addr, UnconfirmedServer>,
     asked: Option<UnixTime>,
     checked: BTreeMap<Ipv4Addr, (Option<MacAddr>, UnixTime)>,
 }
 
 /// Somebody who speaks as a server, perhaps: anybody can say so to others.
 #[derive(Debug)]
-struct Stranger {
+struct UnconfirmedServer {
     first: UnixTime,
     last: UnixTime,
     told: bool,
@@ -56,13 +56,13 @@ struct Stranger {
 
 /// Another DHCP server, as far as it has shown itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct OtherServer {
     /// Its server identifier.
     pub server: Ipv4Addr,
     /// The TFTP servers that it hands out.
     pub tftp: Vec<String>,
     /// What else it hands out.
-    pub terms: Terms,
+    pub terms: LeaseTerms,
     /// The address that it last offered to us.
     pub offered: Option<Ipv4Addr>,
     /// The shortest and the longest time in which it answered our DISCOVERs.
@@ -76,9 +76,9 @@ pub struct Server {
     missed: u8,
 }
 
-impl Server {
+impl OtherServer {
     fn new(server: Ipv4Addr, now: UnixTime) -> Self {
-        let (tftp, terms) = (Vec::new(), Terms::default());
+        let (tftp, terms) = (Vec::new(), LeaseTerms::default());
         Self {
             server,
             tftp,
@@ -152,7 +152,7 @@ pub enum Points {
 
 /// What the link says of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum AddressUse {
     /// Nobody has asked lately.
     Unknown,
     /// Nobody answers for it.
@@ -161,7 +161,7 @@ pub enum Use {
     By(MacAddr),
 }
 
-impl Lan {
+impl LanView {
     /// Nothing known.
     pub fn new() -> Self {
         Self::default()
@@ -184,7 +184,7 @@ impl Lan {
         if !overheard.asked {
             if self.strangers.len() < MAX_SERVERS || self.strangers.contains_key(&address) {
                 let stranger = self.strangers.entry(address);
-                stranger.or_insert(Stranger { first: now, last: now, told: false }).last = now;
+                stranger.or_insert(UnconfirmedServer { first: now, last: now, told: false }).last = now;
             }
             return false;
         }
@@ -192,7 +192,7 @@ impl Lan {
             return false;
         }
         self.strangers.remove(&address);
-        let mut server = Server::new(address, now);
+        let mut server = OtherServer::new(address, now);
         server.learn(overheard, now);
         self.servers.insert(address, server);
         true
@@ -218,7 +218,7 @@ impl Lan {
 
     /// Whether it is worth asking soon.
     pub fn is_unsure(&self) -> bool {
-        let missing = |server: &Server| server.missed > 0;
+        let missing = |server: &OtherServer| server.missed > 0;
         let some_answer = self.servers.values().any(|server| !missing(server));
         (some_answer && self.servers.values().any(missing))
             || self.strangers.values().any(|stranger| self.asked.is_none_or(|asked| stranger.last >= asked))
@@ -250,11 +250,11 @@ impl Lan {
 
     /// The other servers.
     pub fn servers(&self) -> Vec<DhcpServerSeen> {
-        self.servers.values().map(Server::seen).collect()
+        self.servers.values().map(OtherServer::seen).collect()
     }
 
     /// The other servers with all that is known of them.
-    pub fn known(&self) -> impl Iterator<Item = &Server> {
+    pub fn known(&self) -> impl Iterator<Item = &OtherServer> {
         self.servers.values()
     }
 
@@ -273,10 +273,10 @@ impl Lan {
     }
 
     /// What the link says of an address.
-    pub fn usage(&self, address: Ipv4Addr, now: UnixTime) -> Use {
+    pub fn usage(&self, address: Ipv4Addr, now: UnixTime) -> AddressUse {
         match self.checked.get(&address) {
-            Some((by, at)) if now.since(*at) < CHECK_VALID => by.map_or(Use::Silent, Use::By),
-            _ => Use::Unknown,
+            Some((by, at)) if now.since(*at) < CHECK_VALID => by.map_or(AddressUse::Silent, AddressUse::By),
+            _ => AddressUse::Unknown,
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_server_is_news_once_and_again_when_it_names_other_tftp_servers() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         assert!(lan.heard(&spoke(&[]), NOW));
         assert!(!lan.heard(&spoke(&[]), NOW));
         assert!(lan.heard(&spoke(&["192.168.1.9"]), NOW));
@@ -335,11 +335,11 @@ mod tests {
 
     #[test]
     fn what_a_server_hands_out_and_how_fast_it_answers_is_learnt_bit_by_bit() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         let millis = Duration::from_millis;
-        let terms = Terms { lease_seconds: Some(3600), routers: vec![ROUTER], ..Terms::default() };
+        let terms = LeaseTerms { lease_seconds: Some(3600), routers: vec![ROUTER], ..LeaseTerms::default() };
         lan.heard(&Overheard { terms: Some(terms), after: Some(millis(3000)), ..spoke(&[]) }, NOW);
-        lan.heard(&Overheard { terms: Some(Terms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { terms: Some(LeaseTerms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
         lan.heard(&Overheard { informed: true, ..spoke(&[]) }, NOW);
         lan.heard(&Overheard { relayed: true, ..spoke(&[]) }, NOW);
         let server = lan.known().next().expect("one was heard");
@@ -354,7 +354,7 @@ mod tests {
         for (tftp, points) in
             [(&[][..], Points::Nowhere), (&["192.168.1.2"], Points::Here), (&["192.168.1.9"], Points::Elsewhere)]
         {
-            let mut lan = Lan::new();
+            let mut lan = LanView::new();
             lan.heard(&spoke(tftp), NOW);
             let server = lan.known().next().expect("one was heard");
             assert_eq!(server.points(&[Ipv4Addr::new(192, 168, 1, 2)]), points, "{tftp:?}");
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_server_that_fell_silent_is_forgotten() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         lan.heard(&spoke(&[]), NOW);
         assert!(!lan.forget(NOW.plus(SERVER_GONE - Duration::from_secs(1))));
         assert!(lan.forget(NOW.plus(SERVER_GONE)));
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn invented_servers_fill_no_memory() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         for number in 0..1000 {
             lan.heard(&Overheard { server: Ipv4Addr::from(number), ..spoke(&[]) }, NOW);
         }
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn who_speaks_to_others_only_is_no_server_but_reason_to_ask_and_in_the_end_to_tell() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         lan.asked(NOW);
         let said = Overheard { asked: false, ..spoke(&["10.0.0.9"]) };
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_router_that_another_has_replaced_is_gone_within_half_a_minute() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
         let new = Overheard { server: Ipv4Addr::new(192, 168, 1, 254), ..spoke(&[]) };
         lan.heard(&spoke(&[]), NOW);
@@ -428,14 +428,14 @@ mod tests {
 
     #[test]
     fn what_the_link_said_is_good_for_a_while_and_asked_for_again_before_that_is_over() {
-        let mut lan = Lan::new();
-        assert_eq!(lan.usage(ROUTER, NOW), Use::Unknown);
+        let mut lan = LanView::new();
+        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Unknown);
         assert!(lan.is_due(ROUTER, NOW));
         lan.checked(ROUTER, None, NOW);
-        assert_eq!(lan.usage(ROUTER, NOW), Use::Silent);
+        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Silent);
         assert!(!lan.is_due(ROUTER, NOW) && lan.is_due(ROUTER, NOW.plus(CHECK_AGAIN)));
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), Use::Silent);
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), Use::Unknown);
+        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), AddressUse::Silent);
+        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), AddressUse::Unknown);
     }
 
     fn spoke(tftp: &[&str]) -> Overheard {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::augment::Kept;
+use super::augment::CompletedLease;
 use super::message::Request;
 use super::options::OptionCode;
 use crate::ids::{MacAddr, UnixTime};
@@ -93,7 +93,7 @@ impl fmt::Debug for ClientId {
 /// What an address is to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub enum LeaseState {
     /// Offered, and held until the client decides. Not kept.
     Offered,
     /// The client's, acknowledged.
@@ -115,8 +115,8 @@ pub struct Lease {
     /// The client.
     pub client: ClientId,
     /// What the address is to it.
-    pub state: State,
-    /// Until when; for [`State::Released`] since when.
+    pub state: LeaseState,
+    /// Until when; for [`LeaseState::Released`] since when.
     pub until: UnixTime,
 }
 
@@ -148,12 +148,12 @@ impl Lease {
 
     /// Whether the address is taken at `now`.
     pub fn holds(&self, now: UnixTime) -> bool {
-        self.state != State::Released && self.until > now
+        self.state != LeaseState::Released && self.until > now
     }
 
     /// Whether it must outlive a restart.
     pub fn is_kept(&self) -> bool {
-        self.state != State::Offered
+        self.state != LeaseState::Offered
     }
 }
 
@@ -173,11 +173,11 @@ pub trait LeaseLog {
     }
 
     /// Remembers leases of the router's that were completed, since when. May forget them.
-    fn remember(&mut self, _completed: &[(Kept, UnixTime)]) {}
+    fn remember(&mut self, _completed: &[(CompletedLease, UnixTime)]) {}
 
     /// What is remembered of completed leases, and how long ago each began. `None` as long as that cannot be told,
     /// because nobody knows what time it is: ask again.
-    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+    fn recall(&mut self) -> Option<Vec<(CompletedLease, Duration)>> {
         Some(Vec::new())
     }
 
@@ -266,7 +266,7 @@ impl Range {
 }
 
 /// What the link says of addresses, to a client that looks for one.
-pub struct Link<'a> {
+pub struct Occupancy<'a> {
     /// Whether somebody else has it.
     pub in_use: &'a dyn Fn(Ipv4Addr) -> bool,
     /// Whether nobody answers for it, or nobody needs to be asked.
@@ -275,10 +275,10 @@ pub struct Link<'a> {
     pub first_silent: &'a FirstSilent<'a>,
 }
 
-/// See [`Link::first_silent`].
+/// See [`Occupancy::first_silent`].
 pub type FirstSilent<'a> = dyn Fn(&dyn Fn(&Ipv4Addr) -> bool) -> Option<Ipv4Addr> + 'a;
 
-impl fmt::Debug for Link<'_> {
+impl fmt::Debug for Occupancy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
     }
@@ -333,7 +333,7 @@ impl Leases {
         }
         self.remove(lease.address);
         // A declined address says nothing about where its client belongs.
-        if lease.state != State::Declined
+        if lease.state != LeaseState::Declined
             && let Some(earlier) = self.by_client.insert(lease.client.clone(), lease.address)
             && self.records.get(&earlier).is_some_and(|record| record.client == lease.client)
         {
@@ -376,7 +376,7 @@ impl Leases {
         }
         if client.is_hardware() {
             let mut records = self.records.values();
-            records.find(|record| record.mac == mac && record.state != State::Declined)
+            records.find(|record| record.mac == mac && record.state != LeaseState::Declined)
         } else {
             self.by_client.get(&ClientId::hardware(1, mac)).and_then(|address| self.records.get(address))
         }
@@ -397,9 +397,9 @@ impl Leases {
         mac: MacAddr,
         requested: Option<Ipv4Addr>,
         now: UnixTime,
-        link: &Link<'_>,
+        link: &Occupancy<'_>,
     ) -> Option<Ipv4Addr> {
-        let Link { in_use, is_silent, first_silent } = link;
+        let Occupancy { in_use, is_silent, first_silent } = link;
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
@@ -415,7 +415,8 @@ impl Leases {
         };
         let on_offer = || {
             let limit = now.plus(OTHER_OFFER);
-            let offers = self.records.values().filter(|record| record.state == State::Offered && record.until <= limit);
+            let offers =
+                self.records.values().filter(|record| record.state == LeaseState::Offered && record.until <= limit);
             let offers = offers.filter(|record| self.in_range(record.address) && !in_use(record.address));
             offers.min_by_key(|record| record.until).map(|record| record.address)
         };
@@ -435,7 +436,7 @@ impl Leases {
 
     /// Live leases: bound, and not over.
     pub fn live(&self, now: UnixTime) -> impl Iterator<Item = &Lease> {
-        self.records.values().filter(move |record| record.state == State::Bound && record.holds(now))
+        self.records.values().filter(move |record| record.state == LeaseState::Bound && record.holds(now))
     }
 
     /// The system clock was set, by so many seconds: what is held stays held for as long as before.

@@ -32,7 +32,7 @@ const MAX_ECHO_BYTES: usize = 255;
 
 /// What a client says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// It looks for servers.
     Discover,
     /// It wants, or wants to keep, an address.
@@ -78,7 +78,7 @@ pub enum ParseError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// What it says.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// Hardware type: 1 for Ethernet, 6 for IEEE 802. Echoed.
     pub htype: u8,
     /// The client's hardware address.
@@ -121,11 +121,11 @@ impl Request {
             return Err(ParseError::NotUnicast(chaddr));
         }
         let kind = match options.byte(OptionCode::MessageType).map(MessageType::from) {
-            Some(MessageType::Discover) => Kind::Discover,
-            Some(MessageType::Request) => Kind::Request,
-            Some(MessageType::Decline) => Kind::Decline,
-            Some(MessageType::Release) => Kind::Release,
-            Some(MessageType::Inform) => Kind::Inform,
+            Some(MessageType::Discover) => MessageKind::Discover,
+            Some(MessageType::Request) => MessageKind::Request,
+            Some(MessageType::Decline) => MessageKind::Decline,
+            Some(MessageType::Release) => MessageKind::Release,
+            Some(MessageType::Inform) => MessageKind::Inform,
             _ => return Err(ParseError::NoMessageType),
         };
         for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 
 use super::heard::ServerMessage;
-use super::probe::Question;
+use super::question::Question;
 use crate::ids::MacAddr;
 
 /// How long an answer is waited for: dnsmasq pings for 3 s before its first offer.
@@ -26,7 +26,7 @@ pub struct Proof {
     mac: MacAddr,
     ours: Ipv4Addr,
     range: (Ipv4Addr, Ipv4Addr),
-    step: Step,
+    step: ProofStep,
     until: Option<Instant>,
     offered: Option<(Ipv4Addr, Ipv4Addr)>,
     bound: Option<(Ipv4Addr, Ipv4Addr)>,
@@ -34,7 +34,7 @@ pub struct Proof {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ProofStep {
     Discover,
     SelectUs,
     SelectThem,
@@ -55,7 +55,17 @@ impl Proof {
             let [b, c, d, e, f] = rest;
             MacAddr::new([first, b, c, d, e, f ^ 0x80])
         };
-        Self { own, mac, ours, range, step: Step::Discover, until: None, offered: None, bound: None, outcome: None }
+        Self {
+            own,
+            mac,
+            ours,
+            range,
+            step: ProofStep::Discover,
+            until: None,
+            offered: None,
+            bound: None,
+            outcome: None,
+        }
     }
 
     /// Who asks.
@@ -70,32 +80,32 @@ impl Proof {
         }
         if self.until.is_some() {
             self.step = match self.step {
-                Step::Discover => Step::SelectUs,
+                ProofStep::Discover => ProofStep::SelectUs,
                 // Without an offer there is nothing to take: a server that does not answer does not disturb.
-                Step::SelectUs if self.offered.is_none() => Step::Done,
-                Step::SelectUs => Step::SelectThem,
-                Step::SelectThem if self.bound.is_none() => Step::Done,
-                Step::SelectThem => Step::Reboot,
-                Step::Reboot => Step::GiveBack,
-                Step::GiveBack | Step::Done => Step::Done,
+                ProofStep::SelectUs if self.offered.is_none() => ProofStep::Done,
+                ProofStep::SelectUs => ProofStep::SelectThem,
+                ProofStep::SelectThem if self.bound.is_none() => ProofStep::Done,
+                ProofStep::SelectThem => ProofStep::Reboot,
+                ProofStep::Reboot => ProofStep::GiveBack,
+                ProofStep::GiveBack | ProofStep::Done => ProofStep::Done,
             };
-            if self.outcome.is_some() && self.step != Step::Done {
-                self.step = if self.bound.is_some() { Step::GiveBack } else { Step::Done };
+            if self.outcome.is_some() && self.step != ProofStep::Done {
+                self.step = if self.bound.is_some() { ProofStep::GiveBack } else { ProofStep::Done };
             }
         }
         let (question, wait) = match self.step {
-            Step::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
-            Step::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
-            Step::SelectThem => {
+            ProofStep::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
+            ProofStep::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
+            ProofStep::SelectThem => {
                 let (address, server) = self.offered?;
                 (Question::Select(address, server), NAK_WAIT)
             }
-            Step::Reboot => (Question::Reboot(self.ours), NAK_WAIT),
-            Step::GiveBack => {
+            ProofStep::Reboot => (Question::Reboot(self.ours), NAK_WAIT),
+            ProofStep::GiveBack => {
                 let (address, server) = self.bound.take()?;
                 (Question::Release(address, server), Duration::ZERO)
             }
-            Step::Done => {
+            ProofStep::Done => {
                 self.outcome.get_or_insert(Ok(()));
                 return None;
             }
@@ -111,20 +121,20 @@ impl Proof {
         }
         let server = message.server;
         match message.kind {
-            MessageType::Offer if self.step == Step::Discover => {
+            MessageType::Offer if self.step == ProofStep::Discover => {
                 if (self.range.0..=self.range.1).contains(&message.yiaddr) {
                     self.refuse(format!("the server {server} leases addresses of the range itself"), now);
                 }
                 self.offered.get_or_insert((message.yiaddr, server));
             }
-            MessageType::Ack if self.step == Step::SelectThem => {
+            MessageType::Ack if self.step == ProofStep::SelectThem => {
                 self.bound = self.offered;
                 self.until = Some(now);
             }
-            MessageType::Nak if self.step == Step::SelectUs => {
+            MessageType::Nak if self.step == ProofStep::SelectUs => {
                 self.refuse(format!("the server {server} sends a NAK to phones that take our lease"), now);
             }
-            MessageType::Nak if self.step == Step::Reboot => {
+            MessageType::Nak if self.step == ProofStep::Reboot => {
                 self.refuse(format!("the server {server} sends a NAK to phones that start again with our lease"), now);
             }
             _ => {}
@@ -138,12 +148,12 @@ impl Proof {
 
     /// When [`Self::poll`] has something to do; `None` before the first and after the last question.
     pub fn deadline(&self) -> Option<Instant> {
-        self.until.filter(|_| self.step != Step::Done)
+        self.until.filter(|_| self.step != ProofStep::Done)
     }
 
     /// What came of it, once all is asked and given back.
     pub fn outcome(&self) -> Option<&Result<(), String>> {
-        self.outcome.as_ref().filter(|_| self.step == Step::Done)
+        self.outcome.as_ref().filter(|_| self.step == ProofStep::Done)
     }
 }
 
@@ -151,7 +161,7 @@ impl Proof {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dhcp::probe;
+    use crate::dhcp::question;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -225,7 +235,7 @@ mod tests {
     }
 
     fn said(mac: MacAddr, kind: MessageType, yiaddr: Ipv4Addr) -> ServerMessage {
-        let mut bytes = probe::emit(Question::Release(yiaddr, ROUTER), mac, 1);
+        let mut bytes = question::emit(Question::Release(yiaddr, ROUTER), mac, 1);
         *bytes.get_mut(0).unwrap() = 2;
         *bytes.get_mut(242).unwrap() = kind.into();
         bytes.copy_within(12..16, 16);

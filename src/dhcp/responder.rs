@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use dhcproto::v4::MessageType;
 
-use super::lan::{Lan, Use};
-use super::leases::{ClientId, Lease, Leases, Link, OTHER_OFFER, PHONE_OFFER, QUARANTINE, State};
-use super::message::{BROADCAST, Kind, Reply, Request};
+use super::lan::{AddressUse, LanView};
+use super::leases::{ClientId, Lease, LeaseState, Leases, OTHER_OFFER, Occupancy, PHONE_OFFER, QUARANTINE};
+use super::message::{BROADCAST, MessageKind, Reply, Request};
 use super::options::{self, OptionCode, address_list};
-use super::scope::{Mode, Scope};
+use super::scope::{ActiveMode, DhcpScope};
 use crate::ids::{MacAddr, UnixTime};
 
 /// What part of a lease an address is held longer than the client is told.
@@ -22,7 +22,7 @@ const RESERVE: u32 = 16;
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// What others do here.
-    pub lan: &'a Lan,
+    pub lan: &'a LanView,
     /// Whose address it is.
     pub leases: &'a Leases,
     /// Where the request came from; 0.0.0.0 for a client without an address.
@@ -33,16 +33,16 @@ pub struct View<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Say nothing.
-    Silence(Why, Option<Lease>),
-    /// Ask the link whether somebody has this address, tell [`Lan::checked`], and decide again.
+    Silence(SilenceReason, Option<Lease>),
+    /// Ask the link whether somebody has this address, tell [`LanView::checked`], and decide again.
     Check(Ipv4Addr),
     /// Say this. The change comes first; if it cannot be kept, nothing is said.
-    Reply(Box<Reply>, To, Option<Lease>),
+    Reply(Box<Reply>, Destination, Option<Lease>),
 }
 
 /// Where a reply goes (RFC 2131 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum To {
+pub enum Destination {
     /// To the relay's address, server port.
     Relay(Ipv4Addr),
     /// To an address that the client has, client port.
@@ -56,9 +56,9 @@ pub enum To {
 
 /// Why nothing was said. Counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum SilenceReason {
     /// The mode does not answer this.
-    Mode,
+    ActiveMode,
     /// The device is no phone.
     NoPhone,
     /// It is about another network, or has no address to answer to.
@@ -75,11 +75,11 @@ pub enum Why {
     Noted,
 }
 
-impl Why {
+impl SilenceReason {
     /// The name of its counter.
     pub const fn counter(self) -> &'static str {
         match self {
-            Self::Mode => "dhcp.silent.mode",
+            Self::ActiveMode => "dhcp.silent.mode",
             Self::NoPhone => "dhcp.silent.no-phone",
             Self::OtherNetwork => "dhcp.silent.other-network",
             Self::OtherServer => "dhcp.silent.other-server",
@@ -91,33 +91,33 @@ impl Why {
     }
 }
 
-const fn silent(why: Why) -> Verdict {
+const fn silent(why: SilenceReason) -> Verdict {
     Verdict::Silence(why, None)
 }
 
 /// Decides one request.
-pub fn respond(scope: &Scope, view: &View<'_>, request: &Request, now: UnixTime) -> Verdict {
-    if scope.mode == Mode::Shadow {
-        return silent(Why::Mode);
+pub fn respond(scope: &DhcpScope, view: &View<'_>, request: &Request, now: UnixTime) -> Verdict {
+    if scope.mode == ActiveMode::Shadow {
+        return silent(SilenceReason::ActiveMode);
     }
     // One segment is served. A relay's address tells which one the client is on (§4.3.1).
     if !request.giaddr.is_unspecified() && !scope.is_local(request.giaddr) {
-        return silent(Why::OtherNetwork);
+        return silent(SilenceReason::OtherNetwork);
     }
     let case = Case { scope, view, request, client: ClientId::of(request), now };
     match (request.kind, scope.mode) {
-        (Kind::Inform, _) => case.inform(),
-        (_, Mode::Shadow | Mode::Inform | Mode::Augment) => silent(Why::Mode),
-        (_, Mode::PhonesOnly) if !scope.is_phone(request) => silent(Why::NoPhone),
-        (Kind::Discover, _) => case.discover(),
-        (Kind::Request, _) => case.request(),
-        (Kind::Decline, _) => case.decline(),
-        (Kind::Release, _) => case.release(),
+        (MessageKind::Inform, _) => case.inform(),
+        (_, ActiveMode::Shadow | ActiveMode::Inform | ActiveMode::Augment) => silent(SilenceReason::ActiveMode),
+        (_, ActiveMode::PhonesOnly) if !scope.is_phone(request) => silent(SilenceReason::NoPhone),
+        (MessageKind::Discover, _) => case.discover(),
+        (MessageKind::Request, _) => case.request(),
+        (MessageKind::Decline, _) => case.decline(),
+        (MessageKind::Release, _) => case.release(),
     }
 }
 
 struct Case<'a> {
-    scope: &'a Scope,
+    scope: &'a DhcpScope,
     view: &'a View<'a>,
     request: &'a Request,
     client: ClientId,
@@ -127,17 +127,17 @@ struct Case<'a> {
 impl Case<'_> {
     /// RFC 2131 §4.3.5.
     fn inform(&self) -> Verdict {
-        if self.scope.mode != Mode::All && !self.scope.is_phone(self.request) {
-            return silent(Why::NoPhone);
+        if self.scope.mode != ActiveMode::All && !self.scope.is_phone(self.request) {
+            return silent(SilenceReason::NoPhone);
         }
         // The client must say where it is; some leave ciaddr empty and mean the address they send from.
         let ciaddr = if self.request.ciaddr.is_unspecified() { self.view.source } else { self.request.ciaddr };
         // An answer must not leave the LAN, whatever a forged request says.
         if !self.scope.is_local(ciaddr) || ciaddr == self.scope.broadcast() {
-            return silent(Why::OtherNetwork);
+            return silent(SilenceReason::OtherNetwork);
         }
         let reply = self.reply(MessageType::Ack, Ipv4Addr::UNSPECIFIED, self.parameters(None));
-        let to = self.relay().unwrap_or(To::Address(ciaddr));
+        let to = self.relay().unwrap_or(Destination::Address(ciaddr));
         Verdict::Reply(Box::new(reply), to, None)
     }
 
@@ -145,25 +145,25 @@ impl Case<'_> {
     fn discover(&self) -> Verdict {
         let Self { scope, view, request, client, now } = self;
         let (mac, now) = (request.chaddr, *now);
-        let in_use = |address| matches!(view.lan.usage(address, now), Use::By(other) if other != mac);
+        let in_use = |address| matches!(view.lan.usage(address, now), AddressUse::By(other) if other != mac);
         let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let is_silent = |address| !scope.check_addresses || view.lan.usage(address, now) == Use::Silent;
+        let is_silent = |address| !scope.check_addresses || view.lan.usage(address, now) == AddressUse::Silent;
         let first_silent = |fits: &dyn Fn(&Ipv4Addr) -> bool| view.lan.silent(now).find(fits);
-        let link = Link { in_use: &in_use, is_silent: &is_silent, first_silent: &first_silent };
+        let link = Occupancy { in_use: &in_use, is_silent: &is_silent, first_silent: &first_silent };
         let Some(address) = view.leases.choose(client, mac, requested, now, &link) else {
-            return silent(Why::RangeFull);
+            return silent(SilenceReason::RangeFull);
         };
         let held = view.leases.at(address).filter(|record| record.holds(now) && record.mac == mac);
-        let bound = held.is_some_and(|record| record.state == State::Bound);
+        let bound = held.is_some_and(|record| record.state == LeaseState::Bound);
         // §3.1 step 2: a server should check that an address is not in use before it offers it. What this client holds,
         // it may well be using itself.
-        if scope.check_addresses && held.is_none() && view.lan.usage(address, now) == Use::Unknown {
+        if scope.check_addresses && held.is_none() && view.lan.usage(address, now) == AddressUse::Unknown {
             return Verdict::Check(address);
         }
         // A client that restarts goes on holding its lease: an offer that it does not take must not shorten that.
         let offer = (!bound).then(|| {
             let hold = if scope.is_phone(request) { PHONE_OFFER } else { OTHER_OFFER };
-            self.lease(address, State::Offered, hold)
+            self.lease(address, LeaseState::Offered, hold)
         });
         let reply = self.reply(MessageType::Offer, address, self.parameters(Some(scope.lease)));
         Verdict::Reply(Box::new(reply), self.destination(address), offer)
@@ -179,17 +179,17 @@ impl Case<'_> {
             (None, Some(address), None) => self.init_reboot(address),
             // Some clients name the server when they renew.
             (_, _, Some(address)) => self.extending(address),
-            (_, None, None) => silent(Why::Malformed),
+            (_, None, None) => silent(SilenceReason::Malformed),
         }
     }
 
     /// The client took another server's offer. Ours is void; what it had from us before stays until it ends.
     fn lost(&self) -> Verdict {
         let record = self.view.leases.of(&self.client, self.request.chaddr);
-        let offered = record.filter(|record| record.state == State::Offered);
+        let offered = record.filter(|record| record.state == LeaseState::Offered);
         Verdict::Silence(
-            Why::OtherServer,
-            offered.map(|record| self.lease(record.address, State::Released, Duration::ZERO)),
+            SilenceReason::OtherServer,
+            offered.map(|record| self.lease(record.address, LeaseState::Released, Duration::ZERO)),
         )
     }
 
@@ -209,7 +209,7 @@ impl Case<'_> {
             // "… or if the client's notion of its IP address is incorrect".
             Some(_) => self.nak("not your address"),
             // "If the DHCP server has no record of this client, then it MUST remain silent".
-            None => silent(Why::UnknownClient),
+            None => silent(SilenceReason::UnknownClient),
         }
     }
 
@@ -226,37 +226,39 @@ impl Case<'_> {
                 .view
                 .leases
                 .at(address)
-                .is_some_and(|other| other.state == State::Bound && other.holds(self.now)) =>
+                .is_some_and(|other| other.state == LeaseState::Bound && other.holds(self.now)) =>
             {
                 self.nak("address taken")
             }
             // Not ours, or forgotten: no NAK to a client that may have its lease from somebody else.
-            _ => silent(Why::UnknownClient),
+            _ => silent(SilenceReason::UnknownClient),
         }
     }
 
     /// RFC 2131 §4.3.3: the client found that somebody else uses the address.
     fn decline(&self) -> Verdict {
         let Some(address) = self.request.options.address(OptionCode::RequestedIpAddress) else {
-            return silent(Why::Malformed);
+            return silent(SilenceReason::Malformed);
         };
-        self.give_back(address, State::Declined, QUARANTINE)
+        self.give_back(address, LeaseState::Declined, QUARANTINE)
     }
 
     /// RFC 2131 §4.3.4.
     fn release(&self) -> Verdict {
-        self.give_back(self.request.ciaddr, State::Released, Duration::ZERO)
+        self.give_back(self.request.ciaddr, LeaseState::Released, Duration::ZERO)
     }
 
-    fn give_back(&self, address: Ipv4Addr, state: State, span: Duration) -> Verdict {
+    fn give_back(&self, address: Ipv4Addr, state: LeaseState, span: Duration) -> Verdict {
         if self.request.options.address(OptionCode::ServerIdentifier) != Some(self.scope.server) {
-            return silent(Why::OtherServer);
+            return silent(SilenceReason::OtherServer);
         }
         // Only its own: nobody can free or block somebody else's address by naming it.
         let own = self.view.leases.of(&self.client, self.request.chaddr).filter(|record| record.holds(self.now));
         match own {
-            Some(own) if own.address == address => Verdict::Silence(Why::Noted, Some(self.lease(address, state, span))),
-            _ => silent(Why::UnknownClient),
+            Some(own) if own.address == address => {
+                Verdict::Silence(SilenceReason::Noted, Some(self.lease(address, state, span)))
+            }
+            _ => silent(SilenceReason::UnknownClient),
         }
     }
 
@@ -264,7 +266,7 @@ impl Case<'_> {
         self.view.leases.is_free_for(address, &self.client, self.request.chaddr, self.now)
     }
 
-    fn lease(&self, address: Ipv4Addr, state: State, span: Duration) -> Lease {
+    fn lease(&self, address: Ipv4Addr, state: LeaseState, span: Duration) -> Lease {
         let (mac, client) = (self.request.chaddr, self.client.clone());
         Lease { address, mac, client, state, until: self.now.plus(span) }
     }
@@ -277,11 +279,11 @@ impl Case<'_> {
         // repeats itself, or somebody who does it for harm, wears no SD card out.
         let promised = self.now.plus(lease);
         let bound = self.view.leases.at(address).is_some_and(|record| {
-            record.state == State::Bound
+            record.state == LeaseState::Bound
                 && record.until >= promised
                 && (record.mac, &record.client) == (self.request.chaddr, &self.client)
         });
-        let change = (!bound).then(|| self.lease(address, State::Bound, lease + lease / RESERVE));
+        let change = (!bound).then(|| self.lease(address, LeaseState::Bound, lease + lease / RESERVE));
         Verdict::Reply(Box::new(reply), self.destination(address), change)
     }
 
@@ -289,8 +291,8 @@ impl Case<'_> {
     ///
     /// Only where we are the one server: elsewhere the address may be another server's to give.
     fn nak(&self, message: &str) -> Verdict {
-        if self.scope.mode != Mode::All {
-            return silent(Why::UnknownClient);
+        if self.scope.mode != ActiveMode::All {
+            return silent(SilenceReason::UnknownClient);
         }
         let options = vec![
             (OptionCode::ServerIdentifier, self.scope.server.octets().to_vec()),
@@ -301,23 +303,23 @@ impl Case<'_> {
         if !self.request.giaddr.is_unspecified() {
             reply.flags |= BROADCAST;
         }
-        Verdict::Reply(Box::new(reply), self.relay().unwrap_or(To::Everyone), None)
+        Verdict::Reply(Box::new(reply), self.relay().unwrap_or(Destination::Everyone), None)
     }
 
-    fn relay(&self) -> Option<To> {
-        (!self.request.giaddr.is_unspecified()).then_some(To::Relay(self.request.giaddr))
+    fn relay(&self) -> Option<Destination> {
+        (!self.request.giaddr.is_unspecified()).then_some(Destination::Relay(self.request.giaddr))
     }
 
     /// §4.1. What a client fills in as its address counts only where it is the one that it gets: an answer must not leave
     /// the LAN, whatever a forged request says.
-    fn destination(&self, address: Ipv4Addr) -> To {
+    fn destination(&self, address: Ipv4Addr) -> Destination {
         self.relay().unwrap_or_else(|| {
             if self.request.ciaddr == address {
-                To::Address(address)
+                Destination::Address(address)
             } else if self.request.wants_broadcast() {
-                To::Everyone
+                Destination::Everyone
             } else {
-                To::Client(address, self.request.chaddr)
+                Destination::Client(address, self.request.chaddr)
             }
         })
     }
@@ -335,7 +337,7 @@ impl Case<'_> {
             chaddr: request.chaddr,
             xid: request.xid,
             flags: request.flags,
-            ciaddr: if request.kind == Kind::Inform { request.ciaddr } else { Ipv4Addr::UNSPECIFIED },
+            ciaddr: if request.kind == MessageKind::Inform { request.ciaddr } else { Ipv4Addr::UNSPECIFIED },
             yiaddr,
             siaddr: self.scope.tftp.first().copied().unwrap_or(self.scope.server),
             giaddr: request.giaddr,

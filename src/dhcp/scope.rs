@@ -27,7 +27,7 @@ const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nor
 
 /// What is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ActiveMode {
     /// Answer nothing.
     Shadow,
     /// Answer DHCPINFORM of phones.
@@ -42,11 +42,11 @@ pub enum Mode {
 
 /// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
 #[derive(Debug, Clone)]
-pub struct Scope {
+pub struct DhcpScope {
     /// What settings ask for.
     pub wanted: DhcpMode,
     /// What is in force.
-    pub mode: Mode,
+    pub mode: ActiveMode,
     /// What is in force as people read it, with what was asked for if that is something else.
     pub label: &'static str,
     /// Why it is not what was asked for.
@@ -79,7 +79,7 @@ pub struct Scope {
     offer_classes: Vec<String>,
 }
 
-impl Scope {
+impl DhcpScope {
     /// What `settings` come to for a server at `server`/`prefix`, with these phones in the inventory.
     pub fn new(
         server: Ipv4Addr,
@@ -95,7 +95,7 @@ impl Scope {
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
             wanted: settings.mode,
-            mode: Mode::Inform,
+            mode: ActiveMode::Inform,
             label: "inform",
             problem: None,
             server,
@@ -127,18 +127,18 @@ impl Scope {
             // What is chosen depends on the LAN; a range is kept for the case that nobody else is there.
             DhcpMode::Auto => scope.range = scope.checked_range(settings).ok(),
             DhcpMode::Inform => {}
-            DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
-            DhcpMode::Augment => (scope.mode, scope.label) = (Mode::Augment, "augment"),
+            DhcpMode::Shadow => (scope.mode, scope.label) = (ActiveMode::Shadow, "shadow"),
+            DhcpMode::Augment => (scope.mode, scope.label) = (ActiveMode::Augment, "augment"),
             DhcpMode::PhonesOnly => match scope.checked_range(settings) {
                 Ok(range) => {
-                    (scope.mode, scope.label) = (Mode::PhonesOnly, "phones-only");
+                    (scope.mode, scope.label) = (ActiveMode::PhonesOnly, "phones-only");
                     scope.range = Some(range);
                 }
                 Err(problem) => scope.fall_back("inform (phones-only asked for)", problem),
             },
             DhcpMode::All => match scope.checked_range(settings) {
                 Ok(range) => {
-                    (scope.mode, scope.label) = (Mode::All, "all");
+                    (scope.mode, scope.label) = (ActiveMode::All, "all");
                     scope.range = Some(range);
                 }
                 Err(problem) => scope.fall_back("inform (all asked for)", problem),
@@ -148,7 +148,7 @@ impl Scope {
     }
 
     /// Fills what the site leaves open with what the LAN's own router hands out.
-    pub fn learn(&mut self, terms: &super::heard::Terms) {
+    pub fn learn(&mut self, terms: &super::heard::LeaseTerms) {
         let mine = [&mut self.routers, &mut self.dns, &mut self.ntp];
         for (mine, theirs) in mine.into_iter().zip([&terms.routers, &terms.dns, &terms.ntp]) {
             if mine.is_empty() {
@@ -161,7 +161,7 @@ impl Scope {
     }
 
     pub(super) fn fall_back(&mut self, label: &'static str, problem: String) {
-        self.mode = Mode::Inform;
+        self.mode = ActiveMode::Inform;
         self.label = label;
         self.problem = Some(problem);
         self.range = None;
@@ -224,10 +224,10 @@ impl Scope {
             || has_class(request, &self.phone_classes)
     }
 
-    /// Whether a router answers, too, so that the first answer counts: what is answered then is the line's, where there
+    /// Whether a router answers, too, so that the first answer counts: what is answered then is the fast path's, where there
     /// is one.
     pub fn answers_first(&self) -> bool {
-        matches!(self.mode, Mode::Inform | Mode::Augment)
+        matches!(self.mode, ActiveMode::Inform | ActiveMode::Augment)
     }
 
     /// Whether this phone chooses a server by what its OFFER holds.
@@ -255,18 +255,18 @@ mod tests {
     #[test]
     fn auto_leases_nothing_before_it_knows_the_lan() {
         let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
-        let scope = Scope::new(SERVER, 24, &settings, []);
-        assert_eq!((scope.mode, scope.problem), (Mode::Inform, None));
+        let scope = DhcpScope::new(SERVER, 24, &settings, []);
+        assert_eq!((scope.mode, scope.problem), (ActiveMode::Inform, None));
     }
 
     #[test]
     fn all_needs_a_range_inside_the_lan() {
         let all = |range| DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
-        assert_eq!(Scope::new(SERVER, 24, &all(Some(range(10, 20))), []).mode, Mode::All);
+        assert_eq!(DhcpScope::new(SERVER, 24, &all(Some(range(10, 20))), []).mode, ActiveMode::All);
         let outside = (Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(192, 168, 2, 10));
         for wrong in [None, Some(range(20, 10)), Some(outside)] {
-            let scope = Scope::new(SERVER, 24, &all(wrong), []);
-            assert_eq!(scope.mode, Mode::Inform, "{wrong:?}");
+            let scope = DhcpScope::new(SERVER, 24, &all(wrong), []);
+            assert_eq!(scope.mode, ActiveMode::Inform, "{wrong:?}");
             assert!(scope.problem.is_some());
         }
     }
@@ -279,7 +279,7 @@ mod tests {
             routers: vec![Ipv4Addr::new(192, 168, 1, 1)],
             ..DhcpSettings::default()
         };
-        let range = Scope::new(SERVER, 24, &settings, []).range.expect("a whole LAN is a range");
+        let range = DhcpScope::new(SERVER, 24, &settings, []).range.expect("a whole LAN is a range");
         for last in [0, 1, 2, 255] {
             assert!(!range.contains(Ipv4Addr::new(192, 168, 1, last)), "{last}");
         }
@@ -293,7 +293,7 @@ mod tests {
             vendor_options: vec![option(51), option(54), option(82), option(43)],
             ..DhcpSettings::default()
         };
-        let codes: Vec<u8> = Scope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
+        let codes: Vec<u8> = DhcpScope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
         assert_eq!(codes, [43]);
     }
 

@@ -1,10 +1,10 @@
 //! DHCP on one interface: sockets, clocks, and the order of durable, true and sent.
 
 mod arp_socket;
-mod line;
+mod cpu_share;
+mod fast_path;
 mod link;
 mod packet_sockets;
-mod share;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -22,19 +22,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::arp_socket::ArpSocket;
-use self::line::{Line, Port};
+use self::fast_path::{FastPath, LinkIdentity};
 use self::link::Link;
 pub use self::link::hardware_address;
 pub use self::packet_sockets::{PacketSockets, Purpose, open as open_packet_socket};
 use super::arp::Claim;
 use super::augment::Event;
-use super::client::Listener;
-use super::desk::{Desk, Now, Outbox, Outgoing, Senses};
+use super::client::ClientSocket;
 use super::heard::{Answers, ServerMessage};
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
-use super::responder::To;
-use super::scope::Scope;
+use super::responder::Destination;
+use super::scope::DhcpScope;
+use super::server::{DhcpServer, LinkAccess, Now, Outbox, Outgoing};
 use crate::access::{Catalog, DeviceTable};
 use crate::bundle::DhcpSettings;
 use crate::ids::{Generation, UnixTime};
@@ -133,7 +133,7 @@ pub struct Service {
     port: u16,
     socket: UdpSocket,
     link: Option<Link>,
-    others: Option<Listener>,
+    others: Option<ClientSocket>,
     /// What everyone says by ARP, and what is answered to us.
     arp: Option<(ArpSocket, ArpSocket)>,
     packets: PacketSockets,
@@ -141,7 +141,7 @@ pub struct Service {
 
 /// Sockets that somebody else opened. Those that are missing are opened here.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct InheritedSockets {
     /// For the server's port, bound to the interface, not blocking.
     pub server: Option<std::net::UdpSocket>,
     /// For the client's port, the same.
@@ -158,7 +158,7 @@ impl Service {
     /// No private address, no such interface, port in use, or no permission (`CAP_NET_BIND_SERVICE`). Without
     /// `CAP_NET_RAW` it serves all the same, with broadcasts where frames to one client would do.
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        Self::with_sockets(config, Given::default())
+        Self::with_sockets(config, InheritedSockets::default())
     }
 
     /// The same on sockets that systemd opened, where it did.
@@ -166,8 +166,8 @@ impl Service {
     /// # Errors
     ///
     /// As [`Service::bind`].
-    pub fn with_sockets(config: Config, given: Given) -> Result<Self, BindError> {
-        let Given { server, client, mut packets } = given;
+    pub fn with_sockets(config: Config, given: InheritedSockets) -> Result<Self, BindError> {
+        let InheritedSockets { server, client, mut packets } = given;
         if !is_private(config.address) {
             return Err(BindError::Address(config.address));
         }
@@ -182,8 +182,8 @@ impl Service {
             (Some(interface), Some(link)) => {
                 let ports = (port, config.client_port);
                 let listener = match client {
-                    Some(socket) => Listener::from_socket(socket, link.mac, ports),
-                    None => Listener::bind(interface, link.mac, ports),
+                    Some(socket) => ClientSocket::from_socket(socket, link.mac, ports),
+                    None => ClientSocket::bind(interface, link.mac, ports),
                 };
                 listener.inspect_err(|error| warn!(%error, "other DHCP servers cannot be looked for")).ok()
             }
@@ -227,13 +227,13 @@ impl Service {
         let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
         let kept = log.load();
         let scope = self.scope(&catalog.borrow_and_update(), &local);
-        let line = self.port_on_link().filter(|_| self.others.is_some());
-        let own = self.others.as_ref().map(Listener::mac);
-        let senses = Senses { own, raw: line.is_some(), arp: self.arp.is_some() };
-        let mut desk = Desk::new(scope, kept, senses, Arc::clone(&devices), stats.clone(), now());
-        let mut line = match line {
-            Some((port, relay)) => {
-                Some(Line::open(port, (&mut self.packets, relay), Arc::clone(desk.orders()), devices)?)
+        let fast_path = self.link_identity().filter(|_| self.others.is_some());
+        let own = self.others.as_ref().map(ClientSocket::mac);
+        let link_access = LinkAccess { own, raw: fast_path.is_some(), arp: self.arp.is_some() };
+        let mut server = DhcpServer::new(scope, kept, link_access, Arc::clone(&devices), stats.clone(), now());
+        let mut fast_path = match fast_path {
+            Some((identity, relay)) => {
+                Some(FastPath::open(identity, (&mut self.packets, relay), Arc::clone(server.orders()), devices)?)
             }
             None => None,
         };
@@ -242,7 +242,7 @@ impl Service {
         let mut asked_at = ask_at;
         let mut recall_at = Some(Instant::now());
         let mut releases = true;
-        info!(address = %self.config.address, port = self.port, mode = desk.label(), "DHCP is up");
+        info!(address = %self.config.address, port = self.port, mode = server.label(), "DHCP is up");
         loop {
             let mut out = Outbox::default();
             tokio::select! {
@@ -250,21 +250,21 @@ impl Service {
                 changed = catalog.changed(), if releases => match changed {
                     Ok(()) => {
                         let scope = self.scope(&catalog.borrow_and_update(), &local);
-                        desk.set_scope(scope, now());
+                        server.set_scope(scope, now());
                     }
                     // Whoever publishes releases is gone: the last one stays.
                     Err(_) => releases = false,
                 },
                 ready = self.socket.readable() => {
                     ready?;
-                    self.receive(&mut desk, &mut out, &stats);
+                    self.receive(&mut server, &mut out, &stats);
                 }
-                event = next_event(line.as_mut()) => match event {
-                    Some(event) => desk.event(event, now(), &mut out),
+                event = next_event(fast_path.as_mut()) => match event {
+                    Some(event) => server.event(event, now(), &mut out),
                     None => return Err(io::Error::other("the thread that watches the link has ended")),
                 },
                 heard = hear(self.others.as_ref()) => match heard {
-                    Ok((message, answers)) => desk.heard(&message, answers, now()),
+                    Ok((message, answers)) => server.heard(&message, answers, now()),
                     Err(error) => self.failed(&stats, "listen", &error),
                 },
                 () = tokio::time::sleep_until(ask_at.into()), if self.others.is_some() => {
@@ -272,67 +272,67 @@ impl Service {
                         self.failed(&stats, "ask for other servers", &error);
                     }
                     asked_at = Instant::now();
-                    ask_at = asked_at + if desk.is_listening() { ASK_AGAIN } else { ASK_EVERY };
-                    desk.asked(now());
+                    ask_at = asked_at + if server.is_listening() { ASK_AGAIN } else { ASK_EVERY };
+                    server.asked(now());
                 }
                 claims = claims(arp.as_mut()) => match claims {
-                    Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
+                    Ok(claims) => claims.into_iter().for_each(|claim| server.claimed(claim, now())),
                     Err(error) => {
                         self.failed(&stats, "watch for conflicts", &error);
-                        desk.link_was_down(now());
+                        server.link_was_down(now());
                     }
                 },
                 claims = claims(asker.as_mut()) => match claims {
-                    Ok(claims) => claims.into_iter().for_each(|claim| desk.claimed(claim, now())),
+                    Ok(claims) => claims.into_iter().for_each(|claim| server.claimed(claim, now())),
                     Err(error) => self.failed(&stats, "hear answers", &error),
                 },
                 () = sleep_until(recall_at) => {
                     let recalled;
                     (log, recalled) = with(log, |log| log.recall()).await?;
                     recall_at = recalled.is_none().then(|| Instant::now() + RECALL_AGAIN);
-                    desk.recalled(recalled.unwrap_or_default());
+                    server.recalled(recalled.unwrap_or_default());
                 }
-                () = tokio::time::sleep_until(desk.deadline().into()) => {
-                    desk.follow_clock(now(), &mut out);
-                    desk.tick(now(), &mut out);
+                () = tokio::time::sleep_until(server.deadline().into()) => {
+                    server.follow_clock(now(), &mut out);
+                    server.tick(now(), &mut out);
                 }
             }
-            if let Some(line) = &line {
-                line.order(desk.orders());
+            if let Some(fast_path) = &fast_path {
+                fast_path.order(server.orders());
             }
-            if desk.is_unsure() {
+            if server.is_unsure() {
                 ask_at = ask_at.min(asked_at + ASK_SOON);
             }
             self.ask_link(&std::mem::take(&mut out.checks), asker.as_ref(), &stats).await;
-            log = self.flush(log, &mut desk, out, &stats).await?;
+            log = self.flush(log, &mut server, out, &stats).await?;
         }
     }
 
-    /// What a line needs, if raw frames can be sent here.
-    fn port_on_link(&self) -> Option<(Port, std::net::UdpSocket)> {
+    /// What a fast path needs, if raw frames can be sent here.
+    fn link_identity(&self) -> Option<(LinkIdentity, std::net::UdpSocket)> {
         let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
         let relay = self.socket.as_fd().try_clone_to_owned().ok()?;
         let ports = (self.port, self.config.client_port);
-        let port = Port { mac: link.mac, link: link.address, address: self.config.address, ports };
-        Some((port, relay.into()))
+        let identity = LinkIdentity { mac: link.mac, link: link.address, address: self.config.address, ports };
+        Some((identity, relay.into()))
     }
 
-    fn scope(&self, catalog: &Catalog, local: &DhcpSettings) -> Scope {
+    fn scope(&self, catalog: &Catalog, local: &DhcpSettings) -> DhcpScope {
         let settings = if catalog.generation() == Generation(0) { local } else { &catalog.settings().dhcp };
         let phones = catalog.phones().map(|phone| phone.mac);
-        let mut scope = Scope::new(self.config.address, self.config.prefix, settings, phones);
+        let mut scope = DhcpScope::new(self.config.address, self.config.prefix, settings, phones);
         scope.check_addresses = self.config.has_link();
         scope
     }
 
     /// Takes what has come, up to a batch.
-    fn receive(&self, desk: &mut Desk, out: &mut Outbox, stats: &Stats) {
-        desk.follow_clock(now(), out);
+    fn receive(&self, server: &mut DhcpServer, out: &mut Outbox, stats: &Stats) {
+        server.follow_clock(now(), out);
         let mut bytes = [0; MAX_REQUEST_BYTES + 1];
         for _ in 0..MAX_BATCH {
             match self.socket.try_recv_from(&mut bytes) {
                 Ok((length, SocketAddr::V4(source))) => {
-                    desk.receive(bytes.get(..length).unwrap_or_default(), *source.ip(), now(), out);
+                    server.receive(bytes.get(..length).unwrap_or_default(), *source.ip(), now(), out);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -357,7 +357,7 @@ impl Service {
     }
 
     /// Makes changes durable, then true for others, then sends. What cannot be kept is not acknowledged.
-    async fn flush(&self, log: Log, desk: &mut Desk, out: Outbox, stats: &Stats) -> io::Result<Log> {
+    async fn flush(&self, log: Log, server: &mut DhcpServer, out: Outbox, stats: &Stats) -> io::Result<Log> {
         let Outbox { keep, acks, others, checks: _, questions, forget, remember } = out;
         for (question, mac, xid) in questions {
             if let Some(listener) = &self.others
@@ -389,13 +389,13 @@ impl Service {
         match result {
             Ok(()) => {
                 stats.clear_alert("dhcp-lease-log");
-                desk.kept(&keep);
+                server.kept(&keep);
                 for outgoing in acks {
                     self.send(&outgoing, stats).await;
                 }
             }
             Err(error) => {
-                if desk.not_kept(&keep, now()) {
+                if server.not_kept(&keep, now()) {
                     error!(%error, "leases cannot be kept, so none is acknowledged");
                 }
                 stats.alert("dhcp-lease-log", format!("leases cannot be kept: {error}"));
@@ -406,10 +406,10 @@ impl Service {
 
     async fn send(&self, outgoing: &Outgoing, stats: &Stats) {
         let (address, port) = match outgoing.to {
-            To::Relay(address) => (address, self.config.relay_port),
-            To::Address(address) => (address, self.config.client_port),
-            To::Everyone => (Ipv4Addr::BROADCAST, self.config.client_port),
-            To::Client(address, mac) => {
+            Destination::Relay(address) => (address, self.config.relay_port),
+            Destination::Address(address) => (address, self.config.client_port),
+            Destination::Everyone => (Ipv4Addr::BROADCAST, self.config.client_port),
+            Destination::Client(address, mac) => {
                 let from = SocketAddrV4::new(self.config.address, self.port);
                 let to = SocketAddrV4::new(address, self.config.client_port);
                 if self.link.as_ref().is_some_and(|link| link.send(from, (mac, to), &outgoing.bytes)) {
@@ -472,14 +472,14 @@ fn now() -> Now {
     Now { wall: UnixTime::of(SystemTime::now()), tick: Instant::now() }
 }
 
-async fn next_event(line: Option<&mut Line>) -> Option<Event> {
-    match line {
-        Some(line) => line.event().await,
+async fn next_event(fast_path: Option<&mut FastPath>) -> Option<Event> {
+    match fast_path {
+        Some(fast_path) => fast_path.event().await,
         None => std::future::pending().await,
     }
 }
 
-async fn hear(others: Option<&Listener>) -> io::Result<(ServerMessage, Answers)> {
+async fn hear(others: Option<&ClientSocket>) -> io::Result<(ServerMessage, Answers)> {
     match others {
         Some(listener) => listener.hear().await,
         None => std::future::pending().await,
@@ -493,7 +493,7 @@ async fn claims(arp: Option<&mut ArpSocket>) -> io::Result<Vec<Claim>> {
     }
 }
 
-async fn ask_others(others: Option<&Listener>, own: Ipv4Addr) -> Option<io::Result<()>> {
+async fn ask_others(others: Option<&ClientSocket>, own: Ipv4Addr) -> Option<io::Result<()>> {
     match others {
         Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,

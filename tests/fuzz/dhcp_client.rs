@@ -7,9 +7,11 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use lineside::bundle::{DhcpMode, DhcpSettings};
-use lineside::dhcp::augment::{Act, Augment};
+use lineside::dhcp::augment::{Action, Augment};
 use lineside::dhcp::heard::ServerMessage;
-use lineside::dhcp::{Lan, Leases, Mode, Request, Scope, To, Verdict, View, arp, frame, respond};
+use lineside::dhcp::{
+    ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, frame, respond,
+};
 use lineside::ids::{MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -28,20 +30,20 @@ fuzz_target!(|bytes: &[u8]| {
     complete(&request, bytes);
 });
 
-fn scope(mode: DhcpMode) -> Scope {
+fn scope(mode: DhcpMode) -> DhcpScope {
     let settings = DhcpSettings {
         mode,
         range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110))),
         phone_classes: vec!["Polycom-".to_owned()],
         ..DhcpSettings::default()
     };
-    let mut scope = Scope::new(BOX, 24, &settings, [PHONE]);
+    let mut scope = DhcpScope::new(BOX, 24, &settings, [PHONE]);
     scope.check_addresses = false;
     scope
 }
 
-fn answer(scope: &Scope, request: &Request) {
-    let (lan, mut leases, now) = (Lan::new(), Leases::new(), UnixTime(1_700_000_000));
+fn answer(scope: &DhcpScope, request: &Request) {
+    let (lan, mut leases, now) = (LanView::new(), Leases::new(), UnixTime(1_700_000_000));
     leases.set_range(scope.range.clone());
     // What it says twice is answered as if it had been heard once.
     for _ in 0..2 {
@@ -56,9 +58,9 @@ fn answer(scope: &Scope, request: &Request) {
                 let heard = ServerMessage::parse(&sent).expect("a server's message");
                 assert_eq!((heard.server, heard.chaddr), (BOX, request.chaddr));
                 let nak = sent.get(242) == Some(&6);
-                assert!(!nak || scope.mode == Mode::All, "a NAK outside `all`");
-                assert!(scope.mode == Mode::All || scope.is_phone(request), "an answer to no phone");
-                if let To::Address(address) | To::Relay(address) | To::Client(address, _) = to {
+                assert!(!nak || scope.mode == ActiveMode::All, "a NAK outside `all`");
+                assert!(scope.mode == ActiveMode::All || scope.is_phone(request), "an answer to no phone");
+                if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
                     assert!(scope.is_local(address));
                 }
                 change.into_iter().for_each(|lease| leases.put(lease));
@@ -76,7 +78,7 @@ fn complete(request: &Request, bytes: &[u8]) {
     let mut acts = Vec::new();
     augment.client((&scope, request, bytes), true, &|_| false, now, &mut acts);
     let relayed: Vec<Vec<u8>> =
-        acts.drain(..).filter_map(|act| if let Act::Relay(_, message) = act { Some(message) } else { None }).collect();
+        acts.drain(..).filter_map(|act| if let Action::Relay(_, message) = act { Some(message) } else { None }).collect();
     assert!(relayed.len() <= 1, "multiplied");
     let Some(relayed) = relayed.first() else { return };
     assert!(scope.is_phone(request), "asked for no phone");
@@ -95,7 +97,7 @@ fn complete(request: &Request, bytes: &[u8]) {
     let request = Request::parse(&selecting).expect("a request");
     augment.client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
     for act in acts {
-        if let Act::Reply { mac, address, message, .. } = act {
+        if let Action::Reply { mac, address, message, .. } = act {
             assert_eq!((mac, address), (request.chaddr, Ipv4Addr::new(192, 168, 1, 77)));
             let heard = ServerMessage::parse(&message).expect("a server's message");
             assert!(message.len() >= 300 && heard.server == ROUTER && heard.giaddr.is_unspecified());

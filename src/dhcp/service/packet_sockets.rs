@@ -48,7 +48,7 @@ impl Purpose {
     /// How many there may be use for.
     pub const fn count(self) -> usize {
         match self {
-            Self::Dhcp => super::share::MAX_THREADS,
+            Self::Dhcp => super::cpu_share::MAX_THREADS,
             // One for what everyone says, and one for what is answered to us.
             Self::Arp => 2,
             Self::Send => 1,

@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
-use super::ahead::{AT_A_TIME, Ahead, BY_THE_KERNEL};
 use super::arp::Claim;
-use super::augment::Kept;
-use super::lan::Lan;
-use super::leases::{Lease, Leases, State};
+use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
+use super::augment::CompletedLease;
+use super::lan::LanView;
+use super::leases::{Lease, LeaseState, Leases};
 use super::message::{ParseError, Request};
-use super::probe::Question;
 use super::proof::Proof;
-use super::responder::{To, Verdict, View, Why, respond};
-use super::scope::Scope;
-use super::walk::Walk;
+use super::question::Question;
+use super::range_probe::RangeProbe;
+use super::responder::{Destination, SilenceReason, Verdict, View, respond};
+use super::scope::DhcpScope;
 use crate::access::DeviceTable;
 use crate::bundle::DhcpMode;
 use crate::ids::{MacAddr, UnixTime};
@@ -59,7 +59,7 @@ pub struct Outgoing {
     /// The message.
     pub bytes: Vec<u8>,
     /// Where it goes.
-    pub to: To,
+    pub to: Destination,
     /// The name of its counter.
     pub counter: &'static str,
 }
@@ -80,20 +80,20 @@ pub struct Outbox {
     /// What was remembered so far is stamped with a wrong time.
     pub forget: bool,
     /// Completed leases to remember, and since when.
-    pub remember: Vec<(Kept, UnixTime)>,
+    pub remember: Vec<(CompletedLease, UnixTime)>,
 }
 
 /// The state of DHCP on one interface.
 #[derive(Debug)]
-pub struct Desk {
+pub struct DhcpServer {
     /// As settings want it.
-    wanted: Scope,
+    wanted: DhcpScope,
     /// As it is.
-    scope: Scope,
-    lan: Lan,
+    scope: DhcpScope,
+    lan: LanView,
     leases: Leases,
     waiting: BTreeMap<Ipv4Addr, Waiting>,
-    ahead: Ahead,
+    arp_scan: ArpScan,
     /// Until when other servers have a chance to show before anything is leased.
     listen_until: Option<Instant>,
     /// What the device table was told.
@@ -101,7 +101,7 @@ pub struct Desk {
     devices: Arc<RwLock<DeviceTable>>,
     stats: Stats,
     own: Option<MacAddr>,
-    senses: Senses,
+    link_access: LinkAccess,
     clock: Now,
     sweep_at: Instant,
     /// From when on nobody else is expected any more.
@@ -110,11 +110,11 @@ pub struct Desk {
     proof: Option<Result<(), String>>,
     proving: Option<Proof>,
     /// Whether anybody uses an address of the range is found out before that.
-    walk: Option<Walk>,
+    range_probe: Option<RangeProbe>,
     /// Since when a phone whose lease was completed is waited for.
     fetches: BTreeMap<MacAddr, UnixTime>,
     orders: Arc<Orders>,
-    recalled: Arc<Vec<(Kept, Duration)>>,
+    recalled: Arc<Vec<(CompletedLease, Duration)>>,
     settled: bool,
     /// Whether the last lease could not be made durable.
     log_failed: bool,
@@ -122,17 +122,17 @@ pub struct Desk {
     conflicts: BTreeSet<Claim>,
 }
 
-/// What the line is to do: made anew when anything changes.
+/// What the fast path is to do: made anew when anything changes.
 #[derive(Debug)]
 pub struct Orders {
-    /// What is in force; the line acts in modes `inform` and `augment` only.
-    pub scope: Scope,
+    /// What is in force; the fast path acts in modes `inform` and `augment` only.
+    pub scope: DhcpScope,
     /// The other servers.
     pub servers: Vec<Ipv4Addr>,
     /// Those of them that take their time for an offer, and how much.
     pub slow: Vec<(Ipv4Addr, Duration)>,
     /// Leases that were completed before a restart, and how much of each was over when they were recalled.
-    pub recalled: Arc<Vec<(Kept, Duration)>>,
+    pub recalled: Arc<Vec<(CompletedLease, Duration)>>,
 }
 
 /// Who waits for what the link says of an address, and where each asks from.
@@ -140,48 +140,48 @@ type Waiting = Vec<(Request, Ipv4Addr)>;
 
 /// With what other devices can be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Senses {
+pub struct LinkAccess {
     /// The interface's hardware address, if there is a link on which other servers can show.
     pub own: Option<MacAddr>,
-    /// Whether there is a line: raw frames can be seen and sent.
+    /// Whether there is a fast path: raw frames can be seen and sent.
     pub raw: bool,
     /// Whether ARP can be asked and heard. Without it the kernel asks, and knows.
     pub arp: bool,
 }
 
-impl Desk {
-    /// A desk that leases what `kept` says. With a hardware address of its own it waits for other servers first.
+impl DhcpServer {
+    /// A server that leases what `kept` says. With a hardware address of its own it waits for other servers first.
     pub fn new(
-        wanted: Scope,
+        wanted: DhcpScope,
         kept: Vec<Lease>,
-        senses: Senses,
+        link_access: LinkAccess,
         devices: Arc<RwLock<DeviceTable>>,
         stats: Stats,
         now: Now,
     ) -> Self {
-        let own = senses.own;
+        let own = link_access.own;
         let mut leases = Leases::new();
         leases.load(kept, now.wall);
         let scope = wanted.clone();
-        let mut desk = Self {
+        let mut server = Self {
             scope: scope.clone(),
             wanted,
-            lan: Lan::new(),
+            lan: LanView::new(),
             leases,
             waiting: BTreeMap::new(),
-            ahead: Ahead::new(if senses.arp { AT_A_TIME } else { BY_THE_KERNEL }),
+            arp_scan: ArpScan::new(if link_access.arp { AT_A_TIME } else { BY_THE_KERNEL }),
             listen_until: own.map(|_| now.tick + ASK_WAIT),
             announced: BTreeMap::new(),
             devices,
             stats,
             own,
-            senses,
+            link_access,
             clock: now,
             sweep_at: now.tick + SWEEP_EVERY,
             alone_at: own.map(|_| now.tick + ALONE_AFTER),
             proof: None,
             proving: None,
-            walk: None,
+            range_probe: None,
             fetches: BTreeMap::new(),
             orders: Arc::new(Orders { scope, servers: Vec::new(), slow: Vec::new(), recalled: Arc::default() }),
             recalled: Arc::default(),
@@ -189,13 +189,13 @@ impl Desk {
             log_failed: false,
             conflicts: BTreeSet::new(),
         };
-        desk.settle(now);
-        desk.announce(now);
-        desk
+        server.settle(now);
+        server.announce(now);
+        server
     }
 
     /// Settings have changed.
-    pub fn set_scope(&mut self, wanted: Scope, now: Now) {
+    pub fn set_scope(&mut self, wanted: DhcpScope, now: Now) {
         self.wanted = wanted;
         self.settle(now);
     }
@@ -216,13 +216,13 @@ impl Desk {
         match Request::parse(bytes) {
             // Our own question for other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.own => {}
-            // The line answers, and once is enough.
-            Ok(request) if self.senses.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
+            // The fast path answers, and once is enough.
+            Ok(request) if self.link_access.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(request, source, now, out);
             }
-            // A router's answer to us as a relay agent; the line has it.
+            // A router's answer to us as a relay agent; the fast path has it.
             Err(ParseError::NotRequest) => self.stats.count("dhcp.replies"),
             Err(error) => {
                 self.stats.count("dhcp.malformed");
@@ -237,11 +237,11 @@ impl Desk {
             Verdict::Silence(why, change) => {
                 self.stats.count(why.counter());
                 debug!(device = %request.chaddr, kind = ?request.kind, ?why, "no answer");
-                if why == Why::RangeFull {
+                if why == SilenceReason::RangeFull {
                     self.stats.alert("dhcp-range-full", "all addresses of the range are taken".to_owned());
                 }
                 if let Some(lease) = change {
-                    if lease.state == State::Declined {
+                    if lease.state == LeaseState::Declined {
                         self.report_in_use(lease.address, lease.mac);
                     }
                     self.change(lease, out);
@@ -269,7 +269,7 @@ impl Desk {
 
     fn change(&mut self, lease: Lease, out: &mut Outbox) {
         // Whoever has had it, or found it in use, changes what the link would say.
-        if lease.state != State::Offered {
+        if lease.state != LeaseState::Offered {
             self.lan.unchecked(lease.address);
         }
         self.leases.put(lease.clone());
@@ -283,7 +283,7 @@ impl Desk {
         self.log_failed = false;
         let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
         for lease in kept {
-            if lease.state == State::Bound {
+            if lease.state == LeaseState::Bound {
                 if self.announced.insert(lease.address, lease.mac) != Some(lease.mac) {
                     debug!(device = %lease.mac, address = %lease.address, "address leased");
                 }
@@ -308,13 +308,13 @@ impl Desk {
 
     /// The next moment at which [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
-        let ahead = self.ahead.deadline(self.looks_ahead());
-        ahead
+        let arp_scan = self.arp_scan.deadline(self.looks_ahead());
+        arp_scan
             .into_iter()
             .chain(self.listen_until)
             .chain(self.alone_at)
             .chain(self.proving.as_ref().and_then(Proof::deadline))
-            .chain(self.walk.as_ref().and_then(Walk::deadline))
+            .chain(self.range_probe.as_ref().and_then(RangeProbe::deadline))
             .fold(self.sweep_at, Instant::min)
     }
 

@@ -68,19 +68,19 @@ pub fn emit(question: Question, mac: MacAddr, xid: u32) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dhcp::message::{Kind, Request};
+    use crate::dhcp::message::{MessageKind, Request};
 
     #[test]
     fn every_question_is_what_a_server_expects_of_a_client() {
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         let [address, server] = [Ipv4Addr::new(192, 168, 1, 77), Ipv4Addr::new(192, 168, 1, 1)];
         for (question, kind, requested, named, ciaddr) in [
-            (Question::Discover(None), Kind::Discover, None, None, None),
-            (Question::Discover(Some(address)), Kind::Discover, Some(address), None, None),
-            (Question::Inform(address), Kind::Inform, None, None, Some(address)),
-            (Question::Select(address, server), Kind::Request, Some(address), Some(server), None),
-            (Question::Reboot(address), Kind::Request, Some(address), None, None),
-            (Question::Release(address, server), Kind::Release, None, Some(server), Some(address)),
+            (Question::Discover(None), MessageKind::Discover, None, None, None),
+            (Question::Discover(Some(address)), MessageKind::Discover, Some(address), None, None),
+            (Question::Inform(address), MessageKind::Inform, None, None, Some(address)),
+            (Question::Select(address, server), MessageKind::Request, Some(address), Some(server), None),
+            (Question::Reboot(address), MessageKind::Request, Some(address), None, None),
+            (Question::Release(address, server), MessageKind::Release, None, Some(server), Some(address)),
         ] {
             let request = Request::parse(&emit(question, mac, 7)).unwrap();
             assert_eq!((request.kind, request.chaddr, request.xid), (kind, mac, 7));

@@ -16,14 +16,14 @@ const PRIORITY: u8 = 20;
 
 /// What falls to one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
+pub struct CpuShare {
     /// Where it runs; it need not stay there if it is the only one.
     home: Option<usize>,
-    takes: Takes,
+    takes: ReceivedBy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Takes {
+enum ReceivedBy {
     /// Whatever this processor received.
     Of(u32),
     /// Whatever none of these received.
@@ -40,18 +40,18 @@ pub fn processors() -> Vec<usize> {
 
 /// A share for each of these processors. The first one's has also what any other processor received: one that this
 /// process may not use, or that was switched on later.
-pub fn among(processors: &[usize]) -> Vec<Share> {
+pub fn divide(processors: &[usize]) -> Vec<CpuShare> {
     let number = |processor: &usize| u32::try_from(*processor).unwrap_or(u32::MAX);
     let [first, others @ ..] = processors else { return Vec::new() };
-    let rest = Takes::Others(others.iter().map(number).collect());
-    let first = Share { home: (!others.is_empty()).then_some(*first), takes: rest };
-    let others = others.iter().map(|other| Share { home: Some(*other), takes: Takes::Of(number(other)) });
+    let rest = ReceivedBy::Others(others.iter().map(number).collect());
+    let first = CpuShare { home: (!others.is_empty()).then_some(*first), takes: rest };
+    let others = others.iter().map(|other| CpuShare { home: Some(*other), takes: ReceivedBy::Of(number(other)) });
     std::iter::once(first).chain(others).collect()
 }
 
-impl Share {
+impl CpuShare {
     /// Keeps this thread at home. Where that is refused it is woken up wherever it was.
-    pub fn stay(&self) {
+    pub fn pin_thread(&self) {
         let Some(processor) = self.home else { return };
         let mut only = CpuSet::new();
         if let Err(error) = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only)) {
@@ -75,8 +75,8 @@ impl Share {
         let drop = || SockFilter::new(RETURN, 0, 0, 0);
         let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, PROCESSOR)];
         match &self.takes {
-            Takes::Of(processor) => program.extend([SockFilter::new(EQUAL, 1, 0, *processor), drop()]),
-            Takes::Others(others) => {
+            ReceivedBy::Of(processor) => program.extend([SockFilter::new(EQUAL, 1, 0, *processor), drop()]),
+            ReceivedBy::Others(others) => {
                 others.iter().for_each(|other| program.extend([SockFilter::new(EQUAL, 0, 1, *other), drop()]));
             }
         }
@@ -100,7 +100,7 @@ impl Share {
 
 /// Runs this thread before all others of the machine. On a machine that is busy, serving TFTP or otherwise, it would lose
 /// to the router now and then: measured, with 20 processes waiting for two cores, about every third time.
-pub fn be_first() {
+pub fn raise_priority() {
     let Ok(priority) = ThreadPriorityValue::try_from(PRIORITY) else { return };
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let priority = ThreadPriority::Crossplatform(priority);
@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn what_any_processor_received_is_taken_once_and_by_a_thread_at_home_there_if_there_is_one() {
         for processors in [&[0][..], &[3], &[0, 1], &[0, 1, 2, 3], &[2, 5]] {
-            let shares = among(processors);
+            let shares = divide(processors);
             assert_eq!(shares.len(), processors.len());
             for processor in 0..8 {
-                let takes = |share: &&Share| match &share.takes {
-                    Takes::Of(one) => *one == processor,
-                    Takes::Others(others) => !others.contains(&processor),
+                let takes = |share: &&CpuShare| match &share.takes {
+                    ReceivedBy::Of(one) => *one == processor,
+                    ReceivedBy::Others(others) => !others.contains(&processor),
                 };
-                let all: Vec<&Share> = shares.iter().filter(takes).collect();
+                let all: Vec<&CpuShare> = shares.iter().filter(takes).collect();
                 let [one] = all.as_slice() else { panic!("{processors:?} {processor}: {all:?}") };
                 let here = usize::try_from(processor).is_ok_and(|number| processors.contains(&number));
                 let home = one.home.and_then(|home| u32::try_from(home).ok());

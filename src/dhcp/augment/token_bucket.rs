@@ -4,14 +4,14 @@ use std::time::Instant;
 
 /// So many each second, so many at once.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct TokenBucket {
     each_second: f64,
     most: f64,
     left: f64,
     at: Instant,
 }
 
-impl Pace {
+impl TokenBucket {
     pub(super) const fn new((each_second, most): (f64, f64), at: Instant) -> Self {
         Self { each_second, most, left: most, at }
     }

@@ -18,19 +18,19 @@ use socket2::Socket;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::cpu_share::{self, CpuShare};
 use super::packet_sockets::{PacketSockets, Purpose};
-use super::share::{self, Share};
 use crate::access::{DeviceTable, Resolution};
-use crate::dhcp::augment::{Act, Augment, Event, Kept, MAX_SERVERS};
-use crate::dhcp::desk::Orders;
+use crate::dhcp::augment::{Action, Augment, CompletedLease, Event, MAX_SERVERS};
 use crate::dhcp::frame::{self, Datagram};
 use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::lan::Lan;
+use crate::dhcp::lan::LanView;
 use crate::dhcp::leases::Leases;
-use crate::dhcp::message::{Kind, Request};
-use crate::dhcp::probe::{self, Question};
-use crate::dhcp::responder::{To, Verdict, View, respond};
-use crate::dhcp::scope::Mode;
+use crate::dhcp::message::{MessageKind, Request};
+use crate::dhcp::question::{self, Question};
+use crate::dhcp::responder::{Destination, Verdict, View, respond};
+use crate::dhcp::scope::ActiveMode;
+use crate::dhcp::server::Orders;
 use crate::ids::{MacAddr, UnixTime};
 
 /// How long a thread waits for a frame before it looks whether it shall end.
@@ -42,16 +42,16 @@ const EVENTS: usize = 256;
 /// More than any frame that is read.
 const FRAME_BYTES: usize = 2048;
 
-/// See [`Pace`].
+/// See [`FloodBrake`].
 const BURST: u32 = 64;
-/// See [`Pace`].
+/// See [`FloodBrake`].
 const BURST_SPAN: Duration = Duration::from_millis(32);
-/// See [`Pace`].
+/// See [`FloodBrake`].
 const BREATH: Duration = Duration::from_millis(2);
 
 /// Who we are on the link.
 #[derive(Debug, Clone, Copy)]
-pub struct Port {
+pub struct LinkIdentity {
     /// Our hardware address.
     pub mac: MacAddr,
     /// The interface as the kernel names it to raw sockets.
@@ -64,48 +64,48 @@ pub struct Port {
 
 /// The threads and what goes to and from them. Dropping it ends them.
 #[derive(Debug)]
-pub struct Line {
-    shared: Arc<Shared>,
+pub struct FastPath {
+    shared: Arc<FastPathShared>,
     threads: Vec<JoinHandle<()>>,
     events: mpsc::Receiver<Event>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct FastPathShared {
     orders: Mutex<Arc<Orders>>,
     changed: AtomicBool,
     stop: AtomicBool,
     /// Held for the microseconds of one decision, by threads that all have the same priority and a processor each.
-    state: Mutex<State>,
+    state: Mutex<FastPathState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FastPathState {
     orders: Arc<Orders>,
     augment: Augment,
     /// The routers that were asked.
     asked: Vec<Ipv4Addr>,
     /// What was recalled already.
-    recalled: Option<Arc<Vec<(Kept, Duration)>>>,
+    recalled: Option<Arc<Vec<(CompletedLease, Duration)>>>,
 }
 
-impl Line {
+impl FastPath {
     /// Opens the link. `relay` sends from the server port: routers answer relay agents there.
     pub fn open(
-        port: Port,
+        identity: LinkIdentity,
         (sockets, relay): (&mut PacketSockets, UdpSocket),
         orders: Arc<Orders>,
         devices: Arc<RwLock<DeviceTable>>,
     ) -> io::Result<Self> {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
-        let state = State {
+        let state = FastPathState {
             orders: Arc::clone(&orders),
             augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
             asked: Vec::new(),
             recalled: None,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(FastPathShared {
             orders: Mutex::new(orders),
             changed: AtomicBool::new(true),
             stop: AtomicBool::new(false),
@@ -113,21 +113,21 @@ impl Line {
         });
         let (tell, events) = mpsc::channel(EVENTS);
         let relay = Arc::new(relay);
-        let mut line = Self { shared, threads: Vec::new(), events };
-        for (place, share) in share::among(&share::processors()).into_iter().enumerate() {
+        let mut fast_path = Self { shared, threads: Vec::new(), events };
+        for (place, share) in cpu_share::divide(&cpu_share::processors()).into_iter().enumerate() {
             let (relay, tell, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
-            let raw = open(sockets, &port, &share)?;
-            let worker = Worker { raw, relay, port, devices, tell, lan: Lan::new(), leases: Leases::new() };
-            let told = Arc::clone(&line.shared);
+            let raw = open(sockets, &identity, &share)?;
+            let worker = Worker { raw, relay, identity, devices, tell, lan: LanView::new(), leases: Leases::new() };
+            let told = Arc::clone(&fast_path.shared);
             let work = move || {
                 let _ending = Ending(&told);
-                share.stay();
-                share::be_first();
+                share.pin_thread();
+                cpu_share::raise_priority();
                 worker.run(&told);
             };
-            line.threads.push(std::thread::Builder::new().name(format!("dhcp-line-{place}")).spawn(work)?);
+            fast_path.threads.push(std::thread::Builder::new().name(format!("dhcp-fast-{place}")).spawn(work)?);
         }
-        Ok(line)
+        Ok(fast_path)
     }
 
     /// What the threads have to do from now on.
@@ -145,7 +145,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for FastPath {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
@@ -156,7 +156,7 @@ impl Drop for Line {
 }
 
 /// When one thread ends, all do: what its processor receives would be nobody's.
-struct Ending<'a>(&'a Shared);
+struct Ending<'a>(&'a FastPathShared);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
@@ -164,29 +164,29 @@ impl Drop for Ending<'_> {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl FastPathShared {
+    fn state(&self) -> MutexGuard<'_, FastPathState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes new orders, if there are any.
-    fn take_orders(&self, state: &mut State, own: (MacAddr, Ipv4Addr), acts: &mut Vec<Act>) {
+    fn take_orders(&self, state: &mut FastPathState, own: (MacAddr, Ipv4Addr), actions: &mut Vec<Action>) {
         if self.changed.swap(false, Ordering::AcqRel) {
             let orders = Arc::clone(&self.orders.lock().unwrap_or_else(PoisonError::into_inner));
             let before = std::mem::replace(&mut state.orders, orders);
-            state.ask_as_relay(own, acts);
+            state.ask_as_relay(own, actions);
             state.follow(&before);
         }
     }
 }
 
-impl State {
+impl FastPathState {
     /// Whether routers that are new answer relay agents at all, for reports.
-    fn ask_as_relay(&mut self, (mac, address): (MacAddr, Ipv4Addr), acts: &mut Vec<Act>) {
+    fn ask_as_relay(&mut self, (mac, address): (MacAddr, Ipv4Addr), actions: &mut Vec<Action>) {
         let new = self.orders.servers.iter().filter(|server| !self.asked.contains(server));
         for &server in new.take(MAX_SERVERS) {
-            let discover = probe::emit(Question::Discover(None), mac, 0);
-            acts.push(self.augment.relay(server, &discover, address));
+            let discover = question::emit(Question::Discover(None), mac, 0);
+            actions.push(self.augment.relay(server, &discover, address));
         }
         self.asked.clone_from(&self.orders.servers);
     }
@@ -199,7 +199,7 @@ impl State {
             self.augment.set_added();
         }
         // Not before its router is known and `augment` is in force; then once.
-        let ready = orders.scope.mode == Mode::Augment && !orders.servers.is_empty();
+        let ready = orders.scope.mode == ActiveMode::Augment && !orders.servers.is_empty();
         if ready && !self.recalled.as_ref().is_some_and(|recalled| Arc::ptr_eq(recalled, &orders.recalled)) {
             self.augment.recall(&orders.scope, &orders.recalled, Instant::now());
             self.recalled = Some(Arc::clone(&orders.recalled));
@@ -210,25 +210,25 @@ impl State {
 struct Worker {
     raw: Socket,
     relay: Arc<UdpSocket>,
-    port: Port,
+    identity: LinkIdentity,
     devices: Arc<RwLock<DeviceTable>>,
     tell: mpsc::Sender<Event>,
     /// `respond` wants them; nothing is leased here.
-    lan: Lan,
+    lan: LanView,
     leases: Leases,
 }
 
 impl Worker {
-    fn run(self, shared: &Shared) {
-        let mut pace = Pace { frames: 0, since: Instant::now() };
+    fn run(self, shared: &FastPathShared) {
+        let mut pace = FloodBrake { frames: 0, since: Instant::now() };
         let mut bytes = [0; FRAME_BYTES];
-        let mut acts = Vec::with_capacity(16);
+        let mut actions = Vec::with_capacity(16);
         let mut wait = WAIT;
         while !shared.stop.load(Ordering::Acquire) {
             let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
             let frame = received.ok().and_then(|length| bytes.get(..length));
-            let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut acts);
-            for act in acts.drain(..) {
+            let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut actions);
+            for act in actions.drain(..) {
                 self.act(act);
             }
             let due = due.map(|at| at.saturating_duration_since(Instant::now()));
@@ -249,77 +249,83 @@ impl Worker {
     }
 
     /// What comes of a datagram, and of the time. Says when there is something to do again.
-    fn decide(&self, shared: &Shared, datagram: Option<&Datagram<'_>>, acts: &mut Vec<Act>) -> Option<Instant> {
+    fn decide(
+        &self,
+        shared: &FastPathShared,
+        datagram: Option<&Datagram<'_>>,
+        actions: &mut Vec<Action>,
+    ) -> Option<Instant> {
         let mut state = shared.state();
         let state = &mut *state;
-        shared.take_orders(state, (self.port.mac, self.port.address), acts);
+        shared.take_orders(state, (self.identity.mac, self.identity.address), actions);
         let orders = Arc::clone(&state.orders);
-        let scope = (orders.scope.mode == Mode::Augment).then_some(&orders.scope);
-        state.augment.tick(scope, Instant::now(), acts);
+        let scope = (orders.scope.mode == ActiveMode::Augment).then_some(&orders.scope);
+        state.augment.tick(scope, Instant::now(), actions);
         if let Some(datagram) = datagram {
-            self.hear(&orders, &mut state.augment, datagram, acts);
+            self.hear(&orders, &mut state.augment, datagram, actions);
         }
         state.augment.deadline()
     }
 
-    fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, acts: &mut Vec<Act>) {
+    fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, actions: &mut Vec<Action>) {
         let now = Instant::now();
-        let augments = orders.scope.mode == Mode::Augment;
+        let augments = orders.scope.mode == ActiveMode::Augment;
         let taken = |address: Ipv4Addr, mac: MacAddr| is_taken(&self.devices, address, mac);
         if let Some(message) = ServerMessage::parse(datagram.payload) {
-            if *datagram.source.ip() != self.port.address {
+            if *datagram.source.ip() != self.identity.address {
                 let scope = augments.then_some(&orders.scope);
-                augment.server(scope, &message, &taken, now, acts);
+                augment.server(scope, &message, &taken, now, actions);
             }
             return;
         }
-        if !orders.scope.answers_first() || datagram.destination.port() != self.port.ports.0 {
+        if !orders.scope.answers_first() || datagram.destination.port() != self.identity.ports.0 {
             return;
         }
         let Ok(request) = Request::parse(datagram.payload) else { return };
-        if request.chaddr == self.port.mac {
+        if request.chaddr == self.identity.mac {
             return;
         }
-        if request.kind == Kind::Inform {
-            return self.inform(orders, &request, *datagram.source.ip(), acts);
+        if request.kind == MessageKind::Inform {
+            return self.inform(orders, &request, *datagram.source.ip(), actions);
         }
         if !augments {
             return;
         }
         let what = (&orders.scope, &request, datagram.payload);
-        augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, acts);
+        augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, actions);
     }
 
     /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.
-    fn inform(&self, orders: &Orders, request: &Request, source: Ipv4Addr, acts: &mut Vec<Act>) {
+    fn inform(&self, orders: &Orders, request: &Request, source: Ipv4Addr, actions: &mut Vec<Action>) {
         let view = View { lan: &self.lan, leases: &self.leases, source };
         let verdict = respond(&orders.scope, &view, request, UnixTime::of(SystemTime::now()));
-        if let Verdict::Reply(reply, To::Address(address), None) = verdict {
+        if let Verdict::Reply(reply, Destination::Address(address), None) = verdict {
             let (mac, message) = (request.chaddr, reply.emit());
-            acts.push(Act::Reply { mac, address, broadcast: false, message });
-            acts.push(Act::Tell(Event::Silent("dhcp.ack")));
+            actions.push(Action::Reply { mac, address, broadcast: false, message });
+            actions.push(Action::Tell(Event::Silent("dhcp.ack")));
         }
     }
 
-    fn act(&self, act: Act) {
+    fn act(&self, act: Action) {
         match act {
-            Act::Reply { mac, address, broadcast, message } => {
+            Action::Reply { mac, address, broadcast, message } => {
                 let (mac, address) =
                     if broadcast { (MacAddr::new([0xff; 6]), Ipv4Addr::BROADCAST) } else { (mac, address) };
-                let from = (self.port.mac, SocketAddrV4::new(self.port.address, self.port.ports.0));
-                let to = (mac, SocketAddrV4::new(address, self.port.ports.1));
+                let from = (self.identity.mac, SocketAddrV4::new(self.identity.address, self.identity.ports.0));
+                let to = (mac, SocketAddrV4::new(address, self.identity.ports.1));
                 if let Some(frame) = frame::emit(from, to, &message)
-                    && let Err(error) = sendto(self.raw.as_raw_fd(), &frame, &self.port.link, MsgFlags::MSG_DONTWAIT)
+                    && let Err(error) =
+                        sendto(self.raw.as_raw_fd(), &frame, &self.identity.link, MsgFlags::MSG_DONTWAIT)
                 {
                     debug!(%error, "a completed answer could not be sent");
                 }
             }
-            Act::Relay(server, message) => {
-                if let Err(error) = self.relay.send_to(&message, (server, self.port.ports.0)) {
+            Action::Relay(server, message) => {
+                if let Err(error) = self.relay.send_to(&message, (server, self.identity.ports.0)) {
                     debug!(%error, %server, "a DISCOVER could not be relayed");
                 }
             }
-            Act::Tell(event) => {
+            Action::Tell(event) => {
                 // A report less is better than an answer late.
                 let _ = self.tell.try_send(event);
             }
@@ -328,20 +334,20 @@ impl Worker {
 }
 
 /// A socket that hears what falls to one thread.
-fn open(sockets: &mut PacketSockets, port: &Port, share: &Share) -> io::Result<Socket> {
-    let raw = sockets.take(Purpose::Dhcp, &port.link, Some(&share.filter(port.ports)))?;
+fn open(sockets: &mut PacketSockets, identity: &LinkIdentity, share: &CpuShare) -> io::Result<Socket> {
+    let raw = sockets.take(Purpose::Dhcp, &identity.link, Some(&share.filter(identity.ports)))?;
     raw.set_nonblocking(false)?;
     raw.set_read_timeout(Some(WAIT))?;
     Ok(raw)
 }
 
 /// A flood must not take a core from everybody else: over [`BURST`] frames in [`BURST_SPAN`] the thread sleeps between.
-struct Pace {
+struct FloodBrake {
     frames: u32,
     since: Instant,
 }
 
-impl Pace {
+impl FloodBrake {
     fn one_more(&mut self) {
         self.frames += 1;
         if self.frames == BURST {

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use dhcproto::v4::MessageType;
 
-use super::kept::Kept;
+use super::completed_lease::CompletedLease;
 use crate::dhcp::heard::ServerMessage;
 use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
 use crate::dhcp::options::{self, OptionCode, address_list};
-use crate::dhcp::scope::Scope;
+use crate::dhcp::scope::DhcpScope;
 
 /// Where option 53 has its value: it is written first.
 const KIND_AT: usize = 242;
@@ -20,7 +20,7 @@ const KIND_AT: usize = 242;
 /// The whole message is made when the router's OFFER comes, so that at the phone's REQUEST only its own fields are filled
 /// in.
 #[derive(Debug, Clone)]
-pub struct Prepared {
+pub struct CompletedOffer {
     /// The router.
     pub server: Ipv4Addr,
     /// The address that it leases.
@@ -32,29 +32,34 @@ pub struct Prepared {
     /// Where it is in the message: lease time, T1, T2.
     times: Vec<(usize, u32)>,
     message: Vec<u8>,
-    made_from: Arc<MadeFrom>,
+    exchange: Arc<Exchange>,
 }
 
 /// What a completed lease was made from, to be made again after a restart.
 #[derive(Debug, PartialEq, Eq)]
-pub struct MadeFrom {
+pub struct Exchange {
     discover: Vec<u8>,
     offer: ServerMessage,
 }
 
-impl MadeFrom {
+impl Exchange {
     /// What is to be kept of it, for a phone that took this address.
-    pub fn kept(&self, address: Ipv4Addr) -> Kept {
+    pub fn kept(&self, address: Ipv4Addr) -> CompletedLease {
         let mut offer = self.offer.emit();
         put(&mut offer, 16, &address.octets(), 4);
-        Kept { discover: self.discover.clone(), offer }
+        CompletedLease { discover: self.discover.clone(), offer }
     }
 }
 
-impl Prepared {
+impl CompletedOffer {
     /// Completes an offer for the phone that sent `discover`. `None` if the offer lacks what a lease needs (its time), or
     /// has no room for a TFTP server within what the phone takes.
-    pub fn new(scope: &Scope, (discover, said): (&Request, &[u8]), offer: &ServerMessage, at: Instant) -> Option<Self> {
+    pub fn new(
+        scope: &DhcpScope,
+        (discover, said): (&Request, &[u8]),
+        offer: &ServerMessage,
+        at: Instant,
+    ) -> Option<Self> {
         let lease_seconds = offer.options.seconds(OptionCode::AddressLeaseTime)?;
         let first = scope.tftp.first().copied().unwrap_or(scope.server);
         let mut added = vec![
@@ -116,7 +121,7 @@ impl Prepared {
             at,
             times,
             message,
-            made_from: Arc::new(MadeFrom { discover: said.to_vec(), offer: offer.clone() }),
+            exchange: Arc::new(Exchange { discover: said.to_vec(), offer: offer.clone() }),
         })
     }
 
@@ -127,8 +132,8 @@ impl Prepared {
     }
 
     /// What it was made from.
-    pub fn made_from(&self) -> Arc<MadeFrom> {
-        Arc::clone(&self.made_from)
+    pub fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
     }
 
     /// The router's OFFER, completed.

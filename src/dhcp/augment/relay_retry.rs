@@ -18,12 +18,12 @@ const MAX_WAITING: usize = 256;
 
 /// Questions that are due later.
 #[derive(Debug, Default)]
-pub struct Again {
+pub struct RelayRetry {
     slow: Vec<(Ipv4Addr, Duration)>,
     due: BTreeSet<(Instant, MacAddr, Ipv4Addr, u32)>,
 }
 
-impl Again {
+impl RelayRetry {
     /// Routers that take their time, and how much.
     pub fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
         self.slow.clear();

@@ -15,7 +15,7 @@ use crate::ids::MacAddr;
 /// offer (RFC 2131 §4.1).
 pub const WAIT: Duration = Duration::from_millis(500);
 
-/// How many addresses are asked for ahead at a time, and how long the next ones wait then: 400 a second, of 42 octets
+/// How many addresses are asked for in advance at a time, and how long the next ones wait then: 400 a second, of 42 octets
 /// each. A range of 1,000 is known 2.5 s after the start; the LAN has 8 s for other servers to show until then.
 pub const AT_A_TIME: usize = 8;
 /// The same where the kernel asks for us: it asks three times, keeps each for 3 s meanwhile, and has room for a thousand
@@ -30,10 +30,10 @@ const LOOK_AT: u32 = 512;
 /// How long it rests when nothing of the range was left to ask for.
 const REST: Duration = Duration::from_secs(5);
 
-/// What is being asked, and what comes next. Holds what is asked in [`WAIT`]: 200 addresses ahead, and those that
-/// requests wait for, which whoever calls [`Ahead::ask`] must limit.
+/// What is being asked, and what comes next. Holds what is asked in [`WAIT`]: 200 addresses in advance, and those that
+/// requests wait for, which whoever calls [`ArpScan::ask`] must limit.
 #[derive(Debug)]
-pub struct Ahead {
+pub struct ArpScan {
     at_a_time: usize,
     asked: HashMap<Ipv4Addr, Option<MacAddr>>,
     /// Until when each has time to answer, the earliest first.
@@ -45,7 +45,7 @@ pub struct Ahead {
     next: Option<Instant>,
 }
 
-impl Ahead {
+impl ArpScan {
     /// Nothing is asked yet; in each [`STEP`] so many addresses will be.
     pub fn new(at_a_time: usize) -> Self {
         Self { at_a_time, asked: HashMap::new(), until: VecDeque::new(), place: 0, idle: 0, next: None }
@@ -78,7 +78,7 @@ impl Ahead {
     }
 
     /// The next addresses of the range to ask for, among those that somebody `wants` to know of. Nothing before the first
-    /// [`Ahead::hurry`].
+    /// [`ArpScan::hurry`].
     pub fn step(&mut self, range: &Range, wants: &dyn Fn(Ipv4Addr) -> bool, now: Instant) -> Vec<Ipv4Addr> {
         if self.next.is_none_or(|next| now < next) {
             return Vec::new();
@@ -133,29 +133,29 @@ mod tests {
         Range::new(first, Ipv4Addr::from(u32::from(first) + count - 1), BTreeSet::new()).unwrap()
     }
 
-    fn beginning(now: Instant) -> Ahead {
-        let mut ahead = Ahead::new(AT_A_TIME);
-        ahead.hurry(now);
-        ahead
+    fn beginning(now: Instant) -> ArpScan {
+        let mut arp_scan = ArpScan::new(AT_A_TIME);
+        arp_scan.hurry(now);
+        arp_scan
     }
 
     #[test]
     fn a_range_of_a_thousand_is_asked_for_within_three_seconds_and_never_more_than_400_a_second() {
         let (range, begin) = (range(1000), Instant::now());
-        let mut ahead = beginning(begin);
+        let mut arp_scan = beginning(begin);
         let (mut known, mut sent) = (BTreeMap::new(), Vec::new());
         let mut now = begin;
         loop {
-            for (address, by) in ahead.answered(now) {
+            for (address, by) in arp_scan.answered(now) {
                 assert_eq!(known.insert(address, by), None, "{address} was asked for twice");
             }
             if known.len() == 1000 {
                 break;
             }
-            let questions = ahead.step(&range, &|address| !known.contains_key(&address), now);
+            let questions = arp_scan.step(&range, &|address| !known.contains_key(&address), now);
             sent.extend(questions.iter().map(|_| now));
-            assert!(ahead.asked.len() <= 200 && ahead.until.len() <= 200, "memory");
-            now = ahead.deadline(true).unwrap().max(now);
+            assert!(arp_scan.asked.len() <= 200 && arp_scan.until.len() <= 200, "memory");
+            now = arp_scan.deadline(true).unwrap().max(now);
         }
         assert!(now - begin < Duration::from_secs(3), "{:?}", now - begin);
         for (place, &first) in sent.iter().enumerate() {
@@ -167,12 +167,12 @@ mod tests {
     #[test]
     fn where_all_is_known_it_rests_and_sees_within_seconds_what_is_missing_again() {
         let (range, mut now) = (range(4096), Instant::now());
-        let mut ahead = beginning(now);
+        let mut arp_scan = beginning(now);
         let pauses: Vec<Duration> = (0..16)
             .map(|_| {
-                assert!(ahead.step(&range, &|_| false, now).is_empty());
+                assert!(arp_scan.step(&range, &|_| false, now).is_empty());
                 let before = now;
-                now = ahead.deadline(true).unwrap();
+                now = arp_scan.deadline(true).unwrap();
                 now - before
             })
             .collect();
@@ -180,36 +180,36 @@ mod tests {
         let missing = range.at(4000).unwrap();
         let begin = now;
         let found = std::iter::from_fn(|| {
-            let found = ahead.step(&range, &|address| address == missing, now);
-            now = ahead.deadline(true).unwrap();
+            let found = arp_scan.step(&range, &|address| address == missing, now);
+            now = arp_scan.deadline(true).unwrap();
             Some((found, now))
         });
         let (_, at) = found.take(200).find(|(found, _)| *found == [missing]).unwrap();
         assert!(at - begin < REST * 2, "{:?}", at - begin);
-        assert_eq!(ahead.deadline(false), Some(at - STEP + WAIT), "an answer is waited for in any case");
+        assert_eq!(arp_scan.deadline(false), Some(at - STEP + WAIT), "an answer is waited for in any case");
     }
 
     #[test]
     fn who_answers_in_time_is_told_with_the_address_and_who_answers_for_others_is_not() {
-        let (mut ahead, now) = (Ahead::new(AT_A_TIME), Instant::now());
+        let (mut arp_scan, now) = (ArpScan::new(AT_A_TIME), Instant::now());
         let [one, two] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-        assert!(ahead.ask(one, now) && ahead.ask(two, now));
-        assert!(!ahead.ask(one, now), "the question is on its way");
-        ahead.claimed(one, MAC);
-        ahead.claimed(Ipv4Addr::new(10, 0, 0, 3), MAC);
-        assert!(ahead.answered(now).is_empty());
-        assert_eq!(ahead.answered(now + WAIT), [(one, Some(MAC)), (two, None)]);
-        assert_eq!((ahead.deadline(true), ahead.asked.len()), (None, 0));
+        assert!(arp_scan.ask(one, now) && arp_scan.ask(two, now));
+        assert!(!arp_scan.ask(one, now), "the question is on its way");
+        arp_scan.claimed(one, MAC);
+        arp_scan.claimed(Ipv4Addr::new(10, 0, 0, 3), MAC);
+        assert!(arp_scan.answered(now).is_empty());
+        assert_eq!(arp_scan.answered(now + WAIT), [(one, Some(MAC)), (two, None)]);
+        assert_eq!((arp_scan.deadline(true), arp_scan.asked.len()), (None, 0));
     }
 
     #[test]
     fn a_range_of_one_address_is_borne_and_a_range_that_shrank() {
         let now = Instant::now();
-        let mut ahead = beginning(now);
-        ahead.step(&range(4096), &|_| true, now);
-        assert_eq!(ahead.step(&range(1), &|_| true, now + STEP).len(), 0, "its only address is asked for already");
-        assert_eq!(ahead.step(&range(1), &|_| true, now + WAIT + REST).len(), 0);
-        ahead.answered(now + WAIT + REST);
-        assert_eq!(ahead.step(&range(1), &|_| true, now + WAIT + REST * 3).len(), 1);
+        let mut arp_scan = beginning(now);
+        arp_scan.step(&range(4096), &|_| true, now);
+        assert_eq!(arp_scan.step(&range(1), &|_| true, now + STEP).len(), 0, "its only address is asked for already");
+        assert_eq!(arp_scan.step(&range(1), &|_| true, now + WAIT + REST).len(), 0);
+        arp_scan.answered(now + WAIT + REST);
+        assert_eq!(arp_scan.step(&range(1), &|_| true, now + WAIT + REST * 3).len(), 1);
     }
 }

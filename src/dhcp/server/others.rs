@@ -6,37 +6,37 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::{Desk, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
-use crate::dhcp::augment::{Event, Kept};
-use crate::dhcp::choose::Seen;
+use super::{DhcpServer, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
+use crate::dhcp::augment::{CompletedLease, Event};
 use crate::dhcp::heard::{Answers, Overheard, ServerMessage};
-use crate::dhcp::lan::{Points, Use};
+use crate::dhcp::lan::{AddressUse, Points};
 use crate::dhcp::leases::Range;
+use crate::dhcp::mode_choice::LanEvidence;
 use crate::dhcp::proof::Proof;
-use crate::dhcp::scope::Mode;
-use crate::dhcp::walk::{Step, Walk};
+use crate::dhcp::range_probe::{ProbeStep, RangeProbe};
+use crate::dhcp::scope::ActiveMode;
 
-impl Desk {
+impl DhcpServer {
     /// Decides what is in force.
     pub(super) fn settle(&mut self, now: Now) {
         let mut scope = self.wanted.clone();
         let points: Vec<Points> = self.lan.known().map(|server| server.points(&scope.tftp)).collect();
         let before = |until: Option<Instant>| until.is_some_and(|until| now.tick < until);
-        scope.choose(&Seen {
+        scope.choose(&LanEvidence {
             link: self.own.is_some(),
             listening: before(self.listen_until),
             alone: !before(self.alone_at),
             servers: &points,
             leasing: self.leases.live(now.wall).next().is_some(),
-            raw: self.senses.raw,
+            raw: self.link_access.raw,
             proof: self.proof.as_ref(),
         });
-        if matches!(scope.mode, Mode::Augment | Mode::PhonesOnly)
+        if matches!(scope.mode, ActiveMode::Augment | ActiveMode::PhonesOnly)
             && let Some(terms) = self.lan.known().next().map(|server| &server.terms)
         {
             scope.learn(terms);
         }
-        if scope.mode == Mode::All && !points.is_empty() {
+        if scope.mode == ActiveMode::All && !points.is_empty() {
             self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
         } else {
             self.stats.clear_alert("dhcp-second-server");
@@ -56,7 +56,7 @@ impl Desk {
         self.stats.dhcp_mode(scope.label);
         // The range that was ever wanted stays: leases of it may be running.
         self.leases.set_range(self.wanted.range.clone());
-        self.ahead.hurry(now.tick);
+        self.arp_scan.hurry(now.tick);
         self.scope = scope;
         self.give_orders();
     }
@@ -69,7 +69,7 @@ impl Desk {
     }
 
     /// Leases that were completed before a restart, and how much of each is over.
-    pub fn recalled(&mut self, completed: Vec<(Kept, Duration)>) {
+    pub fn recalled(&mut self, completed: Vec<(CompletedLease, Duration)>) {
         if !completed.is_empty() {
             debug!(leases = completed.len(), "leases that were completed before are remembered");
             self.recalled = Arc::new(completed);
@@ -77,18 +77,18 @@ impl Desk {
         }
     }
 
-    /// What the line is to do.
+    /// What the fast path is to do.
     pub const fn orders(&self) -> &Arc<Orders> {
         &self.orders
     }
 
-    /// What the line has to tell.
+    /// What the fast path has to tell.
     pub fn event(&mut self, event: Event, now: Now, out: &mut Outbox) {
         match event {
             Event::Heard(overheard) => self.overheard(&overheard, now),
-            Event::Late(address, made_from) => out.remember.push((made_from.kept(address), now.wall)),
-            Event::Completed(mac, address, made_from) => {
-                out.remember.extend(made_from.map(|made_from| (made_from.kept(address), now.wall)));
+            Event::Late(address, exchange) => out.remember.push((exchange.kept(address), now.wall)),
+            Event::Completed(mac, address, exchange) => {
+                out.remember.extend(exchange.map(|exchange| (exchange.kept(address), now.wall)));
                 self.stats.count("dhcp.augment.ack");
                 debug!(device = %mac, %address, "the router's lease was completed");
                 if self.fetches.len() < MAX_FETCHES || self.fetches.contains_key(&mac) {
@@ -148,11 +148,11 @@ impl Desk {
     /// Goes on with finding out whether `phones-only` is safe; begins when the wait for other servers is over and again
     /// when there is a new one.
     pub(super) fn prove(&mut self, now: Now, out: &mut Outbox) {
-        if self.wanted.mode != Mode::PhonesOnly || self.listen_until.is_some() || self.proof.is_some() {
+        if self.wanted.mode != ActiveMode::PhonesOnly || self.listen_until.is_some() || self.proof.is_some() {
             return;
         }
         let (Some(own), Some(range)) = (self.own, self.wanted.range.clone()) else { return };
-        if !self.walked(&range, now, out) {
+        if !self.range_is_probed(&range, now, out) {
             return;
         }
         let server = self.wanted.server;
@@ -171,27 +171,28 @@ impl Desk {
     fn proven(&mut self, outcome: Result<(), String>, now: Now) {
         info!(safe = outcome.is_ok(), "whether phones-only is safe here has been found out");
         self.proof = Some(outcome);
-        (self.proving, self.walk) = (None, None);
+        (self.proving, self.range_probe) = (None, None);
         self.settle(now);
     }
 
     /// Whether all of the range was asked for and nobody answered who does not have the address from us.
-    fn walked(&mut self, range: &Range, now: Now, out: &mut Outbox) -> bool {
+    fn range_is_probed(&mut self, range: &Range, now: Now, out: &mut Outbox) -> bool {
         if self.proving.is_some() {
             return true;
         }
-        let walk = self.walk.get_or_insert_with(|| Walk::over(range.usable()));
-        match walk.step(now.tick) {
-            Step::Wait => false,
-            Step::Done => {
-                self.walk = None;
+        let range_probe = self.range_probe.get_or_insert_with(|| RangeProbe::over(range.usable()));
+        match range_probe.step(now.tick) {
+            ProbeStep::Wait => false,
+            ProbeStep::Done => {
+                self.range_probe = None;
                 true
             }
-            Step::Go { answered, ask } => {
+            ProbeStep::Go { answered, ask } => {
                 ask.into_iter().for_each(|address| self.ask(address, now, out));
-                let mine = |desk: &Self, address, mac| desk.leases.at(address).is_some_and(|lease| lease.mac == mac);
+                let mine =
+                    |server: &Self, address, mac| server.leases.at(address).is_some_and(|lease| lease.mac == mac);
                 for address in answered {
-                    if let Use::By(mac) = self.lan.usage(address, now.wall)
+                    if let AddressUse::By(mac) = self.lan.usage(address, now.wall)
                         && !mine(self, address, mac)
                     {
                         self.proven(Err(format!("{address} of the range is in use by {mac}")), now);
@@ -205,7 +206,7 @@ impl Desk {
 
     /// Whether we lease this address, or others of its range.
     fn leases_from(&self, address: Ipv4Addr) -> bool {
-        matches!(self.scope.mode, Mode::All | Mode::PhonesOnly)
+        matches!(self.scope.mode, ActiveMode::All | ActiveMode::PhonesOnly)
             && self.scope.range.as_ref().is_some_and(|range| range.contains(address))
     }
 
@@ -244,7 +245,7 @@ impl Desk {
         if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
             let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
             self.stats.alert("dhcp-range-shared", reason.clone());
-            if self.wanted.mode == Mode::PhonesOnly && self.proof == Some(Ok(())) {
+            if self.wanted.mode == ActiveMode::PhonesOnly && self.proof == Some(Ok(())) {
                 self.proven(Err(reason), now);
             }
         }

@@ -1,12 +1,12 @@
 //! Which mode is in force, from what the site wants and what the LAN shows. Pure.
 
 use super::lan::Points;
-use super::scope::{Mode, Scope};
+use super::scope::{ActiveMode, DhcpScope};
 use crate::bundle::DhcpMode;
 
 /// What the LAN shows.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct LanEvidence<'a> {
     /// Whether there is a link to look at. Without one (loopback) nobody else can be there.
     pub link: bool,
     /// Whether other servers still have their chance to show.
@@ -26,10 +26,10 @@ pub struct Seen<'a> {
 const SECOND: &str = "more than one other DHCP server answers on this LAN; find out which one should not be there";
 const RAW: &str = "`augment` needs to see and send raw frames (CAP_NET_RAW); this process may not";
 
-impl Scope {
+impl DhcpScope {
     /// Settles what is in force. `all` and `phones-only` begin only where they harm nobody. Once devices hold our leases
     /// the LAN is ours, and another server is the intruder: falling silent then would cost phones their addresses.
-    pub fn choose(&mut self, seen: &Seen<'_>) {
+    pub fn choose(&mut self, seen: &LanEvidence<'_>) {
         if !seen.link {
             return;
         }
@@ -38,8 +38,8 @@ impl Scope {
             DhcpMode::Augment if !seen.raw => self.fall_back("inform (augment asked for)", RAW.to_owned()),
             DhcpMode::Augment => self.problem = augment_problem(seen),
             // A mode that its settings do not allow has said so already.
-            DhcpMode::PhonesOnly if self.mode == Mode::PhonesOnly => self.choose_phones_only(seen),
-            DhcpMode::All if self.mode == Mode::All => {
+            DhcpMode::PhonesOnly if self.mode == ActiveMode::PhonesOnly => self.choose_phones_only(seen),
+            DhcpMode::All if self.mode == ActiveMode::All => {
                 if !seen.servers.is_empty() && !seen.leasing {
                     self.fall_back(
                         "inform (all asked for)",
@@ -55,7 +55,7 @@ impl Scope {
         }
     }
 
-    fn choose_phones_only(&mut self, seen: &Seen<'_>) {
+    fn choose_phones_only(&mut self, seen: &LanEvidence<'_>) {
         if seen.leasing {
             return;
         }
@@ -69,28 +69,30 @@ impl Scope {
         }
     }
 
-    fn choose_auto(&mut self, seen: &Seen<'_>) {
+    fn choose_auto(&mut self, seen: &LanEvidence<'_>) {
         let range = self.range.take();
         let (mode, label, problem) = match seen.servers {
-            _ if seen.leasing && range.is_some() => (Mode::All, "all (auto)", None),
-            [] if seen.listening => (Mode::Inform, "inform (auto: looking for other servers)", None),
-            [] if range.is_some() && seen.alone => (Mode::All, "all (auto)", None),
-            [] if range.is_some() => (Mode::Inform, "inform (auto: looking for other servers)", None),
+            _ if seen.leasing && range.is_some() => (ActiveMode::All, "all (auto)", None),
+            [] if seen.listening => (ActiveMode::Inform, "inform (auto: looking for other servers)", None),
+            [] if range.is_some() && seen.alone => (ActiveMode::All, "all (auto)", None),
+            [] if range.is_some() => (ActiveMode::Inform, "inform (auto: looking for other servers)", None),
             [] => {
                 let text = "no DHCP server answers on this LAN, and this site has no `range`: phones get no address";
-                (Mode::Inform, "inform (auto)", Some(text.to_owned()))
+                (ActiveMode::Inform, "inform (auto)", Some(text.to_owned()))
             }
-            servers if servers.contains(&Points::Here) => (Mode::Inform, "inform (auto: the router points here)", None),
-            [Points::Nowhere] if seen.raw => (Mode::Augment, "augment (auto)", None),
-            [Points::Nowhere] => (Mode::Inform, "inform (auto)", Some(RAW.to_owned())),
+            servers if servers.contains(&Points::Here) => {
+                (ActiveMode::Inform, "inform (auto: the router points here)", None)
+            }
+            [Points::Nowhere] if seen.raw => (ActiveMode::Augment, "augment (auto)", None),
+            [Points::Nowhere] => (ActiveMode::Inform, "inform (auto)", Some(RAW.to_owned())),
             [_] => {
                 let text = "this LAN's DHCP server points phones to another TFTP server; change it there, or remove it";
-                (Mode::Inform, "inform (auto)", Some(text.to_owned()))
+                (ActiveMode::Inform, "inform (auto)", Some(text.to_owned()))
             }
-            _ => (Mode::Inform, "inform (auto)", Some(SECOND.to_owned())),
+            _ => (ActiveMode::Inform, "inform (auto)", Some(SECOND.to_owned())),
         };
         (self.mode, self.label, self.problem) = (mode, label, problem);
-        self.range = range.filter(|_| mode == Mode::All);
+        self.range = range.filter(|_| mode == ActiveMode::All);
     }
 
     fn wait(&mut self, label: &'static str) {
@@ -99,7 +101,7 @@ impl Scope {
     }
 }
 
-fn augment_problem(seen: &Seen<'_>) -> Option<String> {
+fn augment_problem(seen: &LanEvidence<'_>) -> Option<String> {
     match seen.servers {
         [] if seen.listening => None,
         [] => Some("no DHCP server answers on this LAN, so there is no lease to complete".to_owned()),
@@ -118,78 +120,81 @@ mod tests {
     use super::*;
     use crate::bundle::DhcpSettings;
 
-    const PLAIN: Seen<'_> =
-        Seen { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };
+    const PLAIN: LanEvidence<'_> =
+        LanEvidence { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };
 
     #[test]
     fn auto_does_what_the_lan_allows() {
         for (servers, mode) in [
-            (&[Points::Nowhere][..], Mode::Augment),
-            (&[Points::Here], Mode::Inform),
-            (&[Points::Elsewhere], Mode::Inform),
-            (&[Points::Nowhere, Points::Nowhere], Mode::Inform),
-            (&[Points::Nowhere, Points::Here], Mode::Inform),
-            (&[], Mode::All),
+            (&[Points::Nowhere][..], ActiveMode::Augment),
+            (&[Points::Here], ActiveMode::Inform),
+            (&[Points::Elsewhere], ActiveMode::Inform),
+            (&[Points::Nowhere, Points::Nowhere], ActiveMode::Inform),
+            (&[Points::Nowhere, Points::Here], ActiveMode::Inform),
+            (&[], ActiveMode::All),
         ] {
-            let scope = chosen(DhcpMode::Auto, &Seen { servers, ..PLAIN });
+            let scope = chosen(DhcpMode::Auto, &LanEvidence { servers, ..PLAIN });
             assert_eq!(scope.mode, mode, "{servers:?}");
             assert!(scope.label.contains("auto"), "{}", scope.label);
-            let needs_report = mode == Mode::Inform && !servers.contains(&Points::Here);
+            let needs_report = mode == ActiveMode::Inform && !servers.contains(&Points::Here);
             assert_eq!(scope.problem.is_some(), needs_report, "{servers:?}");
-            assert_eq!(scope.range.is_some(), mode == Mode::All);
+            assert_eq!(scope.range.is_some(), mode == ActiveMode::All);
         }
     }
 
     #[test]
     fn auto_takes_no_lan_before_a_slow_router_had_its_minute() {
-        assert_eq!(chosen(DhcpMode::Auto, &Seen { alone: false, ..PLAIN }).mode, Mode::Inform);
-        assert_eq!(chosen(DhcpMode::Auto, &Seen { listening: true, ..PLAIN }).mode, Mode::Inform);
-        let without_range = Seen { servers: &[], ..PLAIN };
-        let mut scope = Scope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &DhcpSettings::default(), []);
+        assert_eq!(chosen(DhcpMode::Auto, &LanEvidence { alone: false, ..PLAIN }).mode, ActiveMode::Inform);
+        assert_eq!(chosen(DhcpMode::Auto, &LanEvidence { listening: true, ..PLAIN }).mode, ActiveMode::Inform);
+        let without_range = LanEvidence { servers: &[], ..PLAIN };
+        let mut scope = DhcpScope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &DhcpSettings::default(), []);
         scope.choose(&without_range);
-        assert_eq!(scope.mode, Mode::Inform);
+        assert_eq!(scope.mode, ActiveMode::Inform);
         assert!(scope.problem.is_some_and(|problem| problem.contains("no `range`")));
     }
 
     #[test]
     fn augment_needs_raw_frames_and_says_so() {
-        let scope = chosen(DhcpMode::Augment, &Seen { raw: false, ..PLAIN });
-        assert_eq!((scope.mode, scope.label), (Mode::Inform, "inform (augment asked for)"));
-        let scope = chosen(DhcpMode::Augment, &Seen { servers: &[Points::Nowhere], ..PLAIN });
-        assert_eq!((scope.mode, scope.label, scope.problem), (Mode::Augment, "augment", None));
+        let scope = chosen(DhcpMode::Augment, &LanEvidence { raw: false, ..PLAIN });
+        assert_eq!((scope.mode, scope.label), (ActiveMode::Inform, "inform (augment asked for)"));
+        let scope = chosen(DhcpMode::Augment, &LanEvidence { servers: &[Points::Nowhere], ..PLAIN });
+        assert_eq!((scope.mode, scope.label, scope.problem), (ActiveMode::Augment, "augment", None));
     }
 
     #[test]
     fn two_servers_are_reported_in_augment() {
         let servers = &[Points::Nowhere, Points::Nowhere];
-        let scope = chosen(DhcpMode::Augment, &Seen { servers, ..PLAIN });
-        assert_eq!(scope.mode, Mode::Augment);
+        let scope = chosen(DhcpMode::Augment, &LanEvidence { servers, ..PLAIN });
+        assert_eq!(scope.mode, ActiveMode::Augment);
         assert!(scope.problem.is_some_and(|problem| problem.contains("more than one")));
     }
 
     #[test]
     fn phones_only_waits_for_its_proof_and_is_refused_without_it() {
-        assert_eq!(chosen(DhcpMode::PhonesOnly, &PLAIN).mode, Mode::Inform);
-        assert_eq!(chosen(DhcpMode::PhonesOnly, &Seen { proof: Some(&Ok(())), ..PLAIN }).mode, Mode::PhonesOnly);
+        assert_eq!(chosen(DhcpMode::PhonesOnly, &PLAIN).mode, ActiveMode::Inform);
+        assert_eq!(
+            chosen(DhcpMode::PhonesOnly, &LanEvidence { proof: Some(&Ok(())), ..PLAIN }).mode,
+            ActiveMode::PhonesOnly
+        );
         let refused = Err("the router sends NAKs".to_owned());
-        let scope = chosen(DhcpMode::PhonesOnly, &Seen { proof: Some(&refused), ..PLAIN });
-        assert_eq!((scope.mode, scope.label), (Mode::Inform, "inform (phones-only refused)"));
+        let scope = chosen(DhcpMode::PhonesOnly, &LanEvidence { proof: Some(&refused), ..PLAIN });
+        assert_eq!((scope.mode, scope.label), (ActiveMode::Inform, "inform (phones-only refused)"));
         assert!(scope.problem.is_some_and(|problem| problem.contains("NAKs") && problem.contains("augment")));
     }
 
     #[test]
     fn who_leases_already_is_not_silenced_by_a_server_that_comes_later() {
         for wanted in [DhcpMode::All, DhcpMode::Auto] {
-            let seen = Seen { servers: &[Points::Nowhere], leasing: true, ..PLAIN };
-            assert_eq!(chosen(wanted, &seen).mode, Mode::All);
-            assert_ne!(chosen(wanted, &Seen { leasing: false, ..seen }).mode, Mode::All);
+            let seen = LanEvidence { servers: &[Points::Nowhere], leasing: true, ..PLAIN };
+            assert_eq!(chosen(wanted, &seen).mode, ActiveMode::All);
+            assert_ne!(chosen(wanted, &LanEvidence { leasing: false, ..seen }).mode, ActiveMode::All);
         }
     }
 
-    fn chosen(mode: DhcpMode, seen: &Seen<'_>) -> Scope {
+    fn chosen(mode: DhcpMode, seen: &LanEvidence<'_>) -> DhcpScope {
         let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110)));
         let settings = DhcpSettings { mode, range, ..DhcpSettings::default() };
-        let mut scope = Scope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &settings, []);
+        let mut scope = DhcpScope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &settings, []);
         scope.choose(seen);
         scope
     }

@@ -5,13 +5,13 @@ use std::sync::PoisonError;
 
 use tracing::debug;
 
-use super::{Desk, Now, Outbox, Waiting};
+use super::{DhcpServer, Now, Outbox, Waiting};
 use crate::access::Resolution;
 use crate::bundle::DhcpMode;
 use crate::dhcp::arp::Claim;
-use crate::dhcp::leases::State;
+use crate::dhcp::leases::LeaseState;
 use crate::dhcp::message::Request;
-use crate::dhcp::scope::Mode;
+use crate::dhcp::scope::ActiveMode;
 use crate::ids::MacAddr;
 
 /// The most requests that wait for the check of an address; further ones are dropped, and their clients repeat them.
@@ -19,7 +19,7 @@ pub(super) const MAX_WAITING: usize = 256;
 /// The most conflicts that are remembered, not to be reported again.
 pub(super) const MAX_CONFLICTS: usize = 64;
 
-impl Desk {
+impl DhcpServer {
     /// A request waits for what the link says of an address.
     pub(super) fn wait(&mut self, address: Ipv4Addr, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
         let all: usize = self.waiting.values().map(Vec::len).sum();
@@ -47,14 +47,14 @@ impl Desk {
     }
 
     pub(super) fn ask(&mut self, address: Ipv4Addr, now: Now, out: &mut Outbox) {
-        if self.ahead.ask(address, now.tick) {
+        if self.arp_scan.ask(address, now.tick) {
             out.checks.push(address);
         }
     }
 
     /// What the link has said by now, and those who waited for that.
     pub(super) fn hear_link(&mut self, now: Now, out: &mut Outbox) {
-        for (address, by) in self.ahead.answered(now.tick) {
+        for (address, by) in self.arp_scan.answered(now.tick) {
             let by = by.or_else(|| self.neighbour(address));
             self.lan.checked(address, by, now.wall);
             for (request, source) in self.waiting.remove(&address).unwrap_or_default() {
@@ -69,7 +69,7 @@ impl Desk {
     /// Who has an address as the kernel has it, where ARP itself cannot be heard. Otherwise that is no answer: the kernel
     /// goes on naming a device that is gone as long as nobody speaks to it.
     fn neighbour(&self, address: Ipv4Addr) -> Option<MacAddr> {
-        if self.senses.arp {
+        if self.link_access.arp {
             return None;
         }
         match self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
@@ -88,29 +88,30 @@ impl Desk {
         let wants = |address: Ipv4Addr| {
             leases.at(address).is_none_or(|record| !record.holds(now.wall)) && lan.is_due(address, now.wall)
         };
-        out.checks.extend(self.ahead.step(range, &wants, now.tick));
+        out.checks.extend(self.arp_scan.step(range, &wants, now.tick));
     }
 
     /// Whether addresses are leased here, or will be unless another server shows.
     pub(super) fn looks_ahead(&self) -> bool {
-        let may_lease =
-            || self.wanted.mode == Mode::All || (self.wanted.wanted == DhcpMode::Auto && self.wanted.range.is_some());
+        let may_lease = || {
+            self.wanted.mode == ActiveMode::All || (self.wanted.wanted == DhcpMode::Auto && self.wanted.range.is_some())
+        };
         self.wanted.check_addresses
-            && (matches!(self.scope.mode, Mode::All | Mode::PhonesOnly)
+            && (matches!(self.scope.mode, ActiveMode::All | ActiveMode::PhonesOnly)
                 || (self.own.is_some() && may_lease() && !self.lan.has_other_server()))
     }
 
     /// The link was down. What it said before may be of another LAN.
     pub fn link_was_down(&mut self, now: Now) {
         self.lan.forget_checks();
-        self.ahead.hurry(now.tick);
+        self.arp_scan.hurry(now.tick);
     }
 
     /// A device claims an address: one that nobody has from us is none to offer, and what two claim (RFC 5227 §2.4) works
     /// for neither.
     pub fn claimed(&mut self, claim: Claim, now: Now) {
         let Claim { mac, address } = claim;
-        self.ahead.claimed(address, mac);
+        self.arp_scan.claimed(address, mac);
         let record = self.leases.at(address).filter(|lease| lease.holds(now.wall));
         if self.leases.range().is_some_and(|range| range.contains(address))
             && record.is_none_or(|lease| lease.mac != mac)
@@ -118,7 +119,7 @@ impl Desk {
             self.lan.checked(address, Some(mac), now.wall);
         }
         let own = self.own.filter(|_| address == self.wanted.server);
-        let text = match (own, record.filter(|lease| lease.state == State::Bound)) {
+        let text = match (own, record.filter(|lease| lease.state == LeaseState::Bound)) {
             (Some(own), _) if own != mac => format!("{mac} claims {address}, which is this appliance's own"),
             (None, Some(lease)) if lease.mac != mac => {
                 format!("{mac} claims {address}, which is leased to {}", lease.mac)

@@ -3,13 +3,13 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::prepared::MadeFrom;
+use super::completed_offer::Exchange;
 use crate::dhcp::heard::Overheard;
 use crate::ids::MacAddr;
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
+pub enum Action {
     /// Send this to a phone.
     Reply {
         /// The phone.
@@ -33,11 +33,11 @@ pub enum Event {
     /// A server spoke to us.
     Heard(Box<Overheard>),
     /// A phone's lease was completed: for a new lease with what to remember of it.
-    Completed(MacAddr, Ipv4Addr, Option<Arc<MadeFrom>>),
+    Completed(MacAddr, Ipv4Addr, Option<Arc<Exchange>>),
     /// A phone rebound a lease that was completed before. It runs, and fetches nothing for that.
     Rebound(MacAddr, Ipv4Addr),
     /// A phone's lease came to be known when the router had sent its own ACK: to be remembered for its next start.
-    Late(Ipv4Addr, Arc<MadeFrom>),
+    Late(Ipv4Addr, Arc<Exchange>),
     /// A phone's offer was completed.
     Offered(MacAddr),
     /// The router sent a phone a NAK after our answer. It is left alone for a day.

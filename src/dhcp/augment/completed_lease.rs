@@ -8,14 +8,14 @@ const MAX_BYTES: usize = 8 + 2 + 2 * 1500;
 
 /// What a completed lease is made from. Everything in it is parsed and checked again, under the settings of then.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct CompletedLease {
     /// The phone's DISCOVER.
     pub discover: Vec<u8>,
     /// The router's OFFER.
     pub offer: Vec<u8>,
 }
 
-impl Kept {
+impl CompletedLease {
     /// The phone; zeros if there is none in it.
     pub fn mac(&self) -> MacAddr {
         let chaddr = self.discover.get(28..34).and_then(|octets| <[u8; 6]>::try_from(octets).ok());
@@ -47,12 +47,12 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_back_and_nothing_else_is() {
-        let kept = Kept { discover: vec![1; 300], offer: vec![2; 310] };
+        let kept = CompletedLease { discover: vec![1; 300], offer: vec![2; 310] };
         let bytes = kept.emit(UnixTime(1_700_000_000));
-        assert_eq!(Kept::parse(&bytes), Some((kept, UnixTime(1_700_000_000))));
+        assert_eq!(CompletedLease::parse(&bytes), Some((kept, UnixTime(1_700_000_000))));
         for length in 0..310 {
-            assert_eq!(bytes.get(..length).and_then(Kept::parse), None, "{length}");
+            assert_eq!(bytes.get(..length).and_then(CompletedLease::parse), None, "{length}");
         }
-        assert_eq!(Kept::parse(&vec![0; MAX_BYTES + 1]), None);
+        assert_eq!(CompletedLease::parse(&vec![0; MAX_BYTES + 1]), None);
     }
 }
