@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::clock;
-use crate::dhcp::augment::CompletedLease;
+use crate::dhcp::completed_lease::CompletedLease;
 use crate::dhcp::leases::{Lease, LeaseLog};
 use crate::ids::UnixTime;
 use crate::store::{Journal, Store, StoreError};

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::leases::Range;
+use super::range::Range;
 use crate::ids::MacAddr;
 
 /// How long a device has to answer for an address. On a LAN that takes milliseconds; phones wait at least 4 s for an

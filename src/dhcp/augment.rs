@@ -19,7 +19,6 @@
 //! - A7: phones only, never a NAK, never a device that the site does not name; each answer is counted.
 
 mod action;
-pub mod completed_lease;
 pub mod completed_offer;
 mod relay_retry;
 mod token_bucket;
@@ -31,11 +30,10 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 
 pub use self::action::{Action, Event};
-pub use self::completed_lease::CompletedLease;
 pub use self::completed_offer::{CompletedOffer, Exchange};
 use self::relay_retry::RelayRetry;
-pub use self::relay_retry::SLOW;
 use self::token_bucket::TokenBucket;
+use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
@@ -171,7 +169,7 @@ impl Augment {
         }
     }
 
-    /// Routers that take at least [`SLOW`] for an offer, and how long they take.
+    /// Routers that take at least [`SLOW_OFFER`](super::lan::SLOW_OFFER) for an offer, and how long they take.
     pub fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
         self.relay_retry.set_slow(slow);
     }

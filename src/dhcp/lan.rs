@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::augment::SLOW;
 use super::heard::{LeaseTerms, Overheard};
-use super::leases::MAX_RANGE;
+use super::range::MAX_RANGE;
 use crate::api::DhcpServerSeen;
 use crate::ids::{MacAddr, UnixTime};
+
+/// A router that takes this long for an OFFER does something before it, such as a ping.
+pub const SLOW_OFFER: Duration = Duration::from_millis(300);
 
 /// A server that was not heard for so long is gone: three rounds of asking, and some.
 pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);
@@ -116,7 +118,7 @@ impl OtherServer {
 
     /// How long it takes for an offer to who is new to it, if it does something first.
     pub fn takes(&self) -> Option<Duration> {
-        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW)
+        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW_OFFER)
     }
 
     /// Where it points phones, seen from a site whose TFTP servers are `ours`.

@@ -18,23 +18,46 @@
 //! in typed form, which loses what must be echoed verbatim (82), takes option 150 for one address and stops reading at a
 //! list, and knows neither overload (52) nor parts of an option that do not follow each other (RFC 3396).
 
-pub mod arp;
-pub mod arp_scan;
-pub mod augment;
-pub mod client;
-pub mod frame;
-pub mod heard;
-pub mod lan;
-pub mod leases;
-pub mod message;
-pub mod mode_choice;
+// Octets to values and back.
 pub mod options;
-pub mod proof;
+
+pub mod message;
 pub mod question;
-mod range_probe;
-pub mod responder;
+
+pub mod heard;
+
+pub mod arp;
+pub mod frame;
+
+// What is known: whose address it is, what others do here, what the site wants.
+pub mod range;
+
+pub mod completed_lease;
+
+pub mod leases;
+
+pub mod lan;
+
 pub mod scope;
+
+pub mod mode_choice;
+
+// What is found out before addresses are leased.
+pub mod arp_scan;
+
+mod range_probe;
+
+pub mod proof;
+
+// Decisions.
+pub mod responder;
+
+pub mod augment;
+
 pub mod server;
+
+// Sockets, clocks and threads.
+pub mod client;
 pub mod service;
 
 pub use lan::LanView;

@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
+use super::leases::MAX_LEASE_SECONDS;
 use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
+use super::range::{MAX_RANGE, Range};
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
 use crate::ids::{MacAddr, Oui};
 

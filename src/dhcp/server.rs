@@ -14,7 +14,7 @@ use tracing::{debug, info, trace};
 
 use super::arp::Claim;
 use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
-use super::augment::CompletedLease;
+use super::completed_lease::CompletedLease;
 use super::lan::LanView;
 use super::leases::{Lease, LeaseState, Leases};
 use super::message::{ParseError, Request};

@@ -1,6 +1,7 @@
 //! DHCP on one interface: sockets, clocks, and the order of durable, true and sent.
 
 mod arp_socket;
+mod config;
 mod cpu_share;
 mod fast_path;
 mod link;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::arp_socket::ArpSocket;
+use self::config::is_private;
+pub use self::config::{BindError, Config};
 use self::fast_path::{FastPath, LinkIdentity};
 use self::link::Link;
 pub use self::link::hardware_address;
@@ -53,58 +56,6 @@ const RECALL_AGAIN: Duration = Duration::from_secs(20);
 const MAX_BATCH: usize = 64;
 /// Where datagrams go that only make the kernel ask for an address (RFC 863).
 const DISCARD_PORT: u16 = 9;
-
-/// Where to serve.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The LAN's interface. Without one, and on loopback, only what is sent to [`Self::address`] is heard: relayed and
-    /// unicast requests.
-    pub interface: Option<String>,
-    /// Our address on the LAN, the server identifier.
-    pub address: Ipv4Addr,
-    /// The length of the LAN's prefix.
-    pub prefix: u8,
-    /// The port to serve on: 67, or any free one if 0.
-    pub server_port: u16,
-    /// The port of clients: 68.
-    pub client_port: u16,
-    /// The port of relays: 67.
-    pub relay_port: u16,
-}
-
-impl Config {
-    /// On a LAN, with the ports of RFC 2131.
-    pub const fn on_lan(interface: String, address: Ipv4Addr, prefix: u8) -> Self {
-        Self { interface: Some(interface), address, prefix, server_port: 67, client_port: 68, relay_port: 67 }
-    }
-
-    /// Whether there is a link to broadcast on, to ask for addresses, and to hear other servers on.
-    const fn has_link(&self) -> bool {
-        self.interface.is_some() && !self.address.is_loopback()
-    }
-}
-
-/// Why DHCP cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Not an address of a private LAN.
-    #[error("{0} is not an address of a private network; DHCP is for LANs only")]
-    Address(Ipv4Addr),
-    /// No such interface, or it has no Ethernet address.
-    #[error("there is no interface {0} with a hardware address")]
-    Interface(String),
-    /// The port is taken.
-    #[error("port {0} is in use: another DHCP server runs on this machine")]
-    PortInUse(u16),
-    /// The system refused.
-    #[error("cannot {what}")]
-    Socket {
-        /// What we tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
 
 /// What the service works from and tells.
 pub struct Feeds {
@@ -498,12 +449,6 @@ async fn ask_others(others: Option<&ClientSocket>, own: Ipv4Addr) -> Option<io::
         Some(listener) => Some(listener.ask(Some(own)).await),
         None => None,
     }
-}
-
-/// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.
-fn is_private(address: Ipv4Addr) -> bool {
-    let [a, b, ..] = address.octets();
-    address.is_private() || address.is_link_local() || address.is_loopback() || (a == 100 && b & 0xc0 == 64)
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use lineside::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use lineside::dhcp::augment::{Action, Augment, CompletedLease};
+use lineside::dhcp::augment::{Action, Augment};
+use lineside::dhcp::completed_lease::CompletedLease;
 use lineside::dhcp::heard::{Answers, ServerMessage};
 use lineside::dhcp::options::OptionCode;
 use lineside::dhcp::question::{self, Question};

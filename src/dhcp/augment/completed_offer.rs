@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use dhcproto::v4::MessageType;
 
-use super::completed_lease::CompletedLease;
+use crate::dhcp::completed_lease::CompletedLease;
 use crate::dhcp::heard::ServerMessage;
 use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
 use crate::dhcp::options::{self, OptionCode, address_list};

@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::ids::MacAddr;
 
-/// A router that takes this long for an offer does something first.
-pub const SLOW: Duration = Duration::from_millis(300);
 /// A little before and after the time that it takes; a phone takes some milliseconds from OFFER to REQUEST.
 const AROUND: [u64; 7] = [0, 6, 12, 20, 36, 68, 132];
 /// How long before that time the first of these is.

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::collections::BTreeSet;
+
 use super::*;
 
 const NOW: UnixTime = UnixTime(1_700_000_000);

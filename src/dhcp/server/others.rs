@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::{DhcpServer, FETCH_WITHIN, MAX_FETCHES, Now, Orders, Outbox, PROOF_XID};
-use crate::dhcp::augment::{CompletedLease, Event};
+use crate::dhcp::augment::Event;
+use crate::dhcp::completed_lease::CompletedLease;
 use crate::dhcp::heard::{Answers, Overheard, ServerMessage};
 use crate::dhcp::lan::{AddressUse, Points};
-use crate::dhcp::leases::Range;
 use crate::dhcp::mode_choice::LanEvidence;
 use crate::dhcp::proof::Proof;
+use crate::dhcp::range::Range;
 use crate::dhcp::range_probe::{ProbeStep, RangeProbe};
 use crate::dhcp::scope::ActiveMode;
 

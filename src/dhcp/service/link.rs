@@ -7,7 +7,7 @@ use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use socket2::Socket;
 use tracing::warn;
 
-use super::BindError;
+use super::config::BindError;
 use super::packet_sockets::{PacketSockets, Purpose};
 use crate::dhcp::frame;
 use crate::ids::MacAddr;
