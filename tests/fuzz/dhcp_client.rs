@@ -76,7 +76,7 @@ fn complete(request: &Request, bytes: &[u8]) {
     let mut augment = Augment::new(1, now);
     augment.set_servers(&[ROUTER]);
     let mut acts = Vec::new();
-    augment.client((&scope, request, bytes), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, request, bytes), true, &|_| false, now, &mut acts);
     let relayed: Vec<Vec<u8>> =
         acts.drain(..).filter_map(|act| if let Action::Relay(_, message) = act { Some(message) } else { None }).collect();
     assert!(relayed.len() <= 1, "multiplied");
@@ -88,14 +88,14 @@ fn complete(request: &Request, bytes: &[u8]) {
     offer[16..20].copy_from_slice(&[192, 168, 1, 77]);
     offer.extend([99, 130, 83, 99, 53, 1, 2, 54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
     let offer = ServerMessage::parse(&offer).expect("an offer");
-    augment.server(Some(&scope), &offer, &|_, _| false, now, &mut acts);
+    augment.hear_server(Some(&scope), &offer, &|_, _| false, now, &mut acts);
     let mut selecting = bytes.get(..240).expect("a header").to_vec();
     selecting[12..16].fill(0);
     selecting.extend([53, 1, 3, 50, 4, 192, 168, 1, 77, 54, 4, 192, 168, 1, 1, 60, 8]);
     selecting.extend(b"Polycom-");
     selecting.push(255);
     let request = Request::parse(&selecting).expect("a request");
-    augment.client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
     for act in acts {
         if let Action::Reply { mac, address, message, .. } = act {
             assert_eq!((mac, address), (request.chaddr, Ipv4Addr::new(192, 168, 1, 77)));

@@ -58,7 +58,7 @@ fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     let mut acts = Vec::new();
     let discover = question::emit(Question::Discover(None), PHONE, 5);
     let request = Request::parse(&discover).expect("our own");
-    augment.client((&scope, &request, &discover), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &discover), true, &|_| false, now, &mut acts);
     let Some(Action::Relay(_, relayed)) = acts.first() else { panic!("not relayed: {acts:?}") };
     let mut answer = bytes.to_vec();
     answer[4..8].copy_from_slice(&relayed[4..8]);
@@ -66,14 +66,14 @@ fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     answer[28..34].copy_from_slice(&PHONE.octets());
     let Some(answer) = ServerMessage::parse(&answer) else { return };
     acts.clear();
-    augment.server(Some(&scope), &answer, &|_, _| false, now, &mut acts);
+    augment.hear_server(Some(&scope), &answer, &|_, _| false, now, &mut acts);
     let select = question::emit(Question::Select(answer.yiaddr, answer.server), PHONE, 6);
     let request = Request::parse(&select).expect("our own");
-    augment.client((&scope, &request, &select), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &select), true, &|_| false, now, &mut acts);
     let reboot = question::emit(Question::Reboot(answer.yiaddr), PHONE, 7);
     let request = Request::parse(&reboot).expect("our own");
     let later = now + Duration::from_secs(600);
-    augment.client((&scope, &request, &reboot), true, &|_| false, later, &mut acts);
+    augment.hear_client((&scope, &request, &reboot), true, &|_| false, later, &mut acts);
     let theirs = answer.options.seconds(OptionCode::AddressLeaseTime);
     for act in acts {
         let Action::Reply { mac, address, message, .. } = act else { continue };

@@ -1,4 +1,4 @@
-//! What comes of a message.
+//! What `augment` wants done. Pure.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -7,43 +7,118 @@ use super::completed_offer::Exchange;
 use crate::dhcp::heard::Overheard;
 use crate::ids::MacAddr;
 
-/// What is to be done.
+/// Something to send or to report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Send this to a phone.
+    /// Send a message to a phone.
     Reply {
         /// The phone.
         mac: MacAddr,
-        /// The address that it gets; where its frame goes unless it wants broadcasts.
+        /// The address that the phone gets. The frame goes there unless the phone wants broadcasts.
         address: Ipv4Addr,
-        /// Whether it wants broadcasts.
+        /// Whether the phone wants broadcasts.
         broadcast: bool,
-        /// The message.
+        /// The DHCP message.
         message: Vec<u8>,
     },
-    /// Send this to a router's server port.
+    /// Send a message to the server port of this router.
     Relay(Ipv4Addr, Vec<u8>),
-    /// Let people know.
+    /// Tell the server.
     Tell(Event),
 }
 
-/// What others should know.
+/// Something that the server counts, reports or remembers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A server spoke to us.
+    /// Another server spoke, to a phone or to us.
     Heard(Box<Overheard>),
-    /// A phone's lease was completed: for a new lease with what to remember of it.
-    Completed(MacAddr, Ipv4Addr, Option<Arc<Exchange>>),
-    /// A phone rebound a lease that was completed before. It runs, and fetches nothing for that.
-    Rebound(MacAddr, Ipv4Addr),
-    /// A phone's lease came to be known when the router had sent its own ACK: to be remembered for its next start.
-    Late(Ipv4Addr, Arc<Exchange>),
-    /// A phone's offer was completed.
+    /// We completed a phone's lease.
+    Completed {
+        /// The phone.
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+        /// What a new lease was made from, to be remembered; `None` for a lease that was completed before.
+        exchange: Option<Arc<Exchange>>,
+    },
+    /// A phone rebound a lease that we completed before. It is running, so it fetches nothing now.
+    Rebound {
+        /// The phone.
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+    },
+    /// We learnt the terms of a lease after the router itself had acknowledged it. They are for the phone's next start.
+    LearntLate {
+        /// The address that the phone has.
+        address: Ipv4Addr,
+        /// What the lease was made from, to be remembered.
+        exchange: Arc<Exchange>,
+    },
+    /// We completed an offer for this phone.
     Offered(MacAddr),
-    /// The router sent a phone a NAK after our answer. It is left alone for a day.
-    Nak(MacAddr, Ipv4Addr),
-    /// The router itself points this phone somewhere.
-    Points(MacAddr, Ipv4Addr, Vec<String>),
-    /// A phone was not answered, for this counter.
-    Silent(&'static str),
+    /// A router sent a NAK after our answer. We leave the phone alone for a day.
+    Refused {
+        /// The phone.
+        phone: MacAddr,
+        /// The router.
+        server: Ipv4Addr,
+    },
+    /// A router itself points this phone to TFTP servers.
+    Points {
+        /// The phone.
+        phone: MacAddr,
+        /// The router.
+        server: Ipv4Addr,
+        /// The TFTP servers.
+        tftp: Vec<String>,
+    },
+    /// We completed nothing.
+    NotCompleted(NotCompleted),
+    /// We answered a DHCPINFORM.
+    Informed,
+}
+
+/// Why `augment` completed nothing. Counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotCompleted {
+    /// The DISCOVER went to no router: none is known, or a limit was reached.
+    NotRelayed,
+    /// We know no lease that this REQUEST could mean.
+    Unknown,
+    /// A router disputed an earlier answer to this phone.
+    Quiet,
+    /// The REQUEST contradicts itself.
+    Malformed,
+    /// The address cannot be this phone's.
+    Address,
+    /// The phone chose a server that we have no offer of.
+    OtherServer,
+    /// A TFTP server does not fit into what the phone takes.
+    NoRoom,
+}
+
+impl NotCompleted {
+    /// All reasons there are.
+    pub const ALL: [Self; 7] =
+        [Self::NotRelayed, Self::Unknown, Self::Quiet, Self::Malformed, Self::Address, Self::OtherServer, Self::NoRoom];
+
+    /// The name of the counter.
+    pub const fn counter(self) -> &'static str {
+        match self {
+            Self::NotRelayed => "dhcp.augment.not-relayed",
+            Self::Unknown => "dhcp.augment.unknown",
+            Self::Quiet => "dhcp.augment.quiet",
+            Self::Malformed => "dhcp.augment.malformed",
+            Self::Address => "dhcp.augment.address",
+            Self::OtherServer => "dhcp.augment.other-server",
+            Self::NoRoom => "dhcp.augment.no-room",
+        }
+    }
+}
+
+impl From<NotCompleted> for Action {
+    fn from(reason: NotCompleted) -> Self {
+        Self::Tell(Event::NotCompleted(reason))
+    }
 }

@@ -3,6 +3,8 @@
 mod lan;
 
 use self::lan::{TestLan, answer, discover, emit_offer, kept, offer, rebind, reboot, replies, said_by, scope, select};
+use super::phone::DEFER;
+use super::phones::MAX_UNLISTED;
 use super::*;
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
 use crate::dhcp::message::MIN_REPLY_BYTES;
@@ -98,7 +100,7 @@ fn a_request_that_waits_for_a_slow_router_is_answered_when_its_offer_comes() {
     let mut lan = TestLan::new();
     lan.relays(&discover("Polycom-SPIP670"));
     lan.select(ROUTER, ADDRESS);
-    lan.pass(PENDING);
+    lan.pass(DEFER);
     assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
 }
 
@@ -135,7 +137,7 @@ fn a_router_that_drops_the_relay_while_it_pings_is_asked_again_for_the_next_star
     let mut actions = Vec::new();
     lan.augment.tick(Some(&lan.scope), lan.now, &mut actions);
     assert!(actions.is_empty(), "the answer may be on its way");
-    lan.pass(PENDING);
+    lan.pass(DEFER);
     lan.augment.tick(Some(&lan.scope), lan.now, &mut actions);
     assert_eq!(actions, [Action::Relay(ROUTER, first[0].1.clone())]);
     assert!(replies(&lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]))).is_empty());
@@ -205,7 +207,7 @@ fn a_nak_after_our_answer_ends_it_for_a_day_and_is_reported() {
     let mut nak = offer(5, ROUTER, ADDRESS, &[]);
     nak.kind = MessageType::Nak;
     let actions = lan.router(&nak);
-    assert!(actions.contains(&Action::Tell(Event::Nak(PHONE, ROUTER))), "{actions:?}");
+    assert!(actions.contains(&Action::Tell(Event::Refused { phone: PHONE, server: ROUTER })), "{actions:?}");
     lan.pass(QUIET - Duration::from_secs(1));
     assert!(lan.relays(&discover("Polycom-SPIP670")).is_empty());
     assert_eq!(lan.select(ROUTER, ADDRESS), None);
@@ -223,7 +225,7 @@ fn a_nak_for_what_we_did_not_answer_does_not_cost_a_moved_phone_its_files() {
     lan.learn();
     lan.select(ROUTER, ADDRESS).unwrap();
     // It starts again with an address of the network where it was before.
-    assert!(!lan.router(&nak).iter().any(|act| matches!(act, Action::Tell(Event::Nak(..)))));
+    assert!(!lan.router(&nak).iter().any(|act| matches!(act, Action::Tell(Event::Refused { .. }))));
     lan.learn();
     assert!(lan.select(ROUTER, ADDRESS).is_some());
 }
@@ -250,7 +252,10 @@ fn a_router_that_points_phones_itself_is_left_alone() {
         lan.relays(&discover("AastraIPPhone6731i"));
         let actions = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(150, tftp)]));
         assert!(replies(&actions).is_empty());
-        assert!(actions.iter().any(|act| matches!(act, Action::Tell(Event::Points(PHONE, ROUTER, _)))), "{actions:?}");
+        assert!(
+            actions.iter().any(|act| matches!(act, Action::Tell(Event::Points { phone: PHONE, server: ROUTER, .. }))),
+            "{actions:?}"
+        );
         assert_eq!(lan.select(ROUTER, ADDRESS), None);
     }
 }
@@ -364,7 +369,7 @@ fn a_flood_is_not_multiplied_and_pushes_out_no_phone() {
         relays += lan.relays(&said_by(mac, "AastraIPPhone")).len();
     }
     assert!(relays <= 20, "{relays}");
-    assert!(lan.augment.phones.len() <= MAX_STRANGERS);
+    assert!(lan.augment.phones.len() <= MAX_UNLISTED);
     lan.learn();
     assert!(lan.select(ROUTER, ADDRESS).is_some(), "a phone of the inventory is served as before");
     // One that repeats itself is not asked about each time.
@@ -377,12 +382,12 @@ fn no_bytes_of_a_router_or_client_stop_it() {
     let mut lan = TestLan::new();
     lan.learn();
     let good = [select(ROUTER, ADDRESS), discover("AastraIPPhone"), emit_offer(lan.xid(), ROUTER, ADDRESS, &[])];
-    let mut seed = 42_u64;
+    let mut seed = Transactions(42);
     for round in 0..20_000 {
         let mut bytes = good[round % 3].clone();
         for _ in 0..1 + round % 4 {
-            let place = usize::try_from(next(&mut seed)).unwrap() % bytes.len();
-            bytes[place] = u8::try_from(next(&mut seed) & 0xff).unwrap();
+            let place = usize::try_from(seed.next()).unwrap() % bytes.len();
+            bytes[place] = u8::try_from(seed.next() & 0xff).unwrap();
         }
         bytes.truncate(bytes.len() - round % 80);
         let mut actions = Vec::new();
@@ -436,7 +441,7 @@ fn when_the_site_names_other_tftp_servers_no_phone_hears_of_the_former() {
     let mut lan = TestLan::new();
     lan.learn();
     lan.select(ROUTER, ADDRESS).unwrap();
-    lan.augment.set_added();
+    lan.augment.drop_completed();
     assert_eq!(lan.select(ROUTER, ADDRESS), None);
     assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
 }
@@ -451,4 +456,11 @@ fn the_site_says_whose_offer_is_completed() {
         let actions = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
         assert_eq!(!replies(&actions).is_empty(), completed);
     }
+}
+
+#[test]
+fn every_reason_not_to_complete_has_a_counter_of_its_own() {
+    let counters: std::collections::BTreeSet<&str> = NotCompleted::ALL.map(NotCompleted::counter).into();
+    assert_eq!(counters.len(), NotCompleted::ALL.len());
+    assert!(counters.iter().all(|counter| counter.starts_with("dhcp.augment.")));
 }

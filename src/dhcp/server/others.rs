@@ -87,38 +87,40 @@ impl DhcpServer {
     pub fn event(&mut self, event: Event, now: Now, out: &mut Outbox) {
         match event {
             Event::Heard(overheard) => self.overheard(&overheard, now),
-            Event::Late(address, exchange) => out.remember.push((exchange.kept(address), now.wall)),
-            Event::Completed(mac, address, exchange) => {
-                out.remember.extend(exchange.map(|exchange| (exchange.kept(address), now.wall)));
+            Event::LearntLate { address, exchange } => out.remember.push((exchange.to_keep(address), now.wall)),
+            Event::Completed { phone, address, exchange } => {
+                out.remember.extend(exchange.map(|exchange| (exchange.to_keep(address), now.wall)));
                 self.stats.count("dhcp.augment.ack");
-                debug!(device = %mac, %address, "the router's lease was completed");
-                if self.fetches.len() < MAX_FETCHES || self.fetches.contains_key(&mac) {
-                    self.fetches.entry(mac).or_insert(now.wall);
+                debug!(device = %phone, %address, "the router's lease was completed");
+                if self.fetches.len() < MAX_FETCHES || self.fetches.contains_key(&phone) {
+                    self.fetches.entry(phone).or_insert(now.wall);
                 }
             }
-            Event::Rebound(mac, address) => {
+            Event::Rebound { phone, address } => {
                 self.stats.count("dhcp.augment.ack");
-                debug!(device = %mac, %address, "the router's lease was completed at a rebind");
+                debug!(device = %phone, %address, "the router's lease was completed at a rebind");
             }
-            Event::Offered(mac) => {
+            Event::Offered(phone) => {
                 self.stats.count("dhcp.augment.offer");
-                debug!(device = %mac, "the router's offer was completed");
+                debug!(device = %phone, "the router's offer was completed");
             }
-            Event::Nak(mac, server) => {
-                warn!(device = %mac, %server, "the router refused a lease that was completed; left alone for a day");
-                let text = format!("{server} refused {mac} after its lease was completed; it is left alone for a day");
+            Event::Refused { phone, server } => {
+                warn!(device = %phone, %server, "the router refused a lease that was completed; left alone for a day");
+                let text =
+                    format!("{server} refused {phone} after its lease was completed; it is left alone for a day");
                 self.stats.alert("dhcp-augment-nak", text);
             }
-            Event::Points(mac, server, tftp) => {
+            Event::Points { phone, server, tftp } => {
                 self.stats.count("dhcp.augment.pointed");
                 let here = tftp.iter().any(|name| self.scope.tftp.iter().any(|our| our.to_string() == *name));
                 if !here {
-                    debug!(device = %mac, %server, ?tftp, "the router points this phone elsewhere");
-                    let text = format!("{server} points {mac} to {}; it is left as it is", tftp.join(", "));
+                    debug!(device = %phone, %server, ?tftp, "the router points this phone elsewhere");
+                    let text = format!("{server} points {phone} to {}; it is left as it is", tftp.join(", "));
                     self.stats.alert("dhcp-points-elsewhere", text);
                 }
             }
-            Event::Silent(counter) => self.stats.count(counter),
+            Event::NotCompleted(reason) => self.stats.count(reason.counter()),
+            Event::Informed => self.stats.count("dhcp.ack"),
         }
     }
 

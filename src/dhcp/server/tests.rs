@@ -87,7 +87,7 @@ fn a_server_that_appears_later_and_a_phone_that_never_comes_are_reported() {
     assert_eq!(site.server.stats.counter("alert.dhcp-new-server"), 0);
     site.server.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
     assert_eq!(site.server.stats.counter("alert.dhcp-new-server"), 1);
-    site.event(Event::Completed(PHONE, Ipv4Addr::new(192, 168, 1, 77), None));
+    site.event(Event::Completed { phone: PHONE, address: Ipv4Addr::new(192, 168, 1, 77), exchange: None });
     site.pass(FETCH_WITHIN - Duration::from_secs(1));
     assert_eq!(site.server.stats.counter("alert.dhcp-never-came"), 0);
     site.pass(SWEEP_EVERY);
@@ -98,11 +98,11 @@ fn a_server_that_appears_later_and_a_phone_that_never_comes_are_reported() {
 #[test]
 fn a_refusal_and_a_router_that_points_elsewhere_are_reported() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
-    site.event(Event::Nak(PHONE, ROUTER));
+    site.event(Event::Refused { phone: PHONE, server: ROUTER });
     assert_eq!(site.server.stats.counter("alert.dhcp-augment-nak"), 1);
-    site.event(Event::Points(PHONE, ROUTER, vec!["192.168.1.2".to_owned()]));
+    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["192.168.1.2".to_owned()] });
     assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 0);
-    site.event(Event::Points(PHONE, ROUTER, vec!["10.0.0.9".to_owned()]));
+    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["10.0.0.9".to_owned()] });
     assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 1);
 }
 
@@ -173,7 +173,7 @@ fn phones_only_ends_when_another_server_leases_from_the_range() {
 #[test]
 fn a_phone_that_rebinds_is_not_expected_to_fetch() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
-    site.event(Event::Rebound(PHONE, Ipv4Addr::new(192, 168, 1, 77)));
+    site.event(Event::Rebound { phone: PHONE, address: Ipv4Addr::new(192, 168, 1, 77) });
     site.pass(FETCH_WITHIN);
     site.pass(SWEEP_EVERY);
     assert_eq!(site.server.stats.counter("alert.dhcp-never-came"), 0);
@@ -184,8 +184,8 @@ fn completed_leases_are_to_be_remembered_until_the_clock_proves_wrong() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
     let exchange = exchange();
     let address = Ipv4Addr::new(192, 168, 1, 77);
-    let kept = exchange.kept(address);
-    let completed = Event::Completed(PHONE, address, Some(exchange));
+    let kept = exchange.to_keep(address);
+    let completed = Event::Completed { phone: PHONE, address, exchange: Some(exchange) };
     assert_eq!(site.event(completed).remember, [(kept.clone(), site.now.wall)]);
     site.server.recalled(vec![(kept.clone(), Duration::from_secs(9))]);
     assert_eq!(*site.server.orders().recalled, [(kept, Duration::from_secs(9))]);

@@ -187,7 +187,7 @@ impl FastPathState {
         let new = self.orders.servers.iter().filter(|server| !self.asked.contains(server));
         for &server in new.take(MAX_SERVERS) {
             let discover = question::emit(Question::Discover(None), mac, 0);
-            actions.push(self.augment.relay(server, &discover, address));
+            actions.push(self.augment.relay_own(server, &discover, address));
         }
         self.asked.clone_from(&self.orders.servers);
     }
@@ -197,7 +197,7 @@ impl FastPathState {
         self.augment.set_servers(&orders.servers);
         self.augment.set_slow(&orders.slow);
         if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
-            self.augment.set_added();
+            self.augment.drop_completed();
         }
         // Not before its router is known and `augment` is in force; then once.
         let ready = orders.scope.mode == ActiveMode::Augment && !orders.servers.is_empty();
@@ -275,7 +275,7 @@ impl Worker {
         if let Some(message) = ServerMessage::parse(datagram.payload) {
             if *datagram.source.ip() != self.identity.address {
                 let scope = augments.then_some(&orders.scope);
-                augment.server(scope, &message, &taken, now, actions);
+                augment.hear_server(scope, &message, &taken, now, actions);
             }
             return;
         }
@@ -293,7 +293,7 @@ impl Worker {
             return;
         }
         let what = (&orders.scope, &request, datagram.payload);
-        augment.client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, actions);
+        augment.hear_client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, actions);
     }
 
     /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.
@@ -303,7 +303,7 @@ impl Worker {
         if let Verdict::Reply(reply, Destination::Address(address), None) = verdict {
             let (mac, message) = (request.chaddr, reply.emit());
             actions.push(Action::Reply { mac, address, broadcast: false, message });
-            actions.push(Action::Tell(Event::Silent("dhcp.ack")));
+            actions.push(Action::Tell(Event::Informed));
         }
     }
 

@@ -26,7 +26,7 @@ impl TestLan {
         let request = Request::parse(bytes).unwrap();
         let taken = self.taken;
         let what = (&self.scope, &request, bytes);
-        self.augment.client(what, broadcast, &|address| Some(address) == taken, self.now, &mut actions);
+        self.augment.hear_client(what, broadcast, &|address| Some(address) == taken, self.now, &mut actions);
         actions
     }
 
@@ -40,13 +40,19 @@ impl TestLan {
 
     /// The transaction of what was last relayed.
     pub fn xid(&self) -> u32 {
-        self.augment.phones[&PHONE].discover.as_ref().unwrap().1
+        self.augment.phones.get(PHONE).unwrap().discovery.as_ref().unwrap().xid
     }
 
     pub fn router(&mut self, message: &ServerMessage) -> Vec<Action> {
         let mut actions = Vec::new();
         let taken = self.taken;
-        self.augment.server(Some(&self.scope), message, &|address, _| Some(address) == taken, self.now, &mut actions);
+        self.augment.hear_server(
+            Some(&self.scope),
+            message,
+            &|address, _| Some(address) == taken,
+            self.now,
+            &mut actions,
+        );
         actions
     }
 
@@ -126,7 +132,7 @@ pub fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]
 
 pub fn kept(actions: &[Action]) -> CompletedLease {
     let kept = actions.iter().find_map(|act| match act {
-        Action::Tell(Event::Completed(_, address, exchange)) => Some(exchange.as_ref()?.kept(*address)),
+        Action::Tell(Event::Completed { address, exchange, .. }) => Some(exchange.as_ref()?.to_keep(*address)),
         _ => None,
     });
     kept.unwrap()
