@@ -63,6 +63,6 @@ pub mod service;
 pub use lan::LanView;
 pub use leases::{Lease, LeaseLog, Leases, MemoryLog};
 pub use message::{ParseError, Reply, Request};
-pub use responder::{Destination, SilenceReason, Verdict, View, respond};
+pub use responder::{Destination, SilenceReason, Verdict, View, respond, respond_to_inform};
 pub use scope::{ActiveMode, DhcpScope};
 pub use service::{BindError, Config, Feeds, InheritedSockets, PacketSockets, Service};

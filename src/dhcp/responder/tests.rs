@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use self::packets::*;
 use super::*;
 use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
+use crate::dhcp::options;
+use crate::ids::MacAddr;
 
 // RFC 2131 §4.3.5; RFC 5859.
 #[test]
@@ -52,10 +54,10 @@ fn in_inform_a_pc_and_whoever_merely_contains_a_phones_name_hear_nothing() {
 fn in_inform_nothing_but_inform_is_answered_and_nothing_in_shadow() {
     let site = Site::inform();
     for kind in [MessageKind::Discover, MessageKind::Request, MessageKind::Decline, MessageKind::Release] {
-        assert_eq!(site.decide(&cisco(kind).option(50, &[10, 9, 8, 7])), silent(SilenceReason::ActiveMode), "{kind:?}");
+        assert_eq!(site.decide(&cisco(kind).option(50, &[10, 9, 8, 7])), silent(SilenceReason::Mode), "{kind:?}");
     }
     let site = Site::new(DhcpSettings { mode: DhcpMode::Shadow, ..settings() });
-    assert_eq!(site.decide(&polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77])), silent(SilenceReason::ActiveMode));
+    assert_eq!(site.decide(&polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77])), silent(SilenceReason::Mode));
 }
 
 // RFC 2131 §4.3.5.
@@ -377,6 +379,12 @@ fn what_is_no_request_of_a_device_is_refused() {
     for (place, value) in [(0, 2), (1, 7), (2, 255), (2, 0), (28, 1), (236, 0), (242, 9)] {
         assert!(with(place, value).is_err(), "{place} {value}");
     }
+}
+
+#[test]
+fn every_reason_for_silence_has_a_counter_of_its_own() {
+    let counters: std::collections::BTreeSet<&str> = SilenceReason::ALL.map(SilenceReason::counter).into();
+    assert_eq!(counters.len(), SilenceReason::ALL.len());
 }
 
 proptest! {

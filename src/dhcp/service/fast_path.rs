@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{LinkAddr, MsgFlags, recv, sendto};
@@ -25,14 +25,12 @@ use crate::dhcp::augment::{Action, Augment, Event, MAX_SERVERS};
 use crate::dhcp::completed_lease::CompletedLease;
 use crate::dhcp::frame::{self, Datagram};
 use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::lan::LanView;
-use crate::dhcp::leases::Leases;
 use crate::dhcp::message::{MessageKind, Request};
 use crate::dhcp::question::{self, Question};
-use crate::dhcp::responder::{Destination, Verdict, View, respond};
+use crate::dhcp::responder::{Destination, Verdict, respond_to_inform};
 use crate::dhcp::scope::ActiveMode;
 use crate::dhcp::server::Orders;
-use crate::ids::{MacAddr, UnixTime};
+use crate::ids::MacAddr;
 
 /// How long a thread waits for a frame before it looks whether it shall end.
 const WAIT: Duration = Duration::from_millis(200);
@@ -118,7 +116,7 @@ impl FastPath {
         for (place, share) in cpu_share::divide(&cpu_share::processors()).into_iter().enumerate() {
             let (relay, tell, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
             let raw = open(sockets, &identity, &share)?;
-            let worker = Worker { raw, relay, identity, devices, tell, lan: LanView::new(), leases: Leases::new() };
+            let worker = Worker { raw, relay, identity, devices, tell };
             let told = Arc::clone(&fast_path.shared);
             let work = move || {
                 let _ending = Ending(&told);
@@ -214,9 +212,6 @@ struct Worker {
     identity: LinkIdentity,
     devices: Arc<RwLock<DeviceTable>>,
     tell: mpsc::Sender<Event>,
-    /// `respond` wants them; nothing is leased here.
-    lan: LanView,
-    leases: Leases,
 }
 
 impl Worker {
@@ -287,7 +282,7 @@ impl Worker {
             return;
         }
         if request.kind == MessageKind::Inform {
-            return self.inform(orders, &request, *datagram.source.ip(), actions);
+            return Self::inform(orders, &request, *datagram.source.ip(), actions);
         }
         if !augments {
             return;
@@ -297,9 +292,8 @@ impl Worker {
     }
 
     /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.
-    fn inform(&self, orders: &Orders, request: &Request, source: Ipv4Addr, actions: &mut Vec<Action>) {
-        let view = View { lan: &self.lan, leases: &self.leases, source };
-        let verdict = respond(&orders.scope, &view, request, UnixTime::of(SystemTime::now()));
+    fn inform(orders: &Orders, request: &Request, source: Ipv4Addr, actions: &mut Vec<Action>) {
+        let verdict = respond_to_inform(&orders.scope, request, source);
         if let Verdict::Reply(reply, Destination::Address(address), None) = verdict {
             let (mac, message) = (request.chaddr, reply.emit());
             actions.push(Action::Reply { mac, address, broadcast: false, message });
