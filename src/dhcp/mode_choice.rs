@@ -33,7 +33,7 @@ impl DhcpScope {
         if !seen.link {
             return;
         }
-        match self.wanted {
+        match self.configured {
             DhcpMode::Shadow | DhcpMode::Inform => {}
             DhcpMode::Augment if !seen.raw => self.fall_back("inform (augment asked for)", RAW.to_owned()),
             DhcpMode::Augment => self.problem = augment_problem(seen),

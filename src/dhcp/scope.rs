@@ -44,8 +44,8 @@ pub enum ActiveMode {
 /// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
 #[derive(Debug, Clone)]
 pub struct DhcpScope {
-    /// What settings ask for.
-    pub wanted: DhcpMode,
+    /// The mode that the settings name.
+    pub configured: DhcpMode,
     /// What is in force.
     pub mode: ActiveMode,
     /// What is in force as people read it, with what was asked for if that is something else.
@@ -95,7 +95,7 @@ impl DhcpScope {
         }
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
-            wanted: settings.mode,
+            configured: settings.mode,
             mode: ActiveMode::Inform,
             label: "inform",
             problem: None,
@@ -229,6 +229,11 @@ impl DhcpScope {
     /// is one.
     pub fn answers_first(&self) -> bool {
         matches!(self.mode, ActiveMode::Inform | ActiveMode::Augment)
+    }
+
+    /// Whether addresses are leased.
+    pub const fn leases(&self) -> bool {
+        matches!(self.mode, ActiveMode::All | ActiveMode::PhonesOnly)
     }
 
     /// Whether this phone chooses a server by what its OFFER holds.

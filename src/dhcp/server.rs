@@ -1,156 +1,100 @@
-//! Between packets and decisions: what is in force now, what waits for an answer of the link, what is to be sent. Pure
-//! but for what it tells others; time is passed in.
+//! The state of DHCP on one interface: what is in force, what waits, what is to be sent. Time is passed in. Pure but for
+//! what it tells the device table and people.
+//!
+//! Read [`Outbox`] (what comes out), then [`DhcpServer`] and its parts: `scope_choice` (what the settings want and what is
+//! in force), `phones_only_check` (whether `phones-only` is safe), `lease_book` (the leases), `waiting_requests` (requests
+//! that wait for ARP), `conflicts` and `fetch_watch` (what is reported), `clock`, and [`Orders`] (what the fast path does).
 
-mod link;
-mod others;
+mod clock;
+mod conflicts;
+mod fast_path_report;
+mod fetch_watch;
+mod lease_book;
+mod orders;
+mod outbox;
+mod phones_only_check;
+mod scope_choice;
+mod waiting_requests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::MessageType;
 use tracing::{debug, info, trace};
 
+use self::clock::ClockWatch;
+pub use self::clock::Now;
+use self::conflicts::Conflicts;
+use self::fetch_watch::FetchWatch;
+use self::lease_book::LeaseBook;
+pub use self::orders::Orders;
+pub use self::outbox::{Outbox, Outgoing};
+use self::phones_only_check::PhonesOnlyCheck;
+use self::scope_choice::ScopeChoice;
+use self::waiting_requests::{WaitingRequest, WaitingRequests};
 use super::arp::Claim;
 use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
+use super::augment::Event;
 use super::completed_lease::CompletedLease;
-use super::lan::LanView;
-use super::leases::{Lease, LeaseState, Leases};
+use super::heard::{Answers, Overheard, ServerMessage};
+use super::lan::{AddressUse, LanView, Points};
+use super::leases::{Lease, LeaseState};
 use super::message::{ParseError, Request};
-use super::proof::Proof;
-use super::question::Question;
-use super::range_probe::RangeProbe;
-use super::responder::{Destination, SilenceReason, Verdict, View, respond};
-use super::scope::DhcpScope;
+use super::mode_choice::LanEvidence;
+use super::responder::{SilenceReason, Verdict, View, respond};
+use super::scope::{ActiveMode, DhcpScope};
 use crate::access::DeviceTable;
 use crate::bundle::DhcpMode;
-use crate::ids::{MacAddr, UnixTime};
+use crate::ids::MacAddr;
 use crate::status::Stats;
 
-/// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
-/// question may be lost.
-pub const ASK_WAIT: Duration = Duration::from_secs(8);
-/// How long `auto` waits for a router before it takes a LAN for its own: one that boots with us, after a power cut.
-pub const ALONE_AFTER: Duration = Duration::from_secs(90);
-/// How long a phone whose lease was completed has to ask for its first file. Phones take up to four minutes to boot.
-const FETCH_WITHIN: Duration = Duration::from_secs(600);
-/// The transaction of the questions of [`Proof`]: any will do.
-const PROOF_XID: u32 = 0x6c69_6e65;
-/// The most phones that are waited for at a time.
-const MAX_FETCHES: usize = 1024;
-/// How often leases that ended are looked for.
+/// The transaction in which other servers are asked for the check of `phones-only`. Any will do.
+const CHECK_XID: u32 = 0x6c69_6e65;
+/// How often the server looks for leases that ended and for phones that never came.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
-/// A wall clock that goes this far from the monotonic one was set, in seconds.
-const CLOCK_SET_SECONDS: i64 = 30;
 
-/// What time it is: for leases, which outlive a restart, and for deadlines, which do not.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// The system clock.
-    pub wall: UnixTime,
-    /// The monotonic clock.
-    pub tick: Instant,
-}
-
-/// A reply that is to be sent once its change is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    /// The message.
-    pub bytes: Vec<u8>,
-    /// Where it goes.
-    pub to: Destination,
-    /// The name of its counter.
-    pub counter: &'static str,
-}
-
-/// What came of some requests.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    /// What must be durable first.
-    pub keep: Vec<Lease>,
-    /// What may be sent then.
-    pub acks: Vec<Outgoing>,
-    /// What may be sent in any case.
-    pub others: Vec<Outgoing>,
-    /// Addresses to ask the link about.
-    pub checks: Vec<Ipv4Addr>,
-    /// What to ask other servers as a client: in whose name, in which transaction.
-    pub questions: Vec<(Question, MacAddr, u32)>,
-    /// What was remembered so far is stamped with a wrong time.
-    pub forget: bool,
-    /// Completed leases to remember, and since when.
-    pub remember: Vec<(CompletedLease, UnixTime)>,
-}
-
-/// The state of DHCP on one interface.
+/// DHCP on one interface.
+///
+/// Its methods, in the order in which they are used:
+///
+/// 1. *Settings*: [`Self::new`], then [`Self::set_scope`] for each release.
+/// 2. *What has come*: [`Self::receive`] for a client's datagram, [`Self::fast_path_event`] for what the fast path tells,
+///    [`Self::heard`] and [`Self::overheard`] for another server's message, [`Self::claimed`] and [`Self::link_was_down`]
+///    for ARP, [`Self::asked`] after other servers were asked, [`Self::recalled`] once for leases of before a restart.
+/// 3. *Time*: [`Self::follow_clock`] before anything that depends on the time, [`Self::tick`] at [`Self::deadline`].
+/// 4. *What comes out*: the [`Outbox`] that these fill, and [`Self::orders`]. When its leases are on the disk, or cannot
+///    be, [`Self::kept`] or [`Self::not_kept`] follows.
 #[derive(Debug)]
 pub struct DhcpServer {
-    /// As settings want it.
-    wanted: DhcpScope,
-    /// As it is.
-    scope: DhcpScope,
-    lan: LanView,
-    leases: Leases,
-    waiting: BTreeMap<Ipv4Addr, Waiting>,
-    arp_scan: ArpScan,
-    /// Until when other servers have a chance to show before anything is leased.
-    listen_until: Option<Instant>,
-    /// What the device table was told.
-    announced: BTreeMap<Ipv4Addr, MacAddr>,
-    devices: Arc<RwLock<DeviceTable>>,
-    stats: Stats,
-    own: Option<MacAddr>,
     link_access: LinkAccess,
-    clock: Now,
+    choice: ScopeChoice,
+    phones_only: PhonesOnlyCheck,
+    lan: LanView,
+    arp_scan: ArpScan,
+    leases: LeaseBook,
+    waiting: WaitingRequests,
+    conflicts: Conflicts,
+    fetches: FetchWatch,
+    clock: ClockWatch,
     sweep_at: Instant,
-    /// From when on nobody else is expected any more.
-    alone_at: Option<Instant>,
-    /// Whether `phones-only` was proven safe.
-    proof: Option<Result<(), String>>,
-    proving: Option<Proof>,
-    /// Whether anybody uses an address of the range is found out before that.
-    range_probe: Option<RangeProbe>,
-    /// Since when a phone whose lease was completed is waited for.
-    fetches: BTreeMap<MacAddr, UnixTime>,
     orders: Arc<Orders>,
-    recalled: Arc<Vec<(CompletedLease, Duration)>>,
-    settled: bool,
-    /// Whether the last lease could not be made durable.
-    log_failed: bool,
-    /// Conflicts that were reported.
-    conflicts: BTreeSet<Claim>,
+    stats: Stats,
 }
 
-/// What the fast path is to do: made anew when anything changes.
-#[derive(Debug)]
-pub struct Orders {
-    /// What is in force; the fast path acts in modes `inform` and `augment` only.
-    pub scope: DhcpScope,
-    /// The other servers.
-    pub servers: Vec<Ipv4Addr>,
-    /// Those of them that take their time for an offer, and how much.
-    pub slow: Vec<(Ipv4Addr, Duration)>,
-    /// Leases that were completed before a restart, and how much of each was over when they were recalled.
-    pub recalled: Arc<Vec<(CompletedLease, Duration)>>,
-}
-
-/// Who waits for what the link says of an address, and where each asks from.
-type Waiting = Vec<(Request, Ipv4Addr)>;
-
-/// With what other devices can be seen.
+/// How this process can reach other devices on the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkAccess {
     /// The interface's hardware address, if there is a link on which other servers can show.
     pub own: Option<MacAddr>,
-    /// Whether there is a fast path: raw frames can be seen and sent.
+    /// Whether there is a fast path: frames can be seen and sent.
     pub raw: bool,
-    /// Whether ARP can be asked and heard. Without it the kernel asks, and knows.
+    /// Whether ARP can be asked and heard. If not, the kernel asks and its neighbour table answers.
     pub arp: bool,
 }
 
 impl DhcpServer {
-    /// A server that leases what `kept` says. With a hardware address of its own it waits for other servers first.
+    /// A server with the leases of before a restart. If there is a link, it waits for other servers before it leases.
     pub fn new(
         wanted: DhcpScope,
         kept: Vec<Lease>,
@@ -159,70 +103,96 @@ impl DhcpServer {
         stats: Stats,
         now: Now,
     ) -> Self {
-        let own = link_access.own;
-        let mut leases = Leases::new();
-        leases.load(kept, now.wall);
-        let scope = wanted.clone();
+        let lan = LanView::new();
+        let orders = Arc::new(Orders::new(wanted.clone(), &lan, Arc::default()));
         let mut server = Self {
-            scope: scope.clone(),
-            wanted,
-            lan: LanView::new(),
-            leases,
-            waiting: BTreeMap::new(),
-            arp_scan: ArpScan::new(if link_access.arp { AT_A_TIME } else { BY_THE_KERNEL }),
-            listen_until: own.map(|_| now.tick + ASK_WAIT),
-            announced: BTreeMap::new(),
-            devices,
-            stats,
-            own,
             link_access,
-            clock: now,
+            choice: ScopeChoice::new(wanted, link_access.own.is_some(), now.tick),
+            phones_only: PhonesOnlyCheck::NotBegun,
+            lan,
+            arp_scan: ArpScan::new(if link_access.arp { AT_A_TIME } else { BY_THE_KERNEL }),
+            leases: LeaseBook::new(kept, devices, now.wall),
+            waiting: WaitingRequests::default(),
+            conflicts: Conflicts::default(),
+            fetches: FetchWatch::default(),
+            clock: ClockWatch::new(now),
             sweep_at: now.tick + SWEEP_EVERY,
-            alone_at: own.map(|_| now.tick + ALONE_AFTER),
-            proof: None,
-            proving: None,
-            range_probe: None,
-            fetches: BTreeMap::new(),
-            orders: Arc::new(Orders { scope, servers: Vec::new(), slow: Vec::new(), recalled: Arc::default() }),
-            recalled: Arc::default(),
-            settled: false,
-            log_failed: false,
-            conflicts: BTreeSet::new(),
+            orders,
+            stats,
         };
         server.settle(now);
-        server.announce(now);
+        server.leases.announce(now.wall);
         server
     }
 
-    /// Settings have changed.
+    /// The settings have changed.
     pub fn set_scope(&mut self, wanted: DhcpScope, now: Now) {
-        self.wanted = wanted;
+        self.choice.set_wanted(wanted);
         self.settle(now);
     }
 
-    /// What is in force, for people.
+    /// Chooses what is in force, after something that the choice depends on has changed.
+    fn settle(&mut self, now: Now) {
+        self.choice.end_waits(now.tick);
+        let ours = &self.choice.wanted().tftp;
+        let points: Vec<Points> = self.lan.known().map(|server| server.points(ours)).collect();
+        let evidence = LanEvidence {
+            link: self.link_access.own.is_some(),
+            listening: self.choice.is_listening(),
+            alone: self.choice.expects_nobody(),
+            servers: &points,
+            leasing: self.leases.is_leasing(now.wall),
+            raw: self.link_access.raw,
+            proof: self.phones_only.outcome(),
+        };
+        let terms = self.lan.known().next().map(|server| &server.terms);
+        self.choice.settle(&evidence, terms, &self.stats);
+        // The range that the settings name stays, whatever mode is in force: leases of it may be running.
+        self.leases.set_range(self.choice.wanted().range.clone());
+        self.arp_scan.hurry(now.tick);
+        self.give_orders(Arc::clone(&self.orders.recalled));
+    }
+
+    fn give_orders(&mut self, recalled: Arc<Vec<(CompletedLease, Duration)>>) {
+        self.orders = Arc::new(Orders::new(self.choice.in_force().clone(), &self.lan, recalled));
+    }
+
+    /// What the fast path is to do.
+    pub const fn orders(&self) -> &Arc<Orders> {
+        &self.orders
+    }
+
+    /// The mode in force, as people read it.
     pub fn label(&self) -> &'static str {
-        self.scope.label
+        self.choice.in_force().label
     }
 
-    /// Whether other servers still have their chance to show.
+    /// Whether other servers still have time to show, so that they are to be asked often.
     pub fn is_listening(&self) -> bool {
-        let may_be_alone = self.wanted.wanted == DhcpMode::Auto && self.alone_at.is_some();
-        self.listen_until.is_some() || (may_be_alone && !self.lan.has_other_server())
+        self.choice.is_listening() || (self.choice.awaits_router() && !self.lan.has_other_server())
     }
 
-    /// One datagram has come.
+    /// Whether other servers are to be asked soon: somebody speaks as a server who is not known as one, or one that is
+    /// known did not answer while another did.
+    pub fn is_unsure(&self) -> bool {
+        self.lan.is_unsure()
+    }
+
+    /// A datagram has come to the server port.
     pub fn receive(&mut self, bytes: &[u8], source: Ipv4Addr, now: Now, out: &mut Outbox) {
         match Request::parse(bytes) {
-            // Our own question for other servers comes back to us.
-            Ok(request) if Some(request.chaddr) == self.own => {}
-            // The fast path answers, and once is enough.
-            Ok(request) if self.link_access.raw && self.scope.answers_first() && request.giaddr.is_unspecified() => {}
+            // Our own question to other servers comes back to us.
+            Ok(request) if Some(request.chaddr) == self.link_access.own => {}
+            // The fast path has answered.
+            Ok(request)
+                if self.link_access.raw
+                    && self.choice.in_force().answers_first()
+                    && request.giaddr.is_unspecified() => {}
             Ok(request) => {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
-                self.decide(request, source, now, out);
+                self.decide(WaitingRequest { request, source }, now, out);
             }
-            // A router's answer to us as a relay agent; the fast path has it.
+            // A router answers us as a relay agent. The fast path has heard it.
             Err(ParseError::NotRequest) => self.stats.count("dhcp.replies"),
             Err(error) => {
                 self.stats.count("dhcp.malformed");
@@ -231,9 +201,10 @@ impl DhcpServer {
         }
     }
 
-    fn decide(&mut self, request: Request, source: Ipv4Addr, now: Now, out: &mut Outbox) {
-        let view = View { lan: &self.lan, leases: &self.leases, source };
-        match respond(&self.scope, &view, &request, now.wall) {
+    fn decide(&mut self, waiting: WaitingRequest, now: Now, out: &mut Outbox) {
+        let WaitingRequest { request, source } = &waiting;
+        let view = View { lan: &self.lan, leases: self.leases.table(), source: *source };
+        match respond(self.choice.in_force(), &view, request, now.wall) {
             Verdict::Silence(why, change) => {
                 self.stats.count(why.counter());
                 debug!(device = %request.chaddr, kind = ?request.kind, ?why, "no answer");
@@ -247,7 +218,7 @@ impl DhcpServer {
                     self.change(lease, out);
                 }
             }
-            Verdict::Check(address) => self.wait(address, request, source, now, out),
+            Verdict::Check(address) => self.wait(address, waiting, now, out),
             Verdict::Reply(reply, to, change) => {
                 // A repeated request changes nothing, and still waits for what the first one changed.
                 let repeated = || out.keep.iter().any(|lease| lease.address == reply.yiaddr);
@@ -268,7 +239,7 @@ impl DhcpServer {
     }
 
     fn change(&mut self, lease: Lease, out: &mut Outbox) {
-        // Whoever has had it, or found it in use, changes what the link would say.
+        // An address that somebody has had, or has found in use, must be asked for anew.
         if lease.state != LeaseState::Offered {
             self.lan.unchecked(lease.address);
         }
@@ -278,100 +249,238 @@ impl DhcpServer {
         }
     }
 
-    /// The change in `out.keep` is durable.
+    /// Lets a request wait until it is known whether somebody uses the address.
+    fn wait(&mut self, address: Ipv4Addr, waiting: WaitingRequest, now: Now, out: &mut Outbox) {
+        if self.waiting.add(address, waiting, self.choice.in_force()) {
+            self.ask(address, now, out);
+        } else {
+            self.stats.count("dhcp.silent.busy");
+        }
+    }
+
+    fn ask(&mut self, address: Ipv4Addr, now: Now, out: &mut Outbox) {
+        if self.arp_scan.ask(address, now.tick) {
+            out.checks.push(address);
+        }
+    }
+
+    /// These leases of an [`Outbox`] are durable.
     pub fn kept(&mut self, kept: &[Lease]) {
-        self.log_failed = false;
-        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
-        for lease in kept {
-            if lease.state == LeaseState::Bound {
-                if self.announced.insert(lease.address, lease.mac) != Some(lease.mac) {
-                    debug!(device = %lease.mac, address = %lease.address, "address leased");
-                }
-                devices.leased(lease.address, lease.mac);
-            } else if self.announced.remove(&lease.address).is_some() {
-                devices.lease_gone(lease.address);
-            }
-        }
+        self.leases.kept(kept);
     }
 
-    /// The change could not be made durable: the next request tries again. Says whether this is news.
+    /// These leases of an [`Outbox`] could not be made durable, and the next request tries again. Says whether this is news.
     pub fn not_kept(&mut self, lost: &[Lease], now: Now) -> bool {
-        for lease in lost {
-            if self.leases.at(lease.address) == Some(lease) {
-                // What is held may have been held before, so it stays so; but not for as long as an ACK promises.
-                let until = lease.until.min(now.wall.plus(self.scope.lease / 2));
-                self.leases.put(Lease { until, ..lease.clone() });
-            }
-        }
-        !std::mem::replace(&mut self.log_failed, true)
+        self.leases.not_kept(lost, now.wall.plus(self.choice.in_force().lease / 2))
     }
 
-    /// The next moment at which [`Self::tick`] has something to do.
+    /// The fast path tells something.
+    pub fn fast_path_event(&mut self, event: Event, now: Now, out: &mut Outbox) {
+        fast_path_report::report(&event, &self.choice.in_force().tftp, &self.stats);
+        match event {
+            Event::Heard(overheard) => self.overheard(&overheard, now),
+            Event::LearntLate { address, exchange } => out.remember.push((exchange.to_keep(address), now.wall)),
+            Event::Completed { phone, address, exchange } => {
+                out.remember.extend(exchange.map(|exchange| (exchange.to_keep(address), now.wall)));
+                self.fetches.expect(phone, now.wall);
+            }
+            Event::Rebound { .. }
+            | Event::Offered(_)
+            | Event::Refused { .. }
+            | Event::Points { .. }
+            | Event::NotCompleted(_)
+            | Event::Informed => {}
+        }
+    }
+
+    /// Leases that were completed before a restart, and how much of each has passed.
+    pub fn recalled(&mut self, completed: Vec<(CompletedLease, Duration)>) {
+        if !completed.is_empty() {
+            debug!(leases = completed.len(), "leases that were completed before are remembered");
+            self.give_orders(Arc::new(completed));
+        }
+    }
+
+    /// Another server's message came to the client port.
+    pub fn heard(&mut self, message: &ServerMessage, answers: Answers, now: Now) {
+        self.phones_only.heard(message, now.tick);
+        self.overheard(&message.overheard(answers), now);
+    }
+
+    /// Another server has sent this to anybody.
+    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
+        let server = overheard.server;
+        let own = self.choice.wanted().server;
+        if server == own || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
+            return;
+        }
+        if overheard.nak {
+            self.stats.count("dhcp.others.nak");
+        }
+        if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
+            let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
+            self.stats.alert("dhcp-range-shared", reason.clone());
+            if self.choice.wanted().mode == ActiveMode::PhonesOnly && self.phones_only.outcome() == Some(&Ok(())) {
+                self.phones_only.finish(Err(reason));
+                self.settle(now);
+            }
+        }
+        let before = self.lan.known().count();
+        if self.lan.heard(overheard, now.wall) {
+            if self.lan.known().count() > before {
+                self.phones_only.begin_anew();
+                // At the start servers are found; one that comes later is news for people.
+                if !self.choice.is_listening() {
+                    self.stats.alert("dhcp-new-server", format!("{server} has begun to answer DHCP on this LAN"));
+                }
+            }
+            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+
+    /// Whether we lease this address, or others of its range.
+    fn leases_from(&self, address: Ipv4Addr) -> bool {
+        let scope = self.choice.in_force();
+        scope.leases() && scope.range.as_ref().is_some_and(|range| range.contains(address))
+    }
+
+    /// Other servers have been asked.
+    pub fn asked(&mut self, now: Now) {
+        if !self.choice.is_listening() && self.lan.asked(now.wall) {
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+
+    /// A device claims an address. If the device does not have it from us, we do not offer it.
+    pub fn claimed(&mut self, claim: Claim, now: Now) {
+        let Claim { mac, address } = claim;
+        self.arp_scan.claimed(address, mac);
+        let lease = self.leases.holding(address, now.wall);
+        let in_range = self.leases.table().range().is_some_and(|range| range.contains(address));
+        if in_range && lease.is_none_or(|lease| lease.mac != mac) {
+            self.lan.checked(address, Some(mac), now.wall);
+        }
+        let own = self.link_access.own.map(|own| (self.choice.wanted().server, own));
+        self.conflicts.report(claim, own, lease, &self.stats);
+    }
+
+    /// The link was down. What ARP said before may be of another LAN.
+    pub fn link_was_down(&mut self, now: Now) {
+        self.lan.forget_checks();
+        self.arp_scan.hurry(now.tick);
+    }
+
+    /// When [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
-        let arp_scan = self.arp_scan.deadline(self.looks_ahead());
-        arp_scan
-            .into_iter()
-            .chain(self.listen_until)
-            .chain(self.alone_at)
-            .chain(self.proving.as_ref().and_then(Proof::deadline))
-            .chain(self.range_probe.as_ref().and_then(RangeProbe::deadline))
-            .fold(self.sweep_at, Instant::min)
+        let check = self.phones_only.deadline().filter(|_| self.choice.wanted().mode == ActiveMode::PhonesOnly);
+        let scan = self.arp_scan.deadline(self.scans_ahead());
+        scan.into_iter().chain(self.choice.deadline()).chain(check).fold(self.sweep_at, Instant::min)
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now, out: &mut Outbox) {
-        if self.listen_until.is_some_and(|until| until <= now.tick) {
-            self.listen_until = None;
+        if self.choice.end_waits(now.tick) {
             self.settle(now);
         }
-        if self.alone_at.is_some_and(|at| at <= now.tick) {
-            self.alone_at = None;
-            self.settle(now);
-        }
-        self.hear_link(now, out);
-        self.prove(now, out);
-        self.look_ahead(now, out);
+        self.take_arp_answers(now, out);
+        self.check_phones_only(now, out);
+        self.scan_range(now, out);
         if self.sweep_at <= now.tick {
             self.sweep_at = now.tick + SWEEP_EVERY;
-            if self.lan.forget(now.wall) {
-                self.settle(now);
+            self.sweep(now);
+        }
+    }
+
+    fn sweep(&mut self, now: Now) {
+        if self.lan.forget(now.wall) {
+            self.settle(now);
+        }
+        self.stats.dhcp_servers(self.lan.servers());
+        self.leases.announce(now.wall);
+        self.fetches.report_missing(&self.stats, now.wall);
+        for server in self.lan.strangers(now.wall) {
+            let text = format!("{server} speaks as a DHCP server to devices of this LAN, and does not answer us");
+            self.stats.alert("dhcp-new-server", text);
+        }
+    }
+
+    /// Takes what ARP has answered by now, and decides the requests that waited for it.
+    fn take_arp_answers(&mut self, now: Now, out: &mut Outbox) {
+        for (address, by) in self.arp_scan.answered(now.tick) {
+            // The kernel goes on naming a device that is gone as long as nobody speaks to it. So its table counts only where
+            // ARP itself cannot be heard.
+            let by = by.or_else(|| self.leases.device_at(address).filter(|_| !self.link_access.arp));
+            self.lan.checked(address, by, now.wall);
+            for waiting in self.waiting.take(address) {
+                if let Some(mac) = by.filter(|mac| *mac != waiting.request.chaddr) {
+                    self.report_in_use(address, mac);
+                }
+                self.decide(waiting, now, out);
             }
-            self.stats.dhcp_servers(self.lan.servers());
-            self.announce(now);
-            self.look_for_fetches(now);
-            self.look_for_strangers(now);
         }
     }
 
-    /// Follows the wall clock when somebody sets it: a Pi starts in the past, and no lease may end for that, nor after
-    /// a restart.
+    fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
+        debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
+        self.stats
+            .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
+    }
+
+    /// Goes on with the check of `phones-only`. It begins when the wait for other servers is over, and again when there is
+    /// a new one.
+    fn check_phones_only(&mut self, now: Now, out: &mut Outbox) {
+        let wanted = self.choice.wanted();
+        let done = self.phones_only.outcome().is_some();
+        if wanted.mode != ActiveMode::PhonesOnly || self.choice.is_listening() || done {
+            return;
+        }
+        let (Some(own), Some(range)) = (self.link_access.own, &wanted.range) else { return };
+        let (lan, leases) = (&self.lan, self.leases.table());
+        let in_use = |address| match lan.usage(address, now.wall) {
+            AddressUse::By(mac) if leases.at(address).is_none_or(|lease| lease.mac != mac) => Some(mac),
+            _ => None,
+        };
+        let wants = self.phones_only.step((wanted.server, own), range, &in_use, now.tick);
+        wants.addresses.into_iter().for_each(|address| self.ask(address, now, out));
+        out.questions.extend(wants.question.map(|(question, mac)| (question, mac, CHECK_XID)));
+        if self.phones_only.outcome().is_some() {
+            self.settle(now);
+        }
+    }
+
+    /// Asks by ARP for free addresses before anybody wants them, so that a new phone gets its offer at once.
+    fn scan_range(&mut self, now: Now, out: &mut Outbox) {
+        if !self.scans_ahead() {
+            return;
+        }
+        let Some(range) = self.leases.table().range() else { return };
+        let (lan, leases) = (&self.lan, &self.leases);
+        let wants = |address: Ipv4Addr| leases.holding(address, now.wall).is_none() && lan.is_due(address, now.wall);
+        out.checks.extend(self.arp_scan.step(range, &wants, now.tick));
+    }
+
+    /// Whether addresses are leased here, or will be unless another server shows.
+    fn scans_ahead(&self) -> bool {
+        let wanted = self.choice.wanted();
+        let may_lease =
+            || wanted.mode == ActiveMode::All || (wanted.configured == DhcpMode::Auto && wanted.range.is_some());
+        wanted.check_addresses
+            && (self.choice.in_force().leases()
+                || (self.link_access.own.is_some() && may_lease() && !self.lan.has_other_server()))
+    }
+
+    /// Moves everything along when somebody sets the system clock, so that no lease ends for that, nor after a restart.
     pub fn follow_clock(&mut self, now: Now, out: &mut Outbox) {
-        let ticked = i64::try_from(now.tick.saturating_duration_since(self.clock.tick).as_secs()).unwrap_or(i64::MAX);
-        let shown = now.wall.0.saturating_sub(self.clock.wall.0);
-        let set = shown.saturating_sub(ticked);
-        if set.abs() >= CLOCK_SET_SECONDS {
+        if let Some(set) = self.clock.was_set(now) {
             info!(seconds = set, "the clock was set; leases go with it");
-            self.leases.shift(set);
+            out.keep.extend(self.leases.shift(set, now.wall));
             self.lan.shift(set);
-            self.fetches.values_mut().for_each(|since| since.0 = since.0.saturating_add(set));
-            out.keep.extend(self.leases.live(now.wall).cloned());
+            self.fetches.shift(set);
             out.forget = true;
-            self.clock = now;
         }
-    }
-
-    /// Tells the device table which leases began and ended without a packet: at the start, and as time goes by.
-    fn announce(&mut self, now: Now) {
-        let live: BTreeMap<Ipv4Addr, MacAddr> =
-            self.leases.live(now.wall).map(|lease| (lease.address, lease.mac)).collect();
-        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
-        for (&address, _) in self.announced.iter().filter(|(address, _)| !live.contains_key(address)) {
-            devices.lease_gone(address);
-        }
-        for (&address, &mac) in live.iter().filter(|(address, mac)| self.announced.get(address) != Some(mac)) {
-            devices.leased(address, mac);
-        }
-        self.announced = live;
     }
 }
 

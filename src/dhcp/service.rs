@@ -211,7 +211,7 @@ impl Service {
                     self.receive(&mut server, &mut out, &stats);
                 }
                 event = next_event(fast_path.as_mut()) => match event {
-                    Some(event) => server.event(event, now(), &mut out),
+                    Some(event) => server.fast_path_event(event, now(), &mut out),
                     None => return Err(io::Error::other("the thread that watches the link has ended")),
                 },
                 heard = hear(self.others.as_ref()) => match heard {

@@ -5,16 +5,19 @@ mod link;
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
-use super::link::{MAX_CONFLICTS, MAX_WAITING};
+use super::conflicts::MAX_CONFLICTS;
+use super::fetch_watch::FETCH_WITHIN;
+use super::scope_choice::{ALONE_AFTER, ASK_WAIT};
+use super::waiting_requests::MAX_WAITING;
 use super::*;
 use crate::access::Resolution;
 use crate::bundle::DhcpSettings;
-use crate::dhcp::arp::Claim;
 use crate::dhcp::arp_scan::{STEP, WAIT as CHECK_WAIT};
 use crate::dhcp::augment::{CompletedOffer, Event, Exchange};
 use crate::dhcp::heard::{Overheard, ServerMessage};
 use crate::dhcp::leases::QUARANTINE;
 use crate::dhcp::scope::ActiveMode;
+use crate::ids::UnixTime;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -147,7 +150,7 @@ fn phones_only_is_refused_where_an_address_of_the_range_is_in_use() {
     site.claim(OTHER, Ipv4Addr::new(192, 168, 1, 219));
     site.pass(CHECK_WAIT);
     assert_eq!(site.server.label(), "inform (phones-only refused)");
-    let problem = site.server.scope.problem.clone().unwrap_or_default();
+    let problem = site.server.choice.in_force().problem.clone().unwrap_or_default();
     assert!(problem.contains("192.168.1.219 of the range is in use") && problem.contains("augment"), "{problem}");
 }
 
@@ -168,6 +171,16 @@ fn phones_only_ends_when_another_server_leases_from_the_range() {
     site.server.overheard(&offered(205), site.now);
     assert_eq!(site.server.label(), "inform (phones-only refused)");
     assert_eq!(site.server.stats.counter("alert.dhcp-range-shared"), 1);
+}
+
+#[test]
+fn a_check_of_phones_only_that_nobody_wants_any_more_keeps_nobody_awake() {
+    let mut site = Site::wanting(phones_only());
+    assert_eq!(site.pass(ASK_WAIT).checks.len(), 20);
+    let inform = DhcpSettings { mode: DhcpMode::Inform, ..DhcpSettings::default() };
+    site.server.set_scope(DhcpScope::new(SERVER, 24, &inform, [PHONE]), site.now);
+    site.pass(CHECK_WAIT);
+    assert!(site.server.deadline() > site.now.tick);
 }
 
 #[test]
@@ -199,7 +212,7 @@ fn the_device_table_hears_of_a_lease_when_it_is_durable_and_of_its_end() {
     let address = site.offer(PHONE);
     let out = site.take(PHONE, address);
     assert_eq!((out.acks.len(), out.others.len(), out.keep.len()), (1, 0, 1));
-    assert!(!site.server.announced.contains_key(&address));
+    assert!(!site.server.leases.is_announced(address));
     site.server.kept(&out.keep);
     // A lease disputes what the link says, so that it shows there.
     site.devices.write().unwrap().neighbour(address, OTHER);
@@ -228,9 +241,9 @@ fn setting_the_clock_from_1970_ends_no_lease() {
     let mut out = Outbox::default();
     site.server.follow_clock(site.now, &mut out);
     assert_eq!(out.keep.len(), 1, "and it is kept under the new time");
-    assert_eq!(site.server.leases.live(site.now.wall).count(), 1);
+    assert_eq!(site.server.leases.table().live(site.now.wall).count(), 1);
     site.pass(Duration::from_secs(86_400));
-    assert_eq!(site.server.leases.live(site.now.wall).count(), 0);
+    assert_eq!(site.server.leases.table().live(site.now.wall).count(), 0);
 }
 
 #[test]
@@ -279,7 +292,7 @@ fn our_own_question_and_a_flood_are_borne() {
     let mut site = Site::ready();
     assert!(site.receive(discover(OWN)).checks.is_empty());
     flood(&mut site);
-    let waiting: usize = site.server.waiting.values().map(Vec::len).sum();
+    let waiting: usize = site.server.waiting.count();
     assert!(waiting <= MAX_WAITING);
 }
 
@@ -369,7 +382,7 @@ impl Site {
 
     fn event(&mut self, event: Event) -> Outbox {
         let mut out = Outbox::default();
-        self.server.event(event, self.now, &mut out);
+        self.server.fast_path_event(event, self.now, &mut out);
         out
     }
 

@@ -7,7 +7,7 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
     let mut site = Site::ready();
     let first = site.receive(discover(PHONE));
     let again = site.receive(discover(PHONE));
-    assert_eq!((site.server.waiting.len(), again.checks.len()), (1, 0));
+    assert_eq!((site.server.waiting.addresses().len(), again.checks.len()), (1, 0));
     assert!(first.others.is_empty() && again.others.is_empty());
     assert!(site.server.deadline() <= site.now.tick + CHECK_WAIT);
     assert_eq!(site.pass(CHECK_WAIT).others.len(), 1);
@@ -18,7 +18,7 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
 fn an_address_that_answers_is_not_offered() {
     let mut site = Site::ready();
     site.receive(discover(PHONE));
-    let taken = *site.server.waiting.keys().next().unwrap();
+    let taken = *site.server.waiting.addresses().first().unwrap();
     site.claim(OTHER, taken);
     let offers = site.pass(CHECK_WAIT).others;
     assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
@@ -114,7 +114,7 @@ fn where_arp_cannot_be_heard_the_kernels_table_says_who_has_an_address() {
         let mut site = Site::ready();
         site.server.link_access.arp = arp;
         site.receive(discover(PHONE));
-        let taken = *site.server.waiting.keys().next().unwrap();
+        let taken = *site.server.waiting.addresses().first().unwrap();
         site.devices.write().unwrap().neighbour(taken, OTHER);
         site.pass(CHECK_WAIT);
         assert_eq!(site.server.stats.counter("alert.dhcp-address-in-use"), at_once);
