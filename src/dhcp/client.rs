@@ -61,7 +61,7 @@ impl ClientSocket {
         let mut xid = [0; 4];
         getrandom::fill(&mut xid).map_err(io::Error::other)?;
         let xid = u32::from_ne_bytes(xid);
-        self.put(Question::Discover(None), self.mac, xid).await?;
+        self.send(Question::Discover(None), self.mac, xid).await?;
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push_back((xid, Instant::now()));
@@ -70,13 +70,13 @@ impl ClientSocket {
             }
         }
         if let Some(address) = address {
-            self.put(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
+            self.send(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
         }
         Ok(())
     }
 
     /// Sends a question to everyone, in the name of `mac`; a release only to its server.
-    pub async fn put(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
+    pub async fn send(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
         let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
         let bytes = question::emit(question, mac, xid);
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
