@@ -1,31 +1,17 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
-// Rooms in data-flow order: each may import those above it, never those below (tests/rules.rs).
-pub mod ids;
-pub mod telemetry;
+// Each room is a crate; `Cargo.toml` says which of them a feature brings.
+pub use ids;
+pub use telemetry;
 
-pub mod api;
-pub mod bundle;
-pub mod tuf;
+#[cfg(any(feature = "appliance", feature = "hq"))]
+pub use {access, api, bundle, tuf};
 
-pub mod access;
+#[cfg(feature = "appliance")]
+pub use {appliance, dhcp, status, store, tftp, update};
 
 #[cfg(feature = "hq")]
-pub mod hq;
-
-#[cfg(feature = "appliance")]
-pub mod dhcp;
-#[cfg(feature = "appliance")]
-pub mod status;
-#[cfg(feature = "appliance")]
-pub mod store;
-#[cfg(feature = "appliance")]
-pub mod tftp;
-#[cfg(feature = "appliance")]
-pub mod update;
-
-#[cfg(feature = "appliance")]
-pub mod appliance;
+pub use {hq, online, repository, seal};
 
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::owner;
-use crate::bundle::limits::{MAX_FILES, MAX_PHONES};
-use crate::bundle::{Class, FileEntry, Image, Inventory, Manifest, Phone, Scope, Shard, SiteSettings};
-use crate::ids::{FileName, Generation, MacAddr, SiteId};
+use bundle::limits::{MAX_FILES, MAX_PHONES};
+use bundle::{Class, FileEntry, Image, Inventory, Manifest, Phone, Scope, Shard, SiteSettings};
+use ids::{FileName, Generation, MacAddr, SiteId};
 
 /// One release as the services see it. A transfer keeps the one that it began with.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub enum CatalogError {
     /// An image that cannot be named.
     #[error("the release's image cannot be named")]
     Image,
-    /// More than [`crate::bundle::limits`] allow.
+    /// More than [`bundle::limits`] allow.
     #[error("the release has {value} {what}, over the {limit} allowed")]
     TooMany {
         /// Of what.
@@ -174,8 +174,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::bundle::{Class, ContentKey, ObjectRef, Packing, Scope, Totals};
-    use crate::ids::{Digest, UnixTime};
+    use bundle::{Class, ContentKey, ObjectRef, Packing, Scope, Totals};
+    use ids::{Digest, UnixTime};
 
     fn reference() -> ObjectRef {
         let key = ContentKey::from_bytes([1; 32]);

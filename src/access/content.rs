@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::bundle::FileEntry;
-use crate::ids::Digest;
+use bundle::FileEntry;
+use ids::Digest;
 
-pub use crate::bundle::limits::CHUNK_BYTES;
+pub use bundle::limits::CHUNK_BYTES;
 
 /// A place that files come from. The store implements it; tests use a map.
 pub trait Files: Send + Sync + 'static {

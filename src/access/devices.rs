@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The most addresses that each source is remembered for: four times what the kernel's neighbour table holds.
 pub const MAX_ADDRESSES: usize = 4096;

@@ -11,7 +11,7 @@ use std::hash::BuildHasher as _;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::ids::{FileName, MacAddr};
+use ids::{FileName, MacAddr};
 
 /// Other devices' names that a device may ask for before it counts as guessing. A phone that was moved to another desk
 /// with its old settings asks for about five.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::catalog::Catalog;
 use super::devices::Resolution;
-use crate::ids::{FileName, MacAddr, UnixTime};
+use ids::{FileName, MacAddr, UnixTime};
 
 /// The most bytes of one upload, and the most that are kept of one log: Polycom's own files have at most 180 KB.
 pub const MAX_LOG_BYTES: u64 = 256 * 1024;
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn only_the_two_logs_of_a_polycom_are_logs() {
-        // Polycom (facts: WRQ of app.log is its very first request), in any case.
+        // A Polycom phone writes its app.log before it asks for anything, and names come in either case of letters.
         let device = "0004f2000002".parse().unwrap();
         for (name, kind) in [
             ("0004f2000002-app.log", LogKind::App),

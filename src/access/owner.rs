@@ -3,7 +3,7 @@
 //! The manifest says whose a file is. This room reads names for what the manifest does not list: a request for
 //! `SEP<MAC>.cnf.xml` of another phone is a guess even if there is no such file.
 
-use crate::ids::{FileName, MacAddr};
+use ids::{FileName, MacAddr};
 
 /// The inventory address that a name carries anywhere, however it is written, the second port of a Cisco ATA included
 /// (MAC without its first octet, then `01`). `inventory` answers whether an address is in it.

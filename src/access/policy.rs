@@ -10,8 +10,8 @@ use super::guard::{Attempt, Guard, Who};
 use super::logs::OwnLog;
 use super::owner;
 use super::rate::{Limiter, Limits, Share};
-use crate::bundle::{FileEntry, Phone, Scope};
-use crate::ids::{FileName, MacAddr};
+use bundle::{FileEntry, Phone, Scope};
+use ids::{FileName, MacAddr};
 
 /// One request for a file.
 #[derive(Debug, Clone, Copy)]

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::catalog::{Catalog, CatalogError};
-use crate::bundle::limits::MAX_UNLISTED_FILE_BYTES;
-use crate::bundle::object::{self, ObjectError};
-use crate::bundle::recipients::{self, Binding, ManifestError};
-use crate::bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
-use crate::ids::{Digest, FileName, FleetId, Generation, SiteId};
-use crate::tuf::Trusted;
-use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, Root, Target, Targets};
+use bundle::limits::MAX_UNLISTED_FILE_BYTES;
+use bundle::object::{self, ObjectError};
+use bundle::recipients::{self, Binding, ManifestError};
+use bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
+use ids::{Digest, FileName, FleetId, Generation, SiteId};
+use tuf::Trusted;
+use tuf::schema::{EXTRA_FIELD, FIRMWARE, Root, Target, Targets};
 
 /// The path of the sealed manifest among a site's targets. With consistent snapshots it is fetched as
 /// `targets/<sha256>.manifest`.
@@ -289,5 +289,5 @@ fn distinct<'a>(references: impl Iterator<Item = &'a ObjectRef>) -> Result<Vec<O
     Ok(objects.into_values().cloned().collect())
 }
 
-#[cfg(all(test, feature = "hq"))]
+#[cfg(test)]
 mod tests;

@@ -13,8 +13,8 @@ use anyhow::{Context as _, bail};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tracing::warn;
 
-use crate::dhcp::PacketSockets;
-use crate::dhcp::service::Purpose;
+use dhcp::PacketSockets;
+use dhcp::service::Purpose;
 
 /// The most datagrams that are thrown away at adoption: more than a socket's buffer holds.
 const MAX_STALE: usize = 65_536;

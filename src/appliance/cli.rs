@@ -10,13 +10,11 @@ use clap::{Parser, Subcommand};
 
 use super::config::{DEFAULT_PATH, Settings};
 use super::{clock, doctor, opener, run};
-use crate::access::{LogKind, OwnLog};
-use crate::api::EnrolmentToken;
-use crate::ids::{MacAddr, UnixTime};
-use crate::status::{Report, service};
-use crate::store::{Store, StoreError, logs};
-use crate::telemetry;
-use crate::update;
+use access::{LogKind, OwnLog};
+use api::EnrolmentToken;
+use ids::{MacAddr, UnixTime};
+use status::{Report, service};
+use store::{Store, StoreError, logs};
 
 /// The largest token file, in bytes; a real one has under 700.
 const MAX_TOKEN_BYTES: u64 = 16 * 1024;

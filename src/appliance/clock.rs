@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// The system clock's time, right or wrong.
 pub fn now() -> UnixTime {

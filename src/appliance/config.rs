@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::bundle::{DhcpMode, DhcpSettings};
-use crate::ids::MacAddr;
+use bundle::{DhcpMode, DhcpSettings};
+use ids::MacAddr;
 
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lineside/lineside.toml";
@@ -232,7 +232,7 @@ fn local_dhcp(part: &mut Section<'_>) -> DhcpSettings {
         }
     });
     let settings = DhcpSettings {
-        mode: part.take("mode", modes, |value| DhcpMode::deserialize_text(value.as_str()?)).unwrap_or_default(),
+        mode: part.take("mode", modes, dhcp_mode).unwrap_or_default(),
         range,
         routers: part.take("routers", ADDRESSES, addresses).unwrap_or_default(),
         dns: part.take("dns", ADDRESSES, addresses).unwrap_or_default(),
@@ -341,11 +341,10 @@ fn neighbours(value: &Value) -> Option<BTreeMap<Ipv4Addr, MacAddr>> {
     value.as_table()?.iter().map(|(ip, mac)| Some((ip.parse().ok()?, mac.as_str()?.parse().ok()?))).collect()
 }
 
-impl DhcpMode {
-    /// The mode of this name, as it is written in files.
-    pub fn deserialize_text(name: &str) -> Option<Self> {
-        serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name)).ok()
-    }
+/// The mode of this name, as it is written in files.
+fn dhcp_mode(value: &Value) -> Option<DhcpMode> {
+    let name = value.as_str()?;
+    serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name)).ok()
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 
 use super::clock;
 use super::interface::{self, LanInterface};
-use crate::dhcp::client::ClientSocket;
-use crate::dhcp::lan::{OtherServer, Points};
-use crate::dhcp::{LanView, service};
+use dhcp::client::ClientSocket;
+use dhcp::lan::{OtherServer, Points};
+use dhcp::{LanView, service};
 
 /// How long servers have to answer: dnsmasq pings for 3 s first, and the first question may be lost.
 const LISTEN: Duration = Duration::from_secs(9);
@@ -233,8 +233,8 @@ fn router_lines(own: Ipv4Addr, prefix: u8) -> Vec<(&'static str, String)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dhcp::heard::{LeaseTerms, Overheard};
-    use crate::ids::{MacAddr, UnixTime};
+    use dhcp::heard::{LeaseTerms, Overheard};
+    use ids::{MacAddr, UnixTime};
 
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
@@ -276,10 +276,16 @@ mod tests {
         let mut seen = LanView::new();
         for (server, tftp) in servers {
             let overheard = Overheard {
+                server: *server,
+                chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
+                nak: false,
+                tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
                 address: Some(Ipv4Addr::new(192, 168, 1, 77)),
                 terms: Some(LeaseTerms { lease_seconds: Some(3600), ..LeaseTerms::default() }),
+                asked: true,
                 after: Some(Duration::from_millis(2)),
-                ..Overheard::answer(*server, MacAddr::new([2, 0, 0, 0, 0, 1]), tftp)
+                informed: false,
+                relayed: false,
             };
             seen.heard(&overheard, UnixTime(0));
         }

@@ -13,12 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Catalog, DeviceTable, Files};
-use crate::bundle::{FileEntry, Scope};
-use crate::ids::{Digest, MacAddr};
-use crate::status::{Report, Stats};
-use crate::tftp;
-use crate::tftp::packet::{Mode, Packet, Request};
+use access::{Catalog, DeviceTable, Files};
+use bundle::{FileEntry, Scope};
+use ids::{Digest, MacAddr};
+use status::{Report, Stats};
+use tftp::packet::{Mode, Packet, Request};
 
 /// How long one block may take.
 const BLOCK_WITHIN: Duration = Duration::from_secs(5);

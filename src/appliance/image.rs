@@ -19,13 +19,13 @@ use tracing::{info, warn};
 
 use super::card::Card;
 use super::clock;
-use crate::access::content::CHUNK_BYTES;
-use crate::access::{BoardImage, Catalog, Files};
-use crate::api::ImageSeen;
-use crate::bundle::validate::is_image_name;
-use crate::ids::{Digest, UnixTime};
-use crate::status::Stats;
-use crate::update::plan::may_activate;
+use access::content::CHUNK_BYTES;
+use access::{BoardImage, Catalog, Files};
+use api::ImageSeen;
+use bundle::validate::is_image_name;
+use ids::{Digest, UnixTime};
+use status::Stats;
+use update::plan::may_activate;
 
 /// The installer's folder within the state directory.
 const FOLDER: &str = "os";
@@ -234,8 +234,8 @@ fn fill(files: &dyn Files, image: &BoardImage, part: &Path) -> io::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::access::{Content, ContentError};
-    use crate::bundle::{Class, ContentKey, FileEntry, ObjectRef, Packing, Scope};
+    use access::{Content, ContentError};
+    use bundle::{Class, ContentKey, FileEntry, ObjectRef, Packing, Scope};
 
     const NOON: UnixTime = UnixTime(1_800_014_400);
 

@@ -23,10 +23,9 @@ use super::config::Settings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
-use crate::access::{Catalog, DeviceTable, Files};
-use crate::status::Stats;
-use crate::store::Store;
-use crate::{dhcp, tftp};
+use access::{Catalog, DeviceTable, Files};
+use status::Stats;
+use store::Store;
 
 /// How often the interface is looked at while the kernel does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::clock;
-use crate::dhcp::completed_lease::CompletedLease;
-use crate::dhcp::leases::{Lease, LeaseLog};
-use crate::ids::UnixTime;
-use crate::store::{Journal, Store, StoreError};
+use dhcp::completed_lease::CompletedLease;
+use dhcp::leases::{Lease, LeaseLog};
+use ids::UnixTime;
+use store::{Journal, Store, StoreError};
 
 /// A journal of this length is rewritten with what is current: some 7,000 leases.
 const REWRITE_BYTES: u64 = 1024 * 1024;
@@ -129,8 +129,8 @@ fn boot() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dhcp::leases::{ClientId, LeaseState};
-    use crate::ids::MacAddr;
+    use dhcp::leases::{ClientId, LeaseState};
+    use ids::MacAddr;
 
     fn lease(last: u8, until: i64) -> Lease {
         let mac = MacAddr::new([2, 0, 0, 0, 0, last]);

@@ -11,20 +11,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::stats::{MAX_ALERTS, MAX_DEVICES};
-use crate::status::{Memory, Stats, memory};
-use crate::store::Store;
+use status::stats::{MAX_ALERTS, MAX_DEVICES};
+use status::{Memory, Stats, memory};
+use store::Store;
 
 /// How often what changed is written.
 pub const KEEP_EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// Devices seen: MAC address to [`crate::api::PhoneSeen`] as JSON.
+/// Devices seen: MAC address to [`api::PhoneSeen`] as JSON.
 const PHONES: &str = "phones";
-/// Outcome per phone and file: MAC address and name to [`crate::status::FileSeen`] as JSON.
+/// Outcome per phone and file: MAC address and name to [`status::FileSeen`] as JSON.
 const FILES: &str = "files";
 /// Name to value, little-endian.
 const COUNTERS: &str = "counters";
-/// Alerts that HQ has not heard: code, NUL and text to [`crate::api::Alert`] as JSON.
+/// Alerts that HQ has not heard: code, NUL and text to [`api::Alert`] as JSON.
 const OUTBOX: &str = "outbox";
 const TREES: [(&str, usize); 4] =
     [(PHONES, MAX_DEVICES), (FILES, memory::MAX_FILES), (COUNTERS, memory::MAX_COUNTERS), (OUTBOX, MAX_ALERTS)];
@@ -164,8 +164,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ids::{Generation, MacAddr};
-    use crate::status::{Outcome, Report, TransferRecord};
+    use ids::{Generation, MacAddr};
+    use status::{Outcome, Report, TransferRecord};
 
     fn asked(stats: &Stats, last: u8, file: &str) {
         stats.transfer(TransferRecord {

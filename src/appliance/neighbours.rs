@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
 use super::interface::LanInterface;
-use crate::access::DeviceTable;
-use crate::access::devices::Change;
-use crate::ids::MacAddr;
-use crate::status::Stats;
+use access::DeviceTable;
+use access::devices::Change;
+use ids::MacAddr;
+use status::Stats;
 
 /// How often the whole table is read again, in case changes were lost on the way.
 const READ_EVERY: Duration = Duration::from_secs(60);

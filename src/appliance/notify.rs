@@ -7,7 +7,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{Report, Stats};
+use status::{Report, Stats};
 
 /// How often it is looked whether the appliance's state changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
 
 /// What the LED shows: `serving`, `stale` (served, but HQ has not confirmed it) or `fault`. See `systemd/led`.
 fn led(report: &Report) -> &'static str {
-    let broken = |alert: &crate::api::Alert| matches!(alert.code.as_str(), "release-damaged" | "dhcp-lease-log");
+    let broken = |alert: &api::Alert| matches!(alert.code.as_str(), "release-damaged" | "dhcp-lease-log");
     match report.state.as_str() {
         "not-enrolled" => "fault",
         _ if report.alerts.iter().any(broken) => "fault",
@@ -94,8 +94,8 @@ fn say(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Generation, UnixTime};
-    use crate::status::PollState;
+    use ids::{Generation, UnixTime};
+    use status::PollState;
 
     fn after_poll(state: &'static str) -> Stats {
         let stats = Stats::new();

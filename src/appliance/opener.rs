@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
-use crate::dhcp::service::{Purpose, open_packet_socket};
+use dhcp::service::{Purpose, open_packet_socket};
 
 /// How long systemd may take to have read what we sent.
 const BARRIER_WITHIN: Duration = Duration::from_secs(5);

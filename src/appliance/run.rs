@@ -19,13 +19,12 @@ use super::interface;
 use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use super::{clock, notify};
-use crate::access::{Catalog, Files};
-use crate::status::service::{Command, Service as StatusService};
-use crate::status::{PollState, Stats};
-use crate::store::Store;
-use crate::update;
-use crate::update::Updater;
-use crate::update::identity::Identity;
+use access::{Catalog, Files};
+use status::service::{Command, Service as StatusService};
+use status::{PollState, Stats};
+use store::Store;
+use update::Updater;
+use update::identity::Identity;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -254,14 +253,14 @@ impl Running {
 }
 
 /// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<crate::access::Opened>)> {
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<access::Opened>)> {
     let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
             state: "not-enrolled",
             reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
-            generation: crate::ids::Generation(0),
+            generation: ids::Generation(0),
             fresh_at: None,
             clock_synchronised: clock::synchronised(),
             disk_free_bytes: store.free_bytes(),
@@ -285,6 +284,6 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
 fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::Report = Arc::new(move || crate::status::Report::of(&told).check_in());
+    let report: update::Report = Arc::new(move || status::Report::of(&told).check_in());
     Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
 }

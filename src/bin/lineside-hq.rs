@@ -1,5 +1,6 @@
 //! The HQ tool and service.
 
 fn main() -> std::process::ExitCode {
-    lineside::hq::cli::main()
+    telemetry::start("lineside=info");
+    hq::cli::main()
 }

@@ -4,14 +4,14 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::ids::Digest;
-
+/// A 32-byte secret that `Debug` shows by its fingerprint only and that is wiped on drop.
+#[macro_export]
 macro_rules! secret {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+        #[derive(Clone, PartialEq, Eq, ::zeroize::Zeroize, ::zeroize::ZeroizeOnDrop)]
         pub struct $name([u8; 32]);
 
         impl $name {
@@ -26,9 +26,9 @@ macro_rules! secret {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let print = Digest::of(&self.0).to_string();
+        impl ::std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                let print = ::ids::Digest::of(&self.0).to_string();
                 write!(f, concat!(stringify!($name), "(#{})"), print.get(..8).unwrap_or_default())
             }
         }
@@ -41,28 +41,12 @@ secret! {
 }
 
 secret! {
-    /// HQ's secret that content keys are derived from. It never leaves the publisher.
-    PublisherSecret
-}
-
-secret! {
     /// An X25519 private key that manifests are sealed to: a site's, its spare's or HQ's recovery key.
     RecipientSecret
 }
 
-impl PublisherSecret {
-    /// A new secret from the system's random source.
-    ///
-    /// # Panics
-    ///
-    /// If the system has no randomness to give: no secret is better than a guessable one.
-    pub fn generate() -> Self {
-        Self(*random())
-    }
-}
-
 /// 32 bytes from the system's random source.
-pub(super) fn random() -> Zeroizing<[u8; 32]> {
+pub fn random() -> Zeroizing<[u8; 32]> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(bytes.as_mut()).expect("the system's random source works");
     bytes
@@ -133,13 +117,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_shown() {
-        let shown = format!("{:?}", PublisherSecret::from_bytes([0xab; 32]));
-        assert!(shown.starts_with("PublisherSecret(#") && !shown.contains("abab"), "{shown}");
-    }
-
-    #[test]
-    fn secrets_are_not_made_twice() {
-        assert_ne!(PublisherSecret::generate(), PublisherSecret::generate());
+        let shown = format!("{:?}", ContentKey::from_bytes([0xab; 32]));
+        assert!(shown.starts_with("ContentKey(#") && !shown.contains("abab"), "{shown}");
     }
 
     #[test]

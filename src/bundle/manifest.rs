@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::key::ContentKey;
-use crate::ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
+use ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
 
 /// The version of the manifest's content that this build writes and the newest that it reads.
 pub const MANIFEST_FORMAT: u32 = 1;
@@ -183,7 +183,7 @@ pub struct SiteSettings {
     pub poll_seconds: Option<u32>,
 }
 
-/// What the appliance does on a LAN that has its own router. `facts` and reasons: README, "DHCP at your site".
+/// What the appliance does on a LAN that has its own router. What each mode does, and why: `src/dhcp/README.md`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DhcpMode {

@@ -10,29 +10,27 @@ use zeroize::Zeroizing;
 use super::limits::{MAX_MANIFEST_BYTES, MAX_RECIPIENTS, MAX_UNPACKED_BYTES};
 use super::manifest::MANIFEST_FORMAT;
 use super::{Manifest, RecipientPublic, RecipientSecret, packing, stream};
-use crate::ids::{Digest, FleetId, Generation, SiteId};
+use ids::{Digest, FleetId, Generation, SiteId};
 
-#[cfg(feature = "hq")]
-pub(super) mod seal;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
-#[cfg(feature = "hq")]
-pub use seal::seal;
-
-type Kem = X25519HkdfSha256;
+/// How file keys are encapsulated to recipients.
+pub type Kem = X25519HkdfSha256;
 
 /// The first bytes of a sealed manifest.
-const MAGIC: &[u8; 4] = b"LSM1";
+pub const MAGIC: &[u8; 4] = b"LSM1";
 /// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305. Another number is another set of all three.
-const SUITE_X25519: u8 = 1;
+pub const SUITE_X25519: u8 = 1;
 /// Magic, suite, number of recipients.
-const HEADER_BYTES: usize = 6;
-const ID_BYTES: usize = 8;
-const ENC_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 6;
+/// How a line of the table names its recipient: see [`RecipientPublic::id`].
+pub const ID_BYTES: usize = 8;
+/// The encapsulated key of HPKE (RFC 9180 §4).
+pub const ENC_BYTES: usize = 32;
 const WRAPPED_BYTES: usize = 32 + 16;
 /// One line of the recipients' table.
-const RECIPIENT_BYTES: usize = ID_BYTES + ENC_BYTES + WRAPPED_BYTES;
+pub const RECIPIENT_BYTES: usize = ID_BYTES + ENC_BYTES + WRAPPED_BYTES;
 
 /// What a sealed manifest is bound to; all of it is in the HPKE info.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +44,13 @@ pub struct Binding {
 }
 
 impl Binding {
-    fn of(manifest: &Manifest) -> Self {
+    /// What this manifest says of itself.
+    pub fn of(manifest: &Manifest) -> Self {
         Self { fleet: manifest.fleet.clone(), site: manifest.site.clone(), generation: manifest.generation }
     }
 
     /// RFC 9180 §8.1: application data that both sides must agree on goes into `info`. Ids have no newline.
-    fn info(&self) -> Vec<u8> {
+    pub fn info(&self) -> Vec<u8> {
         format!("lineside manifest 1\n{}\n{}\n{}", self.fleet, self.site, self.generation).into_bytes()
     }
 }
@@ -105,7 +104,7 @@ impl RecipientSecret {
 
 impl RecipientPublic {
     /// How a sealed manifest names this recipient: the first bytes of SHA-256 of the key.
-    fn id(&self) -> [u8; ID_BYTES] {
+    pub fn id(&self) -> [u8; ID_BYTES] {
         let [a, b, c, d, e, f, g, h, ..] = *Digest::of(self.as_bytes()).as_bytes();
         [a, b, c, d, e, f, g, h]
     }
@@ -130,7 +129,8 @@ pub fn open(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<
     Ok(manifest)
 }
 
-pub(super) fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Vec<u8>, ManifestError> {
+/// The same, still packed and not looked into.
+pub fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Vec<u8>, ManifestError> {
     if sealed.len() as u64 > MAX_MANIFEST_BYTES {
         let value = sealed.len() as u64;
         return Err(ManifestError::TooLarge { what: "sealed size", value, limit: MAX_MANIFEST_BYTES });
@@ -142,7 +142,7 @@ pub(super) fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Bindi
 }
 
 /// The head (header and recipients' table) and the body.
-fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), ManifestError> {
+pub fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), ManifestError> {
     let [m0, m1, m2, m3, suite, count, ..] = *sealed else {
         return Err(cut_short());
     };

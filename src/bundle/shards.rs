@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::limits::MAX_SHARDS;
-use crate::ids::FileName;
+use ids::FileName;
 
 /// How many shards a release of so many files has: a power of two from 1 to [`MAX_SHARDS`], the smallest `n` with
 /// `5 n * n >= 4 files`.

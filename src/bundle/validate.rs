@@ -213,8 +213,8 @@ mod tests {
 
     use super::super::recipients::tests::manifest;
     use super::*;
-    use crate::bundle::{Class, VendorOption};
-    use crate::ids::{Digest, MacAddr};
+    use crate::{Class, VendorOption};
+    use ids::{Digest, MacAddr};
 
     fn refused(change: impl FnOnce(&mut Manifest)) -> ManifestError {
         let mut manifest = manifest();
@@ -258,7 +258,7 @@ mod tests {
         let blob = ObjectRef {
             digest: Digest::of(b"sealed"),
             bytes: sealed_bytes(100),
-            key: crate::bundle::ContentKey::from_bytes([1; 32]),
+            key: crate::ContentKey::from_bytes([1; 32]),
             packing: Packing::Plain,
             clear_bytes: 100,
         };

@@ -8,8 +8,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{files, scenario};
-use crate::ids::MacAddr;
-use crate::telemetry;
+use ids::MacAddr;
 
 /// Shows Lineside in one process: HQ, two sites and their phones, on loopback. Then stays up for you to try.
 #[derive(Debug, Parser)]
@@ -41,7 +40,7 @@ fn neighbour(text: &str) -> Result<(Ipv4Addr, MacAddr), String> {
     let (address, mac) = text.split_once('=').ok_or("write IP=MAC, for example 127.0.0.20=00:04:f2:aa:bb:cc")?;
     Ok((
         address.parse().map_err(|_| format!("`{address}` is no IPv4 address"))?,
-        mac.parse().map_err(|error: crate::ids::MacAddrError| error.to_string())?,
+        mac.parse().map_err(|error: ids::MacAddrError| error.to_string())?,
     ))
 }
 

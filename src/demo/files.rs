@@ -10,9 +10,9 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 
 use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
-use crate::access::owner;
-use crate::hq::{init, lint};
-use crate::ids::{FileName, Generation, MacAddr};
+use access::owner;
+use hq::{init, lint};
+use ids::{FileName, Generation, MacAddr};
 
 /// The most files that are taken from a directory.
 const MAX_FILES: usize = 20_000;

@@ -9,7 +9,7 @@ use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long a phone waits for an answer before it asks again.
 const PATIENCE: Duration = Duration::from_secs(2);

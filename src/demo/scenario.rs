@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::phone::{Address, Fetched, Phone};
 use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
-use crate::ids::{Digest, Generation, MacAddr, UnixTime};
+use ids::{Digest, Generation, MacAddr, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0xaa, 0x00, 0x01]);
 const MEETING: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0xaa, 0x00, 0x02]);
@@ -38,7 +38,7 @@ pub async fn play() -> anyhow::Result<Finished> {
     told.scene("Headquarters starts a fleet: a directory for git, keys, and a small online service");
     let mut hq = Hq::start(dir.path(), "Demo").await?;
     inventory(&hq)?;
-    let report = crate::hq::lint::check(&hq.layout);
+    let report = hq::lint::check(&hq.layout);
     ensure!(report.is_clean(), "the demo's fleet directory has problems:\n{report}");
     told.saw(format!("fleet directory {}", hq.layout.dir().display()));
     told.saw("two sites, three phones, templates for each model; `check` finds no problem");
@@ -91,7 +91,7 @@ pub async fn play() -> anyhow::Result<Finished> {
 
     told.scene("One line changes at HQ; the site takes it, and only that phone's file changes");
     hq.edit("phones.csv", ",101,Reception,", ",101,Front desk,")?;
-    let plan = crate::hq::plan::plan(&hq.layout, None, &mut crate::hq::progress::Silent)?.to_string();
+    let plan = hq::plan::plan(&hq.layout, None, &mut hq::progress::Silent)?.to_string();
     for line in plan.lines().filter(|line| !line.trim().is_empty()).take(6) {
         told.saw(format!("plan | {line}"));
     }
@@ -151,8 +151,8 @@ pub async fn play() -> anyhow::Result<Finished> {
     berlin.serves(Generation(3)).await?;
     lisbon.serves(Generation(1)).await?;
     told.saw("HQ is back; what its engineer sees:");
-    let rows = crate::hq::fleet::rows(&hq.layout.database(), UnixTime::of(std::time::SystemTime::now()))?;
-    for line in crate::hq::fleet::print(&rows, 100).lines() {
+    let rows = online::fleet::rows(&hq.layout.database(), UnixTime::of(std::time::SystemTime::now()))?;
+    for line in online::fleet::print(&rows, 100).lines() {
         told.saw(format!("fleet | {line}"));
     }
     println!("\nEvery scene held.");
@@ -218,8 +218,8 @@ impl Told {
 }
 
 fn inventory(hq: &Hq) -> anyhow::Result<()> {
-    crate::hq::init::add_site(&hq.layout, "berlin")?;
-    crate::hq::init::add_site(&hq.layout, "lisbon")?;
+    hq::init::add_site(&hq.layout, "berlin")?;
+    hq::init::add_site(&hq.layout, "lisbon")?;
     std::fs::remove_file(hq.layout.sites().join("sample-office.toml"))?;
     let berlin = hq.layout.sites().join("berlin.toml");
     let text = std::fs::read_to_string(&berlin)?;
@@ -315,9 +315,9 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 /// What HQ says to a second box that comes with a token that was used.
-async fn enrol_again(state: PathBuf, token: &crate::api::EnrolmentToken) -> anyhow::Result<String> {
-    let store = crate::store::Store::open(&state)?;
-    match crate::update::enrol(token, &store, crate::appliance::clock::synchronised()).await {
+async fn enrol_again(state: PathBuf, token: &api::EnrolmentToken) -> anyhow::Result<String> {
+    let store = store::Store::open(&state)?;
+    match update::enrol(token, &store, appliance::clock::synchronised()).await {
         Ok(_) => bail!("a used token was taken again"),
         Err(error) => Ok(error.to_string()),
     }
@@ -336,13 +336,13 @@ fn objects(hq: &Hq) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Looks for the reception's password and address in everything that HQ hosts and the card holds.
 fn nothing_in_clear(hq: &Hq, site: &Site) -> anyhow::Result<()> {
-    let preview = crate::hq::preview::preview(
+    let preview = hq::preview::preview(
         &hq.layout,
         &site.name,
         &RECEPTION.to_string(),
         &format!("SEP{}.cnf.xml", RECEPTION.upper()),
     )?;
-    let crate::hq::preview::Preview::Served(config) = preview else { bail!("the preview shows no file") };
+    let hq::preview::Preview::Served(config) = preview else { bail!("the preview shows no file") };
     let config = String::from_utf8(config.to_vec()).context("the configuration is no text")?;
     let password = config.split("<authPassword>").nth(1).and_then(|rest| rest.split('<').next());
     let password = password.context("the sample configuration has no password")?;

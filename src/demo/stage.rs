@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::EnrolmentToken;
-use crate::appliance::clock;
-use crate::appliance::config::{DhcpPart, Settings};
-use crate::appliance::run::{self, Running};
-use crate::hq::init::{self, InitOptions};
-use crate::hq::inventory::Inventory;
-use crate::hq::layout::Layout;
-use crate::hq::progress::Silent;
-use crate::hq::publish::{self, PublishOptions, Summary};
-use crate::hq::{enrol, service};
-use crate::ids::{Generation, MacAddr};
-use crate::status::Report;
-use crate::store::Store;
-use crate::update;
+use api::EnrolmentToken;
+use appliance::clock;
+use appliance::config::{DhcpPart, Settings};
+use appliance::run::{self, Running};
+use hq::enrol;
+use hq::init::{self, InitOptions};
+use hq::inventory::Inventory;
+use hq::progress::Silent;
+use hq::publish::{self, PublishOptions, Summary};
+use ids::{Generation, MacAddr};
+use online::service;
+use repository::layout::Layout;
+use status::Report;
+use store::Store;
 
 /// How long anything may take before the demo gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,7 +127,7 @@ impl Site {
             allow_loopback: true,
             neighbours,
             state: state.clone(),
-            tftp: crate::appliance::config::TftpPart {
+            tftp: appliance::config::TftpPart {
                 enabled: true,
                 port: tftp.port(),
                 max_transfers: 2_000,
@@ -222,7 +222,7 @@ impl Site {
 
 /// DHCP on free ports, for phones that are simulated as behind relay agents at `relay_port`.
 pub fn unprivileged_dhcp(relay_port: u16, client_port: u16) -> DhcpPart {
-    DhcpPart { enabled: true, server_port: 0, client_port, relay_port, local: crate::bundle::DhcpSettings::default() }
+    DhcpPart { enabled: true, server_port: 0, client_port, relay_port, local: bundle::DhcpSettings::default() }
 }
 
 /// A UDP port of loopback that is free now.

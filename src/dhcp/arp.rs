@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// Ethernet header and ARP message, in octets.
 const FRAME_BYTES: usize = 14 + 28;

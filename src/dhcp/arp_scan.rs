@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::range::Range;
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long a device has to answer for an address. On a LAN that takes milliseconds; phones wait at least 4 s for an
 /// offer (RFC 2131 §4.1).

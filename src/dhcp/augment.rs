@@ -44,7 +44,7 @@ use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::DhcpScope;
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use super::heard::{Answers, ServerMessage};
 use super::message::MAX_REQUEST_BYTES;
 use super::question::{self, Question};
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long an answer may take to be one to our question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 //! A phone that starts with the address it remembers is then told its TFTP server at once. If the memory is lost, the phone
 //! hears the router alone until its next DISCOVER.
 
-use crate::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 /// The largest record, in octets: a time, a length and two messages.
 const MAX_BYTES: usize = 8 + 2 + 2 * 1500;

@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// Ethernet, IPv4 and UDP header, in octets.
 const HEADERS_BYTES: usize = 14 + 20 + 8;

@@ -8,7 +8,7 @@ use dhcproto::v4::{MessageType, Opcode};
 
 use super::message::{HEADER_BYTES, MAX_REQUEST_BYTES, read_options};
 use super::options::{self, OptionCode, Options};
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The most addresses of one option, and TFTP servers, that are remembered.
 const MAX_LIST: usize = 4;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::heard::{LeaseTerms, Overheard};
 use super::range::MAX_RANGE;
-use crate::api::DhcpServerSeen;
-use crate::ids::{MacAddr, UnixTime};
+use api::DhcpServerSeen;
+use ids::{MacAddr, UnixTime};
 
 /// A router that takes this long for an OFFER does something before it, such as a ping.
 pub const SLOW_OFFER: Duration = Duration::from_millis(300);

@@ -16,7 +16,7 @@ use super::completed_lease::CompletedLease;
 use super::message::Request;
 use super::options::OptionCode;
 use super::range::{MAX_RANGE, Range};
-use crate::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 /// How long a declined address is not handed out.
 pub const QUARANTINE: Duration = Duration::from_secs(600);

@@ -7,7 +7,7 @@ use dhcproto::v4::{Flags, HType, Message, MessageType, Opcode};
 use dhcproto::{Encodable as _, Encoder};
 
 use super::options::{self, OptionCode, Options};
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The largest message that is read, in octets. Clients keep to 576 unless told otherwise; relays add some.
 pub const MAX_REQUEST_BYTES: usize = 1500;

@@ -2,7 +2,7 @@
 
 use super::lan::Points;
 use super::scope::{ActiveMode, DhcpScope};
-use crate::bundle::DhcpMode;
+use bundle::DhcpMode;
 
 /// What the LAN shows.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +118,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::bundle::DhcpSettings;
+    use bundle::DhcpSettings;
 
     const PLAIN: LanEvidence<'_> =
         LanEvidence { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };

@@ -12,7 +12,7 @@ use dhcproto::v4::MessageType;
 
 use super::heard::ServerMessage;
 use super::question::Question;
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// How long an answer is waited for: dnsmasq pings for 3 s before its first offer.
 const OFFER_WAIT: Duration = Duration::from_millis(4500);
@@ -161,7 +161,7 @@ impl Proof {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dhcp::question;
+    use crate::question;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);

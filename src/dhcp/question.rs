@@ -6,7 +6,7 @@ use dhcproto::v4::MessageType;
 
 use super::message::{BROADCAST, MIN_REPLY_BYTES};
 use super::options::{self, OptionCode};
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// What we want to know: mask, router, DNS, domain, NTP, times, and every option that leads phones to their files.
 const ASKED: [u8; 14] = [1, 3, 6, 15, 42, 43, 51, 58, 59, 66, 120, 150, 159, 160];
@@ -68,7 +68,7 @@ pub fn emit(question: Question, mac: MacAddr, xid: u32) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dhcp::message::{MessageKind, Request};
+    use crate::message::{MessageKind, Request};
 
     #[test]
     fn every_question_is_what_a_server_expects_of_a_client() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The most addresses in a range.
 pub const MAX_RANGE: u32 = 4096;

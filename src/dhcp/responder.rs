@@ -21,7 +21,7 @@ use super::leases::{ClientId, Lease, LeaseState, Leases, OTHER_OFFER, Occupancy,
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::{ActiveMode, DhcpScope};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// An address is held longer than the client is told, by one part in so many of the lease.
 const RESERVE: u32 = 16;

@@ -8,8 +8,8 @@ use super::leases::MAX_LEASE_SECONDS;
 use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
 use super::range::{MAX_RANGE, Range};
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::ids::{MacAddr, Oui};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::{MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;

@@ -44,10 +44,10 @@ use super::message::{ParseError, Request};
 use super::mode_choice::LanEvidence;
 use super::responder::{SilenceReason, Verdict, View, respond};
 use super::scope::{ActiveMode, DhcpScope};
-use crate::access::DeviceTable;
-use crate::bundle::DhcpMode;
-use crate::ids::MacAddr;
-use crate::status::Stats;
+use access::DeviceTable;
+use bundle::DhcpMode;
+use ids::MacAddr;
+use status::Stats;
 
 /// The transaction in which other servers are asked for the check of `phones-only`. Any will do.
 const CHECK_XID: u32 = 0x6c69_6e65;

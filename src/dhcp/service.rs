@@ -36,10 +36,10 @@ use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
 use super::scope::DhcpScope;
 use super::server::{DhcpServer, LinkAccess, Now, Outbox};
-use crate::access::{Catalog, DeviceTable};
-use crate::bundle::DhcpSettings;
-use crate::ids::{Generation, UnixTime};
-use crate::status::Stats;
+use access::{Catalog, DeviceTable};
+use bundle::DhcpSettings;
+use ids::{Generation, UnixTime};
+use status::Stats;
 
 /// How often other servers are asked for.
 const ASK_EVERY: Duration = Duration::from_secs(600);

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{entries, is_note};
-use super::layout::Layout;
 use super::problem::Problem;
 use super::render::Asset;
-use crate::bundle::limits::MAX_FILE_BYTES;
-use crate::bundle::validate::is_image_name;
-use crate::ids::Digest;
+use bundle::limits::MAX_FILE_BYTES;
+use bundle::validate::is_image_name;
+use ids::Digest;
+use repository::layout::Layout;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";

@@ -8,14 +8,16 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use data_encoding::HEXLOWER;
 
-use super::keyring::{self, Kind, Passphrase};
-use super::layout::Layout;
 use super::problem::count;
-use super::trust::{self, OFFLINE_KEYS, RootKeys};
-use super::{ca, publish, secrets};
-use crate::bundle::RecipientSecret;
-use crate::ids::{FleetId, SiteId, UnixTime};
-use crate::tuf::{PublicKey, SigningKey, sign};
+use super::{publish, secrets};
+use bundle::RecipientSecret;
+use ids::{FleetId, SiteId, UnixTime};
+use online::ca;
+use repository::keyring::{self, Kind, Passphrase};
+use repository::layout::Layout;
+use repository::roles::{self, OFFLINE_KEYS, RootKeys};
+use repository::tree;
+use tuf::{PublicKey, SigningKey, sign};
 
 /// What the new fleet is.
 #[derive(Debug, Clone)]
@@ -190,7 +192,7 @@ fn make_keys(
         online: online.public(),
         firmware: &public(&firmware),
     };
-    let signed = trust::root(1, options.now, fleet, &[authority], &keys);
+    let signed = roles::root(1, options.now, fleet, &[authority], &keys);
     let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
     fs::write(layout.signed().join("1.root.json"), signed)?;
     fs::write(
@@ -210,7 +212,7 @@ pub fn add_site(layout: &Layout, name: &str) -> anyhow::Result<SiteId> {
         bail!("there is a site `{name}` already: {}", path.display());
     }
     let id = new_site_id()?;
-    publish::tree::write_file(&path, site_toml(&id).as_bytes())?;
+    tree::write_file(&path, site_toml(&id).as_bytes())?;
     Ok(id)
 }
 

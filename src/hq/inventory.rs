@@ -10,11 +10,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::layout::Layout;
 use super::parallel::in_parallel;
 use super::problem::Problem;
 use super::source::{MAX_CSV_BYTES, MAX_TEXT_BYTES, Source};
-use crate::ids::{Digest, FleetId, MacAddr, SiteId};
+use ids::{Digest, FleetId, MacAddr, SiteId};
+use repository::layout::Layout;
 
 pub use settings::Settings;
 

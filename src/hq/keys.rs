@@ -15,13 +15,14 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::keyring::{self, Passphrase};
-use super::layout::Layout;
-use super::publish::{self, tree};
-use super::trust::{self, FirmwareKeys};
-use crate::ids::UnixTime;
-use crate::tuf::schema::{EXTRA_FIELD, Envelope, Root};
-use crate::tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
+use super::publish;
+use ids::UnixTime;
+use repository::keyring::{self, Passphrase};
+use repository::layout::Layout;
+use repository::roles::{self, FirmwareKeys};
+use repository::tree;
+use tuf::schema::{EXTRA_FIELD, Envelope, Root};
+use tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Change, Role};
 
@@ -105,7 +106,7 @@ impl Keys {
         }
         change::tidy(&mut root)?;
         root.version = self.next_version();
-        root.expires = now.plus(trust::ROOT_LIFE);
+        root.expires = now.plus(roles::ROOT_LIFE);
         let bytes = sign::sign(&root, &[]);
         self.pending = Some(Pending { path: self.pending_path(), bytes, root });
         Ok(())
@@ -136,7 +137,7 @@ impl Keys {
         let pending = self.needs_pending()?;
         let of = |root: &Root| -> anyhow::Result<Signatures> {
             let role = Role::Root.keys(root);
-            Signatures::of(&pending.bytes, &role.public(root), role.threshold)
+            Signatures::of(&pending.bytes, &root.public_keys(&role), role.threshold)
         };
         Ok((of(self.trusted())?, of(&pending.root)?))
     }
@@ -191,7 +192,7 @@ impl Keys {
         let mut next = Vec::new();
         for role in [Role::Release, Role::Online] {
             let (fresh, used) = (self.next_key(role), self.used_key(role));
-            let named = role.keys(root).public(root);
+            let named = root.public_keys(&role.keys(root));
             if !fresh.exists() || !named.contains(&keyring::load_signing(&fresh)?.public()) {
                 continue;
             }
@@ -270,8 +271,8 @@ fn counting(bytes: &[u8], keys: Option<&Keys>) -> anyhow::Result<Option<Vec<Publ
         Some("root") => {
             let root = parse_root(bytes)?;
             let Some(keys) = keys else { return Ok(None) };
-            let mut all = Role::Root.keys(&root).public(&root);
-            all.extend(Role::Root.keys(keys.trusted()).public(keys.trusted()));
+            let mut all = root.public_keys(&Role::Root.keys(&root));
+            all.extend(keys.trusted().public_keys(&Role::Root.keys(keys.trusted())));
             Ok(Some(all))
         }
         Some("targets") => Ok(keys.map(|keys| FirmwareKeys::of(keys.trusted()).keys)),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::inventory::{PhoneLine, Site};
-use super::layout::Layout;
 use super::parallel::in_parallel;
 use super::problem::Problem;
 use super::render::{Body, Findings, FleetDir, SiteFile, loads};
-use crate::bundle::Scope;
-use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
-use crate::ids::{FileName, MacAddr};
+use bundle::Scope;
+use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
+use ids::{FileName, MacAddr};
+use repository::layout::Layout;
 
 pub use super::problem::Report;
 

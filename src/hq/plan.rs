@@ -6,17 +6,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::enrol;
 use super::inventory::{Inventory, Site};
-use super::layout::Layout;
 use super::problem::count;
 use super::progress::Progress;
+use super::publish;
 use super::publish::pack::{Packed, Sealer};
-use super::publish::tree::Discard;
-use super::publish::{self, previous};
 use super::render::{Findings, FleetDir};
-use super::{enrol, keyring};
-use crate::bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope};
-use crate::ids::{FileName, Generation, MacAddr, SiteId};
+use bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope};
+use ids::{FileName, Generation, MacAddr, SiteId};
+use repository::layout::Layout;
+use repository::tree::Discard;
+use repository::{keyring, published};
 
 /// All sites.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,7 +114,7 @@ struct Before {
 }
 
 fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSecret) -> anyhow::Result<Before> {
-    let Some(previous) = previous::read(layout, &site.id)? else { return Ok(Before::default()) };
+    let Some(previous) = published::read(layout, &site.id)? else { return Ok(Before::default()) };
     let opened = previous.open(layout, &fleet.inventory.fleet.id, recovery)?;
     let catalog = opened.catalog();
     Ok(Before {

@@ -7,15 +7,15 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow};
 use zeroize::Zeroizing;
 
-use super::layout::Layout;
 use super::problem::{NotClean, Report};
 use super::publish::pack::Sealer;
-use super::publish::tree::Discard;
 use super::render::{Body, Findings, FleetDir, SiteFile};
-use crate::access::policy::Reason;
-use crate::access::{Catalog, Decision, Policy, Request, Resolution};
-use crate::bundle::PublisherSecret;
-use crate::ids::{FileName, Generation, MacAddr, UnixTime};
+use access::policy::Reason;
+use access::{Catalog, Decision, Policy, Request, Resolution};
+use ids::{FileName, Generation, MacAddr, UnixTime};
+use repository::layout::Layout;
+use repository::tree::Discard;
+use seal::PublisherSecret;
 
 /// A network and an address in it for the phone (RFC 5737, TEST-NET-1). The policy only asks whether they fit.
 const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 0, 2, 0), 24);
@@ -79,7 +79,7 @@ fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, r
     match reason {
         Reason::NotFound => format!("the site has no file {name}"),
         Reason::OtherDevice => match catalog.file(name).map(|file| &file.scope) {
-            Some(crate::bundle::Scope::Device(owner)) => format!("{name} is for {owner} only"),
+            Some(bundle::Scope::Device(owner)) => format!("{name} is for {owner} only"),
             _ => format!("{name} is another device's"),
         },
         Reason::OtherModel if known => format!("{name} is for phones of another model"),
@@ -95,7 +95,7 @@ fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, r
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::hq::testing::sample;
+    use crate::testing::sample;
 
     #[test]
     fn a_phone_gets_its_own_configuration_byte_for_byte() {

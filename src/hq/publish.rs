@@ -7,12 +7,8 @@
 pub mod collect;
 mod fingerprint;
 mod firmware;
-mod ledger;
-mod online;
 pub mod pack;
-pub mod previous;
 mod shown;
-pub mod tree;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -21,31 +17,33 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{PhoneLine, Site};
-use super::layout::Layout;
 use super::lint::Draft;
-use super::lock::TreeLock;
 use super::parallel::in_parallel;
 use super::problem::NotClean;
 use super::progress::Progress;
 use super::render::{Findings, FleetDir};
 use super::secrets::Secrets;
-use super::trust::{self, FirmwareKeys, Whose};
-use super::{db, enrol, keyring, lint};
-use crate::bundle::{PublisherSecret, RecipientPublic, recipients};
-use crate::ids::{Digest, Generation, SiteId, UnixTime};
-use crate::tuf::schema::Root;
-use crate::tuf::{SigningKey, Trusted, sign};
+use super::{enrol, lint};
+use bundle::RecipientPublic;
+use ids::{Digest, Generation, SiteId, UnixTime};
+use online::{db, freshen};
+use repository::keyring;
+use repository::layout::Layout;
+use repository::lock::TreeLock;
+use repository::roles::{self, FirmwareKeys, Whose};
+use seal::{PublisherSecret, manifest};
+use tuf::schema::Root;
+use tuf::{SigningKey, Trusted, sign};
 
 use collect::Collected;
 use fingerprint::Fingerprints;
 use firmware::Catalogue;
-use ledger::{Ledger, Release};
 use pack::{Packed, Sealer};
-use previous::Previous;
-use tree::Tree;
+use repository::ledger::{self, Ledger, Release};
+use repository::published::{self, Previous};
+use repository::tree::{self, Switch, Tree};
 
 pub(super) use firmware::pending_path;
-pub use online::refresh;
 
 /// What to publish.
 #[derive(Debug, Clone)]
@@ -344,7 +342,7 @@ pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyho
 
 /// The signed roots, newest last, by version.
 pub(super) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
-    let roots = previous::numbered(&layout.signed(), "root")?;
+    let roots = published::numbered(&layout.signed(), "root")?;
     if roots.is_empty() {
         bail!("there is no signed root in {}", layout.signed().display());
     }
@@ -384,9 +382,6 @@ struct Publishing<'a> {
     generations: OnceLock<BTreeMap<SiteId, Generation>>,
 }
 
-/// A prepared file and where it goes.
-type Switch = (PathBuf, PathBuf);
-
 impl Publishing<'_> {
     /// Writes all of a site but the timestamp, which is prepared aside.
     fn site(&self, site: &Site, packed: &Packed, enrolled: &[RecipientPublic]) -> anyhow::Result<Made> {
@@ -396,20 +391,20 @@ impl Publishing<'_> {
         recipients.dedup();
         let fleet = &self.fleet.inventory.fleet.id;
         let content = packed.content(fleet, site, &recipients)?;
-        let previous = previous::read(self.layout, &site.id)?;
+        let previous = published::read(self.layout, &site.id)?;
 
         if let Some(previous) = &previous
             && previous.content() == Some(content)
             // After a change of keys everything is signed anew.
             && self.roots.last_key_value().is_some_and(|(_, root)| previous.holds_under(root))
             && previous.firmware_keys() == self.keys.firmware
-            && !trust::is_near(previous.targets.expires, trust::TARGETS_LIFE, 4, self.now)
-            && !trust::is_near(previous.firmware_expires(), trust::TARGETS_LIFE, 4, self.now)
+            && !roles::is_near(previous.targets.expires, roles::TARGETS_LIFE, 4, self.now)
+            && !roles::is_near(previous.firmware_expires(), roles::TARGETS_LIFE, 4, self.now)
             && packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes))
         {
             let generation = previous.generation();
             let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
-            let fresh = online::freshen(self.layout, previous, &self.keys.online, self.now)?;
+            let fresh = freshen::freshen(self.layout, previous, &self.keys.online, self.now)?;
             let refreshed = fresh.is_some() || !switches.is_empty();
             let outcome = if refreshed { Outcome::Refreshed(generation) } else { Outcome::Unchanged(generation) };
             switches.extend(fresh);
@@ -422,7 +417,7 @@ impl Publishing<'_> {
         let mut switches = self.site_roots(site)?;
         switches.push(self.release(site, packed, &recipients, generation, &content, previous.as_ref())?);
         let outcome = Outcome::Published { generation, files: packed.files() };
-        let due = self.now.plus(trust::TIMESTAMP_LIFE / 2).min(ledger::near(self.catalogue.expires));
+        let due = self.now.plus(roles::TIMESTAMP_LIFE / 2).min(ledger::near(self.catalogue.expires));
         Ok(Made { outcome, switches, due })
     }
 
@@ -440,10 +435,10 @@ impl Publishing<'_> {
         let metadata = self.layout.site_metadata(&site.id);
 
         let manifest = packed.manifest(fleet, site, generation, self.now, self.catalogue.version);
-        let sealed = recipients::seal(&self.keys.publisher, &manifest, recipients)?;
+        let sealed = manifest::seal(&self.keys.publisher, &manifest, recipients)?;
         let manifest = self.layout.site_targets(&site.id).join(format!("{}.manifest", Digest::of(&sealed)));
         self.tree.write(&manifest, &sealed)?;
-        let targets = trust::targets(whose, generation, self.now, &sealed, content, &self.keys.firmware);
+        let targets = roles::targets(whose, generation, self.now, &sealed, content, &self.keys.firmware);
         let targets = sign::sign(&targets, &[&self.keys.release]);
         self.tree.write(&metadata.join(format!("{generation}.targets.json")), &targets)?;
         let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
@@ -455,7 +450,7 @@ impl Publishing<'_> {
             // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
             None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
         };
-        let snapshot = trust::snapshot(
+        let snapshot = roles::snapshot(
             whose,
             snapshot_version,
             self.now,
@@ -464,7 +459,7 @@ impl Publishing<'_> {
         );
         let snapshot = sign::sign(&snapshot, &[&self.keys.online]);
         self.tree.write(&metadata.join(format!("{snapshot_version}.snapshot.json")), &snapshot)?;
-        let timestamp = trust::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
+        let timestamp = roles::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
         let path = metadata.join("timestamp.json");
         let aside = self.tree.prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
         Ok((aside, path))

@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 
 use super::images::Images;
 use super::inventory::{Inventory, PhoneLine, Site, Variable};
-use super::layout::Layout;
 use super::problem::Problem;
 use super::secrets::{PREFIX, Secrets};
 use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
-use crate::access::owner;
-use crate::bundle::{Class, Scope};
-use crate::ids::{FileName, MacAddr};
+use access::owner;
+use bundle::{Class, Scope};
+use ids::{FileName, MacAddr};
+use repository::layout::Layout;
 
 pub use assets::{Asset, Assets};
 pub use findings::Findings;

@@ -13,8 +13,8 @@ use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
 use super::inventory::Fleet;
-use super::keyring::{self, Passphrase};
-use super::layout::Layout;
+use repository::keyring::{self, Passphrase};
+use repository::layout::Layout;
 
 /// What a variable that stands for a secret begins with.
 pub const PREFIX: &str = "secret:";
@@ -168,7 +168,7 @@ fn write_to(
     }
     let sealed = age::encrypt_and_armor(recipient, text.as_bytes())
         .map_err(|error| anyhow!("cannot encrypt the secrets: {error}"))?;
-    super::publish::tree::write_file(&layout.secrets(), sealed.as_bytes())
+    repository::tree::write_file(&layout.secrets(), sealed.as_bytes())
 }
 
 /// A basic string of TOML.

@@ -4,9 +4,9 @@
 use std::fs;
 
 use super::init::{InitOptions, init};
-use super::layout::Layout;
 use super::lint;
-use crate::ids::UnixTime;
+use ids::UnixTime;
+use repository::layout::Layout;
 
 /// 2026-11-20.
 pub(super) const NOW: UnixTime = UnixTime(1_795_132_800);

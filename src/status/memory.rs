@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::stats::{Inner, MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Stats};
-use crate::api::{Alert, PhoneSeen};
-use crate::ids::{Generation, MacAddr, UnixTime};
+use api::{Alert, PhoneSeen};
+use ids::{Generation, MacAddr, UnixTime};
 
 /// The most files of one phone whose outcome is remembered; the one not asked for longest makes room.
 pub const MAX_FILES_PER_PHONE: usize = 16;
@@ -157,7 +157,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::status::{Outcome, Report, TransferRecord};
+    use crate::{Outcome, Report, TransferRecord};
 
     fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: Outcome) {
         let [high, low] = last.to_be_bytes();

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::FileSeen;
 use super::stats::{Stats, TransferShown};
-use crate::api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, keys_text};
-use crate::ids::{Generation, UnixTime};
+use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, keys_text};
+use ids::{Generation, UnixTime};
 
 /// How many phones a check-in names at the most; what does not fit is in the counters.
 const CHECK_IN_PHONES: usize = 64;
@@ -218,7 +218,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
-    use crate::status::PollState;
+    use crate::PollState;
 
     #[test]
     fn the_text_says_state_release_and_alerts() {
@@ -246,8 +246,8 @@ mod tests {
     fn the_text_shows_the_last_transfers_with_all_that_is_known_of_them() {
         let stats = Stats::new();
         for number in 0..20u16 {
-            stats.transfer(crate::status::TransferRecord {
-                device: (number == 19).then(|| crate::ids::MacAddr::new([2, 0, 0, 0, 0, 1])),
+            stats.transfer(crate::TransferRecord {
+                device: (number == 19).then(|| ids::MacAddr::new([2, 0, 0, 0, 0, 1])),
                 known: true,
                 address: std::net::Ipv4Addr::new(192, 168, 1, 7),
                 file: format!("file-{number}\u{1b}[2J.cfg"),
@@ -255,7 +255,7 @@ mod tests {
                 retransmissions: 3,
                 duration: std::time::Duration::from_millis(421),
                 generation: Generation(8),
-                outcome: crate::status::Outcome::Unconfirmed,
+                outcome: crate::Outcome::Unconfirmed,
             });
         }
         let text = Report::of(&stats).text();
@@ -293,8 +293,8 @@ mod tests {
         let stats = Stats::new();
         for number in 0..500u16 {
             let [high, low] = number.to_be_bytes();
-            stats.transfer(crate::status::TransferRecord {
-                device: Some(crate::ids::MacAddr::new([2, 0, 0, 0, high, low])),
+            stats.transfer(crate::TransferRecord {
+                device: Some(ids::MacAddr::new([2, 0, 0, 0, high, low])),
                 known: true,
                 address: std::net::Ipv4Addr::LOCALHOST,
                 file: "f".repeat(100),
@@ -302,7 +302,7 @@ mod tests {
                 retransmissions: 0,
                 duration: std::time::Duration::ZERO,
                 generation: Generation(1),
-                outcome: crate::status::Outcome::Delivered,
+                outcome: crate::Outcome::Delivered,
             });
         }
         let check_in = Report::of(&stats).check_in();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::{FileSeen, Kept};
-use crate::api::{Alert, DhcpServerSeen, ImageSeen, PhoneSeen};
-use crate::ids::{Generation, MacAddr, UnixTime};
+use api::{Alert, DhcpServerSeen, ImageSeen, PhoneSeen};
+use ids::{Generation, MacAddr, UnixTime};
 
 /// The most devices that are remembered; the one not seen for longest makes room.
 pub const MAX_DEVICES: usize = 2_048;
@@ -35,7 +35,7 @@ pub enum Outcome {
     TimedOut,
     /// The file could not be read, or the transfer was ended from our side.
     Failed,
-    /// Not served, for this reason ([`crate::access::Reason::code`] or `write-refused`, `malformed`).
+    /// Not served, for this reason ([`access::Reason::code`] or `write-refused`, `malformed`).
     Refused(&'static str),
 }
 

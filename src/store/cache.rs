@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::durable::{parent, read_limited};
 use super::lock;
+use durable::{parent, read_limited};
 
 /// Memory for sled's pages; its own default is 1 GiB.
 const MEMORY_BYTES: u64 = 8 * 1024 * 1024;

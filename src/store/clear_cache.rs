@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::lock;
-use crate::ids::Digest;
+use ids::Digest;
 
 /// Bytes of clear text that are kept at most.
 pub(super) const DEFAULT_BYTES: usize = 32 * 1024 * 1024;

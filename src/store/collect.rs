@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::durable::parent;
 use super::error::StoreError;
 use super::objects::list;
 use super::{Inner, lock};
-use crate::ids::{Digest, Generation};
+use durable::parent;
+use ids::{Digest, Generation};
 
 impl Inner {
     pub(super) fn collect(

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::durable::DiskFile;
 use super::error::StoreError;
 use super::objects::{hash_into, list};
 use super::{Inner, Store, lock};
-use crate::bundle::limits::{CHUNK_BYTES, MAX_FILE_BYTES, TAG_BYTES};
-use crate::ids::Digest;
+use bundle::limits::{CHUNK_BYTES, MAX_FILE_BYTES, TAG_BYTES};
+use durable::DiskFile;
+use ids::Digest;
 
 /// Bytes of one sealed chunk: downloads resume at multiples of it.
 pub(super) const SEALED_CHUNK_BYTES: u64 = (CHUNK_BYTES + TAG_BYTES) as u64;
@@ -173,7 +173,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::store::fixtures::Faults;
+    use crate::fixtures::Faults;
 
     fn content(bytes: usize) -> Vec<u8> {
         (0..bytes).map(|index| u8::try_from(index % 251).unwrap()).collect()
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn what_is_here_already_needs_no_byte() {
         let (_dir, store) = store();
-        crate::store::fixtures::put(&store, b"object").unwrap();
+        crate::fixtures::put(&store, b"object").unwrap();
         let mut download = store.download(&Digest::of(b"object"), 6).unwrap();
         assert_eq!(download.offset(), 6);
         assert!(download.write(b"!").is_err());
@@ -321,14 +321,14 @@ mod tests {
     fn an_object_that_a_power_cut_spoiled_does_not_count() {
         let (dir, mut store) = store();
         let digest = Digest::of(b"object");
-        crate::store::fixtures::put(&store, b"object").unwrap();
+        crate::fixtures::put(&store, b"object").unwrap();
         let path = store.inner.object_path(&digest);
         drop(store);
         // The name reached the disk, the content did not.
         fs::write(&path, [0; 6]).unwrap();
         store = Store::open(dir.path()).unwrap();
         assert!(!store.has(&digest, 6));
-        crate::store::fixtures::put(&store, b"object").unwrap();
+        crate::fixtures::put(&store, b"object").unwrap();
         assert!(store.has(&digest, 6));
     }
 
@@ -352,7 +352,7 @@ mod tests {
         store.on_damage(Box::new(move |digest| listener.lock().unwrap().push(digest)));
         for number in 0..10u8 {
             let digest = Digest::of(&[number]);
-            crate::store::fixtures::put(&store, &[number]).unwrap();
+            crate::fixtures::put(&store, &[number]).unwrap();
             fs::write(store.inner.object_path(&digest), b"!").unwrap();
             assert!(matches!(store.read(&digest, 10), Err(StoreError::Corrupt(_))));
             assert!(!store.has(&digest, 1));
@@ -360,7 +360,7 @@ mod tests {
             assert_eq!(heard.lock().unwrap().last(), Some(&digest));
         }
         assert!(fs::read_dir(dir.path().join("bad")).unwrap().count() <= 4);
-        crate::store::fixtures::put(&store, &[1]).unwrap();
+        crate::fixtures::put(&store, &[1]).unwrap();
         assert_eq!(store.read(&Digest::of(&[1]), 10).unwrap(), [1]);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ids::{Digest, Generation};
+use ids::{Digest, Generation};
 
 /// Why the disk refused.
 #[derive(Debug, thiserror::Error)]

@@ -6,9 +6,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::durable::{Disk, Hook, Op};
 use super::{Store, StoreError};
-use crate::ids::{Digest, Generation};
+use durable::{Disk, Hook, Op};
+use ids::{Digest, Generation};
 
 /// A disk that fails where a test wants it to.
 #[derive(Debug, Clone, Default)]

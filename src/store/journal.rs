@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::durable::{Disk, DiskFile, parent};
 use super::error::StoreError;
+use durable::{Disk, DiskFile, parent};
 
 const KIND: &[u8; 8] = b"LSJRNAL\x01";
 const HEAD_BYTES: usize = 12;
@@ -182,7 +182,7 @@ fn parse_record(bytes: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
-    use crate::store::fixtures::Faults;
+    use crate::fixtures::Faults;
 
     fn at(dir: &tempfile::TempDir) -> PathBuf {
         dir.path().join("leases.log")

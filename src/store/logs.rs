@@ -11,11 +11,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::durable::read_limited;
 use super::{Inner, Store, lock};
-use crate::access::logs::MAX_LOG_BYTES;
-use crate::access::{LogError, Logs, OwnLog};
-use crate::ids::UnixTime;
+use access::logs::MAX_LOG_BYTES;
+use access::{LogError, Logs, OwnLog};
+use durable::read_limited;
+use ids::UnixTime;
 
 /// The most that all logs take together.
 pub const MAX_LOGS_BYTES: u64 = 8 * 1024 * 1024;
@@ -181,8 +181,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::access::LogKind;
-    use crate::ids::MacAddr;
+    use access::LogKind;
+    use ids::MacAddr;
 
     fn log(number: u16, kind: LogKind) -> OwnLog {
         let [high, low] = number.to_be_bytes();

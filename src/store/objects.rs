@@ -12,10 +12,10 @@ use std::sync::{Arc, Weak};
 
 use sha2::{Digest as _, Sha256};
 
-use super::durable::parent;
 use super::error::StoreError;
 use super::{Inner, Store, lock};
-use crate::ids::Digest;
+use durable::parent;
+use ids::Digest;
 
 /// How many damaged objects are kept for looking at.
 const MAX_BAD: usize = 4;
@@ -42,7 +42,7 @@ impl Store {
         if length > limit {
             return Err(StoreError::TooLong { digest: *digest, limit });
         }
-        let bytes = super::durable::read_limited(&path, limit).map_err(StoreError::io("read", &path))?;
+        let bytes = durable::read_limited(&path, limit).map_err(StoreError::io("read", &path))?;
         let bytes = bytes.ok_or(StoreError::Missing(*digest))?;
         if Digest::of(&bytes) != *digest {
             self.inner.damaged(digest);

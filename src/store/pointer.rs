@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::read_limited;
 use super::error::{Recovery, StoreError};
 use super::releases::StoredRelease;
 use super::{Inner, Store, checked, lock};
-use crate::ids::Generation;
+use durable::read_limited;
+use ids::Generation;
 
 const POINTER: &checked::Kind = b"LSACTIV\x01";
 const MAX_POINTER_BYTES: u64 = 1024;

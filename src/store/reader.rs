@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256};
 use super::clear_cache::ClearCache;
 use super::download::SEALED_CHUNK_BYTES;
 use super::{Inner, Store};
-use crate::access::{Content, ContentError, Files};
-use crate::bundle::limits::{CHUNK_BYTES, MAX_COMPRESSED_FILE_BYTES, TAG_BYTES};
-use crate::bundle::object::{self, ObjectError};
-use crate::bundle::{FileEntry, ObjectRef, Packing};
-use crate::ids::Digest;
+use access::{Content, ContentError, Files};
+use bundle::limits::{CHUNK_BYTES, MAX_COMPRESSED_FILE_BYTES, TAG_BYTES};
+use bundle::object::{self, ObjectError};
+use bundle::{FileEntry, ObjectRef, Packing};
+use ids::Digest;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 const TAG: u64 = TAG_BYTES as u64;
@@ -206,16 +206,16 @@ fn sealed_bytes(clear_bytes: u64) -> Option<u64> {
     object::chunks(clear_bytes).checked_mul(TAG)?.checked_add(clear_bytes)
 }
 
-#[cfg(all(test, feature = "hq"))]
+#[cfg(test)]
 impl Inner {
     /// For tests: how much clear text of an object is in memory.
-    pub(super) fn cached(&self, digest: &crate::ids::Digest, chunks: u64) -> usize {
+    pub(super) fn cached(&self, digest: &ids::Digest, chunks: u64) -> usize {
         (0..chunks).filter(|index| self.clear.find(digest, *index).is_some()).count()
     }
 }
 
 // HQ's half seals what is read here.
-#[cfg(all(test, feature = "hq"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use std::fs;
@@ -223,16 +223,17 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::bundle::{Class, PublisherSecret, Scope};
-    use crate::ids::Generation;
-    use crate::store::fixtures::{Made, put};
+    use crate::fixtures::{Made, put};
+    use bundle::{Class, Scope};
+    use ids::Generation;
+    use seal::PublisherSecret;
 
     fn content(bytes: usize) -> Vec<u8> {
         (0..bytes).map(|index| u8::try_from(index * 7 / 3 % 253).unwrap()).collect()
     }
 
     fn file(store: &Store, clear: &[u8], packing: Packing) -> Arc<FileEntry> {
-        let (blob, sealed) = object::seal(&PublisherSecret::from_bytes([7; 32]), "test", clear, packing);
+        let (blob, sealed) = seal::object::seal(&PublisherSecret::from_bytes([7; 32]), "test", clear, packing);
         put(store, &sealed).unwrap();
         let name = "phone.cfg".parse().unwrap();
         Arc::new(FileEntry { name, scope: Scope::Everyone, class: Class::Config, sha256: Digest::of(clear), blob })

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::read_limited;
 use super::error::StoreError;
 use super::{Inner, Store, checked, lock};
-use crate::bundle::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_SHARDS};
-use crate::ids::{Digest, Generation};
+use bundle::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_SHARDS};
+use durable::read_limited;
+use ids::{Digest, Generation};
 
 const INDEX: &checked::Kind = b"LSINDEX\x01";
 const MAX_INDEX_BYTES: u64 = 64 * 1024;
@@ -72,7 +72,7 @@ impl Part {
 
 impl Store {
     /// The sealed release that the pointer names: generation, metadata files, sealed manifest. Whoever calls
-    /// re-verifies it with [`crate::access::OpenedManifest`]. If it is damaged, one that was active before takes its
+    /// re-verifies it with [`access::OpenedManifest`]. If it is damaged, one that was active before takes its
     /// place, and [`Store::recoveries`] says so.
     pub fn active(&self) -> Result<Option<StoredRelease>, StoreError> {
         self.inner.active()

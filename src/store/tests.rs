@@ -9,8 +9,8 @@ use std::path::Path;
 
 use super::fixtures::{Faults, Made, in_memory, installed, put};
 use super::*;
-use crate::ids::UnixTime;
 use damage::flip_middle;
+use ids::UnixTime;
 
 fn trust(number: i64) -> TrustState {
     TrustState {

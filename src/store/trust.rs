@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::durable::read_limited;
 use super::error::{Recovery, StoreError};
 use super::{Inner, Store, checked, lock};
-use crate::ids::{Generation, UnixTime};
+use durable::read_limited;
+use ids::{Generation, UnixTime};
 
 const TRUST: &checked::Kind = b"LSTRUST\x01";
 
@@ -21,7 +21,7 @@ const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
 /// Trust state: what must survive any power cut. Two checksummed copies, written in turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustState {
-    /// [`crate::tuf::Trusted::files`].
+    /// [`tuf::Trusted::files`].
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// The time floor.
     pub time_floor: Option<UnixTime>,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::packet::{OACK_HEADER, RequestOption, push_option};
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The block size without an option (RFC 1350 §2).
 pub const DEFAULT_BLKSIZE: u16 = 512;
@@ -142,7 +142,7 @@ fn number(asked: &[RequestOption<'_>], name: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::packet::Packet;
+    use crate::packet::Packet;
 
     const ETHERNET: u32 = 1500;
 

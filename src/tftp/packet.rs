@@ -46,7 +46,7 @@ pub enum Packet<'a> {
 /// What stands in an RRQ or WRQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The name as it was sent, without its NUL. [`crate::ids::FileName::from_wire`] checks it.
+    /// The name as it was sent, without its NUL. [`ids::FileName::from_wire`] checks it.
     pub name: &'a [u8],
     /// How the bytes are to be sent.
     pub mode: Mode,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::options::Terms;
 use super::packet::{Packet, Refusal};
 use super::transfer::MAX_RESENDS;
-use crate::status::stats::Outcome;
+use status::stats::Outcome;
 
 /// How long an acknowledgement waits for the next block before it is sent again, unless the client's `timeout` option
 /// says otherwise.
@@ -267,9 +267,9 @@ impl Receive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tftp::options::Limits;
-    use crate::tftp::packet::RequestOption;
-    use crate::tftp::service::epoch;
+    use crate::options::Limits;
+    use crate::packet::RequestOption;
+    use crate::service::epoch;
 
     const LIMIT: usize = 2000;
 
@@ -284,7 +284,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
                 .collect();
-            let announced = crate::tftp::options::announced_size(&asked);
+            let announced = crate::options::announced_size(&asked);
             let terms = Terms::agree(&asked, announced.unwrap_or(0), &Limits::new(1500, None, Some(1)));
             let now = epoch();
             Self { receive: Receive::new(announced, LIMIT, &terms, now), now }

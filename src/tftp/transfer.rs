@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::options::Terms;
 use super::packet::{Packet, Refusal};
 use super::rto::Rto;
-use crate::status::stats::Outcome;
+use status::stats::Outcome;
 
 /// Resends in a row without any progress.
 pub const MAX_RESENDS: u32 = 4;

@@ -8,7 +8,7 @@ use super::schema::{MetaFile, Snapshot, Targets, Timestamp};
 pub use super::trusted::{MAX_ROLES, Trusted};
 use super::trusted::{file_name, missing};
 use super::verify::{Authority, Held};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// How much of each metadata file is read at the most, in bytes. A signed length can be lower, never higher: not even
 /// a stolen online key may fill a site's memory.

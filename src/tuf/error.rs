@@ -1,6 +1,6 @@
 //! Why metadata is turned away.
 
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// Why metadata was turned away. What was trusted before stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::canonical;
-use crate::ids::Digest;
+use ids::Digest;
 
 /// The id of a key: SHA-256 of its canonical JSON, in hex (§4.2.1). Kept as text: foreign ids may look otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::key::KeyId;
 use super::schema::{Delegations, MetaFile, Root, Snapshot, Targets, Timestamp};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// The top-level roles (§2.1).
 pub(super) const TOP_LEVEL: [&str; 4] = ["root", "timestamp", "snapshot", "targets"];

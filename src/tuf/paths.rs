@@ -1,7 +1,7 @@
 //! Which target paths a delegation covers (§4.5): shell patterns, or prefixes of a path's SHA-256.
 
 use super::schema::DelegatedRole;
-use crate::ids::Digest;
+use ids::Digest;
 
 impl DelegatedRole {
     /// Whether this role is trusted for a target path. A role without patterns and prefixes is for none.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha512};
 
 use super::key::{KeyId, PublicKey};
-use crate::ids::{Digest, UnixTime};
+use ids::{Digest, UnixTime};
 
 /// The specification version that is written; any `1.x` is read (§4.3).
 pub const SPEC_VERSION: &str = "1.0.34";

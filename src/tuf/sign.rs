@@ -15,7 +15,7 @@ use super::schema::{
 };
 use super::verify::{malformed, signers};
 use super::{canonical, json};
-use crate::ids::{Digest, UnixTime};
+use ids::{Digest, UnixTime};
 
 /// The bytes of a metadata file: `signed` in the specification's wire format, signed by each key once, in the
 /// order of the key ids. The same arguments give the same bytes.

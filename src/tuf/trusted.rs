@@ -7,7 +7,7 @@ use super::error::TrustError;
 use super::metadata::{Metadata, TOP_LEVEL};
 use super::schema::{DelegatedRole, Delegations, MetaFile, Root, Snapshot, Target, Targets, Timestamp};
 use super::verify::{Authority, Held, malformed};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// How many roles one search visits, `targets` included (§5.6.7.1).
 pub const MAX_ROLES: usize = 32;

@@ -11,7 +11,7 @@ use super::key::{KeyId, PublicKey};
 use super::metadata::{Metadata, read};
 use super::schema::{DelegatedRole, Delegations, Hashes, MetaFile, Root, Signature};
 use super::{canonical, json};
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// Who may sign a role: its usable keys and how many of them it takes.
 #[derive(Clone, PartialEq, Eq)]

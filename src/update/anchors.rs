@@ -4,8 +4,8 @@ use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 
 use super::tls;
-use crate::ids::{FleetId, SiteId};
-use crate::tuf::schema::{EXTRA_FIELD, Root, Timestamp};
+use ids::{FleetId, SiteId};
+use tuf::schema::{EXTRA_FIELD, Root, Timestamp};
 
 /// No root names more CAs: one, and one more while it is replaced, with room.
 const MAX_CAS: usize = 8;
@@ -91,7 +91,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::ids::UnixTime;
+    use ids::UnixTime;
 
     fn root(extra: Option<Value>) -> Root {
         Root {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ids::{Digest, SiteId, UnixTime};
+use ids::{Digest, SiteId, UnixTime};
 
 /// Polls are never further apart than this because of failures.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30 * 60);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
-use crate::api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
-use crate::ids::{SiteId, UnixTime};
-use crate::tuf::PublicKey;
-use crate::tuf::schema::Root;
+use api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
+use ids::{SiteId, UnixTime};
+use tuf::PublicKey;
+use tuf::schema::Root;
 
 /// HQ hears of a site at least this often, also when there is nothing to tell; it calls one silent after an hour. A
 /// check-in is three times the bytes of an idle poll, and HQ keeps each.
@@ -120,8 +120,8 @@ fn timestamp_keys(root: &Root) -> Vec<PublicKey> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::api::{Alert, PhoneSeen};
-    use crate::ids::{Generation, MacAddr};
+    use api::{Alert, PhoneSeen};
+    use ids::{Generation, MacAddr};
 
     fn phone(number: u64) -> PhoneSeen {
         let mac: MacAddr = format!("0200{:08x}", number).parse().unwrap();

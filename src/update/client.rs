@@ -13,8 +13,8 @@ use super::clock::Timekeeper;
 pub use super::fetch_error::FetchError;
 use super::http;
 use super::tls::{self, Anchors, ClientAuth, TlsError};
-use crate::api::{MAX_BODY_BYTES, Refusal};
-use crate::store::{Download, StoreError};
+use api::{MAX_BODY_BYTES, Refusal};
+use store::{Download, StoreError};
 
 /// So many objects are fetched at the same time.
 pub(super) const PARALLEL: usize = 8;

@@ -1,4 +1,4 @@
-//! What time it is, on a box that may have no clock (DESIGN, "Time").
+//! What time it is, on a box that may have no clock: a Raspberry Pi has no battery for one and starts in 1970.
 //!
 //! Only signed sources raise the floor: the build, the stored floor, verified manifests and HQ's signed check-in
 //! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that
@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// 2026-11-01: no release of Lineside is older, so no appliance lives before it.
 const EPOCH: UnixTime = UnixTime(1_793_491_200);

@@ -7,8 +7,8 @@ use super::identity::{Identity, IdentityError};
 use super::plan;
 use super::poll::PollError;
 use super::service::Updater;
-use crate::api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
-use crate::ids::{Generation, UnixTime};
+use api::{CHECK_IN_PATH, Certificate, RENEW_PATH, RenewRequest};
+use ids::{Generation, UnixTime};
 
 /// After so many check-ins in a row that tell of a release which the published tree does not show, someone should look.
 const BEHIND_ALERT: u32 = 3;

@@ -1,4 +1,5 @@
-//! Enrolment: a token makes this appliance a site, once (DESIGN, "Identity and enrolment").
+//! Enrolment: a token makes this appliance a site, once. A box ships unopened, and a file on its card is all it needs
+//! (I22).
 //!
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
@@ -13,11 +14,11 @@ use super::client::{Client, ClientLimits, FetchError, Fetched};
 use super::clock::Timekeeper;
 use super::identity::{Identity, IdentityError, Journal, Site};
 use super::tls::{Anchors, TlsError};
-use crate::api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
-use crate::bundle::RecipientSecret;
-use crate::ids::Digest;
-use crate::store::{Store, StoreError, TrustState};
-use crate::tuf::{Limits, TrustError, Trusted};
+use api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
+use bundle::RecipientSecret;
+use ids::Digest;
+use store::{Store, StoreError, TrustState};
+use tuf::{Limits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
 #[derive(Debug, thiserror::Error)]
@@ -239,8 +240,7 @@ pub(super) fn finish(store: &Store, journal: &Journal) -> Result<Identity, Enrol
 fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, journal: &Journal) -> bool {
     let Ok(trusted) = Trusted::reopen(metadata) else { return false };
     let (ours, theirs) = (trusted.root(), pinned.root());
-    let keys =
-        |root: &crate::tuf::schema::Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
+    let keys = |root: &tuf::schema::Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
     let shares_a_key = keys(ours).iter().any(|id| keys(theirs).contains(id));
     let same_root = trusted.files().get("root.json") == pinned.files().get("root.json");
     let Site { fleet, site, .. } = &journal.site;

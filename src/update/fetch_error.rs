@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::api::Refusal;
-use crate::store::StoreError;
+use api::Refusal;
+use store::StoreError;
 
 /// HQ's codes of refusal that are about our certificate.
 const REFUSED_CERTIFICATE: [&str; 4] = ["certificate-expired", "certificate-unknown", "no-certificate", "revoked"];

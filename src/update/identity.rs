@@ -16,10 +16,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::at_rest::{AtRestError, Key, is_encrypted};
 use super::tls::{self, ClientAuth};
-use crate::api::{parse_site_uri, site_uri};
-use crate::bundle::RecipientSecret;
-use crate::ids::{Digest, FleetId, SiteId, UnixTime};
-use crate::store::{Store, StoreError};
+use api::{parse_site_uri, site_uri};
+use bundle::RecipientSecret;
+use ids::{Digest, FleetId, SiteId, UnixTime};
+use store::{Store, StoreError};
 
 const TLS_KEY: &str = "tls.key";
 const TLS_CERTIFICATE: &str = "tls.crt";
@@ -210,7 +210,7 @@ impl std::fmt::Debug for Identity {
 pub(super) struct Journal {
     /// What the token says.
     pub(super) site: Site,
-    /// [`crate::api::EnrolmentToken::token`].
+    /// [`api::EnrolmentToken::token`].
     pub(super) token: String,
     /// PKCS#8, PEM.
     pub(super) tls_key: String,

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::api::{RENEW_AFTER_DAYS, RENEWABLE_DAYS};
-use crate::bundle::ObjectRef;
-use crate::ids::{Digest, SiteId, UnixTime};
+use api::{RENEW_AFTER_DAYS, RENEWABLE_DAYS};
+use bundle::ObjectRef;
+use ids::{Digest, SiteId, UnixTime};
 
 /// The root chain and all metadata are looked at this often even if the timestamp does not change.
 pub const FULL_REFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -66,7 +66,7 @@ pub fn renewal_due(valid: (UnixTime, UnixTime), now: UnixTime, refused: bool, la
 }
 
 /// Adds to a list of rejected generations, which stays short.
-pub fn reject(rejected: &mut Vec<crate::ids::Generation>, generation: crate::ids::Generation) {
+pub fn reject(rejected: &mut Vec<ids::Generation>, generation: ids::Generation) {
     if !rejected.contains(&generation) {
         rejected.push(generation);
     }
@@ -79,8 +79,8 @@ pub fn reject(rejected: &mut Vec<crate::ids::Generation>, generation: crate::ids
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::bundle::{ContentKey, Packing};
-    use crate::ids::Generation;
+    use bundle::{ContentKey, Packing};
+    use ids::Generation;
 
     fn object(name: &str, bytes: u64) -> ObjectRef {
         let key = ContentKey::from_bytes([0; 32]);

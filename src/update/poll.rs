@@ -14,12 +14,12 @@ use super::release::{self, LoadError};
 use super::self_check::{self, CheckError};
 use super::service::Updater;
 use super::tls::{Anchors, TlsError};
-use crate::access::{Catalog, MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
-use crate::bundle::ObjectRef;
-use crate::bundle::limits::MAX_MANIFEST_BYTES;
-use crate::ids::{Digest, Generation, UnixTime};
-use crate::store::{StoreError, TrustState};
-use crate::tuf::{Limits, TrustError, Trusted};
+use access::{Catalog, MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
+use bundle::ObjectRef;
+use bundle::limits::MAX_MANIFEST_BYTES;
+use ids::{Digest, Generation, UnixTime};
+use store::{StoreError, TrustState};
+use tuf::{Limits, TrustError, Trusted};
 
 /// How often a release may fail to open before its generation is given up.
 const CHECK_TRIES: u32 = 3;

@@ -2,8 +2,8 @@
 
 use super::anchors::{self, AnchorError};
 use super::client::{Client, FetchError, Fetched};
-use crate::ids::{FleetId, SiteId, UnixTime};
-use crate::tuf::{Limits, Refresh, Step, TrustError, Trusted};
+use ids::{FleetId, SiteId, UnixTime};
+use tuf::{Limits, Refresh, Step, TrustError, Trusted};
 
 /// Why a refresh ended early. What was trusted before, and new roots, stay.
 #[derive(Debug, thiserror::Error)]

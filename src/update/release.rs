@@ -5,12 +5,12 @@ use futures_util::stream::{self, TryStreamExt as _};
 use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
 use super::identity::Identity;
 use super::plan;
-use crate::access::{Opened, OpenedManifest, ReleaseError};
-use crate::bundle::ObjectRef;
-use crate::bundle::limits::MAX_FILE_BYTES;
-use crate::ids::Digest;
-use crate::store::{Store, StoreError, StoredRelease};
-use crate::tuf::{TrustError, Trusted};
+use access::{Opened, OpenedManifest, ReleaseError};
+use bundle::ObjectRef;
+use bundle::limits::MAX_FILE_BYTES;
+use ids::Digest;
+use store::{Store, StoreError, StoredRelease};
+use tuf::{TrustError, Trusted};
 
 /// Why the stored release cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use super::plan;
 use super::poll::PollError;
 use super::release::load_previous;
 use super::service::Updater;
-use crate::access::Opened;
-use crate::ids::Generation;
-use crate::store::{Store, StoreError};
+use access::Opened;
+use ids::Generation;
+use store::{Store, StoreError};
 
 /// Why the site stays on its release.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::access::{Catalog, ContentError, Files};
-use crate::bundle::FileEntry;
-use crate::ids::{Digest, FileName};
+use access::{Catalog, ContentError, Files};
+use bundle::FileEntry;
+use ids::{Digest, FileName};
 
 /// Contents that were checked: the sealed bytes' digest and the clear text's.
 pub type Checked = BTreeSet<(Digest, Digest)>;
@@ -77,12 +77,10 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
-    use crate::access::Content;
-    use crate::access::content::CHUNK_BYTES;
-    use crate::bundle::{
-        Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Scope, Shard, SiteSettings, Totals,
-    };
-    use crate::ids::{Generation, UnixTime};
+    use access::Content;
+    use access::content::CHUNK_BYTES;
+    use bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Scope, Shard, SiteSettings, Totals};
+    use ids::{Generation, UnixTime};
 
     struct Clear(Vec<u8>);
 

@@ -13,12 +13,12 @@ use super::clock::{Reading, SystemClock, Timekeeper};
 use super::identity::Identity;
 use super::poll::PollError;
 use super::self_check::Checked;
-use crate::access::{Catalog, Opened};
-use crate::api::CheckIn;
-use crate::ids::{Digest, Generation, UnixTime};
-use crate::status::{PollState, Stats};
-use crate::store::{Store, TrustState};
-use crate::tuf::Trusted;
+use access::{Catalog, Opened};
+use api::CheckIn;
+use ids::{Digest, Generation, UnixTime};
+use status::{PollState, Stats};
+use store::{Store, TrustState};
+use tuf::Trusted;
 
 /// Where a check-in's report comes from; the nonce is filled in here.
 pub type Report = Arc<dyn Fn() -> CheckIn + Send + Sync>;

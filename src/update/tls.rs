@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime as T
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::clock::Timekeeper;
-use crate::ids::Digest;
+use ids::Digest;
 
 /// No chain is looked at beyond so many certificates.
 const MAX_CHAIN: usize = 8;

@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use lineside::bundle::{DhcpMode, DhcpSettings};
-use lineside::dhcp::augment::{Action, Augment};
-use lineside::dhcp::heard::ServerMessage;
-use lineside::dhcp::{
+use bundle::{DhcpMode, DhcpSettings};
+use dhcp::augment::{Action, Augment};
+use dhcp::heard::ServerMessage;
+use dhcp::{
     ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, frame, respond,
 };
-use lineside::ids::{MacAddr, UnixTime};
+use ids::{MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);

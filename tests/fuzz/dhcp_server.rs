@@ -6,15 +6,15 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use lineside::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use lineside::dhcp::augment::{Action, Augment};
-use lineside::dhcp::completed_lease::CompletedLease;
-use lineside::dhcp::heard::{Answers, ServerMessage};
-use lineside::dhcp::options::OptionCode;
-use lineside::dhcp::question::{self, Question};
-use lineside::dhcp::proof::Proof;
-use lineside::dhcp::{DhcpScope, LanView, Request};
-use lineside::ids::{MacAddr, UnixTime};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use dhcp::augment::{Action, Augment};
+use dhcp::completed_lease::CompletedLease;
+use dhcp::heard::{Answers, ServerMessage};
+use dhcp::options::OptionCode;
+use dhcp::question::{self, Question};
+use dhcp::proof::Proof;
+use dhcp::{DhcpScope, LanView, Request};
+use ids::{MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use lineside::tftp::options::{Limits, Terms};
-use lineside::tftp::packet::RequestOption;
-use lineside::tftp::{receive, transfer};
+use tftp::options::{Limits, Terms};
+use tftp::packet::RequestOption;
+use tftp::{receive, transfer};
 
 fuzz_target!(|input: &[u8]| {
     let Some((head, events)) = input.split_first_chunk::<8>() else { return };

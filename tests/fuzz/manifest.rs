@@ -4,9 +4,10 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use lineside::bundle::recipients::{self, Binding};
-use lineside::bundle::{Manifest, PublisherSecret, RecipientSecret};
-use lineside::ids::Generation;
+use bundle::recipients::{self, Binding};
+use bundle::{Manifest, RecipientSecret};
+use seal::PublisherSecret;
+use ids::Generation;
 
 static KEY: LazyLock<RecipientSecret> = LazyLock::new(|| RecipientSecret::from_bytes([2; 32]));
 
@@ -23,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     // What is valid can be sealed, and opens to what it was.
-    let Ok(sealed) = recipients::seal(&PublisherSecret::from_bytes([1; 32]), &manifest, &[KEY.public()]) else { return };
+    let Ok(sealed) = seal::manifest::seal(&PublisherSecret::from_bytes([1; 32]), &manifest, &[KEY.public()]) else { return };
     let (fleet, site, generation) = (manifest.fleet.clone(), manifest.site.clone(), manifest.generation);
     let opened = recipients::open(&sealed, &KEY, &Binding { fleet, site, generation }).expect("it was valid");
     assert_eq!(opened, manifest);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use lineside::ids::{Digest, UnixTime};
-use lineside::tuf::sign::{self, Signers, TopLevel};
-use lineside::tuf::{Limits, Refresh, SigningKey, Step, Trusted, canonical};
+use ids::{Digest, UnixTime};
+use tuf::sign::{self, Signers, TopLevel};
+use tuf::{Limits, Refresh, SigningKey, Step, Trusted, canonical};
 use serde_json::Value;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);

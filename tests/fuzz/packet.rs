@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use lineside::access::owner;
-use lineside::ids::FileName;
-use lineside::tftp::options::{self, Limits, Terms};
-use lineside::tftp::packet::{MAX_OPTIONS, Packet, Request};
-use lineside::tftp::transfer::Input;
+use access::owner;
+use ids::FileName;
+use tftp::options::{self, Limits, Terms};
+use tftp::packet::{MAX_OPTIONS, Packet, Request};
+use tftp::transfer::Input;
 
 fuzz_target!(|datagram: &[u8]| {
     let _ = Input::from_datagram(datagram);

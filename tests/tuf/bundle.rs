@@ -5,8 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use lineside::access::OpenedManifest;
-use lineside::hq::publish::previous;
 use lineside::ids::Digest;
+use lineside::repository::published;
 
 use crate::fleet::{Fleet, Site};
 use crate::python::{has, python, run, script};
@@ -63,7 +63,7 @@ async fn the_key_of_one_site_opens_nothing_of_another() {
     a.takes(1).await;
     b.takes(1).await;
     for (site, other) in [(&a, &b), (&b, &a)] {
-        let published = previous::read(&fleet.layout, &site.id).unwrap().unwrap();
+        let published = published::read(&fleet.layout, &site.id).unwrap().unwrap();
         let digest = published.trusted.target("manifest").unwrap().hashes.sha256.unwrap();
         let path = fleet.layout.site_targets(&site.id).join(format!("{digest}.manifest"));
         let sealed = fs::read(path).unwrap();
@@ -72,7 +72,7 @@ async fn the_key_of_one_site_opens_nothing_of_another() {
         assert_eq!(open(other.identity.recipient()).unwrap_err().code(), "not-sealed-to-us");
         // Everything else is encrypted with keys that only the manifest has; no key in B's hands opens any of it.
         let shared: Vec<_> = {
-            let theirs = previous::read(&fleet.layout, &other.id).unwrap().unwrap();
+            let theirs = published::read(&fleet.layout, &other.id).unwrap().unwrap();
             let digest = theirs.trusted.target("manifest").unwrap().hashes.sha256.unwrap();
             let sealed = fs::read(fleet.layout.site_targets(&other.id).join(format!("{digest}.manifest"))).unwrap();
             let theirs =

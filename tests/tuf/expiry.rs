@@ -42,7 +42,7 @@ async fn sites_outlive_everything_that_expires_and_the_next_publish_reaches_them
     let outcome = site.poll().await;
     assert_eq!((outcome.state, site.serving()), ("stale", 1), "{}", outcome.reason);
     assert!(site.content() == before);
-    let warnings = lineside::hq::expiry::of_fleet(&fleet.layout, later);
+    let warnings = lineside::repository::expiry::of_fleet(&fleet.layout, later);
     let expired: Vec<_> = warnings.iter().filter(|warning| warning.expired).map(|warning| warning.role).collect();
     assert_eq!(expired, ["timestamp", "firmware", "targets"]);
     fleet.edit("after all that time");

@@ -8,10 +8,10 @@ use lineside::api::{
     TokenKeys,
 };
 use lineside::bundle::{
-    Class, FileEntry, Inventory, Manifest, ObjectRef, Packing, PublisherSecret, RecipientPublic, Scope, Shard,
-    SiteSettings, Totals, object, recipients,
+    Class, FileEntry, Inventory, Manifest, ObjectRef, Packing, RecipientPublic, Scope, Shard, SiteSettings, Totals,
 };
 use lineside::ids::{Digest, FleetId, Generation, SiteId, UnixTime};
+use lineside::seal::{PublisherSecret, manifest, object};
 use lineside::tuf::schema::{
     EXTRA_FIELD, Hashes, MetaFile, RoleKeys, Root, Snapshot, Target, Targets, Timestamp, key_json,
 };
@@ -217,7 +217,7 @@ impl World {
             shards: vec![shard],
             image: None,
         };
-        let sealed = recipients::seal(&secret, &manifest, &[self.recipient.unwrap()]).unwrap();
+        let sealed = manifest::seal(&secret, &manifest, &[self.recipient.unwrap()]).unwrap();
         let sha256 = Digest::of(&sealed);
         let hashes = Hashes { sha256: Some(sha256), others: BTreeMap::new() };
         let target = Target { length: sealed.len() as u64, hashes, custom: None, extra: BTreeMap::new() };

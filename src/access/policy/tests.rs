@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::access::guard::QUIET;
-use crate::access::rate::Rate;
-use crate::bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Shard, SiteSettings, Totals};
-use crate::ids::{Digest, Generation, UnixTime};
+use crate::guard::QUIET;
+use crate::rate::Rate;
+use bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Shard, SiteSettings, Totals};
+use ids::{Digest, Generation, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
 const KITCHEN: MacAddr = MacAddr::new([0x00, 0x15, 0x65, 0x01, 0x02, 0x03]);

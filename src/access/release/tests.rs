@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::*;
-use crate::bundle::shards::{shard_count, shard_of};
-use crate::bundle::{Image, Inventory, Packing, Phone, PublisherSecret, Scope, Shard, SiteSettings, Totals};
-use crate::ids::{MacAddr, UnixTime};
-use crate::tuf::schema::Hashes;
+use bundle::shards::{shard_count, shard_of};
+use bundle::{Image, Inventory, Packing, Phone, Scope, Shard, SiteSettings, Totals};
+use ids::{MacAddr, UnixTime};
+use seal::PublisherSecret;
+use tuf::schema::Hashes;
 
 const SECRET: PublisherSecret = PublisherSecret::from_bytes([9; 32]);
 const SITE_KEY: RecipientSecret = RecipientSecret::from_bytes([5; 32]);
@@ -69,14 +70,14 @@ fn publish_changed(files: &[(&str, Class, &[u8])], change: impl FnOnce(&mut Vec<
     let count = shards.len();
     for (name, class, clear) in files {
         let name: FileName = name.parse().unwrap();
-        let blob = keep(object::seal_smaller(&SECRET, "acme", clear));
+        let blob = keep(seal::object::seal_smaller(&SECRET, "acme", clear));
         let shard = shard_of(&name, count);
         let entry = FileEntry { name, scope: Scope::Device(PHONE), class: *class, sha256: Digest::of(clear), blob };
         shards[shard].files.push(entry);
     }
     change(&mut shards);
     let phone = Phone { mac: PHONE, model: "cisco-8941".to_owned(), label: "reception".to_owned() };
-    let inventory = keep(object::seal_inventory(&SECRET, "s-3f9a", &Inventory { phones: vec![phone] }));
+    let inventory = keep(seal::object::seal_inventory(&SECRET, "s-3f9a", &Inventory { phones: vec![phone] }));
     let manifest = Manifest {
         format: 1,
         fleet: fleet(),
@@ -88,10 +89,10 @@ fn publish_changed(files: &[(&str, Class, &[u8])], change: impl FnOnce(&mut Vec<
         activation_window: None,
         settings: SiteSettings::default(),
         inventory,
-        shards: shards.iter().map(|shard| keep(object::seal_shard(&SECRET, "s-3f9a", shard))).collect(),
+        shards: shards.iter().map(|shard| keep(seal::object::seal_shard(&SECRET, "s-3f9a", shard))).collect(),
         image: None,
     };
-    let sealed = recipients::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
+    let sealed = seal::manifest::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
     let own = extra("acme", "s-3f9a");
     Published {
         targets: role(7, &[(MANIFEST_TARGET, &sealed)]),
@@ -237,7 +238,7 @@ fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
 fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
     let with_image = |content: &[u8]| {
         let mut published = usual();
-        let (blob, sealed) = object::seal(&SECRET, "fleet", content, Packing::Plain);
+        let (blob, sealed) = seal::object::seal(&SECRET, "fleet", content, Packing::Plain);
         published.objects.insert(blob.digest, sealed);
         let mut opened = published.open().unwrap();
         let (version, compatible) = ("2.0".to_owned(), "lineside-arm64".to_owned());
@@ -276,7 +277,7 @@ fn a_release_that_lists_a_file_twice_is_refused() {
 #[test]
 fn one_object_under_two_keys_is_refused() {
     let published = publish_changed(&[("a.cfg", Class::Config, b"a"), ("b.cfg", Class::Config, b"a")], |shards| {
-        shards[0].files[0].blob.key = crate::bundle::ContentKey::from_bytes([0; 32]);
+        shards[0].files[0].blob.key = bundle::ContentKey::from_bytes([0; 32]);
     });
     assert_eq!(published.complete().unwrap_err().code(), "malformed");
 }
@@ -292,8 +293,8 @@ fn a_file_out_of_bounds_is_refused() {
 
 #[test]
 fn the_release_key_cannot_name_other_firmware_keys_than_the_root_does() {
-    use crate::tuf::sign::{self, Signers, TopLevel};
-    use crate::tuf::{PublicKey, SigningKey};
+    use tuf::sign::{self, Signers, TopLevel};
+    use tuf::{PublicKey, SigningKey};
 
     let [root_key, thief, honest] = [[1; 32], [2; 32], [3; 32]].map(|seed| SigningKey::from_seed(&seed));
     let keys: [PublicKey; 2] = [honest.public(), root_key.public()];

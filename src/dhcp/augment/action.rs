@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::completed_offer::Exchange;
-use crate::dhcp::heard::Overheard;
-use crate::ids::MacAddr;
+use crate::heard::Overheard;
+use ids::MacAddr;
 
 /// Something to send or to report.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use dhcproto::v4::MessageType;
 
-use crate::dhcp::completed_lease::CompletedLease;
-use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::message::{MIN_REPLY_BYTES, Request};
-use crate::dhcp::options::{self, OptionCode, address_list};
-use crate::dhcp::scope::DhcpScope;
+use crate::completed_lease::CompletedLease;
+use crate::heard::ServerMessage;
+use crate::message::{MIN_REPLY_BYTES, Request};
+use crate::options::{self, OptionCode, address_list};
+use crate::scope::DhcpScope;
 
 /// Where the value of option 53 is: it is the first option.
 const KIND_AT: usize = 242;

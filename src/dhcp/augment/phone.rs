@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::completed_offer::CompletedOffer;
 use super::token_bucket::TokenBucket;
-use crate::dhcp::message::Request;
+use crate::message::Request;
 
 /// DISCOVERs of one phone that are relayed: each second, and at once.
 const OF_ONE_PHONE: (f64, f64) = (5.0, 20.0);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::phone::AugmentedPhone;
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The most phones that are remembered.
 const MAX_PHONES: usize = 4096;

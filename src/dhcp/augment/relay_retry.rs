@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use crate::ids::MacAddr;
+use ids::MacAddr;
 
 /// The retries around the moment at which the router is expected to answer, in milliseconds from the first. A phone takes
 /// some milliseconds from OFFER to REQUEST.

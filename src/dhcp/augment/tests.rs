@@ -6,10 +6,10 @@ use self::lan::{TestLan, answer, discover, emit_offer, kept, offer, rebind, rebo
 use super::phone::DEFER;
 use super::phones::MAX_UNLISTED;
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::dhcp::message::MIN_REPLY_BYTES;
-use crate::dhcp::options::{self, Options};
-use crate::dhcp::question::{self, Question};
+use crate::message::MIN_REPLY_BYTES;
+use crate::options::{self, Options};
+use crate::question::{self, Question};
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);

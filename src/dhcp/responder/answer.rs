@@ -6,9 +6,9 @@ use std::time::Duration;
 use dhcproto::v4::MessageType;
 
 use super::verdict::{Destination, SilenceReason};
-use crate::dhcp::message::{MessageKind, Reply, Request};
-use crate::dhcp::options::{self, OptionCode, address_list};
-use crate::dhcp::scope::{ActiveMode, DhcpScope};
+use crate::message::{MessageKind, Reply, Request};
+use crate::options::{self, OptionCode, address_list};
+use crate::scope::{ActiveMode, DhcpScope};
 
 /// What every answer to a request is made from.
 #[derive(Clone, Copy)]

@@ -6,8 +6,8 @@ use dhcproto::v4::MessageType;
 
 use super::answer::Answer;
 use super::verdict::{Destination, SilenceReason, Verdict, silent};
-use crate::dhcp::message::Request;
-use crate::dhcp::scope::{ActiveMode, DhcpScope};
+use crate::message::Request;
+use crate::scope::{ActiveMode, DhcpScope};
 
 /// Decides one DHCPINFORM that came from `source`. The answer depends on no lease and on nothing that the LAN shows, so
 /// that it can go out at once.

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use self::packets::*;
 use super::*;
-use crate::bundle::{DhcpMode, DhcpSettings, VendorOption};
-use crate::dhcp::options;
-use crate::ids::MacAddr;
+use crate::options;
+use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::MacAddr;
 
 // RFC 2131 §4.3.5; RFC 5859.
 #[test]
@@ -411,7 +411,7 @@ proptest! {
 }
 
 fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
-    crate::dhcp::heard::Overheard::parse(bytes);
+    crate::heard::Overheard::parse(bytes);
     let Ok(request) = Request::parse(bytes) else { return Ok(()) };
     for site in [Site::inform(), Site::all()] {
         let view = View { lan: &site.lan, leases: &site.leases, source: site.source };

@@ -2,16 +2,16 @@
 
 use std::net::Ipv4Addr;
 
-use crate::dhcp::leases::Lease;
-use crate::dhcp::message::Reply;
-use crate::ids::MacAddr;
+use crate::leases::Lease;
+use crate::message::Reply;
+use ids::MacAddr;
 
 /// What to do with a request. A lease in it is a change that must be durable, and true, before the reply goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Send nothing.
     Silence(SilenceReason, Option<Lease>),
-    /// Ask by ARP who has this address, tell [`LanView::checked`](crate::dhcp::LanView::checked), and decide again.
+    /// Ask by ARP who has this address, tell [`LanView::checked`](crate::LanView::checked), and decide again.
     Check(Ipv4Addr),
     /// Send this. If the change cannot be made durable, send nothing.
     Reply(Box<Reply>, Destination, Option<Lease>),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::ids::UnixTime;
+use ids::UnixTime;
 
 /// A wall clock that goes this far from the monotonic one was set, in seconds.
 const CLOCK_SET_SECONDS: i64 = 30;

@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use tracing::debug;
 
-use crate::dhcp::arp::Claim;
-use crate::dhcp::leases::{Lease, LeaseState};
-use crate::ids::MacAddr;
-use crate::status::Stats;
+use crate::arp::Claim;
+use crate::leases::{Lease, LeaseState};
+use ids::MacAddr;
+use status::Stats;
 
 /// The most conflicts that are remembered, not to be reported again.
 pub(super) const MAX_CONFLICTS: usize = 64;

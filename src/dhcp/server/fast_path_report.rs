@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use tracing::{debug, warn};
 
-use crate::dhcp::augment::Event;
-use crate::status::Stats;
+use crate::augment::Event;
+use status::Stats;
 
 /// Counts an event and reports it. `ours` are the site's TFTP servers.
 pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {

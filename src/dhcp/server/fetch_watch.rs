@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ids::{MacAddr, UnixTime};
-use crate::status::Stats;
+use ids::{MacAddr, UnixTime};
+use status::Stats;
 
 /// How long a phone has to ask for its first file. Phones take up to four minutes to boot.
 pub(super) const FETCH_WITHIN: Duration = Duration::from_secs(600);

@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use tracing::debug;
 
-use crate::access::{DeviceTable, Resolution};
-use crate::dhcp::leases::{Lease, LeaseState, Leases};
-use crate::dhcp::range::Range;
-use crate::ids::{MacAddr, UnixTime};
+use crate::leases::{Lease, LeaseState, Leases};
+use crate::range::Range;
+use access::{DeviceTable, Resolution};
+use ids::{MacAddr, UnixTime};
 
 /// All leases of this interface. Others hear of a lease only when it is durable.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::dhcp::completed_lease::CompletedLease;
-use crate::dhcp::lan::LanView;
-use crate::dhcp::scope::DhcpScope;
+use crate::completed_lease::CompletedLease;
+use crate::lan::LanView;
+use crate::scope::DhcpScope;
 
 /// A snapshot of what is in force. The server makes a new one whenever anything in it changes.
 #[derive(Debug)]

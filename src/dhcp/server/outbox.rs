@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use crate::dhcp::completed_lease::CompletedLease;
-use crate::dhcp::leases::Lease;
-use crate::dhcp::question::Question;
-use crate::dhcp::responder::Destination;
-use crate::ids::{MacAddr, UnixTime};
+use crate::completed_lease::CompletedLease;
+use crate::leases::Lease;
+use crate::question::Question;
+use crate::responder::Destination;
+use ids::{MacAddr, UnixTime};
 
 /// A reply, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]

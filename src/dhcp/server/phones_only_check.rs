@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use tracing::info;
 
-use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::proof::Proof;
-use crate::dhcp::question::Question;
-use crate::dhcp::range::Range;
-use crate::dhcp::range_probe::{ProbeStep, RangeProbe};
-use crate::ids::MacAddr;
+use crate::heard::ServerMessage;
+use crate::proof::Proof;
+use crate::question::Question;
+use crate::range::Range;
+use crate::range_probe::{ProbeStep, RangeProbe};
+use ids::MacAddr;
 
 /// How far the check has come.
 #[derive(Debug)]

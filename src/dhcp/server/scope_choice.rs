@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use crate::bundle::DhcpMode;
-use crate::dhcp::heard::LeaseTerms;
-use crate::dhcp::mode_choice::LanEvidence;
-use crate::dhcp::scope::{ActiveMode, DhcpScope};
-use crate::status::Stats;
+use crate::heard::LeaseTerms;
+use crate::mode_choice::LanEvidence;
+use crate::scope::{ActiveMode, DhcpScope};
+use bundle::DhcpMode;
+use status::Stats;
 
 /// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
 /// question may be lost.

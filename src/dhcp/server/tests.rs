@@ -10,14 +10,14 @@ use super::fetch_watch::FETCH_WITHIN;
 use super::scope_choice::{ALONE_AFTER, ASK_WAIT};
 use super::waiting_requests::MAX_WAITING;
 use super::*;
-use crate::access::Resolution;
-use crate::bundle::DhcpSettings;
-use crate::dhcp::arp_scan::{STEP, WAIT as CHECK_WAIT};
-use crate::dhcp::augment::{CompletedOffer, Event, Exchange};
-use crate::dhcp::heard::{Overheard, ServerMessage};
-use crate::dhcp::leases::QUARANTINE;
-use crate::dhcp::scope::ActiveMode;
-use crate::ids::UnixTime;
+use crate::arp_scan::{STEP, WAIT as CHECK_WAIT};
+use crate::augment::{CompletedOffer, Event, Exchange};
+use crate::heard::{Overheard, ServerMessage};
+use crate::leases::QUARANTINE;
+use crate::scope::ActiveMode;
+use access::Resolution;
+use bundle::DhcpSettings;
+use ids::UnixTime;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -42,7 +42,7 @@ fn all_stays_away_while_another_server_is_there_and_begins_when_it_is_gone() {
     site.pass(ASK_WAIT);
     assert_eq!(site.server.label(), "inform (all asked for)");
     assert!(site.receive(discover(PHONE)).others.is_empty());
-    site.pass(crate::dhcp::lan::SERVER_GONE);
+    site.pass(crate::lan::SERVER_GONE);
     assert_eq!(site.server.label(), "all");
 }
 

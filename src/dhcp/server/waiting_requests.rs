@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::dhcp::message::Request;
-use crate::dhcp::scope::DhcpScope;
+use crate::message::Request;
+use crate::scope::DhcpScope;
 
 /// The most requests that wait. Further ones are dropped, and their clients repeat them.
 pub(super) const MAX_WAITING: usize = 256;

@@ -11,8 +11,8 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::packet_sockets::{PacketSockets, Purpose};
-use crate::dhcp::arp::{self, Claim};
-use crate::ids::MacAddr;
+use crate::arp::{self, Claim};
+use ids::MacAddr;
 
 /// The most frames that are read together.
 const BATCH: usize = 32;

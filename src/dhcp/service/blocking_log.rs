@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::dhcp::leases::LeaseLog;
+use crate::leases::LeaseLog;
 
 /// A lease log. It is here, or with the one call that uses it.
 pub(super) struct BlockingLog(Option<Box<dyn LeaseLog + Send>>);

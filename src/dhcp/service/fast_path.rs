@@ -20,17 +20,17 @@ use tracing::debug;
 
 use super::cpu_share::{self, CpuShare};
 use super::packet_sockets::{PacketSockets, Purpose};
-use crate::access::{DeviceTable, Resolution};
-use crate::dhcp::augment::{Action, Augment, Event, MAX_SERVERS};
-use crate::dhcp::completed_lease::CompletedLease;
-use crate::dhcp::frame::{self, Datagram};
-use crate::dhcp::heard::ServerMessage;
-use crate::dhcp::message::{MessageKind, Request};
-use crate::dhcp::question::{self, Question};
-use crate::dhcp::responder::{Destination, Verdict, respond_to_inform};
-use crate::dhcp::scope::ActiveMode;
-use crate::dhcp::server::Orders;
-use crate::ids::MacAddr;
+use crate::augment::{Action, Augment, Event, MAX_SERVERS};
+use crate::completed_lease::CompletedLease;
+use crate::frame::{self, Datagram};
+use crate::heard::ServerMessage;
+use crate::message::{MessageKind, Request};
+use crate::question::{self, Question};
+use crate::responder::{Destination, Verdict, respond_to_inform};
+use crate::scope::ActiveMode;
+use crate::server::Orders;
+use access::{DeviceTable, Resolution};
+use ids::MacAddr;
 
 /// How long a thread waits for a frame before it looks whether it shall end.
 const WAIT: Duration = Duration::from_millis(200);

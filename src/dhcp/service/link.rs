@@ -9,8 +9,8 @@ use tracing::warn;
 
 use super::config::BindError;
 use super::packet_sockets::{PacketSockets, Purpose};
-use crate::dhcp::frame;
-use crate::ids::MacAddr;
+use crate::frame;
+use ids::MacAddr;
 
 /// An interface.
 #[derive(Debug)]

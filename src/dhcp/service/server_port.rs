@@ -15,9 +15,9 @@ use super::config::{BindError, Config, is_private};
 use super::fast_path::LinkIdentity;
 use super::link::Link;
 use super::packet_sockets::PacketSockets;
-use crate::dhcp::responder::Destination;
-use crate::dhcp::server::Outgoing;
-use crate::status::Stats;
+use crate::responder::Destination;
+use crate::server::Outgoing;
+use status::Stats;
 
 /// Where datagrams go that only make the kernel ask for an address by ARP (RFC 863).
 const DISCARD_PORT: u16 = 9;

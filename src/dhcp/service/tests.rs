@@ -6,8 +6,8 @@ use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::bundle::DhcpMode;
-use crate::dhcp::leases::{Lease, MemoryLog};
+use crate::leases::{Lease, MemoryLog};
+use bundle::DhcpMode;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 

@@ -7,10 +7,10 @@ use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
 use super::run::now;
-use crate::hq::keyring::{self, Passphrase};
-use crate::hq::keys::{self, Change, Keys, Role};
-use crate::hq::layout::Layout;
-use crate::tuf::PublicKey;
+use crate::keys::{self, Change, Keys, Role};
+use repository::keyring::{self, Passphrase};
+use repository::layout::Layout;
+use tuf::PublicKey;
 
 /// What can be done with keys.
 ///
@@ -198,12 +198,12 @@ fn rotate(
     let new = match key {
         Some(file) => public(file)?,
         // A key that nobody keeps: it shows what would happen.
-        None if how.dry_run => crate::tuf::SigningKey::generate().public(),
+        None if how.dry_run => tuf::SigningKey::generate().public(),
         None => {
             let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
             // Before there is a file: a change that cannot be would leave it behind.
             Keys::read(layout)?
-                .prepare(&[old.clone(), Change::Add(role, crate::tuf::SigningKey::generate().public())], now())?;
+                .prepare(&[old.clone(), Change::Add(role, tuf::SigningKey::generate().public())], now())?;
             let (path, key) = keys.create_for(role, passphrase.as_ref())?;
             writeln!(out, "made {}", path.display())?;
             key.public()

@@ -9,17 +9,19 @@ use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
 use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
-use crate::hq::images::{self, Images};
-use crate::hq::init::{self, InitOptions};
-use crate::hq::inventory::{Inventory, Site};
-use crate::hq::keyring::Passphrase;
-use crate::hq::layout::Layout;
-use crate::hq::lock::TreeLock;
-use crate::hq::preview::{self, Preview};
-use crate::hq::problem::{NotClean, Report, count};
-use crate::hq::publish::{self, PublishOptions};
-use crate::hq::{enrol, expiry, fleet, lint, plan, progress, secrets, service};
-use crate::ids::UnixTime;
+use crate::images::{self, Images};
+use crate::init::{self, InitOptions};
+use crate::inventory::{Inventory, Site};
+use crate::preview::{self, Preview};
+use crate::problem::{NotClean, Report, count};
+use crate::publish::{self, PublishOptions};
+use crate::{enrol, lint, plan, progress, secrets};
+use ids::UnixTime;
+use online::{fleet, freshen, service};
+use repository::expiry;
+use repository::keyring::Passphrase;
+use repository::layout::Layout;
+use repository::lock::TreeLock;
 
 /// Runs one command; what people asked for goes to `out`. Returns whether all is well.
 pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
@@ -49,7 +51,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         Command::Publish { refresh: true, .. } => {
             let _held = TreeLock::wait(&layout.online())?;
-            let sites = publish::refresh(&layout.online(), now())?;
+            let sites = freshen::refresh(&layout.online(), now())?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
         Command::Publish { sites, .. } => {
@@ -200,7 +202,7 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
 fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
-        match crate::hq::source::nearest(name, &known) {
+        match crate::source::nearest(name, &known) {
             Some(near) => anyhow!("there is no site `{name}`\nhint: did you mean `{near}`?"),
             None => anyhow!("there is no site `{name}`\nhint: `lineside-hq site list` names them"),
         }
@@ -356,7 +358,7 @@ mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
-    use crate::hq::testing::{Sample, sample};
+    use crate::testing::{Sample, sample};
 
     fn ask(sample: &Sample, arguments: &[&str]) -> (String, Result<bool, String>) {
         let fleet = sample.layout.dir().to_str().unwrap();
@@ -397,7 +399,7 @@ mod tests {
         let path = sample.layout.dir().join("token.toml");
         let (_, result) = ask(&sample, &["site", "enroll", "sample-office", "--output", path.to_str().unwrap()]);
         assert_eq!(result, Ok(true));
-        let token: crate::api::EnrolmentToken = toml::from_str(&sample.read("token.toml")).unwrap();
+        let token: api::EnrolmentToken = toml::from_str(&sample.read("token.toml")).unwrap();
         assert_eq!(token.hq, "https://hq.example.net:8443");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // A second one does not replace the first.

@@ -3,8 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::hq::ca::Ca;
-use crate::hq::keyring;
+
+#[path = "../../online/testing/appliance.rs"]
+mod appliance;
+use api::EnrolRequest;
+use appliance::{Appliance, csr};
+use online::admit::Refused;
+use online::ca::Ca;
+use repository::keyring;
 
 /// A fleet directory with all that enrolment and `serve` need.
 pub fn fleet() -> (tempfile::TempDir, Layout) {
@@ -23,42 +29,6 @@ pub fn fleet() -> (tempfile::TempDir, Layout) {
 pub fn token_for(layout: &Layout, site: &str) -> EnrolmentToken {
     let (site, fleet) = (site.parse().unwrap(), "f-1".parse().unwrap());
     issue(layout, &site, "Zürich HB", &fleet, "https://hq.example/", None).unwrap()
-}
-
-/// The two keys of an appliance, and its request as it keeps it for retries.
-pub struct Appliance {
-    pub key: rcgen::KeyPair,
-    pub recipient: RecipientPublic,
-    csr: String,
-}
-
-impl Appliance {
-    pub fn new(seed: u8) -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let csr = csr(&key);
-        Self { key, recipient: RecipientPublic::from_bytes([seed; 32]), csr }
-    }
-
-    pub fn request(&self, token: &EnrolmentToken) -> EnrolRequest {
-        self.request_with(token, &self.csr)
-    }
-
-    pub fn request_with(&self, token: &EnrolmentToken, csr: &str) -> EnrolRequest {
-        let keys = TokenKeys::derive(&token.secret, &token.fleet, &token.site, &token.token);
-        let names = (&token.fleet, &token.site, token.token.as_str());
-        EnrolRequest {
-            token: token.token.clone(),
-            csr: csr.to_owned(),
-            recipient: self.recipient,
-            service_proof: api::enrolment_proof(&keys.service, names, csr, &self.recipient),
-            publisher_proof: api::enrolment_proof(&keys.publisher, names, csr, &self.recipient),
-            version: "0.1.0".to_owned(),
-        }
-    }
-}
-
-pub fn csr(key: &rcgen::KeyPair) -> String {
-    rcgen::CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
 }
 
 fn now() -> UnixTime {
@@ -282,14 +252,14 @@ fn revoking_ends_certificates_tokens_and_keys_until_a_new_token() {
     assert_eq!(revoke(&layout, &site).unwrap(), Revoked { certificates: 1, recipients: 1 });
 
     let db = Db::open(&layout.database()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), crate::hq::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
     assert_eq!(enrol(&layout, &appliance.request(&used), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(enrol(&layout, &Appliance::new(2).request(&unused), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 0);
 
     let fresh = token_for(&layout, "s-1");
     enrol(&layout, &Appliance::new(3).request(&fresh), now()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), crate::hq::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 1);
     assert!(revoke(&layout, &"s-none".parse().unwrap()).is_err());
 }

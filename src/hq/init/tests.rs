@@ -2,7 +2,10 @@
 use super::super::lint;
 use super::super::testing::{NOW, sample};
 use super::*;
-use crate::tuf::Trusted;
+use std::time::Duration;
+
+use repository::expiry::{of_fleet, of_published};
+use tuf::Trusted;
 
 fn options() -> InitOptions {
     InitOptions { name: "Ours".into(), url: "https://hq.example.net".into(), now: NOW }
@@ -60,11 +63,11 @@ fn the_signed_root_can_be_pinned_and_names_fleet_and_authority() {
     let bytes = fs::read(sample.layout.signed().join("1.root.json")).unwrap();
     let trusted = Trusted::pin(&bytes).unwrap();
     let root = trusted.root();
-    let ours = &root.extra[crate::tuf::schema::EXTRA_FIELD];
+    let ours = &root.extra[tuf::schema::EXTRA_FIELD];
     assert!(ours["fleet"].as_str().unwrap().starts_with("f-"));
     assert!(ours["ca"][0].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!((root.roles["root"].threshold, root.roles["root"].keyids.len()), (2, 3));
-    assert_eq!(root.expires, NOW.plus(trust::ROOT_LIFE));
+    assert_eq!(root.expires, NOW.plus(roles::ROOT_LIFE));
     assert_eq!(fs::read(sample.layout.public().join("root.json")).unwrap(), bytes);
 }
 
@@ -94,4 +97,19 @@ fn hosts_are_found_in_urls() {
     for (url, host) in cases {
         assert_eq!(host_of(url).as_deref(), host, "{url}");
     }
+}
+
+fn days(days: u64) -> UnixTime {
+    NOW.plus(Duration::from_secs(days * 86_400))
+}
+
+#[test]
+fn nothing_is_said_of_a_new_fleet_and_a_root_that_ends_soon_is_named() {
+    let sample = sample();
+    assert_eq!(of_fleet(&sample.layout, NOW), []);
+    let soon = of_fleet(&sample.layout, days(3650 - 100));
+    assert_eq!(soon.len(), 1);
+    assert!(soon.first().unwrap().to_string().starts_with("root metadata expires at "), "{soon:?}");
+    let late = of_published(&sample.layout, days(3651));
+    assert!(late.first().is_some_and(|warning| warning.expired), "{late:?}");
 }

@@ -1,8 +1,8 @@
 //! `fleet.toml`.
 
 use super::{Fleet, read_variables, settings};
-use crate::hq::problem::Problem;
-use crate::hq::source::Source;
+use crate::problem::Problem;
+use crate::source::Source;
 
 /// Reads the file. `None` if it lacks what nothing works without.
 pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet> {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{PhoneLine, Site, Variable, Variables, variable_name_problem};
-use crate::bundle::limits::MAX_PHONES;
-use crate::hq::problem::Problem;
-use crate::hq::source::{Source, nearest};
-use crate::ids::MacAddr;
+use crate::problem::Problem;
+use crate::source::{Source, nearest};
+use bundle::limits::MAX_PHONES;
+use ids::MacAddr;
 
 /// The columns that every file has.
 const NEEDED: [&str; 3] = ["mac", "site", "model"];

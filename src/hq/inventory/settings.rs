@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use crate::bundle::{DhcpMode, SiteSettings, VendorOption};
-use crate::hq::problem::Problem;
-use crate::hq::source::Table;
-use crate::ids::Oui;
+use crate::problem::Problem;
+use crate::source::Table;
+use bundle::{DhcpMode, SiteSettings, VendorOption};
+use ids::Oui;
 
 /// How an appliance behaves, and when it may change over to a new release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! `sites/NAME.toml`.
 
 use super::{Fleet, Site, read_variables, settings};
-use crate::hq::problem::Problem;
-use crate::hq::source::Source;
-use crate::ids::Digest;
+use crate::problem::Problem;
+use crate::source::Source;
+use ids::Digest;
 
 /// Reads one file. `None` if it has no usable id.
 pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Vec<Problem>) -> Option<Site> {

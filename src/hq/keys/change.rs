@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
-use crate::tuf::{KeyId, PublicKey};
+use tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
+use tuf::{KeyId, PublicKey};
 
 /// What a key may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,13 +72,6 @@ impl Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())
-    }
-}
-
-impl RoleKeys {
-    /// The keys themselves.
-    pub(super) fn public(&self, root: &Root) -> Vec<PublicKey> {
-        root.public_keys(self)
     }
 }
 

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::{Keys, Role};
-use crate::hq::keyring;
-use crate::tuf::KeyId;
-use crate::tuf::schema::Root;
+use repository::keyring;
+use tuf::KeyId;
+use tuf::schema::Root;
 
 /// So many digits of an id tell keys apart and fit a line.
 const DIGITS: usize = 16;

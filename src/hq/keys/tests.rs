@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::hq::testing::{NOW, Sample, sample};
+use crate::testing::{NOW, Sample, sample};
 
 fn read(sample: &Sample) -> Keys {
     Keys::read(&sample.layout).unwrap()

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
-use super::ledger::{KEEP, Ledger};
-use crate::hq::layout::Layout;
-use crate::ids::{Digest, SiteId, UnixTime};
+use ids::{Digest, SiteId, UnixTime};
+use repository::layout::Layout;
+use repository::ledger::{KEEP, Ledger};
 
 /// Old releases are looked for so often.
 const EVERY: Duration = Duration::from_secs(86_400);

@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::previous;
-use crate::bundle::RecipientPublic;
-use crate::hq::inventory::{PhoneLine, Site, Variables};
-use crate::hq::layout::Layout;
-use crate::hq::secrets::{PREFIX, Secrets};
-use crate::ids::Digest;
+use crate::inventory::{PhoneLine, Site, Variables};
+use crate::secrets::{PREFIX, Secrets};
+use bundle::RecipientPublic;
+use ids::Digest;
+use repository::layout::Layout;
+use repository::published;
 
 /// Folders within folders, beyond which nothing is served either.
 const MAX_DEPTH: usize = 10;
@@ -49,7 +49,7 @@ impl Fingerprints {
         walk(&layout.templates(), 0, &mut parts, true)?;
         // Not the firmware catalogue: publishing makes it, of what is in `files` and `firmware`, signed by those whom
         // the root names.
-        for (version, root) in previous::numbered(&layout.signed(), "root")? {
+        for (version, root) in published::numbered(&layout.signed(), "root")? {
             parts.add(version.to_be_bytes());
             parts.add(root);
         }

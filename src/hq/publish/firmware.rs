@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::previous::numbered;
-use super::tree;
-use crate::hq::keyring;
-use crate::hq::layout::Layout;
-use crate::hq::problem::count;
-use crate::hq::render::FleetDir;
-use crate::hq::trust::{self, FirmwareKeys};
-use crate::ids::{Digest, UnixTime};
-use crate::tuf::SigningKey;
-use crate::tuf::schema::{Envelope, Targets};
-use crate::tuf::sign;
+use crate::problem::count;
+use crate::render::FleetDir;
+use ids::{Digest, UnixTime};
+use repository::keyring;
+use repository::layout::Layout;
+use repository::published::numbered;
+use repository::roles::{self, FirmwareKeys};
+use repository::tree;
+use tuf::SigningKey;
+use tuf::schema::{Envelope, Targets};
+use tuf::sign;
 
 /// The signed firmware catalogue.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(super) fn catalogue(
         let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
         images.insert(Digest::of(&bytes), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
     }
-    let mut wanted = trust::firmware(0, now, &fleet.inventory.fleet.id, &images);
+    let mut wanted = roles::firmware(0, now, &fleet.inventory.fleet.id, &images);
     let newest = numbered(&layout.signed(), "firmware")?.pop_last();
     wanted.version = match newest {
         Some((version, bytes)) if is_current(&bytes, &wanted, now)? && signatures(&bytes, keys)? >= keys.threshold => {
@@ -92,7 +92,7 @@ pub(super) fn catalogue(
 }
 
 /// Where metadata waits for signatures.
-pub(in crate::hq) fn pending_path(path: &Path) -> PathBuf {
+pub(crate) fn pending_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".pending");
     name.into()
@@ -102,7 +102,7 @@ pub(in crate::hq) fn pending_path(path: &Path) -> PathBuf {
 fn is_current(bytes: &[u8], wanted: &Targets, now: UnixTime) -> anyhow::Result<bool> {
     let listed: Envelope<Targets> =
         serde_json::from_slice(bytes).context("a firmware catalogue in root/ is damaged")?;
-    let fresh = !trust::is_near(listed.signed.expires, trust::TARGETS_LIFE, 4, now);
+    let fresh = !roles::is_near(listed.signed.expires, roles::TARGETS_LIFE, 4, now);
     Ok(fresh && listed.signed.targets == wanted.targets)
 }
 

@@ -7,17 +7,17 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 
-use super::tree::Objects;
-use crate::bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
-use crate::bundle::manifest::MANIFEST_FORMAT;
-use crate::bundle::shards::{shard_count, shard_of};
-use crate::bundle::{
-    Class, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, PublisherSecret, RecipientPublic, Scope,
-    Shard, Totals, object,
+use crate::inventory::{PhoneLine, Site};
+use crate::render::{Asset, Body, FleetDir, SiteFile};
+use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
+use bundle::manifest::MANIFEST_FORMAT;
+use bundle::shards::{shard_count, shard_of};
+use bundle::{
+    Class, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, RecipientPublic, Scope, Shard, Totals,
 };
-use crate::hq::inventory::{PhoneLine, Site};
-use crate::hq::render::{Asset, Body, FleetDir, SiteFile};
-use crate::ids::{Digest, FleetId, Generation, UnixTime};
+use ids::{Digest, FleetId, Generation, UnixTime};
+use repository::tree::Objects;
+use seal::{PublisherSecret, object};
 
 /// Seals files, and each file that the whole fleet shares once.
 pub struct Sealer<'a> {

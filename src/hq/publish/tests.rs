@@ -7,14 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::access::{MANIFEST_TARGET, Opened, OpenedManifest};
-use crate::bundle::{RecipientSecret, Scope};
-use crate::hq::images;
-use crate::hq::plan::{self, Kind};
-use crate::hq::progress::Silent;
-use crate::hq::testing::{NOW, Sample, sample};
-use crate::ids::FileName;
-use crate::tuf::{Limits, Refresh, Step, Trusted};
+use crate::images;
+use crate::plan::{self, Kind};
+use crate::progress::Silent;
+use crate::testing::{NOW, Sample, sample};
+use access::{MANIFEST_TARGET, Opened, OpenedManifest};
+use bundle::{RecipientSecret, Scope};
+use ids::FileName;
+use tuf::{Limits, Refresh, Step, Trusted};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -22,7 +22,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 struct Enrolled {
     sample: Sample,
     site: SiteId,
-    fleet: crate::ids::FleetId,
+    fleet: ids::FleetId,
     key: RecipientSecret,
 }
 
@@ -75,7 +75,7 @@ impl Enrolled {
     }
 }
 
-fn refresh_from(metadata: &Path, root: &[u8], now: UnixTime) -> Result<Trusted, crate::tuf::TrustError> {
+fn refresh_from(metadata: &Path, root: &[u8], now: UnixTime) -> Result<Trusted, tuf::TrustError> {
     let mut refresh = Refresh::start(Trusted::pin(root)?, Limits::default(), now);
     while let Step::Fetch(ask) = refresh.step() {
         match fs::read(metadata.join(&ask.path)) {
@@ -113,7 +113,7 @@ fn an_enrolled_site_opens_what_was_published() {
     let entry = catalog.file(&name).unwrap();
     assert_eq!(entry.scope, Scope::Device("001b54000001".parse().unwrap()));
     let sealed = fs::read(fleet.sample.layout.object(&entry.blob.digest)).unwrap();
-    let clear = crate::bundle::object::open(&entry.blob, &sealed, 1 << 20).unwrap();
+    let clear = bundle::object::open(&entry.blob, &sealed, 1 << 20).unwrap();
     assert_eq!(Digest::of(&clear), entry.sha256);
     assert!(String::from_utf8(clear).unwrap().contains("<authName>101</authName>"));
     assert_eq!(catalog.phones().count(), 3);
@@ -144,7 +144,7 @@ fn an_image_reaches_a_site_that_asks_for_it_in_the_firmware_catalogue() {
     let blob = &image.bundle.blob;
     assert!(release.objects().contains(blob));
     let sealed = fs::read(fleet.sample.layout.object(&blob.digest)).unwrap();
-    assert_eq!(crate::bundle::object::open(blob, &sealed, 1 << 20).unwrap(), bytes);
+    assert_eq!(bundle::object::open(blob, &sealed, 1 << 20).unwrap(), bytes);
     // Nothing that a phone could ask for.
     assert_eq!(release.catalog().files().count(), files);
     assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(2)));
@@ -304,10 +304,10 @@ fn the_online_key_alone_keeps_sites_from_expiry() {
     let fleet = enrolled();
     fleet.publish(NOW);
     let online = fleet.sample.layout.online();
-    assert_eq!(refresh(&online, NOW.plus(DAY)).unwrap(), 0);
+    assert_eq!(freshen::refresh(&online, NOW.plus(DAY)).unwrap(), 0);
     let elsewhere = tempfile::tempdir().unwrap();
     fs::rename(&online, elsewhere.path().join("online")).unwrap();
-    assert_eq!(refresh(&elsewhere.path().join("online"), NOW.plus(80 * DAY)).unwrap(), 1);
+    assert_eq!(freshen::refresh(&elsewhere.path().join("online"), NOW.plus(80 * DAY)).unwrap(), 1);
     fs::rename(elsewhere.path().join("online"), &online).unwrap();
     assert_eq!(fleet.fetch(NOW.plus(100 * DAY)).generation(), Generation(1));
 }
@@ -340,7 +340,7 @@ fn firmware_is_signed_when_it_changes_and_served_to_its_model() {
 #[test]
 fn a_large_file_for_everyone_is_signed_for_like_firmware() {
     let fleet = enrolled();
-    let bytes = usize::try_from(crate::bundle::limits::MAX_UNLISTED_FILE_BYTES).unwrap() + 1;
+    let bytes = usize::try_from(bundle::limits::MAX_UNLISTED_FILE_BYTES).unwrap() + 1;
     fleet.sample.write("files/big.tar", vec![1; bytes]);
     fleet.publish(NOW);
     assert!(fleet.fetch(NOW).catalog().file(&"big.tar".parse().unwrap()).is_some());
@@ -444,9 +444,9 @@ fn what_did_not_change_is_not_looked_at_and_what_did_is() {
         (
             "a secret",
             Box::new(|| {
-                let mut values = crate::hq::secrets::read(&sample.layout).unwrap();
+                let mut values = crate::secrets::read(&sample.layout).unwrap();
                 values.insert("sip-101".to_owned(), zeroize::Zeroizing::new("another".to_owned()));
-                crate::hq::secrets::write(&sample.layout, &values).unwrap();
+                crate::secrets::write(&sample.layout, &values).unwrap();
             }),
         ),
     ];

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hq::inventory::PhoneLine;
-use crate::hq::problem::{Problem, count};
-use crate::hq::templates::RenderError;
+use crate::inventory::PhoneLine;
+use crate::problem::{Problem, count};
+use crate::templates::RenderError;
 
 /// Problems of one run.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value};
 
-use crate::hq::problem::Problem;
+use crate::problem::Problem;
 
 /// Compiled templates.
 #[derive(Debug)]

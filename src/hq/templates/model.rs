@@ -1,9 +1,9 @@
 //! `templates/FOLDER/model.toml`.
 
-use crate::bundle::Class;
-use crate::hq::inventory::{Variables, read_variables};
-use crate::hq::problem::Problem;
-use crate::hq::source::{Source, Table};
+use crate::inventory::{Variables, read_variables};
+use crate::problem::Problem;
+use crate::source::{Source, Table};
+use bundle::Class;
 
 /// The templates of one kind of phone.
 #[derive(Debug, Clone)]

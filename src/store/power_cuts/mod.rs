@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::durable::Disk;
 use super::fixtures::{Made, in_memory, installed, put};
 use super::{Recovery, Store, TrustState};
-use crate::ids::{Digest, Generation, UnixTime};
+use durable::Disk;
+use ids::{Digest, Generation, UnixTime};
 use model::{Chance, Cruelty, Model, Recorder, State, Step};
 
 fn trust(number: i64) -> TrustState {

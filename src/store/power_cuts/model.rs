@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::store::durable::{Hook, Op};
+use durable::{Hook, Op};
 
 /// What a run promised, or is about to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::access::{Files as _, MANIFEST_TARGET, Opened, OpenedManifest};
-use crate::bundle::{
-    Class, FileEntry, Inventory, Manifest, Packing, PublisherSecret, RecipientSecret, Scope, Shard, SiteSettings,
-    Totals, object, recipients,
-};
-use crate::ids::{Digest, FleetId, Generation, SiteId, UnixTime};
-use crate::store::fixtures::put;
-use crate::store::{Store, StoredRelease, TrustState};
-use crate::tuf::sign::{self, Signers, TopLevel};
-use crate::tuf::{Limits, Refresh, SigningKey, Step, TrustError, Trusted};
+use crate::fixtures::put;
+use crate::{Store, StoredRelease, TrustState};
+use access::{Files as _, MANIFEST_TARGET, Opened, OpenedManifest};
+use bundle::{Class, FileEntry, Inventory, Manifest, Packing, RecipientSecret, Scope, Shard, SiteSettings, Totals};
+use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
+use seal::PublisherSecret;
+use tuf::sign::{self, Signers, TopLevel};
+use tuf::{Limits, Refresh, SigningKey, Step, TrustError, Trusted};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const LATER: UnixTime = UnixTime(1_900_000_000);
@@ -64,15 +62,15 @@ pub(super) fn publish(number: u64) -> Published {
     let mut shard = Shard::default();
     for (name, clear) in files(number) {
         let packing = if clear.len() > 65_536 { Packing::Plain } else { Packing::Zstd };
-        let (blob, sealed) = object::seal(&SECRET, "acme", &clear, packing);
+        let (blob, sealed) = seal::object::seal(&SECRET, "acme", &clear, packing);
         objects.push(sealed);
         let (scope, class) = (Scope::Everyone, Class::Config);
         shard.files.push(FileEntry { name: name.parse().unwrap(), scope, class, sha256: Digest::of(&clear), blob });
     }
     shard.files.sort_by(|a, b| a.name.cmp(&b.name));
-    let (inventory, sealed) = object::seal_inventory(&SECRET, "s-1", &Inventory::default());
+    let (inventory, sealed) = seal::object::seal_inventory(&SECRET, "s-1", &Inventory::default());
     objects.push(sealed);
-    let (shard, sealed) = object::seal_shard(&SECRET, "s-1", &shard);
+    let (shard, sealed) = seal::object::seal_shard(&SECRET, "s-1", &shard);
     objects.push(sealed);
     let manifest = Manifest {
         format: 1,
@@ -88,7 +86,7 @@ pub(super) fn publish(number: u64) -> Published {
         shards: vec![shard],
         image: None,
     };
-    let sealed = recipients::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
+    let sealed = seal::manifest::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
     let own = || Some(json!({ "fleet": "acme", "site": "s-1" }));
     let target = sign::target(sealed.len() as u64, Digest::of(&sealed));
     let targets = BTreeMap::from([(MANIFEST_TARGET.to_owned(), target)]);
@@ -152,8 +150,7 @@ pub(super) fn trusted(store: &Store) -> Trusted {
 
 fn open(store: &Store, trusted: &Trusted, sealed: &[u8]) -> Opened {
     let manifest = OpenedManifest::open(trusted, sealed, &SITE_KEY, &fleet(), &site()).unwrap();
-    let mut read =
-        |part: &crate::bundle::ObjectRef| store.read(&part.digest, part.bytes).map_err(|error| error.to_string());
+    let mut read = |part: &bundle::ObjectRef| store.read(&part.digest, part.bytes).map_err(|error| error.to_string());
     manifest.complete(trusted, &mut read).unwrap()
 }
 
@@ -165,7 +162,7 @@ pub(super) fn assert_served(store: &Store, release: &StoredRelease, name: &str) 
     for (file, clear) in files(release.generation.0) {
         let entry = opened.catalog().file(&file.parse().unwrap()).unwrap();
         let content = store.open(entry).unwrap();
-        let chunks = 0..content.len().div_ceil(crate::access::content::CHUNK_BYTES as u64);
+        let chunks = 0..content.len().div_ceil(access::content::CHUNK_BYTES as u64);
         let served: Vec<u8> = chunks.flat_map(|index| content.chunk(index).unwrap().to_vec()).collect();
         assert!(served == clear, "{name}: {file} is not what generation {} says", release.generation);
     }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::trust;
-use crate::ids::Generation;
-use crate::store::fixtures::{Made, installed};
-use crate::store::{Recovery, Store, StoreError, TrustState};
+use crate::fixtures::{Made, installed};
+use crate::{Recovery, Store, StoreError, TrustState};
+use ids::Generation;
 
 #[test]
 fn one_damaged_copy_of_the_trust_state_costs_nothing() {

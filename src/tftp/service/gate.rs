@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::access::devices::Changes;
-use crate::access::policy::GuessingDevice;
-use crate::access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
-use crate::ids::{FileName, Generation};
+use access::devices::Changes;
+use access::policy::GuessingDevice;
+use access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
+use ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
 #[derive(Debug)]

@@ -10,9 +10,9 @@ use tracing::debug;
 
 use super::source::Source;
 use super::{Config, open_socket};
-use crate::tftp::options::MAX_WINDOWSIZE;
-use crate::tftp::packet::{DATA_HEADER_BYTES, data_header};
-use crate::tftp::transfer::Run;
+use crate::options::MAX_WINDOWSIZE;
+use crate::packet::{DATA_HEADER_BYTES, data_header};
+use crate::transfer::Run;
 
 /// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;

@@ -11,10 +11,10 @@ use super::gate::Verdict;
 use super::session::{Job, Session, device_of};
 use super::transfers::{Room, Transfers};
 use super::{Shared, in_network, upload};
-use crate::access::{Decision, Reason, Resolution};
-use crate::ids::{FileName, Generation, MAX_FILE_NAME_BYTES};
-use crate::status::{Outcome, TransferRecord};
-use crate::tftp::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
+use crate::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
+use access::{Decision, Reason, Resolution};
+use ids::{FileName, Generation, MAX_FILE_NAME_BYTES};
+use status::{Outcome, TransferRecord};
 
 /// How long a request waits for its address to be resolved. Under any phone's own patience.
 const HOLD: Duration = Duration::from_secs(1);

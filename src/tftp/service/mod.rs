@@ -31,10 +31,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
-use crate::status::Stats;
+use access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
 use gate::Gate;
 use reader::Reader;
+use status::Stats;
 use wake::Waker;
 
 /// Transfers at one time, if the configuration does not say otherwise: a large site after a power cut.

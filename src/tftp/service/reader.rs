@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use super::source::Chunk;
 use super::wake::Waker;
-use crate::access::content::CHUNK_BYTES;
-use crate::access::{Content, ContentError, Files, LogError, Logs, OwnLog};
-use crate::bundle::FileEntry;
-use crate::ids::UnixTime;
-use crate::tftp::netascii;
+use crate::netascii;
+use access::content::CHUNK_BYTES;
+use access::{Content, ContentError, Files, LogError, Logs, OwnLog};
+use bundle::FileEntry;
+use ids::UnixTime;
 
 /// Files read from the disk at one time. SD cards do not get faster with more.
 const THREADS: usize = 2;

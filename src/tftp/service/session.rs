@@ -15,13 +15,13 @@ use super::line::{From, Line, Sent};
 use super::reader::{Loaded, Work};
 use super::source::Source;
 use super::transfers::{Flow, Waits};
-use crate::access::{ContentError, Resolution};
-use crate::bundle::{Class, FileEntry};
-use crate::ids::MacAddr;
-use crate::status::{Outcome, TransferRecord};
-use crate::tftp::options::{Limits, Terms, device_hint};
-use crate::tftp::packet::{Mode, Packet, Refusal};
-use crate::tftp::transfer::{Input, Run, Transfer, Transmit, is_straggler};
+use crate::options::{Limits, Terms, device_hint};
+use crate::packet::{Mode, Packet, Refusal};
+use crate::transfer::{Input, Run, Transfer, Transmit, is_straggler};
+use access::{ContentError, Resolution};
+use bundle::{Class, FileEntry};
+use ids::MacAddr;
+use status::{Outcome, TransferRecord};
 
 /// ACK and ERROR; whatever is longer is neither.
 const INCOMING_BYTES: usize = 600;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::reader::{Text, Work, checked};
-use crate::access::content::CHUNK_BYTES;
-use crate::access::{Content, ContentError};
+use access::content::CHUNK_BYTES;
+use access::{Content, ContentError};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use self::site::{Shelf, Site, pattern, shelf};
 use super::*;
-use crate::ids::MacAddr;
-use crate::tftp::packet::{Mode, Refusal};
+use crate::packet::{Mode, Refusal};
+use ids::MacAddr;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const PHONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);

@@ -12,8 +12,8 @@ use tracing::error;
 
 use super::Shared;
 use super::reader::{Done, Loaded};
-use crate::access::ContentError;
-use crate::tftp::transfer::Input;
+use crate::transfer::Input;
+use access::ContentError;
 
 /// One transfer with its socket, in whichever direction. It acts when it is called and never waits.
 pub(super) trait Flow {

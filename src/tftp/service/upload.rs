@@ -16,14 +16,14 @@ use super::reader::{Loaded, Work};
 use super::session::device_of;
 use super::transfers::{Flow, Waits};
 use super::{Shared, in_network};
-use crate::access::logs::MAX_LOG_BYTES;
-use crate::access::{ContentError, Logs, OwnLog, Resolution};
-use crate::ids::FileName;
-use crate::status::{Outcome, TransferRecord};
-use crate::tftp::options::{Limits, Terms, announced_size};
-use crate::tftp::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
-use crate::tftp::receive::{Input, Receive, Transmit};
-use crate::tftp::transfer::{self, is_straggler};
+use crate::options::{Limits, Terms, announced_size};
+use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
+use crate::receive::{Input, Receive, Transmit};
+use crate::transfer::{self, is_straggler};
+use access::logs::MAX_LOG_BYTES;
+use access::{ContentError, Logs, OwnLog, Resolution};
+use ids::FileName;
+use status::{Outcome, TransferRecord};
 
 /// The largest block of an upload: what Ethernet carries.
 const MAX_BLKSIZE: u16 = 1468;

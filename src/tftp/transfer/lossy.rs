@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::tftp::options::Limits;
-use crate::tftp::packet::{RequestOption, data_header};
-use crate::tftp::service::epoch;
+use crate::options::Limits;
+use crate::packet::{RequestOption, data_header};
+use crate::service::epoch;
 
 /// SplitMix64: small, seeded, good enough to lose packets.
 struct Dice(u64);

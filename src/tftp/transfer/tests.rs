@@ -1,9 +1,9 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use super::*;
-use crate::tftp::options::Limits;
-use crate::tftp::packet::RequestOption;
-use crate::tftp::service::epoch;
+use crate::options::Limits;
+use crate::packet::RequestOption;
+use crate::service::epoch;
 
 mod properties;
 mod windows;

@@ -11,7 +11,7 @@ use super::schema::{
     DelegatedRole, Delegations, FIRMWARE, MetaFile, RoleKeys, Root, Snapshot, Target, Targets, Timestamp,
 };
 use super::*;
-use crate::ids::{Digest, UnixTime};
+use ids::{Digest, UnixTime};
 
 mod delegations;
 mod foreign;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lineside::hq::layout::Layout;
 use lineside::hq::secrets;
+use lineside::repository::layout::Layout;
 use zeroize::Zeroizing;
 
 use crate::Table;

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 use std::fs::File;
 
-use super::super::ledger::Release;
 use super::*;
-use crate::ids::Generation;
+use ids::Generation;
+use repository::ledger::Release;
 
 const NOW: UnixTime = UnixTime(1_795_132_800);
 const DAY: Duration = Duration::from_secs(86_400);

@@ -1,8 +1,8 @@
 //! Publishing while keys change.
 
 use super::*;
-use crate::hq::keys::{self, Change, Keys, Role};
-use crate::tuf::{KeyId, SigningKey};
+use crate::keys::{self, Change, Keys, Role};
+use tuf::{KeyId, SigningKey};
 
 /// A new root with these changes, signed by root keys 1 and 2.
 fn ceremony(fleet: &Enrolled, changes: &[Change]) {
@@ -81,7 +81,7 @@ fn versions_that_a_stolen_online_key_used_up_are_recovered_by_replacing_it() {
     let layout = &fleet.sample.layout;
     let metadata = layout.site_metadata(&fleet.site);
     let key = keyring::load_signing(&layout.online_key()).unwrap();
-    let previous = previous::read(layout, &fleet.site).unwrap().unwrap();
+    let previous = published::read(layout, &fleet.site).unwrap().unwrap();
     let mut timestamp = previous.timestamp.clone();
     timestamp.version = u64::MAX;
     fs::write(metadata.join("timestamp.json"), sign::sign(&timestamp, &[&key])).unwrap();
@@ -105,7 +105,7 @@ fn the_online_part_does_not_sign_with_a_key_that_the_published_root_does_not_nam
     fleet.publish(NOW);
     rotate(&fleet, Role::Online);
     let before = tree_of(&fleet.sample.layout.public());
-    assert_eq!(refresh(&fleet.sample.layout.online(), NOW.plus(80 * DAY)).unwrap(), 0);
+    assert_eq!(freshen::refresh(&fleet.sample.layout.online(), NOW.plus(80 * DAY)).unwrap(), 0);
     assert_eq!(tree_of(&fleet.sample.layout.public()), before);
 }
 

@@ -12,13 +12,13 @@ use tokio::time::timeout;
 
 use super::super::*;
 use super::{OTHER, OTHER_MAC, PHONE, PHONE_MAC, SERVER};
-use crate::access::{Content, ContentError};
-use crate::bundle::manifest::MANIFEST_FORMAT;
-use crate::bundle::{
+use crate::packet::{Mode, Packet, Request, RequestOption};
+use access::{Content, ContentError};
+use bundle::manifest::MANIFEST_FORMAT;
+use bundle::{
     Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings, Totals,
 };
-use crate::ids::{Digest, FileName, Generation, UnixTime};
-use crate::tftp::packet::{Mode, Packet, Request, RequestOption};
+use ids::{Digest, FileName, Generation, UnixTime};
 
 /// Files in memory. A file of this name is damaged from so many bytes on.
 #[derive(Default)]

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::site::{Client, Site, catalog_with, shelf};
 use super::*;
-use crate::access::{LogError, OwnLog};
-use crate::bundle::SiteSettings;
-use crate::ids::UnixTime;
+use access::{LogError, OwnLog};
+use bundle::SiteSettings;
+use ids::UnixTime;
 
 const REFUSED: &[u8] = b"\0\x05\0\x02Access violation\0";
 const FULL: &[u8] = b"\0\x05\0\x03Disk full or allocation exceeded\0";

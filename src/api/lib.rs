@@ -1,0 +1,345 @@
+//! What a site and HQ say to each other besides files: enrolment, renewal and check-in.
+//!
+//! All bodies are JSON over mutual TLS, except that enrolment comes before there is a client certificate.
+//! HQ takes the site from the certificate, never from a URL or a body (I4).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use bundle::RecipientPublic;
+use ids::{Digest, FleetId, Generation, MacAddr, SiteId, UnixTime};
+
+/// `GET`: the newest signed root, the one thing that is public.
+pub const ROOT_PATH: &str = "/v1/root";
+/// `POST` [`EnrolRequest`], without a client certificate.
+pub const ENROL_PATH: &str = "/v1/enrol";
+/// `POST` [`RenewRequest`]; the client certificate may have expired up to [`RENEWABLE_DAYS`] ago.
+pub const RENEW_PATH: &str = "/v1/renew";
+/// `POST` [`CheckIn`].
+pub const CHECK_IN_PATH: &str = "/v1/check-in";
+
+/// The largest body of any request or answer here, in bytes.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// How long a client certificate is valid.
+pub const CERTIFICATE_DAYS: u32 = 90;
+/// After so many days an appliance renews.
+pub const RENEW_AFTER_DAYS: u32 = 60;
+/// So long after expiry a certificate still renews, so that a closed branch needs no visit.
+pub const RENEWABLE_DAYS: u32 = 400;
+/// How long an enrolment token is good for, in hours.
+pub const TOKEN_HOURS: u32 = 72;
+
+/// The URI in a client certificate's subject alternative name that names the site.
+pub fn site_uri(fleet: &FleetId, site: &SiteId) -> String {
+    format!("lineside://{fleet}/{site}")
+}
+
+/// The fleet and site that a [`site_uri`] names.
+pub fn parse_site_uri(uri: &str) -> Option<(FleetId, SiteId)> {
+    let (fleet, site) = uri.strip_prefix("lineside://")?.split_once('/')?;
+    Some((fleet.parse().ok()?, site.parse().ok()?))
+}
+
+/// The token file that goes on the card, in TOML. It lets one appliance become one site, once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EnrolmentToken {
+    /// Where HQ is: `https://host[:port]`.
+    pub hq: String,
+    /// Where the published tree is, if another host serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The site that this appliance becomes.
+    pub site: SiteId,
+    /// SHA-256 of the signed root's bytes as HQ serves them.
+    pub root_sha256: Digest,
+    /// SHA-256 of HQ's CA certificate in DER: the first connection is already a verified one (F6).
+    pub ca_sha256: Digest,
+    /// Names the token at HQ; not secret.
+    pub token: String,
+    /// 128 bits in hex. It never travels; see [`TokenKeys`].
+    pub secret: String,
+    /// After this it is refused.
+    pub expires: UnixTime,
+}
+
+impl std::fmt::Debug for EnrolmentToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrolmentToken").field("site", &self.site).field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// What a token's secret proves, derived so that neither side needs to keep the secret.
+///
+/// The online service knows `service` only, the publisher `publisher` only. So a service that was broken into
+/// cannot make the publisher seal a site's files to a key of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenKeys {
+    /// Checked by `lineside-hq serve`.
+    pub service: [u8; 32],
+    /// Checked by `lineside-hq publish` before a site's key is used for the first time.
+    pub publisher: [u8; 32],
+}
+
+impl TokenKeys {
+    /// Both keys of a token's secret, bound to fleet, site and token.
+    pub fn derive(secret: &str, fleet: &FleetId, site: &SiteId, token: &str) -> Self {
+        let source = Hkdf::<Sha256>::new(None, secret.as_bytes());
+        let expand = |role: &str| {
+            let mut key = [0; 32];
+            let info = format!("lineside enrolment {role} {fleet} {site} {token}");
+            source.expand(info.as_bytes(), &mut key).expect("32 bytes are within what HKDF-SHA256 gives");
+            key
+        };
+        Self { service: expand("service"), publisher: expand("publisher") }
+    }
+}
+
+/// What both HMACs of an enrolment cover: fleet, site, token, the CSR and the sealing key.
+fn enrolment_message(fleet: &FleetId, site: &SiteId, token: &str, csr: &str, recipient: &RecipientPublic) -> Vec<u8> {
+    format!("lineside enrolment\n{fleet}\n{site}\n{token}\n{recipient:?}\n{csr}").into_bytes()
+}
+
+/// HMAC-SHA256 (RFC 2104) in hex over an enrolment.
+pub fn enrolment_proof(
+    key: &[u8; 32],
+    (fleet, site, token): (&FleetId, &SiteId, &str),
+    csr: &str,
+    recipient: &RecipientPublic,
+) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(&enrolment_message(fleet, site, token, csr, recipient));
+    data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+}
+
+/// Whether `proof` is [`enrolment_proof`] of the rest, compared in constant time.
+pub fn enrolment_proven(
+    key: &[u8; 32],
+    (fleet, site, token): (&FleetId, &SiteId, &str),
+    csr: &str,
+    recipient: &RecipientPublic,
+    proof: &str,
+) -> bool {
+    let Ok(proof) = data_encoding::HEXLOWER.decode(proof.as_bytes()) else {
+        return false;
+    };
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(&enrolment_message(fleet, site, token, csr, recipient));
+    mac.verify_slice(&proof).is_ok()
+}
+
+/// An appliance asks to become a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// [`EnrolmentToken::token`].
+    pub token: String,
+    /// Certificate signing request (PKCS#10, PEM) for the appliance's P-256 key.
+    pub csr: String,
+    /// The key that its manifests shall be sealed to.
+    pub recipient: RecipientPublic,
+    /// [`enrolment_proof`] under [`TokenKeys::service`].
+    pub service_proof: String,
+    /// [`enrolment_proof`] under [`TokenKeys::publisher`].
+    pub publisher_proof: String,
+    /// The appliance's version.
+    pub version: String,
+}
+
+/// An appliance asks for a fresh certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RenewRequest {
+    /// Certificate signing request (PKCS#10, PEM), for the old key or a new one.
+    pub csr: String,
+}
+
+/// HQ's answer to both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Certificate {
+    /// The client certificate and its chain, PEM.
+    pub certificate: String,
+    /// When it ends.
+    pub expires: UnixTime,
+}
+
+/// HQ's answer when it refuses, with status 4xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refusal {
+    /// Stable, for programs: `token-used`, `token-expired`, `token-unknown`, `proof-wrong`, `revoked`, `malformed`, …
+    pub code: String,
+    /// For people.
+    pub reason: String,
+}
+
+/// What a site tells HQ after a poll.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct CheckIn {
+    /// The appliance's version.
+    pub version: String,
+    /// The generation that it serves; 0 for none.
+    pub generation: Generation,
+    /// `ok`, or a stable code: `stale`, `refused`, `unreachable`, `no-release`, `rolled-back`.
+    pub state: String,
+    /// Why, for people, if `state` is not `ok`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Whether the kernel says that the clock is synchronised.
+    pub clock_synchronised: bool,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// Bytes free on the file system of the store.
+    pub disk_free_bytes: u64,
+    /// What DHCP does here, for example `inform`.
+    pub dhcp_mode: String,
+    /// Other DHCP servers seen on the LAN.
+    pub dhcp_servers: Vec<DhcpServerSeen>,
+    /// Phones seen, the most recent first, as many as fit.
+    pub phones: Vec<PhoneSeen>,
+    /// What the appliance runs on, where that is an image of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSeen>,
+    /// Bytes written to the card since the process started, if the kernel tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_written_bytes: Option<u64>,
+    /// Whether the site's keys are encrypted on its card, for its board alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keys_encrypted: bool,
+    /// What someone should look at.
+    pub alerts: Vec<Alert>,
+    /// Counters since the start: `tftp.delivered`, `tftp.refused.other-device`, `dhcp.ack`, …
+    pub counters: BTreeMap<String, u64>,
+    /// 16 random bytes in hex, to be signed in the answer.
+    pub nonce: String,
+}
+
+/// How the keys of a site lie on its card, for people.
+pub fn keys_text(encrypted: bool) -> &'static str {
+    if encrypted { "on the card encrypted, for this board's TPM alone" } else { "on the card as files of mode 0600" }
+}
+
+/// The image that an appliance runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ImageSeen {
+    /// What it calls itself.
+    pub version: String,
+    /// The slot that it booted from: `A` or `B`.
+    pub slot: String,
+    /// Whether this boot has passed its health check.
+    pub good: bool,
+    /// What became of the last image that was tried: empty, `installed`, `refused: …`, `fell back: …`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+}
+
+impl std::fmt::Display for ImageSeen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in slot {}", self.version, self.slot)?;
+        if !self.good {
+            write!(f, ", not yet found good")?;
+        }
+        if !self.outcome.is_empty() {
+            write!(f, "; last: {}", self.outcome)?;
+        }
+        Ok(())
+    }
+}
+
+/// Another DHCP server on the LAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DhcpServerSeen {
+    /// Its server identifier.
+    pub server: Ipv4Addr,
+    /// TFTP servers that it hands out (66 or 150), if any.
+    #[serde(default)]
+    pub tftp: Vec<String>,
+    /// The default router that it hands out, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<Ipv4Addr>,
+    /// The length of its leases in seconds, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u32>,
+    /// The shortest time in which it answered a DHCPDISCOVER of ours, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer_millis: Option<u32>,
+}
+
+/// A device that asked for something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PhoneSeen {
+    /// Its address.
+    pub mac: MacAddr,
+    /// Whether the inventory has it.
+    pub known: bool,
+    /// When it last asked.
+    pub last_seen: UnixTime,
+    /// The last file that it asked for.
+    pub file: String,
+    /// How that ended: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
+    pub outcome: String,
+    /// Bytes that it acknowledged, or that we took.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Packets sent more than once.
+    #[serde(default)]
+    pub retransmissions: u32,
+    /// From the request to the end.
+    #[serde(default)]
+    pub milliseconds: u64,
+    /// The release that it was served from.
+    #[serde(default)]
+    pub generation: Generation,
+}
+
+/// Something that someone should look at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Alert {
+    /// Stable, for programs: see `src/CODES.md`: `address-conflict`, `release-refused`, …
+    pub code: String,
+    /// For people.
+    pub text: String,
+    /// When it was raised.
+    pub since: UnixTime,
+    /// How often since.
+    pub count: u64,
+}
+
+/// HQ's answer to a check-in. Nothing in it can change what is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckInAnswer {
+    /// The JSON text of a [`SignedTime`].
+    pub signed: String,
+    /// Ed25519 over that text by the `timestamp` key, hex.
+    pub signature: String,
+}
+
+/// What HQ vouches for at check-in: proof of freshness without a clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SignedTime {
+    /// Always `check-in`, so that the signature can be mistaken for nothing else.
+    pub purpose: String,
+    /// The site it answers.
+    pub site: SiteId,
+    /// [`CheckIn::nonce`].
+    pub nonce: String,
+    /// HQ's time.
+    pub time: UnixTime,
+    /// The newest generation published for the site.
+    pub newest: Generation,
+}

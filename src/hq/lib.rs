@@ -1,0 +1,28 @@
+//! HQ's desk: inventory and templates in; rendered, sealed, signed site repositories out; the command line.
+//!
+//! The fleet directory ([`repository::layout`]) is the user interface: plain files in git. What is published goes to
+//! [`online`], which serves it and knows nothing of this room.
+//!
+//! Read in this order: [`inventory`] and [`templates`] (what people write), [`render`] (what phones get), [`lint`] (what
+//! is wrong with it), [`publish`] (what sites download), then [`plan`] and [`preview`], which read the published state
+//! back by the code that sites run.
+
+pub mod cli;
+pub mod enrol;
+pub mod images;
+pub mod init;
+pub mod inventory;
+pub mod keys;
+pub mod lint;
+mod parallel;
+pub mod plan;
+pub mod preview;
+pub mod problem;
+pub mod progress;
+pub mod publish;
+pub mod render;
+pub mod secrets;
+pub mod source;
+pub mod templates;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,100 @@
+//! Whom the service lets in: the decision on an enrolment. Pure; [`Db::enrol`] makes it stick.
+
+use crate::ca::{Csr, CsrError};
+#[cfg(doc)]
+use crate::db::Db;
+use crate::db::TokenRow;
+use api::{EnrolRequest, Refusal};
+use bundle::RecipientPublic;
+use ids::{Digest, FleetId, SiteId, UnixTime};
+
+/// Why an enrolment or renewal was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such token was issued.
+    #[error("this token was not issued here")]
+    TokenUnknown,
+    /// Another appliance used it.
+    #[error("another appliance has used this token; issue a new one")]
+    TokenUsed,
+    /// Too late.
+    #[error("this token has expired; issue a new one")]
+    TokenExpired,
+    /// The HMAC does not hold.
+    #[error("the proof does not fit the token")]
+    ProofWrong,
+    /// The site was revoked after the token or certificate was issued.
+    #[error("this site was revoked; issue a new token if it shall come back")]
+    Revoked,
+    /// Not what a request looks like.
+    #[error("{0}")]
+    Malformed(CsrError),
+    /// Over [`online::db::MAX_CERTIFICATES_A_DAY`].
+    #[error("too many certificates for this site today; try again tomorrow")]
+    TooMany,
+}
+
+impl Refused {
+    /// Stable, for programs ([`Refusal::code`]).
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TokenUnknown => "token-unknown",
+            Self::TokenUsed => "token-used",
+            Self::TokenExpired => "token-expired",
+            Self::ProofWrong => "proof-wrong",
+            Self::Revoked => "revoked",
+            Self::Malformed(_) => "malformed",
+            Self::TooMany => "too-many",
+        }
+    }
+}
+
+impl From<&Refused> for Refusal {
+    fn from(refused: &Refused) -> Self {
+        Self { code: refused.code().to_owned(), reason: refused.to_string() }
+    }
+}
+
+/// An enrolment that may go on.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The fleet that the token is for.
+    pub fleet: FleetId,
+    /// The site that the token is for.
+    pub site: SiteId,
+    /// The checked request.
+    pub csr: Csr,
+    /// Who asks: see [`applicant`].
+    pub applicant: String,
+    /// Whether this appliance was admitted before and lost the answer.
+    pub retry: bool,
+}
+
+/// Decides on an enrolment. Pure; [`Db::enrol`] makes the decision stick.
+pub fn admit(token: Option<&TokenRow>, request: &EnrolRequest, now: UnixTime) -> Result<Admitted, Refused> {
+    let token = token.ok_or(Refused::TokenUnknown)?;
+    // First of all: who cannot prove the secret learns nothing about the token's state.
+    let names = (&token.fleet, &token.site, token.id.as_str());
+    let EnrolRequest { csr, recipient, service_proof, .. } = request;
+    if request.token != token.id || !api::enrolment_proven(&token.service_key, names, csr, recipient, service_proof) {
+        return Err(Refused::ProofWrong);
+    }
+    if token.revoked {
+        return Err(Refused::Revoked);
+    }
+    let csr = Csr::parse(csr).map_err(Refused::Malformed)?;
+    let applicant = applicant(&csr, recipient);
+    let retry = match &token.used_by {
+        Some(before) if *before != applicant => return Err(Refused::TokenUsed),
+        before => before.is_some(),
+    };
+    if now >= token.expires {
+        return Err(Refused::TokenExpired);
+    }
+    Ok(Admitted { fleet: token.fleet.clone(), site: token.site.clone(), csr, applicant, retry })
+}
+
+/// An appliance is its two keys: the same keys may ask again, because an answer can be lost on the way.
+pub fn applicant(csr: &Csr, recipient: &RecipientPublic) -> String {
+    Digest::of(format!("{}\n{recipient:?}", csr.key_digest).as_bytes()).to_string()
+}

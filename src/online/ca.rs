@@ -1,0 +1,475 @@
+//! HQ's certificate authority: P-256, and nothing else.
+//!
+//! It signs two kinds of certificate: the service's own, and one client certificate per appliance whose SAN URI
+//! names the site (I4). Of a request only the public key is taken; subject, names, usages and dates are ours.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use data_encoding::HEXLOWER;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, SubjectPublicKeyInfo,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use time::OffsetDateTime;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+use zeroize::Zeroizing;
+
+use ids::{Digest, FleetId, SiteId, UnixTime};
+use repository::layout::Layout;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// The CA outlives every card that pins it.
+const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
+/// The service's certificate; renewed by `serve` itself.
+const SERVER_LIFE: Duration = Duration::from_secs(2 * 365 * 86_400);
+/// With less than this left the service's certificate is renewed.
+const SERVER_RENEWAL: Duration = Duration::from_secs(30 * 86_400);
+/// Certificates begin this much earlier than now, for clocks that are a little behind.
+const SLACK: Duration = Duration::from_secs(300);
+
+/// Makes a CA and the service's certificate for these host names and addresses, in `online/`.
+///
+/// Returns the CA certificate in PEM. Refuses to replace an existing CA: every site has it pinned.
+pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow::Result<String> {
+    ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
+    let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let dir = layout.online();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot create {}", dir.display()))?;
+    let now = UnixTime::of(SystemTime::now());
+
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the CA's key")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&format!("{} Lineside CA", printable(fleet_name)));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (params.not_before, params.not_after) = validity(now, CA_LIFE)?;
+    params.serial_number = Some(serial()?);
+    let certificate = params.self_signed(&key).context("cannot make the CA's certificate")?.pem();
+
+    create_secret(&dir.join("ca.key"), &Zeroizing::new(key.serialize_pem()))?;
+    create_secret(&dir.join("ca.pem"), &certificate)?;
+    Ca::load(&dir)?.issue_server(&names, now)?;
+    Ok(certificate)
+}
+
+/// Makes a new server certificate for other host names and addresses. A running service takes it at its next start.
+pub fn rename(online: &Path, host_names: &[String]) -> anyhow::Result<()> {
+    ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
+    let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ca::load(online)?.issue_server(&names, UnixTime::of(SystemTime::now()))
+}
+
+/// SHA-256 of the CA certificate in DER, as enrolment tokens carry it.
+pub fn digest(online: &Path) -> anyhow::Result<Digest> {
+    let path = online.join("ca.pem");
+    let der =
+        CertificateDer::from_pem_file(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
+    Ok(Digest::of(&der))
+}
+
+/// The CA with its key.
+pub struct Ca {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+}
+
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate and the CA's, PEM.
+    pub chain: String,
+    /// When it ends.
+    pub expires: UnixTime,
+    /// Its serial number in hex.
+    pub serial: String,
+    /// SHA-256 of its DER.
+    pub fingerprint: Digest,
+}
+
+/// What a client certificate says, after the CA's signature held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The site: the only place it is ever taken from.
+    pub site: SiteId,
+    /// When the certificate ends.
+    pub not_after: UnixTime,
+    /// SHA-256 of its DER.
+    pub fingerprint: Digest,
+}
+
+/// A checked request: proof of possession held and the key is on P-256.
+#[derive(Debug, Clone)]
+pub struct Csr {
+    key: SubjectPublicKeyInfo,
+    /// SHA-256 of the public key (SubjectPublicKeyInfo in DER).
+    pub key_digest: Digest,
+}
+
+/// Why a request for a certificate was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CsrError {
+    /// No PKCS#10 in PEM.
+    #[error("the request is not a PKCS#10 certificate signing request in PEM")]
+    Malformed,
+    /// Another curve or algorithm.
+    #[error("the request's key is not on P-256")]
+    Key,
+    /// It is not signed by the key it holds.
+    #[error("the request's signature does not hold")]
+    Signature,
+}
+
+impl Csr {
+    /// Parses a PKCS#10 request (RFC 2986) and checks its signature and curve.
+    pub fn parse(pem: &str) -> Result<Self, CsrError> {
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| CsrError::Malformed)?;
+        let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| CsrError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(CsrError::Malformed);
+        }
+        let raw = request.certification_request_info.subject_pki.raw;
+        // The curve first: the signature's algorithm alone does not tell it.
+        let key = SubjectPublicKeyInfo::from_der(raw).map_err(|_| CsrError::Key)?;
+        if rcgen::PublicKeyData::algorithm(&key) != &PKCS_ECDSA_P256_SHA256 {
+            return Err(CsrError::Key);
+        }
+        request.verify_signature().map_err(|_| CsrError::Signature)?;
+        Ok(Self { key, key_digest: Digest::of(raw) })
+    }
+}
+
+impl Ca {
+    /// Reads `ca.key` and `ca.pem` in `dir`.
+    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let key = Zeroizing::new(read("ca.key")?);
+        let pem = read("ca.pem")?;
+        let key = KeyPair::from_pem_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
+            .with_context(|| format!("{} is not a P-256 key", dir.join("ca.key").display()))?;
+        let not_certificate = || format!("{} is not a certificate", dir.join("ca.pem").display());
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| anyhow!("{error}: {}", not_certificate()))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).with_context(not_certificate)?;
+        ensure!(
+            parsed.public_key().subject_public_key.data == key.public_key_raw(),
+            "{} is not the key of ca.pem beside it",
+            dir.join("ca.key").display()
+        );
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).with_context(not_certificate)?;
+        Ok(Self { dir: dir.to_owned(), issuer, certificate, pem })
+    }
+
+    /// The CA certificate in DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// A client certificate for a site, good for [`api::CERTIFICATE_DAYS`] from `now`.
+    pub fn issue_client(&self, csr: &Csr, fleet: &FleetId, site: &SiteId, now: UnixTime) -> anyhow::Result<Issued> {
+        let uri = api::site_uri(fleet, site);
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(site.as_str());
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().context("the site's URI is not ASCII")?)];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity(now, DAY.saturating_mul(api::CERTIFICATE_DAYS))?;
+        let number = serial()?;
+        let serial = HEXLOWER.encode(&number.to_bytes());
+        params.serial_number = Some(number);
+        let expires = UnixTime(params.not_after.unix_timestamp());
+        let certificate = params.signed_by(&csr.key, &self.issuer).context("cannot sign a client certificate")?;
+        Ok(Issued {
+            chain: format!("{}{}", certificate.pem(), self.pem),
+            expires,
+            serial,
+            fingerprint: Digest::of(certificate.der()),
+        })
+    }
+
+    /// The service's chain and key. Makes a new certificate for the same names first, if the one on disk has less
+    /// than 30 days left or does not fit its key (a crash between the two files).
+    pub fn server(&self, now: UnixTime) -> anyhow::Result<Server> {
+        let (key_path, chain_path) = (self.dir.join("server.key"), self.dir.join("server.pem"));
+        let leaf = read_chain(&chain_path)?.into_iter().next().ok_or_else(|| anyhow!("server.pem is empty"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&leaf)
+            .with_context(|| format!("{} is not a certificate", chain_path.display()))?;
+        let names = server_names(&parsed)?;
+        let not_after = UnixTime(parsed.validity().not_after.timestamp());
+        let fits = fs::read_to_string(&key_path)
+            .ok()
+            .map(Zeroizing::new)
+            .and_then(|pem| KeyPair::from_pem(&pem).ok())
+            .is_some_and(|key| key.public_key_raw() == parsed.public_key().subject_public_key.data.as_ref());
+        let renewed = !fits || not_after.since(now) < SERVER_RENEWAL;
+        if renewed {
+            self.issue_server(&names, now)?;
+        }
+        let key = PrivateKeyDer::from_pem_file(&key_path)
+            .map_err(|error| anyhow!("cannot read {}: {error}", key_path.display()))?;
+        Ok(Server { chain: read_chain(&chain_path)?, key, renewed })
+    }
+
+    fn issue_server(&self, names: &[SanType], now: UnixTime) -> anyhow::Result<()> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the service's key")?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name("Lineside HQ");
+        params.subject_alt_names = names.to_vec();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity(now, SERVER_LIFE)?;
+        params.serial_number = Some(serial()?);
+        let leaf = params.signed_by(&key, &self.issuer).context("cannot sign the service's certificate")?.pem();
+        replace_secret(&self.dir.join("server.key"), &Zeroizing::new(key.serialize_pem()))?;
+        // With the CA behind it: an enrolling appliance knows only the CA's SHA-256 and finds it in the chain.
+        replace_secret(&self.dir.join("server.pem"), &format!("{leaf}{}", self.pem))
+    }
+}
+
+/// What the TLS service needs.
+pub struct Server {
+    /// Leaf, then CA.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// Whether it was made just now.
+    pub renewed: bool,
+}
+
+/// Reads the site out of a client certificate whose signature has been checked.
+///
+/// `None` if it does not have exactly one URI, naming a fleet and a site.
+pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()??;
+    let [GeneralName::URI(uri)] = names.value.general_names.as_slice() else { return None };
+    let (fleet, site) = api::parse_site_uri(uri)?;
+    Some(Identity {
+        fleet,
+        site,
+        not_after: UnixTime(parsed.validity().not_after.timestamp()),
+        fingerprint: Digest::of(certificate),
+    })
+}
+
+fn read_chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| anyhow!("cannot read {}: {error}", path.display()))
+}
+
+fn server_names(certificate: &x509_parser::certificate::X509Certificate<'_>) -> anyhow::Result<Vec<SanType>> {
+    let names = certificate.subject_alternative_name().ok().flatten().context("server.pem names no host")?;
+    let text = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(octets) => address(octets).map(|address| address.to_string()),
+        _ => None,
+    });
+    text.map(|name| san(&name)).collect()
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+}
+
+fn san(name: &str) -> anyhow::Result<SanType> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    // What rustls will take as a server name, nothing looser.
+    if rustls::pki_types::DnsName::try_from(name).is_err() {
+        bail!("`{name}` is neither a host name nor an IP address");
+    }
+    Ok(SanType::DnsName(name.try_into().with_context(|| format!("`{name}` is not ASCII"))?))
+}
+
+fn common_name(text: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, text);
+    name
+}
+
+/// A name that fits a certificate: X.520 bounds a common name to 64 characters, 13 of which are ours.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(50).collect()
+}
+
+fn validity(now: UnixTime, life: Duration) -> anyhow::Result<(OffsetDateTime, OffsetDateTime)> {
+    let at = |time: UnixTime| OffsetDateTime::from_unix_timestamp(time.0).context("the clock is out of range");
+    Ok((at(UnixTime(now.0.saturating_sub(SLACK.as_secs().cast_signed())))?, at(now.plus(life))?))
+}
+
+/// 127 random bits (RFC 5280 §4.1.2.2 wants positive, unique and at most 20 octets).
+fn serial() -> anyhow::Result<SerialNumber> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow!("no randomness: {error}"))?;
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// Writes a new file, mode 0600.
+pub fn create_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes a file aside and puts it in place, mode 0600: it appears whole or not at all.
+pub(super) fn replace_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    let aside = path.with_extension("new");
+    if aside.exists() {
+        fs::remove_file(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+    }
+    create_secret(&aside, text)?;
+    fs::rename(&aside, path).with_context(|| format!("cannot put {} in place", path.display()))?;
+    let dir = path.parent().context("a file has a directory")?;
+    fs::File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("cannot write directory {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rcgen::PKCS_ED25519;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn fresh() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        init(&layout, "Example", &["hq.example".to_owned(), "192.0.2.1".to_owned()]).unwrap();
+        (dir, layout)
+    }
+
+    fn request(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+        params.distinguished_name = common_name("root of all");
+        params.serialize_request(&key).unwrap().pem().unwrap()
+    }
+
+    #[test]
+    fn of_a_request_only_the_key_is_taken() {
+        let (_dir, layout) = fresh();
+        let ca = Ca::load(&layout.online()).unwrap();
+        let csr = Csr::parse(&request(&PKCS_ECDSA_P256_SHA256)).unwrap();
+        let issued = ca.issue_client(&csr, &"f-1".parse().unwrap(), &"s-1".parse().unwrap(), NOW).unwrap();
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+        assert_eq!(chain.len(), 2);
+        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+        assert_eq!(leaf.subject().to_string(), "CN=s-1");
+        assert!(!leaf.is_ca());
+        assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
+        assert_eq!(leaf.raw_serial_as_string().replace(':', ""), issued.serial);
+        let identity = identity(&chain[0]).unwrap();
+        assert_eq!((identity.site.as_str(), identity.fingerprint), ("s-1", issued.fingerprint));
+        assert_eq!(identity.not_after, issued.expires);
+        assert_eq!(issued.expires, NOW.plus(DAY * 90));
+    }
+
+    #[test]
+    fn other_curves_and_broken_signatures_are_refused() {
+        assert_eq!(Csr::parse(&request(&PKCS_ED25519)).unwrap_err(), CsrError::Key);
+        assert_eq!(Csr::parse(&request(&rcgen::PKCS_ECDSA_P384_SHA384)).unwrap_err(), CsrError::Key);
+        assert_eq!(Csr::parse("hello").unwrap_err(), CsrError::Malformed);
+        let pem = request(&PKCS_ECDSA_P256_SHA256);
+        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
+        // A byte of the subject: still DER, no longer what was signed.
+        let at = der.windows(4).position(|window| window == b"root").unwrap();
+        der[at] = b'b';
+        let body = data_encoding::BASE64.encode(&der);
+        let forged = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
+        assert_eq!(Csr::parse(&forged).unwrap_err(), CsrError::Signature);
+    }
+
+    #[test]
+    fn keys_are_private_and_a_ca_is_never_replaced() {
+        let (_dir, layout) = fresh();
+        for name in ["ca.key", "ca.pem", "server.key", "server.pem"] {
+            let mode = fs::metadata(layout.online().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        assert!(init(&layout, "Again", &["hq.example".to_owned()]).is_err());
+        assert!(init(&Layout::new(layout.dir().join("x")), "x", &["no host".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn the_service_certificate_is_renewed_in_its_last_month_for_the_same_names() {
+        let (_dir, layout) = fresh();
+        let ca = Ca::load(&layout.online()).unwrap();
+        let now = UnixTime::of(SystemTime::now());
+        let first = ca.server(now).unwrap();
+        assert!(!first.renewed);
+        assert_eq!(first.chain.len(), 2);
+        assert_eq!(Digest::of(&first.chain[1]), digest(&layout.online()).unwrap());
+        let later = ca.server(now.plus(SERVER_LIFE - DAY * 29)).unwrap();
+        assert!(later.renewed);
+        assert_ne!(later.chain[0], first.chain[0]);
+        let names = |der: &CertificateDer<'_>| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(der).unwrap();
+            server_names(&parsed).unwrap()
+        };
+        assert_eq!(names(&first.chain[0]), names(&later.chain[0]));
+        assert_eq!(names(&later.chain[0]).len(), 2);
+    }
+
+    #[test]
+    fn hq_can_move_to_another_name_under_the_same_ca() {
+        let (_dir, layout) = fresh();
+        let before = digest(&layout.online()).unwrap();
+        rename(&layout.online(), &["new.example".to_owned()]).unwrap();
+        let server = Ca::load(&layout.online()).unwrap().server(UnixTime::of(SystemTime::now())).unwrap();
+        let (_, leaf) = x509_parser::parse_x509_certificate(&server.chain[0]).unwrap();
+        assert_eq!(server_names(&leaf).unwrap(), [san("new.example").unwrap()]);
+        assert!(!server.renewed);
+        assert_eq!(digest(&layout.online()).unwrap(), before);
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_is_made_anew() {
+        let (_dir, layout) = fresh();
+        let stray = KeyPair::generate().unwrap();
+        replace_secret(&layout.online().join("server.key"), &stray.serialize_pem()).unwrap();
+        let ca = Ca::load(&layout.online()).unwrap();
+        assert!(ca.server(UnixTime::of(SystemTime::now())).unwrap().renewed);
+    }
+}

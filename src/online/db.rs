@@ -1,0 +1,506 @@
+//! What the online half knows: tokens, sites, enrolments, certificates and check-ins, in one SQLite file.
+//!
+//! The tool and the service open the same file side by side. Nothing here is content or a key that signs content:
+//! who reads this file learns which sites there are, who writes it can lock sites out, and no more.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transaction, TransactionBehavior, params};
+
+use crate::admit::{self, Refused};
+use crate::ca::{Csr, Issued};
+use api::{self, CheckIn, EnrolRequest};
+use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
+use repository::layout::Layout;
+
+/// How many check-ins of a site are kept.
+pub const HISTORY: u32 = 100;
+/// How many certificates one site may have issued in a day; a loop in an appliance must not fill the disk.
+pub const MAX_CERTIFICATES_A_DAY: u32 = 20;
+
+const SCHEMA: u32 = 1;
+const SCHEMA_1: &str = "
+CREATE TABLE sites (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, fleet TEXT, published INTEGER NOT NULL DEFAULT 0, revoked_at INTEGER
+) STRICT;
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), fleet TEXT NOT NULL, service_key BLOB NOT NULL,
+    expires INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0, used_at INTEGER, used_by TEXT
+) STRICT;
+CREATE TABLE enrolments (
+    token TEXT PRIMARY KEY REFERENCES tokens(id), site TEXT NOT NULL REFERENCES sites(id), csr TEXT NOT NULL,
+    recipient TEXT NOT NULL, publisher_proof TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL,
+    accepted INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE certificates (
+    serial TEXT PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), issued_at INTEGER NOT NULL,
+    not_after INTEGER NOT NULL, fingerprint TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX certificates_of_site ON certificates(site, issued_at);
+CREATE TABLE check_ins (
+    n INTEGER PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), at INTEGER NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE INDEX check_ins_of_site ON check_ins(site, n);
+";
+
+/// Where check-ins go. [`Db`] takes them; a large fleet may put them elsewhere.
+pub trait CheckIns: Send + Sync {
+    /// Keeps a site's check-in as its newest.
+    fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()>;
+    /// The newest check-in of every site.
+    fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>>;
+}
+
+/// The database. Calls block; the service makes them off its async threads.
+pub struct Db {
+    /// Writes wait for the disk, so reads have a connection of their own (WAL lets both go on).
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+}
+
+/// A token as HQ knows it; the secret is not here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Its id.
+    pub id: String,
+    /// The site that it makes.
+    pub site: SiteId,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// [`api::TokenKeys::service`].
+    pub service_key: [u8; 32],
+    /// After this it is refused.
+    pub expires: UnixTime,
+    /// Whether the site was revoked after it was issued.
+    pub revoked: bool,
+    /// Who used it: [`admit::applicant`].
+    pub used_by: Option<String>,
+}
+
+/// A site as HQ knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteRow {
+    /// Its id.
+    pub id: SiteId,
+    /// What people call it.
+    pub name: String,
+    /// The newest generation that was published for it.
+    pub published: Generation,
+    /// When it was revoked, if it is.
+    pub revoked_at: Option<UnixTime>,
+    /// Whether an appliance was enrolled.
+    pub enrolled: bool,
+    /// When its newest certificate ends.
+    pub certificate_until: Option<UnixTime>,
+}
+
+/// What the database says of a presented certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// We issued it to this site and it is not revoked.
+    Good,
+    /// It, or its site, is revoked.
+    Revoked,
+    /// We have no record of issuing it to this site.
+    Unknown,
+}
+
+/// An enrolment that the publisher has not taken over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// The token used.
+    pub token: String,
+    /// The site.
+    pub site: SiteId,
+    /// The request, as far as the publisher's proof covers it.
+    pub csr: String,
+    /// The key to seal to, in hex.
+    pub recipient: String,
+    /// [`EnrolRequest::publisher_proof`].
+    pub publisher_proof: String,
+    /// When.
+    pub at: UnixTime,
+}
+
+impl Db {
+    /// Opens the database, making it (mode 0600) if there is none.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("cannot open database {}", path.display()))?;
+        Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
+    }
+
+    /// Opens the database only if it exists.
+    pub fn open_existing(path: &Path) -> anyhow::Result<Self> {
+        ensure!(path.is_file(), "there is no database {}", path.display());
+        Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
+    }
+
+    fn connect(path: &Path) -> anyhow::Result<Self> {
+        let connection = || -> rusqlite::Result<Connection> {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(Duration::from_secs(10))?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            Ok(connection)
+        };
+        let mut writer = connection()?;
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match version {
+            0 => {
+                transaction.execute_batch(SCHEMA_1)?;
+                transaction.pragma_update(None, "user_version", SCHEMA)?;
+            }
+            SCHEMA => {}
+            newer => bail!("it has format {newer}, newer than this version knows ({SCHEMA}); update lineside-hq"),
+        }
+        transaction.commit()?;
+        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(connection()?) })
+    }
+
+    fn read(&self) -> MutexGuard<'_, Connection> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T>(&self, act: impl FnOnce(&Transaction<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let mut connection = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = act(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// Keeps what the service must know of a new token. A revoked site is let in again by it, and only by it.
+    pub fn add_token(&self, token: &TokenRow, site_name: &str) -> anyhow::Result<()> {
+        self.write(|db| {
+            upsert_site(db, &token.site, site_name)?;
+            db.execute(
+                "UPDATE sites SET fleet = ?2, revoked_at = NULL WHERE id = ?1",
+                params![Text(&token.site), Text(&token.fleet)],
+            )?;
+            db.execute(
+                "INSERT INTO tokens (id, site, fleet, service_key, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![token.id, Text(&token.site), Text(&token.fleet), token.service_key, Time(token.expires)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Decides on an enrolment ([`admit::admit`]), has the certificate issued and uses the token up, all or nothing.
+    pub fn enrol(
+        &self,
+        request: &EnrolRequest,
+        now: UnixTime,
+        issue: impl FnOnce(&Csr, &FleetId, &SiteId) -> anyhow::Result<Issued>,
+    ) -> anyhow::Result<Result<(SiteId, Issued), Refused>> {
+        // A first look without the lock that writers share: strangers shall not be able to hold it.
+        if let Err(refused) = admit::admit(token(&self.read(), &request.token)?.as_ref(), request, now) {
+            return Ok(Err(refused));
+        }
+        self.write(|db| {
+            let row = token(db, &request.token)?;
+            let admitted = match admit::admit(row.as_ref(), request, now) {
+                Ok(admitted) => admitted,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            if issued_today(db, &admitted.site, now)? >= MAX_CERTIFICATES_A_DAY {
+                return Ok(Err(Refused::TooMany));
+            }
+            let issued = issue(&admitted.csr, &admitted.fleet, &admitted.site)?;
+            add_certificate(db, &admitted.site, &issued, now)?;
+            if !admitted.retry {
+                db.execute(
+                    "UPDATE tokens SET used_at = ?2, used_by = ?3 WHERE id = ?1",
+                    params![request.token, Time(now), admitted.applicant],
+                )?;
+                db.execute(
+                    "INSERT INTO enrolments (token, site, csr, recipient, publisher_proof, version, at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    params![
+                        request.token,
+                        Text(&admitted.site),
+                        request.csr,
+                        format!("{:?}", request.recipient),
+                        request.publisher_proof,
+                        request.version,
+                        Time(now)
+                    ],
+                )?;
+            }
+            Ok(Ok((admitted.site, issued)))
+        })
+    }
+
+    /// Records a renewed certificate of a site, unless the old one has been revoked meanwhile.
+    pub fn renew(
+        &self,
+        site: &SiteId,
+        old: &Digest,
+        now: UnixTime,
+        issue: impl FnOnce() -> anyhow::Result<Issued>,
+    ) -> anyhow::Result<Result<Issued, Refused>> {
+        self.write(|db| {
+            if standing(db, site, old)? != Standing::Good {
+                return Ok(Err(Refused::Revoked));
+            }
+            if issued_today(db, site, now)? >= MAX_CERTIFICATES_A_DAY {
+                return Ok(Err(Refused::TooMany));
+            }
+            let issued = issue()?;
+            add_certificate(db, site, &issued, now)?;
+            Ok(Ok(issued))
+        })
+    }
+
+    /// What is known of a certificate that was presented for this site.
+    pub fn standing(&self, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<Standing> {
+        standing(&self.read(), site, fingerprint)
+    }
+
+    /// The newest generation published for a site; 0 for none.
+    pub fn published(&self, site: &SiteId) -> anyhow::Result<Generation> {
+        let db = self.read();
+        let mut statement = db.prepare_cached("SELECT published FROM sites WHERE id = ?1")?;
+        Ok(statement
+            .query_row([Text(site)], |row| row.get::<_, Release>(0))
+            .optional()?
+            .map_or(Generation(0), |release| release.0))
+    }
+
+    /// Locks a site out: its certificates, and its tokens whether used or not. Returns how many certificates.
+    pub fn revoke(&self, site: &SiteId, now: UnixTime) -> anyhow::Result<usize> {
+        self.write(|db| {
+            let known = db.execute(
+                "UPDATE sites SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1",
+                params![Text(site), Time(now)],
+            )?;
+            ensure!(known == 1, "site {site} was never published nor given a token");
+            db.execute("UPDATE tokens SET revoked = 1 WHERE site = ?1", [Text(site)])?;
+            db.execute("UPDATE enrolments SET accepted = 1 WHERE site = ?1", [Text(site)])?;
+            Ok(db.execute("UPDATE certificates SET revoked = 1 WHERE site = ?1 AND revoked = 0", [Text(site)])?)
+        })
+    }
+
+    /// Enrolments that the publisher has not taken over, oldest first.
+    pub fn new_enrolments(&self) -> anyhow::Result<Vec<Enrolment>> {
+        let db = self.read();
+        let mut statement = db.prepare(
+            "SELECT token, site, csr, recipient, publisher_proof, at FROM enrolments WHERE accepted = 0 ORDER BY at, token",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(Enrolment {
+                token: row.get(0)?,
+                site: parsed(row, 1)?,
+                csr: row.get(2)?,
+                recipient: row.get(3)?,
+                publisher_proof: row.get(4)?,
+                at: row.get::<_, Time>(5)?.0,
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The publisher has taken this enrolment over.
+    pub fn accepted(&self, token: &str) -> anyhow::Result<()> {
+        self.write(|db| Ok(db.execute("UPDATE enrolments SET accepted = 1 WHERE token = ?1", [token]).map(drop)?))
+    }
+
+    /// Notes what was published. A generation never goes down.
+    pub fn published_now(&self, published: &[(SiteId, String, Generation)]) -> anyhow::Result<()> {
+        self.write(|db| {
+            for (site, name, generation) in published {
+                upsert_site(db, site, name)?;
+                db.execute(
+                    "UPDATE sites SET published = max(published, ?2) WHERE id = ?1",
+                    params![Text(site), Release(*generation)],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// All sites.
+    pub fn sites(&self) -> anyhow::Result<Vec<SiteRow>> {
+        let db = self.read();
+        let mut statement = db.prepare(
+            "SELECT id, name, published, revoked_at,
+                    EXISTS (SELECT 1 FROM enrolments WHERE site = sites.id),
+                    (SELECT max(not_after) FROM certificates WHERE site = sites.id AND revoked = 0)
+             FROM sites ORDER BY name, id",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok(SiteRow {
+                id: parsed(row, 0)?,
+                name: row.get(1)?,
+                published: row.get::<_, Release>(2)?.0,
+                revoked_at: row.get::<_, Option<Time>>(3)?.map(|time| time.0),
+                enrolled: row.get(4)?,
+                certificate_until: row.get::<_, Option<Time>>(5)?.map(|time| time.0),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+impl CheckIns for Db {
+    fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()> {
+        let body = serde_json::to_string(check_in)?;
+        self.write(|db| {
+            db.prepare_cached("INSERT INTO check_ins (site, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
+                Text(site),
+                Time(at),
+                body
+            ])?;
+            db.prepare_cached(
+                "DELETE FROM check_ins WHERE site = ?1 AND n <=
+                 (SELECT n FROM check_ins WHERE site = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
+            )?
+            .execute(params![Text(site), HISTORY])?;
+            Ok(())
+        })
+    }
+
+    fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>> {
+        let db = self.read();
+        let mut statement =
+            db.prepare("SELECT site, at, body FROM check_ins WHERE n IN (SELECT max(n) FROM check_ins GROUP BY site)")?;
+        let rows =
+            statement.query_map([], |row| Ok((parsed(row, 0)?, row.get::<_, Time>(1)?.0, row.get::<_, String>(2)?)))?;
+        rows.map(|row| {
+            let (site, at, body) = row?;
+            // One that another version wrote must not hide all the others.
+            let unreadable = |_| CheckIn { state: "unreadable".to_owned(), ..CheckIn::default() };
+            Ok((site, (at, serde_json::from_str(&body).unwrap_or_else(unreadable))))
+        })
+        .collect()
+    }
+}
+
+/// Notes in the fleet's database what was published, for check-in answers and the fleet view.
+pub fn note_published(layout: &Layout, published: &[(SiteId, String, Generation)]) -> anyhow::Result<()> {
+    Db::open(&layout.database())?.published_now(published)
+}
+
+fn upsert_site(db: &Connection, site: &SiteId, name: &str) -> anyhow::Result<()> {
+    db.execute(
+        "INSERT INTO sites (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+        params![Text(site), name],
+    )?;
+    Ok(())
+}
+
+fn token(db: &Connection, id: &str) -> anyhow::Result<Option<TokenRow>> {
+    let mut statement =
+        db.prepare_cached("SELECT id, site, fleet, service_key, expires, revoked, used_by FROM tokens WHERE id = ?1")?;
+    let row = statement.query_row([id], |row| {
+        Ok(TokenRow {
+            id: row.get(0)?,
+            site: parsed(row, 1)?,
+            fleet: parsed(row, 2)?,
+            service_key: row.get(3)?,
+            expires: row.get::<_, Time>(4)?.0,
+            revoked: row.get(5)?,
+            used_by: row.get(6)?,
+        })
+    });
+    Ok(row.optional()?)
+}
+
+fn standing(db: &Connection, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<Standing> {
+    let mut statement = db.prepare_cached(
+        "SELECT certificates.revoked OR sites.revoked_at IS NOT NULL FROM certificates JOIN sites ON sites.id = site
+         WHERE fingerprint = ?1 AND site = ?2",
+    )?;
+    let revoked = statement.query_row(params![Text(fingerprint), Text(site)], |row| row.get(0)).optional()?;
+    Ok(match revoked {
+        Some(false) => Standing::Good,
+        Some(true) => Standing::Revoked,
+        None => Standing::Unknown,
+    })
+}
+
+fn issued_today(db: &Connection, site: &SiteId, now: UnixTime) -> anyhow::Result<u32> {
+    let since = UnixTime(now.0.saturating_sub(86_400));
+    let mut statement = db.prepare_cached("SELECT count(*) FROM certificates WHERE site = ?1 AND issued_at > ?2")?;
+    Ok(statement.query_row(params![Text(site), Time(since)], |row| row.get(0))?)
+}
+
+fn add_certificate(db: &Connection, site: &SiteId, issued: &Issued, now: UnixTime) -> anyhow::Result<()> {
+    db.execute(
+        "INSERT INTO certificates (serial, site, issued_at, not_after, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![issued.serial, Text(site), Time(now), Time(issued.expires), Text(&issued.fingerprint)],
+    )?;
+    // What cannot even renew any more is of no use to anyone.
+    let dead = UnixTime(now.0.saturating_sub(i64::from(api::RENEWABLE_DAYS) * 86_400));
+    db.execute("DELETE FROM certificates WHERE site = ?1 AND not_after < ?2", params![Text(site), Time(dead)])?;
+    Ok(())
+}
+
+/// A value in its text form.
+struct Text<'a, T>(&'a T);
+
+impl<T: std::fmt::Display> ToSql for Text<'_, T> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.0.to_string()))
+    }
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get::<_, String>(column)?.parse().map_err(|error: T::Err| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Seconds since 1970 as a column.
+struct Time(UnixTime);
+
+impl ToSql for Time {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.0.0))
+    }
+}
+
+impl FromSql for Time {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        i64::column_result(value).map(|seconds| Self(UnixTime(seconds)))
+    }
+}
+
+/// The number of a release as a column.
+struct Release(Generation);
+
+impl ToSql for Release {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let value =
+            i64::try_from(self.0.0).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        Ok(ToSqlOutput::from(value))
+    }
+}
+
+impl FromSql for Release {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let value = i64::column_result(value)?;
+        u64::try_from(value).map(|number| Self(Generation(number))).map_err(|_| FromSqlError::OutOfRange(value))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! The fleet at a glance: one line a site, trouble first. Pure but for reading the database.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::db::{CheckIns as _, Db, SiteRow};
+use api::{Alert, CheckIn, ImageSeen, keys_text};
+use ids::{Generation, SiteId, UnixTime};
+
+/// A site that has said nothing for so long is in trouble: with a poll every 5 minutes and back-off to 30, it is not
+/// only a bad moment.
+pub const SILENT: Duration = Duration::from_secs(3600);
+/// A certificate with less than this left should have been renewed long ago ([`api::RENEW_AFTER_DAYS`]).
+pub const CERTIFICATE_LATE: Duration = Duration::from_secs(21 * 86_400);
+
+/// How a site is, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Condition {
+    /// It says that something is wrong with its release or its way to HQ.
+    Failing,
+    /// It was there, and has not been heard of for [`SILENT`].
+    Silent,
+    /// It raised alerts, or does not renew its certificate.
+    Alert,
+    /// It serves an older release than the newest published one.
+    Behind,
+    /// It enrolled and has not checked in yet.
+    NeverSeen,
+    /// No appliance has enrolled for it yet.
+    NotEnrolled,
+    /// All is well.
+    Well,
+    /// It was revoked.
+    Revoked,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its id.
+    pub site: SiteId,
+    /// What people call it.
+    pub name: String,
+    /// How it is.
+    pub condition: Condition,
+    /// When it last checked in, and how long ago that is.
+    pub last_seen: Option<(UnixTime, Duration)>,
+    /// The newest generation published for it.
+    pub published: Generation,
+    /// The generation that it serves.
+    pub served: Option<Generation>,
+    /// The appliance's version.
+    pub version: String,
+    /// The image that it runs, where it is one of ours.
+    pub image: Option<ImageSeen>,
+    /// Bytes written to its card, in how many seconds.
+    pub card_written: Option<(u64, u64)>,
+    /// Whether its keys are encrypted on its card; `None` before it first checked in.
+    pub keys_encrypted: Option<bool>,
+    /// Phones seen lately, and how many of them the inventory does not have.
+    pub phones: (usize, usize),
+    /// `ok` or the code of what is wrong, with the reason in words.
+    pub state: (String, String),
+    /// What someone should look at.
+    pub alerts: Vec<Alert>,
+    /// When its newest certificate ends.
+    pub certificate_until: Option<UnixTime>,
+}
+
+/// All sites, trouble first, then by name.
+///
+/// What sites said about themselves is cleaned of control characters: it ends up on somebody's terminal.
+pub fn rows(database: &Path, now: UnixTime) -> anyhow::Result<Vec<Row>> {
+    let db = Db::open_existing(database)?;
+    let mut told = db.latest()?;
+    let mut rows: Vec<Row> = db.sites()?.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
+    rows.sort_by(|a, b| (a.condition, &a.name, &a.site).cmp(&(b.condition, &b.name, &b.site)));
+    Ok(rows)
+}
+
+fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
+    let (at, told) = told.unzip();
+    let told = told.unwrap_or_default();
+    let last_seen = at.map(|at| (at, now.since(at)));
+    let certificate_late = site.certificate_until.is_some_and(|until| until.since(now) < CERTIFICATE_LATE);
+    let condition = match last_seen {
+        _ if site.revoked_at.is_some() => Condition::Revoked,
+        None if site.enrolled => Condition::NeverSeen,
+        None => Condition::NotEnrolled,
+        Some((_, ago)) if ago >= SILENT => Condition::Silent,
+        Some(_) if told.state != "ok" => Condition::Failing,
+        Some(_) if !told.alerts.is_empty() || certificate_late => Condition::Alert,
+        Some(_) if told.generation < site.published => Condition::Behind,
+        Some(_) => Condition::Well,
+    };
+    let unknown = told.phones.iter().filter(|phone| !phone.known).count();
+    let clean_alert = |alert: Alert| Alert { code: clean(&alert.code), text: clean(&alert.text), ..alert };
+    Row {
+        site: site.id,
+        name: clean(&site.name),
+        condition,
+        last_seen,
+        published: site.published,
+        served: at.map(|_| told.generation),
+        version: clean(&told.version),
+        image: told.image.map(|image| ImageSeen {
+            version: clean(&image.version),
+            slot: clean(&image.slot),
+            good: image.good,
+            outcome: clean(&image.outcome),
+        }),
+        keys_encrypted: at.map(|_| told.keys_encrypted),
+        card_written: told.card_written_bytes.map(|bytes| (bytes, told.uptime_seconds)),
+        phones: (told.phones.len(), unknown),
+        state: (clean(&told.state), clean(&told.reason)),
+        alerts: told.alerts.into_iter().map(clean_alert).collect(),
+        certificate_until: site.certificate_until,
+    }
+}
+
+/// One site in full, a line each thing.
+pub fn print_site(row: &Row) -> String {
+    let [name, seen, release, version, phones, _] = cells(row);
+    let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
+    lines.extend([("version", version), ("phones", phones)]);
+    if let Some(image) = &row.image {
+        lines.push(("image", image.to_string()));
+    }
+    if let Some(encrypted) = row.keys_encrypted {
+        lines.push(("keys", keys_text(encrypted).to_owned()));
+    }
+    if let Some((bytes, seconds)) = row.card_written {
+        let written = format!("{:.1} MB written in {}", bytes as f64 / 1e6, span(Duration::from_secs(seconds)));
+        lines.push(("card", written));
+    }
+    if let Some(until) = row.certificate_until {
+        lines.push(("certificate", format!("until {until}")));
+    }
+    let (code, reason) = &row.state;
+    if !code.is_empty() {
+        lines.push(("state", if reason.is_empty() { code.clone() } else { format!("{code}: {reason}") }));
+    }
+    for alert in &row.alerts {
+        let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
+        lines.push(("ALERT", format!("{}: {}{times}", alert.code, alert.text)));
+    }
+    lines.iter().map(|(what, value)| format!("{what:<12} {value}\n")).collect()
+}
+
+/// The rows as a table for a terminal of this many columns; at least 60 are used.
+pub fn print(rows: &[Row], width: usize) -> String {
+    if rows.is_empty() {
+        return "no sites yet\n".to_owned();
+    }
+    let head = ["SITE", "SEEN", "RELEASE", "VERSION", "PHONES", "STATE"].map(str::to_owned);
+    let table: Vec<[String; 6]> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
+    // No column but the last may crowd out the others; the last takes what is left.
+    let limits = [24, 14, 11, 12, 12];
+    let mut widths = [0; 5];
+    for line in &table {
+        for ((column, limit), cell) in widths.iter_mut().zip(limits).zip(line) {
+            *column = (*column).max(cell.chars().count().min(limit));
+        }
+    }
+    let used: usize = widths.iter().map(|column| column + 2).sum();
+    let rest = width.max(60).saturating_sub(used).max(20);
+    let mut text = String::new();
+    for line in &table {
+        let [first @ .., last] = line;
+        for (cell, column) in first.iter().zip(widths) {
+            text.push_str(&format!("{:column$}  ", cut(cell, column)));
+        }
+        text.push_str(cut(last, rest).trim_end());
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text.push_str(&summary(rows));
+    text
+}
+
+fn cells(row: &Row) -> [String; 6] {
+    let seen = match (row.condition, row.last_seen) {
+        (_, Some((_, ago))) => format!("{} ago", span(ago)),
+        (Condition::NotEnrolled, None) => "not enrolled".to_owned(),
+        (_, None) => "never".to_owned(),
+    };
+    let release = match row.served {
+        Some(served) if served == row.published => served.to_string(),
+        Some(served) => format!("{served} of {}", row.published),
+        None => format!("- of {}", row.published),
+    };
+    let phones = match (row.served, row.phones) {
+        (None, _) => "-".to_owned(),
+        (Some(_), (all, 0)) => all.to_string(),
+        (Some(_), (all, unknown)) => format!("{all} ({unknown} new)"),
+    };
+    let version = if row.version.is_empty() { "-".to_owned() } else { row.version.clone() };
+    [row.name.clone(), seen, release, version, phones, state(row)]
+}
+
+/// What the last column says: the most important thing first.
+fn state(row: &Row) -> String {
+    let mut parts = Vec::new();
+    let (code, reason) = (&row.state.0, &row.state.1);
+    match row.condition {
+        Condition::Revoked => parts.push("revoked".to_owned()),
+        Condition::NotEnrolled => parts.push("waits for its appliance".to_owned()),
+        Condition::NeverSeen => parts.push("enrolled, has not checked in".to_owned()),
+        Condition::Silent => parts.push("silent".to_owned()),
+        Condition::Behind => parts.push("fetching".to_owned()),
+        Condition::Well => parts.push("ok".to_owned()),
+        Condition::Failing | Condition::Alert => {}
+    }
+    if row.served.is_some() && code != "ok" && row.condition != Condition::Revoked {
+        let code = if code.is_empty() { "no state" } else { code };
+        parts.push(if reason.is_empty() { code.to_owned() } else { format!("{code}: {reason}") });
+    }
+    for alert in &row.alerts {
+        let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
+        parts.push(format!("{}: {}{times}", alert.code, alert.text));
+    }
+    if row.condition == Condition::Alert
+        && row.alerts.is_empty()
+        && let Some(until) = row.certificate_until
+    {
+        parts.push(format!("certificate not renewed, ends {until}"));
+    }
+    parts.join("; ")
+}
+
+fn summary(rows: &[Row]) -> String {
+    let count = |condition| rows.iter().filter(|row| row.condition == condition).count();
+    let words = [
+        (Condition::Failing, "failing"),
+        (Condition::Silent, "silent"),
+        (Condition::Alert, "with alerts"),
+        (Condition::Behind, "fetching"),
+        (Condition::NeverSeen, "not seen yet"),
+        (Condition::NotEnrolled, "not enrolled"),
+        (Condition::Well, "well"),
+        (Condition::Revoked, "revoked"),
+    ];
+    let parts: Vec<String> = words
+        .into_iter()
+        .map(|(condition, word)| (count(condition), word))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let noun = if rows.len() == 1 { "site" } else { "sites" };
+    format!("\n{} {noun}: {}\n", rows.len(), parts.join(", "))
+}
+
+/// A time span in its largest unit, as people say it.
+fn span(span: Duration) -> String {
+    match span.as_secs() {
+        secs @ 0..60 => format!("{secs} s"),
+        secs @ 60..3600 => format!("{} min", secs / 60),
+        secs @ 3600..172_800 => format!("{} h", secs / 3600),
+        secs => format!("{} days", secs / 86_400),
+    }
+}
+
+/// At most so many characters, with an ellipsis where something is missing.
+fn cut(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(limit.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// No escape sequences, no line ends, no direction marks: a site cannot draw on the operator's terminal.
+fn clean(text: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().take(300).map(|c| if hidden(c) { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use api::PhoneSeen;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn site(name: &str, published: u64) -> SiteRow {
+        SiteRow {
+            id: name.to_lowercase().parse().unwrap(),
+            name: name.to_owned(),
+            published: Generation(published),
+            revoked_at: None,
+            enrolled: true,
+            certificate_until: Some(UnixTime(NOW.0 + 80 * 86_400)),
+        }
+    }
+
+    fn told(seconds_ago: i64, generation: u64, state: &str) -> Option<(UnixTime, CheckIn)> {
+        let phone = PhoneSeen {
+            mac: "0004f2aabbcc".parse().unwrap(),
+            known: false,
+            last_seen: NOW,
+            file: "a".to_owned(),
+            outcome: "delivered".to_owned(),
+            bytes: 4711,
+            retransmissions: 0,
+            milliseconds: 12,
+            generation: Generation(3),
+        };
+        let check_in = CheckIn {
+            version: "0.1.0".to_owned(),
+            generation: Generation(generation),
+            state: state.to_owned(),
+            phones: vec![PhoneSeen { known: true, ..phone.clone() }, phone],
+            ..CheckIn::default()
+        };
+        Some((UnixTime(NOW.0 - seconds_ago), check_in))
+    }
+
+    #[test]
+    fn trouble_comes_first_and_every_site_has_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hq.sqlite");
+        let db = Db::open(&path).unwrap();
+        let names = ["Bern", "Chur", "Davos", "Aarau"];
+        let published: Vec<_> = names.iter().map(|n| (site(n, 7).id, (*n).to_owned(), Generation(7))).collect();
+        db.published_now(&published).unwrap();
+        for (name, check_in) in
+            [("Bern", told(200, 7, "ok")), ("Chur", told(7200, 7, "ok")), ("Davos", told(9, 6, "refused"))]
+        {
+            let (at, check_in) = check_in.unwrap();
+            db.note(&site(name, 7).id, at, &check_in).unwrap();
+        }
+        let rows = rows(&path, NOW).unwrap();
+        assert_eq!(
+            print(&rows, 80),
+            "SITE   SEEN          RELEASE  VERSION  PHONES     STATE\n\
+             Davos  9 s ago       6 of 7   0.1.0    2 (1 new)  refused\n\
+             Chur   2 h ago       7        0.1.0    2 (1 new)  silent\n\
+             Aarau  not enrolled  - of 7   -        -          waits for its appliance\n\
+             Bern   3 min ago     7        0.1.0    2 (1 new)  ok\n\
+             \n4 sites: 1 failing, 1 silent, 1 not enrolled, 1 well\n"
+        );
+    }
+
+    #[test]
+    fn conditions_follow_from_what_is_known() {
+        let condition = |told, site| row(told, site, NOW).condition;
+        assert_eq!(condition(told(10, 7, "ok"), site("a", 7)), Condition::Well);
+        assert_eq!(condition(told(10, 6, "ok"), site("a", 7)), Condition::Behind);
+        assert_eq!(condition(None, site("a", 7)), Condition::NeverSeen);
+        assert_eq!(condition(None, SiteRow { enrolled: false, ..site("a", 7) }), Condition::NotEnrolled);
+        let revoked = SiteRow { revoked_at: Some(NOW), ..site("a", 7) };
+        assert_eq!(condition(told(10, 7, "ok"), revoked), Condition::Revoked);
+        let late = SiteRow { certificate_until: Some(UnixTime(NOW.0 + 86_400)), ..site("a", 7) };
+        assert_eq!(condition(told(10, 7, "ok"), late), Condition::Alert);
+    }
+
+    #[test]
+    fn a_site_cannot_draw_on_the_terminal() {
+        let mut hostile = told(10, 7, "\u{1b}[2J\nok").unwrap();
+        hostile.1.version = "1\u{202e}0".to_owned();
+        hostile.1.reason = "x".repeat(5000);
+        let text = print(&[row(Some(hostile), site("a", 7), NOW)], 80);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text:?}");
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+}

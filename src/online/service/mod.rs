@@ -1,0 +1,367 @@
+//! The small online part of HQ: the published tree by client certificate, enrolment, renewal and check-in.
+//!
+//! It runs from `online/` alone, so it can live on a machine that has never seen an offline key. It can neither read
+//! nor forge what it serves. Read `routes` (what is answered to whom), `files` (the tree), `tls` (who is who).
+
+mod files;
+mod pace;
+mod routes;
+mod stall;
+mod strangers;
+mod tls;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::{debug, error, info, warn};
+
+use self::routes::App;
+use self::stall::Stall;
+use self::strangers::{Place, Strangers};
+use crate::ca::{self, Ca, Identity};
+use crate::db::{CheckIns, Db};
+use crate::freshen;
+use ids::{SiteId, UnixTime};
+use repository::layout::Layout;
+use repository::lock::TreeLock;
+use repository::{expiry, keyring};
+
+/// Open connections at the most.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Of these, how many may be without a client certificate: in their handshake, or enrolling.
+pub const MAX_STRANGERS: usize = 256;
+/// Of these, how many from one address. Handshakes take milliseconds, so sites behind one NAT do not meet it.
+pub const MAX_STRANGERS_OF_ADDRESS: usize = 64;
+/// Open connections of one site. An appliance fetches 8 objects at a time.
+pub const MAX_SITE_CONNECTIONS: usize = 32;
+/// With more open than this, each answer closes its connection, so that idle ones make room for other sites.
+pub const CROWDED: usize = 768;
+/// From the connection to the end of the TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A site's connection may be idle so long, request headers included: two polls fit in.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same without a client certificate.
+pub const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that takes no byte for so long is given up.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// At the end, answers under way get this long.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Metadata lives for weeks; looking so often leaves many tries.
+const UPKEEP: Duration = Duration::from_secs(6 * 3600);
+/// How much of a request's header is read.
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 64;
+
+/// What the service needs to know.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The `online/` directory.
+    pub dir: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+struct Peer {
+    address: SocketAddr,
+    /// From the verified client certificate, if there is one.
+    identity: Option<Identity>,
+}
+
+/// A service that listens and does not answer yet.
+pub struct Server {
+    listener: StdListener,
+    app: Arc<App>,
+    tls: Arc<ServerConfig>,
+}
+
+/// Binds and runs until `stop`.
+pub async fn serve(options: ServeOptions, stop: CancellationToken) -> anyhow::Result<()> {
+    Server::bind(options)?.run(stop).await
+}
+
+impl Server {
+    /// Reads `dir` and listens, so that a caller knows that the address is there.
+    pub fn bind(options: ServeOptions) -> anyhow::Result<Self> {
+        let ServeOptions { dir, listen } = options;
+        let ca = Ca::load(&dir)?;
+        let key = keyring::load_signing(&dir.join("online.key"))?;
+        let db = Arc::new(Db::open(&dir.join("hq.sqlite"))?);
+        let (tls, renewed) = tls::config(&ca, now())?;
+        if renewed {
+            info!("the service's certificate was renewed");
+        }
+        let check_ins: Arc<dyn CheckIns> = Arc::<Db>::clone(&db);
+        let app = App {
+            public: dir.join("public"),
+            dir,
+            db,
+            check_ins,
+            ca,
+            key,
+            refused: Mutex::default(),
+            pace: Mutex::default(),
+        };
+        let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+        listener.set_nonblocking(true).context("cannot use the listening socket")?;
+        Ok(Self { listener, app: Arc::new(app), tls })
+    }
+
+    /// Where it listens, with the port that the system chose if it was to choose.
+    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        self.listener.local_addr().context("the listening socket has no address")
+    }
+
+    /// Answers until `stop`, then lets answers under way end. No request or connection ends it.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let address = self.local_addr()?;
+        let Self { listener, app, mut tls } = self;
+        let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
+        let shared = Arc::new(Shared {
+            router: routes::router(Arc::clone(&app)),
+            app: Arc::clone(&app),
+            open: AtomicUsize::new(0),
+            sites: Mutex::default(),
+            stop: stop.clone(),
+        });
+        let strangers = Strangers::new();
+        let mut connections = JoinSet::new();
+        let mut hourly = interval(Duration::from_secs(3600));
+        hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&app), stop.clone()));
+        info!(%address, "HQ is listening");
+        loop {
+            // A stranger's place first: without one, connections wait in the kernel's queue.
+            let next = async {
+                let place = strangers.free().await;
+                (place, listener.accept().await)
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = hourly.tick() => tls = each_hour(&app, tls).await,
+                Some(ended) = connections.join_next() => if let Err(error) = ended {
+                    error!(%error, "a connection's task failed");
+                },
+                (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
+                    (Some(place), Ok((stream, address))) => {
+                        let Some(place) = strangers.take(place, address.ip()) else {
+                            count_refused(&shared, address, "strangers", "this address has too many connections open");
+                            continue;
+                        };
+                        let acceptor = TlsAcceptor::from(Arc::clone(&tls));
+                        connections.spawn(connection(Arc::clone(&shared), acceptor, stream, address, place));
+                    }
+                    (_, Err(error)) => {
+                        // Out of descriptors, or a peer that was gone already. Not at full speed.
+                        warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    (None, _) => break,
+                },
+            }
+        }
+        drop(listener);
+        let ended = timeout(STOP_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            warn!(open = connections.len(), "connections were cut off at the end");
+            connections.shutdown().await;
+        }
+        upkeep.await.context("the upkeep of the published tree failed")?;
+        info!("HQ has stopped");
+        Ok(())
+    }
+}
+
+/// Renews the service's certificate when it is time, and says what was refused.
+async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    let refused = std::mem::take(&mut *app.refused.lock().unwrap_or_else(PoisonError::into_inner));
+    if !refused.is_empty() {
+        info!(?refused, "requests refused since the last such line");
+    }
+    let for_config = Arc::clone(app);
+    match tokio::task::spawn_blocking(move || tls::config(&for_config.ca, now())).await {
+        Ok(Ok((fresh, true))) => {
+            info!("the service's certificate was renewed");
+            fresh
+        }
+        // As it was, so that TLS sessions go on.
+        Ok(Ok((_, false))) => tls,
+        Ok(Err(error)) => {
+            error!(error = format!("{error:#}"), "cannot renew the service's certificate");
+            tls
+        }
+        Err(error) => {
+            error!(%error, "cannot renew the service's certificate");
+            tls
+        }
+    }
+}
+
+/// Signs `timestamp` and `snapshot` anew long before they expire, so that sites stay fresh when nobody publishes.
+async fn upkeep(app: Arc<App>, stop: CancellationToken) {
+    let mut often = interval(UPKEEP);
+    often.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = often.tick() => {}
+        }
+        let dir = app.dir.clone();
+        let refreshed = tokio::task::spawn_blocking(move || {
+            // Whoever publishes now makes it fresh.
+            let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
+            let freshened = freshen::refresh(&dir, now());
+            for warning in expiry::of_published(&Layout::of_online(&dir), now()) {
+                warn!("{warning}");
+            }
+            freshened
+        });
+        match refreshed.await.map_err(anyhow::Error::new).flatten() {
+            Ok(0) => debug!("all published metadata is fresh"),
+            Ok(sites) => info!(sites, "metadata signed anew"),
+            Err(error) => error!(error = format!("{error:#}"), "cannot keep published metadata fresh"),
+        }
+    }
+}
+
+/// What all connections share.
+struct Shared {
+    router: Router,
+    app: Arc<App>,
+    open: AtomicUsize,
+    sites: Mutex<HashMap<SiteId, usize>>,
+    stop: CancellationToken,
+}
+
+/// Counts a connection while it is there.
+struct Counted<'a> {
+    shared: &'a Shared,
+    site: Option<SiteId>,
+}
+
+impl<'a> Counted<'a> {
+    /// `None` if the site has too many already.
+    fn new(shared: &'a Shared, site: Option<SiteId>) -> Option<Self> {
+        if let Some(site) = &site {
+            let mut sites = shared.sites.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = sites.entry(site.clone()).or_default();
+            if *open >= MAX_SITE_CONNECTIONS {
+                return None;
+            }
+            *open += 1;
+        }
+        shared.open.fetch_add(1, Ordering::Relaxed);
+        Some(Self { shared, site })
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(site) = &self.site {
+            let mut sites = self.shared.sites.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(open) = sites.get_mut(site) {
+                *open -= 1;
+                if *open == 0 {
+                    sites.remove(site);
+                }
+            }
+        }
+    }
+}
+
+/// One connection from its handshake to its end.
+async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, place: Place) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%address, %error, "cannot set TCP_NODELAY");
+    }
+    let stream = Stall::new(stream, STALL_TIMEOUT);
+    let stream = tokio::select! {
+        () = shared.stop.cancelled() => return,
+        done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => match done {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return count_refused(&shared, address, "handshake", &error.to_string()),
+            Err(_) => return count_refused(&shared, address, "handshake-slow", "the handshake took too long"),
+        },
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let identity = certificate.and_then(ca::identity);
+    let site = identity.as_ref().map(|identity| identity.site.clone());
+    // Known sites no longer take a stranger's place.
+    let place = site.is_none().then_some(place);
+    let idle = if site.is_some() { IDLE_TIMEOUT } else { STRANGER_TIMEOUT };
+    let Some(_counted) = Counted::new(&shared, site) else {
+        return count_refused(&shared, address, "site-connections", "this site has too many connections open");
+    };
+    let peer = Peer { address, identity };
+    let service = hyper::service::service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            // Runs from the end of one answer to the end of the next request's header.
+            .header_read_timeout(idle)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let outcome = tokio::select! {
+        outcome = served.as_mut() => outcome,
+        () = shared.stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    drop(place);
+    if let Err(error) = outcome {
+        debug!(%address, %error, "connection ended early");
+    }
+}
+
+fn count_refused(shared: &Shared, address: SocketAddr, code: &'static str, reason: &str) {
+    *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    debug!(%address, code, reason, "connection refused");
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<axum::http::Response<Body>, std::convert::Infallible> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(peer.clone());
+    let mut response = shared.router.clone().oneshot(request).await?;
+    routes::note(&shared.app, &peer, &method, &path, &response);
+    if shared.open.load(Ordering::Relaxed) > CROWDED {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+fn now() -> UnixTime {
+    UnixTime::of(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests;

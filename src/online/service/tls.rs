@@ -1,0 +1,110 @@
+//! TLS 1.3 with client certificates of HQ's CA, asked for and not required: enrolment comes before there is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime as TlsTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+
+use crate::ca::{self, Ca};
+use ids::UnixTime;
+
+/// The configuration for the CA's current server certificate, and whether that was renewed just now.
+pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig>, bool)> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.certificate().clone()).context("ca.pem cannot be a trust anchor")?;
+    let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .context("cannot verify client certificates")?;
+    let server = ca.server(now)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("TLS 1.3 is not there")?
+        .with_client_cert_verifier(Arc::new(Renewable { inner }))
+        .with_single_cert(server.chain, server.key)
+        .context("server.key and server.pem do not belong together")?;
+    // Appliances never resume a session, so tickets would only be bytes of every handshake.
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((Arc::new(config), server.renewed))
+}
+
+/// Verifies as rustls does, but lets a certificate through that expired at most [`api::RENEWABLE_DAYS`] ago.
+///
+/// What it may still do is decided per request, by its end: a connection can outlive a certificate anyway.
+#[derive(Debug)]
+struct Renewable {
+    inner: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCertVerifier for Renewable {
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: TlsTime,
+    ) -> Result<ClientCertVerified, Error> {
+        // A certificate that names no site is of no use here, whatever else it says.
+        let identity = ca::identity(end_entity)
+            .ok_or_else(|| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NoSite)))))?;
+        let refused = match self.inner.verify_client_cert(end_entity, intermediates, now) {
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+                Error::InvalidCertificate(CertificateError::Expired)
+            }
+            verdict => return verdict,
+        };
+        let Ok(not_after) = u64::try_from(identity.not_after.0) else { return Err(refused) };
+        let grace = Duration::from_secs(u64::from(api::RENEWABLE_DAYS) * 86_400);
+        if now.as_secs() > not_after.saturating_add(grace.as_secs()) {
+            return Err(refused);
+        }
+        // All other checks, as of the last second in which it was valid.
+        self.inner.verify_client_cert(
+            end_entity,
+            intermediates,
+            TlsTime::since_unix_epoch(Duration::from_secs(not_after)),
+        )
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate names no site")]
+struct NoSite;
