@@ -1,4 +1,4 @@
-//! The client's side of the LAN: asks who else serves, and hears what other servers say.
+//! The client port: other servers are asked and heard there.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,21 +14,22 @@ use super::message::MAX_REQUEST_BYTES;
 use super::question::{self, Question};
 use ids::MacAddr;
 
-/// How long an answer may take to be one to our question.
+/// How long after our question a message counts as an answer to it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The most questions that are remembered: a server that pings first answers after the next one was asked.
+/// The most questions that are remembered. A server that pings first answers after the next question was asked.
 const MAX_ASKED: usize = 8;
 
 /// A socket on the client port.
 ///
-/// It shares the port with the machine's own DHCP client, if that uses a plain socket: broadcasts reach both, and what
-/// is sent to the machine's address reaches the socket that is bound to it, which this one never is.
+/// It shares the port with the machine's own DHCP client, if that uses a plain socket. Broadcasts reach both. A datagram to
+/// the machine's address reaches the socket that is bound to the address, and this socket is bound to none.
 #[derive(Debug)]
 pub struct ClientSocket {
     socket: UdpSocket,
     mac: MacAddr,
     ports: (u16, u16),
+    /// The transactions of our DISCOVERs, and when each was sent.
     asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
@@ -55,8 +56,8 @@ impl ClientSocket {
         self.mac
     }
 
-    /// Asks all servers for an offer and never takes one: servers hold an address for us for a minute or so. Then asks
-    /// what they tell a client that has its address (DHCPINFORM), if we have `address`.
+    /// Asks all servers for an offer. We never take it, and servers hold the address for a minute or so. Then, if we have
+    /// `address`, asks what they tell a client with an address (DHCPINFORM).
     pub async fn ask(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
         let mut xid = [0; 4];
         getrandom::fill(&mut xid).map_err(io::Error::other)?;
@@ -75,14 +76,14 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// Sends a question to everyone, in the name of `mac`; a release only to its server.
+    /// Sends a question in the name of `mac`: to everyone, but a release only to its server.
     pub async fn send(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
         let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
         let bytes = question::emit(question, mac, xid);
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
     }
 
-    /// The next message of a server, and whether it answers us.
+    /// The next message of another server, and whom it answers.
     ///
     /// Cancel safe.
     pub async fn hear(&self) -> io::Result<(ServerMessage, Answers)> {

@@ -1,34 +1,36 @@
-//! Which mode is in force, from what the site wants and what the LAN shows. Pure.
+//! Which mode is in force, by the settings and by what the LAN shows. Pure.
 
 use super::lan::Points;
 use super::scope::{ActiveMode, DhcpScope};
 use bundle::DhcpMode;
 
-/// What the LAN shows.
+/// What the LAN shows, as far as it decides on the mode.
 #[derive(Debug, Clone, Copy)]
 pub struct LanEvidence<'a> {
-    /// Whether there is a link to look at. Without one (loopback) nobody else can be there.
+    /// Whether there is a link on which others can show. There is none on loopback.
     pub link: bool,
-    /// Whether other servers still have their chance to show.
+    /// Whether other servers still have time to show after our start.
     pub listening: bool,
-    /// Whether nobody answered for so long that nobody will: a router that boots with us takes a minute.
+    /// Whether no router is expected any more: one that boots with us takes a minute.
     pub alone: bool,
     /// Where each other server points phones.
     pub servers: &'a [Points],
     /// Whether devices hold leases of ours.
     pub leasing: bool,
-    /// Whether frames can be seen and sent, which `augment` needs.
+    /// Whether this process can see and send frames, which `augment` needs.
     pub raw: bool,
-    /// Whether `phones-only` was proven safe here; `None` until that is known.
+    /// Whether `phones-only` is safe here; `None` until that is proven or refuted.
     pub proof: Option<&'a Result<(), String>>,
 }
 
+/// The problem of a LAN with two servers.
 const SECOND: &str = "more than one other DHCP server answers on this LAN; find out which one should not be there";
+/// The problem of a process that may not open packet sockets.
 const RAW: &str = "`augment` needs to see and send raw frames (CAP_NET_RAW); this process may not";
 
 impl DhcpScope {
-    /// Settles what is in force. `all` and `phones-only` begin only where they harm nobody. Once devices hold our leases
-    /// the LAN is ours, and another server is the intruder: falling silent then would cost phones their addresses.
+    /// Chooses the mode in force. `all` and `phones-only` begin only where they harm nobody. Once devices hold our leases we
+    /// go on, even if another server appears: if we fell silent, phones would lose their addresses.
     pub fn choose(&mut self, seen: &LanEvidence<'_>) {
         if !seen.link {
             return;
@@ -37,7 +39,7 @@ impl DhcpScope {
             DhcpMode::Shadow | DhcpMode::Inform => {}
             DhcpMode::Augment if !seen.raw => self.fall_back("inform (augment asked for)", RAW.to_owned()),
             DhcpMode::Augment => self.problem = augment_problem(seen),
-            // A mode that its settings do not allow has said so already.
+            // If the settings do not allow the mode that they name, the scope has said so already.
             DhcpMode::PhonesOnly if self.mode == ActiveMode::PhonesOnly => self.choose_phones_only(seen),
             DhcpMode::All if self.mode == ActiveMode::All => {
                 if !seen.servers.is_empty() && !seen.leasing {
@@ -95,6 +97,7 @@ impl DhcpScope {
         self.range = range.filter(|_| mode == ActiveMode::All);
     }
 
+    /// Takes `inform` for now. That is no problem to report.
     fn wait(&mut self, label: &'static str) {
         self.fall_back(label, String::new());
         self.problem = None;

@@ -1,14 +1,14 @@
-//! Whether anybody uses an address of a range already: all of it is asked for by ARP, some at a time. Pure.
+//! Whether a device uses an address of a range already: all addresses are asked for by ARP, some at a time. Pure.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-/// How many are asked for at a time; the kernel's neighbour table holds a thousand.
+/// How many addresses are asked for at a time. The kernel's neighbour table holds a thousand.
 const BATCH: usize = 64;
-/// How long devices have to answer. On a LAN that takes milliseconds.
+/// How long devices have to answer. On a LAN it takes milliseconds.
 const WAIT: Duration = Duration::from_millis(500);
 
-/// A probe of a range.
+/// The addresses that are not asked for yet, and those that have time to answer.
 #[derive(Debug)]
 pub struct RangeProbe {
     left: Vec<Ipv4Addr>,
@@ -16,31 +16,31 @@ pub struct RangeProbe {
     until: Option<Instant>,
 }
 
-/// What a probe needs next.
+/// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Time.
+    /// Nothing, before the deadline.
     Wait,
-    /// That these have been looked up, if any, and that these are asked for.
+    /// Look up who answered, and ask for the next addresses.
     Go {
-        /// Whose time to answer is over.
+        /// The addresses whose time to answer is over.
         answered: Vec<Ipv4Addr>,
-        /// Who comes next; nobody at the end.
+        /// The addresses to ask for now; none at the end.
         ask: Vec<Ipv4Addr>,
     },
-    /// Nothing more.
+    /// Nothing: all addresses were asked for.
     Done,
 }
 
 impl RangeProbe {
-    /// Over these addresses.
+    /// A probe of these addresses.
     pub fn over(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Self {
         let mut left: Vec<Ipv4Addr> = addresses.into_iter().collect();
         left.reverse();
         Self { left, asked: Vec::new(), until: None }
     }
 
-    /// The next step.
+    /// Says what is to be done now.
     pub fn step(&mut self, now: Instant) -> ProbeStep {
         if self.until.is_some_and(|until| now < until) {
             return ProbeStep::Wait;
