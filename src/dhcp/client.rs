@@ -28,13 +28,13 @@ const MAX_ASKED: usize = 8;
 pub struct ClientSocket {
     socket: UdpSocket,
     mac: MacAddr,
-    ports: (u16, u16),
+    server_port: u16,
     /// The transactions of our DISCOVERs, and when each was sent.
     asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
 impl ClientSocket {
-    /// Listens on `interface`, whose hardware address is `mac`, on the second of `ports` (server's and client's).
+    /// Opens the client port on `interface`, whose hardware address is `mac`. `ports` are the server's and the client's.
     pub fn bind(interface: &str, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
@@ -42,13 +42,13 @@ impl ClientSocket {
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ports.1).into())?;
-        Self::from_socket(socket.into(), mac, ports)
+        Self::from_socket(socket.into(), mac, ports.0)
     }
 
-    /// Listens on a socket that is bound to the client port and the interface already. It must not block.
-    pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
+    /// Takes over a socket that is bound to the client port and the interface. It must not block.
+    pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, server_port: u16) -> io::Result<Self> {
         socket.set_broadcast(true)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, ports, asked: Mutex::default() })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, server_port, asked: Mutex::default() })
     }
 
     /// The interface's hardware address.
@@ -80,7 +80,7 @@ impl ClientSocket {
     pub async fn send(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
         let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
         let bytes = question::emit(question, mac, xid);
-        self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
+        self.socket.send_to(&bytes, SocketAddrV4::new(to, self.server_port)).await.map(drop)
     }
 
     /// The next message of another server, and whom it answers.

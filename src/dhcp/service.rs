@@ -124,10 +124,10 @@ impl Service {
         let config = port.config();
         let others = match (&config.interface, port.link()) {
             (Some(interface), Some(link)) => {
-                let ports = (port.port(), config.client_port);
+                let server_port = port.port();
                 let socket = match client {
-                    Some(socket) => ClientSocket::from_socket(socket, link.mac, ports),
-                    None => ClientSocket::bind(interface, link.mac, ports),
+                    Some(socket) => ClientSocket::from_socket(socket, link.mac, server_port),
+                    None => ClientSocket::bind(interface, link.mac, (server_port, config.client_port)),
                 };
                 socket.inspect_err(|error| warn!(%error, "other DHCP servers cannot be looked for")).ok()
             }

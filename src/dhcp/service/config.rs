@@ -3,11 +3,11 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-/// Where to serve.
+/// The interface, the address and the ports to serve on.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The LAN's interface. Without one, and on loopback, only what is sent to [`Self::address`] is heard: relayed and
-    /// unicast requests.
+    /// The LAN's interface. Without one, and on loopback, we hear only what is sent to [`Self::address`]: relayed and unicast
+    /// requests.
     pub interface: Option<String>,
     /// Our address on the LAN, the server identifier.
     pub address: Ipv4Addr,
@@ -22,40 +22,40 @@ pub struct Config {
 }
 
 impl Config {
-    /// On a LAN, with the ports of RFC 2131.
+    /// A configuration for a LAN, with the ports of RFC 2131.
     pub const fn on_lan(interface: String, address: Ipv4Addr, prefix: u8) -> Self {
         Self { interface: Some(interface), address, prefix, server_port: 67, client_port: 68, relay_port: 67 }
     }
 
-    /// Whether there is a link to broadcast on, to ask for addresses, and to hear other servers on.
+    /// Whether there is a link: for broadcasts, ARP and other servers.
     pub const fn has_link(&self) -> bool {
         self.interface.is_some() && !self.address.is_loopback()
     }
 }
 
-/// Why DHCP cannot be served.
+/// Why DHCP cannot be served here.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Not an address of a private LAN.
+    /// The address is not one of a private network.
     #[error("{0} is not an address of a private network; DHCP is for LANs only")]
     Address(Ipv4Addr),
-    /// No such interface, or it has no Ethernet address.
+    /// There is no such interface, or it has no Ethernet address.
     #[error("there is no interface {0} with a hardware address")]
     Interface(String),
-    /// The port is taken.
+    /// Another server has the port.
     #[error("port {0} is in use: another DHCP server runs on this machine")]
     PortInUse(u16),
-    /// The system refused.
+    /// The kernel refused.
     #[error("cannot {what}")]
     Socket {
-        /// What we tried.
+        /// What we tried to do.
         what: &'static str,
-        /// Why not.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Addresses that DHCP may be served on: RFC 1918, link-local, RFC 6598, and loopback for demo and tests.
+/// Whether DHCP may be served on an address: RFC 1918, link-local, RFC 6598, and loopback for the demo and tests.
 pub fn is_private(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     address.is_private() || address.is_link_local() || address.is_loopback() || (a == 100 && b & 0xc0 == 64)

@@ -1,8 +1,11 @@
-//! The link itself, seen and spoken to frame by frame, on threads of its own: `augment` has to be faster than the router.
+//! The fast path: threads that see and send DHCP in frames, because `augment` must be faster than the router.
 //!
-//! There is a thread for each processor, and each takes the frames that its processor received. So nobody has to be woken
-//! up elsewhere: to get an idle processor to work costs more than all that is done here (measured in a virtual machine:
-//! 50 us of 65, and now and then a millisecond).
+//! Each processor has a thread, and the thread takes the frames that its processor received. So no frame wakes up another,
+//! idle processor, which would take longer than the answer itself (measured in a virtual machine: 50 us of 65, and now and
+//! then a millisecond). A thread waits for a frame on its own packet socket, at most until [`Augment::deadline`], decides
+//! under one lock, and sends what came of it. It never waits for the service or for a disk.
+//!
+//! [`FastPath`] is the service's end, `Worker` a thread's, and `FastPathShared` is what stands between them.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -32,36 +35,38 @@ use crate::server::Orders;
 use access::{DeviceTable, Resolution};
 use ids::MacAddr;
 
-/// How long a thread waits for a frame before it looks whether it shall end.
+/// How long a thread waits for a frame before it looks whether it must end.
 const WAIT: Duration = Duration::from_millis(200);
-/// What the kernel's clock for it can tell apart.
+/// The shortest time that the kernel can wait for a frame.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
-/// The most events that wait for the service; over it they are lost, and with them a line in a report.
+/// The most events that wait for the service. Further ones are lost, and with them a count or a report.
 const EVENTS: usize = 256;
-/// More than any frame that is read.
+/// The room for a frame. No frame that is read is longer.
 const FRAME_BYTES: usize = 2048;
 
-/// See [`FloodBrake`].
+/// How many frames make a burst.
 const BURST: u32 = 64;
-/// See [`FloodBrake`].
+/// A burst within this time is a flood.
 const BURST_SPAN: Duration = Duration::from_millis(32);
-/// See [`FloodBrake`].
-const BREATH: Duration = Duration::from_millis(2);
+/// How long a thread sleeps after a burst of a flood.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Who we are on the link.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkIdentity {
     /// Our hardware address.
     pub mac: MacAddr,
-    /// The interface as the kernel names it to raw sockets.
+    /// The interface as the kernel names it to packet sockets.
     pub link: LinkAddr,
     /// Our address.
     pub address: Ipv4Addr,
-    /// The server's and the client's port.
-    pub ports: (u16, u16),
+    /// The server's port.
+    pub server_port: u16,
+    /// The client's port.
+    pub client_port: u16,
 }
 
-/// The threads and what goes to and from them. Dropping it ends them.
+/// The threads, and what goes to them and comes from them. Dropping it ends the threads.
 #[derive(Debug)]
 pub struct FastPath {
     shared: Arc<FastPathShared>,
@@ -69,27 +74,33 @@ pub struct FastPath {
     events: mpsc::Receiver<Event>,
 }
 
+/// What the service and all threads share.
 #[derive(Debug)]
 struct FastPathShared {
+    /// The newest orders. The service replaces them, and the next thread that decides takes them.
     orders: Mutex<Arc<Orders>>,
+    /// Whether the orders are new.
     changed: AtomicBool,
     stop: AtomicBool,
-    /// Held for the microseconds of one decision, by threads that all have the same priority and a processor each.
+    /// Locked for the microseconds of one decision, by threads that all have the same priority and a processor each.
     state: Mutex<FastPathState>,
 }
 
+/// What a decision depends on and changes.
 #[derive(Debug)]
 struct FastPathState {
+    /// The orders that are followed.
     orders: Arc<Orders>,
     augment: Augment,
-    /// The routers that were asked.
+    /// The routers that were asked whether they answer relay agents.
     asked: Vec<Ipv4Addr>,
-    /// What was recalled already.
+    /// The leases of before a restart that `augment` has taken over.
     recalled: Option<Arc<Vec<(CompletedLease, Duration)>>>,
 }
 
 impl FastPath {
-    /// Opens the link. `relay` sends from the server port: routers answer relay agents there.
+    /// Opens a socket for each thread and starts the threads. `relay` sends from the server port, where routers answer relay
+    /// agents.
     pub fn open(
         identity: LinkIdentity,
         (sockets, relay): (&mut PacketSockets, UdpSocket),
@@ -114,22 +125,22 @@ impl FastPath {
         let relay = Arc::new(relay);
         let mut fast_path = Self { shared, threads: Vec::new(), events };
         for (place, share) in cpu_share::divide(&cpu_share::processors()).into_iter().enumerate() {
-            let (relay, tell, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
+            let (relay, told, devices) = (Arc::clone(&relay), tell.clone(), Arc::clone(&devices));
             let raw = open(sockets, &identity, &share)?;
-            let worker = Worker { raw, relay, identity, devices, tell };
-            let told = Arc::clone(&fast_path.shared);
+            let worker = Worker { raw, relay, identity, devices, events: told };
+            let shared = Arc::clone(&fast_path.shared);
             let work = move || {
-                let _ending = Ending(&told);
+                let _ending = Ending(&shared);
                 share.pin_thread();
                 cpu_share::raise_priority();
-                worker.run(&told);
+                worker.run(&shared);
             };
             fast_path.threads.push(std::thread::Builder::new().name(format!("dhcp-fast-{place}")).spawn(work)?);
         }
         Ok(fast_path)
     }
 
-    /// What the threads have to do from now on.
+    /// Tells the threads what to do from now on.
     pub fn order(&self, orders: &Arc<Orders>) {
         let mut held = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&held, orders) {
@@ -138,7 +149,7 @@ impl FastPath {
         }
     }
 
-    /// What the threads have to tell; `None` if they have ended. Cancel safe.
+    /// Waits for what the threads tell. `None` if they have ended. Cancel safe.
     pub async fn event(&mut self) -> Option<Event> {
         self.events.recv().await
     }
@@ -148,13 +159,13 @@ impl Drop for FastPath {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said so.
+            // A thread that panicked has logged it.
             let _ = thread.join();
         }
     }
 }
 
-/// When one thread ends, all do: what its processor receives would be nobody's.
+/// Ends all threads when one ends: nobody would take the frames of its processor.
 struct Ending<'a>(&'a FastPathShared);
 
 impl Drop for Ending<'_> {
@@ -180,7 +191,7 @@ impl FastPathShared {
 }
 
 impl FastPathState {
-    /// Whether routers that are new answer relay agents at all, for reports.
+    /// Asks routers that are new whether they answer relay agents. People see that in reports.
     fn ask_as_relay(&mut self, (mac, address): (MacAddr, Ipv4Addr), actions: &mut Vec<Action>) {
         let new = self.orders.servers.iter().filter(|server| !self.asked.contains(server));
         for &server in new.take(MAX_SERVERS) {
@@ -190,6 +201,7 @@ impl FastPathState {
         self.asked.clone_from(&self.orders.servers);
     }
 
+    /// Follows new orders.
     fn follow(&mut self, before: &Orders) {
         let orders = &self.orders;
         self.augment.set_servers(&orders.servers);
@@ -197,7 +209,7 @@ impl FastPathState {
         if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
             self.augment.drop_completed();
         }
-        // Not before its router is known and `augment` is in force; then once.
+        // Leases are recalled once, when their router is known and `augment` is in force.
         let ready = orders.scope.mode == ActiveMode::Augment && !orders.servers.is_empty();
         if ready && !self.recalled.as_ref().is_some_and(|recalled| Arc::ptr_eq(recalled, &orders.recalled)) {
             self.augment.recall(&orders.scope, &orders.recalled, Instant::now());
@@ -206,17 +218,19 @@ impl FastPathState {
     }
 }
 
+/// One thread.
 struct Worker {
+    /// The socket that hears the thread's share, and sends.
     raw: Socket,
     relay: Arc<UdpSocket>,
     identity: LinkIdentity,
     devices: Arc<RwLock<DeviceTable>>,
-    tell: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Worker {
     fn run(self, shared: &FastPathShared) {
-        let mut pace = FloodBrake { frames: 0, since: Instant::now() };
+        let mut brake = FloodBrake { frames: 0, since: Instant::now() };
         let mut bytes = [0; FRAME_BYTES];
         let mut actions = Vec::with_capacity(16);
         let mut wait = WAIT;
@@ -224,8 +238,8 @@ impl Worker {
             let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
             let frame = received.ok().and_then(|length| bytes.get(..length));
             let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut actions);
-            for act in actions.drain(..) {
-                self.act(act);
+            for action in actions.drain(..) {
+                self.carry_out(action);
             }
             let due = due.map(|at| at.saturating_duration_since(Instant::now()));
             let next = due.map_or(WAIT, |due| due.clamp(SHORTEST_WAIT, WAIT));
@@ -233,7 +247,7 @@ impl Worker {
                 wait = next;
             }
             match received {
-                Ok(_) => pace.one_more(),
+                Ok(_) => brake.count_frame(),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 // The interface is down; it may come back.
                 Err(error) => {
@@ -244,7 +258,7 @@ impl Worker {
         }
     }
 
-    /// What comes of a datagram, and of the time. Says when there is something to do again.
+    /// Decides what comes of a datagram and of the time. Says when to call again.
     fn decide(
         &self,
         shared: &FastPathShared,
@@ -274,7 +288,7 @@ impl Worker {
             }
             return;
         }
-        if !orders.scope.answers_first() || datagram.destination.port() != self.identity.ports.0 {
+        if !orders.scope.answers_first() || datagram.destination.port() != self.identity.server_port {
             return;
         }
         let Ok(request) = Request::parse(datagram.payload) else { return };
@@ -291,7 +305,7 @@ impl Worker {
         augment.hear_client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, actions);
     }
 
-    /// DHCPINFORM: routers answer it too, without 66/150, and the first answer counts.
+    /// DHCPINFORM: a router answers it, too, without 66 and 150, and the first answer counts.
     fn inform(orders: &Orders, request: &Request, source: Ipv4Addr, actions: &mut Vec<Action>) {
         let verdict = respond_to_inform(&orders.scope, request, source);
         if let Verdict::Reply(reply, Destination::Address(address), None) = verdict {
@@ -301,13 +315,13 @@ impl Worker {
         }
     }
 
-    fn act(&self, act: Action) {
-        match act {
+    fn carry_out(&self, action: Action) {
+        match action {
             Action::Reply { mac, address, broadcast, message } => {
                 let (mac, address) =
                     if broadcast { (MacAddr::new([0xff; 6]), Ipv4Addr::BROADCAST) } else { (mac, address) };
-                let from = (self.identity.mac, SocketAddrV4::new(self.identity.address, self.identity.ports.0));
-                let to = (mac, SocketAddrV4::new(address, self.identity.ports.1));
+                let from = (self.identity.mac, SocketAddrV4::new(self.identity.address, self.identity.server_port));
+                let to = (mac, SocketAddrV4::new(address, self.identity.client_port));
                 if let Some(frame) = frame::emit(from, to, &message)
                     && let Err(error) =
                         sendto(self.raw.as_raw_fd(), &frame, &self.identity.link, MsgFlags::MSG_DONTWAIT)
@@ -316,45 +330,47 @@ impl Worker {
                 }
             }
             Action::Relay(server, message) => {
-                if let Err(error) = self.relay.send_to(&message, (server, self.identity.ports.0)) {
+                if let Err(error) = self.relay.send_to(&message, (server, self.identity.server_port)) {
                     debug!(%error, %server, "a DISCOVER could not be relayed");
                 }
             }
             Action::Tell(event) => {
-                // A report less is better than an answer late.
-                let _ = self.tell.try_send(event);
+                // If the service is busy the event is lost. That is better than a late answer.
+                let _ = self.events.try_send(event);
             }
         }
     }
 }
 
-/// A socket that hears what falls to one thread.
+/// Opens the socket that hears the share of one thread.
 fn open(sockets: &mut PacketSockets, identity: &LinkIdentity, share: &CpuShare) -> io::Result<Socket> {
-    let raw = sockets.take(Purpose::Dhcp, &identity.link, Some(&share.filter(identity.ports)))?;
+    let raw =
+        sockets.take(Purpose::Dhcp, &identity.link, Some(&share.filter(identity.server_port, identity.client_port)))?;
     raw.set_nonblocking(false)?;
     raw.set_read_timeout(Some(WAIT))?;
     Ok(raw)
 }
 
-/// A flood must not take a core from everybody else: over [`BURST`] frames in [`BURST_SPAN`] the thread sleeps between.
+/// Keeps a flood from taking a processor away from everybody else: after [`BURST`] frames within [`BURST_SPAN`] the thread
+/// sleeps.
 struct FloodBrake {
     frames: u32,
     since: Instant,
 }
 
 impl FloodBrake {
-    fn one_more(&mut self) {
+    fn count_frame(&mut self) {
         self.frames += 1;
         if self.frames == BURST {
             if self.since.elapsed() < BURST_SPAN {
-                std::thread::sleep(BREATH);
+                std::thread::sleep(PAUSE);
             }
             *self = Self { frames: 0, since: Instant::now() };
         }
     }
 }
 
-/// Whether the link says that another device has an address.
+/// Whether another device has an address, according to the device table.
 fn is_taken(devices: &RwLock<DeviceTable>, address: Ipv4Addr, mac: MacAddr) -> bool {
     match devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
         Resolution::Device(other) | Resolution::Conflict { seen: other, .. } => other != mac,

@@ -68,8 +68,13 @@ impl ServerPort {
     pub(super) fn for_fast_path(&self) -> Option<(LinkIdentity, std::net::UdpSocket)> {
         let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
         let relay = self.socket.as_fd().try_clone_to_owned().ok()?;
-        let ports = (self.port, self.config.client_port);
-        let identity = LinkIdentity { mac: link.mac, link: link.address, address: self.config.address, ports };
+        let identity = LinkIdentity {
+            mac: link.mac,
+            link: link.address,
+            address: self.config.address,
+            server_port: self.port,
+            client_port: self.config.client_port,
+        };
         Some((identity, relay.into()))
     }
 
