@@ -1,11 +1,13 @@
 //! The words every room uses: parsed once at the edge, right for ever after.
 //!
-//! A value of one of these types cannot be malformed, so nothing further in checks it again.
+//! A value of one of these types cannot be malformed, so nothing further in checks it again. [`text_serde!`] makes them
+//! text in JSON and TOML.
 
 mod digest;
 mod file_name;
 mod mac;
 mod names;
+mod text_serde;
 
 pub use digest::{Digest, DigestError};
 pub use file_name::{FileName, FileNameError, MAX_FILE_NAME_BYTES};
