@@ -5,11 +5,13 @@
 
 mod digest;
 mod file_name;
+mod lan;
 mod mac;
 mod names;
 mod text_serde;
 
 pub use digest::{Digest, DigestError};
 pub use file_name::{FileName, FileNameError, MAX_FILE_NAME_BYTES};
+pub use lan::{Lan, LanError, is_private, is_private_or_loopback};
 pub use mac::{MacAddr, MacAddrError, Oui};
 pub use names::{FleetId, Generation, IdError, MAX_ID_BYTES, SiteId, UnixTime};
