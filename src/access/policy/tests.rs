@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::guard::QUIET;
-use crate::rate::Rate;
 use bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Shard, SiteSettings, Totals};
-use ids::{Digest, Generation, UnixTime};
+use ids::{Digest, Generation, Rate, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
 const KITCHEN: MacAddr = MacAddr::new([0x00, 0x15, 0x65, 0x01, 0x02, 0x03]);
@@ -77,7 +76,7 @@ impl Site {
 
     /// A site where only the guard limits.
     fn unlimited() -> Self {
-        let rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
+        let rate = Rate::per_second(1_000_000).with_burst(1_000_000);
         let limits = Limits { address: rate, own: rate, known: rate, unknown: rate };
         Self { policy: Policy::with_limits((Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
     }
