@@ -10,7 +10,7 @@ use tracing::{debug, trace, warn};
 use super::gate::Verdict;
 use super::session::{Job, Session, device_of};
 use super::transfers::{Room, Transfers};
-use super::{Shared, in_network, upload};
+use super::{Shared, upload};
 use crate::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
 use access::{Decision, Reason, Resolution};
 use ids::{FileName, Generation, MAX_FILE_NAME_BYTES, Rate, TokenBucket};
@@ -97,7 +97,7 @@ impl Listener {
 
     fn receive(&mut self, site: &mut Site<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
         let stats = site.shared.stats.clone();
-        if peer.port() == 0 || !in_network(*peer.ip(), site.shared.config.lan) {
+        if peer.port() == 0 || !site.shared.config.lan.contains(*peer.ip()) {
             return stats.count("tftp.outside-lan");
         }
         match Packet::parse(datagram) {
