@@ -26,7 +26,6 @@ pub mod completed_offer;
 mod phone;
 mod phones;
 mod relay_retry;
-mod token_bucket;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -38,20 +37,19 @@ pub use self::completed_offer::{CompletedOffer, Exchange};
 use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
 use self::phones::Phones;
 use self::relay_retry::RelayRetry;
-use self::token_bucket::TokenBucket;
 use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::DhcpScope;
-use ids::MacAddr;
+use ids::{MacAddr, Rate, TokenBucket};
 
 /// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);
-/// DISCOVERs relayed each second, and at once, for phones that the inventory lists.
-const RELAYS_LISTED: (f64, f64) = (100.0, 200.0);
+/// DISCOVERs that are relayed for phones that the inventory lists.
+const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
 /// The same for other devices that say they are phones.
-const RELAYS_UNLISTED: (f64, f64) = (10.0, 20.0);
+const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The most routers that are asked.
 pub const MAX_SERVERS: usize = 4;
 
@@ -80,24 +78,29 @@ pub struct Augment {
 }
 
 /// How many DISCOVERs may be relayed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct RelayBudget {
     listed: TokenBucket,
     unlisted: TokenBucket,
 }
 
+impl RelayBudget {
+    /// Takes one from what listed phones or all others have. Says whether there was one.
+    fn allow(&mut self, listed: bool, now: Instant) -> bool {
+        let (bucket, rate) =
+            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
+        bucket.take(rate, now).is_ok()
+    }
+}
+
 impl Augment {
     /// Knows no router and no phone. `seed` makes transactions that nobody can guess.
-    pub fn new(seed: u64, now: Instant) -> Self {
-        let relays = RelayBudget {
-            listed: TokenBucket::new(RELAYS_LISTED, now),
-            unlisted: TokenBucket::new(RELAYS_UNLISTED, now),
-        };
+    pub fn new(seed: u64) -> Self {
         Self {
             servers: Vec::new(),
             phones: Phones::default(),
             deferred: Vec::new(),
-            relays,
+            relays: RelayBudget::default(),
             relay_retry: RelayRetry::default(),
             own_xid: None,
             xids: Transactions(seed),
@@ -206,8 +209,7 @@ impl Augment {
         if phone.is_quiet(now) {
             return;
         }
-        let all = if listed { &mut self.relays.listed } else { &mut self.relays.unlisted };
-        if !phone.relays.take(now) || !all.take(now) {
+        if !phone.may_be_relayed(now) || !self.relays.allow(listed, now) {
             return out.push(NotCompleted::NotRelayed.into());
         }
         phone.last_seen = Some(now);
@@ -396,7 +398,7 @@ impl Augment {
             let recent = |at: Instant| now.saturating_duration_since(at) < RELAY_VALID;
             let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
                 || discovery.offers.iter().any(|offer| offer.server == server);
-            if !answered && self.relays.listed.take(now) {
+            if !answered && self.relays.allow(true, now) {
                 out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server, xid)));
             }
         }

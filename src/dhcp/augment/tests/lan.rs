@@ -12,7 +12,7 @@ pub struct TestLan {
 impl TestLan {
     pub fn new() -> Self {
         let now = Instant::now();
-        let mut augment = Augment::new(1, now);
+        let mut augment = Augment::new(1);
         augment.set_servers(&[ROUTER]);
         Self { augment, scope: scope(&[]), taken: None, now }
     }
