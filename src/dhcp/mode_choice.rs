@@ -11,7 +11,7 @@ pub struct LanEvidence<'a> {
     pub link: bool,
     /// Whether other servers still have time to show after our start.
     pub listening: bool,
-    /// Whether no router is expected any more: one that boots with us takes a minute.
+    /// Whether no router is expected any more. A router that boots with us takes a minute.
     pub alone: bool,
     /// Where each other server points phones.
     pub servers: &'a [Points],

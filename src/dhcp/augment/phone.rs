@@ -181,9 +181,9 @@ impl Choice {
 #[derive(Debug)]
 pub(super) struct RouterLease {
     pub(super) offer: CompletedOffer,
-    /// When the phone took it; of one that was remembered over a restart, when it was recalled.
+    /// When the phone took the lease, or when a lease of before a restart was recalled.
     pub(super) since: Instant,
-    /// How much of it had passed by then.
+    /// How much of the lease had passed by then.
     pub(super) passed: Duration,
 }
 

@@ -56,7 +56,7 @@ pub enum BindError {
 }
 
 /// Whether DHCP may be served on an address: RFC 1918, link-local, RFC 6598, and loopback for the demo and tests.
-pub fn is_private(address: Ipv4Addr) -> bool {
+pub(super) fn is_private(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     address.is_private() || address.is_link_local() || address.is_loopback() || (a == 100 && b & 0xc0 == 64)
 }

@@ -63,7 +63,7 @@ impl ServerPort {
         self.link.as_ref()
     }
 
-    /// What the fast path needs: who we are on the link, and a socket that relays from the server port. `None` if frames
+    /// What the fast path needs: our identity on the link, and a socket that relays from the server port. `None` if frames
     /// cannot be sent here.
     pub(super) fn for_fast_path(&self) -> Option<(LinkIdentity, std::net::UdpSocket)> {
         let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
