@@ -146,7 +146,7 @@ impl Augment {
             let fits = offer.chaddr == mac
                 && scope.is_phone(&discover)
                 && self.servers.contains(&offer.server)
-                && scope.is_local(offer.yiaddr)
+                && scope.lan.contains(offer.yiaddr)
                 && offer.tftp().is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
             let Some(offer) = made.filter(|_| fits) else { continue };
@@ -223,7 +223,7 @@ impl Augment {
             choice: Choice::Open,
         });
         for &server in &self.servers {
-            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server, xid)));
+            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server(), xid)));
             if listed {
                 self.relay_retry.relayed(mac, server, xid, now);
             }
@@ -252,7 +252,8 @@ impl Augment {
             (Some(address), None) | (None, Some(address)) => address,
             _ => return out.push(NotCompleted::Malformed.into()),
         };
-        if !scope.is_local(address) || [scope.server, scope.broadcast()].contains(&address) || taken(address) {
+        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) || taken(address)
+        {
             return out.push(NotCompleted::Address.into());
         }
         match (server, ciaddr) {
@@ -353,12 +354,12 @@ impl Augment {
         let (mac, server, address) = (message.chaddr, message.server, message.yiaddr);
         let Some(phone) = self.phones.get_mut(mac) else { return };
         // The router answers us as a relay agent. If the phone wants broadcasts, the phone hears the answer, too.
-        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server;
+        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server();
         let discovery = phone.discovery.as_mut().filter(answers_us);
         let Some(discovery) = discovery.filter(|discovery| discovery.is_current(now)) else { return };
         // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
-        let wrong = !scope.is_local(address)
-            || [scope.server, scope.broadcast(), server].contains(&address)
+        let wrong = !scope.lan.contains(address)
+            || [scope.server(), scope.lan.broadcast(), server].contains(&address)
             || taken(address, mac);
         if wrong || !self.servers.contains(&server) {
             return out.push(NotCompleted::Address.into());
@@ -399,7 +400,7 @@ impl Augment {
             let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
                 || discovery.offers.iter().any(|offer| offer.server == server);
             if !answered && self.relays.allow(true, now) {
-                out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server, xid)));
+                out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server(), xid)));
             }
         }
         let phones = &mut self.phones;
@@ -412,7 +413,7 @@ impl Augment {
                     discovery.choice = Choice::Missed { server, address, since, repeated: None };
                     if let Some(scope) = scope {
                         discovery.at = now;
-                        let message = completed_offer::relayed(&discovery.bytes, scope.server, discovery.xid);
+                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), discovery.xid);
                         out.push(Action::Relay(server, message));
                     }
                 }

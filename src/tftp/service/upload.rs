@@ -9,13 +9,13 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info};
 
+use super::Shared;
 use super::gate::{Binding, Release};
 use super::line::{From, Line};
 use super::listener::Site;
 use super::reader::{Loaded, Work};
 use super::session::device_of;
 use super::transfers::{Flow, Waits};
-use super::Shared;
 use crate::options::{Limits, Terms, announced_size};
 use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
 use crate::receive::{Input, Receive, Transmit};

@@ -74,7 +74,7 @@ pub fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
         phone_classes: vec!["AastraIPPhone".to_owned()],
         ..DhcpSettings::default()
     };
-    DhcpScope::new(BOX, 24, &settings, [PHONE])
+    DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE])
 }
 
 pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
