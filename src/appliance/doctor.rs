@@ -34,11 +34,11 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(end) => break,
-            _ = ask.tick() => listener.ask(Some(lan.address)).await.context("cannot ask for DHCP servers")?,
+            _ = ask.tick() => listener.ask(Some(lan.address())).await.context("cannot ask for DHCP servers")?,
             heard = listener.hear() => {
                 let (message, answers) = heard.context("cannot listen for DHCP servers")?;
                 // A running lineside on this machine answers DHCPINFORM, too.
-                if message.server != lan.address {
+                if message.server != lan.address() {
                     seen.heard(&message.overheard(answers), clock::now());
                 }
             }
@@ -50,10 +50,10 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
 
 /// What there is to say about a LAN with these servers.
 fn advice(lan: &LanInterface, servers: &[OtherServer]) -> String {
-    let own = lan.address;
+    let own = lan.address();
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "LAN: {} with our address {own}/{}\n", lan.name, lan.prefix);
+    let _ = writeln!(out, "LAN: {} with our address {}\n", lan.name, lan.lan);
     for server in servers {
         describe(&mut out, server, own);
     }
@@ -69,7 +69,7 @@ fn advice(lan: &LanInterface, servers: &[OtherServer]) -> String {
     if points.iter().any(|points| *points != Points::Here) {
         let _ =
             writeln!(out, "\nBest of all, where you can change the router: let it point phones here itself. One of:");
-        for (router, line) in router_lines(own, lan.prefix) {
+        for (router, line) in router_lines(lan.lan) {
             let _ = writeln!(out, "  {router}\n{line}");
         }
         out.push_str("then run `lineside doctor` again: the router points here, and mode `inform` is enough.\n");
@@ -171,9 +171,8 @@ fn modes(points: &[Points]) -> [(&'static str, &'static str); 5] {
     ]
 }
 
-fn router_lines(own: Ipv4Addr, prefix: u8) -> Vec<(&'static str, String)> {
-    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
-    let network = own & mask;
+fn router_lines(lan: ids::Lan) -> Vec<(&'static str, String)> {
+    let (own, network, mask) = (lan.address(), lan.network(), lan.netmask());
     let hex: String = own.octets().iter().map(|octet| format!("{octet:02x}")).collect();
     vec![
         (
@@ -292,8 +291,7 @@ mod tests {
         let lan = LanInterface {
             name: "eth0".to_owned(),
             index: 2,
-            address: Ipv4Addr::new(192, 168, 1, 5),
-            prefix: 24,
+            lan: ids::Lan::new(Ipv4Addr::new(192, 168, 1, 5), 24),
             mtu: 1500,
         };
         advice(&lan, &seen.known().cloned().collect::<Vec<_>>())

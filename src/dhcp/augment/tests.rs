@@ -10,6 +10,7 @@ use crate::message::MIN_REPLY_BYTES;
 use crate::options::{self, Options};
 use crate::question::{self, Question};
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::Lan;
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -451,7 +452,7 @@ fn the_site_says_whose_offer_is_completed() {
     let settings = |offer_classes| DhcpSettings { mode: DhcpMode::Augment, offer_classes, ..DhcpSettings::default() };
     for (classes, completed) in [(None, false), (Some(vec!["Polycom-".to_owned()]), true), (Some(Vec::new()), false)] {
         let mut lan = TestLan::new();
-        lan.scope = DhcpScope::new(BOX, 24, &settings(classes), [PHONE]);
+        lan.scope = DhcpScope::new(Lan::new(BOX, 24), &settings(classes), [PHONE]);
         lan.relays(&discover("Polycom-SPIP670"));
         let actions = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
         assert_eq!(!replies(&actions).is_empty(), completed);

@@ -111,7 +111,7 @@ impl FastPath {
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let state = FastPathState {
             orders: Arc::clone(&orders),
-            augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
+            augment: Augment::new(u64::from_ne_bytes(seed)),
             asked: Vec::new(),
             recalled: None,
         };
