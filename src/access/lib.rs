@@ -20,5 +20,5 @@ pub use content::{Content, ContentError, Files};
 pub use devices::{Change, DeviceTable, Resolution, SharedDevices};
 pub use logs::{LogError, LogKind, Logs, OwnLog};
 pub use policy::{Decision, GuessingDevice, Policy, Reason, Request};
-pub use rate::{Limits, Rate};
+pub use rate::Limits;
 pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};

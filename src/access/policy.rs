@@ -11,7 +11,7 @@ use super::logs::OwnLog;
 use super::owner;
 use super::rate::{Limiter, Limits, Share};
 use bundle::{FileEntry, Phone, Scope};
-use ids::{FileName, MacAddr};
+use ids::{FileName, Lan, MacAddr};
 
 /// One request for a file.
 #[derive(Debug, Clone, Copy)]
@@ -89,14 +89,14 @@ pub struct GuessingDevice {
 }
 
 impl Policy {
-    /// A policy for clients of `lan` (network and prefix length), with the usual [`Limits`].
-    pub fn new(lan: (Ipv4Addr, u8)) -> Self {
+    /// A policy for clients of `lan`, with the usual [`Limits`].
+    pub fn new(lan: Lan) -> Self {
         Self::with_limits(lan, Limits::default())
     }
 
     /// A policy with other limits, for labs and load tests where many phones share an address.
-    pub fn with_limits(lan: (Ipv4Addr, u8), limits: Limits) -> Self {
-        Self { lan: Lan::new(lan), limiter: Limiter::new(limits), guard: Guard::default() }
+    pub fn with_limits(lan: Lan, limits: Limits) -> Self {
+        Self { lan, limiter: Limiter::new(limits), guard: Guard::default() }
     }
 
     /// Decides one request, and says once when a device was locked out by it.
@@ -110,7 +110,7 @@ impl Policy {
         request: &Request<'_>,
         now: Instant,
     ) -> (Decision, Option<GuessingDevice>) {
-        if !self.lan.has_host(request.address) {
+        if !self.can_answer(request.address) {
             return (Decision::Silence(Reason::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
@@ -152,8 +152,14 @@ impl Policy {
     /// over the rate. Never a guess: whose logs there are is no secret.
     pub fn own_log(&mut self, catalog: &Catalog, request: &Request<'_>, now: Instant) -> Option<OwnLog> {
         let log = OwnLog::writable(catalog, request.requester, request.name)?;
-        let allowed = self.lan.has_host(request.address) && self.limiter.allows(request.address, Share::Own, now);
+        let allowed = self.can_answer(request.address) && self.limiter.allows(request.address, Share::Own, now);
         allowed.then_some(log)
+    }
+
+    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
+    /// answer would reach everyone.
+    fn can_answer(&self, address: Ipv4Addr) -> bool {
+        self.lan.contains(address) && !self.lan.is_broadcast(address)
     }
 }
 
@@ -224,29 +230,6 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
         None => asker.phone.is_none().then_some(Attempt::Missing),
     };
     Err(Refusal { reason: Reason::NotFound, attempt })
-}
-
-/// The site's LAN.
-#[derive(Debug)]
-struct Lan {
-    network: u32,
-    mask: u32,
-}
-
-impl Lan {
-    fn new((address, prefix): (Ipv4Addr, u8)) -> Self {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        Self { network: u32::from(address) & mask, mask }
-    }
-
-    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
-    /// answer would reach everyone.
-    fn has_host(&self, address: Ipv4Addr) -> bool {
-        let address = u32::from(address);
-        // RFC 3021: a /31 has no broadcast address; nor has a single host.
-        let broadcast = !self.mask > 1 && address | self.mask == u32::MAX;
-        address & self.mask == self.network && !broadcast
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use access::{Catalog, DeviceTable, Files};
 use bundle::{FileEntry, Scope};
-use ids::{Digest, MacAddr};
+use ids::{Digest, Lan, MacAddr};
 use status::{Report, Stats};
 use tftp::packet::{Mode, Packet, Request};
 
@@ -74,7 +74,7 @@ impl Health {
     /// hears nothing that this machine sends itself; all behind it is the same.
     async fn fetch(&self, entry: &FileEntry, phone: MacAddr) -> anyhow::Result<()> {
         let own = Ipv4Addr::LOCALHOST;
-        let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), (own, 8)))?;
+        let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), Lan::new(own, 8)))?;
         let server = service.local_addr();
         let mut devices = DeviceTable::without_link();
         devices.fixed(own, phone);

@@ -109,7 +109,7 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
         (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     };
-    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address)));
+    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
     info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);

@@ -12,13 +12,13 @@ use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
 use access::policy::Reason;
 use access::{Catalog, Decision, Policy, Request, Resolution};
-use ids::{FileName, Generation, MacAddr, UnixTime};
+use ids::{FileName, Generation, Lan, MacAddr, UnixTime};
 use repository::layout::Layout;
 use repository::tree::Discard;
 use seal::PublisherSecret;
 
 /// A network and an address in it for the phone (RFC 5737, TEST-NET-1). The policy only asks whether they fit.
-const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 0, 2, 0), 24);
+const LAN: Lan = Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24);
 const PHONE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 17);
 
 /// What a phone would get.

@@ -84,7 +84,7 @@ fn the_neighbour_table_is_followed_and_asked_for() {
     let (table, ended) = (devices.clone(), stop.clone());
     let task = lan.in_server(move || async move {
         let lan = interface::find(Some("lan0"), false).unwrap();
-        assert_eq!((lan.address, lan.prefix), (SERVER, 24));
+        assert_eq!((lan.address(), lan.lan.prefix_len()), (SERVER, 24));
         NeighbourService::new(lan, table, Stats::new()).run(asked, ended).await.unwrap();
     });
     let resolved = || devices.read().unwrap().resolve(address);

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::problem::Problem;
 use crate::source::Table;
 use bundle::{DhcpMode, SiteSettings, VendorOption};
-use ids::Oui;
+use ids::{Lan, Oui};
 
 /// How an appliance behaves, and when it may change over to a new release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -173,7 +173,7 @@ fn dhcp(mut table: Table<'_>, settings: &mut Settings, problems: &mut Vec<Proble
 
 /// A LAN of phones larger than a /16 does not exist; anything further apart is a slip.
 fn same_network(a: Ipv4Addr, b: Ipv4Addr) -> bool {
-    u32::from(a) >> 16 == u32::from(b) >> 16
+    Lan::new(a, 16).contains(b)
 }
 
 fn range_problem(first: Ipv4Addr, last: Ipv4Addr) -> Option<(String, &'static str)> {

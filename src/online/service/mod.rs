@@ -3,8 +3,8 @@
 //! It runs from `online/` alone, so it can live on a machine that has never seen an offline key. It can neither read
 //! nor forge what it serves. Read `routes` (what is answered to whom), `files` (the tree), `tls` (who is who).
 
+mod check_in_rate;
 mod files;
-mod pace;
 mod routes;
 mod stall;
 mod strangers;
@@ -121,7 +121,7 @@ impl Server {
             ca,
             key,
             refused: Mutex::default(),
-            pace: Mutex::default(),
+            check_in_rate: Mutex::default(),
         };
         let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
         listener.set_nonblocking(true).context("cannot use the listening socket")?;

@@ -23,8 +23,8 @@ use serde::de::DeserializeOwned;
 use tracing::{debug, error, info, warn};
 
 use super::Peer;
+use super::check_in_rate::CheckInRate;
 use super::files::{self, Named};
-use super::pace::Pace;
 use crate::admit::Refused;
 use crate::ca::{Ca, Csr, Identity};
 use crate::db::{CheckIns, Db, Standing};
@@ -47,7 +47,7 @@ pub(super) struct App {
     pub(super) ca: Ca,
     pub(super) key: SigningKey,
     pub(super) refused: Mutex<BTreeMap<&'static str, u64>>,
-    pub(super) pace: Mutex<Pace>,
+    pub(super) check_in_rate: Mutex<CheckInRate>,
 }
 
 /// A refusal on its way out.
@@ -197,7 +197,7 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
 /// A site says how it is, and learns HQ's time and its newest generation, signed.
 async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
-    let paced = app.pace.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
+    let paced = app.check_in_rate.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
     if let Err(wait) = paced {
         let no = No::new(StatusCode::TOO_MANY_REQUESTS, "too-often", "this site checks in too often");
         return Err(No { retry_after: Some(wait.as_secs() + 1), ..no });

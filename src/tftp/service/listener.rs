@@ -10,10 +10,10 @@ use tracing::{debug, trace, warn};
 use super::gate::Verdict;
 use super::session::{Job, Session, device_of};
 use super::transfers::{Room, Transfers};
-use super::{Shared, in_network, upload};
+use super::{Shared, upload};
 use crate::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
 use access::{Decision, Reason, Resolution};
-use ids::{FileName, Generation, MAX_FILE_NAME_BYTES};
+use ids::{FileName, Generation, MAX_FILE_NAME_BYTES, Rate, TokenBucket};
 use status::{Outcome, TransferRecord};
 
 /// How long a request waits for its address to be resolved. Under any phone's own patience.
@@ -28,9 +28,9 @@ const MAX_HELD: usize = 256;
 /// Requests of one address that wait at one time.
 const MAX_HELD_PER_ADDRESS: usize = 4;
 
-/// Refusals per second that no policy limits: WRQ, and modes that do not exist. A whole site of phones that write their
+/// Refusals that no policy limits: WRQ, and modes that do not exist. A whole site of phones that write their
 /// log first fits; a flood of forged ones makes 21 bytes each.
-const REFUSALS_PER_SECOND: u32 = 1000;
+const REFUSALS: Rate = Rate::per_second(1000).with_burst(1000);
 
 /// Requests read before others get their turn.
 const BATCH: usize = 64;
@@ -43,7 +43,7 @@ pub(super) struct Listener {
     held: VecDeque<Held>,
     /// When to look at those again.
     look: Option<Instant>,
-    budget: Budget,
+    refusals: TokenBucket,
 }
 
 /// A request whose address is not resolved yet.
@@ -61,7 +61,7 @@ pub(super) struct Site<'a> {
 
 impl Listener {
     pub(super) fn new(socket: UdpSocket) -> Self {
-        Self { socket, held: VecDeque::new(), look: None, budget: Budget::default() }
+        Self { socket, held: VecDeque::new(), look: None, refusals: TokenBucket::default() }
     }
 
     /// When to call [`Listener::look_at_held`], if requests wait for their address to be resolved.
@@ -97,7 +97,7 @@ impl Listener {
 
     fn receive(&mut self, site: &mut Site<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
         let stats = site.shared.stats.clone();
-        if peer.port() == 0 || !in_network(*peer.ip(), site.shared.config.lan) {
+        if peer.port() == 0 || !site.shared.config.lan.contains(*peer.ip()) {
             return stats.count("tftp.outside-lan");
         }
         match Packet::parse(datagram) {
@@ -181,7 +181,7 @@ impl Listener {
         reason: &'static str,
         now: Instant,
     ) {
-        if !self.budget.spend(now) {
+        if self.refusals.take(REFUSALS, now).is_err() {
             return site.shared.stats.count("tftp.rate-limited");
         }
         refuse(site.shared, peer, refusal);
@@ -282,21 +282,4 @@ struct Record {
     known: bool,
     generation: Generation,
     began: Instant,
-}
-
-/// So many per second, counted in whole seconds.
-#[derive(Default)]
-struct Budget {
-    since: Option<Instant>,
-    spent: u32,
-}
-
-impl Budget {
-    fn spend(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
-            *self = Self { since: Some(now), spent: 0 };
-        }
-        self.spent = self.spent.saturating_add(1);
-        self.spent <= REFUSALS_PER_SECOND
-    }
 }

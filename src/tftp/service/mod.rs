@@ -33,6 +33,7 @@ use tracing::{info, warn};
 
 use access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
 use gate::Gate;
+use ids::{Lan, is_private_or_loopback};
 use reader::Reader;
 use status::Stats;
 use wake::Waker;
@@ -62,8 +63,8 @@ pub struct Config {
     pub bind: SocketAddrV4,
     /// Only this interface (`SO_BINDTODEVICE`), for hosts that have several on one LAN.
     pub interface: Option<String>,
-    /// Network and prefix length of the site's LAN. Others get no answer.
-    pub lan: (Ipv4Addr, u8),
+    /// The site's LAN. Others get no answer.
+    pub lan: Lan,
     /// Transfers at one time.
     pub max_transfers: usize,
     /// Transfers of one address at one time.
@@ -76,7 +77,7 @@ pub struct Config {
 
 impl Config {
     /// The usual bounds for this address and LAN.
-    pub fn new(bind: SocketAddrV4, lan: (Ipv4Addr, u8)) -> Self {
+    pub fn new(bind: SocketAddrV4, lan: Lan) -> Self {
         Self {
             bind,
             interface: None,
@@ -190,7 +191,7 @@ struct Sink {
 impl Service {
     /// Listens. Requests wait in the socket until [`Service::run`].
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        if !is_private(*config.bind.ip()) {
+        if !is_private_or_loopback(*config.bind.ip()) {
             return Err(BindError::NotPrivate(*config.bind.ip()));
         }
         let socket = open_socket(config.bind, config.interface.as_deref())
@@ -200,7 +201,7 @@ impl Service {
 
     /// The same on a socket that systemd opened. It must be bound to the interface, not block, and get no broadcasts.
     pub fn from_socket(config: Config, socket: UdpSocket) -> Result<Self, BindError> {
-        if !is_private(*config.bind.ip()) {
+        if !is_private_or_loopback(*config.bind.ip()) {
             return Err(BindError::NotPrivate(*config.bind.ip()));
         }
         let named = |source: io::Error| BindError::new(&config, source);
@@ -281,17 +282,6 @@ fn open_socket(address: SocketAddrV4, interface: Option<&str>) -> io::Result<Soc
     }
     socket.bind(&address.into())?;
     Ok(socket)
-}
-
-/// RFC 1918, RFC 3927, RFC 6598 and loopback: what does not come from the Internet.
-fn is_private(address: Ipv4Addr) -> bool {
-    let shared = in_network(address, (Ipv4Addr::new(100, 64, 0, 0), 10));
-    address.is_private() || address.is_link_local() || address.is_loopback() || shared
-}
-
-fn in_network(address: Ipv4Addr, (network, prefix): (Ipv4Addr, u8)) -> bool {
-    let mask = u32::MAX.checked_shl(32u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
-    address.to_bits() & mask == network.to_bits() & mask
 }
 
 fn interface_exists(name: &str) -> bool {

@@ -167,7 +167,7 @@ impl Session {
     fn stranger(&mut self, shared: &Shared, datagram: &[u8], stranger: SocketAddrV4) {
         debug!(%stranger, peer = %self.job.peer, "a stranger on a transfer's port");
         shared.stats.count("tftp.stranger");
-        let near = super::in_network(*stranger.ip(), shared.config.lan);
+        let near = shared.config.lan.contains(*stranger.ip());
         let answer = self.running.as_mut().and_then(|running| running.transfer.handle_stranger(datagram));
         if let Some(refusal) = answer.filter(|_| near) {
             sent(shared, self.line.send_to(refusal.packet(), stranger));

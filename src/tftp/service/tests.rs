@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use self::site::{Shelf, Site, pattern, shelf};
 use super::*;
 use crate::packet::{Mode, Refusal};
-use ids::MacAddr;
+use ids::{Lan, MacAddr};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const PHONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -337,7 +337,7 @@ async fn a_service_that_is_dropped_frees_its_port() {
     phone.hear().await;
     site.running.abort();
     assert!(site.running.await.unwrap_err().is_cancelled());
-    let config = Config::new(site.server, (SERVER, 24));
+    let config = Config::new(site.server, Lan::new(SERVER, 24));
     let freed = async {
         while Service::bind(config.clone()).is_err() {
             tokio::task::yield_now().await;
@@ -392,24 +392,24 @@ fn only_private_addresses_are_served() {
     // F1, S7
     for address in ["0.0.0.0", "8.8.8.8", "172.32.0.1", "100.128.0.1", "255.255.255.255", "224.0.0.1", "192.0.2.1"] {
         let bind = SocketAddrV4::new(address.parse().unwrap(), 0);
-        let refused = Service::bind(Config::new(bind, (SERVER, 8)));
+        let refused = Service::bind(Config::new(bind, Lan::new(SERVER, 8)));
         assert!(matches!(refused, Err(BindError::NotPrivate(_))), "{address}");
     }
     for address in
         ["10.1.2.3", "172.31.255.1", "192.168.1.2", "169.254.9.9", "100.64.0.1", "100.127.255.1", "127.0.0.1"]
     {
-        assert!(is_private(address.parse().unwrap()), "{address}");
+        assert!(is_private_or_loopback(address.parse().unwrap()), "{address}");
     }
 }
 
 #[test]
 fn what_stops_the_service_from_listening_is_said_with_what_to_do() {
-    let first = Service::bind(Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 8))).unwrap();
-    let busy = Service::bind(Config::new(first.local_addr(), (SERVER, 8))).unwrap_err();
+    let first = Service::bind(Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 8))).unwrap();
+    let busy = Service::bind(Config::new(first.local_addr(), Lan::new(SERVER, 8))).unwrap_err();
     assert!(matches!(busy, BindError::InUse { .. }), "{busy}");
-    let absent = Service::bind(Config::new("10.255.254.253:0".parse().unwrap(), (SERVER, 8))).unwrap_err();
+    let absent = Service::bind(Config::new("10.255.254.253:0".parse().unwrap(), Lan::new(SERVER, 8))).unwrap_err();
     assert!(matches!(absent, BindError::NoSuchAddress { .. }), "{absent}");
-    let mut config = Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 8));
+    let mut config = Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 8));
     config.interface = Some("nosuch0".to_owned());
     let named = Service::bind(config).unwrap_err();
     assert!(matches!(named, BindError::NoSuchInterface(_)), "{named}");
@@ -417,5 +417,5 @@ fn what_stops_the_service_from_listening_is_said_with_what_to_do() {
 
 #[test]
 fn the_loopback_interface_tells_its_mtu() {
-    assert_eq!(mtu_of(&Config::new(SocketAddrV4::new(PHONE, 0), (SERVER, 8))), Some(65_536));
+    assert_eq!(mtu_of(&Config::new(SocketAddrV4::new(PHONE, 0), Lan::new(SERVER, 8))), Some(65_536));
 }

@@ -15,7 +15,7 @@ use super::listener::Site;
 use super::reader::{Loaded, Work};
 use super::session::device_of;
 use super::transfers::{Flow, Waits};
-use super::{Shared, in_network};
+use super::Shared;
 use crate::options::{Limits, Terms, announced_size};
 use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
 use crate::receive::{Input, Receive, Transmit};
@@ -184,7 +184,7 @@ impl Flow for Upload {
             Ok((_, From::Stranger(stranger))) => {
                 shared.stats.count("tftp.stranger");
                 // RFC 1350 §4. A port that is guessed is rare, and the answer is no longer than the question.
-                if in_network(*stranger.ip(), shared.config.lan) {
+                if shared.config.lan.contains(*stranger.ip()) {
                     let _ = self.line.send_to(Refusal::UnknownTransferId.packet(), stranger);
                 }
             }

@@ -18,7 +18,7 @@ use bundle::manifest::MANIFEST_FORMAT;
 use bundle::{
     Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings, Totals,
 };
-use ids::{Digest, FileName, Generation, UnixTime};
+use ids::{Digest, FileName, Generation, Lan, UnixTime};
 
 /// Files in memory. A file of this name is damaged from so many bytes on.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Site {
     }
 
     pub(super) fn start_with(shelf: Shelf, change: impl FnOnce(&mut Service)) -> Self {
-        let config = Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 24));
+        let config = Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 24));
         let mut service = Service::bind(config).unwrap();
         change(&mut service);
         let mut devices = DeviceTable::default();

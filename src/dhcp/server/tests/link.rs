@@ -7,9 +7,9 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
     let mut site = Site::ready();
     let first = site.receive(discover(PHONE));
     let again = site.receive(discover(PHONE));
-    assert_eq!((site.desk.waiting.len(), again.checks.len()), (1, 0));
+    assert_eq!((site.server.waiting.addresses().len(), again.checks.len()), (1, 0));
     assert!(first.others.is_empty() && again.others.is_empty());
-    assert!(site.desk.deadline() <= site.now.tick + CHECK_WAIT);
+    assert!(site.server.deadline() <= site.now.tick + CHECK_WAIT);
     assert_eq!(site.pass(CHECK_WAIT).others.len(), 1);
     assert!(site.pass(CHECK_WAIT).others.is_empty());
 }
@@ -18,7 +18,7 @@ fn an_offer_waits_for_the_link_and_goes_to_who_asked_last_once() {
 fn an_address_that_answers_is_not_offered() {
     let mut site = Site::ready();
     site.receive(discover(PHONE));
-    let taken = *site.desk.waiting.keys().next().unwrap();
+    let taken = *site.server.waiting.addresses().first().unwrap();
     site.claim(OTHER, taken);
     let offers = site.pass(CHECK_WAIT).others;
     assert_ne!(address_in(&offers.first().unwrap().bytes), taken, "one that was found silent meanwhile");
@@ -42,7 +42,7 @@ fn three_thousand_phones_that_were_never_here_get_their_offers_at_once_when_all_
     let mut site = Site::in_prefix(16, settings, Vec::new());
     let begin = site.now.tick;
     let mut asked = 0;
-    while site.desk.label() != "all" {
+    while site.server.label() != "all" {
         asked += site.step().checks.len();
     }
     assert_eq!(site.now.tick - begin, ASK_WAIT, "others have the same time to show as ever");
@@ -80,7 +80,7 @@ fn whoever_shows_up_at_an_address_of_the_range_makes_it_unavailable_at_once() {
     site.claim(OTHER, first);
     assert_ne!(address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes), first);
     // The link was down, and leads elsewhere now.
-    site.desk.link_was_down(site.now);
+    site.server.link_was_down(site.now);
     let out = site.receive(discover(MacAddr::new([0, 4, 0xf2, 1, 0, 1])));
     assert_eq!((out.others.len(), out.checks.len()), (0, 1));
     assert_eq!(site.look_ahead(), 48, "all but what is on offer and what was asked for");
@@ -99,7 +99,7 @@ fn an_address_that_a_phone_declines_is_reported_set_aside_and_asked_for_again() 
     decline.opts_mut().insert(DhcpOption::RequestedIpAddress(address));
     let out = site.receive(decline);
     assert_eq!((out.acks.len() + out.others.len(), out.keep.len()), (0, 1), "no answer, but remembered");
-    assert_eq!(site.desk.stats.counter("alert.dhcp-address-in-use"), 1);
+    assert_eq!(site.server.stats.counter("alert.dhcp-address-in-use"), 1);
     let next = address_in(&site.receive(discover(PHONE)).others.first().unwrap().bytes);
     assert_ne!(next, address);
     assert_eq!(site.look_ahead(), 0, "nobody may have it, so nobody asks");
@@ -112,25 +112,25 @@ fn an_address_that_a_phone_declines_is_reported_set_aside_and_asked_for_again() 
 fn where_arp_cannot_be_heard_the_kernels_table_says_who_has_an_address() {
     for (arp, at_once) in [(false, 1), (true, 0)] {
         let mut site = Site::ready();
-        site.desk.senses.arp = arp;
+        site.server.link_access.arp = arp;
         site.receive(discover(PHONE));
-        let taken = *site.desk.waiting.keys().next().unwrap();
+        let taken = *site.server.waiting.addresses().first().unwrap();
         site.devices.write().unwrap().neighbour(taken, OTHER);
         site.pass(CHECK_WAIT);
-        assert_eq!(site.desk.stats.counter("alert.dhcp-address-in-use"), at_once);
+        assert_eq!(site.server.stats.counter("alert.dhcp-address-in-use"), at_once);
     }
 }
 
 #[test]
 fn an_address_found_in_use_ahead_is_offered_to_nobody() {
     let mut site = Site::new();
-    let ahead = site.pass(ASK_WAIT).checks;
-    assert_eq!(ahead.len(), AT_A_TIME);
-    for (number, address) in ahead.iter().enumerate().skip(1) {
+    let arp_scan = site.pass(ASK_WAIT).checks;
+    assert_eq!(arp_scan.len(), AT_A_TIME);
+    for (number, address) in arp_scan.iter().enumerate().skip(1) {
         let last = u8::try_from(number).unwrap();
         site.claim(MacAddr::new([2, 9, 9, 9, 9, last]), *address);
     }
     site.pass(CHECK_WAIT);
     let offer = site.receive(discover(PHONE)).others;
-    assert_eq!(address_in(&offer.first().unwrap().bytes), *ahead.first().unwrap());
+    assert_eq!(address_in(&offer.first().unwrap().bytes), *arp_scan.first().unwrap());
 }

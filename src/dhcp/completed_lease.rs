@@ -1,28 +1,32 @@
-//! What is remembered of a completed lease over a restart, so that a phone which starts again with its address is told
-//! its TFTP server at once. May be lost: then the phone hears the router alone until it discovers anew. Pure.
+//! What is remembered of a completed lease over a restart. Pure.
+//!
+//! A phone that starts with the address it remembers is then told its TFTP server at once. If the memory is lost, the phone
+//! hears the router alone until its next DISCOVER.
 
 use ids::{MacAddr, UnixTime};
 
-/// The largest kept lease, in octets: two messages and a time.
+/// The largest record, in octets: a time, a length and two messages.
 const MAX_BYTES: usize = 8 + 2 + 2 * 1500;
 
-/// What a completed lease is made from. Everything in it is parsed and checked again, under the settings of then.
+/// The two messages that a completed lease is made from. After a restart both are parsed and checked as if they had just
+/// come, under the settings of that time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct CompletedLease {
     /// The phone's DISCOVER.
     pub discover: Vec<u8>,
     /// The router's OFFER.
     pub offer: Vec<u8>,
 }
 
-impl Kept {
-    /// The phone; zeros if there is none in it.
+impl CompletedLease {
+    /// The hardware address in the DISCOVER; zeros if the DISCOVER is too short.
     pub fn mac(&self) -> MacAddr {
         let chaddr = self.discover.get(28..34).and_then(|octets| <[u8; 6]>::try_from(octets).ok());
         MacAddr::new(chaddr.unwrap_or_default())
     }
 
-    /// As it is kept: since when (seconds of 1970, little-endian), the length of the DISCOVER, both messages.
+    /// The octets that are kept: the time at which the phone took the lease (seconds since 1970, little-endian), the length
+    /// of the DISCOVER, and both messages.
     pub fn emit(&self, since: UnixTime) -> Vec<u8> {
         let length = u16::try_from(self.discover.len()).unwrap_or(u16::MAX);
         [&since.0.to_le_bytes()[..], &length.to_le_bytes(), &self.discover, &self.offer].concat()
@@ -47,12 +51,12 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_read_back_and_nothing_else_is() {
-        let kept = Kept { discover: vec![1; 300], offer: vec![2; 310] };
+        let kept = CompletedLease { discover: vec![1; 300], offer: vec![2; 310] };
         let bytes = kept.emit(UnixTime(1_700_000_000));
-        assert_eq!(Kept::parse(&bytes), Some((kept, UnixTime(1_700_000_000))));
+        assert_eq!(CompletedLease::parse(&bytes), Some((kept, UnixTime(1_700_000_000))));
         for length in 0..310 {
-            assert_eq!(bytes.get(..length).and_then(Kept::parse), None, "{length}");
+            assert_eq!(bytes.get(..length).and_then(CompletedLease::parse), None, "{length}");
         }
-        assert_eq!(Kept::parse(&vec![0; MAX_BYTES + 1]), None);
+        assert_eq!(CompletedLease::parse(&vec![0; MAX_BYTES + 1]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The questions that we ask other servers as a client. Pure.
+//! The questions that we ask other servers as a client, to octets. Pure.
 
 use std::net::Ipv4Addr;
 
@@ -8,15 +8,15 @@ use super::message::{BROADCAST, MIN_REPLY_BYTES};
 use super::options::{self, OptionCode};
 use ids::MacAddr;
 
-/// What we want to know: mask, router, DNS, domain, NTP, times, and every option that leads phones to their files.
+/// The options that we ask for: mask, router, DNS, domain, NTP, times, and every option that leads phones to their files.
 const ASKED: [u8; 14] = [1, 3, 6, 15, 42, 43, 51, 58, 59, 66, 120, 150, 159, 160];
 
 /// A message of ours as a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// What would you offer? With an address, would you offer that?
+    /// Which address would you offer? Or would you offer this one?
     Discover(Option<Ipv4Addr>),
-    /// I have this address; what else is there to know?
+    /// I have this address. Which parameters are there?
     Inform(Ipv4Addr),
     /// I take the address that this server offered (SELECTING).
     Select(Ipv4Addr, Ipv4Addr),
@@ -26,7 +26,7 @@ pub enum Question {
     Release(Ipv4Addr, Ipv4Addr),
 }
 
-/// The question in octets. Answers are wanted as broadcasts: we have another address, or none.
+/// The octets of a question. It wants its answer as a broadcast, because the address in question is not ours.
 pub fn emit(question: Question, mac: MacAddr, xid: u32) -> Vec<u8> {
     let (kind, ciaddr) = match question {
         Question::Discover(_) => (MessageType::Discover, Ipv4Addr::UNSPECIFIED),
@@ -68,19 +68,19 @@ pub fn emit(question: Question, mac: MacAddr, xid: u32) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::message::{Kind, Request};
+    use crate::message::{MessageKind, Request};
 
     #[test]
     fn every_question_is_what_a_server_expects_of_a_client() {
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         let [address, server] = [Ipv4Addr::new(192, 168, 1, 77), Ipv4Addr::new(192, 168, 1, 1)];
         for (question, kind, requested, named, ciaddr) in [
-            (Question::Discover(None), Kind::Discover, None, None, None),
-            (Question::Discover(Some(address)), Kind::Discover, Some(address), None, None),
-            (Question::Inform(address), Kind::Inform, None, None, Some(address)),
-            (Question::Select(address, server), Kind::Request, Some(address), Some(server), None),
-            (Question::Reboot(address), Kind::Request, Some(address), None, None),
-            (Question::Release(address, server), Kind::Release, None, Some(server), Some(address)),
+            (Question::Discover(None), MessageKind::Discover, None, None, None),
+            (Question::Discover(Some(address)), MessageKind::Discover, Some(address), None, None),
+            (Question::Inform(address), MessageKind::Inform, None, None, Some(address)),
+            (Question::Select(address, server), MessageKind::Request, Some(address), Some(server), None),
+            (Question::Reboot(address), MessageKind::Request, Some(address), None, None),
+            (Question::Release(address, server), MessageKind::Release, None, Some(server), Some(address)),
         ] {
             let request = Request::parse(&emit(question, mac, 7)).unwrap();
             assert_eq!((request.kind, request.chaddr, request.xid), (kind, mac, 7));

@@ -1,4 +1,4 @@
-//! Who of the threads for the link takes which frames: each those that its processor received.
+//! Which thread of the fast path takes which frames: those that its processor received.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -9,28 +9,29 @@ use thread_priority::{
 };
 use tracing::debug;
 
-/// The most threads. Further processors are rare where this runs; what they receive is the first thread's.
+/// The most threads. Few machines here have more processors; the first thread takes what further ones receive.
 pub const MAX_THREADS: usize = 4;
-/// Of 99: before all that is not real time, after what drives hardware (50).
+/// The real-time priority, of 99: before everything that is not real time, after what drives hardware (50).
 const PRIORITY: u8 = 20;
 
-/// What falls to one thread.
+/// The share of one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    /// Where it runs; it need not stay there if it is the only one.
+pub struct CpuShare {
+    /// The processor that the thread stays on. The only thread of a machine may move.
     home: Option<usize>,
-    takes: Takes,
+    frames: ReceivedBy,
 }
 
+/// The frames of a share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Takes {
-    /// Whatever this processor received.
-    Of(u32),
-    /// Whatever none of these received.
-    Others(Vec<u32>),
+enum ReceivedBy {
+    /// The frames that this processor received.
+    One(u32),
+    /// The frames that none of these processors received.
+    NoneOf(Vec<u32>),
 }
 
-/// The processors that this process may use, as many as get a thread.
+/// The processors that get a thread: those that this process may use, up to [`MAX_THREADS`].
 pub fn processors() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let mut all: Vec<usize> = (0..CpuSet::count()).filter(|number| allowed.is_set(*number) == Ok(true)).collect();
@@ -38,20 +39,20 @@ pub fn processors() -> Vec<usize> {
     if all.is_empty() { vec![0] } else { all }
 }
 
-/// A share for each of these processors. The first one's has also what any other processor received: one that this
-/// process may not use, or that was switched on later.
-pub fn among(processors: &[usize]) -> Vec<Share> {
+/// Divides the frames among these processors. The first share also has what any other processor received: one that this
+/// process may not use, or one that was switched on later.
+pub fn divide(processors: &[usize]) -> Vec<CpuShare> {
     let number = |processor: &usize| u32::try_from(*processor).unwrap_or(u32::MAX);
     let [first, others @ ..] = processors else { return Vec::new() };
-    let rest = Takes::Others(others.iter().map(number).collect());
-    let first = Share { home: (!others.is_empty()).then_some(*first), takes: rest };
-    let others = others.iter().map(|other| Share { home: Some(*other), takes: Takes::Of(number(other)) });
+    let rest = ReceivedBy::NoneOf(others.iter().map(number).collect());
+    let first = CpuShare { home: (!others.is_empty()).then_some(*first), frames: rest };
+    let others = others.iter().map(|other| CpuShare { home: Some(*other), frames: ReceivedBy::One(number(other)) });
     std::iter::once(first).chain(others).collect()
 }
 
-impl Share {
-    /// Keeps this thread at home. Where that is refused it is woken up wherever it was.
-    pub fn stay(&self) {
+impl CpuShare {
+    /// Keeps the calling thread on its processor. If the kernel refuses, the thread moves as others do.
+    pub fn pin_thread(&self) {
         let Some(processor) = self.home else { return };
         let mut only = CpuSet::new();
         if let Err(error) = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only)) {
@@ -59,9 +60,9 @@ impl Share {
         }
     }
 
-    /// Lets through whole UDP datagrams to one of two ports that are this thread's; the kernel drops the rest before anybody is
-    /// woken.
-    pub fn filter(&self, (server, client): (u16, u16)) -> Vec<SockFilter> {
+    /// A filter for the frames of this share that hold a whole UDP datagram to the server's or the client's port. The kernel
+    /// drops all other frames and wakes nobody for them.
+    pub fn filter(&self, server_port: u16, client_port: u16) -> Vec<SockFilter> {
         const LOAD_WORD: u16 = 0x20;
         const LOAD_HALF: u16 = 0x28;
         const LOAD_BYTE: u16 = 0x30;
@@ -70,13 +71,13 @@ impl Share {
         const EQUAL: u16 = 0x15;
         const ANY_BIT: u16 = 0x45;
         const RETURN: u16 = 0x06;
-        // SKF_AD_OFF + SKF_AD_CPU: the processor that is at work on the frame.
+        // SKF_AD_OFF + SKF_AD_CPU: the processor that works on the frame.
         const PROCESSOR: u32 = 0xffff_f000 + 36;
         let drop = || SockFilter::new(RETURN, 0, 0, 0);
         let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, PROCESSOR)];
-        match &self.takes {
-            Takes::Of(processor) => program.extend([SockFilter::new(EQUAL, 1, 0, *processor), drop()]),
-            Takes::Others(others) => {
+        match &self.frames {
+            ReceivedBy::One(processor) => program.extend([SockFilter::new(EQUAL, 1, 0, *processor), drop()]),
+            ReceivedBy::NoneOf(others) => {
                 others.iter().for_each(|other| program.extend([SockFilter::new(EQUAL, 0, 1, *other), drop()]));
             }
         }
@@ -89,8 +90,8 @@ impl Share {
             SockFilter::new(ANY_BIT, 5, 0, 0x3fff),
             SockFilter::new(LOAD_LENGTH, 0, 0, 14),
             SockFilter::new(LOAD_HALF_AT, 0, 0, 16),
-            SockFilter::new(EQUAL, 1, 0, server.into()),
-            SockFilter::new(EQUAL, 0, 1, client.into()),
+            SockFilter::new(EQUAL, 1, 0, server_port.into()),
+            SockFilter::new(EQUAL, 0, 1, client_port.into()),
             SockFilter::new(RETURN, 0, 0, 0xffff),
             drop(),
         ]);
@@ -98,9 +99,9 @@ impl Share {
     }
 }
 
-/// Runs this thread before all others of the machine. On a machine that is busy, serving TFTP or otherwise, it would lose
-/// to the router now and then: measured, with 20 processes waiting for two cores, about every third time.
-pub fn be_first() {
+/// Runs the calling thread before all other programs. On a busy machine it would otherwise lose to the router: with 20
+/// processes waiting for two cores, about every third race (measured).
+pub fn raise_priority() {
     let Ok(priority) = ThreadPriorityValue::try_from(PRIORITY) else { return };
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let priority = ThreadPriority::Crossplatform(priority);
@@ -119,14 +120,14 @@ mod tests {
     #[test]
     fn what_any_processor_received_is_taken_once_and_by_a_thread_at_home_there_if_there_is_one() {
         for processors in [&[0][..], &[3], &[0, 1], &[0, 1, 2, 3], &[2, 5]] {
-            let shares = among(processors);
+            let shares = divide(processors);
             assert_eq!(shares.len(), processors.len());
             for processor in 0..8 {
-                let takes = |share: &&Share| match &share.takes {
-                    Takes::Of(one) => *one == processor,
-                    Takes::Others(others) => !others.contains(&processor),
+                let takes = |share: &&CpuShare| match &share.frames {
+                    ReceivedBy::One(one) => *one == processor,
+                    ReceivedBy::NoneOf(others) => !others.contains(&processor),
                 };
-                let all: Vec<&Share> = shares.iter().filter(takes).collect();
+                let all: Vec<&CpuShare> = shares.iter().filter(takes).collect();
                 let [one] = all.as_slice() else { panic!("{processors:?} {processor}: {all:?}") };
                 let here = usize::try_from(processor).is_ok_and(|number| processors.contains(&number));
                 let home = one.home.and_then(|home| u32::try_from(home).ok());

@@ -1,4 +1,4 @@
-//! A router's offer, completed for a phone and ready to go. Pure.
+//! A router's OFFER, completed for a phone and ready to go. Pure.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -6,55 +6,59 @@ use std::time::Instant;
 
 use dhcproto::v4::MessageType;
 
-use super::kept::Kept;
+use crate::completed_lease::CompletedLease;
 use crate::heard::ServerMessage;
 use crate::message::{MIN_REPLY_BYTES, Request};
 use crate::options::{self, OptionCode, address_list};
-use crate::scope::Scope;
+use crate::scope::DhcpScope;
 
-/// Where option 53 has its value: it is written first.
+/// Where the value of option 53 is: it is the first option.
 const KIND_AT: usize = 242;
 
-/// What the router is about to say to a phone, with 66/150 and the vendor's options added and nothing else changed.
+/// What the router is about to tell a phone, with 66, 150 and the vendor's options added and nothing else changed.
 ///
-/// The whole message is made when the router's OFFER comes, so that at the phone's REQUEST only its own fields are filled
-/// in.
+/// The whole message is made when the router's OFFER comes, so that the phone's REQUEST only fills in its own fields.
 #[derive(Debug, Clone)]
-pub struct Prepared {
+pub struct CompletedOffer {
     /// The router.
     pub server: Ipv4Addr,
-    /// The address that it leases.
+    /// The address that the router leases.
     pub address: Ipv4Addr,
-    /// For how long, in seconds.
+    /// How long the lease lasts, in seconds.
     pub lease_seconds: u32,
-    /// When the router said so.
+    /// When the router's OFFER came.
     pub at: Instant,
-    /// Where it is in the message: lease time, T1, T2.
+    /// Where the message has lease time, T1 and T2, and their values.
     times: Vec<(usize, u32)>,
     message: Vec<u8>,
-    made_from: Arc<MadeFrom>,
+    exchange: Arc<Exchange>,
 }
 
-/// What a completed lease was made from, to be made again after a restart.
+/// A phone's DISCOVER and the router's OFFER: what a lease is completed from, now and after a restart.
 #[derive(Debug, PartialEq, Eq)]
-pub struct MadeFrom {
+pub struct Exchange {
     discover: Vec<u8>,
     offer: ServerMessage,
 }
 
-impl MadeFrom {
-    /// What is to be kept of it, for a phone that took this address.
-    pub fn kept(&self, address: Ipv4Addr) -> Kept {
+impl Exchange {
+    /// The exchange as it is remembered, for a phone that took this address.
+    pub fn to_keep(&self, address: Ipv4Addr) -> CompletedLease {
         let mut offer = self.offer.emit();
         put(&mut offer, 16, &address.octets(), 4);
-        Kept { discover: self.discover.clone(), offer }
+        CompletedLease { discover: self.discover.clone(), offer }
     }
 }
 
-impl Prepared {
-    /// Completes an offer for the phone that sent `discover`. `None` if the offer lacks what a lease needs (its time), or
-    /// has no room for a TFTP server within what the phone takes.
-    pub fn new(scope: &Scope, (discover, said): (&Request, &[u8]), offer: &ServerMessage, at: Instant) -> Option<Self> {
+impl CompletedOffer {
+    /// Completes an offer for the phone that sent `discover`, whose octets are `bytes`. `None` if the offer has no lease
+    /// time, or no room for a TFTP server within what the phone takes.
+    pub fn new(
+        scope: &DhcpScope,
+        (discover, bytes): (&Request, &[u8]),
+        offer: &ServerMessage,
+        at: Instant,
+    ) -> Option<Self> {
         let lease_seconds = offer.options.seconds(OptionCode::AddressLeaseTime)?;
         let first = scope.tftp.first().copied().unwrap_or(scope.server);
         let mut added = vec![
@@ -65,9 +69,9 @@ impl Prepared {
             added.retain(|(other, _)| *other != code);
             added.push((code, value.to_vec()));
         }
-        // Of the router's own options none is touched but those that only the way to us needed: 82 is the relay's, and
-        // 52 (overload) has been resolved.
-        let kept = offer.options.iter().filter(|(code, _)| {
+        // The router's own options stay, but for two that served the way to us only: 82 is the relay's, and 52
+        // (overload) has been resolved. Type and server identifier are written first.
+        let theirs = offer.options.iter().filter(|(code, _)| {
             !matches!(
                 code,
                 OptionCode::MessageType
@@ -88,7 +92,7 @@ impl Prepared {
         options::emit(OptionCode::MessageType, &[MessageType::Ack.into()], &mut message);
         options::emit(OptionCode::ServerIdentifier, &offer.server.octets(), &mut message);
         let mut times = Vec::new();
-        for (code, value) in kept {
+        for (code, value) in theirs {
             if matches!(code, OptionCode::AddressLeaseTime | OptionCode::Renewal | OptionCode::Rebinding)
                 && let Some(seconds) = offer.options.seconds(code)
             {
@@ -116,19 +120,19 @@ impl Prepared {
             at,
             times,
             message,
-            made_from: Arc::new(MadeFrom { discover: said.to_vec(), offer: offer.clone() }),
+            exchange: Arc::new(Exchange { discover: bytes.to_vec(), offer: offer.clone() }),
         })
     }
 
-    /// The router leases this phone another address of the LAN, on the same terms.
-    pub fn give(&mut self, address: Ipv4Addr) {
+    /// Puts in another address that the router leases to this phone on the same terms.
+    pub fn set_address(&mut self, address: Ipv4Addr) {
         self.address = address;
         put(&mut self.message, 16, &address.octets(), 4);
     }
 
-    /// What it was made from.
-    pub fn made_from(&self) -> Arc<MadeFrom> {
-        Arc::clone(&self.made_from)
+    /// The messages that this offer was made from.
+    pub fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
     }
 
     /// The router's OFFER, completed.
@@ -138,7 +142,7 @@ impl Prepared {
         message
     }
 
-    /// The router's ACK, completed; for a lease of which only `left` seconds are known to remain, no longer than that.
+    /// The router's ACK, completed. Of a lease that has run for a while, it promises only the `left` seconds.
     pub fn ack(&self, request: &Request, left: Option<u32>) -> Vec<u8> {
         let mut message = self.answer(request);
         put(&mut message, 12, &request.ciaddr.octets(), 4);
@@ -160,14 +164,15 @@ impl Prepared {
     }
 }
 
-/// Writes `length` octets of `value` at a place that the header has for certain.
+/// Overwrites `length` octets of a message that is long enough, from `place` on.
 fn put(message: &mut [u8], place: usize, value: &[u8], length: usize) {
     if let (Some(to), Some(from)) = (message.get_mut(place..place + length), value.get(..length)) {
         to.copy_from_slice(from);
     }
 }
 
-/// A phone's DISCOVER as a relay agent sends it on: everything as the phone said it (RFC 1542 §4.1.1).
+/// A phone's DISCOVER as a relay agent passes it on: everything as the phone sent it but hops, xid and giaddr
+/// (RFC 1542 §4.1.1).
 pub fn relayed(discover: &[u8], relay: Ipv4Addr, xid: u32) -> Vec<u8> {
     let mut message = discover.to_vec();
     put(&mut message, 3, &[1], 1);

@@ -5,16 +5,19 @@ mod link;
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
 
-use super::link::{MAX_CONFLICTS, MAX_WAITING};
+use super::conflicts::MAX_CONFLICTS;
+use super::fetch_watch::FETCH_WITHIN;
+use super::scope_choice::{ALONE_AFTER, ASK_WAIT};
+use super::waiting_requests::MAX_WAITING;
 use super::*;
-use crate::ahead::{STEP, WAIT as CHECK_WAIT};
-use crate::arp::Claim;
-use crate::augment::{Event, MadeFrom, Prepared};
+use crate::arp_scan::{STEP, WAIT as CHECK_WAIT};
+use crate::augment::{CompletedOffer, Event, Exchange};
 use crate::heard::{Overheard, ServerMessage};
 use crate::leases::QUARANTINE;
-use crate::scope::Mode;
+use crate::scope::ActiveMode;
 use access::Resolution;
 use bundle::DhcpSettings;
+use ids::UnixTime;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -26,9 +29,9 @@ const OTHER: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 2]);
 fn all_waits_for_other_servers_before_it_offers() {
     let mut site = Site::new();
     assert!(site.receive(discover(PHONE)).others.is_empty());
-    assert_eq!(site.desk.label(), "inform (looking for other servers)");
+    assert_eq!(site.server.label(), "inform (looking for other servers)");
     site.pass(ASK_WAIT);
-    assert_eq!(site.desk.label(), "all");
+    assert_eq!(site.server.label(), "all");
     assert!(!site.offer(PHONE).is_unspecified());
 }
 
@@ -37,10 +40,10 @@ fn all_stays_away_while_another_server_is_there_and_begins_when_it_is_gone() {
     let mut site = Site::new();
     site.hear_router();
     site.pass(ASK_WAIT);
-    assert_eq!(site.desk.label(), "inform (all asked for)");
+    assert_eq!(site.server.label(), "inform (all asked for)");
     assert!(site.receive(discover(PHONE)).others.is_empty());
     site.pass(crate::lan::SERVER_GONE);
-    assert_eq!(site.desk.label(), "all");
+    assert_eq!(site.server.label(), "all");
 }
 
 #[test]
@@ -49,24 +52,24 @@ fn a_server_that_appears_later_does_not_silence_us_for_those_who_hold_our_leases
     let address = site.offer(PHONE);
     site.take(PHONE, address);
     site.hear_router();
-    assert_eq!(site.desk.label(), "all");
+    assert_eq!(site.server.label(), "all");
     assert_eq!(site.take(PHONE, address).others.len(), 1);
 }
 
 #[test]
 fn auto_completes_the_leases_of_the_one_server_that_says_nothing_of_tftp() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
-    assert!(site.desk.orders().servers.is_empty());
+    assert!(site.server.orders().servers.is_empty());
     site.hear_router();
-    assert_eq!((site.desk.label(), site.desk.orders().scope.mode), ("augment (auto)", Mode::Augment));
-    assert_eq!(site.desk.orders().servers, [ROUTER]);
-    // The line answers; the desk does not a second time.
+    assert_eq!((site.server.label(), site.server.orders().scope.mode), ("augment (auto)", ActiveMode::Augment));
+    assert_eq!(site.server.orders().servers, [ROUTER]);
+    // The fast path answers; the server does not a second time.
     assert!(site.receive(discover(PHONE)).others.is_empty());
-    site.desk.overheard(&spoke(ROUTER, &["192.168.1.2"]), site.now);
-    assert_eq!(site.desk.label(), "inform (auto: the router points here)");
-    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
-    site.desk.overheard(&spoke(ROUTER, &["10.0.0.1"]), site.now);
-    assert_eq!(site.desk.label(), "inform (auto)");
+    site.server.overheard(&spoke(ROUTER, &["192.168.1.2"]), site.now);
+    assert_eq!(site.server.label(), "inform (auto: the router points here)");
+    site.server.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    site.server.overheard(&spoke(ROUTER, &["10.0.0.1"]), site.now);
+    assert_eq!(site.server.label(), "inform (auto)");
 }
 
 #[test]
@@ -74,9 +77,9 @@ fn auto_takes_a_lan_without_a_server_after_a_slow_router_had_its_time() {
     let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149)));
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, range, ..DhcpSettings::default() });
     site.pass(ASK_WAIT);
-    assert_eq!(site.desk.label(), "inform (auto: looking for other servers)");
+    assert_eq!(site.server.label(), "inform (auto: looking for other servers)");
     site.pass(ALONE_AFTER);
-    assert_eq!(site.desk.label(), "all (auto)");
+    assert_eq!(site.server.label(), "all (auto)");
 }
 
 #[test]
@@ -84,26 +87,26 @@ fn a_server_that_appears_later_and_a_phone_that_never_comes_are_reported() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
     site.hear_router();
     site.pass(ASK_WAIT);
-    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 0);
-    site.desk.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
-    assert_eq!(site.desk.stats.counter("alert.dhcp-new-server"), 1);
-    site.event(Event::Completed(PHONE, Ipv4Addr::new(192, 168, 1, 77), None));
+    assert_eq!(site.server.stats.counter("alert.dhcp-new-server"), 0);
+    site.server.overheard(&spoke(Ipv4Addr::new(192, 168, 1, 254), &[]), site.now);
+    assert_eq!(site.server.stats.counter("alert.dhcp-new-server"), 1);
+    site.event(Event::Completed { phone: PHONE, address: Ipv4Addr::new(192, 168, 1, 77), exchange: None });
     site.pass(FETCH_WITHIN - Duration::from_secs(1));
-    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 0);
+    assert_eq!(site.server.stats.counter("alert.dhcp-never-came"), 0);
     site.pass(SWEEP_EVERY);
-    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 1);
-    assert_eq!(site.desk.stats.counter("dhcp.augment.ack"), 1);
+    assert_eq!(site.server.stats.counter("alert.dhcp-never-came"), 1);
+    assert_eq!(site.server.stats.counter("dhcp.augment.ack"), 1);
 }
 
 #[test]
 fn a_refusal_and_a_router_that_points_elsewhere_are_reported() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
-    site.event(Event::Nak(PHONE, ROUTER));
-    assert_eq!(site.desk.stats.counter("alert.dhcp-augment-nak"), 1);
-    site.event(Event::Points(PHONE, ROUTER, vec!["192.168.1.2".to_owned()]));
-    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 0);
-    site.event(Event::Points(PHONE, ROUTER, vec!["10.0.0.9".to_owned()]));
-    assert_eq!(site.desk.stats.counter("alert.dhcp-points-elsewhere"), 1);
+    site.event(Event::Refused { phone: PHONE, server: ROUTER });
+    assert_eq!(site.server.stats.counter("alert.dhcp-augment-nak"), 1);
+    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["192.168.1.2".to_owned()] });
+    assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 0);
+    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["10.0.0.9".to_owned()] });
+    assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 1);
 }
 
 // RFC 5227 §2.4.
@@ -112,25 +115,25 @@ fn who_claims_a_leased_address_or_ours_is_reported_once() {
     let mut site = Site::ready();
     let address = site.offer(PHONE);
     site.take(PHONE, address);
-    let conflicts = |site: &Site| site.desk.stats.counter("alert.dhcp-address-conflict");
+    let conflicts = |site: &Site| site.server.stats.counter("alert.dhcp-address-conflict");
     let free = Ipv4Addr::new(192, 168, 1, 20);
     for (mac, address) in [(PHONE, address), (OTHER, free), (OWN, SERVER)] {
-        site.desk.claimed(Claim { mac, address }, site.now);
+        site.server.claimed(Claim { mac, address }, site.now);
     }
     assert_eq!(conflicts(&site), 0);
     for _ in 0..3 {
-        site.desk.claimed(Claim { mac: OTHER, address }, site.now);
-        site.desk.claimed(Claim { mac: OTHER, address: SERVER }, site.now);
+        site.server.claimed(Claim { mac: OTHER, address }, site.now);
+        site.server.claimed(Claim { mac: OTHER, address: SERVER }, site.now);
     }
     assert_eq!(conflicts(&site), 2);
     // A storm of them costs no memory.
     for number in 0..1000_u32 {
         let [_, _, high, low] = number.to_be_bytes();
-        site.desk.claimed(Claim { mac: MacAddr::new([2, 0, 0, 0, high, low]), address: SERVER }, site.now);
+        site.server.claimed(Claim { mac: MacAddr::new([2, 0, 0, 0, high, low]), address: SERVER }, site.now);
     }
-    assert!(site.desk.conflicts.len() <= MAX_CONFLICTS);
+    assert!(site.server.conflicts.len() <= MAX_CONFLICTS);
     site.pass(Duration::from_secs(86_400));
-    site.desk.claimed(Claim { mac: MacAddr::new([2, 7, 7, 7, 7, 7]), address }, site.now);
+    site.server.claimed(Claim { mac: MacAddr::new([2, 7, 7, 7, 7, 7]), address }, site.now);
     assert_eq!(conflicts(&site), 1001, "one of them is our own address, and the lease is over");
 }
 
@@ -146,8 +149,8 @@ fn phones_only_is_refused_where_an_address_of_the_range_is_in_use() {
     assert_eq!((asked.checks.len(), asked.questions.len()), (20, 0), "the whole range, before anybody is bothered");
     site.claim(OTHER, Ipv4Addr::new(192, 168, 1, 219));
     site.pass(CHECK_WAIT);
-    assert_eq!(site.desk.label(), "inform (phones-only refused)");
-    let problem = site.desk.scope.problem.clone().unwrap_or_default();
+    assert_eq!(site.server.label(), "inform (phones-only refused)");
+    let problem = site.server.choice.in_force().problem.clone().unwrap_or_default();
     assert!(problem.contains("192.168.1.219 of the range is in use") && problem.contains("augment"), "{problem}");
 }
 
@@ -158,37 +161,47 @@ fn phones_only_ends_when_another_server_leases_from_the_range() {
     for _ in 0..30 {
         site.pass(CHECK_WAIT);
     }
-    assert_eq!(site.desk.label(), "phones-only");
+    assert_eq!(site.server.label(), "phones-only");
     let offered = |last| Overheard { address: Some(Ipv4Addr::new(192, 168, 1, last)), ..spoke(ROUTER, &[]) };
-    site.desk.overheard(&offered(50), site.now);
+    site.server.overheard(&offered(50), site.now);
     for _ in 0..30 {
         site.pass(CHECK_WAIT);
     }
-    assert_eq!(site.desk.label(), "phones-only", "proven anew beside the new server");
-    site.desk.overheard(&offered(205), site.now);
-    assert_eq!(site.desk.label(), "inform (phones-only refused)");
-    assert_eq!(site.desk.stats.counter("alert.dhcp-range-shared"), 1);
+    assert_eq!(site.server.label(), "phones-only", "proven anew beside the new server");
+    site.server.overheard(&offered(205), site.now);
+    assert_eq!(site.server.label(), "inform (phones-only refused)");
+    assert_eq!(site.server.stats.counter("alert.dhcp-range-shared"), 1);
+}
+
+#[test]
+fn a_check_of_phones_only_that_nobody_wants_any_more_keeps_nobody_awake() {
+    let mut site = Site::wanting(phones_only());
+    assert_eq!(site.pass(ASK_WAIT).checks.len(), 20);
+    let inform = DhcpSettings { mode: DhcpMode::Inform, ..DhcpSettings::default() };
+    site.server.set_scope(DhcpScope::new(SERVER, 24, &inform, [PHONE]), site.now);
+    site.pass(CHECK_WAIT);
+    assert!(site.server.deadline() > site.now.tick);
 }
 
 #[test]
 fn a_phone_that_rebinds_is_not_expected_to_fetch() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
-    site.event(Event::Rebound(PHONE, Ipv4Addr::new(192, 168, 1, 77)));
+    site.event(Event::Rebound { phone: PHONE, address: Ipv4Addr::new(192, 168, 1, 77) });
     site.pass(FETCH_WITHIN);
     site.pass(SWEEP_EVERY);
-    assert_eq!(site.desk.stats.counter("alert.dhcp-never-came"), 0);
+    assert_eq!(site.server.stats.counter("alert.dhcp-never-came"), 0);
 }
 
 #[test]
 fn completed_leases_are_to_be_remembered_until_the_clock_proves_wrong() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
-    let made_from = made_from();
+    let exchange = exchange();
     let address = Ipv4Addr::new(192, 168, 1, 77);
-    let kept = made_from.kept(address);
-    let completed = Event::Completed(PHONE, address, Some(made_from));
+    let kept = exchange.to_keep(address);
+    let completed = Event::Completed { phone: PHONE, address, exchange: Some(exchange) };
     assert_eq!(site.event(completed).remember, [(kept.clone(), site.now.wall)]);
-    site.desk.recalled(vec![(kept.clone(), Duration::from_secs(9))]);
-    assert_eq!(*site.desk.orders().recalled, [(kept, Duration::from_secs(9))]);
+    site.server.recalled(vec![(kept.clone(), Duration::from_secs(9))]);
+    assert_eq!(*site.server.orders().recalled, [(kept, Duration::from_secs(9))]);
     site.now.wall = site.now.wall.plus(Duration::from_secs(3600));
     assert!(site.pass(Duration::ZERO).forget);
 }
@@ -199,8 +212,8 @@ fn the_device_table_hears_of_a_lease_when_it_is_durable_and_of_its_end() {
     let address = site.offer(PHONE);
     let out = site.take(PHONE, address);
     assert_eq!((out.acks.len(), out.others.len(), out.keep.len()), (1, 0, 1));
-    assert!(!site.desk.announced.contains_key(&address));
-    site.desk.kept(&out.keep);
+    assert!(!site.server.leases.is_announced(address));
+    site.server.kept(&out.keep);
     // A lease disputes what the link says, so that it shows there.
     site.devices.write().unwrap().neighbour(address, OTHER);
     let conflict = Resolution::Conflict { leased: PHONE, seen: OTHER };
@@ -215,7 +228,7 @@ fn leases_of_before_a_restart_are_known_at_once_and_need_no_waiting() {
     let address = site.offer(PHONE);
     let kept = site.take(PHONE, address).keep;
     let mut again = Site::with(kept);
-    assert_eq!(again.desk.label(), "all");
+    assert_eq!(again.server.label(), "all");
     assert_eq!(again.take(PHONE, address).others.len(), 1);
 }
 
@@ -226,11 +239,11 @@ fn setting_the_clock_from_1970_ends_no_lease() {
     site.take(PHONE, address);
     site.now.wall = site.now.wall.plus(Duration::from_secs(56 * 365 * 86_400));
     let mut out = Outbox::default();
-    site.desk.follow_clock(site.now, &mut out);
+    site.server.follow_clock(site.now, &mut out);
     assert_eq!(out.keep.len(), 1, "and it is kept under the new time");
-    assert_eq!(site.desk.leases.live(site.now.wall).count(), 1);
+    assert_eq!(site.server.leases.table().live(site.now.wall).count(), 1);
     site.pass(Duration::from_secs(86_400));
-    assert_eq!(site.desk.leases.live(site.now.wall).count(), 0);
+    assert_eq!(site.server.leases.table().live(site.now.wall).count(), 0);
 }
 
 #[test]
@@ -249,7 +262,7 @@ fn what_was_not_kept_is_not_taken_for_kept() {
     let mut site = Site::ready();
     let address = site.offer(PHONE);
     let lost = site.take(PHONE, address).keep;
-    site.desk.not_kept(&lost, site.now);
+    site.server.not_kept(&lost, site.now);
     let again = site.take(PHONE, address);
     assert_eq!((again.keep.len(), again.acks.len(), again.others.len()), (1, 1, 0));
 }
@@ -279,11 +292,11 @@ fn our_own_question_and_a_flood_are_borne() {
     let mut site = Site::ready();
     assert!(site.receive(discover(OWN)).checks.is_empty());
     flood(&mut site);
-    let waiting: usize = site.desk.waiting.values().map(Vec::len).sum();
+    let waiting: usize = site.server.waiting.count();
     assert!(waiting <= MAX_WAITING);
 }
 
-fn made_from() -> Arc<MadeFrom> {
+fn exchange() -> Arc<Exchange> {
     let discover = bytes(&discover(PHONE));
     let request = Request::parse(&discover).unwrap();
     let mut offer = discover.clone();
@@ -291,8 +304,8 @@ fn made_from() -> Arc<MadeFrom> {
     offer.truncate(243);
     offer.extend([54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
     let offer = ServerMessage::parse(&offer).unwrap();
-    let scope = Scope::new(SERVER, 24, &DhcpSettings::default(), [PHONE]);
-    Prepared::new(&scope, (&request, &discover), &offer, Instant::now()).unwrap().made_from()
+    let scope = DhcpScope::new(SERVER, 24, &DhcpSettings::default(), [PHONE]);
+    CompletedOffer::new(&scope, (&request, &discover), &offer, Instant::now()).unwrap().exchange()
 }
 
 fn flood(site: &mut Site) {
@@ -303,7 +316,7 @@ fn flood(site: &mut Site) {
 }
 
 struct Site {
-    desk: Desk,
+    server: DhcpServer,
     devices: Arc<RwLock<DeviceTable>>,
     now: Now,
 }
@@ -339,23 +352,23 @@ impl Site {
     fn in_prefix(prefix: u8, settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
-        let scope = Scope::new(SERVER, prefix, &settings, [PHONE]);
-        let senses = Senses { own: Some(OWN), raw: true, arp: true };
-        let desk = Desk::new(scope, kept, senses, devices.clone(), Stats::new(), now);
-        Self { desk, devices, now }
+        let scope = DhcpScope::new(SERVER, prefix, &settings, [PHONE]);
+        let link_access = LinkAccess { own: Some(OWN), raw: true, arp: true };
+        let server = DhcpServer::new(scope, kept, link_access, devices.clone(), Stats::new(), now);
+        Self { server, devices, now }
     }
 
     fn pass(&mut self, span: Duration) -> Outbox {
         self.now = Now { wall: self.now.wall.plus(span), tick: self.now.tick + span };
         let mut out = Outbox::default();
-        self.desk.follow_clock(self.now, &mut out);
-        self.desk.tick(self.now, &mut out);
+        self.server.follow_clock(self.now, &mut out);
+        self.server.tick(self.now, &mut out);
         out
     }
 
     /// As far as the next deadline.
     fn step(&mut self) -> Outbox {
-        self.pass(self.desk.deadline().saturating_duration_since(self.now.tick))
+        self.pass(self.server.deadline().saturating_duration_since(self.now.tick))
     }
 
     /// Some seconds in which nobody asks for anything; says how many addresses were asked for.
@@ -364,18 +377,18 @@ impl Site {
     }
 
     fn claim(&mut self, mac: MacAddr, address: Ipv4Addr) {
-        self.desk.claimed(Claim { mac, address }, self.now);
+        self.server.claimed(Claim { mac, address }, self.now);
     }
 
     fn event(&mut self, event: Event) -> Outbox {
         let mut out = Outbox::default();
-        self.desk.event(event, self.now, &mut out);
+        self.server.fast_path_event(event, self.now, &mut out);
         out
     }
 
     fn receive(&mut self, message: Message) -> Outbox {
         let mut out = Outbox::default();
-        self.desk.receive(&bytes(&message), Ipv4Addr::UNSPECIFIED, self.now, &mut out);
+        self.server.receive(&bytes(&message), Ipv4Addr::UNSPECIFIED, self.now, &mut out);
         out
     }
 
@@ -394,7 +407,7 @@ impl Site {
     }
 
     fn hear_router(&mut self) {
-        self.desk.overheard(&spoke(ROUTER, &[]), self.now);
+        self.server.overheard(&spoke(ROUTER, &[]), self.now);
     }
 }
 
