@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -24,7 +24,7 @@ use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
 use update::Updater;
-use update::identity::Identity;
+use update::identity::SiteIdentity;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -183,13 +183,20 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
             match command {
                 Some(Command::Poll) => poll_now.notify_one(),
                 Some(Command::RollBack(tell)) => {
-                    if let Err(mpsc::error::TrySendError::Full(tell) | mpsc::error::TrySendError::Closed(tell)) =
-                        roll_backs.try_send(tell)
-                    {
+                    let (done, outcome) = oneshot::channel();
+                    if roll_backs.try_send(done).is_err() {
                         // Whoever asked may have gone.
                         let _ =
                             tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+                        continue;
                     }
+                    // It takes a moment, and whoever asked may have gone.
+                    tokio::spawn(async move {
+                        if let Ok(outcome) = outcome.await {
+                            let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
+                            let _ = tell.send(text);
+                        }
+                    });
                 }
                 Some(Command::Health(tell)) => {
                     let health = health.clone();
@@ -253,8 +260,8 @@ impl Running {
 }
 
 /// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<access::Opened>)> {
-    let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<SiteIdentity>, Option<access::Opened>)> {
+    let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
@@ -281,9 +288,9 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
     }
 }
 
-fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {
+fn updater(settings: &Settings, store: Store, identity: SiteIdentity, stats: &Stats) -> Updater {
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::Report = Arc::new(move || status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
     Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
 }
