@@ -24,6 +24,7 @@ use super::responder::{To, Verdict, View, Why, respond};
 use super::scope::Scope;
 use super::walk::Walk;
 use access::DeviceTable;
+use api::AlertCode;
 use bundle::DhcpMode;
 use ids::{MacAddr, UnixTime};
 use status::Stats;
@@ -238,7 +239,7 @@ impl Desk {
                 self.stats.count(why.counter());
                 debug!(device = %request.chaddr, kind = ?request.kind, ?why, "no answer");
                 if why == Why::RangeFull {
-                    self.stats.alert("dhcp-range-full", "all addresses of the range are taken".to_owned());
+                    self.stats.alert(AlertCode::DhcpRangeFull, "all addresses of the range are taken".to_owned());
                 }
                 if let Some(lease) = change {
                     if lease.state == State::Declined {

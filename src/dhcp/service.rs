@@ -36,6 +36,7 @@ use super::message::MAX_REQUEST_BYTES;
 use super::responder::To;
 use super::scope::Scope;
 use access::{Catalog, DeviceTable};
+use api::AlertCode;
 use bundle::DhcpSettings;
 use ids::{Generation, UnixTime};
 use status::Stats;
@@ -388,7 +389,7 @@ impl Service {
         }
         match result {
             Ok(()) => {
-                stats.clear_alert("dhcp-lease-log");
+                stats.clear_alert(AlertCode::DhcpLeaseLog);
                 desk.kept(&keep);
                 for outgoing in acks {
                     self.send(&outgoing, stats).await;
@@ -398,7 +399,7 @@ impl Service {
                 if desk.not_kept(&keep, now()) {
                     error!(%error, "leases cannot be kept, so none is acknowledged");
                 }
-                stats.alert("dhcp-lease-log", format!("leases cannot be kept: {error}"));
+                stats.alert(AlertCode::DhcpLeaseLog, format!("leases cannot be kept: {error}"));
             }
         }
         Ok(log)

@@ -11,6 +11,7 @@ use crate::leases::State;
 use crate::message::Request;
 use crate::scope::Mode;
 use access::Resolution;
+use api::AlertCode;
 use bundle::DhcpMode;
 use ids::MacAddr;
 
@@ -128,7 +129,7 @@ impl Desk {
         // Whoever claims an address does so again and again.
         if self.conflicts.insert(claim) {
             debug!("{text}");
-            self.stats.alert("dhcp-address-conflict", text);
+            self.stats.alert(AlertCode::DhcpAddressConflict, text);
         }
         while self.conflicts.len() > MAX_CONFLICTS {
             self.conflicts.pop_first();
@@ -137,7 +138,9 @@ impl Desk {
 
     pub(super) fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
         debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
-        self.stats
-            .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
+        self.stats.alert(
+            AlertCode::DhcpAddressInUse,
+            format!("{address} is in the range but in use, reported by or at {mac}"),
+        );
     }
 }

@@ -15,6 +15,7 @@ use crate::leases::Range;
 use crate::proof::Proof;
 use crate::scope::Mode;
 use crate::walk::{Step, Walk};
+use api::AlertCode;
 
 impl Desk {
     /// Decides what is in force.
@@ -37,17 +38,17 @@ impl Desk {
             scope.learn(terms);
         }
         if scope.mode == Mode::All && !points.is_empty() {
-            self.stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
+            self.stats.alert(AlertCode::DhcpSecondServer, "another DHCP server has appeared beside ours".to_owned());
         } else {
-            self.stats.clear_alert("dhcp-second-server");
+            self.stats.clear_alert(AlertCode::DhcpSecondServer);
         }
         match &scope.problem {
             Some(problem) if self.scope.problem.as_ref() != Some(problem) || !self.settled => {
-                self.stats.clear_alert("dhcp-mode");
-                self.stats.alert("dhcp-mode", problem.clone());
+                self.stats.clear_alert(AlertCode::DhcpMode);
+                self.stats.alert(AlertCode::DhcpMode, problem.clone());
             }
             Some(_) => {}
-            None => self.stats.clear_alert("dhcp-mode"),
+            None => self.stats.clear_alert(AlertCode::DhcpMode),
         }
         if scope.label != self.scope.label || scope.problem != self.scope.problem || !self.settled {
             info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");
@@ -106,7 +107,7 @@ impl Desk {
             Event::Nak(mac, server) => {
                 warn!(device = %mac, %server, "the router refused a lease that was completed; left alone for a day");
                 let text = format!("{server} refused {mac} after its lease was completed; it is left alone for a day");
-                self.stats.alert("dhcp-augment-nak", text);
+                self.stats.alert(AlertCode::DhcpAugmentNak, text);
             }
             Event::Points(mac, server, tftp) => {
                 self.stats.count("dhcp.augment.pointed");
@@ -114,7 +115,7 @@ impl Desk {
                 if !here {
                     debug!(device = %mac, %server, ?tftp, "the router points this phone elsewhere");
                     let text = format!("{server} points {mac} to {}; it is left as it is", tftp.join(", "));
-                    self.stats.alert("dhcp-points-elsewhere", text);
+                    self.stats.alert(AlertCode::DhcpPointsElsewhere, text);
                 }
             }
             Event::Silent(counter) => self.stats.count(counter),
@@ -131,7 +132,7 @@ impl Desk {
                 let text = format!(
                     "{mac} got its lease completed and never asked for a file; does a switch filter DHCP (snooping)?"
                 );
-                stats.alert("dhcp-never-came", text);
+                stats.alert(AlertCode::DhcpNeverCame, text);
             }
             !came && !due
         });
@@ -228,7 +229,7 @@ impl Desk {
     pub(super) fn look_for_strangers(&mut self, now: Now) {
         for server in self.lan.strangers(now.wall) {
             let text = format!("{server} speaks as a DHCP server to devices of this LAN, and does not answer us");
-            self.stats.alert("dhcp-new-server", text);
+            self.stats.alert(AlertCode::DhcpNewServer, text);
         }
     }
 
@@ -243,7 +244,7 @@ impl Desk {
         }
         if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
             let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
-            self.stats.alert("dhcp-range-shared", reason.clone());
+            self.stats.alert(AlertCode::DhcpRangeShared, reason.clone());
             if self.wanted.mode == Mode::PhonesOnly && self.proof == Some(Ok(())) {
                 self.proven(Err(reason), now);
             }
@@ -256,7 +257,7 @@ impl Desk {
             }
             if self.lan.known().count() > before && self.listen_until.is_none() {
                 // At the start servers are found; one that comes later is news for people.
-                self.stats.alert("dhcp-new-server", format!("{server} has begun to answer DHCP on this LAN"));
+                self.stats.alert(AlertCode::DhcpNewServer, format!("{server} has begun to answer DHCP on this LAN"));
             }
             debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
             self.stats.dhcp_servers(self.lan.servers());
