@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use access::{Catalog, DeviceTable, Files};
+use api::SiteState;
 use bundle::{FileEntry, Scope};
 use ids::{Digest, Lan, MacAddr};
 use status::{Report, Stats};
@@ -56,7 +57,7 @@ impl Health {
             bail!("there is no network interface");
         }
         let report = Report::of(&self.stats);
-        if report.state == "starting" {
+        if report.state == SiteState::Starting.code() {
             bail!("no poll has ended yet: whether HQ can be reached is not known");
         }
         let catalog = Arc::clone(&self.catalog.borrow());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::options::Terms;
 use super::packet::{Packet, Refusal};
 use super::transfer::MAX_RESENDS;
-use status::stats::Outcome;
+use api::TransferEnd;
 
 /// How long an acknowledgement waits for the next block before it is sent again, unless the client's `timeout` option
 /// says otherwise.
@@ -78,7 +78,7 @@ pub struct Receive {
     /// Whether the answer to the WRQ is an OACK.
     oack: bool,
     transmit: Option<Transmit>,
-    outcome: Option<Outcome>,
+    outcome: Option<TransferEnd>,
     started: Instant,
     progress: Instant,
     resend_after: Duration,
@@ -135,12 +135,12 @@ impl Receive {
         match input {
             Input::Data { block, bytes } => self.handle_data(block, bytes, now),
             // RFC 1350 §6: after the last ACK an upload is over for us; nothing that comes then can undo it.
-            Input::Error | Input::Over if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
-            Input::Error => self.outcome = Some(Outcome::Aborted),
-            Input::Over => self.outcome = Some(Outcome::Failed),
+            Input::Error | Input::Over if self.stage == Stage::Dallying => self.outcome = Some(TransferEnd::Received),
+            Input::Error => self.outcome = Some(TransferEnd::Aborted),
+            Input::Over => self.outcome = Some(TransferEnd::Failed),
             Input::Repeated if self.stage == Stage::Receiving && self.last == 0 => self.resend(now),
             Input::Repeated => {}
-            Input::Stopped if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
+            Input::Stopped if self.stage == Stage::Dallying => self.outcome = Some(TransferEnd::Received),
             Input::Stopped => self.refuse(Refusal::TemporaryFailure),
         }
     }
@@ -152,7 +152,7 @@ impl Receive {
         }
         if now >= self.give_up() {
             let kept = self.stage == Stage::Dallying;
-            self.outcome = Some(if kept { Outcome::Received } else { Outcome::TimedOut });
+            self.outcome = Some(if kept { TransferEnd::Received } else { TransferEnd::TimedOut });
         } else {
             self.resend(now);
         }
@@ -193,7 +193,7 @@ impl Receive {
     }
 
     /// How it ended.
-    pub fn outcome(&self) -> Option<Outcome> {
+    pub fn outcome(&self) -> Option<TransferEnd> {
         self.outcome
     }
 
@@ -253,7 +253,7 @@ impl Receive {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.transmit = Some(Transmit::Error(refusal));
-        self.outcome = Some(Outcome::Failed);
+        self.outcome = Some(TransferEnd::Failed);
     }
 
     fn give_up(&self) -> Instant {
@@ -328,7 +328,7 @@ mod tests {
         // RFC 1350 §6: the last ACK may have got lost.
         assert_eq!(bench.data(2, 100), [Transmit::Ack(2)]);
         assert_eq!(bench.run_out(), []);
-        assert_eq!(bench.receive.outcome(), Some(Outcome::Received));
+        assert_eq!(bench.receive.outcome(), Some(TransferEnd::Received));
         assert_eq!(bench.receive.retransmissions(), 1);
     }
 
@@ -379,7 +379,7 @@ mod tests {
                 bench.data(block, 512);
             }
             assert_eq!(bench.data(4, 512), full);
-            assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+            assert_eq!(bench.receive.outcome(), Some(TransferEnd::Failed));
             assert_eq!(bench.data(5, 1), []);
             assert_eq!(bench.receive.complete(), None);
         }
@@ -391,7 +391,7 @@ mod tests {
         let start = bench.now;
         assert_eq!(bench.sent(), [Transmit::Ack(0)]);
         assert_eq!(bench.run_out(), [Transmit::Ack(0); 4]);
-        assert_eq!((bench.receive.outcome(), bench.now - start), (Some(Outcome::TimedOut), PATIENCE));
+        assert_eq!((bench.receive.outcome(), bench.now - start), (Some(TransferEnd::TimedOut), PATIENCE));
         // One that crawls is ended too.
         let mut bench = Bench::with(&[("blksize", "8")]);
         let start = bench.now;
@@ -434,9 +434,9 @@ mod tests {
     #[test]
     fn an_error_or_a_lost_address_ends_it_silently_and_a_stop_with_error_0() {
         for (input, outcome, said) in [
-            (Input::Error, Outcome::Aborted, vec![]),
-            (Input::Over, Outcome::Failed, vec![]),
-            (Input::Stopped, Outcome::Failed, vec![Transmit::Error(Refusal::TemporaryFailure)]),
+            (Input::Error, TransferEnd::Aborted, vec![]),
+            (Input::Over, TransferEnd::Failed, vec![]),
+            (Input::Stopped, TransferEnd::Failed, vec![Transmit::Error(Refusal::TemporaryFailure)]),
         ] {
             let mut bench = Bench::with(&[]);
             bench.sent();
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(bench.data(1, 10), [], "not while it is being kept");
         bench.receive.kept(false, bench.now);
         assert_eq!(bench.sent(), [Transmit::Error(Refusal::DiskFull)]);
-        assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+        assert_eq!(bench.receive.outcome(), Some(TransferEnd::Failed));
     }
 
     #[test]

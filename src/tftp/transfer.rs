@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::options::Terms;
 use super::packet::{Packet, Refusal};
 use super::rto::Rto;
-use status::stats::Outcome;
+use api::TransferEnd;
 
 /// Resends in a row without any progress.
 pub const MAX_RESENDS: u32 = 4;
@@ -127,7 +127,7 @@ pub struct Transfer {
     awaiting_oack: bool,
     oack_due: bool,
     farewell: Option<Refusal>,
-    outcome: Option<Outcome>,
+    outcome: Option<TransferEnd>,
 
     started: Instant,
     /// When the first ACK came.
@@ -194,13 +194,15 @@ impl Transfer {
         match input {
             Input::Ack(number) if self.awaiting_oack => self.handle_oack_ack(number, now),
             Input::Ack(number) => self.handle_ack(number, now),
-            Input::Error => self.finish(Outcome::Aborted),
+            Input::Error => self.finish(TransferEnd::Aborted),
             Input::Repeated => self.handle_repeated(now),
-            Input::Replaced => self.finish(if self.all_sent() { Outcome::Unconfirmed } else { Outcome::Aborted }),
-            Input::Revoked => self.finish(Outcome::Failed),
+            Input::Replaced => {
+                self.finish(if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::Aborted })
+            }
+            Input::Revoked => self.finish(TransferEnd::Failed),
             Input::Unreadable | Input::Stopped => {
                 self.farewell = Some(Refusal::TemporaryFailure);
-                self.finish(Outcome::Failed);
+                self.finish(TransferEnd::Failed);
             }
         }
     }
@@ -232,7 +234,7 @@ impl Transfer {
             return;
         }
         if now >= self.give_up() {
-            self.finish(if self.all_sent() { Outcome::Unconfirmed } else { Outcome::TimedOut });
+            self.finish(if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::TimedOut });
         } else if self.gap.is_some_and(|due| now >= due) {
             // No count: each of these had progress before it.
             self.rewind(now);
@@ -284,7 +286,7 @@ impl Transfer {
     }
 
     /// How it ended.
-    pub fn outcome(&self) -> Option<Outcome> {
+    pub fn outcome(&self) -> Option<TransferEnd> {
         self.outcome
     }
 
@@ -329,7 +331,7 @@ impl Transfer {
         } else if ahead <= self.high - self.acked {
             self.acked += ahead;
             if self.acked == self.total {
-                self.finish(Outcome::Delivered);
+                self.finish(TransferEnd::Delivered);
             } else if self.acked >= self.sent {
                 if self.flight.clean {
                     self.rto.sample(now.saturating_duration_since(self.flight.left));
@@ -423,7 +425,7 @@ impl Transfer {
         self.high == self.total
     }
 
-    fn finish(&mut self, outcome: Outcome) {
+    fn finish(&mut self, outcome: TransferEnd) {
         self.outcome = Some(outcome);
     }
 }

@@ -12,9 +12,10 @@ use super::session::{Job, Session, device_of};
 use super::transfers::{Room, Transfers};
 use super::{Shared, upload};
 use crate::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
-use access::{Decision, Reason, Resolution};
+use access::{Decision, Resolution};
+use api::{AlertCode, FileRefusal};
 use ids::{FileName, Generation, MAX_FILE_NAME_BYTES, Rate, TokenBucket};
-use status::{Outcome, TransferRecord};
+use status::TransferRecord;
 
 /// How long a request waits for its address to be resolved. Under any phone's own patience.
 const HOLD: Duration = Duration::from_secs(1);
@@ -108,7 +109,7 @@ impl Listener {
             Ok(Packet::Write(request)) => {
                 stats.count("tftp.wrq");
                 if !upload::takes(site, &request, datagram, peer, now) {
-                    self.refuse_plainly(site, &request, peer, Refusal::AccessViolation, "write-refused", now);
+                    self.refuse_plainly(site, &request, peer, Refusal::AccessViolation, FileRefusal::WriteRefused, now);
                 }
             }
             // An ERROR to this port is never answered, or two servers would talk for ever; nor is anything else.
@@ -122,7 +123,14 @@ impl Listener {
 
     fn read(&mut self, site: &mut Site<'_>, request: &Request<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
         if matches!(request.mode, Mode::Mail | Mode::Unknown) {
-            return self.refuse_plainly(site, request, peer, Refusal::IllegalOperation, "unsupported-mode", now);
+            return self.refuse_plainly(
+                site,
+                request,
+                peer,
+                Refusal::IllegalOperation,
+                FileRefusal::UnsupportedMode,
+                now,
+            );
         }
         if site.transfers.repeated(site.shared, peer, datagram, now) {
             return site.shared.stats.count("tftp.repeated");
@@ -178,7 +186,7 @@ impl Listener {
         request: &Request<'_>,
         peer: SocketAddrV4,
         refusal: Refusal,
-        reason: &'static str,
+        reason: FileRefusal,
         now: Instant,
     ) {
         if self.refusals.take(REFUSALS, now).is_err() {
@@ -207,10 +215,10 @@ fn decide(
     if let Some(guessing) = guessing {
         let who = guessing.device.map_or_else(|| guessing.address.to_string(), |mac| mac.to_string());
         warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
-        site.shared.stats.alert("guessing-device", format!("{who} guesses file names"));
+        site.shared.stats.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
     }
     let decision = match decision {
-        Decision::Serve(_) if bad => Decision::NotFound(Reason::NotFound),
+        Decision::Serve(_) if bad => Decision::NotFound(FileRefusal::NotFound),
         decision => decision,
     };
     let reason = match decision {
@@ -220,14 +228,14 @@ fn decide(
         }
         Decision::NotFound(reason) => {
             refuse(site.shared, peer, Refusal::NotFound);
-            if bad { "bad-name" } else { reason.code() }
+            if bad { FileRefusal::BadName } else { reason }
         }
         // Forged sources can make any number of these, so they leave a count and no record.
         Decision::Silence(reason) => {
             debug!(%peer, file = %name, reason = reason.code(), "not answered");
             return site.shared.stats.count(match reason {
-                Reason::OutsideLan => "tftp.outside-lan",
-                Reason::RateLimited => "tftp.rate-limited",
+                FileRefusal::OutsideLan => "tftp.outside-lan",
+                FileRefusal::RateLimited => "tftp.rate-limited",
                 _ => "tftp.silent",
             });
         }
@@ -244,7 +252,7 @@ fn start(site: &mut Site<'_>, request: &Request<'_>, job: Job, now: Instant) {
             refuse(site.shared, job.peer, Refusal::Busy);
             let Job { peer, requester, release, began, .. } = job;
             let record = Record { peer, requester, known: release.known, generation: release.generation, began };
-            keep(site.shared, request, &record, "busy");
+            keep(site.shared, request, &record, FileRefusal::Busy);
         }
     }
 }
@@ -256,11 +264,11 @@ fn refuse(shared: &Shared, peer: SocketAddrV4, refusal: Refusal) {
     }
 }
 
-fn keep(shared: &Shared, request: &Request<'_>, record: &Record, reason: &'static str) {
+fn keep(shared: &Shared, request: &Request<'_>, record: &Record, reason: FileRefusal) {
     let name = request.name.get(..MAX_FILE_NAME_BYTES).unwrap_or(request.name);
     let file: String = String::from_utf8_lossy(name).chars().filter(|one| !one.is_control()).collect();
     let device = device_of(record.requester);
-    debug!(peer = %record.peer, ?device, ?file, reason, "refused");
+    debug!(peer = %record.peer, ?device, ?file, reason = reason.code(), "refused");
     shared.stats.count("tftp.refused");
     shared.stats.transfer(TransferRecord {
         device,
@@ -271,7 +279,7 @@ fn keep(shared: &Shared, request: &Request<'_>, record: &Record, reason: &'stati
         retransmissions: 0,
         duration: record.began.elapsed(),
         generation: record.generation,
-        outcome: Outcome::Refused(reason),
+        outcome: reason.into(),
     });
 }
 

@@ -19,9 +19,10 @@ use crate::options::{Limits, Terms, device_hint};
 use crate::packet::{Mode, Packet, Refusal};
 use crate::transfer::{Input, Run, Transfer, Transmit, is_straggler};
 use access::{ContentError, Resolution};
+use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
 use bundle::{Class, FileEntry};
 use ids::MacAddr;
-use status::{Outcome, TransferRecord};
+use status::TransferRecord;
 
 /// ACK and ERROR; whatever is longer is neither.
 const INCOMING_BYTES: usize = 600;
@@ -61,7 +62,7 @@ struct Running {
 }
 
 struct End {
-    outcome: Outcome,
+    outcome: FileOutcome,
     bytes: u64,
     retransmissions: u32,
 }
@@ -75,7 +76,7 @@ impl Session {
                 warn!(%error, "no port for a transfer");
                 shared.stats.count("tftp.no-port");
                 let _ = shared.refusals.send_to(Refusal::Busy.packet(), job.peer);
-                record(shared, &job, &End::before_the_first_byte(Outcome::Failed));
+                record(shared, &job, &End::before_the_first_byte(TransferEnd::Failed));
                 return None;
             }
         };
@@ -95,14 +96,14 @@ impl Session {
         let text = matches!(entry.class, Class::Config | Class::Locale);
         let work = match mode {
             // Translation would destroy an image or a signature, so it is not even tried.
-            Mode::Netascii if !text => return self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only")),
+            Mode::Netascii if !text => return self.refuse(shared, Refusal::OctetOnly, FileRefusal::OctetOnly),
             Mode::Netascii => Work::Translate(entry),
             _ => Work::Open(entry),
         };
         shared.reader.submit(self.ticket, work);
     }
 
-    fn refuse(&mut self, shared: &Shared, refusal: Refusal, outcome: Outcome) {
+    fn refuse(&mut self, shared: &Shared, refusal: Refusal, outcome: impl Into<FileOutcome>) {
         if shared.gate.holds(&mut self.binding) {
             sent(shared, self.line.send(refusal.packet()));
         }
@@ -243,7 +244,7 @@ impl Session {
         }
         if let Some(outcome) = transfer.outcome() {
             let (bytes, retransmissions) = (transfer.bytes_acked(), transfer.retransmissions());
-            *end = Some(End { outcome, bytes, retransmissions });
+            *end = Some(End { outcome: outcome.into(), bytes, retransmissions });
         }
     }
 }
@@ -262,12 +263,12 @@ impl Flow for Session {
             (Ok(Loaded::Opened(content, first)), None) => self.start(shared, Source::new(content, first), now),
             (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, Source::from_text(&text), now),
             (Ok(Loaded::Translated(None)), None) => {
-                self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only"));
+                self.refuse(shared, Refusal::OctetOnly, FileRefusal::OctetOnly);
             }
             (Ok(_), None) => {}
             (Err(error), None) => {
                 unreadable(shared, &self.job, &error);
-                self.refuse(shared, Refusal::TemporaryFailure, Outcome::Failed);
+                self.refuse(shared, Refusal::TemporaryFailure, TransferEnd::Failed);
             }
             (loaded, Some(running)) => {
                 running.source.arrived(match loaded {
@@ -345,8 +346,8 @@ impl Flow for Session {
 }
 
 impl End {
-    fn before_the_first_byte(outcome: Outcome) -> Self {
-        Self { outcome, bytes: 0, retransmissions: 0 }
+    fn before_the_first_byte(outcome: impl Into<FileOutcome>) -> Self {
+        Self { outcome: outcome.into(), bytes: 0, retransmissions: 0 }
     }
 }
 
@@ -365,7 +366,7 @@ fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
         ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
         ContentError::Io(_) => format!("{}: {error}", job.entry.name),
     };
-    shared.stats.alert("damaged-file", text);
+    shared.stats.alert(AlertCode::DamagedFile, text);
 }
 
 /// A packet that the kernel would not take is a packet that the network lost.
@@ -377,13 +378,16 @@ fn sent(shared: &Shared, result: io::Result<()>) {
 }
 
 fn record(shared: &Shared, job: &Job, end: &End) {
+    const DELIVERED: FileOutcome = FileOutcome::Ended(TransferEnd::Delivered);
     let device = device_of(job.requester);
     let duration = job.began.elapsed();
     let (name, bytes) = (&job.entry.name, end.bytes);
     match (end.outcome, device) {
-        (Outcome::Delivered, Some(mac)) => info!(device = %mac, file = %name, bytes, ?duration, "file served"),
-        (Outcome::Delivered, None) => info!(address = %job.peer.ip(), file = %name, bytes, ?duration, "file served"),
-        (outcome, _) => debug!(peer = %job.peer, file = %name, bytes, ?duration, ?outcome, "transfer ended"),
+        (DELIVERED, Some(mac)) => info!(device = %mac, file = %name, bytes, ?duration, "file served"),
+        (DELIVERED, None) => info!(address = %job.peer.ip(), file = %name, bytes, ?duration, "file served"),
+        (outcome, _) => {
+            debug!(peer = %job.peer, file = %name, bytes, ?duration, outcome = outcome.code(), "transfer ended")
+        }
     }
     shared.stats.transfer(TransferRecord {
         device,

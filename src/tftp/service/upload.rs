@@ -9,21 +9,22 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info};
 
+use super::Shared;
 use super::gate::{Binding, Release};
 use super::line::{From, Line};
 use super::listener::Site;
 use super::reader::{Loaded, Work};
 use super::session::device_of;
 use super::transfers::{Flow, Waits};
-use super::Shared;
 use crate::options::{Limits, Terms, announced_size};
 use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
 use crate::receive::{Input, Receive, Transmit};
 use crate::transfer::{self, is_straggler};
 use access::logs::MAX_LOG_BYTES;
 use access::{ContentError, Logs, OwnLog, Resolution};
+use api::TransferEnd;
 use ids::FileName;
-use status::{Outcome, TransferRecord};
+use status::TransferRecord;
 
 /// The largest block of an upload: what Ethernet carries.
 const MAX_BLKSIZE: u16 = 1468;
@@ -265,8 +266,10 @@ impl Flow for Upload {
         let Some(outcome) = self.receive.outcome() else { return };
         let (bytes, duration) = (self.bytes, self.began.elapsed());
         match outcome {
-            Outcome::Received => info!(device = %self.log.device, file = %self.log, bytes, ?duration, "log taken"),
-            outcome => debug!(peer = %self.peer, file = %self.log, bytes, ?duration, ?outcome, "upload ended"),
+            TransferEnd::Received => info!(device = %self.log.device, file = %self.log, bytes, ?duration, "log taken"),
+            outcome => {
+                debug!(peer = %self.peer, file = %self.log, bytes, ?duration, outcome = outcome.code(), "upload ended")
+            }
         }
         shared.stats.transfer(TransferRecord {
             device: device_of(self.requester),
@@ -277,7 +280,7 @@ impl Flow for Upload {
             retransmissions: self.receive.retransmissions(),
             duration,
             generation: self.release.generation,
-            outcome,
+            outcome: outcome.into(),
         });
     }
 
