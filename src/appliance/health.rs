@@ -18,7 +18,7 @@ use api::SiteState;
 use bundle::{FileEntry, Scope};
 use ids::{Digest, Lan, MacAddr};
 use status::{Report, Stats};
-use tftp::packet::{Mode, Packet, Request};
+use tftp::packet::{Packet, TransferMode, TransferRequest};
 
 /// How long one block may take.
 const BLOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -113,7 +113,8 @@ fn probe(catalog: &Catalog) -> Option<(&FileEntry, MacAddr)> {
 /// One plain transfer, block after block, compared with what the release says.
 async fn fetch(server: SocketAddrV4, entry: &FileEntry) -> anyhow::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let request = Request { name: entry.name.as_str().as_bytes(), mode: Mode::Octet, options: Vec::new() };
+    let request =
+        TransferRequest { name: entry.name.as_str().as_bytes(), mode: TransferMode::Octet, options: Vec::new() };
     let mut packet = Vec::new();
     Packet::Read(request).emit(&mut packet);
     let (mut to, mut wanted, mut content) = (server, 1_u16, Vec::new());

@@ -1,7 +1,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use super::*;
-use crate::options::Limits;
+use crate::options::OptionLimits;
 use crate::packet::RequestOption;
 use crate::service::epoch;
 
@@ -24,7 +24,7 @@ impl Bench {
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        let terms = Terms::agree(&asked, len, &Limits::new(1500, None, None));
+        let terms = NegotiatedOptions::negotiate(&asked, len, &OptionLimits::new(1500, None, None));
         let now = epoch();
         Self { transfer: Transfer::new(len, &terms, now), now }
     }
@@ -177,7 +177,7 @@ fn an_ack_of_what_never_left_delivers_nothing() {
 fn block_numbers_roll_over_to_zero() {
     let blocks = 65_535 * 2 + 10;
     let now = epoch();
-    let terms = Terms { blksize: 8, ..Terms::default() };
+    let terms = NegotiatedOptions { blksize: 8, ..NegotiatedOptions::default() };
     let mut bench = Bench { transfer: Transfer::new(blocks * 8, &terms, now), now };
     let mut offset = 0;
     for block in 1..=blocks + 1 {
@@ -385,7 +385,7 @@ fn a_damaged_file_ends_with_error_0() {
     bench.sent();
     bench.ack(1);
     bench.input(Input::Unreadable);
-    assert_eq!(bench.sent(), [Transmit::Error(Refusal::TemporaryFailure)]);
+    assert_eq!(bench.sent(), [Transmit::Error(ErrorReply::TemporaryFailure)]);
     assert_eq!(bench.outcome(), Some(TransferEnd::Failed));
 }
 

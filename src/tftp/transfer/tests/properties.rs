@@ -36,7 +36,7 @@ proptest! {
     ) {
         let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
         let oack = (windowsize > 1 || timeout.is_some()).then(|| Box::from(&b"\0\x06"[..]));
-        let terms = Terms { blksize, windowsize, timeout, oack };
+        let terms = NegotiatedOptions { blksize, windowsize, timeout, oack };
         let mut now = epoch();
         let mut transfer = Transfer::new(len, &terms, now);
         let (mut acked, mut unproven, mut in_vain) = (0u64, 0, 0);
