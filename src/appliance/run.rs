@@ -20,6 +20,7 @@ use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use super::{clock, notify};
 use access::{Catalog, Files};
+use api::{AlertCode, SiteState};
 use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
@@ -110,7 +111,7 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
         (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     };
-    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address)));
+    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
     info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);
@@ -266,7 +267,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<SiteId
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
-            state: "not-enrolled",
+            state: SiteState::NotEnrolled,
             reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
             generation: ids::Generation(0),
             fresh_at: None,
@@ -283,7 +284,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<SiteId
         Err(error) => {
             // The next poll fetches what is damaged. Until then there is nothing that may be served.
             error!(%error, "the stored release does not hold");
-            stats.alert("release-damaged", format!("the stored release does not hold: {error}"));
+            stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
             Ok((Some(identity), None))
         }
     }

@@ -121,7 +121,7 @@ fn range((first, last): (Ipv4Addr, Ipv4Addr)) -> Result<(Ipv4Addr, Ipv4Addr), Wr
 
 /// A LAN of phones larger than a /16 does not exist; anything further apart is a slip.
 fn same_network(a: Ipv4Addr, b: Ipv4Addr) -> bool {
-    u32::from(a) >> 16 == u32::from(b) >> 16
+    ids::Lan::new(a, 16).contains(b)
 }
 
 fn host(address: Ipv4Addr) -> Result<Ipv4Addr, Wrong> {
