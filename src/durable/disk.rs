@@ -213,10 +213,9 @@ impl Disk {
         new.put_in_place()
     }
 
-    /// The same by way of a file of this name, for a room that has its own folder for them. Both must lie on one file
-    /// system.
+    /// The same by way of a file of this name: see [`Disk::aside_named`].
     pub fn replace_through(&self, aside: &Path, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-        let mut new = Aside::at(self, aside, path, mode)?;
+        let mut new = self.aside_named(aside, path, mode)?;
         new.append(bytes)?;
         new.put_in_place()
     }
@@ -224,6 +223,12 @@ impl Disk {
     /// Begins to write what shall replace `path`.
     pub fn aside(&self, path: &Path, mode: u32) -> io::Result<Aside> {
         Aside::beside(self, path, mode)
+    }
+
+    /// The same under a name of the caller's, who cleans up what a crash left and lets nobody else write there. Both must
+    /// lie on one file system.
+    pub fn aside_named(&self, aside: &Path, path: &Path, mode: u32) -> io::Result<Aside> {
+        Aside::at(self, aside, path, mode)
     }
 
     /// What [`crate::wipe`] promises.

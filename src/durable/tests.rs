@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::sync::{Arc, Mutex};
@@ -279,6 +279,7 @@ fn a_wiped_file_is_overwritten_synced_and_removed() {
     assert_eq!(fs::read(&other).unwrap(), b"######");
     assert_eq!(names(&home), ["same file"]);
     remove(&path).unwrap();
+    remove(&home.join("no folder/f")).unwrap();
     assert_eq!(wipe(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
