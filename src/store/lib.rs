@@ -23,6 +23,8 @@
 //! `pointer` (activation and what happens if it is damaged), `trust`, `reader`. Names from outside never become
 //! paths, except a [`Digest`] in hex.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 mod cache;
 mod checked;
 mod clear_cache;
