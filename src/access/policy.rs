@@ -10,8 +10,9 @@ use super::guard::{Attempt, Guard, Who};
 use super::logs::OwnLog;
 use super::owner;
 use super::rate::{Limiter, Limits, Share};
+use api::FileRefusal;
 use bundle::{FileEntry, Phone, Scope};
-use ids::{FileName, MacAddr};
+use ids::{FileName, Lan, MacAddr};
 
 /// One request for a file.
 #[derive(Debug, Clone, Copy)]
@@ -30,43 +31,9 @@ pub enum Decision {
     /// Serve it.
     Serve(Arc<FileEntry>),
     /// `ERROR 1 "File not found"`, at once, whatever the reason is.
-    NotFound(Reason),
+    NotFound(FileRefusal),
     /// No answer at all: outside the LAN, or over a rate limit.
-    Silence(Reason),
-}
-
-/// Why a request was not served. Counted and kept; the requester never learns it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// No such file in the release.
-    NotFound,
-    /// It is another device's.
-    OtherDevice,
-    /// It is for another model.
-    OtherModel,
-    /// The requester's device is not known or disputed.
-    UnknownDevice,
-    /// The requester guessed names and is locked out.
-    LockedOut,
-    /// Too many requests.
-    RateLimited,
-    /// Not from the site's LAN.
-    OutsideLan,
-}
-
-impl Reason {
-    /// A stable code: `not-found`, `other-device`, …
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::OtherDevice => "other-device",
-            Self::OtherModel => "other-model",
-            Self::UnknownDevice => "unknown-device",
-            Self::LockedOut => "locked-out",
-            Self::RateLimited => "rate-limited",
-            Self::OutsideLan => "outside-lan",
-        }
-    }
+    Silence(FileRefusal),
 }
 
 /// Decides requests and remembers what it must to notice guessing and flooding.
@@ -89,14 +56,14 @@ pub struct GuessingDevice {
 }
 
 impl Policy {
-    /// A policy for clients of `lan` (network and prefix length), with the usual [`Limits`].
-    pub fn new(lan: (Ipv4Addr, u8)) -> Self {
+    /// A policy for clients of `lan`, with the usual [`Limits`].
+    pub fn new(lan: Lan) -> Self {
         Self::with_limits(lan, Limits::default())
     }
 
     /// A policy with other limits, for labs and load tests where many phones share an address.
-    pub fn with_limits(lan: (Ipv4Addr, u8), limits: Limits) -> Self {
-        Self { lan: Lan::new(lan), limiter: Limiter::new(limits), guard: Guard::default() }
+    pub fn with_limits(lan: Lan, limits: Limits) -> Self {
+        Self { lan, limiter: Limiter::new(limits), guard: Guard::default() }
     }
 
     /// Decides one request, and says once when a device was locked out by it.
@@ -110,8 +77,8 @@ impl Policy {
         request: &Request<'_>,
         now: Instant,
     ) -> (Decision, Option<GuessingDevice>) {
-        if !self.lan.has_host(request.address) {
-            return (Decision::Silence(Reason::OutsideLan), None);
+        if !self.can_answer(request.address) {
+            return (Decision::Silence(FileRefusal::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
         let judged = judge(catalog, &asker, request.name);
@@ -123,7 +90,7 @@ impl Policy {
             (Some(_), _) => Share::Own,
         };
         if !self.limiter.allows(request.address, share, now) {
-            return (Decision::Silence(Reason::RateLimited), None);
+            return (Decision::Silence(FileRefusal::RateLimited), None);
         }
         let refusal = match judged {
             Ok(entry) => {
@@ -131,7 +98,7 @@ impl Policy {
                 if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
                     return (Decision::Serve(entry), None);
                 }
-                Refusal { reason: Reason::LockedOut, attempt: None }
+                Refusal { reason: FileRefusal::LockedOut, attempt: None }
             }
             Err(refusal) => refusal,
         };
@@ -141,7 +108,7 @@ impl Policy {
             Some(_) => true,
             None => asker.phone.is_none() && !asker.is_named_in(request.name),
         };
-        let reason = if touched && self.guard.is_locked(asker.who, now) { Reason::LockedOut } else { reason };
+        let reason = if touched && self.guard.is_locked(asker.who, now) { FileRefusal::LockedOut } else { reason };
         let report = attempt
             .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
             .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
@@ -152,8 +119,14 @@ impl Policy {
     /// over the rate. Never a guess: whose logs there are is no secret.
     pub fn own_log(&mut self, catalog: &Catalog, request: &Request<'_>, now: Instant) -> Option<OwnLog> {
         let log = OwnLog::writable(catalog, request.requester, request.name)?;
-        let allowed = self.lan.has_host(request.address) && self.limiter.allows(request.address, Share::Own, now);
+        let allowed = self.can_answer(request.address) && self.limiter.allows(request.address, Share::Own, now);
         allowed.then_some(log)
+    }
+
+    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
+    /// answer would reach everyone.
+    fn can_answer(&self, address: Ipv4Addr) -> bool {
+        self.lan.contains(address) && !self.lan.is_broadcast(address)
     }
 }
 
@@ -191,7 +164,7 @@ impl<'a> Asker<'a> {
 }
 
 struct Refusal {
-    reason: Reason,
+    reason: FileRefusal,
     /// What the guard is to count, if anything.
     attempt: Option<Attempt>,
 }
@@ -199,7 +172,7 @@ struct Refusal {
 /// The rule itself, which remembers nothing: the manifest decides; of names that it does not list, the inventory's
 /// addresses in them say whose they would be; only then the general rule, which serves nothing and only counts.
 fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<FileEntry>, Refusal> {
-    let others = if asker.device.is_some() { Reason::OtherDevice } else { Reason::UnknownDevice };
+    let others = if asker.device.is_some() { FileRefusal::OtherDevice } else { FileRefusal::UnknownDevice };
     if let Some(entry) = catalog.file(name) {
         return match &entry.scope {
             Scope::Everyone => Ok(Arc::clone(entry)),
@@ -207,13 +180,13 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
             Scope::Device(owner) => Err(Refusal { reason: others, attempt: Some(asker.attempt(*owner)) }),
             Scope::Model(model) => match asker.phone {
                 Some(phone) if phone.model == *model => Ok(Arc::clone(entry)),
-                Some(_) => Err(Refusal { reason: Reason::OtherModel, attempt: None }),
-                None => Err(Refusal { reason: Reason::UnknownDevice, attempt: None }),
+                Some(_) => Err(Refusal { reason: FileRefusal::OtherModel, attempt: None }),
+                None => Err(Refusal { reason: FileRefusal::UnknownDevice, attempt: None }),
             },
         };
     }
     if asker.is_named_in(name) {
-        return Err(Refusal { reason: Reason::NotFound, attempt: None });
+        return Err(Refusal { reason: FileRefusal::NotFound, attempt: None });
     }
     if let Some(owner) = catalog.phone_in_name(name) {
         return Err(Refusal { reason: others, attempt: Some(asker.attempt(owner)) });
@@ -223,30 +196,7 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
         // Phones ask for a dozen names that most sites do not have (CTLSEP…, ITLFile.tlv, dictionaries).
         None => asker.phone.is_none().then_some(Attempt::Missing),
     };
-    Err(Refusal { reason: Reason::NotFound, attempt })
-}
-
-/// The site's LAN.
-#[derive(Debug)]
-struct Lan {
-    network: u32,
-    mask: u32,
-}
-
-impl Lan {
-    fn new((address, prefix): (Ipv4Addr, u8)) -> Self {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        Self { network: u32::from(address) & mask, mask }
-    }
-
-    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
-    /// answer would reach everyone.
-    fn has_host(&self, address: Ipv4Addr) -> bool {
-        let address = u32::from(address);
-        // RFC 3021: a /31 has no broadcast address; nor has a single host.
-        let broadcast = !self.mask > 1 && address | self.mask == u32::MAX;
-        address & self.mask == self.network && !broadcast
-    }
+    Err(Refusal { reason: FileRefusal::NotFound, attempt })
 }
 
 #[cfg(test)]

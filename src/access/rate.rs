@@ -7,20 +7,13 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use ids::{Rate, TokenBucket};
+
 /// The most addresses that are counted on their own.
 pub const MAX_ADDRESSES: usize = 4096;
 
 /// How often a full table is searched for addresses that may be forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// A rate with room for bursts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests per second in the long run; 0 counts as 1.
-    pub per_second: u32,
-    /// Requests at once after a pause; 0 counts as 1.
-    pub burst: u32,
-}
 
 /// The rates of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +34,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            address: Rate { per_second: 50, burst: 200 },
-            own: Rate { per_second: 200, burst: 400 },
-            known: Rate { per_second: 2000, burst: 8000 },
-            unknown: Rate { per_second: 500, burst: 1000 },
+            address: Rate::per_second(50).with_burst(200),
+            own: Rate::per_second(200).with_burst(400),
+            known: Rate::per_second(2000).with_burst(8000),
+            unknown: Rate::per_second(500).with_burst(1000),
         }
     }
 }
@@ -64,11 +57,11 @@ pub(super) enum Share {
 #[derive(Debug)]
 pub(super) struct Limiter {
     limits: Limits,
-    addresses: HashMap<(Ipv4Addr, Share), Bucket>,
+    addresses: HashMap<(Ipv4Addr, Share), TokenBucket>,
     /// All unknown addresses that found no room of their own.
-    crowd: Bucket,
-    known: Bucket,
-    unknown: Bucket,
+    crowd: TokenBucket,
+    known: TokenBucket,
+    unknown: TokenBucket,
     swept: Option<Instant>,
 }
 
@@ -77,9 +70,9 @@ impl Limiter {
         Self {
             limits,
             addresses: HashMap::new(),
-            crowd: Bucket::default(),
-            known: Bucket::default(),
-            unknown: Bucket::default(),
+            crowd: TokenBucket::default(),
+            known: TokenBucket::default(),
+            unknown: TokenBucket::default(),
             swept: None,
         }
     }
@@ -90,18 +83,18 @@ impl Limiter {
         let room = self.addresses.len() < MAX_ADDRESSES;
         let rate = if share == Share::Own { self.limits.own } else { self.limits.address };
         let own = match self.addresses.get_mut(&(address, share)) {
-            Some(bucket) => bucket.take(rate, now),
-            None if room => self.addresses.entry((address, share)).or_default().take(rate, now),
+            Some(bucket) => bucket.take(rate, now).is_ok(),
+            None if room => self.addresses.entry((address, share)).or_default().take(rate, now).is_ok(),
             // A crowd of made-up addresses must not silence a phone: its share below still holds.
             None if share == Share::Own => true,
-            None => self.crowd.take(rate, now),
+            None => self.crowd.take(rate, now).is_ok(),
         };
         // Guesses are counted with the unknown, so that they take nothing from the phones of a site that boots.
         let (all, rate) = match share {
             Share::Own => (&mut self.known, self.limits.known),
             Share::Guesses | Share::Unknown => (&mut self.unknown, self.limits.unknown),
         };
-        own && all.take(rate, now)
+        own && all.take(rate, now).is_ok()
     }
 
     /// Forgets addresses that have been quiet for so long that remembering them changes nothing. No other is ever
@@ -112,28 +105,6 @@ impl Limiter {
             self.swept = Some(now);
             self.addresses.retain(|_, bucket| !bucket.is_full(now));
         }
-    }
-}
-
-/// A token bucket as one point in time: when it will be full again (the "generic cell rate algorithm").
-#[derive(Debug, Default)]
-struct Bucket {
-    full_at: Option<Instant>,
-}
-
-impl Bucket {
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / rate.per_second.max(1);
-        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + each;
-        let allowed = full_at.saturating_duration_since(now) <= each * rate.burst.max(1);
-        if allowed {
-            self.full_at = Some(full_at);
-        }
-        allowed
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.full_at.is_none_or(|full_at| full_at <= now)
     }
 }
 
@@ -202,7 +173,7 @@ mod tests {
     #[test]
     fn a_full_table_forgets_only_who_has_been_quiet() {
         let mut limiter =
-            Limiter::new(Limits { unknown: Rate { per_second: 1_000_000, burst: 1_000_000 }, ..Limits::default() });
+            Limiter::new(Limits { unknown: Rate::per_second(1_000_000).with_burst(1_000_000), ..Limits::default() });
         let start = Instant::now();
         assert_eq!(allowed(&mut limiter, 0, Share::Unknown, start, 1000), 200);
         for address in 1..=10_000 {

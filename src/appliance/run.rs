@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,11 +20,13 @@ use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use super::{clock, notify};
 use access::{Catalog, Files};
+use api::{AlertCode, SiteState};
 use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
+use telemetry::Hint as _;
 use update::Updater;
-use update::identity::Identity;
+use update::identity::SiteIdentity;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -89,12 +91,12 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
             None
         }
         Err(error) => {
-            return Err(error).context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"");
+            return Err(error).hint("name the LAN interface in the configuration: [lan] interface = \"eth0\"");
         }
     };
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
-        .context("hint: run as the user that owns it, stop another lineside, or set storage.state")?;
+        .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
     for recovery in store.recoveries() {
         warn!(%recovery, "the store was put in order");
     }
@@ -109,7 +111,7 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
         (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
         (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     };
-    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address)));
+    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
     info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
 
     let (releases, catalog) = watch::channel(initial);
@@ -146,7 +148,7 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
     let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
-        .context("hint: set status.socket to a path in a directory that you may write")?;
+        .hint("set status.socket to a path in a directory that you may write")?;
 
     running.tftp = bound.as_ref().and_then(Bound::tftp);
     running.dhcp = bound.as_ref().and_then(Bound::dhcp);
@@ -183,13 +185,20 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
             match command {
                 Some(Command::Poll) => poll_now.notify_one(),
                 Some(Command::RollBack(tell)) => {
-                    if let Err(mpsc::error::TrySendError::Full(tell) | mpsc::error::TrySendError::Closed(tell)) =
-                        roll_backs.try_send(tell)
-                    {
+                    let (done, outcome) = oneshot::channel();
+                    if roll_backs.try_send(done).is_err() {
                         // Whoever asked may have gone.
                         let _ =
                             tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+                        continue;
                     }
+                    // It takes a moment, and whoever asked may have gone.
+                    tokio::spawn(async move {
+                        if let Ok(outcome) = outcome.await {
+                            let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
+                            let _ = tell.send(text);
+                        }
+                    });
                 }
                 Some(Command::Health(tell)) => {
                     let health = health.clone();
@@ -253,12 +262,12 @@ impl Running {
 }
 
 /// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identity>, Option<access::Opened>)> {
-    let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<SiteIdentity>, Option<access::Opened>)> {
+    let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
-            state: "not-enrolled",
+            state: SiteState::NotEnrolled,
             reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
             generation: ids::Generation(0),
             fresh_at: None,
@@ -275,15 +284,15 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<Identi
         Err(error) => {
             // The next poll fetches what is damaged. Until then there is nothing that may be served.
             error!(%error, "the stored release does not hold");
-            stats.alert("release-damaged", format!("the stored release does not hold: {error}"));
+            stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
             Ok((Some(identity), None))
         }
     }
 }
 
-fn updater(settings: &Settings, store: Store, identity: Identity, stats: &Stats) -> Updater {
+fn updater(settings: &Settings, store: Store, identity: SiteIdentity, stats: &Stats) -> Updater {
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::Report = Arc::new(move || status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
     Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
 }

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
 use super::render::Asset;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use durable::{SHARED, SHARED_DIR};
 use ids::Digest;
 use repository::layout::Layout;
+use settings::Problem;
+use telemetry::Hint as _;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";
@@ -113,7 +114,7 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
         if digest(&target)? == digest(bundle)? {
             return Ok(name);
         }
-        bail!("another image {name} is there already\nhint: a new image has a new version");
+        return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
     }
     copy(bundle, &target).with_context(|| format!("cannot write {}", target.display()))?;
     Ok(name)

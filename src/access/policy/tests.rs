@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::guard::QUIET;
-use crate::rate::Rate;
 use bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Shard, SiteSettings, Totals};
-use ids::{Digest, Generation, UnixTime};
+use ids::{Digest, Generation, Rate, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
 const KITCHEN: MacAddr = MacAddr::new([0x00, 0x15, 0x65, 0x01, 0x02, 0x03]);
@@ -71,15 +70,15 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let policy = Policy::new((Ipv4Addr::new(192, 0, 2, 0), 24));
+        let policy = Policy::new(Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24));
         Self { policy, catalog: catalog(), now: Instant::now(), reports: Vec::new() }
     }
 
     /// A site where only the guard limits.
     fn unlimited() -> Self {
-        let rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
+        let rate = Rate::per_second(1_000_000).with_burst(1_000_000);
         let limits = Limits { address: rate, own: rate, known: rate, unknown: rate };
-        Self { policy: Policy::with_limits((Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
+        Self { policy: Policy::with_limits(Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
     }
 
     fn decide(&mut self, requester: Resolution, name: &str) -> Decision {
@@ -174,11 +173,11 @@ fn outside_the_lan_there_is_silence() {
         let decision = Site::new().decide_from(address.into(), device(RECEPTION), "000000000000.cfg");
         assert_eq!(said(&decision), "(outside-lan)");
     }
-    let everywhere = Lan::new((Ipv4Addr::UNSPECIFIED, 0));
-    assert!(everywhere.has_host(Ipv4Addr::new(8, 8, 8, 8)));
-    let single = Lan::new((Ipv4Addr::new(192, 0, 2, 1), 32));
-    assert!(single.has_host(Ipv4Addr::new(192, 0, 2, 1)));
-    assert!(!single.has_host(Ipv4Addr::new(192, 0, 2, 2)));
+    let everywhere = Policy::new(Lan::new(Ipv4Addr::UNSPECIFIED, 0));
+    assert!(everywhere.can_answer(Ipv4Addr::new(8, 8, 8, 8)));
+    let single = Policy::new(Lan::new(Ipv4Addr::new(192, 0, 2, 1), 32));
+    assert!(single.can_answer(Ipv4Addr::new(192, 0, 2, 1)));
+    assert!(!single.can_answer(Ipv4Addr::new(192, 0, 2, 2)));
 }
 
 #[test]
@@ -360,7 +359,7 @@ fn a_list_of_default_names_from_an_unknown_device_is_reported_once() {
 #[test]
 fn floods_of_names_and_addresses_fill_no_memory() {
     let mut site = Site::unlimited();
-    site.policy.lan = Lan::new((Ipv4Addr::new(10, 0, 0, 0), 8));
+    site.policy.lan = Lan::new(Ipv4Addr::new(10, 0, 0, 0), 8);
     for number in 0..30_000u32 {
         let address = Ipv4Addr::from(0x0a00_0001 + number);
         site.decide_from(address, Resolution::Unknown, &format!("{:012x}.cfg", 0x0004_f200_0000 + u64::from(number)));
