@@ -7,6 +7,8 @@
 //! is wrong with it), [`publish`] (what sites download), then [`plan`] and [`preview`], which read the published state
 //! back by the code that sites run.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 pub mod cli;
 pub mod enrol;
 pub mod images;

@@ -4,8 +4,6 @@
 //! who reads this file learns which sites there are, who writes it can lock sites out, and no more.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -132,13 +130,8 @@ pub struct Enrolment {
 impl Db {
     /// Opens the database, making it (mode 0600) if there is none.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("cannot open database {}", path.display()))?;
+        // SQLite would make it with the umask's mode, and its name durable only with the first transaction.
+        durable::ensure(path, durable::PRIVATE).with_context(|| format!("cannot open database {}", path.display()))?;
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }
 

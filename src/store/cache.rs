@@ -154,6 +154,7 @@ impl StateCache {
         None
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what may be lost may also come back after a power cut")]
     fn start_anew(&self, db: &mut Option<sled::Db>, why: &str) {
         if let Some(damaged) = db.take() {
             // Closing writes and may panic too.

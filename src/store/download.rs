@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::objects::{hash_into, list};
 use super::{Inner, Store, lock};
 use bundle::limits::{CHUNK_BYTES, MAX_FILE_BYTES, TAG_BYTES};
-use durable::DiskFile;
+use durable::{DiskFile, PRIVATE};
 use ids::Digest;
 
 /// Bytes of one sealed chunk: downloads resume at multiples of it.
@@ -125,7 +125,7 @@ impl Download {
     fn resume(&mut self) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let path = inner.partial_path(&self.digest);
-        let mut file = inner.disk.open_end(&path).map_err(StoreError::io("open", &path))?;
+        let mut file = inner.disk.open_end(&path, PRIVATE).map_err(StoreError::io("open", &path))?;
         let there = file.end();
         let whole = if there == self.bytes { there } else { there - there % SEALED_CHUNK_BYTES };
         // A partial that is longer than the object is not of this object.

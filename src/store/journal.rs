@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
-use durable::{Disk, DiskFile, parent};
+use durable::{Disk, DiskFile, PRIVATE, parent};
 
 const KIND: &[u8; 8] = b"LSJRNAL\x01";
 const HEAD_BYTES: usize = 12;
@@ -42,7 +42,7 @@ impl Journal {
     }
 
     pub(super) fn open_on(disk: Disk, path: &Path) -> Result<(Self, Vec<Vec<u8>>), StoreError> {
-        let mut file = disk.open_end(path).map_err(StoreError::io("open", path))?;
+        let mut file = disk.open_end(path, PRIVATE).map_err(StoreError::io("open", path))?;
         lock_file(&file, path)?;
         // What a rewrite that a power cut ended left behind.
         disk.remove_file(&aside(path)).map_err(StoreError::io("delete", path))?;
@@ -100,7 +100,7 @@ impl Journal {
             }
         }
         let aside = aside(&self.path);
-        let mut file = self.disk.create(&aside).map_err(StoreError::io("create", &aside))?;
+        let mut file = self.disk.create(&aside, PRIVATE).map_err(StoreError::io("create", &aside))?;
         // Locked before it has the name, so that nobody can come between.
         lock_file(&file, &aside)?;
         let renamed =

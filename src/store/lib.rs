@@ -23,6 +23,8 @@
 //! `pointer` (activation and what happens if it is damaged), `trust`, `reader`. Names from outside never become
 //! paths, except a [`Digest`] in hex.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 mod cache;
 mod checked;
 mod clear_cache;
@@ -46,9 +48,8 @@ mod fixtures;
 mod power_cuts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -64,7 +65,7 @@ pub use releases::StoredRelease;
 pub use trust::TrustState;
 
 use clear_cache::ClearCache;
-use durable::Disk;
+use durable::{Disk, PRIVATE, PRIVATE_DIR, SHARED_DIR};
 
 /// How many recoveries are remembered.
 const MAX_RECOVERIES: usize = 32;
@@ -127,8 +128,8 @@ impl Store {
 
     fn open_on(dir: &Path, disk: Disk) -> Result<Self, StoreError> {
         if !dir.is_dir() {
-            std::fs::create_dir_all(durable::parent(dir)).map_err(StoreError::io("create", dir))?;
-            disk.create_dir(dir).map_err(StoreError::io("create", dir))?;
+            disk.create_dirs(durable::parent(dir), SHARED_DIR).map_err(StoreError::io("create", dir))?;
+            disk.create_dir(dir, PRIVATE_DIR).map_err(StoreError::io("create", dir))?;
             disk.sync_dir(durable::parent(dir)).map_err(StoreError::io("sync", dir))?;
         }
         durable::keep_private(dir).map_err(StoreError::io("protect", dir))?;
@@ -136,7 +137,7 @@ impl Store {
 
         for name in ["tmp", "identity", "objects", "partial", "releases", "journal", "bad"] {
             let path = dir.join(name);
-            disk.create_dir(&path).map_err(StoreError::io("create", &path))?;
+            disk.create_dir(&path, PRIVATE_DIR).map_err(StoreError::io("create", &path))?;
         }
         disk.sync_dir(dir).unwrap_or_else(|error| tracing::warn!(%error, "the state directory cannot be synced"));
 
@@ -208,7 +209,7 @@ impl Store {
             let above = directory.clone();
             directory.push(name);
             if !directory.is_dir() {
-                inner.disk.create_dir(&directory).map_err(StoreError::io("create", &directory))?;
+                inner.disk.create_dir(&directory, PRIVATE_DIR).map_err(StoreError::io("create", &directory))?;
                 inner.disk.sync_dir(&above).map_err(StoreError::io("sync", &above))?;
             }
         }
@@ -277,7 +278,7 @@ impl Inner {
 
     /// Makes `target` hold `bytes` durably, or leaves it as it was.
     fn replace(&self, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        self.disk.replace(&self.aside(), target, bytes).map_err(StoreError::io("write", target))
+        self.disk.replace_through(&self.aside(), target, bytes, PRIVATE).map_err(StoreError::io("write", target))
     }
 
     /// Deletes what was being written when the power went, and bounds what interrupted downloads hold.
@@ -294,7 +295,7 @@ impl Inner {
 
     fn try_writing(&self) -> Result<(), StoreError> {
         let path = self.aside();
-        let written = self.disk.create(&path).and_then(|mut file| file.append(&[0; 512]));
+        let written = self.disk.create(&path, PRIVATE).and_then(|mut file| file.append(&[0; 512]));
         let removed = self.disk.remove_file(&path);
         written.and(removed).map_err(StoreError::io("write", &path))
     }
@@ -309,7 +310,7 @@ impl Inner {
 }
 
 fn take_lock(path: &Path) -> Result<File, StoreError> {
-    let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
+    let file = match durable::lock_file(path) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path),
         other => other,
     };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{Inner, Store, lock};
 use access::logs::MAX_LOG_BYTES;
 use access::{LogError, Logs, OwnLog};
-use durable::read_limited;
+use durable::{PRIVATE, PRIVATE_DIR, read_limited};
 use ids::UnixTime;
 
 /// The most that all logs take together.
@@ -87,7 +87,7 @@ impl Inner {
     fn keep_log(&self, log: OwnLog, text: &[u8], at: UnixTime) -> io::Result<u64> {
         let dir = self.dir.join("logs");
         if !dir.is_dir() {
-            self.disk.create_dir(&dir)?;
+            self.disk.create_dir(&dir, PRIVATE_DIR)?;
             self.disk.sync_dir(&self.dir)?;
         }
         let path = dir.join(log.to_string());
@@ -103,7 +103,7 @@ impl Inner {
         for old in too_many(others, newest.len() as u64) {
             self.disk.remove_file(&dir.join(old.to_string()))?;
         }
-        self.disk.replace(&self.aside(), &path, newest)?;
+        self.disk.replace_through(&self.aside(), &path, newest, PRIVATE)?;
         Ok(newest.len() as u64)
     }
 }

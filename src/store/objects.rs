@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
 use super::{Inner, Store, lock};
-use durable::parent;
+use durable::{PRIVATE_DIR, parent};
 use ids::Digest;
 
 /// How many damaged objects are kept for looking at.
@@ -92,7 +92,7 @@ impl Inner {
     pub(super) fn adopt(&self, digest: &Digest, from: &Path) -> Result<(), StoreError> {
         let path = self.object_path(digest);
         let directory = parent(&path);
-        self.disk.create_dir(directory).map_err(StoreError::io("create", directory))?;
+        self.disk.create_dir(directory, PRIVATE_DIR).map_err(StoreError::io("create", directory))?;
         self.disk.rename(from, &path).map_err(StoreError::io("rename", from))?;
         if lock(&self.listed).contains(digest) {
             self.disk.sync_dir(directory).map_err(StoreError::io("sync", directory))?;

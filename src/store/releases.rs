@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::StoreError;
 use super::{Inner, Store, checked, lock};
 use bundle::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_SHARDS};
-use durable::read_limited;
+use durable::{PRIVATE, PRIVATE_DIR, read_limited};
 use ids::{Digest, Generation};
 
 const INDEX: &checked::Kind = b"LSINDEX\x01";
@@ -222,9 +222,9 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            self.disk.write_new(&path, bytes).map_err(StoreError::io("write", &path))
+            self.disk.write_new(&path, bytes, PRIVATE).map_err(StoreError::io("write", &path))
         };
-        self.disk.create_dir(dir).map_err(StoreError::io("create", dir))?;
+        self.disk.create_dir(dir, PRIVATE_DIR).map_err(StoreError::io("create", dir))?;
         write("manifest", sealed_manifest)?;
         write("objects", objects)?;
         for (number, bytes) in metadata.values().enumerate() {
@@ -244,7 +244,7 @@ impl Inner {
         if path.exists() {
             return Ok(());
         }
-        self.disk.create(&path).map_err(StoreError::io("create", &path))?;
+        self.disk.create(&path, PRIVATE).map_err(StoreError::io("create", &path))?;
         self.disk.sync_dir(&dir).map_err(StoreError::io("sync", &dir))
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The suite serves plain HTTP and the client refuses that. So a TLS front on loopback, made here, stands between
 //! them; it changes no byte of what passes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -307,14 +307,7 @@ fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
 
 /// Writes a file that only its owner can read.
 fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+    durable::create_new(path, bytes, durable::PRIVATE).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn qr_code(text: &str) -> anyhow::Result<String> {
