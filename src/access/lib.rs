@@ -19,6 +19,6 @@ pub use catalog::{BoardImage, Catalog, CatalogError};
 pub use content::{Content, ContentError, Files};
 pub use devices::{Change, DeviceTable, Resolution, SharedDevices};
 pub use logs::{LogError, LogKind, Logs, OwnLog};
-pub use policy::{Decision, GuessingDevice, Policy, Reason, Request};
+pub use policy::{Decision, GuessingDevice, Policy, Request};
 pub use rate::Limits;
-pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
+pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, metadata_refusal};

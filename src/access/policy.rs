@@ -10,6 +10,7 @@ use super::guard::{Attempt, Guard, Who};
 use super::logs::OwnLog;
 use super::owner;
 use super::rate::{Limiter, Limits, Share};
+use api::FileRefusal;
 use bundle::{FileEntry, Phone, Scope};
 use ids::{FileName, Lan, MacAddr};
 
@@ -30,43 +31,9 @@ pub enum Decision {
     /// Serve it.
     Serve(Arc<FileEntry>),
     /// `ERROR 1 "File not found"`, at once, whatever the reason is.
-    NotFound(Reason),
+    NotFound(FileRefusal),
     /// No answer at all: outside the LAN, or over a rate limit.
-    Silence(Reason),
-}
-
-/// Why a request was not served. Counted and kept; the requester never learns it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// No such file in the release.
-    NotFound,
-    /// It is another device's.
-    OtherDevice,
-    /// It is for another model.
-    OtherModel,
-    /// The requester's device is not known or disputed.
-    UnknownDevice,
-    /// The requester guessed names and is locked out.
-    LockedOut,
-    /// Too many requests.
-    RateLimited,
-    /// Not from the site's LAN.
-    OutsideLan,
-}
-
-impl Reason {
-    /// A stable code: `not-found`, `other-device`, …
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::OtherDevice => "other-device",
-            Self::OtherModel => "other-model",
-            Self::UnknownDevice => "unknown-device",
-            Self::LockedOut => "locked-out",
-            Self::RateLimited => "rate-limited",
-            Self::OutsideLan => "outside-lan",
-        }
-    }
+    Silence(FileRefusal),
 }
 
 /// Decides requests and remembers what it must to notice guessing and flooding.
@@ -111,7 +78,7 @@ impl Policy {
         now: Instant,
     ) -> (Decision, Option<GuessingDevice>) {
         if !self.can_answer(request.address) {
-            return (Decision::Silence(Reason::OutsideLan), None);
+            return (Decision::Silence(FileRefusal::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
         let judged = judge(catalog, &asker, request.name);
@@ -123,7 +90,7 @@ impl Policy {
             (Some(_), _) => Share::Own,
         };
         if !self.limiter.allows(request.address, share, now) {
-            return (Decision::Silence(Reason::RateLimited), None);
+            return (Decision::Silence(FileRefusal::RateLimited), None);
         }
         let refusal = match judged {
             Ok(entry) => {
@@ -131,7 +98,7 @@ impl Policy {
                 if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
                     return (Decision::Serve(entry), None);
                 }
-                Refusal { reason: Reason::LockedOut, attempt: None }
+                Refusal { reason: FileRefusal::LockedOut, attempt: None }
             }
             Err(refusal) => refusal,
         };
@@ -141,7 +108,7 @@ impl Policy {
             Some(_) => true,
             None => asker.phone.is_none() && !asker.is_named_in(request.name),
         };
-        let reason = if touched && self.guard.is_locked(asker.who, now) { Reason::LockedOut } else { reason };
+        let reason = if touched && self.guard.is_locked(asker.who, now) { FileRefusal::LockedOut } else { reason };
         let report = attempt
             .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
             .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
@@ -197,7 +164,7 @@ impl<'a> Asker<'a> {
 }
 
 struct Refusal {
-    reason: Reason,
+    reason: FileRefusal,
     /// What the guard is to count, if anything.
     attempt: Option<Attempt>,
 }
@@ -205,7 +172,7 @@ struct Refusal {
 /// The rule itself, which remembers nothing: the manifest decides; of names that it does not list, the inventory's
 /// addresses in them say whose they would be; only then the general rule, which serves nothing and only counts.
 fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<FileEntry>, Refusal> {
-    let others = if asker.device.is_some() { Reason::OtherDevice } else { Reason::UnknownDevice };
+    let others = if asker.device.is_some() { FileRefusal::OtherDevice } else { FileRefusal::UnknownDevice };
     if let Some(entry) = catalog.file(name) {
         return match &entry.scope {
             Scope::Everyone => Ok(Arc::clone(entry)),
@@ -213,13 +180,13 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
             Scope::Device(owner) => Err(Refusal { reason: others, attempt: Some(asker.attempt(*owner)) }),
             Scope::Model(model) => match asker.phone {
                 Some(phone) if phone.model == *model => Ok(Arc::clone(entry)),
-                Some(_) => Err(Refusal { reason: Reason::OtherModel, attempt: None }),
-                None => Err(Refusal { reason: Reason::UnknownDevice, attempt: None }),
+                Some(_) => Err(Refusal { reason: FileRefusal::OtherModel, attempt: None }),
+                None => Err(Refusal { reason: FileRefusal::UnknownDevice, attempt: None }),
             },
         };
     }
     if asker.is_named_in(name) {
-        return Err(Refusal { reason: Reason::NotFound, attempt: None });
+        return Err(Refusal { reason: FileRefusal::NotFound, attempt: None });
     }
     if let Some(owner) = catalog.phone_in_name(name) {
         return Err(Refusal { reason: others, attempt: Some(asker.attempt(owner)) });
@@ -229,7 +196,7 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
         // Phones ask for a dozen names that most sites do not have (CTLSEP…, ITLFile.tlv, dictionaries).
         None => asker.phone.is_none().then_some(Attempt::Missing),
     };
-    Err(Refusal { reason: Reason::NotFound, attempt })
+    Err(Refusal { reason: FileRefusal::NotFound, attempt })
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::catalog::{Catalog, CatalogError};
+use api::ReleaseRefusal;
 use bundle::limits::MAX_UNLISTED_FILE_BYTES;
 use bundle::object::{self, ObjectError};
 use bundle::recipients::{self, Binding, ManifestError};
 use bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
 use ids::{Digest, FileName, FleetId, Generation, SiteId};
-use tuf::Trusted;
 use tuf::schema::{EXTRA_FIELD, FIRMWARE, Root, Target, Targets};
+use tuf::{TrustError, Trusted};
 
 /// The path of the sealed manifest among a site's targets. With consistent snapshots it is fetched as
 /// `targets/<sha256>.manifest`.
@@ -65,32 +66,45 @@ pub enum ReleaseError {
 }
 
 impl ReleaseError {
-    /// A stable code for logs, status and check-in: `no-manifest`, `other-site`, `mismatch`, `not-sealed-to-us`,
-    /// `malformed`, `too-new`, `too-large`, `corrupt`, `unreadable`, `duplicate`, `unlisted-firmware`.
-    pub fn code(&self) -> &'static str {
+    /// Which refusal this is, as a code says it.
+    pub fn refusal(&self) -> ReleaseRefusal {
         match self {
-            Self::NoManifest => "no-manifest",
-            Self::OtherSite(_) => "other-site",
-            Self::Mismatch => "mismatch",
+            Self::NoManifest => ReleaseRefusal::NoManifest,
+            Self::OtherSite(_) => ReleaseRefusal::OtherSite,
+            Self::Mismatch => ReleaseRefusal::Mismatch,
             Self::Manifest(error) => match error {
-                ManifestError::NotForUs => "not-sealed-to-us",
-                ManifestError::Malformed(_) => "malformed",
-                ManifestError::TooNew(_) | ManifestError::UnknownSuite(_) => "too-new",
-                ManifestError::TooLarge { .. } => "too-large",
+                ManifestError::NotForUs => ReleaseRefusal::NotSealedToUs,
+                ManifestError::Malformed(_) => ReleaseRefusal::Malformed,
+                ManifestError::TooNew(_) | ManifestError::UnknownSuite(_) => ReleaseRefusal::TooNew,
+                ManifestError::TooLarge { .. } => ReleaseRefusal::TooLarge,
             },
             Self::Object(error) => match error {
-                ObjectError::WrongObject | ObjectError::Corrupt(_) => "corrupt",
-                ObjectError::Unpack | ObjectError::Malformed(_) => "malformed",
-                ObjectError::TooLarge { .. } => "too-large",
+                ObjectError::WrongObject | ObjectError::Corrupt(_) => ReleaseRefusal::Corrupt,
+                ObjectError::Unpack | ObjectError::Malformed(_) => ReleaseRefusal::Malformed,
+                ObjectError::TooLarge { .. } => ReleaseRefusal::TooLarge,
             },
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) => ReleaseRefusal::Unreadable,
             Self::Catalog(error) => match error {
-                CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => "duplicate",
-                CatalogError::TooMany { .. } => "too-large",
-                CatalogError::Image => "malformed",
+                CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => ReleaseRefusal::Duplicate,
+                CatalogError::TooMany { .. } => ReleaseRefusal::TooLarge,
+                CatalogError::Image => ReleaseRefusal::Malformed,
             },
-            Self::UnlistedFirmware(_) => "unlisted-firmware",
+            Self::UnlistedFirmware(_) => ReleaseRefusal::UnlistedFirmware,
         }
+    }
+}
+
+/// Which refusal of a release it is that its metadata does not hold. `tuf` knows no codes of ours.
+pub const fn metadata_refusal(error: &TrustError) -> ReleaseRefusal {
+    match error {
+        TrustError::Malformed { .. } => ReleaseRefusal::Malformed,
+        TrustError::Untrusted { .. } => ReleaseRefusal::Untrusted,
+        TrustError::Rollback { .. } => ReleaseRefusal::Rollback,
+        TrustError::WrongVersion { .. } => ReleaseRefusal::WrongVersion,
+        TrustError::Mismatch { .. } => ReleaseRefusal::Mismatch,
+        TrustError::Expired { .. } => ReleaseRefusal::Expired,
+        TrustError::Missing { .. } => ReleaseRefusal::Missing,
+        TrustError::TooLarge { .. } => ReleaseRefusal::TooLarge,
     }
 }
 

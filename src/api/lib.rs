@@ -2,6 +2,11 @@
 //!
 //! All bodies are JSON over mutual TLS, except that enrolment comes before there is a client certificate.
 //! HQ takes the site from the certificate, never from a URL or a body (I4).
+//!
+//! States, refusals and alerts are values of the enums in [`codes`]. On the wire they are text, so that each side can
+//! show what a newer version of the other one says.
+
+pub mod codes;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,6 +15,11 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+
+pub use codes::{
+    AlertCode, DiskFailure, DiskRepair, EnrolFailure, FileOutcome, FileRefusal, HqRefusal, ReleaseRefusal, SiteState,
+    TransferEnd,
+};
 
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, Generation, MacAddr, SiteId, UnixTime};
@@ -175,7 +185,7 @@ pub struct Certificate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Refusal {
-    /// Stable, for programs: `token-used`, `token-expired`, `token-unknown`, `proof-wrong`, `revoked`, `malformed`, …
+    /// For programs: the code of an [`HqRefusal`], or one of a newer HQ.
     pub code: String,
     /// For people.
     pub reason: String,
@@ -189,9 +199,9 @@ pub struct CheckIn {
     pub version: String,
     /// The generation that it serves; 0 for none.
     pub generation: Generation,
-    /// `ok`, or a stable code: `stale`, `refused`, `unreachable`, `no-release`, `rolled-back`.
+    /// The code of a [`SiteState`], or one of a newer appliance.
     pub state: String,
-    /// Why, for people, if `state` is not `ok`.
+    /// Why, for people, if `state` is not [`SiteState::Ok`].
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Whether the kernel says that the clock is synchronised.
@@ -288,7 +298,7 @@ pub struct PhoneSeen {
     pub last_seen: UnixTime,
     /// The last file that it asked for.
     pub file: String,
-    /// How that ended: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
+    /// How that ended: the code of a [`FileOutcome`], or one of a newer appliance.
     pub outcome: String,
     /// Bytes that it acknowledged, or that we took.
     #[serde(default)]
@@ -308,7 +318,7 @@ pub struct PhoneSeen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Alert {
-    /// Stable, for programs: see `src/CODES.md`: `address-conflict`, `release-refused`, …
+    /// For programs: an [`AlertCode`], or one of a newer appliance.
     pub code: String,
     /// For people.
     pub text: String,

@@ -21,7 +21,7 @@ use super::card::Card;
 use super::clock;
 use access::content::CHUNK_BYTES;
 use access::{BoardImage, Catalog, Files};
-use api::ImageSeen;
+use api::{AlertCode, ImageSeen};
 use bundle::validate::is_image_name;
 use ids::{Digest, UnixTime};
 use status::Stats;
@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long the installer may leave a bundle lying.
 const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// The alert for an image that is not what the release wants.
-const ALERT: &str = "image";
+const ALERT: AlertCode = AlertCode::Image;
 
 /// What the system says, a line each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

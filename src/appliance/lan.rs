@@ -24,6 +24,7 @@ use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
 use access::{Catalog, DeviceTable, Files};
+use api::AlertCode;
 use status::Stats;
 use store::Store;
 
@@ -40,7 +41,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many addresses may wait to be resolved.
 const RESOLVE_QUEUE: usize = 256;
 /// The alert while there is no LAN to serve.
-const NO_LAN: &str = "no-lan";
+const NO_LAN: AlertCode = AlertCode::NoLan;
 
 /// What the services of the LAN are made of, each time anew.
 pub(super) struct Lan {

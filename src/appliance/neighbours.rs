@@ -24,6 +24,7 @@ use tracing::{debug, trace, warn};
 use super::interface::LanInterface;
 use access::DeviceTable;
 use access::devices::Change;
+use api::AlertCode;
 use ids::MacAddr;
 use status::Stats;
 
@@ -230,7 +231,7 @@ impl NeighbourService {
         if let Some(change) = change {
             let text = describe(&change);
             debug!("{text}");
-            self.stats.alert("address-conflict", text);
+            self.stats.alert(AlertCode::AddressConflict, text);
         }
     }
 }

@@ -45,6 +45,7 @@ use super::mode_choice::LanEvidence;
 use super::responder::{SilenceReason, Verdict, View, respond};
 use super::scope::{ActiveMode, DhcpScope};
 use access::DeviceTable;
+use api::AlertCode;
 use bundle::DhcpMode;
 use ids::MacAddr;
 use status::Stats;
@@ -209,7 +210,7 @@ impl DhcpServer {
                 self.stats.count(why.counter());
                 debug!(device = %request.chaddr, kind = ?request.kind, ?why, "no answer");
                 if why == SilenceReason::RangeFull {
-                    self.stats.alert("dhcp-range-full", "all addresses of the range are taken".to_owned());
+                    self.stats.alert(AlertCode::DhcpRangeFull, "all addresses of the range are taken".to_owned());
                 }
                 if let Some(lease) = change {
                     if lease.state == LeaseState::Declined {
@@ -319,7 +320,7 @@ impl DhcpServer {
         }
         if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
             let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
-            self.stats.alert("dhcp-range-shared", reason.clone());
+            self.stats.alert(AlertCode::DhcpRangeShared, reason.clone());
             if self.choice.wanted().mode == ActiveMode::PhonesOnly && self.phones_only.outcome() == Some(&Ok(())) {
                 self.phones_only.finish(Err(reason));
                 self.settle(now);
@@ -331,7 +332,8 @@ impl DhcpServer {
                 self.phones_only.begin_anew();
                 // At the start servers are found; one that comes later is news for people.
                 if !self.choice.is_listening() {
-                    self.stats.alert("dhcp-new-server", format!("{server} has begun to answer DHCP on this LAN"));
+                    self.stats
+                        .alert(AlertCode::DhcpNewServer, format!("{server} has begun to answer DHCP on this LAN"));
                 }
             }
             debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
@@ -403,7 +405,7 @@ impl DhcpServer {
         self.fetches.report_missing(&self.stats, now.wall);
         for server in self.lan.strangers(now.wall) {
             let text = format!("{server} speaks as a DHCP server to devices of this LAN, and does not answer us");
-            self.stats.alert("dhcp-new-server", text);
+            self.stats.alert(AlertCode::DhcpNewServer, text);
         }
     }
 
@@ -425,8 +427,10 @@ impl DhcpServer {
 
     fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
         debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
-        self.stats
-            .alert("dhcp-address-in-use", format!("{address} is in the range but in use, reported by or at {mac}"));
+        self.stats.alert(
+            AlertCode::DhcpAddressInUse,
+            format!("{address} is in the range but in use, reported by or at {mac}"),
+        );
     }
 
     /// Goes on with the check of `phones-only`. It begins when the wait for other servers is over, and again when there is

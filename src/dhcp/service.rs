@@ -37,6 +37,7 @@ use super::message::MAX_REQUEST_BYTES;
 use super::scope::DhcpScope;
 use super::server::{DhcpServer, LinkAccess, Now, Outbox};
 use access::{Catalog, DeviceTable};
+use api::AlertCode;
 use bundle::DhcpSettings;
 use ids::{Generation, UnixTime};
 use status::Stats;
@@ -336,7 +337,7 @@ impl Service {
         }
         match result {
             Ok(()) => {
-                stats.clear_alert("dhcp-lease-log");
+                stats.clear_alert(AlertCode::DhcpLeaseLog);
                 server.kept(&keep);
                 for outgoing in acks {
                     self.port.send(&outgoing, stats).await;
@@ -346,7 +347,7 @@ impl Service {
                 if server.not_kept(&keep, now()) {
                     error!(%error, "leases cannot be kept, so none is acknowledged");
                 }
-                stats.alert("dhcp-lease-log", format!("leases cannot be kept: {error}"));
+                stats.alert(AlertCode::DhcpLeaseLog, format!("leases cannot be kept: {error}"));
             }
         }
         Ok(())

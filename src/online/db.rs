@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transa
 
 use crate::admit::{self, Refused};
 use crate::ca::{Csr, Issued};
-use api::{self, CheckIn, EnrolRequest};
+use api::{self, CheckIn, EnrolRequest, SiteState};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use repository::layout::Layout;
 
@@ -384,7 +384,7 @@ impl CheckIns for Db {
         rows.map(|row| {
             let (site, at, body) = row?;
             // One that another version wrote must not hide all the others.
-            let unreadable = |_| CheckIn { state: "unreadable".to_owned(), ..CheckIn::default() };
+            let unreadable = |_| CheckIn { state: SiteState::Unreadable.code().to_owned(), ..CheckIn::default() };
             Ok((site, (at, serde_json::from_str(&body).unwrap_or_else(unreadable))))
         })
         .collect()

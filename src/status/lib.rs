@@ -10,4 +10,4 @@ pub mod stats;
 
 pub use memory::{FileSeen, Memory};
 pub use report::Report;
-pub use stats::{Outcome, PollState, Stats, TransferRecord};
+pub use stats::{PollState, Stats, TransferRecord};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::stats::{Inner, MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Stats};
-use api::{Alert, PhoneSeen};
+use api::{Alert, AlertCode, PhoneSeen};
 use ids::{Generation, MacAddr, UnixTime};
 
 /// The most files of one phone whose outcome is remembered; the one not asked for longest makes room.
@@ -31,7 +31,7 @@ pub struct FileSeen {
     pub bytes: u64,
     /// The release that it was served from.
     pub generation: Generation,
-    /// How it ended: [`super::Outcome::code`].
+    /// How it ended: the code of an [`api::FileOutcome`].
     pub outcome: String,
 }
 
@@ -87,9 +87,9 @@ impl Kept {
     }
 
     /// Alerts of this code are over.
-    pub(super) fn cleared(&mut self, code: &str) {
-        self.untold.retain(|(known, _)| known != code);
-        self.recalled.retain(|(known, _)| known != code);
+    pub(super) fn cleared(&mut self, code: AlertCode) {
+        self.untold.retain(|(known, _)| known != code.code());
+        self.recalled.retain(|(known, _)| known != code.code());
     }
 }
 
@@ -157,9 +157,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Outcome, Report, TransferRecord};
+    use api::{FileOutcome, FileRefusal, TransferEnd};
 
-    fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: Outcome) {
+    use crate::{Report, TransferRecord};
+
+    fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: impl Into<FileOutcome>) {
         let [high, low] = last.to_be_bytes();
         stats.transfer(TransferRecord {
             device: Some(MacAddr::new([2, 0, 0, 0, high, low])),
@@ -170,17 +172,17 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(4),
-            outcome,
+            outcome: outcome.into(),
         });
     }
 
     #[test]
     fn a_new_run_knows_what_the_last_one_saw() {
         let before = Stats::new();
-        asked(&before, 1, true, "a.cfg", Outcome::Delivered);
-        asked(&before, 1, true, "b.cfg", Outcome::TimedOut);
-        asked(&before, 2, false, "c.cfg", Outcome::Refused("unknown-device"));
-        before.alert("address-conflict", "two at one".to_owned());
+        asked(&before, 1, true, "a.cfg", TransferEnd::Delivered);
+        asked(&before, 1, true, "b.cfg", TransferEnd::TimedOut);
+        asked(&before, 2, false, "c.cfg", FileRefusal::UnknownDevice);
+        before.alert(AlertCode::AddressConflict, "two at one".to_owned());
         let after = Stats::new();
         after.count("tftp.delivered");
         after.recall(before.memory());
@@ -195,8 +197,8 @@ mod tests {
     #[test]
     fn an_alert_of_an_earlier_run_stays_until_hq_has_heard_it() {
         let before = Stats::new();
-        before.alert("address-conflict", "two at one".to_owned());
-        before.alert("guessing-device", "told in time".to_owned());
+        before.alert(AlertCode::AddressConflict, "two at one".to_owned());
+        before.alert(AlertCode::GuessingDevice, "told in time".to_owned());
         before.told(&Report::of(&before).alerts[1..]);
         assert_eq!(Report::of(&before).alerts.len(), 2, "what this run has seen stays in sight");
         let after = Stats::new();
@@ -210,12 +212,12 @@ mod tests {
     #[test]
     fn an_alert_that_comes_back_or_is_over_is_not_of_an_earlier_run_any_more() {
         let before = Stats::new();
-        before.alert("address-conflict", "again".to_owned());
-        before.alert("certificate", "over".to_owned());
+        before.alert(AlertCode::AddressConflict, "again".to_owned());
+        before.alert(AlertCode::Certificate, "over".to_owned());
         let after = Stats::new();
         after.recall(before.memory());
-        after.alert("address-conflict", "again".to_owned());
-        after.clear_alert("certificate");
+        after.alert(AlertCode::AddressConflict, "again".to_owned());
+        after.clear_alert(AlertCode::Certificate);
         let alerts = Report::of(&after).alerts;
         assert_eq!((alerts.len(), alerts[0].count), (1, 2));
         after.told(&alerts);
@@ -227,7 +229,7 @@ mod tests {
         let stats = Stats::new();
         for number in 0..1_000u16 {
             for file in 0..20 {
-                asked(&stats, number, true, &format!("{file}.cfg"), Outcome::Delivered);
+                asked(&stats, number, true, &format!("{file}.cfg"), TransferEnd::Delivered);
             }
         }
         let memory = stats.memory();

@@ -311,7 +311,7 @@ mod tests {
         download.write(&bytes[..500]).unwrap();
         faults.fail_once_after(0);
         let error = download.write(&bytes[500..]).unwrap_err();
-        assert_eq!(error.code(), "disk-full");
+        assert_eq!(error.failure().code(), "disk-full");
         assert_eq!(download.offset(), 500);
         download.write(&bytes[500..]).unwrap();
         download.finish().unwrap();

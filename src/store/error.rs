@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use api::{DiskFailure, DiskRepair};
 use ids::{Digest, Generation};
 
 /// Why the disk refused.
@@ -88,24 +89,24 @@ impl StoreError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// A stable code for logs, status and check-in.
-    pub fn code(&self) -> &'static str {
+    /// Which failure this is, as a code says it.
+    pub fn failure(&self) -> DiskFailure {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk-full",
-            Self::Io { .. } => "io",
-            Self::Corrupt(_) => "corrupt-object",
-            Self::Missing(_) => "missing-object",
-            Self::TooLong { .. } => "too-long",
-            Self::Incomplete { .. } => "incomplete",
-            Self::Busy(_) => "busy",
-            Self::Full { .. } => "disk-full",
-            Self::NoPrevious => "no-previous",
-            Self::NotStaged(_) => "not-staged",
-            Self::Conflict(_) => "conflict",
-            Self::TooLarge { .. } => "too-large",
-            Self::TrustLost => "trust-lost",
-            Self::Name(_) => "bad-name",
-            Self::Locked => "locked",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => DiskFailure::DiskFull,
+            Self::Io { .. } => DiskFailure::Io,
+            Self::Corrupt(_) => DiskFailure::CorruptObject,
+            Self::Missing(_) => DiskFailure::MissingObject,
+            Self::TooLong { .. } => DiskFailure::TooLong,
+            Self::Incomplete { .. } => DiskFailure::Incomplete,
+            Self::Busy(_) => DiskFailure::Busy,
+            Self::Full { .. } => DiskFailure::DiskFull,
+            Self::NoPrevious => DiskFailure::NoPrevious,
+            Self::NotStaged(_) => DiskFailure::NotStaged,
+            Self::Conflict(_) => DiskFailure::Conflict,
+            Self::TooLarge { .. } => DiskFailure::TooLarge,
+            Self::TrustLost => DiskFailure::TrustLost,
+            Self::Name(_) => DiskFailure::BadName,
+            Self::Locked => DiskFailure::Locked,
         }
     }
 }
@@ -150,17 +151,17 @@ pub enum Recovery {
 }
 
 impl Recovery {
-    /// A stable code for logs, status and check-in.
-    pub const fn code(&self) -> &'static str {
+    /// Which repair this is, as a code says it.
+    pub const fn repair(&self) -> DiskRepair {
         match self {
-            Self::TrustCopyDamaged(_) => "trust-copy-damaged",
-            Self::TrustRebuilt(_) => "trust-rebuilt",
-            Self::PointerRebuilt(_) => "pointer-rebuilt",
-            Self::PointerLost => "pointer-lost",
-            Self::ReleaseReplaced { .. } => "release-replaced",
-            Self::ReleaseLost(_) => "release-lost",
-            Self::NotWritable(_) => "not-writable",
-            Self::JournalCut { .. } => "journal-cut",
+            Self::TrustCopyDamaged(_) => DiskRepair::TrustCopyDamaged,
+            Self::TrustRebuilt(_) => DiskRepair::TrustRebuilt,
+            Self::PointerRebuilt(_) => DiskRepair::PointerRebuilt,
+            Self::PointerLost => DiskRepair::PointerLost,
+            Self::ReleaseReplaced { .. } => DiskRepair::ReleaseReplaced,
+            Self::ReleaseLost(_) => DiskRepair::ReleaseLost,
+            Self::NotWritable(_) => DiskRepair::NotWritable,
+            Self::JournalCut { .. } => DiskRepair::JournalCut,
         }
     }
 }

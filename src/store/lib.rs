@@ -300,7 +300,7 @@ impl Inner {
     }
 
     fn recovered(&self, recovery: Recovery) {
-        tracing::warn!(code = recovery.code(), "{recovery}");
+        tracing::warn!(code = recovery.repair().code(), "{recovery}");
         let mut recoveries = lock(&self.recoveries);
         if recoveries.len() < MAX_RECOVERIES && !recoveries.contains(&recovery) {
             recoveries.push(recovery);

@@ -72,20 +72,3 @@ pub enum TrustError {
         limit: u64,
     },
 }
-
-impl TrustError {
-    /// A stable code for logs, status and check-in: `malformed`, `untrusted`, `rollback`, `wrong-version`,
-    /// `mismatch`, `expired`, `missing`, `too-large`.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed { .. } => "malformed",
-            Self::Untrusted { .. } => "untrusted",
-            Self::Rollback { .. } => "rollback",
-            Self::WrongVersion { .. } => "wrong-version",
-            Self::Mismatch { .. } => "mismatch",
-            Self::Expired { .. } => "expired",
-            Self::Missing { .. } => "missing",
-            Self::TooLarge { .. } => "too-large",
-        }
-    }
-}

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use crate::arp::Claim;
 use crate::leases::{Lease, LeaseState};
+use api::AlertCode;
 use ids::MacAddr;
 use status::Stats;
 
@@ -38,7 +39,7 @@ impl Conflicts {
         };
         if self.0.insert(claim) {
             debug!("{text}");
-            stats.alert("dhcp-address-conflict", text);
+            stats.alert(AlertCode::DhcpAddressConflict, text);
         }
         while self.0.len() > MAX_CONFLICTS {
             self.0.pop_first();

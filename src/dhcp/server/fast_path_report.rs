@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use tracing::{debug, warn};
 
 use crate::augment::Event;
+use api::AlertCode;
 use status::Stats;
 
 /// Counts an event and reports it. `ours` are the site's TFTP servers.
@@ -26,7 +27,7 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
         Event::Refused { phone, server } => {
             warn!(device = %phone, %server, "the router refused a lease that was completed; left alone for a day");
             let text = format!("{server} refused {phone} after its lease was completed; it is left alone for a day");
-            stats.alert("dhcp-augment-nak", text);
+            stats.alert(AlertCode::DhcpAugmentNak, text);
         }
         Event::Points { phone, server, tftp } => {
             stats.count("dhcp.augment.pointed");
@@ -34,7 +35,7 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
             if !here {
                 debug!(device = %phone, %server, ?tftp, "the router points this phone elsewhere");
                 let text = format!("{server} points {phone} to {}; it is left as it is", tftp.join(", "));
-                stats.alert("dhcp-points-elsewhere", text);
+                stats.alert(AlertCode::DhcpPointsElsewhere, text);
             }
         }
         Event::NotCompleted(reason) => stats.count(reason.counter()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::AlertCode;
 use ids::{MacAddr, UnixTime};
 use status::Stats;
 
@@ -32,7 +33,7 @@ impl FetchWatch {
                 let text = format!(
                     "{mac} got its lease completed and never asked for a file; does a switch filter DHCP (snooping)?"
                 );
-                stats.alert("dhcp-never-came", text);
+                stats.alert(AlertCode::DhcpNeverCame, text);
             }
             !came && !due
         });

@@ -7,6 +7,7 @@ use tracing::info;
 use crate::heard::LeaseTerms;
 use crate::mode_choice::LanEvidence;
 use crate::scope::{ActiveMode, DhcpScope};
+use api::AlertCode;
 use bundle::DhcpMode;
 use status::Stats;
 
@@ -107,17 +108,17 @@ impl ScopeChoice {
             scope.learn(terms);
         }
         if scope.mode == ActiveMode::All && !evidence.servers.is_empty() {
-            stats.alert("dhcp-second-server", "another DHCP server has appeared beside ours".to_owned());
+            stats.alert(AlertCode::DhcpSecondServer, "another DHCP server has appeared beside ours".to_owned());
         } else {
-            stats.clear_alert("dhcp-second-server");
+            stats.clear_alert(AlertCode::DhcpSecondServer);
         }
         match &scope.problem {
             Some(problem) if self.in_force.problem.as_ref() != Some(problem) || !self.told => {
-                stats.clear_alert("dhcp-mode");
-                stats.alert("dhcp-mode", problem.clone());
+                stats.clear_alert(AlertCode::DhcpMode);
+                stats.alert(AlertCode::DhcpMode, problem.clone());
             }
             Some(_) => {}
-            None => stats.clear_alert("dhcp-mode"),
+            None => stats.clear_alert(AlertCode::DhcpMode),
         }
         if scope.label != self.in_force.label || scope.problem != self.in_force.problem || !self.told {
             info!(mode = scope.label, problem = scope.problem.as_deref().unwrap_or_default(), "DHCP mode");

@@ -166,7 +166,7 @@ fn of_many_appliances_the_newest_two_are_sealed_to() {
 fn unknown_wrong_used_and_expired_tokens_are_refused_with_their_codes() {
     let (_dir, layout) = fleet();
     let token = token_for(&layout, "s-1");
-    let code = |request: &EnrolRequest, at| enrol(&layout, request, at).unwrap_err().code();
+    let code = |request: &EnrolRequest, at| enrol(&layout, request, at).unwrap_err().refusal().code();
     let appliance = Appliance::new(1);
 
     let unknown = EnrolRequest { token: "0123456789abcdef".to_owned(), ..appliance.request(&token) };
@@ -237,7 +237,7 @@ fn a_failing_ca_leaves_the_token_unused() {
     let token = token_for(&layout, "s-1");
     let db = Db::open(&layout.database()).unwrap();
     let request = Appliance::new(1).request(&token);
-    assert!(db.enrol(&request, now(), |_, _, _| bail!("no entropy")).is_err());
+    assert!(db.enrol(&request, now(), |_, _, _| Err(anyhow!("no entropy"))).is_err());
     enrol(&layout, &Appliance::new(2).request(&token), now()).unwrap();
 }
 

@@ -10,7 +10,7 @@ mod stall;
 mod strangers;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -41,6 +41,7 @@ use self::strangers::{Place, Strangers};
 use crate::ca::{self, Ca, Identity};
 use crate::db::{CheckIns, Db};
 use crate::freshen;
+use api::HqRefusal;
 use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::lock::TreeLock;
@@ -166,7 +167,7 @@ impl Server {
                 (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
                     (Some(place), Ok((stream, address))) => {
                         let Some(place) = strangers.take(place, address.ip()) else {
-                            count_refused(&shared, address, "strangers", "this address has too many connections open");
+                            count_refused(&shared, address, HqRefusal::Strangers, "this address has too many connections open");
                             continue;
                         };
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
@@ -197,6 +198,7 @@ impl Server {
 async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> {
     let refused = std::mem::take(&mut *app.refused.lock().unwrap_or_else(PoisonError::into_inner));
     if !refused.is_empty() {
+        let refused: BTreeMap<&str, u64> = refused.iter().map(|(refusal, times)| (refusal.code(), *times)).collect();
         info!(?refused, "requests refused since the last such line");
     }
     let for_config = Arc::clone(app);
@@ -301,8 +303,8 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
         () = shared.stop.cancelled() => return,
         done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => match done {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return count_refused(&shared, address, "handshake", &error.to_string()),
-            Err(_) => return count_refused(&shared, address, "handshake-slow", "the handshake took too long"),
+            Ok(Err(error)) => return count_refused(&shared, address, HqRefusal::Handshake, &error.to_string()),
+            Err(_) => return count_refused(&shared, address, HqRefusal::HandshakeSlow, "the handshake took too long"),
         },
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -312,7 +314,7 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let place = site.is_none().then_some(place);
     let idle = if site.is_some() { IDLE_TIMEOUT } else { STRANGER_TIMEOUT };
     let Some(_counted) = Counted::new(&shared, site) else {
-        return count_refused(&shared, address, "site-connections", "this site has too many connections open");
+        return count_refused(&shared, address, HqRefusal::SiteConnections, "this site has too many connections open");
     };
     let peer = Peer { address, identity };
     let service = hyper::service::service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
@@ -338,9 +340,9 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     }
 }
 
-fn count_refused(shared: &Shared, address: SocketAddr, code: &'static str, reason: &str) {
-    *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
-    debug!(%address, code, reason, "connection refused");
+fn count_refused(shared: &Shared, address: SocketAddr, refusal: HqRefusal, reason: &str) {
+    *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal).or_default() += 1;
+    debug!(%address, code = refusal.code(), reason, "connection refused");
 }
 
 async fn answer(

@@ -1,38 +1,37 @@
-//! The bytes of one file, chunk by chunk: those that a transfer needs now, and a little ahead of need.
+//! The bytes of one file, chunk by chunk: the chunks that a transfer needs now, and one that it will need soon.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::{Text, Work, checked};
+use super::chunk::{Chunk, checked};
+use super::reader::{NetasciiText, Work};
 use access::content::CHUNK_BYTES;
 use access::{Content, ContentError};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
-pub(super) type Chunk = Arc<[u8]>;
-
 /// One open file and the chunks that a transfer still needs.
-pub(super) struct Source {
+pub(super) struct FileChunks {
     content: Arc<dyn Content>,
     len: u64,
     /// The index of the first chunk in `chunks`.
     first: u64,
     chunks: VecDeque<Chunk>,
-    /// The chunk after those is being read.
+    /// Whether the next chunk is being read.
     reading: bool,
-    /// It could not be read ahead. Said when it is needed: the client may never get there.
+    /// Why the next chunk could not be read ahead. Reported when it is needed, because the client may never get there.
     failed: Option<ContentError>,
 }
 
-impl Source {
-    /// An open file whose first chunk was read.
+impl FileChunks {
+    /// The chunks of an open file whose first chunk was read.
     pub(super) fn new(content: Arc<dyn Content>, first: Chunk) -> Self {
         Self { len: content.len(), content, first: 0, chunks: VecDeque::from([first]), reading: false, failed: None }
     }
 
-    /// Bytes in memory as if they were a file: the translated text of netascii.
-    pub(super) fn from_text(Text(bytes): &Text) -> Self {
+    /// The chunks of a text that was translated to netascii in memory.
+    pub(super) fn from_text(NetasciiText(bytes): &NetasciiText) -> Self {
         let mut chunks: VecDeque<Chunk> = bytes.chunks(CHUNK_BYTES).map(Chunk::from).collect();
         if chunks.is_empty() {
             chunks.push_back(Chunk::from([]));
@@ -41,12 +40,12 @@ impl Source {
         Self { content: Arc::new(NoMore(len)), len, first: 0, chunks, reading: false, failed: None }
     }
 
-    /// The size of the file.
+    /// The size of the file in bytes, as it is sent.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether [`Source::slices`] can give these bytes now; chunks that are in memory anyway are taken.
+    /// Whether [`FileChunks::slices`] can give these bytes now. Takes chunks that `content` has in memory.
     pub(super) fn has(&mut self, range: &Range<u64>) -> bool {
         while range.end > self.end() {
             let index = self.next();
@@ -59,7 +58,7 @@ impl Source {
         true
     }
 
-    /// The work that gets the next chunk, unless it is under way; an error if that was tried in vain.
+    /// The work that reads the next chunk, unless it is under way; an error if reading ahead has failed.
     pub(super) fn read_next(&mut self) -> Result<Option<Work>, ContentError> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -68,7 +67,7 @@ impl Source {
         Ok(idle.then(|| Work::Chunk { content: Arc::clone(&self.content), index: self.next() }))
     }
 
-    /// The chunk that was being read, or why it cannot be had.
+    /// Takes the chunk that was being read, or why it cannot be read.
     pub(super) fn arrived(&mut self, chunk: Result<Chunk, ContentError>) {
         self.reading = false;
         match chunk {
@@ -77,14 +76,14 @@ impl Source {
         }
     }
 
-    /// Whether the next chunk should be read now: half of the last one is used, and nobody else has read the next.
+    /// Whether the next chunk should be read now: the transfer has sent half of the last one, and the next is not in memory.
     pub(super) fn should_read_ahead(&mut self, position: u64) -> bool {
         let idle = !self.reading && self.failed.is_none();
         let wanted = idle && self.end() < self.len && position + CHUNK / 2 > self.end();
         wanted && !self.has(&(self.end()..self.end() + 1))
     }
 
-    /// Forgets whole chunks before this byte.
+    /// Drops the chunks that end before this byte of the file.
     pub(super) fn release_before(&mut self, position: u64) {
         while (self.first + 1) * CHUNK <= position && self.chunks.pop_front().is_some() {
             self.first += 1;
@@ -120,7 +119,7 @@ impl Source {
     }
 }
 
-/// Everything is loaded already.
+/// A file of which all chunks are loaded: nothing can be read from it.
 struct NoMore(u64);
 
 impl Content for NoMore {

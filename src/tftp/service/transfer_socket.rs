@@ -1,4 +1,4 @@
-//! The socket of one transfer: from the file's chunks to the kernel with one copy, the kernel's own.
+//! The socket of one transfer. It sends blocks from the file's chunks without a copy in user space.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, setsockopt, sockopt};
 use tracing::debug;
 
-use super::source::Source;
+use super::file_chunks::FileChunks;
 use super::{Config, open_socket};
 use crate::options::MAX_WINDOWSIZE;
 use crate::packet::{DATA_HEADER_BYTES, data_header};
@@ -17,51 +17,52 @@ use crate::transfer::Run;
 /// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;
 
-/// The kernel cuts whatever leaves by the socket, so every OACK and ERROR must fit into one segment.
+/// The smallest block size that is segmented. The kernel cuts whatever leaves by the socket, so every OACK and ERROR must
+/// fit into one segment.
 const MIN_SEGMENT_BYTES: u16 = 512;
 
-/// What one segmented send may carry; one UDP packet could have 65,507.
+/// The most bytes of one segmented send; a UDP packet over IPv4 could carry 65,507.
 const MAX_SEND_BYTES: u16 = 65_000;
 
-/// Head, bytes, and bytes after the end of a chunk.
+/// Pieces of one DATA packet: its header, its bytes, and those of its bytes that lie in the next chunk.
 const PIECES: usize = 3;
 
-/// Blocks up to this length are copied behind their head.
+/// Blocks up to this many bytes are copied behind their header: one short copy is cheaper than a list of pieces.
 const COPIED_BYTES: usize = 1468;
 
 const MAX_BLOCKS: usize = MAX_WINDOWSIZE as usize;
 
-/// A port of our own and the client at the other end.
+/// The server's TID of one transfer (RFC 1350 §4: a UDP port of its own), and the client's.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct TransferSocket {
     socket: UdpSocket,
     peer: SocketAddrV4,
     to: SockaddrIn,
-    /// Blocks that the kernel cuts out of one send; 1 if it does not.
+    /// How many blocks one send may carry (`UDP_SEGMENT`); 1 if the kernel does not segment.
     segments: u16,
 }
 
-/// What became of blocks.
+/// What became of the blocks that [`TransferSocket::send_run`] was given.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// They have left.
+    /// The kernel took all of them.
     All,
-    /// The kernel's queue is full; these are left.
+    /// The kernel's send queue is full. These blocks are still to be sent.
     Full(Run),
-    /// The kernel refuses them, which is as if the network lost them.
+    /// The kernel refused a packet. The transfer goes on as if the network had lost it.
     Lost(io::Error),
 }
 
-/// Whom a datagram came from.
+/// The source TID of a datagram (RFC 1350 §4): the client's, or somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum SourceTid {
     Client,
     Stranger(SocketAddrV4),
 }
 
-impl Line {
-    /// A free port on the service's address. The kernel picks it at random, which is what keeps others from guessing
-    /// into a transfer.
+impl TransferSocket {
+    /// Opens a free port on the service's address. The kernel picks it at random, so that others cannot guess it and
+    /// inject packets.
     pub(super) fn open(config: &Config, peer: SocketAddrV4) -> io::Result<Self> {
         let address = SocketAddrV4::new(*config.bind.ip(), 0);
         let socket = open_socket(address, config.interface.as_deref())?;
@@ -84,10 +85,10 @@ impl Line {
         }
     }
 
-    /// Receives one datagram, if there is one: how many bytes, and from whom.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, From)> {
+    /// Receives one datagram: its length in bytes and its source TID. `WouldBlock` if there is none.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SourceTid)> {
         let (length, from) = self.socket.recv_from(buffer)?;
-        Ok((length, if from == SocketAddr::V4(self.peer) { From::Client } else { From::Stranger(v4(from)) }))
+        Ok((length, if from == SocketAddr::V4(self.peer) { SourceTid::Client } else { SourceTid::Stranger(v4(from)) }))
     }
 
     /// Sends one small packet, to the client or to a stranger. A full queue loses it, as the network may.
@@ -101,17 +102,17 @@ impl Line {
     }
 
     /// Sends blocks whose bytes are loaded in `source`. `broken` is set if the kernel cannot cut windows after all.
-    pub(super) fn send_run(&mut self, mut run: Run, source: &Source, broken: &mut bool) -> Sent {
+    pub(super) fn send_run(&mut self, mut run: Run, chunks: &FileChunks, broken: &mut bool) -> Sent {
         loop {
-            match self.try_send(&run, source) {
+            match self.try_send(&run, chunks) {
                 Ok(blocks) => match run.skip(blocks.max(1)) {
                     Some(rest) => run = rest,
                     None => return Sent::All,
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full(run),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The interface cannot checksum (EIO), or this route is narrower than the interface: the same blocks again,
-                // without.
+                // The interface cannot checksum (EIO), or this route's MTU is below the interface's: the same blocks are
+                // sent again without segmentation.
                 Err(error) if self.segments > 1 && refuses_segments(&error) => {
                     debug!(%error, "segmented sending is off");
                     *broken |= error.raw_os_error() == Some(Errno::EIO as i32);
@@ -125,23 +126,22 @@ impl Line {
         }
     }
 
-    /// Sends as many blocks of the run as go at once.
-    fn try_send(&self, run: &Run, source: &Source) -> io::Result<u16> {
+    /// Sends as many blocks of the run as one system call takes, and says how many these were.
+    fn try_send(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
         if run.blocks == 1 {
-            self.send_one(run, source)
+            self.send_one(run, chunks)
         } else if self.segments > 1 {
-            self.send_segments(run, source)
+            self.send_segments(run, chunks)
         } else {
-            self.send_many(run, source)
+            self.send_many(run, chunks)
         }
     }
 
-    fn send_one(&self, run: &Run, source: &Source) -> io::Result<u16> {
+    fn send_one(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
         let header = data_header(run.first);
-        let (bytes, more) = source.slices(&run.range);
+        let (bytes, more) = chunks.slices(&run.range);
         let mut block = [0; DATA_HEADER_BYTES + COPIED_BYTES];
         if let Some(datagram) = joined(&mut block, &[&header, bytes, more]) {
-            // One short copy saves the kernel a list of pieces to check and to walk.
             self.socket.send_to(datagram, self.peer)?;
             return Ok(1);
         }
@@ -151,7 +151,7 @@ impl Line {
         Ok(1)
     }
 
-    fn send_segments(&self, run: &Run, source: &Source) -> io::Result<u16> {
+    fn send_segments(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
         let headers = headers(run);
         let mut pieces = [IoSlice::new(&[]); MAX_BLOCKS * PIECES];
         let mut free = pieces.iter_mut();
@@ -162,7 +162,7 @@ impl Line {
         };
         let blocks = run.blocks.min(self.segments);
         for ((_, range), header) in run.iter().take(usize::from(blocks)).zip(&headers) {
-            let (bytes, more) = source.slices(&range);
+            let (bytes, more) = chunks.slices(&range);
             push(header);
             push(bytes);
             if !more.is_empty() {
@@ -175,12 +175,12 @@ impl Line {
         Ok(blocks)
     }
 
-    fn send_many(&self, run: &Run, source: &Source) -> io::Result<u16> {
+    fn send_many(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
         let headers = headers(run);
         let mut datagrams = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];
         let mut count = 0;
         for (((_, range), header), datagram) in run.iter().zip(&headers).zip(&mut datagrams) {
-            let (bytes, more) = source.slices(&range);
+            let (bytes, more) = chunks.slices(&range);
             *datagram = [IoSlice::new(header), IoSlice::new(bytes), IoSlice::new(more)];
             count += 1;
         }
@@ -215,7 +215,7 @@ fn refuses_segments(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| refusals.contains(&Errno::from_raw(code)))
 }
 
-impl AsFd for Line {
+impl AsFd for TransferSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
