@@ -263,8 +263,11 @@ impl Lan {
             adopted.transpose().context("systemd's socket for DHCP is of no use")
         };
         let packets = self.sockets.packets.try_clone().context("cannot copy the packet sockets")?;
-        let given =
-            dhcp::Given { server: adopt(&self.sockets.dhcp)?, client: adopt(&self.sockets.dhcp_client)?, packets };
+        let given = dhcp::InheritedSockets {
+            server: adopt(&self.sockets.dhcp)?,
+            client: adopt(&self.sockets.dhcp_client)?,
+            packets,
+        };
         Ok(dhcp::Service::with_sockets(config, given)?)
     }
 }

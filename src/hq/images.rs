@@ -13,12 +13,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
 use super::render::Asset;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use ids::Digest;
 use repository::layout::Layout;
+use settings::Problem;
+use telemetry::Hint as _;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";
@@ -111,7 +112,7 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
         if digest(&target)? == digest(bundle)? {
             return Ok(name);
         }
-        bail!("another image {name} is there already\nhint: a new image has a new version");
+        return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
     }
     let part = target.with_extension("part");
     let copied = fs::copy(bundle, &part).and_then(|_| File::open(&part)?.sync_all());

@@ -3,6 +3,8 @@
 use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
 
+use tokio::net::UdpSocket;
+
 use super::*;
 use crate::leases::{Lease, MemoryLog};
 use bundle::DhcpMode;
