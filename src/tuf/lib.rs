@@ -23,5 +23,5 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Ask, Limits, MAX_ROLES, Refresh, Step, TrustError, Trusted};
+pub use client::{Ask, MAX_ROLES, MetadataLimits, Refresh, RefreshStep, TrustError, Trusted};
 pub use key::{KeyId, PublicKey, SigningKey};
