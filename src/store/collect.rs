@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use super::error::StoreError;
 use super::objects::list;
-use super::{Inner, lock};
+use super::{OpenStore, lock};
 use durable::parent;
 use ids::{Digest, Generation};
 
-impl Inner {
+impl OpenStore {
     pub(super) fn collect(
         &self,
         keep_releases: &HashSet<Generation>,

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
 use super::objects::{hash_into, list};
-use super::{Inner, Store, lock};
+use super::{OpenStore, Store, lock};
 use bundle::limits::{CHUNK_BYTES, MAX_FILE_BYTES, TAG_BYTES};
 use durable::DiskFile;
 use ids::Digest;
@@ -146,7 +146,7 @@ impl Drop for Download {
     }
 }
 
-impl Inner {
+impl OpenStore {
     pub(super) fn partial_path(&self, digest: &Digest) -> std::path::PathBuf {
         self.dir.join("partial").join(digest.to_string())
     }

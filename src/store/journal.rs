@@ -16,19 +16,19 @@ use durable::{Disk, DiskFile, parent};
 const KIND: &[u8; 8] = b"LSJRNAL\x01";
 const HEAD_BYTES: usize = 12;
 
-/// The largest record.
+/// The most bytes of one record.
 pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 
-/// The largest journal. Whoever appends has to [`Journal::rewrite`] long before.
+/// The most bytes of a journal. Its owner must [`Journal::rewrite`] it long before.
 pub const MAX_JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
 
-/// An open journal.
+/// An open journal. One handle at a time has it: the file is locked.
 #[derive(Debug)]
 pub struct Journal {
     disk: Disk,
     path: PathBuf,
     file: DiskFile,
-    /// Where the last whole record ends. Behind it may be what a failed append left.
+    /// Where the last whole record ends. A failed append may have left bytes behind it.
     end: u64,
     dirty: bool,
     cut: u64,
@@ -63,12 +63,12 @@ impl Journal {
         Ok((Self { disk, path: path.to_owned(), file, end, dirty: false, cut }, records))
     }
 
-    /// How many bytes were cut off at opening.
+    /// The number of bytes that were no whole record and were cut off at opening.
     pub const fn cut_bytes(&self) -> u64 {
         self.cut
     }
 
-    /// How long the journal is; for deciding when to [`Journal::rewrite`].
+    /// The length of the file in bytes. It tells the owner when to [`Journal::rewrite`].
     pub const fn bytes(&self) -> u64 {
         self.end
     }

@@ -13,14 +13,14 @@ use std::sync::{Arc, Weak};
 use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
-use super::{Inner, Store, lock};
+use super::{OpenStore, Store, lock};
 use durable::parent;
 use ids::Digest;
 
-/// How many damaged objects are kept for looking at.
+/// The most damaged objects that are kept in `bad/`, for whoever looks for the cause.
 const MAX_BAD: usize = 4;
 
-/// Larger damaged objects are deleted at once.
+/// Damaged objects of more bytes are deleted at once.
 const MAX_BAD_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How many open files are remembered before the closed ones are forgotten.
@@ -59,7 +59,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     pub(super) fn object_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.to_string();
         self.dir.join("objects").join(hex.get(..2).unwrap_or_default()).join(&hex)
@@ -135,9 +135,9 @@ impl Inner {
             return;
         }
         tracing::warn!(object = %digest, "a stored object is damaged or gone and has to be fetched again");
-        let listeners = lock(&self.listeners).clone();
-        for listener in listeners {
-            listener(*digest);
+        let callbacks = lock(&self.damage_callbacks).clone();
+        for callback in callbacks {
+            callback(*digest);
         }
     }
 
@@ -166,10 +166,10 @@ impl Inner {
     }
 }
 
-/// One file of a directory.
+/// One file of a directory, as [`list`] finds it.
 pub(super) struct Listed {
     pub(super) path: PathBuf,
-    /// The digest that it is named by, if it is.
+    /// The digest in its name; `None` if the name is no digest.
     pub(super) digest: Option<Digest>,
     pub(super) bytes: u64,
     pub(super) modified: Option<std::time::SystemTime>,

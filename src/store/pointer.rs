@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Recovery, StoreError};
 use super::releases::StoredRelease;
-use super::{Inner, Store, checked, lock};
+use super::{OpenStore, Store, checked, lock};
 use durable::read_limited;
 use ids::Generation;
 
-const POINTER: &checked::Kind = b"LSACTIV\x01";
+const POINTER: &checked::FileMagic = b"LSACTIV\x01";
 const MAX_POINTER_BYTES: u64 = 1024;
 
-/// What the file says.
+/// The content of the file `active`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pointer {
     pub(super) active: Option<Generation>,
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     fn switch(&self, pointer: &mut Pointer, to: Pointer) -> Result<(), StoreError> {
         let path = self.dir.join("active");
         // Two numbers: they always become JSON.

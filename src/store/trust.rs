@@ -9,11 +9,11 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Recovery, StoreError};
-use super::{Inner, Store, checked, lock};
+use super::{OpenStore, Store, checked, lock};
 use durable::read_limited;
 use ids::{Generation, UnixTime};
 
-const TRUST: &checked::Kind = b"LSTRUST\x01";
+const TRUST: &checked::FileMagic = b"LSTRUST\x01";
 
 /// The largest copy: five metadata files at their limits with room to spare.
 const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
@@ -21,21 +21,21 @@ const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
 /// Trust state: what must survive any power cut. Two checksummed copies, written in turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustState {
-    /// [`tuf::Trusted::files`].
+    /// The trusted metadata, as [`tuf::Trusted::files`] names it.
     pub metadata: BTreeMap<String, Vec<u8>>,
-    /// The time floor.
+    /// The time floor: the latest time that a signed source has shown. `None` if none has been saved.
     pub time_floor: Option<UnixTime>,
     /// Generations whose self-check failed and that are not tried again.
     pub rejected: Vec<Generation>,
 }
 
-/// What is known of the two copies.
+/// What the store knows of the two copies of the trust state.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     sequence: u64,
     state: Option<TrustState>,
     whole: [bool; 2],
-    /// There was a state and neither copy holds it any more.
+    /// Whether there was a state and both copies of it are damaged.
     lost: bool,
 }
 
@@ -121,7 +121,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     fn trust_path(&self, copy: u8) -> std::path::PathBuf {
         self.dir.join(format!("trust.{copy}"))
     }
