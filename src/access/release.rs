@@ -20,14 +20,14 @@ use tuf::{TrustError, Trusted};
 /// `targets/<sha256>.manifest`.
 pub const MANIFEST_TARGET: &str = "manifest";
 
-/// A manifest whose signatures, site, generation and digest all held.
+/// A manifest whose signatures, site, generation and digest were all verified.
 #[derive(Debug, Clone)]
 pub struct OpenedManifest {
     manifest: Manifest,
     sealed: Arc<[u8]>,
 }
 
-/// A release whose parts all held: manifest, inventory, shards, firmware listing.
+/// A release whose parts were all verified: manifest, inventory, shards, firmware listing.
 #[derive(Debug, Clone)]
 pub struct Opened {
     manifest: Manifest,
@@ -36,7 +36,7 @@ pub struct Opened {
     objects: Vec<ObjectRef>,
 }
 
-/// Why a release was turned away. The active release stays as it was.
+/// Why a release was rejected. The active release stays as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
     /// The signed metadata names no manifest.
@@ -51,10 +51,10 @@ pub enum ReleaseError {
     /// The manifest does not open.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A part does not open.
+    /// The inventory, a shard or the reference to a file does not open.
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// A part cannot be had.
+    /// The inventory or a shard cannot be read from the disk or from HQ.
     #[error("a part of the release cannot be read: {0}")]
     Unreadable(String),
     /// The parts contradict each other.
@@ -144,7 +144,7 @@ impl OpenedManifest {
         Ok(Self { manifest, sealed: sealed.into() })
     }
 
-    /// What it says.
+    /// The manifest's content, in clear.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -195,17 +195,17 @@ impl OpenedManifest {
 }
 
 impl Opened {
-    /// The release, indexed.
+    /// The files and phones of the release, indexed for lookup.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 
-    /// Its number.
+    /// The number of the release, from 1.
     pub fn generation(&self) -> Generation {
         self.manifest.generation
     }
 
-    /// What its manifest says.
+    /// The manifest's content, in clear.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -225,7 +225,7 @@ impl Opened {
 struct Signed<'a> {
     targets: &'a Targets,
     firmware: Option<&'a Targets>,
-    /// Ours of all the metadata that is made for one site.
+    /// The [`EXTRA_FIELD`] of each role that is signed for one site; `None` where a file has none.
     extras: Vec<Option<&'a Value>>,
 }
 
