@@ -28,7 +28,7 @@ pub struct FileRequest<'a> {
 /// What to do with a request.
 #[derive(Debug, Clone)]
 pub enum Decision {
-    /// Send this file.
+    /// The requester may have this file.
     Serve(Arc<FileEntry>),
     /// `ERROR 1 "File not found"`, at once, whatever the reason is.
     NotFound(FileRefusal),

@@ -15,19 +15,19 @@ pub const MAX_ADDRESSES: usize = 4096;
 /// How often a full table is searched for addresses that may be forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The rates of a site.
+/// How many requests a site answers. What is over a rate gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestRates {
-    /// One address: what a device that is not in the inventory asks for, and what a phone of it asks for that is
-    /// another's. A phone that boots asks for about 20 names within seconds.
+    /// For one address: all requests of a device that is not in the inventory, and a phone's requests for other devices'
+    /// files. A phone that boots asks for about 20 names within seconds.
     pub address: Rate,
-    /// One phone's own files, shared files and plain misses. More than any phone needs, because whoever asks under its
-    /// address for its own names uses this up: at 2,000 such packets a second one of its requests in ten still gets
-    /// through, and phones ask four times and more.
+    /// For one phone: its own files, shared files and plain misses. It is more than any phone needs, because anybody who
+    /// forges the phone's address can use it up. At 2,000 forged packets a second, one of the phone's requests in ten still
+    /// gets through, and phones ask four times and more.
     pub own: Rate,
-    /// All phones of the inventory together: a few hundred may boot at once after a power cut.
+    /// For all phones of the inventory together: a few hundred may boot at once after a power cut.
     pub known: Rate,
-    /// All other devices together.
+    /// For all other devices together, and for all guesses under phones' addresses.
     pub unknown: Rate,
 }
 
@@ -42,14 +42,14 @@ impl Default for RequestRates {
     }
 }
 
-/// Which share a request is counted against.
+/// The share of the rates that a request is counted against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Share {
-    /// A phone of the inventory, and something that it may ask for.
+    /// A phone of the inventory asks for something that it may ask for.
     Own,
-    /// A phone of the inventory, or somebody under its address, and another's name.
+    /// A phone of the inventory, or somebody under its address, asks for another device's name.
     Guesses,
-    /// Everybody else.
+    /// A device that is not in the inventory asks, whatever for.
     Unknown,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Share {
 pub(super) struct Limiter {
     limits: RequestRates,
     addresses: HashMap<(Ipv4Addr, Share), TokenBucket>,
-    /// All unknown addresses that found no room of their own.
+    /// Counts all unknown addresses that came when [`MAX_ADDRESSES`] others were counted.
     crowd: TokenBucket,
     known: TokenBucket,
     unknown: TokenBucket,

@@ -1,8 +1,8 @@
 //! An append-only log of records that survives power cuts: what the appliance promised to others, such as leases.
 //!
-//! File: eight bytes of kind, then records of length (u32), checksum (first eight bytes of the SHA-256 of length and
-//! content) and content. A record that is not whole ends the log: a power cut tore it, and nobody was told yet that it
-//! was written. Only if a whole one follows, the medium damaged it, and it alone is left out.
+//! The file begins with eight bytes of magic. Each record has a length (u32), a checksum (the first eight bytes of the SHA-256
+//! of length and content) and the content. A record that is not whole ends the log: a power cut tore it, and nobody was told
+//! that it was written. If a whole record follows it, the medium damaged it, and it alone is left out.
 
 use std::fs::TryLockError;
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::StoreError;
 use durable::{Disk, DiskFile, parent};
 
-const KIND: &[u8; 8] = b"LSJRNAL\x01";
+const MAGIC: &[u8; 8] = b"LSJRNAL\x01";
 const HEAD_BYTES: usize = 12;
 
 /// The most bytes of one record.
@@ -52,7 +52,7 @@ impl Journal {
         let cut = file.end() - end;
         if end == 0 {
             file.truncate(0).map_err(StoreError::io("cut", path))?;
-            file.append(KIND).map_err(StoreError::io("write", path))?;
+            file.append(MAGIC).map_err(StoreError::io("write", path))?;
             file.sync().map_err(StoreError::io("sync", path))?;
             disk.sync_dir(parent(path)).map_err(StoreError::io("sync", path))?;
         } else if cut > 0 {
@@ -92,7 +92,7 @@ impl Journal {
 
     /// Replaces all records by these, all or nothing.
     pub fn rewrite<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<(), StoreError> {
-        let mut bytes = KIND.to_vec();
+        let mut bytes = MAGIC.to_vec();
         for record in records {
             bytes.extend_from_slice(&frame(record.as_ref())?);
             if bytes.len() as u64 > MAX_JOURNAL_BYTES {
@@ -116,7 +116,7 @@ impl Journal {
         self.disk.sync_dir(parent(&self.path)).map_err(StoreError::io("sync", &self.path))
     }
 
-    /// Takes back what a failed append left, so that records behind it are not lost with it.
+    /// Cuts off what a failed append left, so that later records are not lost behind it.
     fn undo_failed(&mut self) -> Result<(), StoreError> {
         if self.dirty {
             self.file.truncate(self.end).map_err(StoreError::io("cut", &self.path))?;
@@ -154,10 +154,10 @@ fn frame(record: &[u8]) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
-/// The whole records and where the last one ends; 0 if not even the kind is there.
+/// The whole records and where the last one ends; 0 if the file does not begin with the magic.
 fn parse(bytes: &[u8]) -> (Vec<Vec<u8>>, u64) {
     let mut records = Vec::new();
-    let Some(mut rest) = bytes.strip_prefix(KIND) else { return (records, 0) };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (records, 0) };
     while let Some((record, after)) = parse_record(rest) {
         if let Some(whole) = record {
             records.push(whole.to_vec());

@@ -52,8 +52,7 @@ impl Store {
         Ok(bytes)
     }
 
-    /// An object was found damaged: moves it away, so that the next poll fetches it again. Transfers that have it
-    /// open go on.
+    /// Moves a damaged object away, so that the next poll fetches it again. Transfers that have it open go on.
     pub fn quarantine(&self, digest: &Digest) {
         self.inner.quarantine(digest);
     }
@@ -117,7 +116,7 @@ impl OpenStore {
         Ok(file)
     }
 
-    /// What a transfer reads turned out to be damaged. Its file may have been replaced by a good one since.
+    /// Quarantines the object of a file that turned out to be damaged, unless a good file has replaced it since.
     pub(super) fn damaged_file(&self, digest: &Digest, file: &File) {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let read = file.metadata().map(identity);
@@ -128,7 +127,7 @@ impl OpenStore {
         }
     }
 
-    /// Quarantines an object and tells whoever listens.
+    /// Quarantines an object and calls the damage callbacks.
     pub(super) fn damaged(&self, digest: &Digest) {
         self.quarantine(digest);
         if !lock(&self.reported).insert(*digest) {

@@ -1,7 +1,7 @@
 //! Which release is active: one small file, replaced whole.
 //!
-//! If the medium damages it none the less, the newest whole release that has been active takes its place; a release
-//! that was only staged waits for its activation and a rejected one is never chosen.
+//! If the medium damages that file, the newest whole release that has been active is served. A release that was only staged
+//! waits for its activation, and a rejected one is never chosen.
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ impl OpenStore {
         Ok(())
     }
 
-    /// Where the pointer has to change for something to be served at all, the disk's refusal does not count.
+    /// Switches the pointer in memory even if the disk takes no writes: otherwise nothing would be served.
     fn switch_anyway(&self, pointer: &mut Pointer, to: Pointer) {
         if let Err(error) = self.switch(pointer, to) {
             tracing::warn!(%error, "the pointer to the active release cannot be mended");

@@ -73,9 +73,9 @@ impl TrustState {
 }
 
 impl Store {
-    /// The trust state; `None` only if there never was one. Both copies bad: rebuilt from the active release's
-    /// metadata, without time floor (the metadata's own times are one), and [`Store::recoveries`] says so; if there is
-    /// no release either, [`StoreError::TrustLost`].
+    /// The trust state; `None` only if there never was one. If both copies are damaged, it is rebuilt from the metadata of the
+    /// active release, without a time floor, and [`Store::recoveries`] says so. If there is no release either, the error is
+    /// [`StoreError::TrustLost`].
     pub fn trust(&self) -> Result<Option<TrustState>, StoreError> {
         let (state, lost) = {
             let copies = lock(&self.inner.trust);
@@ -84,7 +84,7 @@ impl Store {
         if state.is_some() {
             return Ok(state);
         }
-        // A release without trust state: somebody deleted it. That must not lower the rollback floor either.
+        // There is a release and no trust state, so somebody deleted it. That must not lower the rollback floor.
         let Some(active) = self.inner.active()? else {
             return if lost { Err(StoreError::TrustLost) } else { Ok(None) };
         };

@@ -77,9 +77,9 @@ pub struct Refresh {
     stage: RefreshStage,
     /// Roots that this refresh followed.
     rotations: u32,
-    /// Delegated roles from before, for as long as no delegator that vouches for them is here.
+    /// Delegated roles that were trusted before this refresh. They count again once a delegator of now vouches for them.
     before: BTreeMap<String, Arc<VerifiedMetadata<Targets>>>,
-    /// Roles that this refresh has come to; without a file where the snapshot does not list it.
+    /// The roles that this refresh has visited; `None` for one that the snapshot does not list.
     visited: BTreeMap<String, Option<Arc<VerifiedMetadata<Targets>>>>,
     /// Roles still to be visited, the next one last.
     pending: Vec<Next>,
@@ -121,7 +121,7 @@ impl Refresh {
         }
     }
 
-    /// What to do next. After an error it stays at what the refresh stopped at; it is never [`RefreshStep::Done`] then.
+    /// What the caller does next. After an error it stays the step that failed, and is never [`RefreshStep::Done`].
     pub fn step(&self) -> RefreshStep {
         let ask = |role: &str, path: String, max_bytes: u64| {
             RefreshStep::Fetch(Ask {
@@ -342,14 +342,14 @@ impl Refresh {
                 }
             }
         }
-        // What was not visited is nobody's any more. What was, held by the keys of every delegator that is here now.
+        // A role that was not visited has no delegator any more. A visited one was signed by the keys of each of its delegators.
         let visited = self.visited.iter().filter_map(|(role, held)| Some((role.clone(), held.clone()?)));
         self.trusted.delegated = visited.filter(|(role, _)| role != "targets").collect();
         self.stage = RefreshStage::Done;
         Ok(())
     }
 
-    /// A role's file from before, if it is the one that the snapshot names and holds by the keys that count now.
+    /// The role's file that was trusted before, if the snapshot names it and the keys of now signed it.
     fn have(&self, role: &str, meta: &MetaFile, authority: &Authority) -> Option<Arc<VerifiedMetadata<Targets>>> {
         let held = if role == "targets" { self.trusted.targets.as_ref() } else { self.before.get(role) }?;
         (held.is(meta) && held.check_under(role, authority).is_ok()).then(|| Arc::clone(held))
@@ -398,7 +398,7 @@ impl Refresh {
     }
 }
 
-/// How much to read of a file: as much as is signed for, and not over the limit.
+/// The most bytes to read of a file: its signed length, but never over the limit.
 fn cap(meta: &MetaFile, limit: u64) -> u64 {
     meta.length.map_or(limit, |length| length.min(limit))
 }

@@ -1,4 +1,4 @@
-//! What a client trusts: metadata that held, and what it says about targets.
+//! What a client trusts: verified metadata, and what it says about targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use ids::UnixTime;
 /// How many roles one search visits, `targets` included (§5.6.7.1).
 pub const MAX_ROLES: usize = 32;
 
-/// Metadata that held: what a client keeps between refreshes. Bytes as they were signed, and what they say.
+/// Verified metadata, which a client keeps between refreshes: the bytes as they were signed, and their content.
 ///
-/// Every file in it is signed by the keys of the trusted root or of whoever delegates to it here; a delegated role
-/// that several delegate to, by the keys of each. A clone is cheap.
+/// The keys of the trusted root signed every top-level file, and the keys of each delegator every delegated role. A clone is
+/// cheap.
 #[derive(Debug, Clone)]
 pub struct Trusted {
     pub(super) root: Arc<VerifiedMetadata<Root>>,
@@ -131,8 +131,8 @@ impl Trusted {
 
     /// The target of this path: top level first, then delegations in order, preorder depth first (§5.6.7).
     ///
-    /// Only files that the trusted snapshot names count. Where the search comes to a role that is not there as the
-    /// snapshot names it, it ends: a role of lower priority must not answer in its place.
+    /// Only files that the trusted snapshot names count. The search ends at a role whose file is not the one that the snapshot
+    /// names: a role of lower priority must not answer in its place.
     pub fn target(&self, path: &str) -> Option<&Target> {
         let mut visited = BTreeSet::new();
         let mut pending = vec!["targets"];
@@ -193,7 +193,7 @@ impl Trusted {
         self.timestamp()?.meta.get("snapshot.json")
     }
 
-    /// §5.3.7 and §5.3.11: a new root, and what no longer holds under it.
+    /// §5.3.7 and §5.3.11: trusts a new root, and drops what its keys did not sign.
     ///
     /// §5.3.11 is applied with each root, not after the last: a refresh that ends in between must not leave files
     /// that the new root does not vouch for.

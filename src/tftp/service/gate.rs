@@ -108,7 +108,7 @@ impl Gate {
 
     /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
     pub(super) fn resolve(&self, address: Ipv4Addr) {
-        // Full means that the neighbour service has plenty to do; the phone will ask again.
+        // The queue is full if the `neighbours` task has much to do. The phone will ask again.
         let _ = self.resolve.try_send(address);
     }
 
@@ -126,7 +126,7 @@ impl Gate {
         GateDecision { decision, guessing, release: ServedRelease::of(&catalog, requester) }
     }
 
-    /// The requester's own log of this name; `None` if the name is no log of his, or he writes too often.
+    /// The requester's own log of this name; `None` if it has no such log, or writes too often.
     pub(super) fn own_log(
         &mut self,
         address: Ipv4Addr,
