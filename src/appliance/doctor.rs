@@ -11,6 +11,7 @@ use super::interface::{self, LanInterface};
 use dhcp::client::ClientSocket;
 use dhcp::lan::{OtherServer, Points};
 use dhcp::{LanView, service};
+use telemetry::Hint as _;
 
 /// How long servers have to answer: dnsmasq pings for 3 s first, and the first question may be lost.
 const LISTEN: Duration = Duration::from_secs(9);
@@ -22,12 +23,11 @@ const ASK_EVERY: Duration = Duration::from_secs(4);
 /// # Errors
 /// If no LAN interface is found, or its client port may not be used: that takes root or `CAP_NET_BIND_SERVICE`.
 pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
-    let lan =
-        interface::find(interface, false).context("hint: name the interface: lineside doctor --interface eth0")?;
+    let lan = interface::find(interface, false).hint("name the interface: lineside doctor --interface eth0")?;
     let mac = service::hardware_address(&lan.name)?;
     let listener = ClientSocket::bind(&lan.name, mac, (67, 68))
         .with_context(|| format!("cannot listen for DHCP on {}", lan.name))
-        .context("hint: run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
+        .hint("run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
     let mut seen = LanView::new();
     let end = tokio::time::Instant::now() + LISTEN;
     let mut ask = tokio::time::interval(ASK_EVERY);

@@ -252,8 +252,7 @@ impl Lan {
         let config = dhcp::Config {
             // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
             interface: (!lan.address().is_loopback()).then(|| lan.name.clone()),
-            address: lan.address(),
-            prefix: lan.lan.prefix_len(),
+            lan: lan.lan,
             server_port: settings.server_port,
             client_port: settings.client_port,
             relay_port: settings.relay_port,

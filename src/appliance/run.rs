@@ -24,6 +24,7 @@ use api::{AlertCode, SiteState};
 use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
+use telemetry::Hint as _;
 use update::Updater;
 use update::identity::SiteIdentity;
 
@@ -90,12 +91,12 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
             None
         }
         Err(error) => {
-            return Err(error).context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"");
+            return Err(error).hint("name the LAN interface in the configuration: [lan] interface = \"eth0\"");
         }
     };
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
-        .context("hint: run as the user that owns it, stop another lineside, or set storage.state")?;
+        .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
     for recovery in store.recoveries() {
         warn!(%recovery, "the store was put in order");
     }
@@ -147,7 +148,7 @@ async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Runni
     let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
     let status = StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
-        .context("hint: set status.socket to a path in a directory that you may write")?;
+        .hint("set status.socket to a path in a directory that you may write")?;
 
     running.tftp = bound.as_ref().and_then(Bound::tftp);
     running.dhcp = bound.as_ref().and_then(Bound::dhcp);

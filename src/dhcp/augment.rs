@@ -26,7 +26,6 @@ pub mod completed_offer;
 mod phone;
 mod phones;
 mod relay_retry;
-mod token_bucket;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -38,20 +37,19 @@ pub use self::completed_offer::{CompletedOffer, Exchange};
 use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
 use self::phones::Phones;
 use self::relay_retry::RelayRetry;
-use self::token_bucket::TokenBucket;
 use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::DhcpScope;
-use ids::MacAddr;
+use ids::{MacAddr, Rate, TokenBucket};
 
 /// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);
-/// DISCOVERs relayed each second, and at once, for phones that the inventory lists.
-const RELAYS_LISTED: (f64, f64) = (100.0, 200.0);
+/// DISCOVERs that are relayed for phones that the inventory lists.
+const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
 /// The same for other devices that say they are phones.
-const RELAYS_UNLISTED: (f64, f64) = (10.0, 20.0);
+const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The most routers that are asked.
 pub const MAX_SERVERS: usize = 4;
 
@@ -80,24 +78,29 @@ pub struct Augment {
 }
 
 /// How many DISCOVERs may be relayed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct RelayBudget {
     listed: TokenBucket,
     unlisted: TokenBucket,
 }
 
+impl RelayBudget {
+    /// Takes one from what listed phones or all others have. Says whether there was one.
+    fn allow(&mut self, listed: bool, now: Instant) -> bool {
+        let (bucket, rate) =
+            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
+        bucket.take(rate, now).is_ok()
+    }
+}
+
 impl Augment {
     /// Knows no router and no phone. `seed` makes transactions that nobody can guess.
-    pub fn new(seed: u64, now: Instant) -> Self {
-        let relays = RelayBudget {
-            listed: TokenBucket::new(RELAYS_LISTED, now),
-            unlisted: TokenBucket::new(RELAYS_UNLISTED, now),
-        };
+    pub fn new(seed: u64) -> Self {
         Self {
             servers: Vec::new(),
             phones: Phones::default(),
             deferred: Vec::new(),
-            relays,
+            relays: RelayBudget::default(),
             relay_retry: RelayRetry::default(),
             own_xid: None,
             xids: Transactions(seed),
@@ -143,7 +146,7 @@ impl Augment {
             let fits = offer.chaddr == mac
                 && scope.is_phone(&discover)
                 && self.servers.contains(&offer.server)
-                && scope.is_local(offer.yiaddr)
+                && scope.lan.contains(offer.yiaddr)
                 && offer.tftp().is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
             let Some(offer) = made.filter(|_| fits) else { continue };
@@ -206,8 +209,7 @@ impl Augment {
         if phone.is_quiet(now) {
             return;
         }
-        let all = if listed { &mut self.relays.listed } else { &mut self.relays.unlisted };
-        if !phone.relays.take(now) || !all.take(now) {
+        if !phone.may_be_relayed(now) || !self.relays.allow(listed, now) {
             return out.push(NotCompleted::NotRelayed.into());
         }
         phone.last_seen = Some(now);
@@ -221,7 +223,7 @@ impl Augment {
             choice: Choice::Open,
         });
         for &server in &self.servers {
-            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server, xid)));
+            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server(), xid)));
             if listed {
                 self.relay_retry.relayed(mac, server, xid, now);
             }
@@ -250,7 +252,8 @@ impl Augment {
             (Some(address), None) | (None, Some(address)) => address,
             _ => return out.push(NotCompleted::Malformed.into()),
         };
-        if !scope.is_local(address) || [scope.server, scope.broadcast()].contains(&address) || taken(address) {
+        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) || taken(address)
+        {
             return out.push(NotCompleted::Address.into());
         }
         match (server, ciaddr) {
@@ -351,12 +354,12 @@ impl Augment {
         let (mac, server, address) = (message.chaddr, message.server, message.yiaddr);
         let Some(phone) = self.phones.get_mut(mac) else { return };
         // The router answers us as a relay agent. If the phone wants broadcasts, the phone hears the answer, too.
-        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server;
+        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server();
         let discovery = phone.discovery.as_mut().filter(answers_us);
         let Some(discovery) = discovery.filter(|discovery| discovery.is_current(now)) else { return };
         // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
-        let wrong = !scope.is_local(address)
-            || [scope.server, scope.broadcast(), server].contains(&address)
+        let wrong = !scope.lan.contains(address)
+            || [scope.server(), scope.lan.broadcast(), server].contains(&address)
             || taken(address, mac);
         if wrong || !self.servers.contains(&server) {
             return out.push(NotCompleted::Address.into());
@@ -396,8 +399,8 @@ impl Augment {
             let recent = |at: Instant| now.saturating_duration_since(at) < RELAY_VALID;
             let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
                 || discovery.offers.iter().any(|offer| offer.server == server);
-            if !answered && self.relays.listed.take(now) {
-                out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server, xid)));
+            if !answered && self.relays.allow(true, now) {
+                out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server(), xid)));
             }
         }
         let phones = &mut self.phones;
@@ -410,7 +413,7 @@ impl Augment {
                     discovery.choice = Choice::Missed { server, address, since, repeated: None };
                     if let Some(scope) = scope {
                         discovery.at = now;
-                        let message = completed_offer::relayed(&discovery.bytes, scope.server, discovery.xid);
+                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), discovery.xid);
                         out.push(Action::Relay(server, message));
                     }
                 }

@@ -69,8 +69,8 @@ pub struct Datagram<'a> {
 
 /// Reads a frame with one whole UDP datagram over IPv4. `None` for everything else.
 ///
-/// Checksums are not verified. Frames of this machine's own virtual links carry none yet, and a network card drops what is
-/// damaged on a real link.
+/// Checksums are not verified. Frames of this machine's own virtual links carry none yet, and on a real link the network
+/// card drops damaged frames.
 pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
     let (ethernet, packet) = frame.split_at_checked(14)?;
     if ethernet.get(12..14)? != [0x08, 0x00] {

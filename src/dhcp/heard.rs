@@ -192,8 +192,8 @@ pub struct Overheard {
     pub address: Option<Ipv4Addr>,
     /// What else the server hands out; `None` in a NAK.
     pub terms: Option<LeaseTerms>,
-    /// Whether the message answers a question of ours. Anybody can send anything to others. Only who hears us ask knows our
-    /// transactions.
+    /// Whether the message answers a question of ours. Any device can send anything to others, but only one that hears our
+    /// question knows our transaction.
     pub asked: bool,
     /// How long after our question the message came, if that is known.
     pub after: Option<Duration>,

@@ -24,7 +24,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// A server that missed so many questions is gone, if another server answers.
 const MAX_MISSED: u8 = 3;
 
-/// Who speaks as a server for longer than this does so on purpose.
+/// A device that speaks as a server for longer than this does so on purpose.
 const LASTING: Duration = Duration::from_secs(5);
 
 /// How long an answer to ARP is good for. A device that takes an address announces it (RFC 5227 §2.3), or asks for the
@@ -48,7 +48,7 @@ const MAX_CHECKED: usize = MAX_RANGE as usize;
 #[derive(Debug, Default)]
 pub struct LanView {
     servers: BTreeMap<Ipv4Addr, OtherServer>,
-    /// Who speaks as a server to others and has never answered us.
+    /// The devices that speak as servers to others and have never answered us.
     strangers: BTreeMap<Ipv4Addr, UnconfirmedServer>,
     /// When all servers were last asked.
     asked: Option<UnixTime>,
@@ -69,7 +69,7 @@ impl ArpAnswer {
     }
 }
 
-/// Somebody who speaks as a server to others. Anybody can do that.
+/// A device that speaks as a server to others. Any device can do that.
 #[derive(Debug)]
 struct UnconfirmedServer {
     first: UnixTime,
@@ -193,7 +193,7 @@ impl LanView {
     /// Another server spoke. Says whether anything about it is new.
     ///
     /// A server is known only once it answers us, and only its answers to us are learnt: on a LAN anybody can say anything to
-    /// others. Who speaks only to others is asked.
+    /// others. A device that speaks as a server to others is asked.
     pub fn heard(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
         let address = overheard.server;
         if let Some(server) = self.servers.get_mut(&address) {
@@ -246,7 +246,7 @@ impl LanView {
             || self.strangers.values().any(|stranger| self.asked.is_none_or(|asked| stranger.last >= asked))
     }
 
-    /// Who has spoken as a server for a while and never answered us. Each is named once.
+    /// The devices that have spoken as servers for a while and never answered us. Each is named once.
     pub fn strangers(&mut self, now: UnixTime) -> Vec<Ipv4Addr> {
         self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
         let lasting = self.strangers.iter_mut().filter(|(_, stranger)| {
@@ -307,7 +307,7 @@ impl LanView {
         self.checked.get(&address).is_none_or(|answer| now.since(answer.at) >= CHECK_AGAIN)
     }
 
-    /// The answer for this address no longer counts: the address has become somebody's.
+    /// The answer for this address no longer counts: a client has got the address.
     pub fn unchecked(&mut self, address: Ipv4Addr) {
         self.checked.remove(&address);
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -40,8 +41,7 @@ const NEAR: usize = 64;
 const MAX_KEPT_BYTES: usize = 2048;
 
 /// What tells a client from others (RFC 2131 §4.2): its identifier, or else its hardware address.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Box<[u8]>);
 
 impl ClientId {
@@ -68,25 +68,27 @@ impl ClientId {
     }
 }
 
-impl TryFrom<String> for ClientId {
-    type Error = data_encoding::DecodeError;
+impl FromStr for ClientId {
+    type Err = data_encoding::DecodeError;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         data_encoding::HEXLOWER.decode(text.as_bytes()).map(|bytes| Self(bytes.into_boxed_slice()))
     }
 }
 
-impl From<ClientId> for String {
-    fn from(id: ClientId) -> Self {
-        data_encoding::HEXLOWER.encode(&id.0)
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
     }
 }
 
 impl fmt::Debug for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        fmt::Display::fmt(self, f)
     }
 }
+
+ids::text_serde!(ClientId);
 
 /// What an address is to its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

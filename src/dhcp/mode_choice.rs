@@ -11,7 +11,7 @@ pub struct LanEvidence<'a> {
     pub link: bool,
     /// Whether other servers still have time to show after our start.
     pub listening: bool,
-    /// Whether no router is expected any more: one that boots with us takes a minute.
+    /// Whether no router is expected any more. A router that boots with us takes a minute.
     pub alone: bool,
     /// Where each other server points phones.
     pub servers: &'a [Points],
@@ -122,6 +122,7 @@ mod tests {
 
     use super::*;
     use bundle::DhcpSettings;
+    use ids::Lan;
 
     const PLAIN: LanEvidence<'_> =
         LanEvidence { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(chosen(DhcpMode::Auto, &LanEvidence { alone: false, ..PLAIN }).mode, ActiveMode::Inform);
         assert_eq!(chosen(DhcpMode::Auto, &LanEvidence { listening: true, ..PLAIN }).mode, ActiveMode::Inform);
         let without_range = LanEvidence { servers: &[], ..PLAIN };
-        let mut scope = DhcpScope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &DhcpSettings::default(), []);
+        let mut scope = DhcpScope::new(Lan::new(Ipv4Addr::new(192, 168, 1, 2), 24), &DhcpSettings::default(), []);
         scope.choose(&without_range);
         assert_eq!(scope.mode, ActiveMode::Inform);
         assert!(scope.problem.is_some_and(|problem| problem.contains("no `range`")));
@@ -197,7 +198,7 @@ mod tests {
     fn chosen(mode: DhcpMode, seen: &LanEvidence<'_>) -> DhcpScope {
         let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110)));
         let settings = DhcpSettings { mode, range, ..DhcpSettings::default() };
-        let mut scope = DhcpScope::new(Ipv4Addr::new(192, 168, 1, 2), 24, &settings, []);
+        let mut scope = DhcpScope::new(Lan::new(Ipv4Addr::new(192, 168, 1, 2), 24), &settings, []);
         scope.choose(seen);
         scope
     }

@@ -10,7 +10,7 @@ const WAIT: Duration = Duration::from_millis(500);
 
 /// The addresses that are not asked for yet, and those that have time to answer.
 #[derive(Debug)]
-pub struct RangeProbe {
+pub(crate) struct RangeProbe {
     left: Vec<Ipv4Addr>,
     asked: Vec<Ipv4Addr>,
     until: Option<Instant>,
@@ -18,7 +18,7 @@ pub struct RangeProbe {
 
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ProbeStep {
+pub(crate) enum ProbeStep {
     /// Nothing, before the deadline.
     Wait,
     /// Look up who answered, and ask for the next addresses.
@@ -34,14 +34,14 @@ pub enum ProbeStep {
 
 impl RangeProbe {
     /// A probe of these addresses.
-    pub fn over(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Self {
+    pub(crate) fn over(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Self {
         let mut left: Vec<Ipv4Addr> = addresses.into_iter().collect();
         left.reverse();
         Self { left, asked: Vec::new(), until: None }
     }
 
     /// Says what is to be done now.
-    pub fn step(&mut self, now: Instant) -> ProbeStep {
+    pub(crate) fn step(&mut self, now: Instant) -> ProbeStep {
         if self.until.is_some_and(|until| now < until) {
             return ProbeStep::Wait;
         }
@@ -52,7 +52,7 @@ impl RangeProbe {
     }
 
     /// When the next step is due.
-    pub const fn deadline(&self) -> Option<Instant> {
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
         self.until
     }
 }

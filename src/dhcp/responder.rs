@@ -99,7 +99,7 @@ impl Case<'_> {
         let requested = self.request.options.address(OptionCode::RequestedIpAddress);
         let ciaddr = Some(self.request.ciaddr).filter(|address| !address.is_unspecified());
         match (self.request.options.address(OptionCode::ServerIdentifier), requested, ciaddr) {
-            (Some(server), _, _) if server != self.scope.server => self.took_other_offer(),
+            (Some(server), _, _) if server != self.scope.server() => self.took_other_offer(),
             (Some(_), Some(address), None) => self.selecting(address),
             (None, Some(address), None) => self.init_reboot(address),
             // Some clients name the server when they renew.
@@ -126,7 +126,7 @@ impl Case<'_> {
     /// The client remembers an address and checks whether it still holds.
     fn init_reboot(&self, address: Ipv4Addr) -> Verdict {
         // "If the server detects that the client is on the wrong net … the server SHOULD send a DHCPNAK".
-        if !self.scope.is_local(address) {
+        if !self.scope.lan.contains(address) {
             return self.nak("wrong network");
         }
         match self.view.leases.of(&self.client, self.request.chaddr) {
@@ -140,7 +140,7 @@ impl Case<'_> {
 
     /// The client renews (unicast) or rebinds (broadcast).
     fn extending(&self, address: Ipv4Addr) -> Verdict {
-        if !self.scope.is_local(address) {
+        if !self.scope.lan.contains(address) {
             return self.nak("wrong network");
         }
         match self.view.leases.of(&self.client, self.request.chaddr) {
@@ -174,7 +174,7 @@ impl Case<'_> {
     }
 
     fn give_back(&self, address: Ipv4Addr, state: LeaseState, span: Duration) -> Verdict {
-        if self.request.options.address(OptionCode::ServerIdentifier) != Some(self.scope.server) {
+        if self.request.options.address(OptionCode::ServerIdentifier) != Some(self.scope.server()) {
             return silent(SilenceReason::OtherServer);
         }
         // Only its own: nobody can free or block somebody else's address by naming it.
@@ -221,7 +221,7 @@ impl Case<'_> {
             return silent(SilenceReason::UnknownClient);
         }
         let options = vec![
-            (OptionCode::ServerIdentifier, self.scope.server.octets().to_vec()),
+            (OptionCode::ServerIdentifier, self.scope.server().octets().to_vec()),
             (OptionCode::Message, message.as_bytes().to_vec()),
         ];
         let mut reply = self.answer.reply(MessageType::Nak, Ipv4Addr::UNSPECIFIED, options);

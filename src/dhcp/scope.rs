@@ -9,7 +9,7 @@ use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
 use super::range::{MAX_RANGE, Range};
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
-use ids::{MacAddr, Oui};
+use ids::{Lan, MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;
@@ -51,10 +51,8 @@ pub struct DhcpScope {
     pub label: &'static str,
     /// Why the mode in force is not the one that the settings name.
     pub problem: Option<String>,
-    /// Our address on the LAN, the server identifier.
-    pub server: Ipv4Addr,
-    /// The length of the LAN's prefix.
-    pub prefix: u8,
+    /// Our address on the LAN, and its prefix.
+    pub lan: Lan,
     /// The addresses to lease, in a mode that leases.
     pub range: Option<Range>,
     /// How long a lease lasts.
@@ -80,17 +78,12 @@ pub struct DhcpScope {
 }
 
 impl DhcpScope {
-    /// Checks the settings, for a server at `server`/`prefix` with these phones in the inventory.
-    pub fn new(
-        server: Ipv4Addr,
-        prefix: u8,
-        settings: &DhcpSettings,
-        phones: impl IntoIterator<Item = MacAddr>,
-    ) -> Self {
+    /// Checks the settings, for a server with this address and these phones in the inventory.
+    pub fn new(lan: Lan, settings: &DhcpSettings, phones: impl IntoIterator<Item = MacAddr>) -> Self {
         let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> { addresses.iter().copied().take(MAX_LIST).collect() };
         let mut tftp = list(&settings.tftp_servers);
         if tftp.is_empty() {
-            tftp.push(server);
+            tftp.push(lan.address());
         }
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
@@ -98,8 +91,7 @@ impl DhcpScope {
             mode: ActiveMode::Inform,
             label: "inform",
             problem: None,
-            server,
-            prefix: prefix.min(32),
+            lan,
             range: None,
             lease: Duration::from_secs(lease.into()),
             tftp,
@@ -170,37 +162,21 @@ impl DhcpScope {
 
     fn checked_range(&self, settings: &DhcpSettings) -> Result<Range, String> {
         let (first, last) = settings.range.ok_or("this mode needs a range of addresses")?;
-        if !self.is_local(first) || !self.is_local(last) {
-            let (server, prefix) = (self.server, self.prefix);
-            return Err(format!("the range {first} to {last} is not in the LAN of {server}/{prefix}"));
+        let lan = self.lan;
+        if !lan.contains(first) || !lan.contains(last) {
+            return Err(format!("the range {first} to {last} is not in the LAN of {lan}"));
         }
         // No client may get an address that the settings name for something else.
         let others = [&self.tftp, &self.routers, &self.dns, &self.ntp].into_iter().flatten().copied();
-        let network = u32::from(self.server) & self.netmask_bits();
-        let ends = (self.prefix < 31).then_some([network, network | !self.netmask_bits()]).into_iter().flatten();
-        let excluded: BTreeSet<Ipv4Addr> =
-            others.chain(ends.map(Ipv4Addr::from)).chain(std::iter::once(self.server)).collect();
+        let no_hosts = [lan.network(), lan.broadcast()].into_iter().filter(|end| !lan.is_host(*end));
+        let excluded: BTreeSet<Ipv4Addr> = others.chain(no_hosts).chain([lan.address()]).collect();
         Range::new(first, last, excluded)
             .ok_or_else(|| format!("the range {first} to {last} is backwards or over {MAX_RANGE} addresses"))
     }
 
-    fn netmask_bits(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
-    }
-
-    /// The LAN's subnet mask.
-    pub fn netmask(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.netmask_bits())
-    }
-
-    /// The LAN's broadcast address.
-    pub fn broadcast(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.server) | !self.netmask_bits())
-    }
-
-    /// Whether an address belongs to the LAN.
-    pub fn is_local(&self, address: Ipv4Addr) -> bool {
-        (u32::from(address) ^ u32::from(self.server)) & self.netmask_bits() == 0
+    /// Our address on the LAN, the server identifier.
+    pub const fn server(&self) -> Ipv4Addr {
+        self.lan.address()
     }
 
     /// Whether the inventory lists this device.
@@ -261,17 +237,17 @@ mod tests {
     #[test]
     fn auto_leases_nothing_before_it_knows_the_lan() {
         let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
-        let scope = DhcpScope::new(SERVER, 24, &settings, []);
+        let scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, []);
         assert_eq!((scope.mode, scope.problem), (ActiveMode::Inform, None));
     }
 
     #[test]
     fn all_needs_a_range_inside_the_lan() {
         let all = |range| DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
-        assert_eq!(DhcpScope::new(SERVER, 24, &all(Some(range(10, 20))), []).mode, ActiveMode::All);
+        assert_eq!(DhcpScope::new(Lan::new(SERVER, 24), &all(Some(range(10, 20))), []).mode, ActiveMode::All);
         let outside = (Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(192, 168, 2, 10));
         for wrong in [None, Some(range(20, 10)), Some(outside)] {
-            let scope = DhcpScope::new(SERVER, 24, &all(wrong), []);
+            let scope = DhcpScope::new(Lan::new(SERVER, 24), &all(wrong), []);
             assert_eq!(scope.mode, ActiveMode::Inform, "{wrong:?}");
             assert!(scope.problem.is_some());
         }
@@ -285,7 +261,7 @@ mod tests {
             routers: vec![Ipv4Addr::new(192, 168, 1, 1)],
             ..DhcpSettings::default()
         };
-        let range = DhcpScope::new(SERVER, 24, &settings, []).range.expect("a whole LAN is a range");
+        let range = DhcpScope::new(Lan::new(SERVER, 24), &settings, []).range.expect("a whole LAN is a range");
         for last in [0, 1, 2, 255] {
             assert!(!range.contains(Ipv4Addr::new(192, 168, 1, last)), "{last}");
         }
@@ -299,7 +275,8 @@ mod tests {
             vendor_options: vec![option(51), option(54), option(82), option(43)],
             ..DhcpSettings::default()
         };
-        let codes: Vec<u8> = DhcpScope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
+        let codes: Vec<u8> =
+            DhcpScope::new(Lan::new(SERVER, 24), &settings, []).vendor_options.iter().map(|o| o.code).collect();
         assert_eq!(codes, [43]);
     }
 

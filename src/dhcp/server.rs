@@ -311,7 +311,7 @@ impl DhcpServer {
     /// Another server has sent this to anybody.
     pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
         let server = overheard.server;
-        let own = self.choice.wanted().server;
+        let own = self.choice.wanted().server();
         if server == own || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
             return;
         }
@@ -365,7 +365,7 @@ impl DhcpServer {
         if in_range && lease.is_none_or(|lease| lease.mac != mac) {
             self.lan.checked(address, Some(mac), now.wall);
         }
-        let own = self.link_access.own.map(|own| (self.choice.wanted().server, own));
+        let own = self.link_access.own.map(|own| (self.choice.wanted().server(), own));
         self.conflicts.report(claim, own, lease, &self.stats);
     }
 
@@ -447,7 +447,7 @@ impl DhcpServer {
             AddressUse::By(mac) if leases.at(address).is_none_or(|lease| lease.mac != mac) => Some(mac),
             _ => None,
         };
-        let wants = self.phones_only.step((wanted.server, own), range, &in_use, now.tick);
+        let wants = self.phones_only.step((wanted.server(), own), range, &in_use, now.tick);
         wants.addresses.into_iter().for_each(|address| self.ask(address, now, out));
         out.questions.extend(wants.question.map(|(question, mac)| (question, mac, CHECK_XID)));
         if self.phones_only.outcome().is_some() {

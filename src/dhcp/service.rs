@@ -136,7 +136,8 @@ impl Service {
         };
         let arp = port.link().and_then(|link| {
             let mut open = |own| ArpSocket::open(&mut packets, &link.address, own);
-            let sockets = open(None).and_then(|claims| Ok(ArpSockets { claims, answers: open(Some(config.address))? }));
+            let sockets =
+                open(None).and_then(|claims| Ok(ArpSockets { claims, answers: open(Some(config.lan.address()))? }));
             sockets.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
         });
         Ok(Self { port, others, arp, packets })
@@ -188,7 +189,7 @@ impl Service {
         let mut ask = AskTimer::new(Instant::now());
         let mut recall_at = Some(Instant::now());
         let mut releases = true;
-        info!(address = %self.port.config().address, port = self.port(), mode = server.label(), "DHCP is up");
+        info!(address = %self.port.config().lan.address(), port = self.port(), mode = server.label(), "DHCP is up");
         loop {
             let mut out = Outbox::default();
             tokio::select! {
@@ -254,7 +255,7 @@ impl Service {
         let config = self.port.config();
         let settings = if catalog.generation() == Generation(0) { local } else { &catalog.settings().dhcp };
         let phones = catalog.phones().map(|phone| phone.mac);
-        let mut scope = DhcpScope::new(config.address, config.prefix, settings, phones);
+        let mut scope = DhcpScope::new(config.lan, settings, phones);
         scope.check_addresses = config.has_link();
         scope
     }
@@ -278,7 +279,7 @@ impl Service {
 
     async fn ask_others(&self, stats: &Stats) {
         if let Some(others) = &self.others
-            && let Err(error) = others.ask(Some(self.port.config().address)).await
+            && let Err(error) = others.ask(Some(self.port.config().lan.address())).await
         {
             self.port.failed(stats, "ask for other servers", &error);
         }
@@ -288,7 +289,7 @@ impl Service {
     async fn ask_for_addresses(&self, addresses: &[Ipv4Addr], arp: Option<&ArpSocket>, stats: &Stats) {
         for &address in addresses {
             let asked = match (arp, self.port.link()) {
-                (Some(arp), Some(link)) => arp.ask((link.mac, self.port.config().address), address),
+                (Some(arp), Some(link)) => arp.ask((link.mac, self.port.config().lan.address()), address),
                 _ => self.port.make_kernel_ask(address).await,
             };
             if let Err(error) = asked {

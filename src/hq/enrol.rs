@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -22,6 +22,7 @@ use online::ca;
 use online::db::{Db, Enrolment, TokenRow};
 use repository::layout::Layout;
 use repository::published::newest_root_path;
+use telemetry::Hint as _;
 
 /// How many appliances a site's manifests are sealed to: the one in use and its spare. Of more, the newest count, so
 /// that hardware which was replaced falls out by itself.
@@ -99,11 +100,11 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
         }
     }
     if !bad.is_empty() {
-        bail!(
-            "enrolments that the publisher cannot believe; nothing is sealed to them\n  {}\nhint: an appliance nobody knows \
-             may be behind this, or a service that was broken into; `site revoke` puts an enrolment aside",
-            bad.join("\n  ")
-        );
+        let bad = bad.join("\n  ");
+        return Err(anyhow!("enrolments that the publisher cannot believe; nothing is sealed to them\n  {bad}").hint(
+            "an appliance nobody knows may be behind this, or a service that was broken into; \
+             `site revoke` puts an enrolment aside",
+        ));
     }
     let mut paths = Vec::new();
     if layout.enrolled().is_dir() {

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
 use super::render::Asset;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use ids::Digest;
 use repository::layout::Layout;
+use settings::Problem;
+use telemetry::Hint as _;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";
@@ -111,7 +112,7 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
         if digest(&target)? == digest(bundle)? {
             return Ok(name);
         }
-        bail!("another image {name} is there already\nhint: a new image has a new version");
+        return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
     }
     let part = target.with_extension("part");
     let copied = fs::copy(bundle, &part).and_then(|_| File::open(&part)?.sync_all());
@@ -228,8 +229,8 @@ pub(super) mod tests {
         add(&layout, &file).unwrap();
         let mut other = bundle("lineside-arm64", "1.2.3+git5");
         other[100] = 8;
-        let error = add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err();
-        assert!(error.to_string().contains("a new image has a new version"), "{error}");
+        let error = telemetry::explain(&add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err());
+        assert!(error.contains("a new image has a new version"), "{error}");
 
         let mut problems = Vec::new();
         let images = Images::read(&layout, &mut problems);

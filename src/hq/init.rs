@@ -5,10 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 
-use super::problem::count;
 use super::{publish, secrets};
 use bundle::RecipientSecret;
 use ids::{FleetId, SiteId, UnixTime};
@@ -17,6 +16,8 @@ use repository::keyring::{self, Kind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
 use repository::tree;
+use settings::count;
+use telemetry::Hint as _;
 use tuf::{PublicKey, SigningKey, sign};
 
 /// What the new fleet is.
@@ -70,11 +71,8 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
         Ok(entries) => {
             let found = entries.count();
             if found > 0 {
-                bail!(
-                    "{} is not empty: it has {}\nhint: name a directory that does not exist yet",
-                    dir.display(),
-                    count(found, "file")
-                );
+                return Err(anyhow!("{} is not empty: it has {}", dir.display(), count(found, "file"))
+                    .hint("name a directory that does not exist yet"));
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -21,6 +21,7 @@ use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
+use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
@@ -129,7 +130,8 @@ impl Keys {
     fn needs_pending(&self) -> anyhow::Result<&Pending> {
         self.pending
             .as_ref()
-            .ok_or_else(|| anyhow!("no new root is prepared\nhint: `lineside-hq keys root new-version` prepares one"))
+            .ok_or_else(|| anyhow!("no new root is prepared"))
+            .hint("`lineside-hq keys root new-version` prepares one")
     }
 
     /// How far the prepared root is: signatures by the keys trusted now, and by its own.
@@ -147,14 +149,11 @@ impl Keys {
         let pending = self.needs_pending()?;
         let (old, new) = self.progress()?;
         for (signatures, whose) in [(old, "the keys trusted now"), (new, "the keys that it names")] {
-            ensure!(
-                signatures.are_enough(),
-                "{} has {} of {} signatures by {whose}\nhint: each holder runs `lineside-hq keys sign {} --key FILE`",
-                pending.path.display(),
-                signatures.have,
-                signatures.need,
-                pending.path.display()
-            );
+            if !signatures.are_enough() {
+                let (path, Signatures { have, need }) = (pending.path.display(), signatures);
+                return Err(anyhow!("{path} has {have} of {need} signatures by {whose}")
+                    .hint(format!("each holder runs `lineside-hq keys sign {path} --key FILE`")));
+            }
         }
         let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
         ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
@@ -245,7 +244,7 @@ impl Keys {
         match (found.as_slice(), meant) {
             ([one], _) => Ok((*one).clone()),
             ([], Some(meant)) => bail!("no {role} key has an id that begins with {meant}"),
-            _ => bail!("{role} has {} keys; say which one by its id\nhint: `lineside-hq keys show`", ids.len()),
+            _ => Err(anyhow!("{role} has {} keys; say which one by its id", ids.len())).hint("`lineside-hq keys show`"),
         }
     }
 }

@@ -22,7 +22,6 @@ pub mod progress;
 pub mod publish;
 pub mod render;
 pub mod secrets;
-pub mod source;
 pub mod templates;
 #[cfg(test)]
 mod testing;

@@ -32,6 +32,7 @@ use repository::layout::Layout;
 use repository::lock::TreeLock;
 use repository::roles::{self, FirmwareKeys, Whose};
 use seal::{PublisherSecret, manifest};
+use telemetry::Hint as _;
 use tuf::schema::Root;
 use tuf::{SigningKey, Trusted, sign};
 
@@ -123,12 +124,9 @@ impl Keys {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
             let key = keyring::load_signing(&path)?;
             if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
-                bail!(
-                    "{} is not the key that root version {} names for {role}\n\
-                     hint: `lineside-hq keys show` says which keys are trusted",
-                    path.display(),
-                    root.version
-                );
+                let (path, version) = (path.display(), root.version);
+                return Err(anyhow!("{path} is not the key that root version {version} names for {role}")
+                    .hint("`lineside-hq keys show` says which keys are trusted"));
             }
             Ok(key)
         };

@@ -12,7 +12,7 @@ use dhcp::heard::ServerMessage;
 use dhcp::{
     ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, frame, respond,
 };
-use ids::{MacAddr, UnixTime};
+use ids::{Lan, MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -37,7 +37,7 @@ fn scope(mode: DhcpMode) -> DhcpScope {
         phone_classes: vec!["Polycom-".to_owned()],
         ..DhcpSettings::default()
     };
-    let mut scope = DhcpScope::new(BOX, 24, &settings, [PHONE]);
+    let mut scope = DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE]);
     scope.check_addresses = false;
     scope
 }
@@ -61,7 +61,7 @@ fn answer(scope: &DhcpScope, request: &Request) {
                 assert!(!nak || scope.mode == ActiveMode::All, "a NAK outside `all`");
                 assert!(scope.mode == ActiveMode::All || scope.is_phone(request), "an answer to no phone");
                 if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
-                    assert!(scope.is_local(address));
+                    assert!(scope.lan.contains(address));
                 }
                 change.into_iter().for_each(|lease| leases.put(lease));
             }

@@ -14,7 +14,7 @@ use dhcp::options::OptionCode;
 use dhcp::question::{self, Question};
 use dhcp::proof::Proof;
 use dhcp::{DhcpScope, LanView, Request};
-use ids::{MacAddr, UnixTime};
+use ids::{Lan, MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
@@ -47,7 +47,7 @@ fn scope() -> DhcpScope {
         offer_classes: Some(vec!["Polycom-".to_owned()]),
         ..DhcpSettings::default()
     };
-    DhcpScope::new(BOX, 24, &settings, [PHONE])
+    DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE])
 }
 
 /// The message as if it answered what was relayed for a phone; then the phone takes what it offers.
@@ -78,7 +78,7 @@ fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     for act in acts {
         let Action::Reply { mac, address, message, .. } = act else { continue };
         assert_eq!((mac, address), (PHONE, answer.yiaddr));
-        assert!(scope.is_local(address) && address != BOX && message.len() >= 300 && message.len() <= 548);
+        assert!(scope.lan.contains(address) && address != BOX && message.len() >= 300 && message.len() <= 548);
         let said = ServerMessage::parse(&message).expect("a server's message");
         assert_eq!((said.server, said.giaddr, message[242] == 6), (answer.server, Ipv4Addr::UNSPECIFIED, false));
         let ours = said.options.seconds(OptionCode::AddressLeaseTime);

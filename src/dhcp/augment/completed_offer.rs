@@ -60,7 +60,7 @@ impl CompletedOffer {
         at: Instant,
     ) -> Option<Self> {
         let lease_seconds = offer.options.seconds(OptionCode::AddressLeaseTime)?;
-        let first = scope.tftp.first().copied().unwrap_or(scope.server);
+        let first = scope.tftp.first().copied().unwrap_or(scope.server());
         let mut added = vec![
             (options::TFTP_SERVERS, address_list(&scope.tftp)),
             (options::TFTP_SERVER_NAME, first.to_string().into_bytes()),

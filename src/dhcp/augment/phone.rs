@@ -8,11 +8,11 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::completed_offer::CompletedOffer;
-use super::token_bucket::TokenBucket;
 use crate::message::Request;
+use ids::{Rate, TokenBucket};
 
-/// DISCOVERs of one phone that are relayed: each second, and at once.
-const OF_ONE_PHONE: (f64, f64) = (5.0, 20.0);
+/// DISCOVERs of one phone that are relayed.
+const OF_ONE_PHONE: Rate = Rate::per_second(5).with_burst(20);
 /// How long an offer of the router is good for an ACK. Routers hold theirs for a minute or two.
 const OFFER_VALID: Duration = Duration::from_secs(60);
 /// How long the router may take to answer a relayed DISCOVER.
@@ -27,7 +27,7 @@ const MIN_LEFT_SECONDS: u32 = 30;
 pub(super) struct AugmentedPhone {
     /// Whether the inventory lists it.
     pub(super) listed: bool,
-    pub(super) relays: TokenBucket,
+    relays: TokenBucket,
     /// When a DISCOVER of it was last relayed, or its lease recalled.
     pub(super) last_seen: Option<Instant>,
     pub(super) discovery: Option<Discovery>,
@@ -47,9 +47,20 @@ pub(super) enum Standing {
 }
 
 impl AugmentedPhone {
-    pub(super) const fn new(now: Instant) -> Self {
-        let relays = TokenBucket::new(OF_ONE_PHONE, now);
-        Self { listed: false, relays, last_seen: None, discovery: None, lease: None, standing: Standing::Unanswered }
+    pub(super) fn new() -> Self {
+        Self {
+            listed: false,
+            relays: TokenBucket::default(),
+            last_seen: None,
+            discovery: None,
+            lease: None,
+            standing: Standing::Unanswered,
+        }
+    }
+
+    /// Takes one of the DISCOVERs that it may have relayed. Says whether there was one.
+    pub(super) fn may_be_relayed(&mut self, now: Instant) -> bool {
+        self.relays.take(OF_ONE_PHONE, now).is_ok()
     }
 
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
@@ -170,9 +181,9 @@ impl Choice {
 #[derive(Debug)]
 pub(super) struct RouterLease {
     pub(super) offer: CompletedOffer,
-    /// When the phone took it; of one that was remembered over a restart, when it was recalled.
+    /// When the phone took the lease, or when a lease of before a restart was recalled.
     pub(super) since: Instant,
-    /// How much of it had passed by then.
+    /// How much of the lease had passed by then.
     pub(super) passed: Duration,
 }
 

@@ -35,7 +35,7 @@ impl Phones {
         if !self.has_room(mac, listed, now) {
             return None;
         }
-        let phone = self.0.entry(mac).or_insert_with(|| AugmentedPhone::new(now));
+        let phone = self.0.entry(mac).or_insert_with(AugmentedPhone::new);
         phone.listed = listed;
         Some(phone)
     }

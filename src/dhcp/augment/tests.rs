@@ -10,6 +10,7 @@ use crate::message::MIN_REPLY_BYTES;
 use crate::options::{self, Options};
 use crate::question::{self, Question};
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::Lan;
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -124,7 +125,7 @@ fn a_router_that_pings_first_is_asked_again_when_it_is_about_to_offer_and_then_n
     lan.pass(Duration::from_millis(200));
     assert_eq!((asked(&mut lan), lan.augment.deadline()), (0, None), "answered");
     assert!(lan.select(ROUTER, ADDRESS).is_some());
-    // Not for who is no phone of the inventory, and no more than there is room for.
+    // Not for a phone that the inventory does not list.
     lan.relays(&said_by(PC, "AastraIPPhone6731i"));
     assert_eq!(lan.augment.deadline(), None);
 }
@@ -244,7 +245,7 @@ fn two_servers_keep_each_its_own_parameters() {
     assert_eq!(lan.select(ROUTER, ADDRESS).unwrap().options.addresses(OptionCode::Router), [ROUTER]);
 }
 
-// A5; what is reported of it is tested with the server.
+// A5. The tests of the server show what is reported.
 #[test]
 fn a_router_that_points_phones_itself_is_left_alone() {
     for tftp in [&[192, 168, 1, 2][..], &[10, 9, 9, 9]] {
@@ -283,7 +284,7 @@ fn reboot_and_rebind_of_a_lease_that_we_saw_get_what_is_left_of_it() {
         assert!(seconds(OptionCode::Renewal) < seconds(OptionCode::Rebinding));
         assert!(seconds(OptionCode::Rebinding) < seconds(OptionCode::AddressLeaseTime));
     }
-    // Of a lease that is over, or of one that we did not see, nothing is known.
+    // We know nothing of a lease that we did not see, or that has ended.
     assert_eq!(answer(&lan.request(&reboot(Ipv4Addr::new(192, 168, 1, 78)), true)), None);
     lan.pass(Duration::from_secs(u64::from(HOUR)));
     assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)), None);
@@ -372,7 +373,7 @@ fn a_flood_is_not_multiplied_and_pushes_out_no_phone() {
     assert!(lan.augment.phones.len() <= MAX_UNLISTED);
     lan.learn();
     assert!(lan.select(ROUTER, ADDRESS).is_some(), "a phone of the inventory is served as before");
-    // One that repeats itself is not asked about each time.
+    // Not every DISCOVER of a phone that repeats itself is relayed.
     let again: usize = (0..100).map(|_| lan.relays(&discover("Polycom-SPIP670")).len()).sum();
     assert!(again <= 19, "{again}");
 }
@@ -408,7 +409,7 @@ fn no_bytes_of_a_router_or_client_stop_it() {
     }
 }
 
-// A1: what is left is counted from when the phone took it, over the restart.
+// A1: what is left of the lease is counted from when the phone took it, also over a restart.
 #[test]
 fn a_lease_completed_before_a_restart_is_completed_again_for_what_is_left_of_it() {
     let mut lan = TestLan::new();
@@ -451,7 +452,7 @@ fn the_site_says_whose_offer_is_completed() {
     let settings = |offer_classes| DhcpSettings { mode: DhcpMode::Augment, offer_classes, ..DhcpSettings::default() };
     for (classes, completed) in [(None, false), (Some(vec!["Polycom-".to_owned()]), true), (Some(Vec::new()), false)] {
         let mut lan = TestLan::new();
-        lan.scope = DhcpScope::new(BOX, 24, &settings(classes), [PHONE]);
+        lan.scope = DhcpScope::new(Lan::new(BOX, 24), &settings(classes), [PHONE]);
         lan.relays(&discover("Polycom-SPIP670"));
         let actions = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[]));
         assert_eq!(!replies(&actions).is_empty(), completed);

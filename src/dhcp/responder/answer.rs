@@ -25,7 +25,7 @@ impl Answer<'_> {
             return Some(SilenceReason::Mode);
         }
         // One segment is served. A relay's address tells which one the client is on (§4.3.1).
-        (!relay.is_unspecified() && !self.scope.is_local(relay)).then_some(SilenceReason::OtherNetwork)
+        (!relay.is_unspecified() && !self.scope.lan.contains(relay)).then_some(SilenceReason::OtherNetwork)
     }
 
     pub(super) fn relay(&self) -> Option<Destination> {
@@ -61,7 +61,7 @@ impl Answer<'_> {
             flags: request.flags,
             ciaddr: if request.kind == MessageKind::Inform { request.ciaddr } else { Ipv4Addr::UNSPECIFIED },
             yiaddr,
-            siaddr: self.scope.tftp.first().copied().unwrap_or(self.scope.server),
+            siaddr: self.scope.tftp.first().copied().unwrap_or(self.scope.server()),
             giaddr: request.giaddr,
             options,
             relay_information: request.options.get(OptionCode::RelayAgentInformation).map(<[u8]>::to_vec),
@@ -71,7 +71,7 @@ impl Answer<'_> {
     /// The options of a reply: what the protocol needs, then as many of the others as fit, in the order in which the client
     /// asks for them (RFC 2132 §9.8). If they do not all fit, the most needed ones stay.
     pub(super) fn parameters(&self, lease: Option<Duration>) -> Vec<(OptionCode, Vec<u8>)> {
-        let mut options = vec![(OptionCode::ServerIdentifier, self.scope.server.octets().to_vec())];
+        let mut options = vec![(OptionCode::ServerIdentifier, self.scope.server().octets().to_vec())];
         if let Some(lease) = lease {
             let seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
             // §4.4.5: T1 before T2 before the end.
@@ -114,15 +114,15 @@ impl Answer<'_> {
             }
         };
         // A phone that only asks (DHCPINFORM) has its address, mask and router from somebody else.
-        tell(OptionCode::SubnetMask, scope.netmask().octets().to_vec(), with_lease);
+        tell(OptionCode::SubnetMask, scope.lan.netmask().octets().to_vec(), with_lease);
         tell(OptionCode::Router, address_list(&scope.routers), with_lease);
-        let first = scope.tftp.first().copied().unwrap_or(scope.server);
+        let first = scope.tftp.first().copied().unwrap_or(scope.server());
         tell(options::TFTP_SERVERS, address_list(&scope.tftp), true);
         tell(options::TFTP_SERVER_NAME, first.to_string().into_bytes(), true);
         tell(OptionCode::DomainNameServer, address_list(&scope.dns), with_lease);
         tell(OptionCode::NtpServers, address_list(&scope.ntp), false);
         tell(OptionCode::DomainName, scope.domain.clone().into_bytes(), false);
-        tell(OptionCode::BroadcastAddr, scope.broadcast().octets().to_vec(), false);
+        tell(OptionCode::BroadcastAddr, scope.lan.broadcast().octets().to_vec(), false);
         for (code, value) in scope.vendor_options_of(request) {
             // A vendor's form of an option takes the place of the general one.
             all.retain(|(other, _)| *other != code);

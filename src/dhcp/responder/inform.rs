@@ -22,7 +22,7 @@ pub fn respond_to_inform(scope: &DhcpScope, request: &Request, source: Ipv4Addr)
     // The client must say where it is; some leave ciaddr empty and mean the address they send from.
     let ciaddr = if request.ciaddr.is_unspecified() { source } else { request.ciaddr };
     // An answer must not leave the LAN, whatever a forged request says.
-    if !scope.is_local(ciaddr) || ciaddr == scope.broadcast() {
+    if !scope.lan.contains(ciaddr) || ciaddr == scope.lan.broadcast() {
         return silent(SilenceReason::OtherNetwork);
     }
     let reply = answer.reply(MessageType::Ack, Ipv4Addr::UNSPECIFIED, answer.parameters(None));

@@ -421,7 +421,7 @@ fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
             prop_assert!(bytes.len() >= 300 && bytes.len() <= request.max_reply_bytes().max(548 + 2 * 257));
             prop_assert!(Message::decode(&mut Decoder::new(&bytes)).is_ok());
             if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
-                prop_assert!(site.scope.is_local(address), "{address}");
+                prop_assert!(site.scope.lan.contains(address), "{address}");
             }
             if let Some(lease) = change {
                 prop_assert!(site.scope.range.as_ref().is_some_and(|range| range.contains(lease.address)));

@@ -1,4 +1,4 @@
-//! What the settings want, what is in force, and how long others have to show before that. Pure but for what it reports.
+//! What the settings want, what is in force, and how long we wait for other servers first. Pure but for what it reports.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use status::Stats;
 
 /// How long mode `all` waits for other servers at the start: dnsmasq pings for 3 s before it offers, and the first
 /// question may be lost.
-pub const ASK_WAIT: Duration = Duration::from_secs(8);
-/// How long `auto` waits for a router before it takes a LAN for its own: one that boots with us, after a power cut.
-pub const ALONE_AFTER: Duration = Duration::from_secs(90);
+pub(super) const ASK_WAIT: Duration = Duration::from_secs(8);
+/// How long `auto` waits for a router before it takes a LAN for its own. After a power cut a router boots with us.
+pub(super) const ALONE_AFTER: Duration = Duration::from_secs(90);
 
 /// The settings and what came of them.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct ScopeChoice {
     wanted: DhcpScope,
     in_force: DhcpScope,
     wait: StartWait,
-    /// Whether people have heard what is in force.
+    /// Whether what is in force was reported at least once.
     told: bool,
 }
 
@@ -34,7 +34,7 @@ enum StartWait {
     Listening { until: Instant, alone_at: Instant },
     /// A router that boots with us may still come: `auto` does not take the LAN for its own yet.
     ExpectingRouter { alone_at: Instant },
-    /// Whoever comes now is new. On loopback, where nobody can come, from the beginning.
+    /// A server that comes now is new. On loopback, where no other server can be, this is the first state.
     Over,
 }
 

@@ -17,7 +17,7 @@ use crate::leases::QUARANTINE;
 use crate::scope::ActiveMode;
 use access::Resolution;
 use bundle::DhcpSettings;
-use ids::UnixTime;
+use ids::{Lan, UnixTime};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -178,7 +178,7 @@ fn a_check_of_phones_only_that_nobody_wants_any_more_keeps_nobody_awake() {
     let mut site = Site::wanting(phones_only());
     assert_eq!(site.pass(ASK_WAIT).checks.len(), 20);
     let inform = DhcpSettings { mode: DhcpMode::Inform, ..DhcpSettings::default() };
-    site.server.set_scope(DhcpScope::new(SERVER, 24, &inform, [PHONE]), site.now);
+    site.server.set_scope(DhcpScope::new(Lan::new(SERVER, 24), &inform, [PHONE]), site.now);
     site.pass(CHECK_WAIT);
     assert!(site.server.deadline() > site.now.tick);
 }
@@ -304,7 +304,7 @@ fn exchange() -> Arc<Exchange> {
     offer.truncate(243);
     offer.extend([54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
     let offer = ServerMessage::parse(&offer).unwrap();
-    let scope = DhcpScope::new(SERVER, 24, &DhcpSettings::default(), [PHONE]);
+    let scope = DhcpScope::new(Lan::new(SERVER, 24), &DhcpSettings::default(), [PHONE]);
     CompletedOffer::new(&scope, (&request, &discover), &offer, Instant::now()).unwrap().exchange()
 }
 
@@ -352,7 +352,7 @@ impl Site {
     fn in_prefix(prefix: u8, settings: DhcpSettings, kept: Vec<Lease>) -> Self {
         let devices: Arc<RwLock<DeviceTable>> = Arc::default();
         let now = Now { wall: UnixTime(86_400), tick: Instant::now() };
-        let scope = DhcpScope::new(SERVER, prefix, &settings, [PHONE]);
+        let scope = DhcpScope::new(Lan::new(SERVER, prefix), &settings, [PHONE]);
         let link_access = LinkAccess { own: Some(OWN), raw: true, arp: true };
         let server = DhcpServer::new(scope, kept, link_access, devices.clone(), Stats::new(), now);
         Self { server, devices, now }

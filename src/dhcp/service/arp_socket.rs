@@ -23,7 +23,7 @@ const DOWN: Duration = Duration::from_secs(1);
 
 /// A socket that hears ARP.
 #[derive(Debug)]
-pub struct ArpSocket {
+pub(super) struct ArpSocket {
     /// A packet socket. To the runtime it is like a socket for UDP: it is read in datagrams.
     socket: UdpSocket,
     /// When frames are read again.
@@ -32,20 +32,20 @@ pub struct ArpSocket {
 
 impl ArpSocket {
     /// Listens on the interface of `link`: to everyone, or only to answers to `own`. Must be called in a tokio runtime.
-    pub fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
+    pub(super) fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
         let filter = own.map(answers_to);
         let socket = sockets.take(Purpose::Arp, link, filter.as_ref().map(<[SockFilter; 6]>::as_slice))?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
     }
 
     /// Asks everyone who has an address. `from` is our hardware address and our address.
-    pub fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
+    pub(super) fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
         let (mac, own) = from;
         Ok(send(self.socket.as_raw_fd(), &arp::ask(mac, own, address), MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
     /// Waits for frames, and says what devices claim in them. Cancel safe.
-    pub async fn claims(&mut self) -> io::Result<Vec<Claim>> {
+    pub(super) async fn claims(&mut self) -> io::Result<Vec<Claim>> {
         tokio::time::sleep_until(self.next).await;
         self.socket.readable().await?;
         let mut frame = [0; 64];

@@ -3,16 +3,16 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use ids::Lan;
+
 /// The interface, the address and the ports to serve on.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The LAN's interface. Without one, and on loopback, we hear only what is sent to [`Self::address`]: relayed and unicast
+    /// The LAN's interface. Without one, and on loopback, we hear only what is sent to our address: relayed and unicast
     /// requests.
     pub interface: Option<String>,
-    /// Our address on the LAN, the server identifier.
-    pub address: Ipv4Addr,
-    /// The length of the LAN's prefix.
-    pub prefix: u8,
+    /// Our address on the LAN, the server identifier, and the LAN's prefix.
+    pub lan: Lan,
     /// The port to serve on: 67, or any free one if 0.
     pub server_port: u16,
     /// The port of clients: 68.
@@ -23,13 +23,13 @@ pub struct Config {
 
 impl Config {
     /// A configuration for a LAN, with the ports of RFC 2131.
-    pub const fn on_lan(interface: String, address: Ipv4Addr, prefix: u8) -> Self {
-        Self { interface: Some(interface), address, prefix, server_port: 67, client_port: 68, relay_port: 67 }
+    pub const fn on_lan(interface: String, lan: Lan) -> Self {
+        Self { interface: Some(interface), lan, server_port: 67, client_port: 68, relay_port: 67 }
     }
 
     /// Whether there is a link: for broadcasts, ARP and other servers.
     pub const fn has_link(&self) -> bool {
-        self.interface.is_some() && !self.address.is_loopback()
+        self.interface.is_some() && !self.lan.address().is_loopback()
     }
 }
 
@@ -53,10 +53,4 @@ pub enum BindError {
         /// The kernel's error.
         source: io::Error,
     },
-}
-
-/// Whether DHCP may be served on an address: RFC 1918, link-local, RFC 6598, and loopback for the demo and tests.
-pub fn is_private(address: Ipv4Addr) -> bool {
-    let [a, b, ..] = address.octets();
-    address.is_private() || address.is_link_local() || address.is_loopback() || (a == 100 && b & 0xc0 == 64)
 }

@@ -10,13 +10,13 @@ use thread_priority::{
 use tracing::debug;
 
 /// The most threads. Few machines here have more processors; the first thread takes what further ones receive.
-pub const MAX_THREADS: usize = 4;
+pub(super) const MAX_THREADS: usize = 4;
 /// The real-time priority, of 99: before everything that is not real time, after what drives hardware (50).
 const PRIORITY: u8 = 20;
 
 /// The share of one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CpuShare {
+pub(super) struct CpuShare {
     /// The processor that the thread stays on. The only thread of a machine may move.
     home: Option<usize>,
     frames: ReceivedBy,
@@ -32,7 +32,7 @@ enum ReceivedBy {
 }
 
 /// The processors that get a thread: those that this process may use, up to [`MAX_THREADS`].
-pub fn processors() -> Vec<usize> {
+pub(super) fn processors() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let mut all: Vec<usize> = (0..CpuSet::count()).filter(|number| allowed.is_set(*number) == Ok(true)).collect();
     all.truncate(MAX_THREADS);
@@ -41,7 +41,7 @@ pub fn processors() -> Vec<usize> {
 
 /// Divides the frames among these processors. The first share also has what any other processor received: one that this
 /// process may not use, or one that was switched on later.
-pub fn divide(processors: &[usize]) -> Vec<CpuShare> {
+pub(super) fn divide(processors: &[usize]) -> Vec<CpuShare> {
     let number = |processor: &usize| u32::try_from(*processor).unwrap_or(u32::MAX);
     let [first, others @ ..] = processors else { return Vec::new() };
     let rest = ReceivedBy::NoneOf(others.iter().map(number).collect());
@@ -52,7 +52,7 @@ pub fn divide(processors: &[usize]) -> Vec<CpuShare> {
 
 impl CpuShare {
     /// Keeps the calling thread on its processor. If the kernel refuses, the thread moves as others do.
-    pub fn pin_thread(&self) {
+    pub(super) fn pin_thread(&self) {
         let Some(processor) = self.home else { return };
         let mut only = CpuSet::new();
         if let Err(error) = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only)) {
@@ -62,7 +62,7 @@ impl CpuShare {
 
     /// A filter for the frames of this share that hold a whole UDP datagram to the server's or the client's port. The kernel
     /// drops all other frames and wakes nobody for them.
-    pub fn filter(&self, server_port: u16, client_port: u16) -> Vec<SockFilter> {
+    pub(super) fn filter(&self, server_port: u16, client_port: u16) -> Vec<SockFilter> {
         const LOAD_WORD: u16 = 0x20;
         const LOAD_HALF: u16 = 0x28;
         const LOAD_BYTE: u16 = 0x30;
@@ -101,7 +101,7 @@ impl CpuShare {
 
 /// Runs the calling thread before all other programs. On a busy machine it would otherwise lose to the router: with 20
 /// processes waiting for two cores, about every third race (measured).
-pub fn raise_priority() {
+pub(super) fn raise_priority() {
     let Ok(priority) = ThreadPriorityValue::try_from(PRIORITY) else { return };
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let priority = ThreadPriority::Crossplatform(priority);

@@ -51,9 +51,9 @@ const BURST_SPAN: Duration = Duration::from_millis(32);
 /// How long a thread sleeps after a burst of a flood.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Who we are on the link.
+/// Our addresses and ports on the link.
 #[derive(Debug, Clone, Copy)]
-pub struct LinkIdentity {
+pub(super) struct LinkIdentity {
     /// Our hardware address.
     pub mac: MacAddr,
     /// The interface as the kernel names it to packet sockets.
@@ -68,7 +68,7 @@ pub struct LinkIdentity {
 
 /// The threads, and what goes to them and comes from them. Dropping it ends the threads.
 #[derive(Debug)]
-pub struct FastPath {
+pub(super) struct FastPath {
     shared: Arc<FastPathShared>,
     threads: Vec<JoinHandle<()>>,
     events: mpsc::Receiver<Event>,
@@ -101,7 +101,7 @@ struct FastPathState {
 impl FastPath {
     /// Opens a socket for each thread and starts the threads. `relay` sends from the server port, where routers answer relay
     /// agents.
-    pub fn open(
+    pub(super) fn open(
         identity: LinkIdentity,
         (sockets, relay): (&mut PacketSockets, UdpSocket),
         orders: Arc<Orders>,
@@ -111,7 +111,7 @@ impl FastPath {
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let state = FastPathState {
             orders: Arc::clone(&orders),
-            augment: Augment::new(u64::from_ne_bytes(seed), Instant::now()),
+            augment: Augment::new(u64::from_ne_bytes(seed)),
             asked: Vec::new(),
             recalled: None,
         };
@@ -141,7 +141,7 @@ impl FastPath {
     }
 
     /// Tells the threads what to do from now on.
-    pub fn order(&self, orders: &Arc<Orders>) {
+    pub(super) fn order(&self, orders: &Arc<Orders>) {
         let mut held = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&held, orders) {
             *held = Arc::clone(orders);
@@ -150,7 +150,7 @@ impl FastPath {
     }
 
     /// Waits for what the threads tell. `None` if they have ended. Cancel safe.
-    pub async fn event(&mut self) -> Option<Event> {
+    pub(super) async fn event(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 }

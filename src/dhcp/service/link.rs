@@ -14,7 +14,7 @@ use ids::MacAddr;
 
 /// An interface and a socket that sends frames on it.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// The interface's hardware address.
     pub mac: MacAddr,
     /// The interface as the kernel names it to packet sockets.
@@ -29,7 +29,7 @@ impl Link {
     /// # Errors
     ///
     /// [`BindError::Interface`] if there is none.
-    pub fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
+    pub(super) fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
         let (address, mac) = hardware(interface)?;
         let raw = sockets.take(Purpose::Send, &address, None);
         let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
@@ -37,7 +37,7 @@ impl Link {
     }
 
     /// Sends a datagram to a device that does not have the address yet. Says whether it was sent.
-    pub fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+    pub(super) fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
         let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
         sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
     }

@@ -11,12 +11,13 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tracing::debug;
 
-use super::config::{BindError, Config, is_private};
+use super::config::{BindError, Config};
 use super::fast_path::LinkIdentity;
 use super::link::Link;
 use super::packet_sockets::PacketSockets;
 use crate::responder::Destination;
 use crate::server::Outgoing;
+use ids::is_private_or_loopback;
 use status::Stats;
 
 /// Where datagrams go that only make the kernel ask for an address by ARP (RFC 863).
@@ -38,8 +39,8 @@ impl ServerPort {
         inherited: Option<std::net::UdpSocket>,
         packets: &mut PacketSockets,
     ) -> Result<Self, BindError> {
-        if !is_private(config.address) {
-            return Err(BindError::Address(config.address));
+        if !is_private_or_loopback(config.lan.address()) {
+            return Err(BindError::Address(config.lan.address()));
         }
         let failed = |what| move |source| BindError::Socket { what, source };
         let socket = inherited.map_or_else(|| bind(&config), Ok)?;
@@ -63,7 +64,7 @@ impl ServerPort {
         self.link.as_ref()
     }
 
-    /// What the fast path needs: who we are on the link, and a socket that relays from the server port. `None` if frames
+    /// What the fast path needs: our identity on the link, and a socket that relays from the server port. `None` if frames
     /// cannot be sent here.
     pub(super) fn for_fast_path(&self) -> Option<(LinkIdentity, std::net::UdpSocket)> {
         let link = self.link.as_ref().filter(|link| link.raw.is_some())?;
@@ -71,7 +72,7 @@ impl ServerPort {
         let identity = LinkIdentity {
             mac: link.mac,
             link: link.address,
-            address: self.config.address,
+            address: self.config.lan.address(),
             server_port: self.port,
             client_port: self.config.client_port,
         };
@@ -100,7 +101,7 @@ impl ServerPort {
             Destination::Address(address) => (address, self.config.client_port),
             Destination::Everyone => (Ipv4Addr::BROADCAST, self.config.client_port),
             Destination::Client(address, mac) => {
-                let from = SocketAddrV4::new(self.config.address, self.port);
+                let from = SocketAddrV4::new(self.config.lan.address(), self.port);
                 let to = SocketAddrV4::new(address, self.config.client_port);
                 if self.link.as_ref().is_some_and(|link| link.send(from, (mac, to), &outgoing.bytes)) {
                     return stats.count(outgoing.counter);
@@ -119,7 +120,7 @@ impl ServerPort {
     async fn send_to(&self, bytes: &[u8], to: SocketAddrV4) -> io::Result<()> {
         let source = libc::in_pktinfo {
             ipi_ifindex: 0,
-            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(self.config.address.octets()) },
+            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(self.config.lan.address().octets()) },
             ipi_addr: libc::in_addr { s_addr: 0 },
         };
         let to = SockaddrIn::from(to);
@@ -146,7 +147,7 @@ fn bind(config: &Config) -> Result<std::net::UdpSocket, BindError> {
         socket.bind_device(Some(interface.as_bytes())).map_err(failed("bind to the interface"))?;
     }
     // Broadcasts reach a socket only if it is bound to no address.
-    let own = if config.has_link() { Ipv4Addr::UNSPECIFIED } else { config.address };
+    let own = if config.has_link() { Ipv4Addr::UNSPECIFIED } else { config.lan.address() };
     socket.bind(&SocketAddrV4::new(own, config.server_port).into()).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::PortInUse(config.server_port),
         _ => BindError::Socket { what: "bind to the DHCP server port", source },

@@ -237,7 +237,7 @@ fn a_failing_ca_leaves_the_token_unused() {
     let token = token_for(&layout, "s-1");
     let db = Db::open(&layout.database()).unwrap();
     let request = Appliance::new(1).request(&token);
-    assert!(db.enrol(&request, now(), |_, _, _| bail!("no entropy")).is_err());
+    assert!(db.enrol(&request, now(), |_, _, _| Err(anyhow!("no entropy"))).is_err());
     enrol(&layout, &Appliance::new(2).request(&token), now()).unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! What `publish` prints.
 
 use super::{Outcome, Summary};
-use crate::problem::count;
+use settings::count;
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

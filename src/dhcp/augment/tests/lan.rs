@@ -12,7 +12,7 @@ pub struct TestLan {
 impl TestLan {
     pub fn new() -> Self {
         let now = Instant::now();
-        let mut augment = Augment::new(1, now);
+        let mut augment = Augment::new(1);
         augment.set_servers(&[ROUTER]);
         Self { augment, scope: scope(&[]), taken: None, now }
     }
@@ -74,7 +74,7 @@ pub fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
         phone_classes: vec!["AastraIPPhone".to_owned()],
         ..DhcpSettings::default()
     };
-    DhcpScope::new(BOX, 24, &settings, [PHONE])
+    DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE])
 }
 
 pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {

@@ -4,6 +4,7 @@ use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 
 use super::*;
+use ids::Lan;
 
 pub const NOW: UnixTime = UnixTime(1_700_000_000);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -40,7 +41,7 @@ pub struct Site {
 
 impl Site {
     pub fn new(settings: DhcpSettings) -> Self {
-        let mut scope = DhcpScope::new(SERVER, 24, &settings, [POLYCOM, CISCO, SPA]);
+        let mut scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, [POLYCOM, CISCO, SPA]);
         scope.check_addresses = false;
         let mut leases = Leases::new();
         leases.set_range(scope.range.clone());
