@@ -73,7 +73,7 @@ fn answer(scope: &DhcpScope, request: &Request) {
 
 fn complete(request: &Request, bytes: &[u8]) {
     let (scope, now) = (scope(DhcpMode::Augment), Instant::now());
-    let mut augment = Augment::new(1, now);
+    let mut augment = Augment::new(1);
     augment.set_servers(&[ROUTER]);
     let mut acts = Vec::new();
     augment.hear_client((&scope, request, bytes), true, &|_| false, now, &mut acts);

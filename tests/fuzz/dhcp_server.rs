@@ -53,7 +53,7 @@ fn scope() -> DhcpScope {
 /// The message as if it answered what was relayed for a phone; then the phone takes what it offers.
 fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     let scope = scope();
-    let mut augment = Augment::new(1, now);
+    let mut augment = Augment::new(1);
     augment.set_servers(&[message.server]);
     let mut acts = Vec::new();
     let discover = question::emit(Question::Discover(None), PHONE, 5);
@@ -94,7 +94,7 @@ fn recall(bytes: &[u8]) {
     let Some((kept, since)) = CompletedLease::parse(bytes) else { return };
     assert_eq!(CompletedLease::parse(&kept.emit(since)), Some((kept.clone(), since)));
     let now = Instant::now();
-    let mut augment = Augment::new(1, now);
+    let mut augment = Augment::new(1);
     augment.set_servers(&[Ipv4Addr::new(192, 168, 1, 1)]);
     augment.recall(&scope(), &[(kept, Duration::from_secs(7))], now);
 }
