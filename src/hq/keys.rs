@@ -23,7 +23,7 @@ use repository::roles::{self, FirmwareKeys};
 use repository::tree;
 use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
-use tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
+use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Change, Role};
 
@@ -158,7 +158,7 @@ impl Keys {
         let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
         ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
         // The last word has the code that sites run.
-        let mut refresh = Refresh::start(self.trusted.clone(), Limits::default(), UnixTime(0));
+        let mut refresh = Refresh::start(self.trusted.clone(), MetadataLimits::default(), UnixTime(0));
         refresh.received(&pending.bytes).context("sites would refuse the new root")?;
         ensure!(refresh.trusted().root() == &pending.root, "sites would understand the new root differently");
         Ok(())

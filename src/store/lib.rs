@@ -67,27 +67,29 @@ pub use trust::TrustState;
 use clear_cache::ClearCache;
 use durable::{Disk, PRIVATE, PRIVATE_DIR, SHARED_DIR};
 
-/// How many recoveries are remembered.
+/// The most recoveries that are remembered; later ones are only logged.
 const MAX_RECOVERIES: usize = 32;
 
 /// The disk of one appliance. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<OpenStore>,
 }
 
 /// A release that is on disk and was re-verified or verified when it was staged.
 #[derive(Debug, Clone)]
 pub struct ActiveRelease {
-    /// The release.
+    /// The verified manifest and its catalog.
     pub opened: Opened,
-    /// The metadata that it was verified with.
+    /// The TUF metadata that it was verified with, under unversioned file names.
     pub metadata: BTreeMap<String, Vec<u8>>,
 }
 
-type Listener = Arc<dyn Fn(Digest) + Send + Sync>;
+/// Called with the digest of an object that was found damaged.
+type DamageCallback = Arc<dyn Fn(Digest) + Send + Sync>;
 
-struct Inner {
+/// The open state directory, shared by all clones of a [`Store`] and by nobody else.
+struct OpenStore {
     dir: PathBuf,
     disk: Disk,
     /// Holds the `flock`; the kernel lets go of it when the process dies.
@@ -95,7 +97,7 @@ struct Inner {
     asides: AtomicU64,
     /// Objects that a whole release on disk lists: durable since it was staged.
     listed: Mutex<HashSet<Digest>>,
-    /// Objects that this process saw whole.
+    /// Objects whose digest this process has checked.
     seen: Mutex<HashSet<Digest>>,
     /// Objects whose damage was reported and that were not fetched again yet.
     reported: Mutex<HashSet<Digest>>,
@@ -105,10 +107,10 @@ struct Inner {
     pointer: Mutex<pointer::Pointer>,
     trust: Mutex<trust::Copies>,
     clear: Arc<ClearCache>,
-    listeners: Mutex<Vec<Listener>>,
+    damage_callbacks: Mutex<Vec<DamageCallback>>,
     recoveries: Mutex<Vec<Recovery>>,
     cache: OnceLock<StateCache>,
-    logs: Mutex<logs::Pace>,
+    logs: Mutex<logs::LogBudget>,
 }
 
 impl std::fmt::Debug for Store {
@@ -141,7 +143,7 @@ impl Store {
         }
         disk.sync_dir(dir).unwrap_or_else(|error| tracing::warn!(%error, "the state directory cannot be synced"));
 
-        let inner = Inner {
+        let inner = OpenStore {
             dir: dir.to_owned(),
             disk,
             _lock: lock,
@@ -154,7 +156,7 @@ impl Store {
             pointer: Mutex::default(),
             trust: Mutex::default(),
             clear: Arc::new(ClearCache::new(clear_cache::DEFAULT_BYTES)),
-            listeners: Mutex::default(),
+            damage_callbacks: Mutex::default(),
             recoveries: Mutex::default(),
             cache: OnceLock::new(),
             logs: Mutex::default(),
@@ -241,10 +243,10 @@ impl Store {
         lock(&self.inner.recoveries).clone()
     }
 
-    /// Calls `listener` when an object turns out to be damaged or gone, on the thread that found it; once until it is
+    /// Calls `callback` when an object turns out to be damaged or gone, on the thread that found it; once until it is
     /// fetched again, however often phones ask for it. It must not block.
-    pub fn on_damage(&self, listener: Box<dyn Fn(Digest) + Send + Sync>) {
-        lock(&self.inner.listeners).push(listener.into());
+    pub fn on_damage(&self, callback: Box<dyn Fn(Digest) + Send + Sync>) {
+        lock(&self.inner.damage_callbacks).push(callback.into());
     }
 
     /// Bytes written to the disk since opening, sled's not included.
@@ -270,7 +272,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     /// Where the next file is written before it gets its name.
     fn aside(&self) -> PathBuf {
         self.dir.join("tmp").join(self.asides.fetch_add(1, Ordering::Relaxed).to_string())

@@ -109,7 +109,7 @@ impl Run {
     }
 }
 
-/// The server's side of one RRQ, from its answer to its outcome.
+/// One read transfer.
 #[derive(Debug)]
 pub struct Transfer {
     len: u64,
@@ -146,7 +146,7 @@ pub struct Transfer {
     strangers: u32,
 }
 
-/// What left together and is waited for.
+/// The blocks that left together and wait for their ACK.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     left: Instant,

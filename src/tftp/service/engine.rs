@@ -1,4 +1,4 @@
-//! The thread that serves: waits for packets, deadlines and the disk, and hands each to whom it concerns.
+//! The `tftp` thread. It waits for packets, deadlines and results of the disk, and hands each to its transfer.
 
 use std::io;
 use std::net::UdpSocket;
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let (tell, ended) = oneshot::channel();
     let phase = Arc::clone(&order.phase);
     thread::Builder::new().name("tftp".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        // Whoever waited may be gone.
+        // The task that waits for the end may be gone.
         let _ = tell.send(serve(socket, shared, &waker, &phase));
     })?;
     let mut ended = std::pin::pin!(ended);
@@ -134,7 +134,7 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
             DRAIN => {}
             _ => return Ok(()),
         }
-        // No new requests; what runs may end.
+        // No new request is read; running transfers may end.
         listener = None;
         let stopping = stopping.get_or_insert(Stopping { until: now + shared.config.drain, told: false });
         if now >= stopping.until && !stopping.told {
