@@ -3,6 +3,7 @@
 //! Every service holds a [`Stats`] and tells it; [`report`] makes one picture of it; [`service`] answers on a
 //! local socket.
 
+mod kept;
 pub mod memory;
 pub mod report;
 pub mod service;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::{FileSeen, Kept};
+use super::kept::{FileSeen, Kept};
 use api::{Alert, DhcpServerSeen, ImageSeen, PhoneSeen};
 use ids::{Generation, MacAddr, UnixTime};
 
