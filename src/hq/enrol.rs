@@ -18,8 +18,9 @@ use super::parallel::in_parallel;
 use api::{self, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, SiteId, UnixTime};
+use online::admit::TokenRow;
 use online::ca;
-use online::db::{Db, Enrolment, TokenRow};
+use online::db::{Db, Enrolment};
 use repository::layout::Layout;
 use repository::published::newest_root_path;
 

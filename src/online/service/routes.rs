@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::{debug, error, info, warn};
 
-use super::Peer;
 use super::files::{self, Named};
 use super::pace::Pace;
 use crate::admit::Refused;
@@ -48,6 +48,14 @@ pub(super) struct App {
     pub(super) key: SigningKey,
     pub(super) refused: Mutex<BTreeMap<&'static str, u64>>,
     pub(super) pace: Mutex<Pace>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// From the verified client certificate, if there is one.
+    pub(super) identity: Option<Identity>,
 }
 
 /// A refusal on its way out.
