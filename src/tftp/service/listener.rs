@@ -9,7 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::gate::Verdict;
 use super::session::{Job, Session, device_of};
-use super::transfers::{Room, Transfers};
+use super::transfers::{Room, Site};
 use super::{Shared, in_network, upload};
 use crate::packet::{MAX_REQUEST_BYTES, Mode, Packet, Refusal, Request};
 use access::{Decision, Reason, Resolution};
@@ -51,12 +51,6 @@ struct Held {
     datagram: Box<[u8]>,
     peer: SocketAddrV4,
     since: Instant,
-}
-
-/// What the listener acts on.
-pub(super) struct Site<'a> {
-    pub(super) shared: &'a mut Shared,
-    pub(super) transfers: &'a mut Transfers,
 }
 
 impl Listener {

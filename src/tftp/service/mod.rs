@@ -2,11 +2,13 @@
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else; `listener` reads
 //! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
-//! `line`; `source` has the file's chunks and `reader` fetches them; `upload` takes a log. Nothing that arrives ends the service.
+//! `line`; `source` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log. Nothing that arrives ends
+//! the service.
 //!
 //! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
 //! and no lock. `cargo bench --bench tftp` shows what a packet costs.
 
+mod chunk;
 mod engine;
 mod gate;
 mod line;
@@ -234,8 +236,9 @@ impl Service {
         self.local
     }
 
-    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. Ends earlier, with an error, only if
-    /// the socket is lost for good.
+    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. It waits on the end of the thread that
+    /// serves, and on `stop`. Ends earlier, with an error, only if that thread cannot wait for packets any more: then no
+    /// socket is opened again, and the process ends.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let policy = Policy::with_limits(self.config.lan, self.config.rates);
         let waker = Arc::new(Waker::new()?);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use super::source::Chunk;
+use super::chunk::{Chunk, checked};
 use super::wake::Waker;
 use crate::netascii;
 use access::content::CHUNK_BYTES;
@@ -155,15 +155,4 @@ fn perform(files: &dyn Files, work: Work) -> Result<Loaded, ContentError> {
 
 fn read_chunk(content: &dyn Content, index: u64) -> Result<Chunk, ContentError> {
     checked(content, index, content.chunk(index)?)
-}
-
-/// A chunk of exactly the length that it must have: a short one would end the file early on the phone.
-pub(super) fn checked(content: &dyn Content, index: u64, chunk: Chunk) -> Result<Chunk, ContentError> {
-    let before = index.saturating_mul(CHUNK_BYTES as u64);
-    let expected = content.len().saturating_sub(before).min(CHUNK_BYTES as u64);
-    if usize::try_from(expected).is_ok_and(|expected| expected == chunk.len()) {
-        Ok(chunk)
-    } else {
-        Err(ContentError::Damaged(format!("chunk {index} has {} bytes instead of {expected}", chunk.len())))
-    }
 }

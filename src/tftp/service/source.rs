@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::reader::{Text, Work, checked};
+use super::chunk::{Chunk, checked};
+use super::reader::{Text, Work};
 use access::content::CHUNK_BYTES;
 use access::{Content, ContentError};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
-
-pub(super) type Chunk = Arc<[u8]>;
 
 /// One open file and the chunks that a transfer still needs.
 pub(super) struct Source {

@@ -86,6 +86,12 @@ pub(super) struct Transfers {
     running: usize,
 }
 
+/// What a new request is answered with: what every transfer shares, and all that run.
+pub(super) struct Site<'a> {
+    pub(super) shared: &'a mut Shared,
+    pub(super) transfers: &'a mut Transfers,
+}
+
 #[derive(Default)]
 struct Place {
     /// How often the place was taken, so that what comes late for a former owner is known as such.

@@ -11,10 +11,9 @@ use tracing::{debug, info};
 
 use super::gate::{Binding, Release};
 use super::line::{From, Line};
-use super::listener::Site;
 use super::reader::{Loaded, Work};
 use super::session::device_of;
-use super::transfers::{Flow, Waits};
+use super::transfers::{Flow, Site, Waits};
 use super::{Shared, in_network};
 use crate::options::{Limits, Terms, announced_size};
 use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
