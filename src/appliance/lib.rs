@@ -1,10 +1,13 @@
 //! The appliance as a process: command line, configuration, and the list of everything that runs.
+//!
+//! Read `parts` (what it consists of), then [`run`] (what runs), then what `run` names.
 
 pub mod activation;
 pub mod card;
 mod changes;
 pub mod cli;
 pub mod clock;
+mod commands;
 pub mod config;
 pub mod doctor;
 pub mod health;
@@ -17,4 +20,5 @@ pub mod memory;
 pub mod neighbours;
 pub mod notify;
 pub mod opener;
+mod parts;
 pub mod run;
