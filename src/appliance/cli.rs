@@ -227,8 +227,8 @@ async fn roll_back(settings: &Settings) -> anyhow::Result<()> {
         return print(&format!("{said}\n"));
     }
     let store = Store::open(&settings.state).map_err(explain_store)?;
-    let said = update::roll_back(&store)?;
-    print(&format!("{said}\n"))
+    let done = update::roll_back(&store)?;
+    print(&format!("{done}\n"))
 }
 
 fn explain_store(error: StoreError) -> anyhow::Error {

@@ -9,12 +9,15 @@ use tracing::warn;
 
 use super::health::Health;
 use status::service::Command;
-use update::service::RollBackRequest;
+use update::RollBackRequest;
 
 /// How many commands may wait. The socket answers one asker at a time.
 pub(super) const QUEUE: usize = 8;
 
-/// Whoever does what the status socket is asked for.
+/// An answer for people.
+type Answer = oneshot::Sender<Result<String, String>>;
+
+/// Does what the status socket is asked for.
 pub(super) struct Commands {
     /// What people ask for.
     pub(super) asked: mpsc::Receiver<Command>,
@@ -27,16 +30,16 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Does one command after the other until `stop`, or until nobody can ask any more. It waits on the next command;
-    /// a check of health takes a moment and runs beside.
+    /// Takes one command after the other until `stop`, or until nobody can ask any more. It waits on the next command,
+    /// and on the answers that take a moment: these are tasks of its own, which end with it.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut checks = JoinSet::new();
+        let mut answers = JoinSet::new();
         loop {
             let command = tokio::select! {
                 () = stop.cancelled() => return,
-                Some(ended) = checks.join_next() => {
+                Some(ended) = answers.join_next() => {
                     if let Err(error) = ended {
-                        warn!(%error, "the check of health broke off");
+                        warn!(%error, "an answer to a command broke off");
                     }
                     continue;
                 }
@@ -44,24 +47,34 @@ impl Commands {
             };
             match command {
                 Some(Command::Poll) => self.poll_now.notify_one(),
-                Some(Command::RollBack(tell)) => self.roll_back(tell),
-                Some(Command::Health(tell)) => drop(checks.spawn(check(self.health.clone(), tell))),
+                Some(Command::RollBack(answer)) => self.roll_back(answer, &mut answers),
+                Some(Command::Health(answer)) => {
+                    answers.spawn(check(self.health.clone(), answer));
+                }
                 None => return,
             }
         }
     }
 
-    /// Hands the request to the updater, who answers it.
-    fn roll_back(&self, tell: RollBackRequest) {
-        use mpsc::error::TrySendError::{Closed, Full};
-        if let Err(Full(tell) | Closed(tell)) = self.roll_backs.try_send(tell) {
+    /// Hands a roll-back to the updater and waits for what comes of it.
+    fn roll_back(&self, answer: Answer, answers: &mut JoinSet<()>) {
+        let (done, outcome) = oneshot::channel();
+        if self.roll_backs.try_send(done).is_err() {
             // Whoever asked may have gone.
-            let _ = tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+            let _ = answer.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
+            return;
         }
+        answers.spawn(async move {
+            if let Ok(outcome) = outcome.await {
+                let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
+                // Whoever asked may have gone.
+                let _ = answer.send(text);
+            }
+        });
     }
 }
 
-async fn check(health: Health, tell: oneshot::Sender<Result<String, String>>) {
+async fn check(health: Health, answer: Answer) {
     // Whoever asked may have gone.
-    let _ = tell.send(health.check().await.map_err(|error| format!("{error:#}")));
+    let _ = answer.send(health.check().await.map_err(|error| format!("{error:#}")));
 }

@@ -19,9 +19,8 @@ use access::{Catalog, Files, Opened};
 use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
-use update::Updater;
-use update::identity::Identity;
-use update::service::RollBackRequest;
+
+use update::{RollBackRequest, SiteIdentity, Updater};
 
 /// Everything that runs, before it does.
 pub(super) struct Parts {
@@ -59,7 +58,7 @@ pub(super) struct Update {
 
 /// An appliance that is a site.
 struct Enrolled {
-    identity: Identity,
+    identity: SiteIdentity,
     /// The release that was served before, verified again; `None` if there is none or it does not hold.
     active: Option<Opened>,
 }
@@ -144,7 +143,7 @@ fn fetch_what_is_damaged(store: &Store, poll_now: &Arc<Notify>) {
 
 /// The identity, and the release that was served before; re-verified before it is served again.
 async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolled>> {
-    let Some(identity) = Identity::load(store).context("cannot read this appliance's identity")? else {
+    let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
@@ -209,7 +208,7 @@ fn updater(settings: &Settings, store: Store, site: Enrolled, stats: &Stats) -> 
     let Enrolled { identity, active } = site;
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::Report = Arc::new(move || status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
     let clock = Box::new(update::HostClock::new(clock::synchronised));
     Updater::new(store, identity, polling, stats.clone(), clock, report).with_active(active)
 }

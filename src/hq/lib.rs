@@ -1,11 +1,11 @@
-//! HQ's desk: inventory and templates in; rendered, sealed, signed site repositories out; the command line.
+//! The publisher's desk: inventory and templates in; rendered, sealed, signed site repositories out; the command line.
 //!
 //! The fleet directory ([`repository::layout`]) is the user interface: plain files in git. What is published goes to
 //! [`online`], which serves it and knows nothing of this room.
 //!
 //! Read in this order: [`inventory`], [`templates`], [`assets`] and [`images`] (what people write and put there),
-//! [`render`] (what phones get), [`lint`] (what is wrong with it), [`publish`] (what sites download), then [`plan`] and [`preview`], which read the published state
-//! back by the code that sites run.
+//! [`render`] (what phones get), [`lint`] (what is wrong with it), [`publish`] (what sites download), then [`plan`] and
+//! [`preview`], which read the published state back by the code that sites run.
 
 pub mod assets;
 pub mod cli;

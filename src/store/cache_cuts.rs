@@ -203,12 +203,7 @@ fn kill_9_at_any_moment_loses_nothing_that_was_flushed() {
     let (mut flushed, mut chance) = (0u32, Chance(0x5eed));
     for kill in 0..kills {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "cache_cuts::a_process_that_writes_until_it_is_killed",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "cache_cuts::a_process_that_writes_until_it_is_killed", "--ignored", "--nocapture"])
             .env(CHILD, dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -7,7 +7,7 @@ use super::tls;
 use ids::{FleetId, SiteId};
 use tuf::schema::{EXTRA_FIELD, Root, Timestamp};
 
-/// No root names more CAs: one, and one more while it is replaced, with room.
+/// A root names at most so many CAs. One is in use, and a second while the first is replaced.
 const MAX_CAS: usize = 8;
 
 /// [`EXTRA_FIELD`] in `root`.
@@ -27,20 +27,20 @@ struct SiteExtra {
 /// Why signed metadata is not for us.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnchorError {
-    /// The field is absent or malformed.
+    /// The field that says whose it is is absent or malformed.
     #[error("the signed {role} metadata does not say whose it is: {why}")]
     Malformed {
-        /// Which.
+        /// The role of the metadata.
         role: &'static str,
-        /// What is wrong.
+        /// What is wrong with the field.
         why: String,
     },
-    /// It is another fleet's or site's.
+    /// The metadata is another fleet's or site's.
     #[error("the signed {role} metadata is for {whose}")]
     Other {
-        /// Which.
+        /// The role of the metadata.
         role: &'static str,
-        /// Whose it is.
+        /// The fleet or site that it names.
         whose: String,
     },
 }

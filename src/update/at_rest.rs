@@ -24,7 +24,7 @@ pub enum AtRestError {
     /// The file was encrypted on a board whose TPM had the key.
     #[error("it is encrypted for the board that it was made on, and no key to it is here; enrol this appliance anew")]
     NoKey,
-    /// The key is another one, or the file was changed.
+    /// The file does not open: the key is another one, or the file was changed.
     #[error("it does not open with this board's key; enrol this appliance anew")]
     WrongKey,
     /// The credential is not a key.
@@ -41,10 +41,10 @@ pub fn is_encrypted(bytes: &[u8]) -> bool {
 }
 
 /// The key to the identity's secret files; without one they are plain.
-pub struct Key(Option<LessSafeKey>);
+pub struct AtRestKey(Option<LessSafeKey>);
 
-impl Key {
-    /// What systemd handed to this process.
+impl AtRestKey {
+    /// The key that systemd handed to this process, if it handed over one.
     ///
     /// # Errors
     ///
@@ -68,11 +68,11 @@ impl Key {
         Ok(Self(Some(LessSafeKey::new(key))))
     }
 
-    /// What goes on the card for `clear`, under this file name.
+    /// The bytes that go on the card for `clear`, in a file of this name.
     ///
     /// # Errors
     ///
-    /// Without randomness.
+    /// If the system has no randomness.
     pub fn wrap(&self, name: &str, clear: &[u8]) -> Result<Zeroizing<Vec<u8>>, AtRestError> {
         let Some(key) = &self.0 else { return Ok(Zeroizing::new(clear.to_vec())) };
         let mut nonce = [0; NONCE_LEN];
@@ -83,12 +83,12 @@ impl Key {
         Ok(Zeroizing::new([MAGIC, &nonce, &body].concat()))
     }
 
-    /// The clear text of a file of this name. A plain one stays what it is: it is from before there was a key, and has
-    /// been on the card in clear. Enrolling anew is what helps.
+    /// The clear text of a file of this name. A plain file is returned as it is: it was written before there was a key,
+    /// so it has been on the card in clear. Only a new enrolment mends that.
     ///
     /// # Errors
     ///
-    /// If it is encrypted and does not open.
+    /// If the file is encrypted and does not open.
     pub fn unwrap(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, AtRestError> {
         let Some((nonce, body)) = bytes.strip_prefix(MAGIC).map(|rest| rest.split_at(NONCE_LEN.min(rest.len()))) else {
             return Ok(bytes);
@@ -107,10 +107,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
-    fn board(byte: u8) -> Key {
+    fn board(byte: u8) -> AtRestKey {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CREDENTIAL), [byte; KEY_BYTES]).unwrap();
-        Key::in_dir(dir.path()).unwrap()
+        AtRestKey::in_dir(dir.path()).unwrap()
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
         assert!(is_encrypted(&on_card));
         assert!(!on_card.windows(6).any(|window| window == b"secret"));
         assert_eq!(here.unwrap("tls.key", on_card.clone()).unwrap(), b"secret");
-        assert!(matches!(Key(None).unwrap("tls.key", on_card.clone()), Err(AtRestError::NoKey)));
+        assert!(matches!(AtRestKey(None).unwrap("tls.key", on_card.clone()), Err(AtRestError::NoKey)));
         assert!(matches!(board(2).unwrap("tls.key", on_card.clone()), Err(AtRestError::WrongKey)));
         assert!(matches!(here.unwrap("recipient.key", on_card.clone()), Err(AtRestError::WrongKey)));
         for at in MAGIC.len()..on_card.len() {
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn without_a_tpm_files_are_plain_and_stay_readable_when_one_comes() {
-        let plain = Key(None).wrap("tls.key", b"secret").unwrap().to_vec();
+        let plain = AtRestKey(None).wrap("tls.key", b"secret").unwrap().to_vec();
         assert_eq!(plain, b"secret");
         assert!(!is_encrypted(&plain));
         assert_eq!(board(1).unwrap("tls.key", plain).unwrap(), b"secret");
@@ -142,10 +142,10 @@ mod tests {
     #[test]
     fn a_credential_that_is_no_key_writes_nothing_in_clear() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Key::in_dir(dir.path()).unwrap().0.is_none());
+        assert!(AtRestKey::in_dir(dir.path()).unwrap().0.is_none());
         for wrong in [0, 31, 33, 4096] {
             fs::write(dir.path().join(CREDENTIAL), vec![1; wrong]).unwrap();
-            assert!(matches!(Key::in_dir(dir.path()), Err(AtRestError::NotAKey)), "{wrong}");
+            assert!(matches!(AtRestKey::in_dir(dir.path()), Err(AtRestError::NotAKey)), "{wrong}");
         }
     }
 }

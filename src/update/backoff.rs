@@ -4,27 +4,33 @@ use std::time::Duration;
 
 use ids::{Digest, SiteId, UnixTime};
 
-/// Polls are never further apart than this because of failures.
+/// Failures never make the wait longer than this.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(30 * 60);
 /// The first step after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
-/// However the dice fall, HQ is left alone for so long after a failure.
+/// The shortest wait after a failure.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 /// A `Retry-After` beyond this is not believed.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(6 * 60 * 60);
-/// Sites that were told the same `Retry-After` spread over so much more.
+/// Sites that hear the same `Retry-After` come back spread over so much time.
 const RETRY_AFTER_SPREAD: Duration = Duration::from_secs(60);
 
-/// The interval between polls in use when nobody says otherwise.
+/// The interval between polls if neither the settings nor the release name one.
 pub const DEFAULT_POLL: Duration = Duration::from_secs(300);
 /// The shortest and longest interval that settings may ask for.
 pub const POLL_BOUNDS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(86_400));
+
+/// The interval between polls: what the release asks for in seconds, within [`POLL_BOUNDS`], else the setting.
+pub fn interval(signed: Option<u32>, setting: Duration) -> Duration {
+    let (least, most) = POLL_BOUNDS;
+    signed.map_or(setting, |seconds| Duration::from_secs(seconds.into()).clamp(least, most))
+}
 
 /// How long to wait for the next poll.
 ///
 /// After `failures` failed polls in a row: exponential from 15 s, capped at [`MAX_BACKOFF`], then full jitter by
 /// `random` (0 up to 1), so that the cap does not line sites up. After a good one (0 failures): until the next
-/// moment of this site's phase. `retry_after` is a lower bound in both cases.
+/// moment of this site's phase. In both cases the wait is at least `retry_after`.
 pub fn next_poll(
     interval: Duration,
     site: &SiteId,
@@ -67,6 +73,13 @@ mod tests {
 
     fn failed(failures: u32, random: f64) -> Duration {
         next_poll(DEFAULT_POLL, &site("s-1"), UnixTime(1_800_000_000), failures, None, random)
+    }
+
+    #[test]
+    fn the_release_sets_the_interval_within_bounds() {
+        let setting = Duration::from_secs(7);
+        let seconds = |signed| interval(signed, setting).as_secs();
+        assert_eq!([None, Some(1), Some(600), Some(u32::MAX)].map(seconds), [7, 60, 600, 86_400]);
     }
 
     #[test]

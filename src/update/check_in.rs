@@ -9,16 +9,16 @@ use ids::{SiteId, UnixTime};
 use tuf::PublicKey;
 use tuf::schema::Root;
 
-/// HQ hears of a site at least this often, also when there is nothing to tell; it calls one silent after an hour. A
-/// check-in is three times the bytes of an idle poll, and HQ keeps each.
+/// A site checks in at least this often, even when nothing has happened. HQ calls a site silent after an hour. A
+/// check-in takes three times the bytes of an idle poll, and HQ keeps each.
 pub const EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// What HQ was told last, and when in monotonic time.
+/// The check-in that HQ answered last.
 #[derive(Debug, Clone)]
-pub struct Told {
-    /// [`news`] of the report.
+pub struct LastCheckIn {
+    /// [`news`] of its report.
     pub news: CheckIn,
-    /// When.
+    /// When it was sent, in monotonic time.
     pub at: Duration,
 }
 
@@ -38,7 +38,7 @@ pub fn news(report: &CheckIn) -> CheckIn {
 }
 
 /// Whether to check in after a poll: there is news, or HQ has not heard of us for [`EVERY`].
-pub fn due(told: Option<&Told>, news: &CheckIn, now: Duration) -> bool {
+pub fn due(told: Option<&LastCheckIn>, news: &CheckIn, now: Duration) -> bool {
     told.is_none_or(|told| told.news != *news || now.saturating_sub(told.at) >= EVERY)
 }
 
@@ -51,10 +51,10 @@ pub enum AnswerError {
     /// No trusted `timestamp` key signed it.
     #[error("HQ's answer to the check-in is not signed by a trusted key")]
     Untrusted,
-    /// It answers something else: another site, or an older check-in.
+    /// It answers another site, or an older check-in.
     #[error("HQ's answer belongs to another check-in")]
     NotOurs,
-    /// There can be no nonce.
+    /// The system has no randomness for a nonce.
     #[error("the system has no randomness")]
     NoRandomness,
 }
@@ -66,8 +66,8 @@ pub fn nonce() -> Option<String> {
     Some(HEXLOWER.encode(&bytes))
 }
 
-/// The report as JSON of at most [`MAX_BODY_BYTES`]: phones go first, the least recent of them before others, then
-/// alerts and counters. Texts are cut, not whole reports.
+/// The report as JSON of at most [`MAX_BODY_BYTES`]. A report that is too long loses phones first, the least recent
+/// before the others, then alerts, DHCP servers and counters.
 pub fn body(mut report: CheckIn) -> Vec<u8> {
     report.reason = report.reason.chars().take(512).collect();
     loop {
@@ -163,7 +163,7 @@ mod tests {
     fn only_news_or_time_call_for_a_check_in() {
         let report = CheckIn { phones: vec![phone(1), phone(2)], uptime_seconds: 5, ..CheckIn::default() };
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
-        let told = Told { news: news(&report), at: minutes(10) };
+        let told = LastCheckIn { news: news(&report), at: minutes(10) };
         assert!(due(None, &told.news, minutes(10)));
         let mut later = report.clone();
         (later.uptime_seconds, later.disk_free_bytes, later.nonce) = (905, 7, "ab".into());

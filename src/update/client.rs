@@ -16,11 +16,11 @@ use super::tls::{self, Anchors, ClientAuth, TlsError};
 use api::{MAX_BODY_BYTES, Refusal};
 use store::{Download, StoreError};
 
-/// So many objects are fetched at the same time.
+/// Objects are fetched so many at a time.
 pub(super) const PARALLEL: usize = 8;
-/// Downloads are written to disk in steps of this many bytes, away from the threads that serve phones.
+/// Downloads are written to disk in steps of this many bytes, on threads that do not serve phones.
 const WRITE_BYTES: usize = 64 * 1024;
-/// An object is asked for so many times in one poll while each try brings something.
+/// An object is asked for at most so many times in one poll, and only while each try brings something.
 const OBJECT_TRIES: u32 = 4;
 
 /// Bounds on every exchange.
@@ -47,28 +47,28 @@ impl Default for ClientLimits {
     }
 }
 
-/// What a `GET` of something small came to.
+/// What a `GET` of a small file brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fetched {
+pub enum GetOutcome {
     /// The body, and the entity tag to ask with next time.
     Body(Vec<u8>, Option<String>),
-    /// Still what the entity tag says (304).
+    /// The file is still the one of the entity tag (304).
     NotModified,
-    /// Not there (404 or 403).
+    /// There is no such file (404 or 403).
     Missing,
 }
 
-/// Where an object's bytes go. [`Download`] is the real one.
-pub trait Sink: Send + 'static {
+/// Where the bytes of an object go. Outside tests that is a [`Download`].
+pub trait ObjectSink: Send + 'static {
     /// How many bytes are here already.
     fn offset(&self) -> u64;
-    /// Throws them away.
+    /// Throws away the bytes that are here.
     fn restart(&mut self) -> Result<(), StoreError>;
-    /// Appends.
+    /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 }
 
-impl Sink for Download {
+impl ObjectSink for Download {
     fn offset(&self) -> u64 {
         Self::offset(self)
     }
@@ -117,8 +117,8 @@ impl Client {
         Ok(Self { http, limits })
     }
 
-    /// Fetches something small, if it is not what `etag` says. More than `max_bytes` is an error.
-    pub async fn get(&self, url: &str, max_bytes: u64, etag: Option<&str>) -> Result<Fetched, FetchError> {
+    /// Fetches a small file, unless it is still the one of `etag`. More than `max_bytes` is an error.
+    pub async fn get(&self, url: &str, max_bytes: u64, etag: Option<&str>) -> Result<GetOutcome, FetchError> {
         let mut request = self.request(Method::GET, url)?;
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
@@ -127,14 +127,14 @@ impl Client {
         match response.status() {
             StatusCode::OK => {
                 let etag = header(response.headers(), &ETAG).and_then(http::etag);
-                Ok(Fetched::Body(self.body(response, url, max_bytes).await?, etag))
+                Ok(GetOutcome::Body(self.body(response, url, max_bytes).await?, etag))
             }
-            StatusCode::NOT_MODIFIED if etag.is_some() => Ok(Fetched::NotModified),
-            StatusCode::NOT_FOUND => Ok(Fetched::Missing),
+            StatusCode::NOT_MODIFIED if etag.is_some() => Ok(GetOutcome::NotModified),
+            StatusCode::NOT_FOUND => Ok(GetOutcome::Missing),
             // Object stores say so of what is not there; HQ says why it refuses us.
             StatusCode::FORBIDDEN => match self.status(response, url).await {
                 refused @ FetchError::Status { refusal: Some(_), .. } => Err(refused),
-                _ => Ok(Fetched::Missing),
+                _ => Ok(GetOutcome::Missing),
             },
             _ => Err(self.status(response, url).await),
         }
@@ -157,7 +157,7 @@ impl Client {
 
     /// Fetches an object of exactly `bytes` bytes into `sink`, going on where it stands. A broken connection is
     /// taken up again while each try brings something. What the sink holds afterwards is still unverified.
-    pub async fn object<S: Sink>(&self, url: &str, bytes: u64, mut sink: S) -> Result<S, FetchError> {
+    pub async fn object<S: ObjectSink>(&self, url: &str, bytes: u64, mut sink: S) -> Result<S, FetchError> {
         let mut etag = None;
         for tries_left in (0..OBJECT_TRIES).rev() {
             let before = sink.offset();
@@ -179,7 +179,7 @@ impl Client {
     }
 
     /// One request for the rest of an object.
-    async fn object_once<S: Sink>(
+    async fn object_once<S: ObjectSink>(
         &self,
         url: &str,
         bytes: u64,
@@ -230,19 +230,19 @@ impl Client {
     }
 
     /// Writes a body of exactly `left` bytes.
-    async fn pour<S: Sink>(
+    async fn pour<S: ObjectSink>(
         &self,
         response: &mut Response,
         url: &str,
         mut left: u64,
         mut sink: S,
     ) -> Result<S, Broken<S>> {
-        let mut pace = Pace::new(&self.limits);
+        let mut rate = MinimumRate::new(&self.limits);
         // Most objects are small.
         let room = |left: u64| usize::try_from(left).unwrap_or(usize::MAX).min(WRITE_BYTES);
         let mut buffer = Vec::with_capacity(room(left));
         loop {
-            let end = match pace.chunk(response, url).await {
+            let end = match rate.chunk(response, url).await {
                 Ok(Some(bytes)) => match left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX)) {
                     Some(rest) => {
                         left = rest;
@@ -296,9 +296,9 @@ impl Client {
             return Err(too_large());
         }
         let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let mut pace = Pace::new(&self.limits);
+        let mut rate = MinimumRate::new(&self.limits);
         let mut body = Vec::new();
-        while let Some(bytes) = pace.chunk(&mut response, url).await? {
+        while let Some(bytes) = rate.chunk(&mut response, url).await? {
             if bytes.len() > max.saturating_sub(body.len()) {
                 return Err(too_large());
             }
@@ -326,15 +326,15 @@ struct Broken<S> {
     error: FetchError,
 }
 
-/// Gives up on a body that comes too slowly.
-struct Pace {
+/// Gives up on a body that comes more slowly than [`ClientLimits::min_rate`].
+struct MinimumRate {
     window: Duration,
     least: u64,
     until: Instant,
     bytes: u64,
 }
 
-impl Pace {
+impl MinimumRate {
     fn new(limits: &ClientLimits) -> Self {
         let least = limits.min_rate.saturating_mul(limits.window.as_secs().max(1));
         Self { window: limits.window, least, until: Instant::now() + limits.window, bytes: 0 }
@@ -364,18 +364,19 @@ impl Pace {
     }
 }
 
-/// Runs something that may wait for the disk where that holds nobody up. `None` if it panicked.
+/// Runs work that may wait for the disk on a thread where that holds nobody up. `None` if it panicked.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// A thread that worked on the disk panicked: a bug, told as an I/O error so that the updater goes on.
+/// The error for a thread that panicked at work on the disk. That is a bug; told as an I/O error, it does not end the
+/// updater.
 pub(super) fn crashed() -> StoreError {
     let source = std::io::Error::other("the disk thread ended unexpectedly");
     StoreError::Io { action: "work on", path: "the store".into(), source }
 }
 
-/// Ends `work` after `limit`.
+/// Does `work` within `limit`. `None` if it takes longer.
 pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, work).await.ok()
 }

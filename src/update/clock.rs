@@ -4,6 +4,8 @@
 //! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that
 //! starts in 1970 does not let expired metadata pass for fresh.
 
+pub mod service;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +25,9 @@ pub struct Reading {
     pub synchronised: bool,
 }
 
-/// The host's clocks. [`super::service::HostClock`] is the real one; tests have their own.
+/// The host's clocks. [`service::HostClock`] is the real one; tests have their own.
 pub trait SystemClock: Send + Sync + std::fmt::Debug + 'static {
-    /// Reads them all.
+    /// Reads all of them at one moment.
     fn read(&self) -> Reading;
 }
 
@@ -35,28 +37,28 @@ impl<T: SystemClock + ?Sized> SystemClock for Arc<T> {
     }
 }
 
-/// The pure half: a floor and what follows from it.
+/// The trusted time, pure: a floor, and the time that is counted from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
+pub struct TrustedClock {
     /// The newest time that a signed source vouched for.
     floor: UnixTime,
-    /// The time that [`Clock::now`] counts from without a synchronised clock, and when it was set.
+    /// The time that [`TrustedClock::now`] counts from without a synchronised clock, and when it was set.
     anchor: (UnixTime, Duration),
 }
 
-impl Clock {
+impl TrustedClock {
     /// Starts from the build time and the stored floor, whichever is newer.
     pub fn new(stored: Option<UnixTime>, reading: Reading) -> Self {
         let floor = stored.map_or(build_time(), |stored| stored.max(build_time()));
         Self { floor, anchor: (floor, reading.monotonic) }
     }
 
-    /// The newest time that a signed source vouched for: what is worth storing.
+    /// The newest time that a signed source vouched for. It is worth storing.
     pub const fn floor(&self) -> UnixTime {
         self.floor
     }
 
-    /// What time it is: never before the floor; the system clock counts only while it is synchronised.
+    /// The trusted time. It is never before the floor, and the system clock counts only while it is synchronised.
     pub fn now(&self, reading: Reading) -> UnixTime {
         let (since, at) = self.anchor;
         let counted = since.plus(reading.monotonic.saturating_sub(at));
@@ -81,17 +83,17 @@ pub fn build_time() -> UnixTime {
     built.map_or(EPOCH, |built| built.max(EPOCH))
 }
 
-/// A [`Clock`] with the host's clocks, shared by everything that asks for the time.
+/// A [`TrustedClock`] with the host's clocks, shared by everything that asks for the time.
 #[derive(Debug, Clone)]
 pub struct Timekeeper {
     system: Arc<dyn SystemClock>,
-    clock: Arc<Mutex<Clock>>,
+    clock: Arc<Mutex<TrustedClock>>,
 }
 
 impl Timekeeper {
     /// Starts from the stored floor.
     pub fn new(system: Arc<dyn SystemClock>, stored: Option<UnixTime>) -> Self {
-        let clock = Clock::new(stored, system.read());
+        let clock = TrustedClock::new(stored, system.read());
         Self { system, clock: Arc::new(Mutex::new(clock)) }
     }
 
@@ -148,27 +150,27 @@ pub(crate) mod tests {
     #[test]
     fn a_box_that_wakes_in_1970_lives_at_its_floor() {
         let floor = UnixTime(EPOCH.0 + 100 * DAY);
-        let clock = Clock::new(Some(floor), at(0, 5, false));
+        let clock = TrustedClock::new(Some(floor), at(0, 5, false));
         assert_eq!(clock.now(at(0, 5, false)), floor);
         assert_eq!(clock.now(at(0, 65, false)), UnixTime(floor.0 + 60));
     }
 
     #[test]
     fn without_a_stored_floor_the_build_time_holds() {
-        assert_eq!(Clock::new(None, at(0, 0, false)).now(at(0, 0, false)), build_time());
-        assert_eq!(Clock::new(Some(UnixTime(0)), at(0, 0, false)).floor(), build_time());
+        assert_eq!(TrustedClock::new(None, at(0, 0, false)).now(at(0, 0, false)), build_time());
+        assert_eq!(TrustedClock::new(Some(UnixTime(0)), at(0, 0, false)).floor(), build_time());
     }
 
     #[test]
     fn a_synchronised_clock_is_believed_but_not_below_the_floor() {
-        let clock = Clock::new(None, at(0, 0, true));
+        let clock = TrustedClock::new(None, at(0, 0, true));
         assert_eq!(clock.now(at(EPOCH.0 + 7 * DAY, 9, true)), UnixTime(EPOCH.0 + 7 * DAY));
         assert_eq!(clock.now(at(EPOCH.0 - 7 * DAY, 9, true)), clock.floor());
     }
 
     #[test]
     fn the_system_clock_never_raises_the_floor() {
-        let clock = Clock::new(None, at(0, 0, true));
+        let clock = TrustedClock::new(None, at(0, 0, true));
         let far = EPOCH.0 + 36_500 * DAY;
         assert_eq!(clock.now(at(far, 1, true)), UnixTime(far));
         // The clock was wrong and steps back; nothing is blocked by where it had been.
@@ -178,13 +180,13 @@ pub(crate) mod tests {
 
     #[test]
     fn an_unsynchronised_clock_in_the_future_is_ignored() {
-        let clock = Clock::new(None, at(0, 0, false));
+        let clock = TrustedClock::new(None, at(0, 0, false));
         assert_eq!(clock.now(at(EPOCH.0 + 9_999 * DAY, 10, false)), UnixTime(clock.floor().0 + 10));
     }
 
     #[test]
     fn a_signed_time_raises_the_floor_and_time_goes_on_from_there() {
-        let mut clock = Clock::new(None, at(0, 0, false));
+        let mut clock = TrustedClock::new(None, at(0, 0, false));
         let signed = UnixTime(EPOCH.0 + 30 * DAY);
         assert!(clock.raise(signed, at(0, 100, false)));
         assert_eq!(clock.now(at(0, 160, false)), UnixTime(signed.0 + 60));
@@ -194,7 +196,7 @@ pub(crate) mod tests {
 
     #[test]
     fn time_never_steps_back_when_a_floor_rises_behind_the_count() {
-        let mut clock = Clock::new(None, at(0, 0, false));
+        let mut clock = TrustedClock::new(None, at(0, 0, false));
         let start = clock.floor();
         let before = clock.now(at(0, 1_000, false));
         assert!(clock.raise(UnixTime(start.0 + 500), at(0, 1_000, false)));

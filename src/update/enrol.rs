@@ -4,20 +4,20 @@
 //! Keys are made here and never leave. At any power cut the same token can be tried again with the same keys; once
 //! HQ's certificate is in the journal, nothing needs HQ any more and the rest is repeated until it is done.
 
-use std::collections::BTreeMap;
-
 use data_encoding::HEXLOWER;
-use zeroize::Zeroizing;
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, ClientLimits, FetchError, Fetched};
+use super::client::{Client, ClientLimits, FetchError, GetOutcome};
 use super::clock::Timekeeper;
-use super::identity::{Identity, IdentityError, Journal, Site};
+use super::clock::service::HostClock;
+use super::enrolment_journal::{EnrolmentJournal, FinishError};
+use super::identity::{EnrolledSite, IdentityError, SiteIdentity, signing_request};
+use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
 use api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
 use bundle::RecipientSecret;
 use ids::Digest;
-use store::{Store, StoreError, TrustState};
+use store::{Store, StoreError};
 use tuf::{Limits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
@@ -26,13 +26,13 @@ pub enum EnrolError {
     /// HQ says that the token was used.
     #[error("the token was used before; make a new one with `lineside-hq site enroll`")]
     TokenUsed,
-    /// HQ says that it is too old.
+    /// HQ says that the token is too old.
     #[error("the token has expired; make a new one with `lineside-hq site enroll`")]
     TokenExpired,
-    /// HQ does not know it.
+    /// HQ does not know the token.
     #[error("HQ does not know the token; it was withdrawn or is for another HQ")]
     TokenUnknown,
-    /// HQ says that the proof is wrong: the file is damaged, or altered.
+    /// HQ says that the proof is wrong: the token file is damaged, or altered.
     #[error("HQ does not accept the token's proof; the token file is damaged or was altered")]
     ProofWrong,
     /// HQ refuses for another reason.
@@ -46,9 +46,9 @@ pub enum EnrolError {
     /// The server is not the HQ that the token names.
     #[error("the server at {hq} is not the HQ of this token: {why}")]
     WrongCa {
-        /// Where.
+        /// HQ's address in the token.
         hq: String,
-        /// What is wrong.
+        /// What is wrong with the server's certificate.
         why: String,
     },
     /// HQ serves another root than the token pins.
@@ -72,7 +72,7 @@ pub enum EnrolError {
     /// The disk refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No TLS with this token.
+    /// No TLS configuration can be made from this token.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// No key can be made.
@@ -81,23 +81,22 @@ pub enum EnrolError {
 }
 
 impl EnrolError {
-    /// A stable code: `token-used`, `token-expired`, `token-unknown`, `proof-wrong`, `refused`, `wrong-ca`,
-    /// `other-root`, `other-fleet`, `unreachable`, `answer`, `identity`, `disk`, `key`.
-    pub const fn code(&self) -> &'static str {
+    /// How the enrolment ended, as a code says it.
+    pub const fn failure(&self) -> EnrolFailure {
         match self {
-            Self::TokenUsed => "token-used",
-            Self::TokenExpired => "token-expired",
-            Self::TokenUnknown => "token-unknown",
-            Self::ProofWrong => "proof-wrong",
-            Self::Refused { .. } => "refused",
-            Self::WrongCa { .. } | Self::Tls(_) => "wrong-ca",
-            Self::OtherRoot | Self::Root(_) => "other-root",
-            Self::Fleet(_) => "other-fleet",
-            Self::Unreachable(_) => "unreachable",
-            Self::Answer(_) => "answer",
-            Self::Identity(_) => "identity",
-            Self::Store(_) => "disk",
-            Self::Key(_) => "key",
+            Self::TokenUsed => EnrolFailure::TokenUsed,
+            Self::TokenExpired => EnrolFailure::TokenExpired,
+            Self::TokenUnknown => EnrolFailure::TokenUnknown,
+            Self::ProofWrong => EnrolFailure::ProofWrong,
+            Self::Refused { .. } => EnrolFailure::Refused,
+            Self::WrongCa { .. } | Self::Tls(_) => EnrolFailure::WrongCa,
+            Self::OtherRoot | Self::Root(_) => EnrolFailure::OtherRoot,
+            Self::Fleet(_) => EnrolFailure::OtherFleet,
+            Self::Unreachable(_) => EnrolFailure::Unreachable,
+            Self::Answer(_) => EnrolFailure::Answer,
+            Self::Identity(_) => EnrolFailure::Identity,
+            Self::Store(_) => EnrolFailure::Disk,
+            Self::Key(_) => EnrolFailure::Key,
         }
     }
 
@@ -110,12 +109,26 @@ impl EnrolError {
     }
 }
 
+impl From<FinishError> for EnrolError {
+    fn from(error: FinishError) -> Self {
+        match error {
+            FinishError::Root(error) => error.into(),
+            FinishError::Identity(error) => error.into(),
+            FinishError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Makes this appliance the token's site and returns its identity, which is on disk then.
 ///
-/// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. Wipe the
-/// token file after success, and after an error that [`EnrolError::may_pass`] says is for good.
-pub async fn enrol(token: &EnrolmentToken, store: &Store, clock_synchronised: bool) -> Result<Identity, EnrolError> {
-    let time = Timekeeper::new(super::service::HostClock::assuming(clock_synchronised), None);
+/// Without a synchronised clock HQ's certificate may begin in our future; the token's pins still hold. The caller
+/// wipes the token file after success, and after an error that is for good ([`EnrolError::may_pass`]).
+pub async fn enrol(
+    token: &EnrolmentToken,
+    store: &Store,
+    clock_synchronised: bool,
+) -> Result<SiteIdentity, EnrolError> {
+    let time = Timekeeper::new(HostClock::assuming(clock_synchronised), None);
     enrol_with(token, store, time, ClientLimits::default()).await
 }
 
@@ -125,7 +138,7 @@ pub async fn enrol_with(
     store: &Store,
     time: Timekeeper,
     limits: ClientLimits,
-) -> Result<Identity, EnrolError> {
+) -> Result<SiteIdentity, EnrolError> {
     let mut journal = journal(token, store)?;
     let base = &journal.site.hq;
     let client = Client::new(Anchors::ByDigest(token.ca_sha256), None, time, limits)?;
@@ -134,8 +147,8 @@ pub async fn enrol_with(
     let max = Limits::default().root_bytes;
     let failed = |error| unreachable_or_wrong(error, &token.hq);
     let root = match client.get(&format!("{base}{ROOT_PATH}"), max, None).await.map_err(failed)? {
-        Fetched::Body(bytes, _) => bytes,
-        Fetched::Missing | Fetched::NotModified => return Err(EnrolError::Answer("HQ has no root".to_owned())),
+        GetOutcome::Body(bytes, _) => bytes,
+        GetOutcome::Missing | GetOutcome::NotModified => return Err(EnrolError::Answer("HQ has no root".to_owned())),
     };
     if Digest::of(&root) != token.root_sha256 {
         return Err(EnrolError::OtherRoot);
@@ -148,28 +161,30 @@ pub async fn enrol_with(
 
     journal.root = Some(String::from_utf8(root).map_err(|_| EnrolError::OtherRoot)?);
     journal.certificate = Some(answer.certificate);
-    identity(&journal)?;
+    // A certificate that is not for us does not get into the journal.
+    journal.identity()?;
     journal.save(store)?;
-    finish(store, &journal)
+    Ok(journal.finish(store)?)
 }
 
 /// The journal of an earlier try with this token, or a new one with new keys, on disk before HQ hears of them.
-fn journal(token: &EnrolmentToken, store: &Store) -> Result<Journal, EnrolError> {
+fn journal(token: &EnrolmentToken, store: &Store) -> Result<EnrolmentJournal, EnrolError> {
     let trim = |url: &str| url.trim_end_matches('/').to_owned();
-    let site = Site {
+    let site = EnrolledSite {
         hq: trim(&token.hq),
         repository: trim(token.repository.as_ref().unwrap_or(&token.hq)),
         fleet: token.fleet.clone(),
         site: token.site.clone(),
         root_sha256: token.root_sha256,
     };
-    if let Some(journal) = Journal::load(store)?.filter(|journal| journal.token == token.token && journal.site == site)
+    if let Some(journal) =
+        EnrolmentJournal::load(store)?.filter(|journal| journal.token == token.token && journal.site == site)
     {
         return Ok(journal);
     }
     let key = |error: rcgen::Error| EnrolError::Key(error.to_string());
     let tls_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(key)?;
-    let journal = Journal {
+    let journal = EnrolmentJournal {
         csr: signing_request(&tls_key, &site).map_err(key)?,
         site,
         token: token.token.clone(),
@@ -182,17 +197,7 @@ fn journal(token: &EnrolmentToken, store: &Store) -> Result<Journal, EnrolError>
     Ok(journal)
 }
 
-/// A PKCS#10 request for our key that names our site (PEM). HQ decides what the certificate says.
-pub(super) fn signing_request(key: &rcgen::KeyPair, site: &Site) -> Result<String, rcgen::Error> {
-    let mut params = rcgen::CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, site.site.as_str());
-    let uri = api::site_uri(&site.fleet, &site.site).try_into()?;
-    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-    params.serialize_request(key)?.pem()
-}
-
-fn request(token: &EnrolmentToken, journal: &Journal) -> Result<EnrolRequest, EnrolError> {
+fn request(token: &EnrolmentToken, journal: &EnrolmentJournal) -> Result<EnrolRequest, EnrolError> {
     let keys = TokenKeys::derive(&token.secret, &token.fleet, &token.site, &token.token);
     let recipient = journal.recipient()?.public();
     let proof = |key| {
@@ -209,55 +214,14 @@ fn request(token: &EnrolmentToken, journal: &Journal) -> Result<EnrolRequest, En
     })
 }
 
-fn identity(journal: &Journal) -> Result<Identity, EnrolError> {
-    let certificate = journal.certificate.clone().unwrap_or_default();
-    Ok(Identity::new(journal.site.clone(), Zeroizing::new(journal.tls_key.clone()), certificate, journal.recipient()?)?)
-}
-
-/// The last part, which needs nothing but the disk and may be repeated: trust, identity, and the journal's end.
-pub(super) fn finish(store: &Store, journal: &Journal) -> Result<Identity, EnrolError> {
-    let identity = identity(journal)?;
-    let root = journal.root.as_deref().unwrap_or_default();
-    let pinned = Trusted::pin(root.as_bytes())?;
-    let before = match store.trust() {
-        Ok(state) => state.unwrap_or_default(),
-        // This is what enrolling again is for.
-        Err(StoreError::TrustLost) => TrustState::default(),
-        Err(error) => return Err(error.into()),
-    };
-    // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time goes on.
-    if !continues(&before.metadata, &pinned, journal) {
-        let state = TrustState { metadata: pinned.files(), time_floor: before.time_floor, rejected: Vec::new() };
-        store.save_trust(&state)?;
-    }
-    identity.save(store)?;
-    Journal::clear(store)?;
-    Ok(identity)
-}
-
-/// Whether trust that is here already is this site's, under this very root or a later one that shares a key with it.
-/// An HQ that was set up anew under the same name is another one.
-fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, journal: &Journal) -> bool {
-    let Ok(trusted) = Trusted::reopen(metadata) else { return false };
-    let (ours, theirs) = (trusted.root(), pinned.root());
-    let keys = |root: &tuf::schema::Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
-    let shares_a_key = keys(ours).iter().any(|id| keys(theirs).contains(id));
-    let same_root = trusted.files().get("root.json") == pinned.files().get("root.json");
-    let Site { fleet, site, .. } = &journal.site;
-    let our_site = trusted.timestamp().is_none_or(|timestamp| anchors::check_site(timestamp, fleet, site).is_ok());
-    (same_root || (ours.version > theirs.version && shares_a_key))
-        && our_site
-        && anchors::authorities(ours, fleet).is_ok()
-}
-
 fn unreachable_or_wrong(error: FetchError, hq: &str) -> EnrolError {
     match error {
         FetchError::Certificate { why, .. } => EnrolError::WrongCa { hq: hq.to_owned(), why },
-        FetchError::Status { refusal: Some(refusal), .. } => match refusal.code.as_str() {
-            "token-used" => EnrolError::TokenUsed,
-            "token-expired" => EnrolError::TokenExpired,
-            "token-unknown" => EnrolError::TokenUnknown,
-            "proof-wrong" => EnrolError::ProofWrong,
+        FetchError::Status { refusal: Some(refusal), .. } => match HqRefusal::from_code(&refusal.code) {
+            Some(HqRefusal::TokenUsed) => EnrolError::TokenUsed,
+            Some(HqRefusal::TokenExpired) => EnrolError::TokenExpired,
+            Some(HqRefusal::TokenUnknown) => EnrolError::TokenUnknown,
+            Some(HqRefusal::ProofWrong) => EnrolError::ProofWrong,
             _ => EnrolError::Refused { code: refusal.code, reason: refusal.reason },
         },
         error => EnrolError::Unreachable(error),

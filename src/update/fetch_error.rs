@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
+use super::state::{HqRefusal, SiteState};
 use api::Refusal;
 use store::StoreError;
-
-/// HQ's codes of refusal that are about our certificate.
-const REFUSED_CERTIFICATE: [&str; 4] = ["certificate-expired", "certificate-unknown", "no-certificate", "revoked"];
 
 /// Why something could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +12,7 @@ pub enum FetchError {
     /// No connection, or it broke.
     #[error("{host} cannot be reached: {why}")]
     Unreachable {
-        /// Whom we tried.
+        /// The host and port that we tried.
         host: String,
         /// What the network said.
         why: String,
@@ -22,25 +20,25 @@ pub enum FetchError {
     /// The server's certificate is not one of HQ's.
     #[error("the certificate of {host} is refused: {why}")]
     Certificate {
-        /// Who showed it.
+        /// The host and port that showed it.
         host: String,
-        /// What is wrong with it.
+        /// What is wrong with the certificate.
         why: String,
     },
     /// The server ended TLS with an alert, for example because it refuses our certificate.
     #[error("{host} refuses the connection: {why}")]
     Alert {
-        /// Who.
+        /// The host and port.
         host: String,
-        /// The alert.
+        /// TLS's name of the alert.
         why: String,
     },
-    /// Another status than those that mean something.
+    /// A status that has no meaning here.
     #[error("{host} answers with status {status}{}", refusal.as_ref().map(|r| format!(": {} ({})", r.reason, r.code)).unwrap_or_default())]
     Status {
-        /// Who.
+        /// The host and port.
         host: String,
-        /// The status code.
+        /// The status code of HTTP.
         status: u16,
         /// `Retry-After`, if it came.
         retry_after: Option<Duration>,
@@ -50,40 +48,39 @@ pub enum FetchError {
     /// The object is not there.
     #[error("{0} is not there")]
     Missing(String),
-    /// More bytes than allowed.
+    /// More bytes came, or were announced, than are allowed.
     #[error("the answer is over the {limit} bytes allowed")]
     TooLarge {
-        /// How many are.
+        /// How many bytes are allowed.
         limit: u64,
     },
-    /// Fewer bytes than announced.
+    /// Fewer bytes came than were announced.
     #[error("the connection to {0} broke before everything was here")]
     Truncated(String),
-    /// Slower than the minimum rate.
+    /// The bytes came more slowly than the minimum rate.
     #[error("{0} sends too slowly")]
     Stalled(String),
     /// The disk refused.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Not an `https` URL.
+    /// The address is no `https` URL.
     #[error("`{0}` is no https URL")]
     Url(String),
 }
 
 impl FetchError {
-    /// A stable code for status and check-in: `unreachable`, `certificate`, `http`, `missing-object`, `too-large`,
-    /// `disk`, `disk-full`, `corrupt`.
-    pub fn code(&self) -> &'static str {
+    /// The state of a site whose poll ended with this.
+    pub fn state(&self) -> SiteState {
         match self {
-            Self::Unreachable { .. } | Self::Truncated(_) | Self::Stalled(_) | Self::Url(_) => "unreachable",
-            Self::Certificate { .. } | Self::Alert { .. } => "certificate",
-            Self::Status { refusal: Some(refusal), .. } if REFUSED_CERTIFICATE.contains(&refusal.code.as_str()) => {
-                "certificate"
+            Self::Unreachable { .. } | Self::Truncated(_) | Self::Stalled(_) | Self::Url(_) => SiteState::Unreachable,
+            Self::Certificate { .. } | Self::Alert { .. } => SiteState::Certificate,
+            Self::Status { .. } if self.refusal().is_some_and(HqRefusal::is_about_certificate) => {
+                SiteState::Certificate
             }
-            Self::Status { .. } => "http",
-            Self::Missing(_) => "missing-object",
-            Self::TooLarge { .. } => "too-large",
-            Self::Store(error) => store_code(error),
+            Self::Status { .. } => SiteState::Http,
+            Self::Missing(_) => SiteState::MissingObject,
+            Self::TooLarge { .. } => SiteState::TooLarge,
+            Self::Store(error) => store_state(error),
         }
     }
 
@@ -95,30 +92,30 @@ impl FetchError {
         }
     }
 
-    /// HQ's code of refusal, if it gave one.
-    fn refusal(&self) -> Option<&str> {
+    /// Why HQ refuses, if it said so in a code that we know.
+    pub fn refusal(&self) -> Option<HqRefusal> {
         match self {
-            Self::Status { refusal: Some(refusal), .. } => Some(&refusal.code),
+            Self::Status { refusal: Some(refusal), .. } => HqRefusal::from_code(&refusal.code),
             _ => None,
         }
     }
 
-    /// Whether a new client certificate may help: HQ says that ours has expired, or somebody refuses us while our
-    /// own clock is too unsure to tell.
+    /// Whether a new client certificate may help. HQ may say that ours has expired; or a server refuses us while our
+    /// clock is too unsure to tell why.
     pub fn calls_for_renewal(&self, clock_synchronised: bool) -> bool {
         let perhaps = matches!(self, Self::Alert { .. } | Self::Status { status: 400 | 401 | 403 | 495 | 496, .. });
-        self.refusal() == Some("certificate-expired") || (perhaps && !clock_synchronised)
+        self.refusal() == Some(HqRefusal::CertificateExpired) || (perhaps && !clock_synchronised)
     }
 }
 
-/// The state code of a disk error.
-pub(super) const fn store_code(error: &StoreError) -> &'static str {
+/// The state of a site whose poll ended with this error of the disk.
+pub(super) const fn store_state(error: &StoreError) -> SiteState {
     match error {
-        StoreError::Full { .. } => "disk-full",
-        StoreError::Corrupt(_) | StoreError::Missing(_) => "corrupt",
-        StoreError::TooLong { .. } | StoreError::TooLarge { .. } => "too-large",
-        StoreError::Conflict(_) => "refused",
-        StoreError::TrustLost => "trust-lost",
-        _ => "disk",
+        StoreError::Full { .. } => SiteState::DiskFull,
+        StoreError::Corrupt(_) | StoreError::Missing(_) => SiteState::Corrupt,
+        StoreError::TooLong { .. } | StoreError::TooLarge { .. } => SiteState::TooLarge,
+        StoreError::Conflict(_) => SiteState::Refused,
+        StoreError::TrustLost => SiteState::TrustLost,
+        _ => SiteState::Disk,
     }
 }

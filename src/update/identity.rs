@@ -1,8 +1,7 @@
-//! Who this appliance is: its keys, its certificate, and where HQ is. Files of the store's `identity/`, mode 0600; the
-//! secret ones as [`super::at_rest`] keeps them.
+//! Who this appliance is: its keys, its certificate, and where HQ is. All are files in the store's `identity/`, mode
+//! 0600; [`super::at_rest`] keeps the secret ones.
 //!
-//! `site.toml` is written last, so an identity is whole or it is not there. Enrolment keeps a journal,
-//! `enrolling.toml`; once that holds a certificate, [`Identity::load`] finishes what a power cut interrupted.
+//! `site.toml` is written last, so an identity is whole or it is not there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,9 +11,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::at_rest::{AtRestError, Key, is_encrypted};
+use super::at_rest::{AtRestError, AtRestKey, is_encrypted};
 use super::tls::{self, ClientAuth};
 use api::{parse_site_uri, site_uri};
 use bundle::RecipientSecret;
@@ -25,8 +24,9 @@ const TLS_KEY: &str = "tls.key";
 const TLS_CERTIFICATE: &str = "tls.crt";
 const RECIPIENT_KEY: &str = "recipient.key";
 const SITE: &str = "site.toml";
-const JOURNAL: &str = "enrolling.toml";
-/// What is encrypted where this board can keep a key to it.
+/// The file of [`super::enrolment_journal`].
+pub(super) const JOURNAL: &str = "enrolling.toml";
+/// The files that are encrypted where the board can keep a key to them.
 const SECRET: [&str; 3] = [TLS_KEY, RECIPIENT_KEY, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -36,10 +36,10 @@ const RECIPIENT_WORD: &str = "lineside-x25519";
 /// What enrolment settled, in `site.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Site {
+pub struct EnrolledSite {
     /// Where HQ is: `https://host[:port]`, no slash at the end.
     pub hq: String,
-    /// Where the published tree is; HQ itself unless another host serves it.
+    /// Where the published tree is. HQ serves it itself unless another host does.
     pub repository: String,
     /// The fleet.
     pub fleet: FleetId,
@@ -51,8 +51,8 @@ pub struct Site {
 
 /// One appliance's identity. `Debug` shows no key.
 #[derive(Clone)]
-pub struct Identity {
-    site: Site,
+pub struct SiteIdentity {
+    site: EnrolledSite,
     tls_key: Arc<Zeroizing<String>>,
     certificate: String,
     valid: (UnixTime, UnixTime),
@@ -66,17 +66,17 @@ pub enum IdentityError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the operating system said.
         source: std::io::Error,
     },
     /// A file is not what it should be.
     #[error("{file} is damaged: {why}")]
     Damaged {
-        /// Which.
+        /// Its name in `identity/`.
         file: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
     /// The certificate is not ours.
@@ -90,28 +90,23 @@ pub enum IdentityError {
 /// Why a certificate that HQ issued is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// Not a certificate.
+    /// It is no certificate.
     #[error("HQ's answer holds no certificate: {0}")]
     Malformed(String),
-    /// For another key than ours.
+    /// It is for another key than ours.
     #[error("the certificate is for another key")]
     OtherKey,
-    /// For another site than ours.
+    /// It is for another site than ours.
     #[error("the certificate names `{0}`, not this site")]
     OtherSite(String),
 }
 
-impl Identity {
-    /// The identity on disk; `None` before enrolment. Finishes an enrolment that a power cut interrupted.
-    pub fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
-        if let Some(journal) = Journal::load(store)?
-            && journal.certificate.is_some()
-        {
-            super::enrol::finish(store, &journal).map_err(|error| damaged(JOURNAL, error))?;
-        }
+impl SiteIdentity {
+    /// The identity on disk; `None` before enrolment.
+    pub(super) fn read(store: &Store) -> Result<Option<Self>, IdentityError> {
         let dir = store.identity_dir();
         let Some(site) = read(&dir, SITE)? else { return Ok(None) };
-        let site: Site = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
+        let site: EnrolledSite = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
         let file = |name| read(&dir, name)?.ok_or_else(|| damaged(name, "it is missing"));
         let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
         let mut identity = Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?;
@@ -122,7 +117,7 @@ impl Identity {
 
     /// An identity of checked parts: key and certificate belong together and name this site.
     pub fn new(
-        site: Site,
+        site: EnrolledSite,
         tls_key: Zeroizing<String>,
         certificate: String,
         recipient: RecipientSecret,
@@ -161,7 +156,7 @@ impl Identity {
     }
 
     /// What enrolment settled.
-    pub const fn settled(&self) -> &Site {
+    pub const fn settled(&self) -> &EnrolledSite {
         &self.site
     }
 
@@ -185,12 +180,13 @@ impl Identity {
         self.valid
     }
 
-    /// The private TLS key in PEM, for signing requests.
-    pub(super) fn tls_key(&self) -> &str {
-        &self.tls_key
+    /// A signing request for a newer certificate of the same key.
+    pub(super) fn signing_request(&self) -> Result<String, IdentityError> {
+        let key = rcgen::KeyPair::from_pem(&self.tls_key).map_err(|error| damaged(TLS_KEY, error))?;
+        signing_request(&key, &self.site).map_err(|error| damaged(TLS_KEY, error))
     }
 
-    /// What to show to HQ.
+    /// The certificate and key that TLS shows to HQ.
     pub(super) fn client_auth(&self) -> Result<ClientAuth, IdentityError> {
         let chain = tls::certificates(&self.certificate).map_err(|error| damaged(TLS_CERTIFICATE, error))?;
         let key = PrivateKeyDer::from_pem_slice(self.tls_key.as_bytes()).map_err(|error| damaged(TLS_KEY, error))?;
@@ -198,68 +194,24 @@ impl Identity {
     }
 }
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for SiteIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("site", &self.site).field("valid", &self.valid).finish_non_exhaustive()
+        f.debug_struct("SiteIdentity").field("site", &self.site).field("valid", &self.valid).finish_non_exhaustive()
     }
 }
 
-/// An enrolment under way: what a retry after a power cut needs, so that it sends the very same request.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) struct Journal {
-    /// What the token says.
-    pub(super) site: Site,
-    /// [`api::EnrolmentToken::token`].
-    pub(super) token: String,
-    /// PKCS#8, PEM.
-    pub(super) tls_key: String,
-    /// PKCS#10, PEM.
-    pub(super) csr: String,
-    /// 64 hex digits.
-    pub(super) recipient: String,
-    /// HQ's answer and the root it belongs to, once they are here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) certificate: Option<String>,
-    /// The pinned root's bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) root: Option<String>,
+/// A PKCS#10 request for our key that names our site (PEM). HQ decides what the certificate says.
+pub(super) fn signing_request(key: &rcgen::KeyPair, site: &EnrolledSite) -> Result<String, rcgen::Error> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, site.site.as_str());
+    let uri = site_uri(&site.fleet, &site.site).try_into()?;
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    params.serialize_request(key)?.pem()
 }
 
-impl Drop for Journal {
-    fn drop(&mut self) {
-        self.tls_key.zeroize();
-        self.recipient.zeroize();
-    }
-}
-
-impl Journal {
-    /// The enrolment under way, if there is one. A journal that cannot be read is none: enrolment starts again.
-    pub(super) fn load(store: &Store) -> Result<Option<Self>, IdentityError> {
-        let text = match read(&store.identity_dir(), JOURNAL) {
-            Err(IdentityError::Damaged { .. }) => None,
-            other => other?.filter(|text| !text.is_empty()),
-        };
-        Ok(text.and_then(|text| toml::from_str(&text).ok()))
-    }
-
-    pub(super) fn save(&self, store: &Store) -> Result<(), IdentityError> {
-        let text = Zeroizing::new(toml::to_string(self).map_err(|error| damaged(JOURNAL, error))?);
-        write(store, JOURNAL, text.as_bytes())
-    }
-
-    /// The enrolment is over; keys live in their own files now.
-    pub(super) fn clear(store: &Store) -> Result<(), IdentityError> {
-        write(store, JOURNAL, b"")
-    }
-
-    pub(super) fn recipient(&self) -> Result<RecipientSecret, IdentityError> {
-        secret(&self.recipient).ok_or_else(|| damaged(JOURNAL, "the sealing key is not 64 hex digits"))
-    }
-}
-
-/// When a certificate begins and ends, if its first is for this key and names this site.
-pub(super) fn check_certificate(
+/// When a certificate chain begins and ends, if its first certificate is for this key and names this site.
+fn check_certificate(
     pem: &str,
     tls_key: &str,
     fleet: &FleetId,
@@ -295,12 +247,12 @@ fn parse_recipient(text: &str) -> Result<RecipientSecret, IdentityError> {
         .ok_or_else(|| damaged(RECIPIENT_KEY, "it holds no key"))
 }
 
-fn secret(hex: &str) -> Option<RecipientSecret> {
+pub(super) fn secret(hex: &str) -> Option<RecipientSecret> {
     let bytes = Zeroizing::new(HEXLOWER.decode(hex.as_bytes()).ok()?);
     bytes.as_slice().try_into().ok().map(RecipientSecret::from_bytes)
 }
 
-fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, IdentityError> {
+pub(super) fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, IdentityError> {
     let path = dir.join(name);
     match std::fs::metadata(&path) {
         Ok(meta) if meta.len() > MAX_FILE_BYTES => return Err(damaged(name, "it is too large")),
@@ -310,7 +262,7 @@ fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, Ide
         Ok(bytes) => {
             let at_rest = |error: AtRestError| damaged(name, error);
             let bytes = if SECRET.contains(&name) {
-                Key::of_process().and_then(|key| key.unwrap(name, bytes)).map_err(at_rest)?
+                AtRestKey::of_process().and_then(|key| key.unwrap(name, bytes)).map_err(at_rest)?
             } else {
                 bytes
             };
@@ -322,16 +274,17 @@ fn read(dir: &Path, name: &'static str) -> Result<Option<Zeroizing<String>>, Ide
     }
 }
 
-fn write(store: &Store, name: &'static str, bytes: &[u8]) -> Result<(), IdentityError> {
+pub(super) fn write(store: &Store, name: &'static str, bytes: &[u8]) -> Result<(), IdentityError> {
     let path = Path::new("identity").join(name);
     // An emptied journal is no secret, and has to look empty.
     if !SECRET.contains(&name) || bytes.is_empty() {
         return Ok(store.write_file(&path, bytes)?);
     }
-    let wrapped = Key::of_process().and_then(|key| key.wrap(name, bytes)).map_err(|error| damaged(name, error))?;
+    let wrapped =
+        AtRestKey::of_process().and_then(|key| key.wrap(name, bytes)).map_err(|error| damaged(name, error))?;
     Ok(store.write_file(&path, &wrapped)?)
 }
 
-fn damaged(file: &'static str, why: impl ToString) -> IdentityError {
+pub(super) fn damaged(file: &'static str, why: impl ToString) -> IdentityError {
     IdentityError::Damaged { file, why: why.to_string() }
 }

@@ -1,33 +1,52 @@
 //! Pull: polls HQ over HTTPS, verifies, stages and activates releases; enrols and renews; checks in.
 //!
-//! Nothing listens for HQ here, and whatever fails changes nothing that phones see. Read [`poll`] (one poll, step
-//! after step), then what it calls in that order: [`refresh`] (TUF over HTTPS), [`release`], [`self_check`],
-//! [`check_in`] and `contact` (what we say to HQ); [`service`] is the task around it. [`mod@enrol`] makes an [`identity`]; [`client`] is the only HTTPS
-//! client and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`].
+//! Nothing listens for HQ here, and whatever fails changes nothing that phones see.
+//!
+//! Read [`service`] (the task: when it polls, what it waits on), then `poll` (one poll, step after step). A poll calls
+//! [`refresh`] (TUF over HTTPS), [`release`] and [`self_check`]. The updater has three parts, and each owns its state:
+//!
+//! - `trust`: the signed metadata with its floors, and the release that is served;
+//! - `hq_line`: the HTTPS client with this site's certificate, its renewal, and what HQ was told ([`check_in`]);
+//! - `attempts`: what was tried, how often and when.
+//!
+//! [`mod@enrol`] makes an [`identity`]; `enrolment_journal` carries it over a power cut. [`client`] is the only HTTPS
+//! client, and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`]. [`state`] has
+//! every code that the room says.
 
 pub mod anchors;
 pub mod at_rest;
+mod attempts;
 pub mod backoff;
 pub mod check_in;
 pub mod client;
 pub mod clock;
-mod contact;
 pub mod enrol;
+mod enrolment_journal;
 mod fetch_error;
+mod hq_line;
 mod http;
 pub mod identity;
 pub mod plan;
-pub mod poll;
+mod poll;
+pub mod poll_error;
 pub mod refresh;
 pub mod release;
 pub mod roll_back;
 pub mod self_check;
 pub mod service;
+pub mod state;
 pub mod tls;
+mod trust;
+mod updater;
 
 pub use clock::SystemClock;
+pub use clock::service::HostClock;
 pub use enrol::{EnrolError, enrol};
-pub use identity::{Identity, IdentityError};
+pub use hq_line::CheckInSource;
+pub use identity::{IdentityError, SiteIdentity};
+pub use poll_error::PollError;
 pub use release::{LoadError, load_active};
-pub use roll_back::{RollBackError, roll_back};
-pub use service::{HostClock, PollOutcome, Report, Updater, UpdaterSettings};
+pub use roll_back::{RollBackError, RolledBack, roll_back};
+pub use service::{PollOutcome, RollBackRequest};
+pub use state::{EnrolFailure, HqRefusal, MetadataRefusal, SiteState, UpdateAlert};
+pub use updater::{Updater, UpdaterSettings};

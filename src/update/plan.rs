@@ -1,4 +1,4 @@
-//! The decisions of a poll, as pure functions: where things are, what to fetch in which order, and when.
+//! Decisions of a poll as pure functions: where things are, what to fetch in which order, and when.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use api::{RENEW_AFTER_DAYS, RENEWABLE_DAYS};
 use bundle::ObjectRef;
 use ids::{Digest, SiteId, UnixTime};
 
-/// The root chain and all metadata are looked at this often even if the timestamp does not change.
+/// A poll looks at the root chain and all metadata this often, even if the timestamp does not change.
 pub const FULL_REFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A renewal that failed is tried again after so long.
 pub const RENEW_RETRY: Duration = Duration::from_secs(60 * 60);
-/// The time floor is stored when it moved by so much: an SD card wears out by writing it at every check-in.
+/// The time floor is stored when it has moved by so much. Storing it at every check-in would wear out the SD card.
 pub const FLOOR_STEP: Duration = Duration::from_secs(6 * 60 * 60);
-/// How many rejected generations are remembered: the newest.
+/// So many rejected generations are remembered, the newest ones.
 pub const MAX_REJECTED: usize = 16;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where a site's metadata is, with a slash at the end.
+/// The URL of a site's metadata, with a slash at the end.
 pub fn metadata_url(repository: &str, site: &SiteId) -> String {
     format!("{repository}/sites/{site}/metadata/")
 }
 
-/// Where a site's sealed manifest is.
+/// The URL of a site's sealed manifest.
 pub fn manifest_url(repository: &str, site: &SiteId, sha256: &Digest) -> String {
     format!("{repository}/sites/{site}/targets/{sha256}.manifest")
 }
 
-/// Where an object is.
+/// The URL of an object.
 pub fn object_url(repository: &str, digest: &Digest) -> String {
     let name = digest.to_string();
     format!("{repository}/objects/{}/{name}", name.get(..2).unwrap_or_default())
@@ -41,13 +41,13 @@ pub fn missing(objects: impl IntoIterator<Item = ObjectRef>, has: impl Fn(&Diges
     distinct.into_iter().filter(|(bytes, digest)| !has(digest, *bytes)).map(|(bytes, digest)| (digest, bytes)).collect()
 }
 
-/// The sum of their sizes in bytes.
+/// The size of all these objects in bytes.
 pub fn total(objects: &[(Digest, u64)]) -> u64 {
     objects.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
 }
 
-/// Whether a release may be activated now: inside the window (minutes of the day UTC, from and until, which may lie
-/// past midnight), or there is none.
+/// Whether a release may be activated now: there is no window, or `now` is inside it. A window is from and until in
+/// minutes of the day (UTC), and may lie across midnight.
 pub fn may_activate(window: Option<(u16, u16)>, now: UnixTime) -> bool {
     let Some((from, until)) = window else { return true };
     let minute = now.0.rem_euclid(86_400) / 60;
@@ -57,15 +57,16 @@ pub fn may_activate(window: Option<(u16, u16)>, now: UnixTime) -> bool {
 
 /// Whether to ask for a new certificate now.
 ///
-/// From 60 days after it began until 400 days after it ended, and whenever HQ `refused` us in a way that a new one may
-/// mend: our clock may be behind. Not sooner than [`RENEW_RETRY`] after the `last` try.
+/// It is time from 60 days after the certificate began until 400 days after it ended. It is also time whenever HQ
+/// `refused` us in a way that a new one may mend, because our clock may be behind. The next try comes at least
+/// [`RENEW_RETRY`] after the last, which was `last` ago.
 pub fn renewal_due(valid: (UnixTime, UnixTime), now: UnixTime, refused: bool, last: Option<Duration>) -> bool {
     let (begins, ends) = valid;
     let old = now >= begins.plus(DAY * RENEW_AFTER_DAYS) && now <= ends.plus(DAY * RENEWABLE_DAYS);
     (old || refused) && last.is_none_or(|since| since >= RENEW_RETRY)
 }
 
-/// Adds to a list of rejected generations, which stays short.
+/// Adds a generation to the rejected ones, of which the newest [`MAX_REJECTED`] stay.
 pub fn reject(rejected: &mut Vec<ids::Generation>, generation: ids::Generation) {
     if !rejected.contains(&generation) {
         rejected.push(generation);

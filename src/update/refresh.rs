@@ -1,7 +1,7 @@
 //! Drives the TUF machine over HTTPS, and keeps what held.
 
 use super::anchors::{self, AnchorError};
-use super::client::{Client, FetchError, Fetched};
+use super::client::{Client, FetchError, GetOutcome};
 use ids::{FleetId, SiteId, UnixTime};
 use tuf::{Limits, Refresh, Step, TrustError, Trusted};
 
@@ -19,19 +19,21 @@ pub enum RefreshError {
     Other(#[from] AnchorError),
 }
 
-/// What a refresh left behind.
+/// What a refresh came to.
 #[derive(Debug)]
 pub struct Refreshed {
-    /// To be stored, whatever the result is (specification §5.3.8, §5.4.5: before the next step is believed).
+    /// What is trusted now. The caller stores it whatever the result is, before it believes anything that follows from
+    /// it (TUF §5.3.8, §5.4.5).
     pub trusted: Trusted,
-    /// Whether all of it is current.
+    /// Whether the whole refresh went well.
     pub result: Result<(), RefreshError>,
 }
 
-/// The file that a poll asks for first.
+/// The name of the file that a poll asks for first.
 pub const TIMESTAMP: &str = "timestamp.json";
 
-/// One refresh from `base` (with a slash at the end). `timestamp` is the poll's answer, which is not fetched twice.
+/// Refreshes trusted metadata from `base`, a URL with a slash at the end. `timestamp` is the one that the poll has
+/// fetched already.
 pub async fn refresh(
     client: &Client,
     base: &str,
@@ -54,13 +56,13 @@ pub async fn refresh(
             return Refreshed { trusted: start, result: Err(error.into()) };
         }
         let fetched = match timestamp.take_if(|_| ask.path == TIMESTAMP) {
-            Some(bytes) => Ok(Fetched::Body(bytes, None)),
+            Some(bytes) => Ok(GetOutcome::Body(bytes, None)),
             None => client.get(&format!("{base}{}", ask.path), ask.max_bytes, None).await,
         };
         let before = (ask.role != "root").then(|| machine.trusted().clone());
         let told = match fetched {
-            Ok(Fetched::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
-            Ok(Fetched::Missing | Fetched::NotModified) => machine.missing().map_err(RefreshError::from),
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing().map_err(RefreshError::from),
             Err(error) => Err(error.into()),
         };
         let checked = match machine.trusted().timestamp() {

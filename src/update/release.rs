@@ -3,12 +3,12 @@
 use futures_util::stream::{self, TryStreamExt as _};
 
 use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
-use super::identity::Identity;
+use super::identity::SiteIdentity;
 use super::plan;
-use access::{Opened, OpenedManifest, ReleaseError};
+use access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
 use bundle::ObjectRef;
 use bundle::limits::MAX_FILE_BYTES;
-use ids::Digest;
+use ids::{Digest, Generation};
 use store::{Store, StoreError, StoredRelease};
 use tuf::{TrustError, Trusted};
 
@@ -26,11 +26,54 @@ pub enum LoadError {
     Release(#[from] ReleaseError),
 }
 
-/// The release on disk, verified again from its bytes, before there is a network; `None` if there never was one.
+/// The sealed manifest that trusted metadata names: which release a site should serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ManifestTarget {
+    /// The version of the `targets` metadata.
+    pub(super) generation: Generation,
+    /// SHA-256 of the sealed bytes.
+    pub(super) sha256: Digest,
+    /// The signed length.
+    pub(super) bytes: u64,
+}
+
+/// What a named release is to this site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReleaseStanding {
+    /// It is served already; damaged objects of it may be missing.
+    Active,
+    /// It was given up here.
+    Rejected,
+    /// It is to be fetched and activated.
+    New,
+}
+
+impl ManifestTarget {
+    /// The manifest that `trusted` names.
+    pub(super) fn of(trusted: &Trusted) -> Result<Self, ReleaseError> {
+        let generation = Generation(trusted.targets().ok_or(ReleaseError::NoManifest)?.version);
+        let target = trusted.target(MANIFEST_TARGET).ok_or(ReleaseError::NoManifest)?;
+        let sha256 = target.hashes.sha256.ok_or(ReleaseError::NoManifest)?;
+        Ok(Self { generation, sha256, bytes: target.length })
+    }
+
+    /// What the release is to a site that serves `active`: a generation and the SHA-256 of its sealed manifest.
+    pub(super) fn standing(&self, active: Option<(Generation, Digest)>, rejected: &[Generation]) -> ReleaseStanding {
+        if active == Some((self.generation, self.sha256)) {
+            ReleaseStanding::Active
+        } else if rejected.contains(&self.generation) {
+            ReleaseStanding::Rejected
+        } else {
+            ReleaseStanding::New
+        }
+    }
+}
+
+/// The release on disk, verified again from its bytes; `None` if there never was one. It needs no network.
 ///
 /// If the active one is damaged, the one before it is returned (and a warning logged) rather than nothing: the next
 /// poll fetches what is missing. Blocks on the disk.
-pub fn load_active(store: &Store, identity: &Identity) -> Result<Option<Opened>, LoadError> {
+pub fn load_active(store: &Store, identity: &SiteIdentity) -> Result<Option<Opened>, LoadError> {
     let Some(active) = store.active()? else { return Ok(None) };
     let generation = active.generation;
     match reopen(store, identity, active) {
@@ -46,24 +89,24 @@ pub fn load_active(store: &Store, identity: &Identity) -> Result<Option<Opened>,
 }
 
 /// The release before the active one, if it is whole.
-pub(super) fn load_previous(store: &Store, identity: &Identity) -> Option<Opened> {
+pub(super) fn load_previous(store: &Store, identity: &SiteIdentity) -> Option<Opened> {
     let stored = store.previous().ok()??;
     reopen(store, identity, stored).ok()
 }
 
-fn reopen(store: &Store, identity: &Identity, stored: StoredRelease) -> Result<Opened, LoadError> {
+fn reopen(store: &Store, identity: &SiteIdentity, stored: StoredRelease) -> Result<Opened, LoadError> {
     let trusted = Trusted::reopen(&stored.metadata)?;
     let (key, fleet, site) = (identity.recipient(), identity.fleet(), identity.site());
     let manifest = OpenedManifest::open(&trusted, &stored.sealed_manifest, key, fleet, site)?;
     Ok(complete(store, manifest, &trusted)?)
 }
 
-/// Opens the parts of a manifest from the store, which puts a damaged part aside, to be fetched again.
+/// Opens the parts of a manifest from the store. The store puts a damaged part aside, so that it is fetched again.
 pub(super) fn complete(store: &Store, manifest: OpenedManifest, trusted: &Trusted) -> Result<Opened, ReleaseError> {
     manifest.complete(trusted, &mut |part| store.read(&part.digest, part.bytes).map_err(|error| error.to_string()))
 }
 
-/// Fetches the objects that are not here, after making sure that they fit. Returns how many bytes that were.
+/// Fetches the objects that are not here, if they fit on the disk. Returns how many bytes that were.
 pub(super) async fn fetch_missing(
     client: &Client,
     store: &Store,
@@ -104,4 +147,23 @@ async fn fetch_object(
     blocking(move || download.finish()).await.ok_or_else(crashed)??;
     tracing::debug!(%digest, bytes, "object fetched");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_active_rejected_or_new() {
+        let (sha256, other) = (Digest::of(b"manifest"), Digest::of(b"another"));
+        let target = ManifestTarget { generation: Generation(7), sha256, bytes: 9 };
+        let same = Some((Generation(7), sha256));
+        assert_eq!(target.standing(same, &[]), ReleaseStanding::Active);
+        // What is served is never given up by its number alone.
+        assert_eq!(target.standing(same, &[Generation(7)]), ReleaseStanding::Active);
+        assert_eq!(target.standing(Some((Generation(6), other)), &[Generation(7)]), ReleaseStanding::Rejected);
+        // HQ published this generation anew, with other content.
+        assert_eq!(target.standing(Some((Generation(7), other)), &[]), ReleaseStanding::New);
+        assert_eq!(target.standing(None, &[Generation(6)]), ReleaseStanding::New);
+    }
 }

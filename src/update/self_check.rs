@@ -8,31 +8,31 @@ use access::{Catalog, ContentError, Files};
 use bundle::FileEntry;
 use ids::{Digest, FileName};
 
-/// Contents that were checked: the sealed bytes' digest and the clear text's.
-pub type Checked = BTreeSet<(Digest, Digest)>;
+/// Contents that were found good: the digest of the sealed bytes and that of the clear text.
+pub type CheckedContents = BTreeSet<(Digest, Digest)>;
 
 /// Why a release does not pass.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CheckError {
-    /// It opens to other content than the release says. No download can mend that.
+    /// A file opens to other content than the release says. No download can mend that.
     #[error("{0} does not have the content that the release says")]
     WrongContent(FileName),
-    /// It does not open.
+    /// A file does not open.
     #[error("{file}: {source}")]
     Unreadable {
-        /// Which file.
+        /// The file's TFTP name.
         file: FileName,
-        /// What is wrong.
+        /// Why it does not open.
         source: ContentError,
     },
 }
 
 /// Opens every file of `catalog` that is not in `checked`, each content once, and returns all that is good now.
 ///
-/// Two at a time, the largest first: a site's release is a few images and many small files, and nothing else of the
-/// appliance needs the processor for long.
-pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Checked, CheckError> {
-    let mut good = Checked::new();
+/// It opens two files at a time, the largest first. A site's release is a few images and many small files, and nothing
+/// else of the appliance needs the processor for long.
+pub fn run(files: &dyn Files, catalog: &Catalog, checked: &CheckedContents) -> Result<CheckedContents, CheckError> {
+    let mut good = CheckedContents::new();
     let mut unknown = Vec::new();
     for entry in catalog.contents() {
         let content = (entry.blob.digest, entry.sha256);
@@ -44,17 +44,17 @@ pub fn run(files: &dyn Files, catalog: &Catalog, checked: &Checked) -> Result<Ch
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(entry) = unknown.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // The other one need not go on either.
+            // The other thread stops as well.
             check(files, entry).inspect_err(|_| next.store(unknown.len(), Ordering::Relaxed))?;
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        // Not for one file more; and where no thread is to be had, one has to do.
+        // One file needs no second thread. If the system has none to give, this thread does all the work.
         let second = std::thread::Builder::new();
         let second = (unknown.len() > 1).then(|| second.name("self-check".to_owned()).spawn_scoped(scope, work).ok());
         work()?;
-        // A panic there is one here, which the updater survives.
+        // A panic of the second thread goes on in this one, and the updater survives it.
         second.flatten().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     Ok(good)
@@ -146,7 +146,7 @@ mod tests {
         let files = Map::default();
         let large = vec![5; 3 * CHUNK_BYTES + 1];
         let catalog = release(&files, &[("a", b"same"), ("b", b"same"), ("c", &large), ("d", b"")]);
-        let good = run(&files, &catalog, &Checked::new()).unwrap();
+        let good = run(&files, &catalog, &CheckedContents::new()).unwrap();
         assert_eq!((good.len(), files.opened.load(Ordering::SeqCst)), (3, 3));
         assert_eq!(run(&files, &catalog, &good).unwrap(), good);
         assert_eq!(files.opened.load(Ordering::SeqCst), 3);
@@ -160,7 +160,7 @@ mod tests {
             let files = Map::default();
             let catalog = release(&files, &contents);
             files.files.lock().unwrap().insert(Digest::of(contents[bad].1), vec![8; bad]);
-            let verdict = run(&files, &catalog, &Checked::new());
+            let verdict = run(&files, &catalog, &CheckedContents::new());
             // Nothing is nothing, however it is damaged.
             assert_eq!(verdict.is_err(), bad > 0, "{bad}");
         }
@@ -171,8 +171,8 @@ mod tests {
         let files = Map::default();
         let catalog = release(&files, &[("a", b"right")]);
         files.files.lock().unwrap().insert(Digest::of(b"right"), b"wrong".to_vec());
-        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::WrongContent(_))));
+        assert!(matches!(run(&files, &catalog, &CheckedContents::new()), Err(CheckError::WrongContent(_))));
         files.files.lock().unwrap().clear();
-        assert!(matches!(run(&files, &catalog, &Checked::new()), Err(CheckError::Unreadable { .. })));
+        assert!(matches!(run(&files, &catalog, &CheckedContents::new()), Err(CheckError::Unreadable { .. })));
     }
 }

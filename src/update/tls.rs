@@ -1,4 +1,4 @@
-//! Which server we talk to: HQ's own CA and nothing else, on a box that may not know the time.
+//! Which servers this appliance trusts: those of HQ's own CA and no others, even while it does not know the time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use super::clock::Timekeeper;
 use ids::Digest;
 
-/// No chain is looked at beyond so many certificates.
+/// A certificate chain is looked at up to so many certificates.
 const MAX_CHAIN: usize = 8;
 
 /// Where trust in a server begins.
@@ -28,16 +28,16 @@ pub enum Anchors {
 /// What a client shows to a server: its chain and key.
 #[derive(Debug)]
 pub struct ClientAuth {
-    /// The certificate and those above it.
+    /// The client's certificate and those above it.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The key of the first.
+    /// The private key of the first certificate.
     pub key: PrivateKeyDer<'static>,
 }
 
 /// Why no TLS configuration can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A CA certificate of the root is none.
+    /// A CA certificate that the root names cannot be used.
     #[error("a CA certificate of HQ cannot be used: {0}")]
     Anchor(String),
     /// The root names no CA.
@@ -48,7 +48,7 @@ pub enum TlsError {
     ClientAuth(String),
 }
 
-/// The certificates in a PEM text, at most a chain's worth.
+/// The certificates in a PEM text, up to the longest chain that is looked at.
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .take(MAX_CHAIN)
@@ -79,14 +79,14 @@ pub fn config(anchors: Anchors, auth: Option<ClientAuth>, time: Timekeeper) -> R
 /// Normal verification (RFC 5280 by webpki: chain, name, validity, usage) with our anchors and our time.
 #[derive(Debug)]
 struct Verifier {
-    anchors: Known,
+    anchors: VerifierAnchors,
     time: Timekeeper,
     provider: Arc<CryptoProvider>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
-enum Known {
+enum VerifierAnchors {
     Pinned(Arc<WebPkiServerVerifier>),
     ByDigest(Digest),
 }
@@ -94,8 +94,8 @@ enum Known {
 impl Verifier {
     fn new(anchors: Anchors, time: Timekeeper, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let anchors = match anchors {
-            Anchors::Pinned(certificates) => Known::Pinned(webpki(certificates, provider.clone())?),
-            Anchors::ByDigest(digest) => Known::ByDigest(digest),
+            Anchors::Pinned(certificates) => VerifierAnchors::Pinned(webpki(certificates, provider.clone())?),
+            Anchors::ByDigest(digest) => VerifierAnchors::ByDigest(digest),
         };
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self { anchors, time, provider, algorithms })
@@ -130,8 +130,8 @@ impl ServerCertVerifier for Verifier {
         let intermediates = intermediates.get(..MAX_CHAIN).unwrap_or(intermediates);
         let found;
         let verifier = match &self.anchors {
-            Known::Pinned(verifier) => verifier,
-            Known::ByDigest(digest) => {
+            VerifierAnchors::Pinned(verifier) => verifier,
+            VerifierAnchors::ByDigest(digest) => {
                 let ca = intermediates
                     .iter()
                     .find(|certificate| Digest::of(certificate) == *digest)

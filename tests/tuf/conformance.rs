@@ -19,7 +19,7 @@ use lineside::store::StoreError;
 use lineside::tuf::schema::Target;
 use lineside::tuf::{Limits, Refresh, Step, Trusted};
 use lineside::update::HostClock;
-use lineside::update::client::{Client, ClientLimits, Fetched, Sink};
+use lineside::update::client::{Client, ClientLimits, GetOutcome, ObjectSink};
 use lineside::update::clock::Timekeeper;
 use lineside::update::tls::Anchors;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -95,8 +95,8 @@ async fn refresh(client: &Client, dir: &Path, url: &str) -> anyhow::Result<Trust
     let result = loop {
         let Step::Fetch(ask) = machine.step() else { break Ok(()) };
         let told = match client.get(&format!("{url}{}", ask.path), ask.max_bytes, None).await {
-            Ok(Fetched::Body(bytes, _)) => machine.received(&bytes),
-            Ok(Fetched::Missing | Fetched::NotModified) => machine.missing(),
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing(),
             Err(error) => break Err(anyhow::Error::new(error)),
         };
         if let Err(error) = told {
@@ -150,7 +150,7 @@ fn percent(text: &str, slashes: bool) -> String {
 
 struct Body(Vec<u8>);
 
-impl Sink for Body {
+impl ObjectSink for Body {
     fn offset(&self) -> u64 {
         u64::try_from(self.0.len()).unwrap()
     }

@@ -16,7 +16,7 @@ async fn serve_alone_makes_a_tree_fresh_whose_timestamps_and_snapshots_have_expi
     let mut last = String::new();
     for _ in 0..200 {
         let outcome = site.poll().await;
-        if outcome.state == "ok" {
+        if outcome.state.code() == "ok" {
             assert_eq!(site.serving(), 1);
             let check = fleet.hq(&["check"]);
             assert!(!check.contains("warning"), "{check}");
@@ -40,7 +40,7 @@ async fn sites_outlive_everything_that_expires_and_the_next_publish_reaches_them
     let later = now().plus(80 * DAY);
     site.clock.advance(80 * DAY);
     let outcome = site.poll().await;
-    assert_eq!((outcome.state, site.serving()), ("stale", 1), "{}", outcome.reason);
+    assert_eq!((outcome.state.code(), site.serving()), ("stale", 1), "{}", outcome.reason);
     assert!(site.content() == before);
     let warnings = lineside::repository::expiry::of_fleet(&fleet.layout, later);
     let expired: Vec<_> = warnings.iter().filter(|warning| warning.expired).map(|warning| warning.role).collect();

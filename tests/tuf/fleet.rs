@@ -19,7 +19,7 @@ use lineside::repository::layout::Layout;
 use lineside::status::Stats;
 use lineside::store::Store;
 use lineside::update::clock::Reading;
-use lineside::update::{Identity, PollOutcome, SystemClock, Updater, UpdaterSettings, enrol, load_active};
+use lineside::update::{PollOutcome, SiteIdentity, SystemClock, Updater, UpdaterSettings, enrol, load_active};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -145,13 +145,13 @@ pub struct Site {
     pub id: SiteId,
     pub state: PathBuf,
     pub store: Store,
-    pub identity: Identity,
+    pub identity: SiteIdentity,
     pub updater: Updater,
     pub clock: Arc<Clock>,
     _dir: TempDir,
 }
 
-pub fn updater(store: &Store, identity: &Identity, clock: &Arc<Clock>) -> Updater {
+pub fn updater(store: &Store, identity: &SiteIdentity, clock: &Arc<Clock>) -> Updater {
     let settings = UpdaterSettings { start_spread: Duration::ZERO, ..UpdaterSettings::default() };
     let report = || CheckIn { version: "test".to_owned(), ..CheckIn::default() };
     let clock = Box::new(clock.clone());
@@ -166,7 +166,7 @@ impl Site {
     /// Polls and expects to serve this generation then.
     pub async fn takes(&mut self, generation: u64) {
         let outcome = self.poll().await;
-        assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
         assert_eq!(serving(&self.store, &self.identity), generation);
     }
 
@@ -180,12 +180,12 @@ impl Site {
 }
 
 /// The generation that this disk serves.
-pub fn serving(store: &Store, identity: &Identity) -> u64 {
+pub fn serving(store: &Store, identity: &SiteIdentity) -> u64 {
     load_active(store, identity).unwrap().map_or(0, |opened| opened.generation().0)
 }
 
 /// Every file that this disk serves, read the way that phones get them.
-pub fn content(store: &Store, identity: &Identity) -> BTreeMap<FileName, Vec<u8>> {
+pub fn content(store: &Store, identity: &SiteIdentity) -> BTreeMap<FileName, Vec<u8>> {
     let opened = load_active(store, identity).unwrap().unwrap();
     let read = |entry: &Arc<lineside::bundle::FileEntry>| {
         let file = store.open(entry).unwrap();

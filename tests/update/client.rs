@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lineside::ids::UnixTime;
 use lineside::store::StoreError;
-use lineside::update::client::{Client, ClientLimits, FetchError, Fetched, Sink};
+use lineside::update::client::{Client, ClientLimits, FetchError, GetOutcome, ObjectSink};
 use lineside::update::clock::Timekeeper;
 use lineside::update::tls::Anchors;
 
@@ -26,7 +26,7 @@ fn client(ca: &Ca, time: Timekeeper) -> Client {
 }
 
 /// What a `GET` comes to when the server answers so.
-async fn get(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Fetched, FetchError> {
+async fn get(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<GetOutcome, FetchError> {
     let ca = Ca::new();
     let server = Server::start(ca.good_server(), handler).await;
     client(&ca, right_time()).get(&format!("{}/x", server.url), 1000, None).await
@@ -37,14 +37,14 @@ async fn with_certificate(
     config: rustls::ServerConfig,
     anchors: Anchors,
     time: Timekeeper,
-) -> Result<Fetched, FetchError> {
+) -> Result<GetOutcome, FetchError> {
     let server = Server::start(config, |_| Reply::ok("hello")).await;
     let client = Client::new(anchors, None, time, limits()).unwrap();
     client.get(&format!("{}/x", server.url), 1000, None).await
 }
 
-fn hello() -> Fetched {
-    Fetched::Body(b"hello".to_vec(), None)
+fn hello() -> GetOutcome {
+    GetOutcome::Body(b"hello".to_vec(), None)
 }
 
 // Answers
@@ -52,7 +52,7 @@ fn hello() -> Fetched {
 #[tokio::test]
 async fn a_body_and_its_entity_tag_come_back() {
     let fetched = get(|_| Reply::Full(200, vec![("etag", "\"v1\"".into())], b"hello".to_vec())).await.unwrap();
-    assert_eq!(fetched, Fetched::Body(b"hello".to_vec(), Some("\"v1\"".to_owned())));
+    assert_eq!(fetched, GetOutcome::Body(b"hello".to_vec(), Some("\"v1\"".to_owned())));
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn an_unchanged_file_is_one_short_answer_on_the_kept_connection() {
     let server = server.await;
     let client = client(&ca, right_time());
     let url = format!("{}/x", server.url);
-    assert_eq!(client.get(&url, 1000, Some("\"v1\"")).await.unwrap(), Fetched::NotModified);
+    assert_eq!(client.get(&url, 1000, Some("\"v1\"")).await.unwrap(), GetOutcome::NotModified);
     assert_eq!(client.get(&url, 1000, Some("\"v0\"")).await.unwrap(), hello());
 }
 
@@ -76,8 +76,8 @@ async fn a_304_that_nobody_asked_for_is_an_error() {
 
 #[tokio::test]
 async fn what_is_not_there_is_missing_whether_404_or_403() {
-    assert_eq!(get(|_| Reply::status(404)).await.unwrap(), Fetched::Missing);
-    assert_eq!(get(|_| Reply::status(403)).await.unwrap(), Fetched::Missing);
+    assert_eq!(get(|_| Reply::status(404)).await.unwrap(), GetOutcome::Missing);
+    assert_eq!(get(|_| Reply::status(403)).await.unwrap(), GetOutcome::Missing);
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn nobody_listening_is_unreachable() {
     let ca = Ca::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = client(&ca, right_time()).get(&format!("https://127.0.0.1:{port}/x"), 1, None).await.unwrap_err();
-    assert_eq!(error.code(), "unreachable", "{error}");
+    assert_eq!(error.state().code(), "unreachable", "{error}");
 }
 
 #[tokio::test]
@@ -280,7 +280,7 @@ pub struct Memory {
     pub full_at: Option<usize>,
 }
 
-impl Sink for Memory {
+impl ObjectSink for Memory {
     fn offset(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -388,12 +388,12 @@ async fn an_object_that_keeps_breaking_without_progress_is_given_up() {
 #[tokio::test]
 async fn a_missing_object_is_named() {
     let (result, _) = object(|_| Reply::status(404), Memory::default()).await;
-    assert_eq!(result.unwrap_err().code(), "missing-object");
+    assert_eq!(result.unwrap_err().state().code(), "missing-object");
 }
 
 #[tokio::test]
 async fn a_full_disk_ends_the_download() {
     let sink = Memory { full_at: Some(400_000), ..Memory::default() };
     let (result, _) = object(|_| Reply::ok(content()), sink).await;
-    assert_eq!(result.unwrap_err().code(), "disk-full");
+    assert_eq!(result.unwrap_err().state().code(), "disk-full");
 }

@@ -10,7 +10,7 @@ use lineside::store::Store;
 use lineside::update::client::ClientLimits;
 use lineside::update::clock::{Timekeeper, build_time};
 use lineside::update::enrol::enrol_with;
-use lineside::update::{Identity, Updater, UpdaterSettings};
+use lineside::update::{SiteIdentity, Updater, UpdaterSettings};
 
 use crate::hq::Hq;
 use crate::pki::{DAY, NOW, SetClock, days};
@@ -26,14 +26,14 @@ async fn whole_cycle(clock: Arc<SetClock>, mut jump: impl FnMut(&SetClock)) -> U
 
     hq.world().publish(&[("a.cfg", b"one")]);
     let updater = || {
-        let identity = Identity::load(&store).unwrap().unwrap();
+        let identity = SiteIdentity::load(&store).unwrap().unwrap();
         let report = Arc::new(CheckIn::default);
         let (settings, clock) = (UpdaterSettings::default(), Box::new(clock.clone()));
         Updater::new(store.clone(), identity, settings, Stats::new(), clock, report)
     };
     let mut site = updater();
     let outcome = site.poll_once().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!(outcome.activated.unwrap().generation(), Generation(1));
     jump(&clock);
 
@@ -52,16 +52,16 @@ async fn whole_cycle(clock: Arc<SetClock>, mut jump: impl FnMut(&SetClock)) -> U
     // The first poll may find the old certificate still good; HQ's signed time then says what day it is.
     for _ in 0..2 {
         let outcome = site.poll_once().await;
-        assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
         clock.advance(Duration::from_secs(2 * 3600));
     }
-    assert_eq!(Identity::load(&store).unwrap().unwrap().valid(), (days(61), days(151)), "not renewed");
+    assert_eq!(SiteIdentity::load(&store).unwrap().unwrap().valid(), (days(61), days(151)), "not renewed");
     jump(&clock);
 
     // A new process has the floor from disk.
     let mut site = updater();
     let outcome = site.poll_once().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     let check_ins = hq.world().check_ins.len();
     // One for each poll but the second, which came at once and had no news.
     assert_eq!(check_ins, 4);
@@ -103,7 +103,7 @@ async fn a_synchronised_clock_that_was_ten_years_ahead_blocks_nothing_afterwards
     site.poll_in_vain("certificate").await;
     assert!(site.store.trust().unwrap().unwrap().time_floor.is_none_or(|floor| floor <= days(1)));
     site.clock.0.lock().unwrap().system = NOW;
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.generation(), 2);
 }
 

@@ -4,13 +4,13 @@ use lineside::ids::Digest;
 use lineside::store::Store;
 use lineside::update::client::ClientLimits;
 use lineside::update::enrol::enrol_with;
-use lineside::update::{EnrolError, Identity};
+use lineside::update::{EnrolError, SiteIdentity};
 use tempfile::TempDir;
 
 use crate::hq::{Hq, fleet, site};
 use crate::pki::{Ca, days, right_time};
 
-async fn enrol(hq: &Hq, store: &Store) -> Result<Identity, EnrolError> {
+async fn enrol(hq: &Hq, store: &Store) -> Result<SiteIdentity, EnrolError> {
     enrol_with(&hq.token(), store, right_time(), ClientLimits::default()).await
 }
 
@@ -23,13 +23,13 @@ fn store() -> (TempDir, Store) {
 #[tokio::test]
 async fn a_token_makes_an_appliance_a_site() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
-    assert!(Identity::load(&store).unwrap().is_none());
+    assert!(SiteIdentity::load(&store).unwrap().is_none());
     let identity = enrol(&hq, &store).await.unwrap();
     assert_eq!((identity.fleet(), identity.site()), (&fleet(), &site()));
     assert_eq!(identity.valid(), (days(-1), days(89)));
     assert_eq!(hq.world().recipient, Some(identity.recipient().public()));
 
-    let loaded = Identity::load(&store).unwrap().unwrap();
+    let loaded = SiteIdentity::load(&store).unwrap().unwrap();
     assert_eq!(loaded.settled(), identity.settled());
     assert_eq!(loaded.recipient(), identity.recipient());
     assert_eq!(loaded.settled().hq, hq.server.url);
@@ -60,9 +60,9 @@ async fn an_answer_that_was_lost_can_be_asked_for_again_with_the_same_keys() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
     hq.world().lose_answers = true;
     let error = enrol(&hq, &store).await.unwrap_err();
-    assert!(error.code() == "unreachable" && error.may_pass(), "{error}");
+    assert!(error.failure().code() == "unreachable" && error.may_pass(), "{error}");
     assert!(hq.world().used_by.is_some());
-    assert!(Identity::load(&store).unwrap().is_none());
+    assert!(SiteIdentity::load(&store).unwrap().is_none());
     hq.world().lose_answers = false;
     let identity = enrol(&hq, &store).await.unwrap();
     assert_eq!(hq.world().recipient, Some(identity.recipient().public()));
@@ -83,7 +83,7 @@ async fn a_certificate_for_another_site_or_key_is_not_taken() {
     hq.world().issue_for = Some(rcgen::KeyPair::generate().unwrap());
     let error = enrol(&hq, &store).await.unwrap_err();
     assert!(error.to_string().contains("another key"), "{error}");
-    assert!(Identity::load(&store).unwrap().is_none() && store.trust().unwrap().is_none());
+    assert!(SiteIdentity::load(&store).unwrap().is_none() && store.trust().unwrap().is_none());
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_second_appliance_cannot_use_the_token() {
     enrol(&hq, &first).await.unwrap();
     let error = enrol(&hq, &second).await.unwrap_err();
     assert!(matches!(error, EnrolError::TokenUsed), "{error}");
-    assert!(!error.may_pass() && Identity::load(&second).unwrap().is_none());
+    assert!(!error.may_pass() && SiteIdentity::load(&second).unwrap().is_none());
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn refusals_are_told_apart() {
     let (hq, (_dir, store)) = (Hq::start().await, store());
     for code in ["token-used", "token-expired", "token-unknown", "proof-wrong"] {
         hq.world().refuse = Some(code);
-        assert_eq!(enrol(&hq, &store).await.unwrap_err().code(), code);
+        assert_eq!(enrol(&hq, &store).await.unwrap_err().failure().code(), code);
     }
 }
 
@@ -123,7 +123,7 @@ async fn another_ca_another_root_and_another_fleet_are_refused_before_anything_i
     ];
     for (token, code) in tokens {
         let error = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap_err();
-        assert_eq!(error.code(), code, "{error}");
+        assert_eq!(error.failure().code(), code, "{error}");
     }
     assert!(hq.server.requests.lock().unwrap().iter().all(|request| request.method == "GET"));
     assert!(store.trust().unwrap().is_none());
@@ -138,7 +138,7 @@ async fn hq_away_is_unreachable_and_the_token_is_kept() {
         lineside::api::EnrolmentToken { hq: format!("https://127.0.0.1:{port}"), ..hq.token() }
     };
     let error = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap_err();
-    assert!(error.code() == "unreachable" && error.may_pass(), "{error}");
+    assert!(error.failure().code() == "unreachable" && error.may_pass(), "{error}");
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn a_power_cut_after_the_answer_is_made_good_at_the_next_start() {
     }
     std::fs::write(dir.join("enrolling.toml"), journal.to_string()).unwrap();
 
-    let identity = Identity::load(&store).unwrap().unwrap();
+    let identity = SiteIdentity::load(&store).unwrap().unwrap();
     assert_eq!(identity.site(), &site());
     assert!(dir.join("site.toml").exists());
 }

@@ -50,7 +50,7 @@ impl Attacked {
         let outcome = self.site.poll().await;
         let report = Report::of(&self.stats);
         assert_eq!((self.site.generation(), self.site.content("a.cfg")), (1, b"one".to_vec()), "{}", outcome.reason);
-        assert_eq!((outcome.state, &outcome.reason), (report.state.as_str(), &report.reason));
+        assert_eq!((outcome.state.code(), &outcome.reason), (report.state.as_str(), &report.reason));
         assert_eq!(report.generation, Generation(1));
         assert!(report.text().contains(&format!("{}: ", outcome.state)), "{}", report.text());
         (outcome, report)
@@ -72,7 +72,7 @@ impl Attacked {
 
     async fn recovers(&mut self) {
         let outcome = self.site.poll().await;
-        assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
         assert_eq!((self.site.generation(), self.site.content("b.cfg")), (2, vec![8; 200_000]));
     }
 }
@@ -174,7 +174,12 @@ async fn garbage_in_place_of_an_object_is_said() {
     // Too short, too long or other bytes: which it is depends on the object.
     site.site.hq.world().hostile = Some(Box::new(to("/objects/", garbage)));
     let (outcome, _) = site.polls().await;
-    assert!(["corrupt", "unreachable", "too-large"].contains(&outcome.state), "{}: {}", outcome.state, outcome.reason);
+    assert!(
+        ["corrupt", "unreachable", "too-large"].contains(&outcome.state.code()),
+        "{}: {}",
+        outcome.state,
+        outcome.reason
+    );
     assert!(outcome.backs_off);
     site.site.hq.world().hostile = None;
     site.recovers().await;
@@ -211,7 +216,7 @@ async fn shows(certificate: impl FnOnce(&Ca) -> rustls::ServerConfig) {
     attacked.site.hq.server.forget();
     for _ in 0..2 {
         let (outcome, report) = attacked.polls().await;
-        assert!(outcome.state == "certificate" && outcome.backs_off, "{}", outcome.reason);
+        assert!(outcome.state.code() == "certificate" && outcome.backs_off, "{}", outcome.reason);
         assert!(report.reason.contains("certificate of 127.0.0.1"), "{}", report.reason);
     }
     // Nothing was told to whoever that was.
@@ -258,13 +263,13 @@ async fn a_cut_connection_costs_at_most_a_chunk_again_even_after_a_restart() {
         Some(Reply::Raw([head.as_bytes(), &whole[from..until]].concat()))
     }));
     let (outcome, _) = attacked.polls().await;
-    assert_eq!(outcome.state, "unreachable", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "unreachable", "{}", outcome.reason);
     let before = sent.load(Ordering::SeqCst);
     assert_eq!(before, 700_000);
     *cut.lock().unwrap() = None;
     attacked.restart();
     let outcome = attacked.site.poll().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!(attacked.site.content("big.bin").len(), size);
     let again = sent.load(Ordering::SeqCst) - content.len() as u64;
     println!("{size} bytes, cut after 700,000: {again} bytes sent twice");

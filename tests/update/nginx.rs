@@ -106,14 +106,14 @@ async fn a_site_is_fed_by_plain_nginx() {
     let identity = enrol_with(&token, &store, right_time(), ClientLimits::default()).await.unwrap();
     let (clock, report) = (Box::new(SetClock::new(NOW, true)), Arc::new(CheckIn::default));
     let mut updater = Updater::new(store, identity, UpdaterSettings::default(), Stats::new(), clock, report);
-    assert_eq!(updater.poll_once().await.state, "no-release");
+    assert_eq!(updater.poll_once().await.state.code(), "no-release");
 
     let large: Vec<u8> = (0..900_000_u32).map(|at| (at % 251) as u8).collect();
     hq.world().publish(&[("a.cfg", b"one"), ("b.cfg", &large)]);
     nginx.publish(&hq);
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(1)), "{}", outcome.reason);
-    assert_eq!(updater.poll_once().await.state, "ok");
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
     assert!(nginx.log().lines().last().unwrap().contains("timestamp.json HTTP/1.1\" 304"), "{}", nginx.log());
 
     // A download that was cut goes on in the middle.

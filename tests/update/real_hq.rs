@@ -47,22 +47,22 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     let mut updater =
         Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report);
     let outcome = updater.poll_once().await;
-    assert_eq!(outcome.state, "no-release", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "no-release", "{}", outcome.reason);
 
     let options = PublishOptions { sites: None, now: now() };
     publish(&layout, &options, &mut Silent).unwrap();
     let outcome = updater.poll_once().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(1)));
     let opened = load_active(&store, &identity).unwrap().unwrap();
     let name: FileName = "SEP001B54000001.cnf.xml".parse().unwrap();
     let file = store.open(opened.catalog().file(&name).unwrap()).unwrap();
     assert!(file.chunk(0).unwrap().starts_with(b"<"));
-    assert_eq!(updater.poll_once().await.state, "ok");
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
 
     lineside::hq::enrol::revoke(&layout, &site).unwrap();
     let outcome = updater.poll_once().await;
-    assert_eq!(outcome.state, "certificate", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "certificate", "{}", outcome.reason);
     stop.cancel();
     serving.await.unwrap().unwrap();
 }

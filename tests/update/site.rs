@@ -10,7 +10,7 @@ use lineside::status::Stats;
 use lineside::store::Store;
 use lineside::update::client::ClientLimits;
 use lineside::update::enrol::enrol_with;
-use lineside::update::{Identity, PollOutcome, Updater, UpdaterSettings, load_active};
+use lineside::update::{PollOutcome, SiteIdentity, Updater, UpdaterSettings, load_active};
 use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::pki::{DAY, NOW, SetClock, days, right_time};
 pub struct Site {
     pub hq: Hq,
     pub store: Store,
-    pub identity: Identity,
+    pub identity: SiteIdentity,
     pub updater: Updater,
     pub clock: Arc<SetClock>,
     pub dir: TempDir,
@@ -43,7 +43,7 @@ impl Site {
     pub async fn serving() -> Self {
         let mut site = Self::enrolled().await;
         site.hq.world().publish(&[("a.cfg", b"one"), ("b.cfg", &[7; 200_000])]);
-        assert_eq!(site.poll().await.state, "ok");
+        assert_eq!(site.poll().await.state.code(), "ok");
         assert_eq!(site.generation(), 1);
         site.hq.server.forget();
         site
@@ -74,14 +74,14 @@ impl Site {
     pub async fn poll_in_vain(&mut self, state: &str) -> PollOutcome {
         let before = self.generation();
         let outcome = self.poll().await;
-        assert_eq!(outcome.state, state, "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), state, "{}", outcome.reason);
         assert!(outcome.activated.is_none());
         assert_eq!(self.generation(), before);
         outcome
     }
 }
 
-fn updater(store: &Store, identity: &Identity, clock: &Arc<SetClock>) -> Updater {
+fn updater(store: &Store, identity: &SiteIdentity, clock: &Arc<SetClock>) -> Updater {
     let settings = UpdaterSettings { start_spread: Duration::ZERO, ..UpdaterSettings::default() };
     let report = || CheckIn { version: "test".to_owned(), ..CheckIn::default() };
     let clock = Box::new(clock.clone());
@@ -105,7 +105,7 @@ async fn a_published_release_is_served() {
 #[tokio::test]
 async fn an_unchanged_release_costs_one_conditional_request() {
     let mut site = Site::serving().await;
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.hq.server.paths(), [timestamp_path()]);
 }
 
@@ -115,7 +115,7 @@ async fn hq_hears_of_a_site_that_has_nothing_to_tell_every_quarter_of_an_hour() 
     for minutes in [5, 10, 15, 20] {
         site.clock.advance(Duration::from_secs(5 * 60));
         site.hq.server.forget();
-        assert_eq!(site.poll().await.state, "ok");
+        assert_eq!(site.poll().await.state.code(), "ok");
         let told = site.hq.server.paths().contains(&"/v1/check-in".to_owned());
         assert_eq!(told, minutes == 15, "after {minutes} minutes");
     }
@@ -157,7 +157,7 @@ async fn a_restart_serves_before_there_is_a_network_and_keeps_its_floor() {
     let outcome = site.poll_in_vain("refused").await;
     assert!(outcome.reason.starts_with("rollback"), "{}", outcome.reason);
     site.hq.world().tree = old;
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
 }
 
 #[tokio::test]
@@ -195,7 +195,7 @@ async fn expired_metadata_is_reported_and_serving_goes_on() {
     assert_eq!(site.content("a.cfg"), b"one");
     site.hq.world().expires = days(70);
     site.hq.world().sign_online();
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn a_new_root_is_followed() {
         world.publish_root(2, days(500));
         world.publish(&[("a.cfg", b"by the new key")]);
     }
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.content("a.cfg"), b"by the new key");
 }
 
@@ -223,7 +223,7 @@ async fn a_corrupt_object_is_turned_away_and_the_right_one_taken_later() {
     site.hq.world().tree.insert(path.clone(), bad);
     site.poll_in_vain("corrupt").await;
     site.hq.world().tree.insert(path, good);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.content("a.cfg"), b"two");
 }
 
@@ -255,7 +255,7 @@ async fn a_file_that_is_not_what_the_release_says_is_given_up_and_a_newer_releas
     // And said at every poll, also while nothing changes.
     site.poll_in_vain("rolled-back").await;
     site.hq.world().publish(&[("a.cfg", b"three")]);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.content("a.cfg"), b"three");
 }
 
@@ -292,7 +292,7 @@ async fn bytes_that_rot_under_a_served_file_are_fetched_again() {
     let mut site = Site { hq, store, identity, updater, clock, dir };
     let damaged = site.store.open(entry).and_then(|file| file.chunk(1));
     assert!(damaged.is_err());
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.content("b.cfg"), [7; 200_000]);
 }
 
@@ -303,7 +303,7 @@ async fn an_object_that_rots_on_disk_is_fetched_again_although_nothing_changed()
     let name: FileName = "b.cfg".parse().unwrap();
     let digest = opened.catalog().file(&name).unwrap().blob.digest;
     site.store.quarantine(&digest);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.content("b.cfg"), [7; 200_000]);
 }
 
@@ -353,7 +353,7 @@ async fn a_poll_that_breaks_off_at_any_request_leaves_the_old_release_or_the_new
             assert!(answers > 5, "{answers}");
             return;
         }
-        assert_eq!(outcome.state, "unreachable", "{}", outcome.reason);
+        assert_eq!(outcome.state.code(), "unreachable", "{}", outcome.reason);
     }
     panic!("the release never arrived");
 }
@@ -383,14 +383,14 @@ async fn without_trust_state_nothing_is_accepted() {
     }
     let store = Store::open(&state).unwrap();
     let outcome = updater(&store, &identity, &clock).poll_once().await;
-    assert_eq!(outcome.state, "trust-lost", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "trust-lost", "{}", outcome.reason);
     assert!(hq.server.paths().is_empty());
     // Enrolling again is the way out.
     hq.world().used_by = None;
     let identity = enrol_with(&hq.token(), &store, right_time(), ClientLimits::default()).await.unwrap();
     hq.world().publish(&[("a.cfg", b"two")]);
     let outcome = updater(&store, &identity, &clock).poll_once().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
 }
 
 #[tokio::test]
@@ -404,7 +404,7 @@ async fn a_release_whose_parts_rot_is_replaced_by_the_one_before_until_the_next_
     site.restart();
     assert_eq!((site.generation(), site.content("a.cfg")), (1, b"one".to_vec()));
     let outcome = site.poll().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!((site.generation(), site.content("a.cfg")), (2, b"two".to_vec()));
 }
 
@@ -419,7 +419,7 @@ async fn a_root_that_names_no_authority_is_not_kept_and_a_later_one_mends_it() {
     site.restart();
     site.hq.world().ca.pem = pem;
     site.hq.world().publish_root(3, days(400));
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
 }
 
 #[tokio::test]
@@ -433,7 +433,7 @@ async fn the_tree_may_be_on_another_host_than_hq() {
     hq.world().publish(&[("a.cfg", b"one")]);
     hq.server.forget();
     let outcome = updater(&store, &identity, &SetClock::new(NOW, true)).poll_once().await;
-    assert_eq!(outcome.state, "ok", "{}", outcome.reason);
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!(hq.server.paths(), ["/v1/check-in"]);
 }
 
@@ -460,7 +460,7 @@ async fn a_check_in_answer_by_a_stranger_moves_nothing() {
     let before = site.updater.time().floor();
     site.hq.world().answer_key = lineside::tuf::SigningKey::from_seed(&[66; 32]);
     site.hq.world().now = days(300);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.updater.time().floor(), before);
 }
 
@@ -471,7 +471,7 @@ async fn an_old_answer_to_another_check_in_moves_nothing() {
     let before = site.updater.time().floor();
     site.hq.world().replay_nonce = Some("00".repeat(16));
     site.hq.world().now = days(300);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.updater.time().floor(), before);
 }
 
@@ -481,7 +481,7 @@ async fn a_time_past_the_roots_expiry_is_not_believed() {
     site.clock.advance(Duration::from_secs(15 * 60));
     let before = site.updater.time().floor();
     site.hq.world().now = days(3650);
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.updater.time().floor(), before);
 }
 
@@ -507,7 +507,7 @@ async fn a_certificate_is_renewed_after_sixty_days() {
     site.hq.world().certificate = (days(59), days(149));
     site.poll().await;
     assert!(site.hq.server.paths().contains(&"/v1/renew".to_owned()));
-    let renewed = Identity::load(&site.store).unwrap().unwrap();
+    let renewed = SiteIdentity::load(&site.store).unwrap().unwrap();
     assert_eq!(renewed.valid(), (days(59), days(149)));
     site.hq.server.forget();
     site.poll().await;
@@ -521,7 +521,7 @@ async fn a_certificate_that_hq_calls_expired_is_renewed_although_our_clock_says_
     site.poll_in_vain("certificate").await;
     site.hq.world().refuse = None;
     site.hq.server.forget();
-    assert_eq!(site.poll().await.state, "ok");
+    assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.hq.server.paths()[0], "/v1/renew");
 }
 
@@ -574,7 +574,7 @@ async fn a_site_that_was_rolled_back_by_hand_stays_there_until_hq_publishes_anew
     let Site { hq, store, identity, mut updater, dir, .. } = Site::enrolled().await;
     for content in [b"one", b"two"] {
         hq.world().publish(&[("a.cfg", content)]);
-        assert_eq!(updater.poll_once().await.state, "ok");
+        assert_eq!(updater.poll_once().await.state.code(), "ok");
     }
     let empty = Arc::new(lineside::access::Catalog::empty(identity.site().clone()));
     let (send, mut catalogs) = watch::channel(empty);
@@ -583,7 +583,7 @@ async fn a_site_that_was_rolled_back_by_hand_stays_there_until_hq_publishes_anew
     let task = tokio::spawn(updater.run(send, poll_now.clone(), asked, stop.clone()));
     let (tell, told) = tokio::sync::oneshot::channel();
     roll_backs.send(tell).await.unwrap();
-    let said = told.await.unwrap().expect("there is a release to go back to");
+    let said = told.await.unwrap().expect("there is a release to go back to").to_string();
     assert!(said.starts_with("back from generation 2 to 1"), "{said}");
     catalogs.wait_for(|catalog| catalog.generation() == Generation(1)).await.unwrap();
 
@@ -602,7 +602,7 @@ async fn a_site_that_was_rolled_back_by_hand_stays_there_until_hq_publishes_anew
 async fn there_is_nothing_to_go_back_to_from_the_first_release() {
     let Site { hq, store, mut updater, dir, .. } = Site::enrolled().await;
     hq.world().publish(&[("a.cfg", b"one")]);
-    assert_eq!(updater.poll_once().await.state, "ok");
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
     drop(updater);
     let error = lineside::update::roll_back(&store).unwrap_err();
     assert!(error.to_string().contains("no release before generation 1"), "{error}");

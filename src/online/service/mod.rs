@@ -38,7 +38,7 @@ use tracing::{debug, error, info, warn};
 use self::routes::{App, Peer};
 use self::stall::Stall;
 use self::strangers::{Place, Strangers};
-use crate::ca::{self, Ca, Identity};
+use crate::ca::{self, Ca};
 use crate::db::{CheckIns, Db};
 use crate::freshen;
 use ids::{SiteId, UnixTime};

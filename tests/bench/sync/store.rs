@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lineside::store::Store;
-use lineside::update::{Identity, load_active, self_check};
+use lineside::update::{SiteIdentity, load_active, self_check};
 
 use crate::Table;
 use crate::world::{Hq, Site, done, has};
@@ -70,7 +70,7 @@ fn ours(hq: &Hq, site: &Site, dir: &Path) -> Times {
 /// Prints seconds, seconds of processor time and megabytes.
 pub fn child(old: &Path, new: &Path, objects: &Path) {
     let old = Store::open(old).unwrap();
-    let identity = Identity::load(&old).unwrap().unwrap();
+    let identity = SiteIdentity::load(&old).unwrap().unwrap();
     let metadata = old.active().unwrap().unwrap().metadata;
     let cpu = crate::world::cpu(std::process::id());
     let at = Instant::now();
@@ -90,7 +90,7 @@ pub fn child(old: &Path, new: &Path, objects: &Path) {
     // As the updater does it: the check while the disk takes what was written.
     std::thread::scope(|scope| {
         scope.spawn(|| store.stage(&opened, &metadata).unwrap());
-        self_check::run(&store, opened.catalog(), &self_check::Checked::new()).unwrap();
+        self_check::run(&store, opened.catalog(), &self_check::CheckedContents::new()).unwrap();
     });
     store.activate(opened.generation()).unwrap();
     let wall = at.elapsed().as_secs_f64();
