@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 
+use super::assets::Asset;
 use super::inventory::{entries, is_note};
-use super::render::Asset;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use durable::{SHARED, SHARED_DIR};

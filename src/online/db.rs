@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transaction, TransactionBehavior, params};
 
-use crate::admit::{self, Refused};
+use crate::admit::{self, Refused, TokenRow};
 use crate::ca::{Csr, Issued};
 use api::{self, CheckIn, EnrolRequest, SiteState};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
@@ -61,25 +61,6 @@ pub struct Db {
     /// Writes wait for the disk, so reads have a connection of their own (WAL lets both go on).
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
-}
-
-/// A token as HQ knows it; the secret is not here.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenRow {
-    /// Its id.
-    pub id: String,
-    /// The site that it makes.
-    pub site: SiteId,
-    /// The fleet.
-    pub fleet: FleetId,
-    /// [`api::TokenKeys::service`].
-    pub service_key: [u8; 32],
-    /// After this it is refused.
-    pub expires: UnixTime,
-    /// Whether the site was revoked after it was issued.
-    pub revoked: bool,
-    /// Who used it: [`admit::applicant`].
-    pub used_by: Option<String>,
 }
 
 /// A site as HQ knows it.

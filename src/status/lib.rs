@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
+mod kept;
 pub mod memory;
 pub mod report;
 pub mod service;

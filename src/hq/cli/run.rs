@@ -45,7 +45,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Site(command) => site(&layout, command, out),
         Command::Secret(command) => secret(&layout, command, out),
         Command::Image(command) => image(&layout, command, out),
-        Command::Keys(command) => super::keys::run(&layout, command, out),
+        Command::Keys(command) => super::keys::run(&layout, command, now(), out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
@@ -92,7 +92,7 @@ fn some(names: &[String]) -> Option<&[String]> {
     (!names.is_empty()).then_some(names)
 }
 
-pub(super) fn now() -> UnixTime {
+fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 

@@ -12,8 +12,10 @@ use crate::plan::{self, Kind};
 use crate::progress::Silent;
 use crate::testing::{NOW, Sample, sample};
 use access::{MANIFEST_TARGET, Opened, OpenedManifest};
-use bundle::{RecipientSecret, Scope};
-use ids::FileName;
+use bundle::{RecipientPublic, RecipientSecret, Scope};
+use ids::{Digest, FileName, Generation};
+use online::freshen;
+use repository::keyring;
 use tuf::{MetadataLimits, Refresh, RefreshStep, Trusted};
 
 const DAY: Duration = Duration::from_secs(86_400);

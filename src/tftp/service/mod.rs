@@ -237,8 +237,9 @@ impl Service {
         self.local
     }
 
-    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. Ends earlier, with an error, only if
-    /// the socket is lost for good.
+    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. It waits on the end of the thread that
+    /// serves, and on `stop`. Ends earlier, with an error, only if that thread cannot wait for packets any more: then no
+    /// socket is opened again, and the process ends.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let policy = Policy::with_limits(self.config.lan, self.config.rates);
         let waker = Arc::new(Waker::new()?);

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::keys::{self, Change, Keys, Role};
-use tuf::{KeyId, SigningKey};
+use repository::published;
+use tuf::{KeyId, SigningKey, sign};
 
 /// A new root with these changes, signed by root keys 1 and 2.
 fn ceremony(fleet: &Enrolled, changes: &[Change]) {
