@@ -30,6 +30,7 @@ struct Kernel {
 
 impl Changes {
     /// Begins to listen. Must be called in a tokio runtime.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) fn new() -> Self {
         let kernel = Kernel::connect();
         Self { kernel, next: Instant::now() }
@@ -37,6 +38,7 @@ impl Changes {
 
     /// Waits until something may have changed: `seldom` while the kernel reports, `often` while it does not. What
     /// changes between two calls is not lost. Cancel safe.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) async fn wait(&mut self, often: Duration, seldom: Duration) {
         if self.kernel.is_none() && self.next <= Instant::now() {
             self.kernel = Kernel::connect();

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use ids::UnixTime;
 
 /// The system clock's time, right or wrong.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }

@@ -22,6 +22,7 @@ const ASK_EVERY: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// If no LAN interface is found, or its client port may not be used: that takes root or `CAP_NET_BIND_SERVICE`.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     let lan = interface::find(interface, false).hint("name the interface: lineside doctor --interface eth0")?;
     let mac = service::hardware_address(&lan.name)?;

@@ -178,6 +178,7 @@ impl Lan {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     async fn has_changed(&self, before: &LanInterface, changes: &mut Changes) -> bool {
         let mut found = self.find(Some(&before.name));
         let until = Instant::now() + FLAP;

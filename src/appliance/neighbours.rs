@@ -142,6 +142,7 @@ impl NeighbourService {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     async fn ask(&self, probe: &UdpSocket, asked: &mut Asked, address: Ipv4Addr) {
         if !self.is_neighbour(address) || !asked.allow(address, Instant::now()) {
             self.stats.count("neighbours.not-asked");

@@ -20,6 +20,8 @@
 //! option 150 for one address and stops at a list, and knows neither overload (52) nor an option in parts that are apart
 //! from each other (RFC 3396).
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have clocks and files as they like"))]
+
 // Octets to values and back: options, a client's request and our reply, another server's message, our questions to other
 // servers, ARP, frames.
 pub mod options;

@@ -170,6 +170,7 @@ impl Service {
     ///
     /// If the server port is lost for good, the fast path has ended, or the lease log panicked: without it nothing may be
     /// leased. The process then ends, and systemd starts it with new sockets.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub async fn run(mut self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let Feeds { mut catalog, local, devices, leases: mut log, stats } = feeds;
         let kept = log.load();
@@ -377,6 +378,7 @@ impl AskTimer {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn now() -> Now {
     Now { wall: UnixTime::of(SystemTime::now()), tick: Instant::now() }
 }

@@ -34,6 +34,7 @@ const TOKEN_ID_BYTES: usize = 8;
 /// Makes a token that lets one appliance become this site within [`api::TOKEN_HOURS`].
 ///
 /// The secret is in the result and nowhere else: the database gets one derived key, `keys/tokens/` the other.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn issue(
     layout: &Layout,
     site: &SiteId,
@@ -123,6 +124,7 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
 
 /// Removes the publisher's halves of tokens that nobody used, a month after they ended: the slack is for an enrolment
 /// that waits for the next publish.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn forget_expired(layout: &Layout) -> anyhow::Result<()> {
     let now = UnixTime::of(SystemTime::now());
     remove_tokens(layout, |token| now.since(token.expires) > Duration::from_secs(30 * 86_400))
@@ -152,6 +154,7 @@ pub struct Revoked {
 }
 
 /// Locks a site out: its certificates, its unused tokens, and its sealing keys. A new token lets it in again.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let db = Db::open_existing(&layout.database())?;
     let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;

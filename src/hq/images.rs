@@ -208,7 +208,7 @@ pub(super) mod tests {
     use super::*;
 
     /// Bytes that look like a bundle from outside.
-    pub fn bundle(compatible: &str, version: &str) -> Vec<u8> {
+    pub(crate) fn bundle(compatible: &str, version: &str) -> Vec<u8> {
         let signature =
             format!("\x30DER [update]\ncompatible={compatible}\nversion={version}\n\n[bundle]\nformat=verity\n");
         let length = u64::try_from(signature.len()).unwrap().to_be_bytes();

@@ -31,6 +31,7 @@ pub enum Preview {
 }
 
 /// Renders the site as it stands in the directory, published or not, and asks the policy.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Result<Preview> {
     let mac: MacAddr = mac.parse()?;
     let name: FileName = name.parse()?;

@@ -26,31 +26,31 @@ pub(super) fn sample() -> Sample {
 }
 
 impl Sample {
-    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
         let path = self.layout.dir().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.layout.dir().join(name)).unwrap()
     }
 
-    pub fn append(&self, name: &str, text: &str) -> &Self {
+    pub(crate) fn append(&self, name: &str, text: &str) -> &Self {
         let old = self.read(name);
         self.write(name, old + text)
     }
 
     /// Replaces text that must be there.
-    pub fn replace(&self, name: &str, from: &str, to: &str) -> &Self {
+    pub(crate) fn replace(&self, name: &str, from: &str, to: &str) -> &Self {
         let old = self.read(name);
         assert!(old.contains(from), "{name} has no {from:?}");
         self.write(name, old.replace(from, to))
     }
 
     /// The problems as `file:line: message`, without hints.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let report = lint::check(&self.layout);
         let first = |problem: &settings::Problem| problem.to_string().lines().next().unwrap().to_owned();
         report.problems.iter().map(first).collect()

@@ -3,6 +3,8 @@
 //! A value of one of these types cannot be malformed, so nothing further in checks it again. [`text_serde!`] makes them
 //! text in JSON and TOML. [`TokenBucket`] is the one way to limit how often something happens.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have clocks and files as they like"))]
+
 mod digest;
 mod file_name;
 mod lan;

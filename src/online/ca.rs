@@ -39,6 +39,7 @@ const SLACK: Duration = Duration::from_secs(300);
 /// Makes a CA and the service's certificate for these host names and addresses, in `online/`.
 ///
 /// Returns the CA certificate in PEM. Refuses to replace an existing CA: every site has it pinned.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow::Result<String> {
     ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
     let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -62,6 +63,7 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
 }
 
 /// Makes a new server certificate for other host names and addresses. A running service takes it at its next start.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn rename(online: &Path, host_names: &[String]) -> anyhow::Result<()> {
     ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
     let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;

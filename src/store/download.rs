@@ -179,7 +179,7 @@ mod tests {
         (0..bytes).map(|index| u8::try_from(index % 251).unwrap()).collect()
     }
 
-    const CHUNK: usize = SEALED_CHUNK_BYTES as usize;
+    const CHUNK: usize = CHUNK_BYTES + TAG_BYTES;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

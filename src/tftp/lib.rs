@@ -7,6 +7,8 @@
 //! log that is taken; neither knows a socket. [`service`] moves datagrams, asks [`access`] who may have which file, and keeps
 //! the bounds.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have clocks and files as they like"))]
+
 pub mod netascii;
 pub mod options;
 pub mod packet;

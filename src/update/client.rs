@@ -335,11 +335,13 @@ struct MinimumRate {
 }
 
 impl MinimumRate {
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn new(limits: &ClientLimits) -> Self {
         let least = limits.min_rate.saturating_mul(limits.window.as_secs().max(1));
         Self { window: limits.window, least, until: Instant::now() + limits.window, bytes: 0 }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     async fn chunk(
         &mut self,
         response: &mut Response,

@@ -32,6 +32,7 @@ pub(super) struct ArpSocket {
 
 impl ArpSocket {
     /// Listens on the interface of `link`: to everyone, or only to answers to `own`. Must be called in a tokio runtime.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
         let filter = own.map(answers_to);
         let socket = sockets.take(Purpose::Arp, link, filter.as_ref().map(<[SockFilter; 6]>::as_slice))?;
@@ -45,6 +46,7 @@ impl ArpSocket {
     }
 
     /// Waits for frames, and says what devices claim in them. Cancel safe.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) async fn claims(&mut self) -> io::Result<Vec<Claim>> {
         tokio::time::sleep_until(self.next).await;
         self.socket.readable().await?;

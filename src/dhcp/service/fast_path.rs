@@ -202,6 +202,7 @@ impl FastPathState {
     }
 
     /// Follows new orders.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn follow(&mut self, before: &Orders) {
         let orders = &self.orders;
         self.augment.set_servers(&orders.servers);
@@ -229,6 +230,7 @@ struct Worker {
 }
 
 impl Worker {
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn run(self, shared: &FastPathShared) {
         let mut brake = FloodBrake { frames: 0, since: Instant::now() };
         let mut bytes = [0; FRAME_BYTES];
@@ -259,6 +261,7 @@ impl Worker {
     }
 
     /// Decides what comes of a datagram and of the time. Says when to call again.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn decide(
         &self,
         shared: &FastPathShared,
@@ -277,6 +280,7 @@ impl Worker {
         state.augment.deadline()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, actions: &mut Vec<Action>) {
         let now = Instant::now();
         let augments = orders.scope.mode == ActiveMode::Augment;
@@ -359,6 +363,7 @@ struct FloodBrake {
 }
 
 impl FloodBrake {
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn count_frame(&mut self) {
         self.frames += 1;
         if self.frames == BURST {

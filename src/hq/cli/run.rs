@@ -92,6 +92,7 @@ fn some(names: &[String]) -> Option<&[String]> {
     (!names.is_empty()).then_some(names)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }

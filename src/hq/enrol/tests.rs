@@ -13,7 +13,7 @@ use online::ca::Ca;
 use repository::keyring;
 
 /// A fleet directory with all that enrolment and `serve` need.
-pub fn fleet() -> (tempfile::TempDir, Layout) {
+pub(super) fn fleet() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path());
     ca::init(&layout, "Example", &["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -26,7 +26,7 @@ pub fn fleet() -> (tempfile::TempDir, Layout) {
     (dir, layout)
 }
 
-pub fn token_for(layout: &Layout, site: &str) -> EnrolmentToken {
+pub(super) fn token_for(layout: &Layout, site: &str) -> EnrolmentToken {
     let (site, fleet) = (site.parse().unwrap(), "f-1".parse().unwrap());
     issue(layout, &site, "Zürich HB", &fleet, "https://hq.example/", None).unwrap()
 }

@@ -134,6 +134,7 @@ fn files(folder: &Path) -> anyhow::Result<Vec<Found>> {
     Ok(found)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn is_old(written: SystemTime) -> bool {
     // Of the disk's clock, like the files' own times. One that was set back deletes later.
     SystemTime::now().duration_since(written).is_ok_and(|age| age >= KEEP)

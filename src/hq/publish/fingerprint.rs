@@ -21,7 +21,7 @@ use repository::published;
 const MAX_DEPTH: usize = 10;
 
 /// Makes fingerprints of sites in one run.
-pub struct Fingerprints(Hmac<Sha256>);
+pub(super) struct Fingerprints(Hmac<Sha256>);
 
 /// What is hashed, each part with its length before it.
 struct Parts(Hmac<Sha256>);
@@ -41,7 +41,7 @@ impl Parts {
 impl Fingerprints {
     /// Hashes what all sites share. Before the directory is read: a file that changes meanwhile gives a fingerprint
     /// that will not be found again, never one that hides the change.
-    pub fn of_fleet(layout: &Layout, key: &[u8; 32]) -> anyhow::Result<Self> {
+    pub(super) fn of_fleet(layout: &Layout, key: &[u8; 32]) -> anyhow::Result<Self> {
         let mut parts = Parts(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"));
         parts.add("lineside publisher's fingerprint");
         parts.add(env!("CARGO_PKG_VERSION"));
@@ -64,7 +64,7 @@ impl Fingerprints {
     }
 
     /// The fingerprint of a site. `None` if a secret cannot be had.
-    pub fn of_site(
+    pub(super) fn of_site(
         &self,
         site: &Site,
         phones: &[&PhoneLine],
@@ -96,7 +96,7 @@ impl Fingerprints {
     }
 
     /// Adds secrets that the whole fleet's variables name; they may change without `fleet.toml`.
-    pub fn with_secrets(self, variables: &Variables, secrets: &Secrets) -> Option<Self> {
+    pub(super) fn with_secrets(self, variables: &Variables, secrets: &Secrets) -> Option<Self> {
         let mut parts = Parts(self.0);
         secret_values(variables, secrets, &mut parts)?;
         Some(Self(parts.0))

@@ -207,6 +207,7 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
 }
 
 /// A site says how it is, and learns HQ's time and its newest generation, signed.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
     let paced = app.check_in_rate.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
@@ -298,6 +299,7 @@ fn peer(request: &Request<Body>) -> Result<Peer, No> {
     request.extensions().get::<Peer>().cloned().ok_or_else(missing)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }

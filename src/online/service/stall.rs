@@ -20,6 +20,7 @@ impl<S> Stall<S> {
         Self { stream, patience, waiting: None }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn check<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.waiting = None;

@@ -99,6 +99,7 @@ impl Drop for Order {
 /// sent counts as lost, and the transfer resends or gives up. Only `epoll` that fails ends the loop, with that error; then
 /// the process ends, and systemd starts it with new sockets. When the address of the LAN changes, the appliance stops this
 /// service and binds another one.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8) -> io::Result<()> {
     let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;

@@ -319,6 +319,7 @@ fn name_of(interface: nix::ifaddrs::InterfaceAddress) -> String {
 
 /// Where simulated time starts.
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub(super) fn epoch() -> std::time::Instant {
     std::time::Instant::now()
 }

@@ -134,6 +134,7 @@ fn work_through(
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn perform(files: &dyn Files, work: Work) -> Result<Loaded, ContentError> {
     match work {
         Work::Open(entry) => {

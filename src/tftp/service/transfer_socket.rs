@@ -17,6 +17,9 @@ use crate::transfer::Run;
 /// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
 const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;
 
+/// [`DATA_HEADER_BYTES`], beside a block size.
+const DATA_HEADER: u16 = 4;
+
 /// The smallest block size that is segmented. The kernel cuts whatever leaves by the socket, so every OACK and ERROR must
 /// fit into one segment.
 const MIN_SEGMENT_BYTES: u16 = 512;
@@ -71,7 +74,7 @@ impl TransferSocket {
 
     /// Lets the kernel cut windows into blocks of this size (`UDP_SEGMENT`), if it can and `broken` is not set.
     pub(super) fn segment(&mut self, blksize: u16, broken: &mut bool) {
-        let datagram = blksize.saturating_add(DATA_HEADER_BYTES as u16);
+        let datagram = blksize.saturating_add(DATA_HEADER);
         let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
         if segments < 2 || blksize < MIN_SEGMENT_BYTES || *broken {
             return;

@@ -1,7 +1,7 @@
 //! Whole transfers in simulated time over a link that loses, delays, reorders and doubles. Every run has a seed, and a
 //! failure names it.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+#![allow(clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

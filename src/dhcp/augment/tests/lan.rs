@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub struct TestLan {
+pub(super) struct TestLan {
     pub augment: Augment,
     pub scope: DhcpScope,
     pub taken: Option<Ipv4Addr>,
@@ -10,18 +10,18 @@ pub struct TestLan {
 }
 
 impl TestLan {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         let mut augment = Augment::new(1);
         augment.set_servers(&[ROUTER]);
         Self { augment, scope: scope(&[]), taken: None, now }
     }
 
-    pub fn pass(&mut self, span: Duration) {
+    pub(super) fn pass(&mut self, span: Duration) {
         self.now += span;
     }
 
-    pub fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Action> {
+    pub(super) fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         let request = Request::parse(bytes).unwrap();
         let taken = self.taken;
@@ -30,7 +30,7 @@ impl TestLan {
         actions
     }
 
-    pub fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
+    pub(super) fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
         let actions = self.request(discover, true);
         actions
             .into_iter()
@@ -39,11 +39,11 @@ impl TestLan {
     }
 
     /// The transaction of what was last relayed.
-    pub fn xid(&self) -> u32 {
+    pub(super) fn xid(&self) -> u32 {
         self.augment.phones.get(PHONE).unwrap().discovery.as_ref().unwrap().xid
     }
 
-    pub fn router(&mut self, message: &ServerMessage) -> Vec<Action> {
+    pub(super) fn router(&mut self, message: &ServerMessage) -> Vec<Action> {
         let mut actions = Vec::new();
         let taken = self.taken;
         self.augment.hear_server(
@@ -57,17 +57,17 @@ impl TestLan {
     }
 
     /// A phone's DISCOVER and what the router says to it.
-    pub fn learn(&mut self) {
+    pub(super) fn learn(&mut self) {
         self.relays(&discover("Polycom-SPIP670"));
         self.router(&offer(self.xid(), ROUTER, ADDRESS, &[]));
     }
 
-    pub fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
+    pub(super) fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
         answer(&self.request(&select(server, address), true))
     }
 }
 
-pub fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
+pub(super) fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
     let settings = DhcpSettings {
         mode: DhcpMode::Augment,
         vendor_options: vendor_options.to_vec(),
@@ -77,7 +77,7 @@ pub fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
     DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE])
 }
 
-pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
+pub(super) fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
     let mut bytes = question::emit(Question::Discover(None), mac, 5);
     let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
     bytes.truncate(end);
@@ -87,25 +87,25 @@ pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
     bytes
 }
 
-pub fn discover(class: &str) -> Vec<u8> {
+pub(super) fn discover(class: &str) -> Vec<u8> {
     said_by(PHONE, class)
 }
 
-pub fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
+pub(super) fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
     question::emit(Question::Select(address, server), PHONE, 5)
 }
 
-pub fn reboot(address: Ipv4Addr) -> Vec<u8> {
+pub(super) fn reboot(address: Ipv4Addr) -> Vec<u8> {
     question::emit(Question::Reboot(address), PHONE, 6)
 }
 
-pub fn rebind(address: Ipv4Addr) -> Vec<u8> {
+pub(super) fn rebind(address: Ipv4Addr) -> Vec<u8> {
     let mut bytes = question::emit(Question::Inform(address), PHONE, 7);
     bytes[242] = 3;
     bytes
 }
 
-pub fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> Vec<u8> {
+pub(super) fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![2, 1, 6, 1];
     bytes.extend(xid.to_be_bytes());
     bytes.extend([0, 0, 0, 0, 0, 0, 0, 0]);
@@ -126,11 +126,11 @@ pub fn emit_offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[
     bytes
 }
 
-pub fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> ServerMessage {
+pub(super) fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]) -> ServerMessage {
     ServerMessage::parse(&emit_offer(xid, server, address, more)).unwrap()
 }
 
-pub fn kept(actions: &[Action]) -> CompletedLease {
+pub(super) fn kept(actions: &[Action]) -> CompletedLease {
     let kept = actions.iter().find_map(|act| match act {
         Action::Tell(Event::Completed { address, exchange, .. }) => Some(exchange.as_ref()?.to_keep(*address)),
         _ => None,
@@ -138,14 +138,14 @@ pub fn kept(actions: &[Action]) -> CompletedLease {
     kept.unwrap()
 }
 
-pub fn replies(actions: &[Action]) -> Vec<&Vec<u8>> {
+pub(super) fn replies(actions: &[Action]) -> Vec<&Vec<u8>> {
     actions
         .iter()
         .filter_map(|act| if let Action::Reply { message, .. } = act { Some(message) } else { None })
         .collect()
 }
 
-pub fn answer(actions: &[Action]) -> Option<ServerMessage> {
+pub(super) fn answer(actions: &[Action]) -> Option<ServerMessage> {
     let all = replies(actions);
     assert!(all.len() <= 1, "{actions:?}");
     all.first().map(|bytes| ServerMessage::parse(bytes).unwrap())

@@ -6,33 +6,33 @@ use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use super::*;
 use ids::Lan;
 
-pub const NOW: UnixTime = UnixTime(1_700_000_000);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
-pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-pub const SECOND_TFTP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 3);
-pub const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-pub const CISCO: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0x12, 0x34, 0x56]);
-pub const POLYCOM: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
-pub const SPA: MacAddr = MacAddr::new([0x00, 0x0e, 0x08, 0x01, 0x02, 0x03]);
-pub const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0x00, 0x00, 0x01]);
+pub(super) const NOW: UnixTime = UnixTime(1_700_000_000);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+pub(super) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+pub(super) const SECOND_TFTP: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 3);
+pub(super) const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+pub(super) const CISCO: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0x12, 0x34, 0x56]);
+pub(super) const POLYCOM: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
+pub(super) const SPA: MacAddr = MacAddr::new([0x00, 0x0e, 0x08, 0x01, 0x02, 0x03]);
+pub(super) const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0x00, 0x00, 0x01]);
 
 // What phones send: vendor class and parameter request list as the vendors document them.
 
-pub fn cisco(kind: MessageKind) -> Packet {
+pub(super) fn cisco(kind: MessageKind) -> Packet {
     let packet = Packet::new(CISCO, kind).option(60, b"Cisco Systems, Inc. IP Phone CP-7941G\0");
     packet.option(12, b"SEP001B54123456").option(55, &[1, 66, 6, 3, 15, 150, 35])
 }
 
-pub fn polycom(kind: MessageKind) -> Packet {
+pub(super) fn polycom(kind: MessageKind) -> Packet {
     let packet = Packet::new(POLYCOM, kind).option(60, b"Polycom-SPIP670").option(57, &1456_u16.to_be_bytes());
     packet.option(55, &[1, 28, 66, 160, 3, 15, 6, 42, 2])
 }
 
-pub fn spa(kind: MessageKind) -> Packet {
+pub(super) fn spa(kind: MessageKind) -> Packet {
     Packet::new(SPA, kind).option(60, b"LINKSYS SPA-942").option(55, &[1, 3, 6, 15, 42, 66, 159, 160, 150])
 }
 
-pub struct Site {
+pub(super) struct Site {
     pub scope: DhcpScope,
     pub lan: LanView,
     pub leases: Leases,
@@ -40,7 +40,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(settings: DhcpSettings) -> Self {
+    pub(super) fn new(settings: DhcpSettings) -> Self {
         let mut scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, [POLYCOM, CISCO, SPA]);
         scope.check_addresses = false;
         let mut leases = Leases::new();
@@ -48,42 +48,42 @@ impl Site {
         Self { scope, lan: LanView::new(), leases, source: NONE }
     }
 
-    pub fn inform() -> Self {
+    pub(super) fn inform() -> Self {
         Self::new(settings())
     }
 
-    pub fn all() -> Self {
+    pub(super) fn all() -> Self {
         let site = Self::new(all_settings());
         assert_eq!(site.scope.mode, ActiveMode::All);
         site
     }
 
-    pub fn decide(&self, packet: &Packet) -> Verdict {
+    pub(super) fn decide(&self, packet: &Packet) -> Verdict {
         let request = Request::parse(&packet.bytes()).unwrap();
         respond(&self.scope, &View { lan: &self.lan, leases: &self.leases, source: self.source }, &request, NOW)
     }
 
     /// The reply as another implementation reads it.
-    pub fn replied(&self, packet: &Packet) -> (Read, Destination) {
+    pub(super) fn replied(&self, packet: &Packet) -> (Read, Destination) {
         let Verdict::Reply(reply, to, None) = self.decide(packet) else { panic!("{:?}", self.decide(packet)) };
         (Read::new(&reply.emit()), to)
     }
 
     /// The same, with what it changes done.
-    pub fn answer(&mut self, packet: &Packet) -> (Read, Destination) {
+    pub(super) fn answer(&mut self, packet: &Packet) -> (Read, Destination) {
         let verdict = self.decide(packet);
         let Verdict::Reply(reply, to, change) = verdict else { panic!("{verdict:?}") };
         change.into_iter().for_each(|lease| self.leases.put(lease));
         (Read::new(&reply.emit()), to)
     }
 
-    pub fn lease(&mut self, mac: MacAddr, address: Ipv4Addr) {
+    pub(super) fn lease(&mut self, mac: MacAddr, address: Ipv4Addr) {
         let until = NOW.plus(Duration::from_secs(3600));
         self.leases.put(Lease { address, mac, client: ClientId::hardware(1, mac), state: LeaseState::Bound, until });
     }
 }
 
-pub fn settings() -> DhcpSettings {
+pub(super) fn settings() -> DhcpSettings {
     DhcpSettings {
         tftp_servers: vec![SERVER, SECOND_TFTP],
         phone_classes: vec!["Cisco Systems, Inc. IP Phone".to_owned()],
@@ -91,7 +91,7 @@ pub fn settings() -> DhcpSettings {
     }
 }
 
-pub fn all_settings() -> DhcpSettings {
+pub(super) fn all_settings() -> DhcpSettings {
     DhcpSettings {
         mode: DhcpMode::All,
         range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 149))),
@@ -102,7 +102,7 @@ pub fn all_settings() -> DhcpSettings {
 }
 
 /// The value of an option as dhcproto reads and writes it, but for 150, which it takes for one address.
-pub fn raw(message: &Read, code: u8) -> Vec<u8> {
+pub(super) fn raw(message: &Read, code: u8) -> Vec<u8> {
     if code == 150 {
         return message.list.clone();
     }
@@ -111,13 +111,13 @@ pub fn raw(message: &Read, code: u8) -> Vec<u8> {
 }
 
 /// A reply as another implementation reads it, and its option 150.
-pub struct Read {
+pub(super) struct Read {
     pub message: Message,
     pub list: Vec<u8>,
 }
 
 impl Read {
-    pub fn new(bytes: &[u8]) -> Self {
+    pub(super) fn new(bytes: &[u8]) -> Self {
         let mut bytes = bytes.to_vec();
         let mut list = Vec::new();
         let mut at = 240;
@@ -144,7 +144,7 @@ impl std::ops::Deref for Read {
 
 /// A packet as a phone makes it.
 #[derive(Clone)]
-pub struct Packet {
+pub(super) struct Packet {
     pub mac: MacAddr,
     pub xid: u32,
     pub flags: u16,
@@ -155,7 +155,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    pub fn new(mac: MacAddr, kind: MessageKind) -> Self {
+    pub(super) fn new(mac: MacAddr, kind: MessageKind) -> Self {
         let kind = match kind {
             MessageKind::Discover => 1,
             MessageKind::Request => 3,
@@ -168,25 +168,25 @@ impl Packet {
     }
 
     /// Adds an option, or replaces the one of this code.
-    pub fn option(mut self, code: u8, value: &[u8]) -> Self {
+    pub(super) fn option(mut self, code: u8, value: &[u8]) -> Self {
         self.options.retain(|(other, _)| *other != code);
         self.options.push((code, value.to_vec()));
         self
     }
 
-    pub fn ciaddr(self, address: [u8; 4]) -> Self {
+    pub(super) fn ciaddr(self, address: [u8; 4]) -> Self {
         Self { ciaddr: address.into(), ..self }
     }
 
-    pub fn giaddr(self, address: [u8; 4]) -> Self {
+    pub(super) fn giaddr(self, address: [u8; 4]) -> Self {
         Self { giaddr: address.into(), ..self }
     }
 
-    pub fn broadcast(self) -> Self {
+    pub(super) fn broadcast(self) -> Self {
         Self { flags: BROADCAST, ..self }
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![1, 1, 6, 0];
         bytes.extend(self.xid.to_be_bytes());
         bytes.extend([0, 3]);

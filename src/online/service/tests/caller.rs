@@ -15,7 +15,7 @@ use ids::Digest;
 use repository::layout::Layout;
 
 /// A running service, and what its callers need.
-pub struct Hq {
+pub(super) struct Hq {
     _dir: tempfile::TempDir,
     pub layout: Layout,
     pub address: SocketAddr,
@@ -25,7 +25,7 @@ pub struct Hq {
 
 /// An answer as it came.
 #[derive(Debug)]
-pub struct Got {
+pub(super) struct Got {
     pub status: u16,
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
@@ -33,13 +33,13 @@ pub struct Got {
 
 /// One caller; a connection per request.
 #[derive(Clone)]
-pub struct Caller {
+pub(super) struct Caller {
     pub address: SocketAddr,
     pub tls: Arc<rustls::ClientConfig>,
 }
 
 impl Hq {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let (dir, layout) = fleet();
         let options = ServeOptions { dir: layout.online(), listen: "127.0.0.1:0".parse().unwrap() };
         let server = Server::bind(options).unwrap();
@@ -49,16 +49,16 @@ impl Hq {
         Self { _dir: dir, layout, address, stop, running }
     }
 
-    pub async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
 
-    pub fn stranger(&self) -> Caller {
+    pub(super) fn stranger(&self) -> Caller {
         self.caller(None)
     }
 
-    pub fn caller(&self, identity: Option<(String, rcgen::KeyPair)>) -> Caller {
+    pub(super) fn caller(&self, identity: Option<(String, rcgen::KeyPair)>) -> Caller {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.layout.online().join("ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -76,7 +76,7 @@ impl Hq {
         Caller { address: self.address, tls: Arc::new(tls) }
     }
 
-    pub async fn enrolled(&self, token: &EnrolmentToken, seed: u8) -> Caller {
+    pub(super) async fn enrolled(&self, token: &EnrolmentToken, seed: u8) -> Caller {
         let appliance = Appliance::new(seed);
         let answer = self.stranger().post(api::ENROL_PATH, &appliance.request(token)).await;
         let certificate: Certificate = answer.json();
@@ -84,12 +84,12 @@ impl Hq {
     }
 
     /// A site that has enrolled.
-    pub async fn site(&self, site: &str, seed: u8) -> Caller {
+    pub(super) async fn site(&self, site: &str, seed: u8) -> Caller {
         self.enrolled(&token_for(&self.layout, site), seed).await
     }
 
     /// A certificate of our CA that the database does not know.
-    pub fn certificate_for(&self, site: &str, now: UnixTime) -> (String, rcgen::KeyPair) {
+    pub(super) fn certificate_for(&self, site: &str, now: UnixTime) -> (String, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = crate::ca::Csr::parse(&csr(&key)).unwrap();
         let ca = Ca::load(&self.layout.online()).unwrap();
@@ -97,7 +97,7 @@ impl Hq {
     }
 
     /// A site that enrolled back then.
-    pub async fn recorded(&self, site: &str, then: UnixTime) -> Caller {
+    pub(super) async fn recorded(&self, site: &str, then: UnixTime) -> Caller {
         let token = token_for(&self.layout, site);
         let appliance = Appliance::new(1);
         let ca = Ca::load(&self.layout.online()).unwrap();
@@ -107,13 +107,13 @@ impl Hq {
         self.caller(Some((issued.chain, appliance.key)))
     }
 
-    pub fn publish(&self, site: &str, timestamp: &[u8]) {
+    pub(super) fn publish(&self, site: &str, timestamp: &[u8]) {
         let dir = self.layout.public().join("sites").join(site).join("metadata");
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("timestamp.json"), timestamp).unwrap();
     }
 
-    pub fn object(&self, bytes: &[u8]) -> String {
+    pub(super) fn object(&self, bytes: &[u8]) -> String {
         let name = Digest::of(bytes).to_string();
         let path = format!("objects/{}/{name}", &name[..2]);
         fs::create_dir_all(self.layout.public().join(&path).parent().unwrap()).unwrap();
@@ -122,16 +122,16 @@ impl Hq {
     }
 }
 
-pub type Connection = tokio_rustls::client::TlsStream<TcpStream>;
+pub(super) type Connection = tokio_rustls::client::TlsStream<TcpStream>;
 
 impl Caller {
-    pub async fn connect(&self) -> std::io::Result<Connection> {
+    pub(super) async fn connect(&self) -> std::io::Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await
     }
 
-    pub async fn try_send(
+    pub(super) async fn try_send(
         &self,
         method: &str,
         path: &str,
@@ -143,21 +143,21 @@ impl Caller {
         request(&mut connection, method, path, &headers, body).await
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Got {
+    pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Got {
         self.try_send(method, path, headers, body).await.unwrap()
     }
 
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Got {
+    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Got {
         self.send("GET", path, headers, b"").await
     }
 
-    pub async fn post<T: serde::Serialize>(&self, path: &str, body: &T) -> Got {
+    pub(super) async fn post<T: serde::Serialize>(&self, path: &str, body: &T) -> Got {
         self.send("POST", path, &[], &serde_json::to_vec(body).unwrap()).await
     }
 }
 
 /// Sends a request exactly as it is written here: no library tidies the path up.
-pub async fn request(
+pub(super) async fn request(
     connection: &mut Connection,
     method: &str,
     path: &str,
@@ -177,7 +177,7 @@ pub async fn request(
     read_answer(connection, method == "HEAD").await
 }
 
-pub async fn read_answer(connection: &mut Connection, head: bool) -> std::io::Result<Got> {
+pub(super) async fn read_answer(connection: &mut Connection, head: bool) -> std::io::Result<Got> {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         text.push(connection.read_u8().await?);
@@ -196,12 +196,12 @@ pub async fn read_answer(connection: &mut Connection, head: bool) -> std::io::Re
 }
 
 impl Got {
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    pub fn refusal(&self) -> Refusal {
+    pub(super) fn refusal(&self) -> Refusal {
         serde_json::from_slice(&self.body).unwrap()
     }
 }

@@ -1,6 +1,6 @@
 //! One site with its service on a free port of the loopback interface, and the phones that ask it.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
+#![allow(clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -44,7 +44,7 @@ proptest! {
             match step {
                 Step::Ack(offset) => {
                     let number = i64::try_from(acked).unwrap() + i64::from(offset);
-                    transfer.handle(Input::Ack(number.rem_euclid(65_536) as u16), now);
+                    transfer.handle(Input::Ack(u16::try_from(number.rem_euclid(65_536)).expect("below 65,536")), now);
                 }
                 Step::Error => transfer.handle(Input::Error, now),
                 Step::Repeated => transfer.handle(Input::Repeated, now),
