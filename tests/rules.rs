@@ -5,6 +5,8 @@
 
 #[path = "rules/codes.rs"]
 mod codes;
+#[path = "rules/disk.rs"]
+mod disk;
 #[path = "rules/requirements.rs"]
 mod requirements;
 

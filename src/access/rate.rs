@@ -15,23 +15,23 @@ pub const MAX_ADDRESSES: usize = 4096;
 /// How often a full table is searched for addresses that may be forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The rates of a site.
+/// How many requests a site answers. What is over a rate gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// One address: what a device that is not in the inventory asks for, and what a phone of it asks for that is
-    /// another's. A phone that boots asks for about 20 names within seconds.
+pub struct RequestRates {
+    /// For one address: all requests of a device that is not in the inventory, and a phone's requests for other devices'
+    /// files. A phone that boots asks for about 20 names within seconds.
     pub address: Rate,
-    /// One phone's own files, shared files and plain misses. More than any phone needs, because whoever asks under its
-    /// address for its own names uses this up: at 2,000 such packets a second one of its requests in ten still gets
-    /// through, and phones ask four times and more.
+    /// For one phone: its own files, shared files and plain misses. It is more than any phone needs, because anybody who
+    /// forges the phone's address can use it up. At 2,000 forged packets a second, one of the phone's requests in ten still
+    /// gets through, and phones ask four times and more.
     pub own: Rate,
-    /// All phones of the inventory together: a few hundred may boot at once after a power cut.
+    /// For all phones of the inventory together: a few hundred may boot at once after a power cut.
     pub known: Rate,
-    /// All other devices together.
+    /// For all other devices together, and for all guesses under phones' addresses.
     pub unknown: Rate,
 }
 
-impl Default for Limits {
+impl Default for RequestRates {
     fn default() -> Self {
         Self {
             address: Rate::per_second(50).with_burst(200),
@@ -42,23 +42,23 @@ impl Default for Limits {
     }
 }
 
-/// Which share a request is counted against.
+/// The share of the rates that a request is counted against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Share {
-    /// A phone of the inventory, and something that it may ask for.
+    /// A phone of the inventory asks for something that it may ask for.
     Own,
-    /// A phone of the inventory, or somebody under its address, and another's name.
+    /// A phone of the inventory, or somebody under its address, asks for another device's name.
     Guesses,
-    /// Everybody else.
+    /// A device that is not in the inventory asks, whatever for.
     Unknown,
 }
 
-/// Counts requests against [`Limits`], in bounded memory.
+/// Counts requests against [`RequestRates`], in bounded memory.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    limits: Limits,
+    limits: RequestRates,
     addresses: HashMap<(Ipv4Addr, Share), TokenBucket>,
-    /// All unknown addresses that found no room of their own.
+    /// Counts all unknown addresses that came when [`MAX_ADDRESSES`] others were counted.
     crowd: TokenBucket,
     known: TokenBucket,
     unknown: TokenBucket,
@@ -66,7 +66,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: RequestRates) -> Self {
         Self {
             limits,
             addresses: HashMap::new(),
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn an_address_gets_its_burst_and_then_its_rate() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start, 1000), 200);
         assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start + Duration::from_secs(1), 1000), 50);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn one_address_does_not_use_up_anothers() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let now = Instant::now();
         allowed(&mut limiter, 1, Share::Unknown, now, 1000);
         assert_eq!(allowed(&mut limiter, 2, Share::Unknown, now, 100), 100);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn guesses_under_a_phones_address_use_up_only_what_guesses_have() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         let mut answered = 0;
         // Ten seconds of 2,000 guesses a second; the phone boots meanwhile.
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn even_a_flood_of_its_own_names_leaves_a_phone_one_request_in_ten() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         let second = |from: u64| (from..from + 1000).map(move |millis| start + Duration::from_millis(millis));
         let answered: usize = second(5000).map(|now| allowed(&mut limiter, 1, Share::Own, now, 2)).sum();
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn made_up_addresses_use_up_only_what_unknown_devices_have() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let now = Instant::now();
         let answered: usize = (0..100_000).map(|address| allowed(&mut limiter, address, Share::Unknown, now, 1)).sum();
         assert_eq!(answered, 1000);
@@ -172,8 +172,10 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_only_who_has_been_quiet() {
-        let mut limiter =
-            Limiter::new(Limits { unknown: Rate::per_second(1_000_000).with_burst(1_000_000), ..Limits::default() });
+        let mut limiter = Limiter::new(RequestRates {
+            unknown: Rate::per_second(1_000_000).with_burst(1_000_000),
+            ..RequestRates::default()
+        });
         let start = Instant::now();
         assert_eq!(allowed(&mut limiter, 0, Share::Unknown, start, 1000), 200);
         for address in 1..=10_000 {

@@ -120,7 +120,8 @@ async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<
         .await
         .with_context(|| format!("this appliance is not enrolled at {}", token.hq))?;
     if !keep {
-        wipe(path)
+        // On flash the old bytes may live on, which is why a token works once and not for long.
+        durable::wipe(path)
             .with_context(|| format!("enrolled, but {} could not be wiped: delete it by hand", path.display()))?;
     }
     print(&format!(
@@ -140,15 +141,6 @@ fn read_token(path: &Path) -> anyhow::Result<EnrolmentToken> {
     toml::from_str(&text)
         .map_err(|error| anyhow!("{} is no token file: {}", path.display(), error.message()))
         .hint("use the file that `lineside-hq site enroll SITE --output FILE` wrote, unchanged")
-}
-
-/// Overwrites and deletes. On flash the old bytes may live on, which is why a token works once and not for long.
-fn wipe(path: &Path) -> std::io::Result<()> {
-    let length = usize::try_from(std::fs::metadata(path)?.len()).unwrap_or(0);
-    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
-    file.write_all(&vec![b'#'; length])?;
-    file.sync_all()?;
-    std::fs::remove_file(path)
 }
 
 async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<()> {

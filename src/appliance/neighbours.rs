@@ -23,7 +23,7 @@ use tracing::{debug, trace, warn};
 
 use super::interface::LanInterface;
 use access::DeviceTable;
-use access::devices::Change;
+use access::devices::AddressChange;
 use api::AlertCode;
 use ids::MacAddr;
 use status::Stats;
@@ -236,10 +236,10 @@ impl NeighbourService {
     }
 }
 
-fn describe(change: &Change) -> String {
+fn describe(change: &AddressChange) -> String {
     match change {
-        Change::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
-        Change::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
+        AddressChange::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
+        AddressChange::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
     }
 }
 

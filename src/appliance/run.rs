@@ -6,27 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::activation::Sockets;
 use super::config::Settings;
-use super::health::Health;
-use super::image::ImageService;
-use super::interface;
-use super::lan::{Bound, Lan};
+use super::lan::Bound;
 use super::memory::StoredMemory;
-use super::{clock, notify};
-use access::{Catalog, Files};
-use api::{AlertCode, SiteState};
-use status::service::{Command, Service as StatusService};
-use status::{PollState, Stats};
-use store::Store;
-use telemetry::Hint as _;
-use update::Updater;
-use update::identity::SiteIdentity;
+use super::notify;
+use super::parts::{Parts, Update};
+use status::Stats;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -40,9 +31,9 @@ pub struct Running {
     pub tftp: Option<SocketAddrV4>,
     /// Where DHCP was answered first, if it is.
     pub dhcp: Option<SocketAddrV4>,
-    /// The record.
+    /// The record of what happens here.
     pub stats: Stats,
-    /// Ask for a poll.
+    /// Makes the updater poll.
     pub poll_now: Arc<Notify>,
     memory: StoredMemory,
     stop: CancellationToken,
@@ -83,149 +74,42 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
 }
 
 async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
-    let interface = match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
-        Ok(interface) => Some(interface),
-        // A VLAN is made, or an address comes by DHCP, when this runs already.
-        Err(error) if error.may_pass() => {
-            warn!(%error, "there is no LAN to serve yet; it is waited for");
-            None
-        }
-        Err(error) => {
-            return Err(error).hint("name the LAN interface in the configuration: [lan] interface = \"eth0\"");
-        }
-    };
-    let store = Store::open(&settings.state)
-        .context("cannot open the state directory")
-        .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
-    for recovery in store.recoveries() {
-        warn!(%recovery, "the store was put in order");
-    }
-    let stats = Stats::with_clock(Arc::new(clock::now));
-    let poll_now = Arc::new(Notify::new());
-    // What turns out to be damaged on the card is fetched again at once.
-    let fetch_again = Arc::clone(&poll_now);
-    store.on_damage(Box::new(move |_| fetch_again.notify_one()));
-    let (identity, active) = enrolled(&store, &stats).await?;
-    let initial = match (&active, &identity) {
-        (Some(active), _) => Arc::clone(active.catalog()),
-        (None, Some(identity)) => Arc::new(Catalog::empty(identity.site().clone())),
-        (None, None) => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
-    };
-    let (name, address) = interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
-    info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
-
-    let (releases, catalog) = watch::channel(initial);
-    let (commands, mut asked) = mpsc::channel(8);
-    let (roll_backs, to_roll_back) = mpsc::channel(1);
-    let mut running = Running {
-        tftp: None,
-        dhcp: None,
-        stats: stats.clone(),
-        poll_now: Arc::clone(&poll_now),
-        memory: StoredMemory::new(store.clone(), stats.clone()),
-        stop: CancellationToken::new(),
-        tasks: JoinSet::new(),
-    };
-
-    // Sockets first: if one is not to be had, nothing has begun.
-    let files = Arc::new(store.clone()) as Arc<dyn Files>;
-    let (health, images) = (
-        Health {
-            catalog: catalog.clone(),
-            files: Arc::clone(&files),
-            stats: stats.clone(),
-            tftp: settings.tftp.enabled,
-        },
-        ImageService {
-            state_file: settings.image_state.clone(),
-            state: settings.state.clone(),
-            catalog: catalog.clone(),
-            files,
-            stats: stats.clone(),
-        },
-    );
-    let lan = Lan { settings: settings.clone(), sockets, store: store.clone(), catalog, stats: stats.clone() };
-    let bound = interface.map(|interface| lan.bind(interface)).transpose()?;
-    let status = StatusService::bind(&settings.status_socket)
-        .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
-        .hint("set status.socket to a path in a directory that you may write")?;
-
-    running.tftp = bound.as_ref().and_then(Bound::tftp);
-    running.dhcp = bound.as_ref().and_then(Bound::dhcp);
-    running.spawn("lan", |stop| lan.run(bound, stop));
-    let memory = running.memory.clone();
-    running.spawn("image", |stop| async move {
-        images.run(stop).await;
-        Ok(())
-    });
-    running.spawn("memory", |stop| async move { Ok(memory.run(stop).await?) });
-    if let Some(identity) = identity {
-        let updater = updater(settings, store, identity, &stats).with_active(active);
-        let poll_now = Arc::clone(&poll_now);
-        running.spawn("update", |stop| async move {
-            updater.run(releases, poll_now, to_roll_back, stop).await;
-            Ok(())
-        });
-    }
-    let told = stats.clone();
-    running.spawn("notify", |stop| async move {
-        notify::follow(told, stop).await;
-        Ok(())
-    });
-    running.spawn("status", |stop| async move {
-        status.run(stats, commands, stop).await;
-        Ok(())
-    });
-    running.spawn("commands", |stop| async move {
-        loop {
-            let command = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                command = asked.recv() => command,
-            };
-            match command {
-                Some(Command::Poll) => poll_now.notify_one(),
-                Some(Command::RollBack(tell)) => {
-                    let (done, outcome) = oneshot::channel();
-                    if roll_backs.try_send(done).is_err() {
-                        // Whoever asked may have gone.
-                        let _ =
-                            tell.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
-                        continue;
-                    }
-                    // It takes a moment, and whoever asked may have gone.
-                    tokio::spawn(async move {
-                        if let Ok(outcome) = outcome.await {
-                            let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
-                            let _ = tell.send(text);
-                        }
-                    });
-                }
-                Some(Command::Health(tell)) => {
-                    let health = health.clone();
-                    // It takes a moment, and whoever asked may have gone.
-                    tokio::spawn(async move {
-                        let _ = tell.send(health.check().await.map_err(|error| format!("{error:#}")));
-                    });
-                }
-                None => return Ok(()),
-            }
-        }
-    });
-    running.spawn("watchdog", |stop| async move {
-        notify::watchdog(stop).await;
-        Ok(())
-    });
-    Ok(running)
+    Ok(Running::start(Parts::open(settings, sockets).await?))
 }
 
 impl Running {
+    /// Starts every task of the process. `lan` starts three of its own, on each address anew.
+    fn start(parts: Parts) -> Self {
+        let Parts { lan, bound, image, memory, update, status, asks, commands, stats, poll_now } = parts;
+        let mut running = Self {
+            tftp: bound.as_ref().and_then(Bound::tftp),
+            dhcp: bound.as_ref().and_then(Bound::dhcp),
+            stats: stats.clone(),
+            poll_now: Arc::clone(&poll_now),
+            memory: memory.clone(),
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        running.spawn("lan", |stop| lan.run(bound, stop));
+        running.spawn("image", |stop| image.run(stop));
+        running.spawn("memory", |stop| memory.run(stop));
+        if let Some(Update { updater, releases, roll_backs }) = update {
+            running.spawn("update", |stop| updater.run(releases, poll_now, roll_backs, stop));
+        }
+        running.spawn("notify", |stop| notify::follow(stats.clone(), stop));
+        running.spawn("status", |stop| status.run(stats, asks, stop));
+        running.spawn("commands", |stop| commands.run(stop));
+        running.spawn("watchdog", notify::watchdog);
+        running
+    }
+
     /// Starts one named task, which ends when `stop` says so. Returning earlier ends the process.
     fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
-        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+        F: Future<Output: Ending> + Send + 'static,
     {
         let task = task(self.stop.clone());
-        self.tasks.spawn(async move { (name, task.await) });
+        self.tasks.spawn(async move { (name, task.await.ending()) });
     }
 
     /// Waits until a task ends by itself, which none should.
@@ -261,38 +145,19 @@ impl Running {
     }
 }
 
-/// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<(Option<SiteIdentity>, Option<access::Opened>)> {
-    let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
-        warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
-        stats.poll(PollState {
-            at: clock::now(),
-            state: SiteState::NotEnrolled,
-            reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
-            generation: ids::Generation(0),
-            fresh_at: None,
-            clock_synchronised: clock::synchronised(),
-            disk_free_bytes: store.free_bytes(),
-        });
-        return Ok((None, None));
-    };
-    stats.keys_encrypted(identity.encrypted_at_rest());
-    let (store, identity_here) = (store.clone(), identity.clone());
-    let active = tokio::task::spawn_blocking(move || update::load_active(&store, &identity_here)).await?;
-    match active {
-        Ok(active) => Ok((Some(identity), active)),
-        Err(error) => {
-            // The next poll fetches what is damaged. Until then there is nothing that may be served.
-            error!(%error, "the stored release does not hold");
-            stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
-            Ok((Some(identity), None))
-        }
+/// How a task ended. Some of them cannot fail.
+trait Ending {
+    fn ending(self) -> anyhow::Result<()>;
+}
+
+impl Ending for () {
+    fn ending(self) -> anyhow::Result<()> {
+        Ok(())
     }
 }
 
-fn updater(settings: &Settings, store: Store, identity: SiteIdentity, stats: &Stats) -> Updater {
-    let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
-    let told = stats.clone();
-    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
-    Updater::new(store, identity, polling, stats.clone(), Box::new(update::HostClock::new(clock::synchronised)), report)
+impl<E: Into<anyhow::Error>> Ending for Result<(), E> {
+    fn ending(self) -> anyhow::Result<()> {
+        self.map_err(Into::into)
+    }
 }

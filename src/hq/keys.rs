@@ -23,7 +23,7 @@ use repository::roles::{self, FirmwareKeys};
 use repository::tree;
 use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
-use tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
+use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Change, Role};
 
@@ -123,7 +123,7 @@ impl Keys {
     /// Forgets what is prepared; whether there was anything.
     pub fn discard(&mut self) -> anyhow::Result<bool> {
         let Some(pending) = self.pending.take() else { return Ok(false) };
-        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        durable::remove(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
         Ok(true)
     }
 
@@ -158,7 +158,7 @@ impl Keys {
         let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
         ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
         // The last word has the code that sites run.
-        let mut refresh = Refresh::start(self.trusted.clone(), Limits::default(), UnixTime(0));
+        let mut refresh = Refresh::start(self.trusted.clone(), MetadataLimits::default(), UnixTime(0));
         refresh.received(&pending.bytes).context("sites would refuse the new root")?;
         ensure!(refresh.trusted().root() == &pending.root, "sites would understand the new root differently");
         Ok(())
@@ -177,7 +177,7 @@ impl Keys {
         let pending = self.needs_pending()?;
         let place = self.layout.signed().join(format!("{}.root.json", pending.root.version));
         tree::write_file(&place, &pending.bytes)?;
-        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        durable::remove(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
         let mut next = self.install_keys(&pending.root)?;
         self.pending = None;
         if next.is_empty() {
@@ -195,7 +195,7 @@ impl Keys {
             if !fresh.exists() || !named.contains(&keyring::load_signing(&fresh)?.public()) {
                 continue;
             }
-            fs::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
+            durable::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
             if next.is_empty() {
                 next.push(PUBLISH.to_owned());
             }
@@ -292,8 +292,7 @@ pub fn hand_over(layout: &Layout, name: &str, to: &Path, passphrase: Option<&Pas
         None => keyring::write(&copy, &Zeroizing::new(fs::read_to_string(&from)?), None)?,
     }
     ensure!(*keyring::read(&copy)? == *text, "{} does not read back; nothing was removed", copy.display());
-    tree::sync_folder(to)?;
-    fs::remove_file(&from).with_context(|| format!("cannot remove {}", from.display()))?;
+    durable::remove(&from).with_context(|| format!("cannot remove {}", from.display()))?;
     Ok(copy)
 }
 

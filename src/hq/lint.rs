@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::inventory::{PhoneLine, Site};
+use super::loads;
 use super::parallel::in_parallel;
-use super::render::{Body, Findings, FleetDir, SiteFile, loads};
+use super::render::{Body, Findings, FleetDir, SiteFile};
 use bundle::Scope;
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
 use ids::{FileName, MacAddr};

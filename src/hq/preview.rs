@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::problem::{NotClean, Report};
 use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
-use access::{Catalog, Decision, Policy, Request, Resolution};
+use access::{Catalog, Decision, FileRequest, Policy, Resolution};
 use api::FileRefusal;
 use ids::{FileName, Generation, Lan, MacAddr, UnixTime};
 use repository::layout::Layout;
@@ -53,7 +53,7 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
     let manifest = packed.manifest(&fleet.inventory.fleet.id, site, Generation(1), UnixTime(0), 0);
     let catalog = Catalog::new(&manifest, packed.inventory, packed.shards)?;
 
-    let request = Request { address: PHONE, requester: Resolution::Device(mac), name: &name };
+    let request = FileRequest { address: PHONE, requester: Resolution::Device(mac), name: &name };
     let (decision, _) = Policy::new(LAN).decide(&catalog, &request, Instant::now());
     match decision {
         Decision::Serve(entry) => {

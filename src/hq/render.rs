@@ -1,8 +1,6 @@
 //! From what people write to the files that phones get, a site at a time.
 
-mod assets;
 mod findings;
-pub mod loads;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -10,6 +8,7 @@ use std::sync::Arc;
 use minijinja::value::{Serde, Value};
 use zeroize::Zeroizing;
 
+use super::assets::{Asset, Assets};
 use super::images::Images;
 use super::inventory::{Inventory, PhoneLine, Site, Variable};
 use super::secrets::{PREFIX, Secrets};
@@ -20,7 +19,6 @@ use ids::{FileName, MacAddr};
 use repository::layout::Layout;
 use settings::Problem;
 
-pub use assets::{Asset, Assets};
 pub use findings::Findings;
 
 /// A whole fleet directory, read and compiled.

@@ -24,7 +24,7 @@ impl Digest {
         Self(bytes)
     }
 
-    /// The 32 bytes.
+    /// The digest in binary, as SHA-256 gives it.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -22,7 +22,7 @@ pub enum FileNameError {
     /// Nothing is left after normalising.
     #[error("the file name is empty")]
     Empty,
-    /// Over [`MAX_FILE_NAME_BYTES`].
+    /// The name has more than [`MAX_FILE_NAME_BYTES`], after normalising.
     #[error("the file name is longer than {MAX_FILE_NAME_BYTES} bytes")]
     TooLong,
     /// NUL, another control character, or bytes that are not UTF-8.

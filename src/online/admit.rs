@@ -1,12 +1,28 @@
-//! Whom the service lets in: the decision on an enrolment. Pure; [`Db::enrol`] makes it stick.
+//! Whom the service lets in: the decision on an enrolment. Pure; [`crate::db::Db::enrol`] acts on it.
 
 use crate::ca::{Csr, CsrError};
-#[cfg(doc)]
-use crate::db::Db;
-use crate::db::TokenRow;
 use api::{EnrolRequest, HqRefusal, Refusal};
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, SiteId, UnixTime};
+
+/// A token as HQ knows it; the secret is not here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// The token's id.
+    pub id: String,
+    /// The site that it makes.
+    pub site: SiteId,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// [`api::TokenKeys::service`].
+    pub service_key: [u8; 32],
+    /// After this it is refused.
+    pub expires: UnixTime,
+    /// Whether the site was revoked after it was issued.
+    pub revoked: bool,
+    /// Who used it: [`applicant`].
+    pub used_by: Option<String>,
+}
 
 /// Why an enrolment or renewal was turned away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +45,7 @@ pub enum Refused {
     /// Not what a request looks like.
     #[error("{0}")]
     Malformed(CsrError),
-    /// Over [`online::db::MAX_CERTIFICATES_A_DAY`].
+    /// Over [`crate::db::MAX_CERTIFICATES_A_DAY`].
     #[error("too many certificates for this site today; try again tomorrow")]
     TooMany,
 }
@@ -70,7 +86,7 @@ pub struct Admitted {
     pub retry: bool,
 }
 
-/// Decides on an enrolment. Pure; [`Db::enrol`] makes the decision stick.
+/// Decides on an enrolment. Pure; [`crate::db::Db::enrol`] acts on the decision.
 pub fn admit(token: Option<&TokenRow>, request: &EnrolRequest, now: UnixTime) -> Result<Admitted, Refused> {
     let token = token.ok_or(Refused::TokenUnknown)?;
     // First of all: who cannot prove the secret learns nothing about the token's state.

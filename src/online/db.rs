@@ -4,8 +4,6 @@
 //! who reads this file learns which sites there are, who writes it can lock sites out, and no more.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transaction, TransactionBehavior, params};
 
-use crate::admit::{self, Refused};
+use crate::admit::{self, Refused, TokenRow};
 use crate::ca::{Csr, Issued};
 use api::{self, CheckIn, EnrolRequest, SiteState};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
@@ -65,25 +63,6 @@ pub struct Db {
     reader: Mutex<Connection>,
 }
 
-/// A token as HQ knows it; the secret is not here.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenRow {
-    /// Its id.
-    pub id: String,
-    /// The site that it makes.
-    pub site: SiteId,
-    /// The fleet.
-    pub fleet: FleetId,
-    /// [`api::TokenKeys::service`].
-    pub service_key: [u8; 32],
-    /// After this it is refused.
-    pub expires: UnixTime,
-    /// Whether the site was revoked after it was issued.
-    pub revoked: bool,
-    /// Who used it: [`admit::applicant`].
-    pub used_by: Option<String>,
-}
-
 /// A site as HQ knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteRow {
@@ -132,13 +111,8 @@ pub struct Enrolment {
 impl Db {
     /// Opens the database, making it (mode 0600) if there is none.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("cannot open database {}", path.display()))?;
+        // SQLite would make it with the umask's mode, and its name durable only with the first transaction.
+        durable::ensure(path, durable::PRIVATE).with_context(|| format!("cannot open database {}", path.display()))?;
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }
 

@@ -9,8 +9,9 @@ use ids::{Digest, UnixTime};
 use repository::keyring;
 use repository::layout::Layout;
 
+use crate::admit::TokenRow;
 use crate::ca;
-use crate::db::{Db, TokenRow};
+use crate::db::Db;
 
 #[path = "testing/appliance.rs"]
 mod appliance;

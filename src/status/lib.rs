@@ -3,6 +3,9 @@
 //! Every service holds a [`Stats`] and tells it; [`report`] makes one picture of it; [`service`] answers on a
 //! local socket.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
+mod kept;
 pub mod memory;
 pub mod report;
 pub mod service;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::FileSeen;
+use super::kept::FileSeen;
 use super::stats::{Stats, TransferShown};
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::{FileSeen, Kept};
+use super::kept::{FileSeen, Kept};
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
 use ids::{Generation, MacAddr, UnixTime};
 

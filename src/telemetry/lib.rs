@@ -4,7 +4,7 @@
 //! from `LINESIDE_LOG` (syntax of `tracing_subscriber::EnvFilter`), else from the caller.
 //!
 //! Rooms are crates, and a crate's own log targets begin with its name (`tftp::service`). People filter and read them
-//! below one name, `lineside::tftp::service`: [`targets`] translates both ways.
+//! below one name, `lineside::tftp::service`: `targets` translates both ways.
 
 mod hint;
 mod targets;

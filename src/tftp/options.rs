@@ -1,5 +1,5 @@
-//! What client and server agree on: RFC 2347 to 2349 and RFC 7440. Only what was asked for is answered; a value out of
-//! range is ignored or clamped, never fatal; what is unknown is ignored and never echoed.
+//! The options that client and server negotiate: RFC 2347 to 2349 and RFC 7440. The server answers only options that were
+//! asked for. A value out of range is ignored or clamped, never fatal. An unknown option is ignored and never echoed.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! One upload, from the answer to its WRQ to its end, as a machine without socket, clock or disk.
 //!
 //! Only for the small logs that a site may take from its own phones: everything is held in memory up to a bound, and
-//! the last block is acknowledged only after the whole has been kept. Drive it as [`super::transfer`] is driven; once
-//! [`Receive::complete`] gives the bytes, tell it by [`Receive::kept`] what became of them.
+//! the last block is acknowledged only after the whole has been kept. The doc of [`Receive`] says which methods it has
+//! and in which order to call them.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,22 @@ pub enum Transmit {
     Error(ErrorReply),
 }
 
-/// One upload.
+/// One upload: which blocks are taken and acknowledged, and how it ends.
+///
+/// It has four kinds of method, like [`Transfer`](super::transfer::Transfer):
+///
+/// 1. Handlers take what happens, with the time: [`handle`](Self::handle) an event, and
+///    [`handle_timeout`](Self::handle_timeout) the deadline.
+/// 2. [`kept`](Self::kept) tells it whether the caller could keep what came.
+/// 3. Polls say what the caller does next: [`poll_transmit`](Self::poll_transmit) what to send,
+///    [`complete`](Self::complete) what to keep, [`poll_timeout`](Self::poll_timeout) when to call `handle_timeout`.
+/// 4. Getters change nothing: [`outcome`](Self::outcome) and [`retransmissions`](Self::retransmissions).
+///
+/// Call them in this order. After `new` and after each `handle`, `handle_timeout` and `kept`, ask `complete`: once, after
+/// the last block, it gives all bytes. Keep them and call `kept`; until then the last block is not acknowledged and no
+/// deadline runs. Then send what `poll_transmit` gives, which is one packet at the most, and look at `outcome`; once it
+/// is known the upload is over. If it is not, wait for a datagram or for `poll_timeout`, whichever comes first, and
+/// hand that in.
 #[derive(Debug)]
 pub struct Receive {
     blksize: usize,

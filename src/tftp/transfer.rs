@@ -1,7 +1,6 @@
 //! One read transfer, from the answer to its RRQ to its end, as a machine without socket, clock or disk.
 //!
-//! Feed it what arrives ([`Transfer::handle`]) and time ([`Transfer::handle_timeout`] at [`Transfer::poll_timeout`]);
-//! after each, drain [`Transfer::poll_transmit`] until it is `None`, and stop once [`Transfer::outcome`] is known.
+//! The doc of [`Transfer`] says which methods it has and in which order to call them.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -109,7 +108,25 @@ impl Run {
     }
 }
 
-/// The server's side of one RRQ, from its answer to its outcome.
+/// One read transfer: which blocks leave, when they leave again, and how it ends.
+///
+/// It has four kinds of method:
+///
+/// 1. Handlers take what happens, with the time: [`handle`](Self::handle) an event,
+///    [`handle_stranger`](Self::handle_stranger) a datagram from elsewhere, [`handle_timeout`](Self::handle_timeout) the
+///    deadline.
+/// 2. [`transmitted`](Self::transmitted) tells it that blocks left later than they were asked for, because the file had
+///    to be read first.
+/// 3. Polls say what the caller does next: [`poll_transmit`](Self::poll_transmit) what to send,
+///    [`poll_timeout`](Self::poll_timeout) when to call `handle_timeout`.
+/// 4. Getters change nothing: [`outcome`](Self::outcome), [`bytes_acked`](Self::bytes_acked) and the others.
+///
+/// Call them in this order. After `new` and after each `handle` and `handle_timeout`, send what `poll_transmit` gives
+/// until it gives `None`: all windows and, at the end, an ERROR come this way. Then look at `outcome`; once it is known
+/// the transfer is over. If it is not, wait for a datagram or for `poll_timeout`, whichever comes first, and hand that in.
+/// If the bytes of a [`Transmit::Data`] are not there yet, stop there, and poll no further: once they are, call
+/// `transmitted`, send them, and go on with `poll_transmit`. `handle_stranger` needs no poll after it: the ERROR that it
+/// returns goes to the stranger.
 #[derive(Debug)]
 pub struct Transfer {
     len: u64,
@@ -146,7 +163,7 @@ pub struct Transfer {
     strangers: u32,
 }
 
-/// What left together and is waited for.
+/// The blocks that left together and wait for their ACK.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     left: Instant,

@@ -17,7 +17,7 @@ use api::{self, Certificate, ENROL_PATH, EnrolFailure, EnrolRequest, EnrolmentTo
 use bundle::RecipientSecret;
 use ids::Digest;
 use store::{Store, StoreError};
-use tuf::{Limits, TrustError, Trusted};
+use tuf::{MetadataLimits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +143,7 @@ pub async fn enrol_with(
     let client = Client::new(Anchors::ByDigest(token.ca_sha256), None, time, limits)?;
 
     // Trust first: the root that the token pins, whole and this fleet's.
-    let max = Limits::default().root_bytes;
+    let max = MetadataLimits::default().root_bytes;
     let failed = |error| unreachable_or_wrong(error, &token.hq);
     let root = match client.get(&format!("{base}{ROOT_PATH}"), max, None).await.map_err(failed)? {
         GetOutcome::Body(bytes, _) => bytes,

@@ -12,6 +12,8 @@
 //! [`mod@enrol`] makes an [`identity`]; `enrolment_journal` carries it over a power cut. [`client`] is the only HTTPS
 //! client, and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 pub mod anchors;
 pub mod at_rest;
 mod attempts;

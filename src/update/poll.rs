@@ -20,7 +20,7 @@ use api::AlertCode;
 use bundle::ObjectRef;
 use bundle::limits::MAX_MANIFEST_BYTES;
 use ids::{Generation, UnixTime};
-use tuf::Limits;
+use tuf::MetadataLimits;
 
 impl Updater {
     /// One poll without its report. Returns the new release's catalog if one was activated.
@@ -32,7 +32,7 @@ impl Updater {
         let now = self.time.now();
         let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
         let etag = self.line.etag().filter(|_| !self.full_refresh_due(now));
-        let limit = Limits::default().timestamp_bytes;
+        let limit = MetadataLimits::default().timestamp_bytes;
         let (timestamp, etag) = match client.get(&format!("{base}{TIMESTAMP}"), limit, etag).await? {
             GetOutcome::NotModified => {
                 self.heal(&client, deadline).await?;

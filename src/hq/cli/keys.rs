@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
-use super::run::now;
 use crate::keys::{self, Change, Keys, Role};
+use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
 use telemetry::Hint as _;
@@ -115,7 +115,8 @@ pub enum RootCommand {
     },
 }
 
-pub(super) fn run(layout: &Layout, command: &KeysCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Does what the command says; `now` decides how long a prepared root lives.
+pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         KeysCommand::Show => write!(out, "{}", Keys::read(layout)?.describe()?)?,
         KeysCommand::Create { file, passphrase } => {
@@ -131,11 +132,13 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, out: &mut dyn Write) -
             let copy = keys::hand_over(layout, name, to, passphrase.as_ref())?;
             writeln!(out, "moved to {}; it is no longer in {}", copy.display(), layout.keys().display())?;
         }
-        KeysCommand::Rotate { role, old, key, how } => rotate(layout, *role, old.as_deref(), key.as_ref(), how, out)?,
+        KeysCommand::Rotate { role, old, key, how } => {
+            rotate(layout, *role, old.as_deref(), key.as_ref(), how, now, out)?
+        }
         KeysCommand::Revoke { role, id, how } => {
             let keys = Keys::read(layout)?;
             let change = Change::Remove(*role, keys.find(*role, Some(id))?);
-            prepare(keys, &[change], how.dry_run, out)?;
+            prepare(keys, &[change], how.dry_run, now, out)?;
         }
         KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, dry_run }) => {
             let keys = Keys::read(layout)?;
@@ -152,7 +155,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, out: &mut dyn Write) -
                 let (role, number) = split(text)?;
                 changes.push(Change::Threshold(role, number.parse().context("a threshold is a number")?));
             }
-            prepare(keys, &changes, *dry_run, out)?;
+            prepare(keys, &changes, *dry_run, now, out)?;
         }
         KeysCommand::Sign { file, key } => {
             let key = keyring::load_signing(key)?;
@@ -192,6 +195,7 @@ fn rotate(
     old: Option<&str>,
     key: Option<&PathBuf>,
     how: &How,
+    now: UnixTime,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let keys = Keys::read(layout)?;
@@ -204,17 +208,23 @@ fn rotate(
             let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
             // Before there is a file: a change that cannot be would leave it behind.
             Keys::read(layout)?
-                .prepare(&[old.clone(), Change::Add(role, tuf::SigningKey::generate().public())], now())?;
+                .prepare(&[old.clone(), Change::Add(role, tuf::SigningKey::generate().public())], now)?;
             let (path, key) = keys.create_for(role, passphrase.as_ref())?;
             writeln!(out, "made {}", path.display())?;
             key.public()
         }
     };
-    prepare(keys, &[old, Change::Add(role, new)], how.dry_run, out)
+    prepare(keys, &[old, Change::Add(role, new)], how.dry_run, now, out)
 }
 
-fn prepare(mut keys: Keys, changes: &[Change], dry_run: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    keys.prepare(changes, now())?;
+fn prepare(
+    mut keys: Keys,
+    changes: &[Change],
+    dry_run: bool,
+    now: UnixTime,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    keys.prepare(changes, now)?;
     write!(out, "{}", keys.describe()?)?;
     if dry_run {
         writeln!(out, "nothing was changed")?;

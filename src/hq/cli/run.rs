@@ -45,7 +45,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Site(command) => site(&layout, command, out),
         Command::Secret(command) => secret(&layout, command, out),
         Command::Image(command) => image(&layout, command, out),
-        Command::Keys(command) => super::keys::run(&layout, command, out),
+        Command::Keys(command) => super::keys::run(&layout, command, now(), out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
@@ -92,7 +92,7 @@ fn some(names: &[String]) -> Option<&[String]> {
     (!names.is_empty()).then_some(names)
 }
 
-pub(super) fn now() -> UnixTime {
+fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
@@ -307,14 +307,7 @@ fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
 
 /// Writes a file that only its owner can read.
 fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+    durable::create_new(path, bytes, durable::PRIVATE).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn qr_code(text: &str) -> anyhow::Result<String> {

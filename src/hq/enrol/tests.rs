@@ -107,6 +107,22 @@ fn an_enrolled_appliance_becomes_a_recipient_once_its_proof_holds() {
 }
 
 #[test]
+fn a_recipient_is_pinned_for_everybody_to_read_and_not_through_a_link_that_somebody_planted() {
+    let (_dir, layout) = fleet();
+    enrol(&layout, &Appliance::new(1).request(&token_for(&layout, "s-1")), now()).unwrap();
+    let victim = layout.dir().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::create_dir_all(layout.enrolled()).unwrap();
+    std::os::unix::fs::symlink(&victim, layout.enrolled().join(".s-1.toml.new")).unwrap();
+    recipients(&layout).unwrap();
+    let pinned = fs::symlink_metadata(layout.enrolled().join("s-1.toml")).unwrap();
+    assert!(pinned.is_file());
+    assert_eq!(pinned.permissions().mode() & 0o777, 0o644);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(fs::read_dir(layout.enrolled()).unwrap().count(), 1);
+}
+
+#[test]
 fn a_service_that_was_broken_into_cannot_add_a_recipient() {
     let (_dir, layout) = fleet();
     let token = token_for(&layout, "s-1");

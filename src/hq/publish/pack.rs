@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 
+use crate::assets::Asset;
 use crate::inventory::{PhoneLine, Site};
-use crate::render::{Asset, Body, FleetDir, SiteFile};
+use crate::render::{Body, FleetDir, SiteFile};
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
 use bundle::shards::{shard_count, shard_of};

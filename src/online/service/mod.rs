@@ -35,10 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error, info, warn};
 
-use self::routes::App;
+use self::routes::{App, Peer};
 use self::stall::Stall;
 use self::strangers::{Place, Strangers};
-use crate::ca::{self, Ca, Identity};
+use crate::ca::{self, Ca};
 use crate::db::{CheckIns, Db};
 use crate::freshen;
 use api::HqRefusal;
@@ -80,14 +80,6 @@ pub struct ServeOptions {
     pub dir: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
-struct Peer {
-    address: SocketAddr,
-    /// From the verified client certificate, if there is one.
-    identity: Option<Identity>,
 }
 
 /// A service that listens and does not answer yet.

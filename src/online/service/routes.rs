@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +23,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::{debug, error, info, warn};
 
-use super::Peer;
 use super::check_in_rate::CheckInRate;
 use super::files::{self, Named};
 use crate::admit::Refused;
@@ -51,6 +51,14 @@ pub(super) struct App {
     pub(super) key: SigningKey,
     pub(super) refused: Mutex<BTreeMap<HqRefusal, u64>>,
     pub(super) check_in_rate: Mutex<CheckInRate>,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// From the verified client certificate, if there is one.
+    pub(super) identity: Option<Identity>,
 }
 
 /// A refusal on its way out.

@@ -1,4 +1,4 @@
-//! The thread that serves: waits for packets, deadlines and the disk, and hands each to whom it concerns.
+//! The `tftp` thread. It waits for packets, deadlines and results of the disk, and hands each to its transfer.
 
 use std::io;
 use std::net::UdpSocket;
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let (tell, ended) = oneshot::channel();
     let phase = Arc::clone(&order.phase);
     thread::Builder::new().name("tftp".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        // Whoever waited may be gone.
+        // The task that waits for the end may be gone.
         let _ = tell.send(serve(socket, shared, &waker, &phase));
     })?;
     let mut ended = std::pin::pin!(ended);
@@ -83,6 +83,22 @@ impl Drop for Order {
     }
 }
 
+/// The service loop. Each turn waits on one `epoll`, for whichever of these comes first:
+///
+/// - **The listener's socket** (port 69): a phone asks for a file or wants to write its log. At most a batch of requests
+///   is read, so that transfers get their turn.
+/// - **The bell** ([`Waker`]): a reader thread has a chunk or has kept a log, or the task that owns this thread gives an
+///   order: finish what runs, or end at once.
+/// - **A transfer's socket**: its client sent an ACK, DATA or ERROR, or the kernel's full queue has room again. A transfer
+///   that waits for the disk listens to neither; what its client sends stays in the socket.
+/// - **The earliest deadline**: a transfer resends or gives up, a request has waited long enough for its address to be
+///   resolved, or the time to finish is over.
+///
+/// No error opens a socket again here. A receive that fails on port 69 is the ICMP error of an earlier answer, or memory
+/// ran short: it is counted, and the socket stays. On a transfer's socket both directions are like that: what cannot be
+/// sent counts as lost, and the transfer resends or gives up. Only `epoll` that fails ends the loop, with that error; then
+/// the process ends, and systemd starts it with new sockets. When the address of the LAN changes, the appliance stops this
+/// service and binds another one.
 fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8) -> io::Result<()> {
     let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
@@ -134,7 +150,7 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
             DRAIN => {}
             _ => return Ok(()),
         }
-        // No new requests; what runs may end.
+        // No new request is read; running transfers may end.
         listener = None;
         let stopping = stopping.get_or_insert(Stopping { until: now + shared.config.drain, told: false });
         if now >= stopping.until && !stopping.told {

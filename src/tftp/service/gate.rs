@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
-use access::devices::Changes;
+use access::devices::ChangeCount;
 use access::policy::GuessingDevice;
-use access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
+use access::{Catalog, Decision, DeviceTable, FileRequest, OwnLog, Policy, Resolution};
 use ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
@@ -51,7 +51,7 @@ pub(super) struct Gate {
     policy: Policy,
     catalog: watch::Receiver<Arc<Catalog>>,
     devices: Arc<RwLock<DeviceTable>>,
-    changes: Changes,
+    changes: ChangeCount,
     resolve: mpsc::Sender<Ipv4Addr>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Gate {
 pub(super) struct AddressOwner {
     address: Ipv4Addr,
     requester: Resolution,
-    /// [`Changes::count`] when the owner was last found to be the same.
+    /// [`ChangeCount::count`] when the owner was last found to be the same.
     seen: Option<u64>,
 }
 
@@ -108,7 +108,7 @@ impl Gate {
 
     /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
     pub(super) fn resolve(&self, address: Ipv4Addr) {
-        // Full means that the neighbour service has plenty to do; the phone will ask again.
+        // The queue is full if the `neighbours` task has much to do. The phone will ask again.
         let _ = self.resolve.try_send(address);
     }
 
@@ -121,12 +121,12 @@ impl Gate {
         now: Instant,
     ) -> GateDecision {
         let catalog = Arc::clone(&self.catalog.borrow());
-        let request = Request { address, requester, name };
+        let request = FileRequest { address, requester, name };
         let (decision, guessing) = self.policy.decide(&catalog, &request, now);
         GateDecision { decision, guessing, release: ServedRelease::of(&catalog, requester) }
     }
 
-    /// The requester's own log of this name; `None` if the name is no log of his, or he writes too often.
+    /// The requester's own log of this name; `None` if it has no such log, or writes too often.
     pub(super) fn own_log(
         &mut self,
         address: Ipv4Addr,
@@ -135,7 +135,7 @@ impl Gate {
         now: Instant,
     ) -> Option<(OwnLog, ServedRelease)> {
         let catalog = Arc::clone(&self.catalog.borrow());
-        let request = Request { address, requester, name };
+        let request = FileRequest { address, requester, name };
         let log = self.policy.own_log(&catalog, &request, now)?;
         Some((log, ServedRelease::of(&catalog, requester)))
     }

@@ -1,4 +1,4 @@
-//! Port 69: who asks for what, and what becomes of it.
+//! Reads the requests on port 69, has each decided, and starts or refuses the transfer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -82,7 +82,7 @@ impl RequestListener {
                 }
                 Ok((_, SocketAddr::V6(_))) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // An ICMP error of an earlier answer, or memory ran short: neither is the socket's end.
+                // The ICMP error of an earlier answer, or memory ran short. The socket works on after both.
                 Err(error) => {
                     debug!(%error, "receiving failed");
                     context.shared.stats.count("tftp.receive-failed");
@@ -114,7 +114,7 @@ impl RequestListener {
                     );
                 }
             }
-            // An ERROR to this port is never answered, or two servers would talk for ever; nor is anything else.
+            // Nothing else that comes to this port is answered. If an ERROR were, two servers would talk for ever.
             Ok(_) => stats.count("tftp.stray"),
             Err(error) => {
                 trace!(%peer, %error, "malformed");
@@ -150,8 +150,8 @@ impl RequestListener {
         }
     }
 
-    /// An address without an entry belongs to a phone that was there before the appliance started, more often than not.
-    /// ERROR 1 would make it give up its own file.
+    /// Lets a request wait until its address is resolved. Most such addresses belong to phones that were on before the
+    /// appliance started. ERROR 1 would make them give up their own file.
     fn hold(&mut self, shared: &Shared, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
         let of_address = self.held.iter().filter(|held| held.peer.ip() == peer.ip());
         let (mut count, mut twin) = (0, false);
@@ -188,7 +188,7 @@ impl RequestListener {
         self.look = (!self.held.is_empty()).then(|| now + HOLD_STEP);
     }
 
-    /// The same answer for every name, so that it tells nobody which files exist.
+    /// Refuses a request with the same answer for every name, so that nobody learns which files exist.
     fn refuse_plainly(
         &mut self,
         context: &RequestContext<'_>,
@@ -239,7 +239,7 @@ fn decide(
             refuse(context.shared, peer, ErrorReply::NotFound);
             if bad { FileRefusal::BadName } else { reason }
         }
-        // Forged sources can make any number of these, so they leave a count and no record.
+        // Anybody can send any number of these from forged sources, so they are counted and leave no record.
         Decision::Silence(reason) => {
             debug!(%peer, file = %name, reason = reason.code(), "not answered");
             return context.shared.stats.count(match reason {

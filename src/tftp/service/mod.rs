@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
+use access::{Catalog, DeviceTable, Files, Logs, OwnLog, Policy, RequestRates};
 use gate::Gate;
 use ids::{Lan, is_private_or_loopback};
 use reader::Reader;
@@ -72,7 +72,7 @@ pub struct Config {
     /// The most transfers of one client address at one time.
     pub max_transfers_per_address: usize,
     /// Requests per second. Labs and load tests, where many phones share an address, need higher ones than the usual.
-    pub rates: Limits,
+    pub rates: RequestRates,
     /// How long running transfers may take after a stop.
     pub drain: Duration,
 }
@@ -86,7 +86,7 @@ impl Config {
             lan,
             max_transfers: DEFAULT_MAX_TRANSFERS,
             max_transfers_per_address: DEFAULT_MAX_TRANSFERS_PER_ADDRESS,
-            rates: Limits::default(),
+            rates: RequestRates::default(),
             drain: DEFAULT_DRAIN,
         }
     }
@@ -237,8 +237,9 @@ impl Service {
         self.local
     }
 
-    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. Ends earlier, with an error, only if
-    /// the socket is lost for good.
+    /// Serves until `stop`; then finishes what runs, for at most [`Config::drain`]. It waits on the end of the thread that
+    /// serves, and on `stop`. Ends earlier, with an error, only if that thread cannot wait for packets any more: then no
+    /// socket is opened again, and the process ends.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
         let policy = Policy::with_limits(self.config.lan, self.config.rates);
         let waker = Arc::new(Waker::new()?);

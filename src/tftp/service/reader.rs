@@ -1,4 +1,4 @@
-//! Threads that may block on the disk, to read and to keep logs, so that the one that moves packets never does.
+//! The threads that may block on the disk, to read files and to write logs. So the `tftp` thread never blocks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,13 +14,13 @@ use access::{Content, ContentError, Files, LogError, Logs, OwnLog};
 use bundle::FileEntry;
 use ids::UnixTime;
 
-/// Files read from the disk at one time. SD cards do not get faster with more.
+/// The number of threads, and so of files that are read at one time. SD cards do not get faster with more.
 const THREADS: usize = 2;
 
-/// Chunks that are read ahead at one time; what a transfer waits for comes on top.
+/// The pieces of work under way at which nothing more is read ahead. Chunks that a transfer waits for are always read.
 const MAX_AHEAD: usize = 8;
 
-/// Reading and opening one chunk takes little; two megabytes of address space each would be wasted.
+/// The stack of each thread. Reading and opening one chunk needs far less than the usual two megabytes.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// One piece of work for the threads that may wait for the disk.

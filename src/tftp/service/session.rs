@@ -1,4 +1,5 @@
-//! One transfer, from the decision to serve to its record. The machine decides; this moves bytes, and never waits.
+//! One read transfer, from the decision to serve until its record is written. [`Transfer`] decides what is sent; this file
+//! moves the bytes and never waits.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -366,7 +367,7 @@ pub(super) fn device_of(requester: Resolution) -> Option<MacAddr> {
 
 fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
-    // One alert for each file, whatever is found out about it from one request to the next.
+    // The text is the same at each request, so that each file has one alert.
     let text = match error {
         ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
         ContentError::Io(_) => format!("{}: {error}", job.entry.name),

@@ -87,7 +87,7 @@ pub(super) struct Transfers {
     running: usize,
 }
 
-/// What a new request is answered with: the state that all transfers share, and the running transfers.
+/// What a new request is answered with: what every transfer shares, and all that run.
 pub(super) struct RequestContext<'a> {
     pub(super) shared: &'a mut Shared,
     pub(super) transfers: &'a mut Transfers,

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::loads;
 use crate::inventory::{entries, is_note};
+use crate::loads;
 use crate::templates::{ModelSet, Templates};
 use bundle::limits::{MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use ids::FileName;

@@ -1,7 +1,62 @@
-//! What `publish` prints.
+//! What came of a run of `publish`, and how it is printed.
 
-use super::{Outcome, Summary};
+use super::collect::Collected;
+use ids::{Generation, SiteId};
 use settings::count;
+
+/// What came of a run of `publish`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Each site that was looked at, in the order of the names.
+    pub sites: Vec<SiteSummary>,
+    /// How many sealed objects were new.
+    pub new_objects: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+    /// What nobody needs any more.
+    pub collected: Collected,
+}
+
+/// What came of one site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteSummary {
+    /// Its id.
+    pub site: SiteId,
+    /// What people call it.
+    pub name: String,
+    /// What was done.
+    pub outcome: Outcome,
+}
+
+/// What was done for a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new release.
+    Published {
+        /// The release's number.
+        generation: Generation,
+        /// How many files phones can ask for.
+        files: u32,
+    },
+    /// The same release with fresh metadata.
+    Refreshed(Generation),
+    /// Nothing: its release and metadata stay.
+    Unchanged(Generation),
+    /// Nobody could open it yet.
+    WaitingForEnrolment,
+}
+
+impl Outcome {
+    /// The release that the site gets now; 0 for none.
+    pub const fn generation(self) -> Generation {
+        match self {
+            Self::Published { generation, .. } | Self::Refreshed(generation) | Self::Unchanged(generation) => {
+                generation
+            }
+            Self::WaitingForEnrolment => Generation(0),
+        }
+    }
+}
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,0 +1,65 @@
+//! The last stage of `publish`: sites get what was made.
+
+use anyhow::Context as _;
+
+use crate::inventory::Site;
+use ids::{Generation, SiteId, UnixTime};
+use online::db;
+use repository::layout::Layout;
+use repository::ledger::{Ledger, Release};
+use repository::tree::{Switch, Tree};
+
+use super::make::{Made, SiteDone};
+use super::summary::{SiteSummary, Summary};
+use super::trust;
+
+/// What is to be switched, and for whom.
+#[derive(Default)]
+struct Switchover {
+    /// In this order: each site's new roots before its timestamp.
+    switches: Vec<Switch>,
+    /// The sites that were made or compared, with the release that they get.
+    sites: Vec<(SiteId, String, Generation)>,
+}
+
+/// Makes everything durable, then switches site by site, and tells the ledger and the database. The ledger is not
+/// written yet.
+pub(super) fn switch(
+    layout: &Layout,
+    tree: &Tree,
+    ledger: &mut Ledger,
+    done: Vec<(&Site, SiteDone)>,
+    now: UnixTime,
+) -> anyhow::Result<Summary> {
+    let mut summary = Summary::default();
+    let mut over = Switchover::default();
+    for (site, SiteDone { outcome, made }) in done {
+        if let Some(made) = made {
+            over.add(site, outcome.generation(), made, ledger, now);
+        }
+        summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
+    }
+    // A power cut before this leaves the old releases, one after it the new ones, during the switching some of each.
+    tree.sync()?;
+    if !over.switches.is_empty() {
+        trust::publish_root(layout)?;
+    }
+    tree.switch(&over.switches)?;
+    for (site, _, _) in &over.sites {
+        ledger.stamp(layout, site);
+    }
+    (summary.new_objects, summary.new_bytes) = tree.new_objects();
+    if !over.sites.is_empty() {
+        db::note_published(layout, &over.sites).context("published, but the fleet view could not be told")?;
+    }
+    Ok(summary)
+}
+
+impl Switchover {
+    fn add(&mut self, site: &Site, generation: Generation, made: Made, ledger: &mut Ledger, now: UnixTime) {
+        let Made { switches, due, objects, fingerprint } = made;
+        ledger.note(&site.id, fingerprint, Release { generation, until: None, objects }, due, now);
+        self.switches.extend(switches);
+        self.sites.push((site.id.clone(), site.name.clone(), generation));
+    }
+}

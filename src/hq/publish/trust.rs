@@ -1,0 +1,112 @@
+//! The keys that a run of `publish` needs, and the roots that say which keys are trusted.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+
+use bundle::RecipientPublic;
+use repository::layout::Layout;
+use repository::roles::FirmwareKeys;
+use repository::{keyring, published, tree};
+use seal::PublisherSecret;
+use telemetry::Hint as _;
+use tuf::schema::Root;
+use tuf::{SigningKey, Trusted};
+
+/// Who signs what is published, and the roots that sites follow to trust it.
+pub(super) struct Signers {
+    /// The keys.
+    pub(super) keys: Keys,
+    /// Every signed root, by version.
+    pub(super) roots: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Signers {
+    /// Reads the roots, and the keys that the newest one names.
+    pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
+        let roots = roots(layout)?;
+        let newest = newest_root(&roots)?;
+        let keys = Keys::load(layout, newest.root())?;
+        Ok(Self { keys, roots })
+    }
+}
+
+/// The keys that publishing needs. Root, firmware and recovery keys are not among them.
+pub(super) struct Keys {
+    /// Content keys are derived from it.
+    pub(super) publisher: PublisherSecret,
+    /// Signs `targets`.
+    pub(super) release: SigningKey,
+    /// Signs `snapshot` and `timestamp`.
+    pub(super) online: SigningKey,
+    /// Every release is sealed to it besides the site's keys.
+    pub(super) recovery: RecipientPublic,
+    /// Who may sign the firmware catalogue; their public halves.
+    pub(super) firmware: FirmwareKeys,
+}
+
+impl Keys {
+    /// Reads the keys and checks them against the newest root.
+    pub(super) fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
+        let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
+            let key = keyring::load_signing(&path)?;
+            if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
+                let (path, version) = (path.display(), root.version);
+                return Err(anyhow!("{path} is not the key that root version {version} names for {role}")
+                    .hint("`lineside-hq keys show` says which keys are trusted"));
+            }
+            Ok(key)
+        };
+        Ok(Self {
+            publisher: publisher_secret(layout)?,
+            release: role("targets", layout.key("release"))?,
+            online: role("timestamp", layout.online_key())?,
+            recovery: recovery_public(layout)?,
+            firmware: FirmwareKeys::of(root),
+        })
+    }
+}
+
+/// The secret that content keys are derived from.
+pub(crate) fn publisher_secret(layout: &Layout) -> anyhow::Result<PublisherSecret> {
+    let secret = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)?;
+    Ok(PublisherSecret::from_bytes(*secret))
+}
+
+fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
+    let path = layout.recovery_public();
+    let keys = keyring::load_public(&path)?;
+    match keys.as_slice() {
+        [key] => Ok(RecipientPublic::from_bytes(*key)),
+        _ => bail!("{} must hold one key", path.display()),
+    }
+}
+
+/// The signed roots, newest last, by version.
+pub(crate) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
+    let roots = published::numbered(&layout.signed(), "root")?;
+    if roots.is_empty() {
+        bail!("there is no signed root in {}", layout.signed().display());
+    }
+    Ok(roots)
+}
+
+/// The newest of these roots, which holds by its own keys.
+pub(crate) fn newest_root(roots: &BTreeMap<u64, Vec<u8>>) -> anyhow::Result<Trusted> {
+    let Some((version, bytes)) = roots.last_key_value() else { bail!("there is no signed root") };
+    let root = Trusted::pin(bytes).with_context(|| format!("{version}.root.json does not hold"))?;
+    Ok(root)
+}
+
+/// The newest root where `serve` finds it for enrolment.
+pub(crate) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
+    match roots(layout)?.last_key_value() {
+        Some((_, newest)) => write_if_new(&layout.public().join("root.json"), newest),
+        None => Ok(()),
+    }
+}
+
+fn write_if_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if std::fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { tree::write_file(path, bytes) }
+}
