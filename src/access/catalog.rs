@@ -35,13 +35,13 @@ pub struct BoardImage {
 }
 
 impl BoardImage {
-    /// Its name where files are opened and blamed.
+    /// The name under which the image is opened and, if damaged, reported.
     const NAME: &str = "image.raucb";
 
     fn of(image: &Image, window: Option<(u16, u16)>) -> Result<Self, CatalogError> {
         let Image { version, compatible, sha256, blob } = image.clone();
         let name: FileName = Self::NAME.parse().map_err(|_| CatalogError::Image)?;
-        // Whoever it is for: it is in no list that phones are served from.
+        // The scope has no effect: the image is in no list that phones are served from.
         let bundle = FileEntry { name, scope: Scope::Everyone, class: Class::Firmware, sha256, blob };
         Ok(Self { version, compatible, bundle: Arc::new(bundle), window })
     }
@@ -158,8 +158,8 @@ impl Catalog {
         self.phones.values()
     }
 
-    /// The phone of the inventory whose address the name carries, as [`owner::in_inventory`] reads names; in time that
-    /// does not depend on the size of the inventory. It says nothing about a file of that name: its scope does.
+    /// The phone of the inventory whose address the name carries, as [`owner::in_inventory`] reads names. The time does not
+    /// depend on the size of the inventory. Who may have a file of that name is another question: its scope says.
     pub fn phone_in_name(&self, name: &FileName) -> Option<MacAddr> {
         owner::find(name, &|mac| self.phones.contains_key(&mac).then_some(mac), &|tail| self.tails.get(&tail).copied())
     }

@@ -9,7 +9,7 @@ use ids::Digest;
 
 pub use bundle::limits::CHUNK_BYTES;
 
-/// A place that files come from. The store implements it; tests use a map.
+/// Opens the files of a release. The store implements it; tests use a map.
 pub trait Files: Send + Sync + 'static {
     /// Opens a file for one transfer. May read the disk, so call it where blocking is allowed or short.
     fn open(&self, entry: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError>;
@@ -29,8 +29,8 @@ pub trait Content: Send + Sync {
     /// before it is returned: bytes that fail authentication never leave here. May block on the disk.
     fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError>;
 
-    /// Length and SHA-256 of the whole file as it is where it is kept, for whoever reads it once and not again: no room
-    /// is taken from what phones read. May block on the disk for long.
+    /// Length in bytes and SHA-256 of the whole file, as it is on the disk now. It leaves the chunks that phones read in
+    /// memory. May block on the disk for long.
     fn digest(&self) -> Result<(u64, Digest), ContentError> {
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
         for index in 0..self.len().div_ceil(CHUNK_BYTES as u64) {
@@ -50,7 +50,7 @@ pub trait Content: Send + Sync {
 /// Why a file cannot be read now.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ContentError {
-    /// The sealed bytes are damaged or gone.
+    /// The sealed bytes are damaged or gone. They have to be fetched again.
     #[error("the stored file is damaged: {0}")]
     Damaged(String),
     /// The system could not read the file. The bytes may be whole.

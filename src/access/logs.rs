@@ -45,7 +45,7 @@ impl LogKind {
 }
 
 impl OwnLog {
-    /// The log of this name, whoever asks.
+    /// The log of this name, in any case of letters; `None` if it is no name of a log.
     pub fn named(name: &str) -> Option<Self> {
         let (mac, rest) = name.split_at_checked(12)?;
         let kind = LogKind::ALL.into_iter().find(|kind| rest.eq_ignore_ascii_case(&format!("-{}.log", kind.word())))?;
@@ -67,10 +67,10 @@ impl fmt::Display for OwnLog {
     }
 }
 
-/// A place that logs go to. The store implements it.
+/// Keeps the logs of devices. The store implements it.
 pub trait Logs: Send + Sync + 'static {
-    /// Keeps what a device wrote, outside of everything that is served, and makes room by forgetting the oldest. May
-    /// block on the disk. `at` is told to people, `now` paces the disk.
+    /// Keeps a device's log, apart from all files that are served, and deletes the oldest logs to make room. May block on the
+    /// disk. `at` is shown to people; `now` bounds how often the disk is written.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! What HQ packs for one site: a manifest, shards of file entries, and the blobs they name.
 //!
-//! Bytes become checked content here and content becomes bytes; nothing in this room does I/O. The format is
-//! written down byte by byte in `FORMAT.md`, enough to write another reader from. Read [`manifest`] first (what a
+//! This room turns sealed bytes into checked content. Nothing in it does I/O. `FORMAT.md` describes the format byte by
+//! byte, enough to write another reader from. Read [`manifest`] first (what a
 //! bundle says), then [`object`] and [`recipients`] (how it is sealed and opened).
 
 pub mod key;

@@ -8,7 +8,7 @@ use ring::error::Unspecified;
 
 use super::limits::{CHUNK_BYTES, TAG_BYTES};
 
-/// The cipher of one content.
+/// ChaCha20-Poly1305 (RFC 8439) under the key of one content.
 pub fn cipher(key: &[u8; 32]) -> Result<LessSafeKey, Unspecified> {
     UnboundKey::new(&CHACHA20_POLY1305, key).map(LessSafeKey::new)
 }
@@ -20,7 +20,7 @@ pub fn nonce(position: u32, last: bool) -> Nonce {
     Nonce::assume_unique_for_key([0, 0, 0, 0, 0, 0, 0, a, b, c, d, u8::from(last)])
 }
 
-/// Decrypts everything; the error is the first chunk that does not hold.
+/// Decrypts all chunks. The error is the number of the first chunk that fails authentication, from 0.
 pub fn open(key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, u64> {
     let mut clear = Vec::with_capacity(sealed.len());
     let mut position = 0u32;
@@ -42,7 +42,7 @@ pub fn open(key: &[u8; 32], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, u64> {
     }
 }
 
-/// Decrypts one chunk in place. On an error nothing in `chunk` is to be used.
+/// Decrypts one chunk in place. After an error nothing in `chunk` may be used.
 pub fn open_chunk(
     key: &[u8; 32],
     aad: &[u8],

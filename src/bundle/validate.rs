@@ -1,5 +1,5 @@
-//! Bounds on what a bundle says, beyond what its types hold already. Every value that a service will use without
-//! looking again is checked here, on both sides: HQ before it seals, a site after it opens.
+//! Checks the bounds of a bundle's values, beyond those that its types ensure. Services use the values without a further
+//! check. HQ checks before it seals, and a site after it opens.
 
 use std::ops::RangeInclusive;
 
@@ -174,7 +174,8 @@ impl Phone {
 }
 
 impl ObjectRef {
-    /// Whether the two lengths can belong together. zstd adds at most 1/256 and a header to what it cannot shorten.
+    /// Checks that the lengths in clear and sealed can belong together. zstd adds at most 1/256 and a header to what it cannot
+    /// shorten.
     fn check_sealed_size(&self) -> Result<(), String> {
         let clear = self.clear_bytes;
         let fits = match self.packing {

@@ -1,4 +1,4 @@
-//! HQ's own secret.
+//! The publisher's secret, from which all content keys are derived.
 
 bundle::secret! {
     /// HQ's secret that content keys are derived from. It never leaves the publisher.

@@ -1,4 +1,5 @@
-//! Sealing, at HQ. Reproducible: every key comes from the publisher's secret and the hash of all that it protects.
+//! Seals manifests, at HQ. Sealing is reproducible: every key comes from the publisher's secret and the hash of all that it
+//! protects.
 
 use hkdf::Hkdf;
 use hpke::aead::ChaCha20Poly1305;
@@ -32,7 +33,7 @@ pub fn seal(
     seal_packed(secret, &Binding::of(manifest), &packing::pack_well(&json), recipients)
 }
 
-/// Seals what is packed already; the same bytes from every version of the packer's library.
+/// Seals content that is packed already. The result does not depend on the version of the packer's library.
 pub(crate) fn seal_packed(
     secret: &PublisherSecret,
     binding: &Binding,
@@ -76,8 +77,8 @@ pub(crate) fn seal_packed(
     Ok(head)
 }
 
-/// Derives the keys of one sealed manifest. The salt covers header, recipients and body: if any of them differs, so does every key,
-/// and no key or nonce ever meets two messages.
+/// Derives the keys of one sealed manifest. The salt covers header, recipients and body. If any of them differs, every key
+/// differs, so no key and nonce ever meet two messages.
 struct ManifestKeys(Hkdf<Sha256>);
 
 impl ManifestKeys {

@@ -11,8 +11,8 @@ use ids::Digest;
 
 /// Seals `clear` so that equal content in the same `scope` gives equal bytes. Returns the reference and the ciphertext.
 ///
-/// `scope` keeps apart what must not be recognised as equal, for example one site's files from another's; the reader
-/// does not need it.
+/// Equal content in two scopes gives different bytes, so that nobody sees that it is equal, for example at two sites. The
+/// reader does not need the scope.
 pub fn seal(secret: &PublisherSecret, scope: &str, clear: &[u8], packing: Packing) -> (ObjectRef, Vec<u8>) {
     match packing {
         Packing::Plain => seal_packed(secret, scope, clear, clear.len(), packing),
@@ -43,7 +43,7 @@ pub fn seal_inventory(secret: &PublisherSecret, scope: &str, inventory: &Invento
     seal(secret, scope, &json, Packing::Zstd)
 }
 
-/// Seals what is packed already; the same bytes from every version of the packer's library.
+/// Seals content that is packed already. The result does not depend on the version of the packer's library.
 pub(crate) fn seal_packed(
     secret: &PublisherSecret,
     scope: &str,

@@ -1,17 +1,17 @@
 //! What may be lost: devices seen, counters, the check-in outbox. The only file that names sled.
 //!
 //! sled 0.34.7 keeps its promises only with help. Its `flush` calls `sync_file_range`, which neither writes metadata nor
-//! empties a drive's cache; dying while it opens can leave a partial `snap.*.generating` that it takes for a snapshot,
-//! and then it never opens again; and it panics on some damage. So here:
+//! empties a drive's cache. A process that dies while sled opens can leave a partial `snap.*.generating`; sled takes it for a
+//! snapshot and never opens again. And it panics on some damage. So here:
 //!
 //! 1. before opening, a `snap.*.generating` whose checksum is wrong is deleted (a whole one may be the only good one);
 //! 2. after opening, `conf` and the directories are synced, and after each flush the `db` file is;
 //! 3. there is no flusher thread, which would sync an idle SD card 172,800 times a day;
 //! 4. at any error or panic the directory is moved aside and an empty one takes its place, and that is counted.
 //!
-//! It is opened once, when it is first needed, and stays open. An empty one takes half a megabyte of memory, 4,000 entries
-//! of 150 bytes five, whatever the segment size and the cache's capacity (32 KiB and 64 KiB, 512 KiB and 8 MiB), and
-//! closing gives none of it back: opening again takes as much anew.
+//! It is opened once, when it is first needed, and stays open. An empty database takes half a megabyte of memory, one of 4,000
+//! entries of 150 bytes five megabytes, whatever the segment size and the cache's capacity (32 KiB and 64 KiB, 512 KiB and
+//! 8 MiB). Closing it frees none of that, and opening it again takes as much anew.
 //!
 //! Deleting the directory while the appliance is stopped changes nothing that a phone can see.
 

@@ -2,7 +2,8 @@
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else; `listener` reads
 //! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
-//! `transfer_socket`; `file_chunks` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log. Nothing that arrives ends the service.
+//! `transfer_socket`; `file_chunks` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log. Nothing
+//! that arrives ends the service.
 //!
 //! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
 //! and no lock. `cargo bench --bench tftp` shows what a packet costs.
