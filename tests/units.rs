@@ -1,7 +1,7 @@
 //! The systemd units: what they promise about exposure, that systemd understands them, and that the appliance runs on
 //! sockets from systemd without any capability.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 #[allow(dead_code, reason = "the tests with other programs use more of it")]
 #[path = "clients/net.rs"]
@@ -263,7 +263,7 @@ fn the_appliance_runs_on_sockets_from_systemd_without_any_capability() {
     assert_eq!(String::from_utf8_lossy(&asked.stdout), "192.168.77.255: silence\n192.168.77.1: answer\n", "{asked:?}");
     // The thread of `augment` is there, on a socket that sees frames.
     let has_line = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().any(|task| {
-        fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.starts_with("dhcp-line"))
+        fs::read_to_string(task.unwrap().path().join("comm")).is_ok_and(|name| name.starts_with("dhcp-fast"))
     });
     assert!(has_line, "{}", running.log());
 }

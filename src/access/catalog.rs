@@ -21,12 +21,12 @@ pub struct Catalog {
     tails: HashMap<[u8; 5], MacAddr>,
 }
 
-/// What the appliance itself shall run. It is not among the files: no phone can ask for it.
+/// The system that the appliance itself shall run. It is not among the files, so no phone can ask for it.
 #[derive(Debug, Clone)]
 pub struct BoardImage {
-    /// What it calls itself.
+    /// The version of the system, in the manifest's words: 1 to 64 letters, digits and `.+~_-`.
     pub version: String,
-    /// The hardware that it is for.
+    /// The hardware that the system is for, for example `lineside-arm64`.
     pub compatible: String,
     /// The bundle, as [`super::Files`] open it.
     pub bundle: Arc<FileEntry>,
@@ -50,29 +50,29 @@ impl BoardImage {
 /// Why a release cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogError {
-    /// Two entries with one name.
+    /// Two files have one name, in whatever case of letters.
     #[error("the release lists {0} twice")]
     DuplicateFile(FileName),
-    /// Two phones with one address.
+    /// Two phones have one MAC address.
     #[error("the release lists phone {0} twice")]
     DuplicatePhone(MacAddr),
-    /// An image that cannot be named.
+    /// The image for the appliance cannot be given its name.
     #[error("the release's image cannot be named")]
     Image,
-    /// More than [`bundle::limits`] allow.
+    /// There are more phones or files than [`bundle::limits`] allow.
     #[error("the release has {value} {what}, over the {limit} allowed")]
     TooMany {
-        /// Of what.
+        /// `phones` or `files`.
         what: &'static str,
-        /// How many.
+        /// The number in the release.
         value: usize,
-        /// How many there may be.
+        /// The number that is allowed.
         limit: usize,
     },
 }
 
 impl Catalog {
-    /// Indexes a release.
+    /// Indexes the files and phones of an opened release.
     ///
     /// # Errors
     ///
@@ -113,17 +113,17 @@ impl Catalog {
         }
     }
 
-    /// The site.
+    /// The site that the release was made for.
     pub fn site(&self) -> &SiteId {
         &self.site
     }
 
-    /// The release; 0 for none.
+    /// The generation of the release; 0 before the first one.
     pub fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// How the appliance behaves here.
+    /// The site's signed settings; all at their defaults before the first release.
     pub fn settings(&self) -> &SiteSettings {
         &self.settings
     }
@@ -138,7 +138,7 @@ impl Catalog {
         self.files.values()
     }
 
-    /// What the appliance itself shall run, if the release says.
+    /// The system that the appliance shall run; `None` if the release leaves it as it is.
     pub fn image(&self) -> Option<&BoardImage> {
         self.image.as_ref()
     }
@@ -148,7 +148,7 @@ impl Catalog {
         self.files().chain(self.image.as_ref().map(|image| &image.bundle))
     }
 
-    /// The phone of this address.
+    /// The phone of the inventory with this MAC address.
     pub fn phone(&self, mac: MacAddr) -> Option<&Phone> {
         self.phones.get(&mac)
     }

@@ -53,7 +53,7 @@ pub enum ContentError {
     /// The sealed bytes are damaged or gone.
     #[error("the stored file is damaged: {0}")]
     Damaged(String),
-    /// The disk failed.
+    /// The system could not read the file. The bytes may be whole.
     #[error("the file cannot be read: {0}")]
     Io(String),
 }

@@ -14,42 +14,42 @@ use ids::MacAddr;
 /// The most addresses that each source is remembered for: four times what the kernel's neighbour table holds.
 pub const MAX_ADDRESSES: usize = 4096;
 
-/// The table as services share it. Locked for a look or a change, never across an `.await`.
+/// The table as services share it. It is locked for one question or one change, never across an `.await`.
 pub type SharedDevices = Arc<RwLock<DeviceTable>>;
 
 /// What is known of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// It belongs to this device.
+    /// The address belongs to this device.
     Device(MacAddr),
-    /// Nobody knows (yet): resolve it, then ask again.
+    /// Neither link nor lease says (yet): resolve the address, then ask again.
     Unknown,
     /// Sources disagree: our lease says one device, the link says another.
     Conflict {
-        /// By our lease.
+        /// The device that has our lease of the address.
         leased: MacAddr,
-        /// By the link.
+        /// The device that the neighbour table has at the address.
         seen: MacAddr,
     },
 }
 
-/// Address to device. Told of changes by whoever owns the sources; answers without blocking.
+/// Says which device has an address. The `dhcp` and `neighbours` tasks tell it of changes; it answers without blocking.
 #[derive(Debug, Default, Clone)]
 pub struct DeviceTable {
     fixed: BTreeMap<Ipv4Addr, MacAddr>,
     leases: Sightings,
     neighbours: Sightings,
     no_link: bool,
-    changes: Changes,
+    changes: ChangeCount,
 }
 
-/// Counts what may have changed an answer of [`DeviceTable::resolve`]. Whoever asks for every packet looks here first,
-/// without the table's lock. Clones count the same table.
+/// Counts the changes that may change an answer of [`DeviceTable::resolve`]. Whoever asks for every packet reads the count
+/// first, without the table's lock. Clones count the same table.
 #[derive(Debug, Default, Clone)]
-pub struct Changes(Arc<AtomicU64>);
+pub struct ChangeCount(Arc<AtomicU64>);
 
-impl Changes {
-    /// The count now. Read it before the table: then an answer is never taken for newer than it is.
+impl ChangeCount {
+    /// The count now. Read it before the table, so that an answer is never taken for newer than it is.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
@@ -59,9 +59,9 @@ impl Changes {
     }
 }
 
-/// A change that someone should hear of once.
+/// A change of the neighbour table that our own leases do not explain. It is reported once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum AddressChange {
     /// One device on two addresses: the one it had and the one it has taken too.
     TwoAddresses(MacAddr, Ipv4Addr, Ipv4Addr),
     /// An address went from one device to another.
@@ -95,7 +95,7 @@ impl DeviceTable {
     ///
     /// A change is reported unless our own lease explains it: phones that renumber are normal. A device that takes many
     /// addresses is reported for the second one.
-    pub fn neighbour(&mut self, address: Ipv4Addr, mac: MacAddr) -> Option<Change> {
+    pub fn neighbour(&mut self, address: Ipv4Addr, mac: MacAddr) -> Option<AddressChange> {
         let before = self.neighbours.device(address);
         if before == Some(mac) {
             // Heard of again: only its age changes.
@@ -109,8 +109,8 @@ impl DeviceTable {
             return None;
         }
         match (before, elsewhere) {
-            (Some(before), _) => Some(Change::Moved(address, before, mac)),
-            (None, Some(elsewhere)) => Some(Change::TwoAddresses(mac, elsewhere, address)),
+            (Some(before), _) => Some(AddressChange::Moved(address, before, mac)),
+            (None, Some(elsewhere)) => Some(AddressChange::TwoAddresses(mac, elsewhere, address)),
             (None, None) => None,
         }
     }
@@ -133,12 +133,12 @@ impl DeviceTable {
         self.changes.add();
     }
 
-    /// Moves with every change that may change an answer.
-    pub fn changes(&self) -> Changes {
+    /// The count of changes, to read without the table's lock.
+    pub fn changes(&self) -> ChangeCount {
         self.changes.clone()
     }
 
-    /// Whose address it is.
+    /// The device that has this address.
     ///
     /// [`Resolution::Unknown`] as long as the link says nothing, even if there is a lease: then the first packets of a
     /// file would go to whoever answers for the address.
@@ -161,13 +161,13 @@ impl DeviceTable {
     }
 }
 
-/// One source's view, bounded: a new address takes the place of the one heard of longest ago.
+/// What one source says, for at most [`MAX_ADDRESSES`] addresses: a new one takes the place of the one seen longest ago.
 #[derive(Debug, Default, Clone)]
 struct Sightings {
     devices: HashMap<Ipv4Addr, (MacAddr, u64)>,
-    /// By device, newest sighting last.
+    /// The addresses of each device, the newest sighting last.
     addresses: HashMap<MacAddr, Vec<Ipv4Addr>>,
-    /// By age.
+    /// The addresses by the time of their last sighting, the oldest first; times are readings of `clock`.
     ages: BTreeMap<u64, Ipv4Addr>,
     clock: u64,
 }
@@ -286,7 +286,7 @@ mod tests {
     fn an_address_that_changes_its_device_is_reported_once() {
         let mut table = DeviceTable::default();
         table.neighbour(at(1), PHONE);
-        assert_eq!(table.neighbour(at(1), THIEF), Some(Change::Moved(at(1), PHONE, THIEF)));
+        assert_eq!(table.neighbour(at(1), THIEF), Some(AddressChange::Moved(at(1), PHONE, THIEF)));
         assert_eq!(table.neighbour(at(1), THIEF), None);
     }
 
@@ -294,7 +294,7 @@ mod tests {
     fn a_device_on_two_addresses_is_reported_once() {
         let mut table = DeviceTable::default();
         table.neighbour(at(1), PHONE);
-        assert_eq!(table.neighbour(at(2), PHONE), Some(Change::TwoAddresses(PHONE, at(1), at(2))));
+        assert_eq!(table.neighbour(at(2), PHONE), Some(AddressChange::TwoAddresses(PHONE, at(1), at(2))));
         assert_eq!(table.neighbour(at(2), PHONE), None);
         assert_eq!(table.neighbour(at(1), PHONE), None);
         assert_eq!(table.neighbour(at(3), PHONE), None);

@@ -29,44 +29,45 @@ pub const MAX_WATCHED: usize = 4096;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Whom a guess is held against.
+/// The device or address for which guesses are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Who {
-    /// A device, wherever it is.
+    /// A device, at whatever address.
     Device(MacAddr),
     /// An address whose device is not known.
     Address(Ipv4Addr),
 }
 
-/// What somebody asked for that was not theirs.
+/// A request for a name that is not the asker's.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Attempt {
     /// A name that belongs to another device.
     Other,
-    /// A name that belongs to this device, by somebody who may be it: nobody could tell.
+    /// A name that belongs to this device. The asker may be that device: its address is not resolved.
     OtherOrOwn(MacAddr),
     /// A name that does not exist and that carries no address.
     Missing,
 }
 
-/// Counts attempts.
+/// Counts attempts of each device or address, and locks out whoever makes too many.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
-    watched: HashMap<Who, Record>,
-    /// All that found no room of their own.
-    crowd: Option<Record>,
+    watched: HashMap<Who, GuessRecord>,
+    /// Counts the attempts of all who came when [`MAX_WATCHED`] others were watched.
+    crowd: Option<GuessRecord>,
     swept: Option<Instant>,
-    /// Keyed, so that nobody can choose names that count as one.
+    /// Hashes names with a random key, so that nobody can choose names that count as one.
     hasher: RandomState,
 }
 
+/// What one device or address has asked for.
 #[derive(Debug)]
-struct Record {
+struct GuessRecord {
     /// Hashes of other devices' names, at most [`MAX_GUESSES`].
     guesses: Vec<u64>,
-    /// Hashes of missing names, one bit each.
+    /// Missing names: one bit for each, at its hash modulo 256.
     misses: [u64; 4],
-    /// Whose names this one, of unknown device, has asked for first. They may be its own.
+    /// The device whose names an unresolved address asked for first. It may be that device, so these do not count.
     claimed: Option<MacAddr>,
     locked: bool,
     last: Instant,
@@ -79,23 +80,23 @@ impl Guard {
         self.watched.get(&who).or_else(crowd).is_some_and(|record| record.locked && !record.is_over(now))
     }
 
-    /// Counts an attempt. Says how many names it took if this one locks somebody out.
+    /// Counts an attempt. If it locks somebody out, returns the number of names that it took.
     pub(super) fn attempt(&mut self, who: Who, what: Attempt, name: &FileName, now: Instant) -> Option<u32> {
         self.make_room(now);
         let hash = self.hasher.hash_one(name);
         let room = self.watched.len() < MAX_WATCHED || self.watched.contains_key(&who);
         let record = if room {
-            self.watched.entry(who).or_insert_with(|| Record::new(now))
+            self.watched.entry(who).or_insert_with(|| GuessRecord::new(now))
         } else {
-            self.crowd.get_or_insert_with(|| Record::new(now))
+            self.crowd.get_or_insert_with(|| GuessRecord::new(now))
         };
         if record.is_over(now) {
-            *record = Record::new(now);
+            *record = GuessRecord::new(now);
         }
         record.count(what, hash, now)
     }
 
-    /// Forgets those who have been quiet, and only those: nobody can fill the table to be forgotten.
+    /// Forgets those who have been quiet for [`QUIET`], and nobody else: filling the table makes nobody forgotten.
     fn make_room(&mut self, now: Instant) {
         let due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
         if self.watched.len() >= MAX_WATCHED && due {
@@ -105,7 +106,7 @@ impl Guard {
     }
 }
 
-impl Record {
+impl GuessRecord {
     fn new(now: Instant) -> Self {
         Self { guesses: Vec::new(), misses: [0; 4], claimed: None, locked: false, last: now }
     }

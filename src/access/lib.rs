@@ -17,8 +17,8 @@ pub mod release;
 
 pub use catalog::{BoardImage, Catalog, CatalogError};
 pub use content::{Content, ContentError, Files};
-pub use devices::{Change, DeviceTable, Resolution, SharedDevices};
+pub use devices::{AddressChange, DeviceTable, Resolution, SharedDevices};
 pub use logs::{LogError, LogKind, Logs, OwnLog};
-pub use policy::{Decision, GuessingDevice, Policy, Reason, Request};
-pub use rate::{Limits, Rate};
-pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
+pub use policy::{Decision, FileRequest, GuessingDevice, Policy};
+pub use rate::RequestRates;
+pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, metadata_refusal};

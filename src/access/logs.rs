@@ -16,9 +16,9 @@ pub const MAX_LOG_BYTES: u64 = 256 * 1024;
 /// A log of a device of the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnLog {
-    /// Whose it is.
+    /// The MAC address of the device that writes the log.
     pub device: MacAddr,
-    /// Which of its two.
+    /// Which of the device's two logs it is.
     pub kind: LogKind,
 }
 
@@ -32,10 +32,10 @@ pub enum LogKind {
 }
 
 impl LogKind {
-    /// Both.
+    /// Both kinds, in the order of [`LogKind`].
     pub const ALL: [Self; 2] = [Self::App, Self::Boot];
 
-    /// `app` or `boot`.
+    /// The word in the log's file name: `app` or `boot`.
     pub const fn word(self) -> &'static str {
         match self {
             Self::App => "app",
@@ -81,13 +81,13 @@ pub trait Logs: Send + Sync + 'static {
 /// Why a log was not kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
-    /// Over [`MAX_LOG_BYTES`].
+    /// The upload has more than [`MAX_LOG_BYTES`].
     #[error("the log is over {MAX_LOG_BYTES} bytes")]
     TooLong,
     /// The device, or all of them together, write more than the card should take.
     #[error("logs are written too often")]
     TooOften,
-    /// The disk failed.
+    /// The system could not write the log.
     #[error("the log cannot be written: {0}")]
     Io(String),
 }

@@ -1,6 +1,6 @@
 //! MAC addresses in file names.
 //!
-//! The manifest says whose a file is. This room reads names for what the manifest does not list: a request for
+//! The manifest says which device a file belongs to. This file reads the names that no manifest lists: a request for
 //! `SEP<MAC>.cnf.xml` of another phone is a guess even if there is no such file.
 
 use ids::{FileName, MacAddr};
@@ -57,7 +57,7 @@ fn second_port(octets: [u8; 6], tail: &dyn Fn([u8; 5]) -> Option<MacAddr>) -> Op
     }
 }
 
-/// The address that a name carries by the general rule, for names that nothing else is known of.
+/// The MAC address in a name that neither the manifest nor the inventory explains.
 ///
 /// 12 hex digits with no more of them on either side, also after a known prefix that ends in a hex letter (`ata`, `ff`,
 /// `e` …), six pairs, or three groups of four. Not: multicast, all zero and OUI `000000` (`y000000000028.cfg` is a
@@ -79,10 +79,10 @@ pub fn by_rule(name: &FileName) -> Option<MacAddr> {
     None
 }
 
-/// Prefixes that end in a hex letter, so that where the address begins cannot be seen.
+/// Known prefixes that end in a hex digit. Without this list, nobody could see where the address begins.
 const PREFIXES: [&[u8]; 6] = [b"ata", b"spa", b"vgc", b"ld", b"ff", b"e"];
 
-/// What images and their parts are called. Their version numbers can look like addresses (`D00404000032.sbin`).
+/// Extensions of images and their parts. Version numbers in such names can look like addresses (`D00404000032.sbin`).
 const FIRMWARE: [&str; 12] = ["sbn", "sbin", "sb2", "zup", "loads", "ld", "rom", "rfs", "jar", "fw", "tar", "zz"];
 
 fn is_firmware(component: &str) -> bool {
@@ -150,7 +150,7 @@ fn run(text: &[u8]) -> usize {
     text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count()
 }
 
-/// Whether what stands before is a UUID's first four groups: 8-4-4-4 and a hyphen.
+/// Whether the text before a group is the first four groups of a UUID: 8-4-4-4 digits and a hyphen.
 fn is_end_of_uuid(before: &[u8]) -> bool {
     before.len().checked_sub(24).and_then(|at| before.get(at..)).is_some_and(|groups| {
         groups.iter().enumerate().all(|(at, byte)| match at {
@@ -160,7 +160,7 @@ fn is_end_of_uuid(before: &[u8]) -> bool {
     })
 }
 
-/// The address, if one device can have it.
+/// These octets as an address, if one device can have it.
 fn device(digits: &[u8]) -> Option<MacAddr> {
     let mac = MacAddr::new(octets(digits)?);
     (mac.is_unicast() && mac.oui() != [0; 3]).then_some(mac)

@@ -1,4 +1,4 @@
-//! The decision: who asks, for what, and what we say.
+//! Decides each request: who asks, for which file, and what the answer is.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,67 +9,34 @@ use super::devices::Resolution;
 use super::guard::{Attempt, Guard, Who};
 use super::logs::OwnLog;
 use super::owner;
-use super::rate::{Limiter, Limits, Share};
+use super::rate::{Limiter, RequestRates, Share};
+use api::FileRefusal;
 use bundle::{FileEntry, Phone, Scope};
-use ids::{FileName, MacAddr};
+use ids::{FileName, Lan, MacAddr};
 
-/// One request for a file.
+/// One request to read a file, or to write a log.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// Where it came from.
+pub struct FileRequest<'a> {
+    /// The source address of the request. Anybody on the LAN can forge it.
     pub address: Ipv4Addr,
-    /// Who that is.
+    /// The device that this address belongs to, as [`DeviceTable`](crate::DeviceTable) said when the request came.
     pub requester: Resolution,
-    /// What is wanted.
+    /// The name that the request gives; it need not be a name of any file.
     pub name: &'a FileName,
 }
 
 /// What to do with a request.
 #[derive(Debug, Clone)]
 pub enum Decision {
-    /// Serve it.
+    /// The requester may have this file.
     Serve(Arc<FileEntry>),
     /// `ERROR 1 "File not found"`, at once, whatever the reason is.
-    NotFound(Reason),
+    NotFound(FileRefusal),
     /// No answer at all: outside the LAN, or over a rate limit.
-    Silence(Reason),
+    Silence(FileRefusal),
 }
 
-/// Why a request was not served. Counted and kept; the requester never learns it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// No such file in the release.
-    NotFound,
-    /// It is another device's.
-    OtherDevice,
-    /// It is for another model.
-    OtherModel,
-    /// The requester's device is not known or disputed.
-    UnknownDevice,
-    /// The requester guessed names and is locked out.
-    LockedOut,
-    /// Too many requests.
-    RateLimited,
-    /// Not from the site's LAN.
-    OutsideLan,
-}
-
-impl Reason {
-    /// A stable code: `not-found`, `other-device`, …
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::OtherDevice => "other-device",
-            Self::OtherModel => "other-model",
-            Self::UnknownDevice => "unknown-device",
-            Self::LockedOut => "locked-out",
-            Self::RateLimited => "rate-limited",
-            Self::OutsideLan => "outside-lan",
-        }
-    }
-}
-
-/// Decides requests and remembers what it must to notice guessing and flooding.
+/// Decides requests. It remembers who asked for what, within bounds, to notice guessing and flooding.
 #[derive(Debug)]
 pub struct Policy {
     lan: Lan,
@@ -77,26 +44,26 @@ pub struct Policy {
     guard: Guard,
 }
 
-/// An event that someone should hear of once.
+/// A device that was locked out. It is reported once for each lock-out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuessingDevice {
-    /// Who, if known.
+    /// The device that the link sees at the address; `None` if it is not resolved.
     pub device: Option<MacAddr>,
-    /// From where.
+    /// The source address of its last request.
     pub address: Ipv4Addr,
-    /// How many names so far.
+    /// The number of other devices' and missing names that it asked for.
     pub names: u32,
 }
 
 impl Policy {
-    /// A policy for clients of `lan` (network and prefix length), with the usual [`Limits`].
-    pub fn new(lan: (Ipv4Addr, u8)) -> Self {
-        Self::with_limits(lan, Limits::default())
+    /// A policy for clients of `lan`, with the usual [`RequestRates`].
+    pub fn new(lan: Lan) -> Self {
+        Self::with_limits(lan, RequestRates::default())
     }
 
     /// A policy with other limits, for labs and load tests where many phones share an address.
-    pub fn with_limits(lan: (Ipv4Addr, u8), limits: Limits) -> Self {
-        Self { lan: Lan::new(lan), limiter: Limiter::new(limits), guard: Guard::default() }
+    pub fn with_limits(lan: Lan, limits: RequestRates) -> Self {
+        Self { lan, limiter: Limiter::new(limits), guard: Guard::default() }
     }
 
     /// Decides one request, and says once when a device was locked out by it.
@@ -107,11 +74,11 @@ impl Policy {
     pub fn decide(
         &mut self,
         catalog: &Catalog,
-        request: &Request<'_>,
+        request: &FileRequest<'_>,
         now: Instant,
     ) -> (Decision, Option<GuessingDevice>) {
-        if !self.lan.has_host(request.address) {
-            return (Decision::Silence(Reason::OutsideLan), None);
+        if !self.can_answer(request.address) {
+            return (Decision::Silence(FileRefusal::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
         let judged = judge(catalog, &asker, request.name);
@@ -123,7 +90,7 @@ impl Policy {
             (Some(_), _) => Share::Own,
         };
         if !self.limiter.allows(request.address, share, now) {
-            return (Decision::Silence(Reason::RateLimited), None);
+            return (Decision::Silence(FileRefusal::RateLimited), None);
         }
         let refusal = match judged {
             Ok(entry) => {
@@ -131,46 +98,52 @@ impl Policy {
                 if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
                     return (Decision::Serve(entry), None);
                 }
-                Refusal { reason: Reason::LockedOut, attempt: None }
+                Denial { reason: FileRefusal::LockedOut, attempt: None }
             }
             Err(refusal) => refusal,
         };
-        let Refusal { reason, attempt } = refusal;
-        // A phone's normal misses stay what they are; so does anybody's own missing name.
+        let Denial { reason, attempt } = refusal;
+        // A lock-out does not change the reason of a phone's normal misses, nor of a missing name of the asker's own.
         let touched = match attempt {
             Some(_) => true,
             None => asker.phone.is_none() && !asker.is_named_in(request.name),
         };
-        let reason = if touched && self.guard.is_locked(asker.who, now) { Reason::LockedOut } else { reason };
+        let reason = if touched && self.guard.is_locked(asker.who, now) { FileRefusal::LockedOut } else { reason };
         let report = attempt
             .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
             .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
         (Decision::NotFound(reason), report)
     }
 
-    /// The log that the requester may write under this name; `None` for everything else, which is refused alike, and
-    /// over the rate. Never a guess: whose logs there are is no secret.
-    pub fn own_log(&mut self, catalog: &Catalog, request: &Request<'_>, now: Instant) -> Option<OwnLog> {
+    /// The log that the requester may write under this name. `None` for every other name, and over the rate; the answer is
+    /// the same for both. It never counts as a guess, because everybody knows which logs there are.
+    pub fn own_log(&mut self, catalog: &Catalog, request: &FileRequest<'_>, now: Instant) -> Option<OwnLog> {
         let log = OwnLog::writable(catalog, request.requester, request.name)?;
-        let allowed = self.lan.has_host(request.address) && self.limiter.allows(request.address, Share::Own, now);
+        let allowed = self.can_answer(request.address) && self.limiter.allows(request.address, Share::Own, now);
         allowed.then_some(log)
+    }
+
+    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
+    /// answer would reach everyone.
+    fn can_answer(&self, address: Ipv4Addr) -> bool {
+        self.lan.contains(address) && !self.lan.is_broadcast(address)
     }
 }
 
-/// Who asks, as far as it is known.
+/// What is known of the device that asks.
 struct Asker<'a> {
     /// The device, if lease and link do not disagree.
     device: Option<MacAddr>,
     /// The device that the link sees, for reports.
     seen: Option<MacAddr>,
-    /// Its line in the inventory.
+    /// The device's line in the inventory, if it has one.
     phone: Option<&'a Phone>,
-    /// Whom a guess is held against.
+    /// The device or address for which a guess is counted.
     who: Who,
 }
 
 impl<'a> Asker<'a> {
-    fn of(request: &Request<'_>, catalog: &'a Catalog) -> Self {
+    fn of(request: &FileRequest<'_>, catalog: &'a Catalog) -> Self {
         let (device, seen) = match request.requester {
             Resolution::Device(mac) => (Some(mac), Some(mac)),
             Resolution::Conflict { seen, .. } => (None, Some(seen)),
@@ -184,69 +157,47 @@ impl<'a> Asker<'a> {
         self.device.is_some_and(|mac| owner::carries(name, mac))
     }
 
-    /// How a request for a name of `owner`, who is not known to be this one, counts.
+    /// How the guard counts a request for a name of `owner`, when this asker is not known to be that device.
     fn attempt(&self, owner: MacAddr) -> Attempt {
         if self.device.is_some() { Attempt::Other } else { Attempt::OtherOrOwn(owner) }
     }
 }
 
-struct Refusal {
-    reason: Reason,
-    /// What the guard is to count, if anything.
+/// Why a file is not served.
+struct Denial {
+    reason: FileRefusal,
+    /// What the guard counts; `None` for what phones do normally.
     attempt: Option<Attempt>,
 }
 
-/// The rule itself, which remembers nothing: the manifest decides; of names that it does not list, the inventory's
-/// addresses in them say whose they would be; only then the general rule, which serves nothing and only counts.
-fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<FileEntry>, Refusal> {
-    let others = if asker.device.is_some() { Reason::OtherDevice } else { Reason::UnknownDevice };
+/// The rule itself, which remembers nothing. The manifest decides. A name that it does not list is never served; an address
+/// of the inventory in it, or else any MAC address, says whose file it would be, and so whether the request counts as a guess.
+fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<FileEntry>, Denial> {
+    let others = if asker.device.is_some() { FileRefusal::OtherDevice } else { FileRefusal::UnknownDevice };
     if let Some(entry) = catalog.file(name) {
         return match &entry.scope {
             Scope::Everyone => Ok(Arc::clone(entry)),
             Scope::Device(owner) if asker.device == Some(*owner) => Ok(Arc::clone(entry)),
-            Scope::Device(owner) => Err(Refusal { reason: others, attempt: Some(asker.attempt(*owner)) }),
+            Scope::Device(owner) => Err(Denial { reason: others, attempt: Some(asker.attempt(*owner)) }),
             Scope::Model(model) => match asker.phone {
                 Some(phone) if phone.model == *model => Ok(Arc::clone(entry)),
-                Some(_) => Err(Refusal { reason: Reason::OtherModel, attempt: None }),
-                None => Err(Refusal { reason: Reason::UnknownDevice, attempt: None }),
+                Some(_) => Err(Denial { reason: FileRefusal::OtherModel, attempt: None }),
+                None => Err(Denial { reason: FileRefusal::UnknownDevice, attempt: None }),
             },
         };
     }
     if asker.is_named_in(name) {
-        return Err(Refusal { reason: Reason::NotFound, attempt: None });
+        return Err(Denial { reason: FileRefusal::NotFound, attempt: None });
     }
     if let Some(owner) = catalog.phone_in_name(name) {
-        return Err(Refusal { reason: others, attempt: Some(asker.attempt(owner)) });
+        return Err(Denial { reason: others, attempt: Some(asker.attempt(owner)) });
     }
     let attempt = match owner::by_rule(name) {
         Some(owner) => Some(asker.attempt(owner)),
         // Phones ask for a dozen names that most sites do not have (CTLSEP…, ITLFile.tlv, dictionaries).
         None => asker.phone.is_none().then_some(Attempt::Missing),
     };
-    Err(Refusal { reason: Reason::NotFound, attempt })
-}
-
-/// The site's LAN.
-#[derive(Debug)]
-struct Lan {
-    network: u32,
-    mask: u32,
-}
-
-impl Lan {
-    fn new((address, prefix): (Ipv4Addr, u8)) -> Self {
-        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-        Self { network: u32::from(address) & mask, mask }
-    }
-
-    /// Whether a packet can really come from this address: on the LAN, and not its broadcast address, to which an
-    /// answer would reach everyone.
-    fn has_host(&self, address: Ipv4Addr) -> bool {
-        let address = u32::from(address);
-        // RFC 3021: a /31 has no broadcast address; nor has a single host.
-        let broadcast = !self.mask > 1 && address | self.mask == u32::MAX;
-        address & self.mask == self.network && !broadcast
-    }
+    Err(Denial { reason: FileRefusal::NotFound, attempt })
 }
 
 #[cfg(test)]

@@ -7,79 +7,72 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use ids::{Rate, TokenBucket};
+
 /// The most addresses that are counted on their own.
 pub const MAX_ADDRESSES: usize = 4096;
 
 /// How often a full table is searched for addresses that may be forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// A rate with room for bursts.
+/// How many requests a site answers. What is over a rate gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests per second in the long run; 0 counts as 1.
-    pub per_second: u32,
-    /// Requests at once after a pause; 0 counts as 1.
-    pub burst: u32,
-}
-
-/// The rates of a site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// One address: what a device that is not in the inventory asks for, and what a phone of it asks for that is
-    /// another's. A phone that boots asks for about 20 names within seconds.
+pub struct RequestRates {
+    /// For one address: all requests of a device that is not in the inventory, and a phone's requests for other devices'
+    /// files. A phone that boots asks for about 20 names within seconds.
     pub address: Rate,
-    /// One phone's own files, shared files and plain misses. More than any phone needs, because whoever asks under its
-    /// address for its own names uses this up: at 2,000 such packets a second one of its requests in ten still gets
-    /// through, and phones ask four times and more.
+    /// For one phone: its own files, shared files and plain misses. It is more than any phone needs, because anybody who
+    /// forges the phone's address can use it up. At 2,000 forged packets a second, one of the phone's requests in ten still
+    /// gets through, and phones ask four times and more.
     pub own: Rate,
-    /// All phones of the inventory together: a few hundred may boot at once after a power cut.
+    /// For all phones of the inventory together: a few hundred may boot at once after a power cut.
     pub known: Rate,
-    /// All other devices together.
+    /// For all other devices together, and for all guesses under phones' addresses.
     pub unknown: Rate,
 }
 
-impl Default for Limits {
+impl Default for RequestRates {
     fn default() -> Self {
         Self {
-            address: Rate { per_second: 50, burst: 200 },
-            own: Rate { per_second: 200, burst: 400 },
-            known: Rate { per_second: 2000, burst: 8000 },
-            unknown: Rate { per_second: 500, burst: 1000 },
+            address: Rate::per_second(50).with_burst(200),
+            own: Rate::per_second(200).with_burst(400),
+            known: Rate::per_second(2000).with_burst(8000),
+            unknown: Rate::per_second(500).with_burst(1000),
         }
     }
 }
 
-/// Which share a request is counted against.
+/// The share of the rates that a request is counted against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Share {
-    /// A phone of the inventory, and something that it may ask for.
+    /// A phone of the inventory asks for something that it may ask for.
     Own,
-    /// A phone of the inventory, or somebody under its address, and another's name.
+    /// A phone of the inventory, or somebody under its address, asks for another device's name.
     Guesses,
-    /// Everybody else.
+    /// A device that is not in the inventory asks, whatever for.
     Unknown,
 }
 
-/// Counts requests against [`Limits`], in bounded memory.
+/// Counts requests against [`RequestRates`], in bounded memory.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    limits: Limits,
-    addresses: HashMap<(Ipv4Addr, Share), Bucket>,
-    /// All unknown addresses that found no room of their own.
-    crowd: Bucket,
-    known: Bucket,
-    unknown: Bucket,
+    limits: RequestRates,
+    addresses: HashMap<(Ipv4Addr, Share), TokenBucket>,
+    /// Counts all unknown addresses that came when [`MAX_ADDRESSES`] others were counted.
+    crowd: TokenBucket,
+    known: TokenBucket,
+    unknown: TokenBucket,
     swept: Option<Instant>,
 }
 
 impl Limiter {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: RequestRates) -> Self {
         Self {
             limits,
             addresses: HashMap::new(),
-            crowd: Bucket::default(),
-            known: Bucket::default(),
-            unknown: Bucket::default(),
+            crowd: TokenBucket::default(),
+            known: TokenBucket::default(),
+            unknown: TokenBucket::default(),
             swept: None,
         }
     }
@@ -90,18 +83,18 @@ impl Limiter {
         let room = self.addresses.len() < MAX_ADDRESSES;
         let rate = if share == Share::Own { self.limits.own } else { self.limits.address };
         let own = match self.addresses.get_mut(&(address, share)) {
-            Some(bucket) => bucket.take(rate, now),
-            None if room => self.addresses.entry((address, share)).or_default().take(rate, now),
+            Some(bucket) => bucket.take(rate, now).is_ok(),
+            None if room => self.addresses.entry((address, share)).or_default().take(rate, now).is_ok(),
             // A crowd of made-up addresses must not silence a phone: its share below still holds.
             None if share == Share::Own => true,
-            None => self.crowd.take(rate, now),
+            None => self.crowd.take(rate, now).is_ok(),
         };
         // Guesses are counted with the unknown, so that they take nothing from the phones of a site that boots.
         let (all, rate) = match share {
             Share::Own => (&mut self.known, self.limits.known),
             Share::Guesses | Share::Unknown => (&mut self.unknown, self.limits.unknown),
         };
-        own && all.take(rate, now)
+        own && all.take(rate, now).is_ok()
     }
 
     /// Forgets addresses that have been quiet for so long that remembering them changes nothing. No other is ever
@@ -115,28 +108,6 @@ impl Limiter {
     }
 }
 
-/// A token bucket as one point in time: when it will be full again (the "generic cell rate algorithm").
-#[derive(Debug, Default)]
-struct Bucket {
-    full_at: Option<Instant>,
-}
-
-impl Bucket {
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let each = Duration::from_secs(1) / rate.per_second.max(1);
-        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + each;
-        let allowed = full_at.saturating_duration_since(now) <= each * rate.burst.max(1);
-        if allowed {
-            self.full_at = Some(full_at);
-        }
-        allowed
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.full_at.is_none_or(|full_at| full_at <= now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +118,7 @@ mod tests {
 
     #[test]
     fn an_address_gets_its_burst_and_then_its_rate() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start, 1000), 200);
         assert_eq!(allowed(&mut limiter, 1, Share::Guesses, start + Duration::from_secs(1), 1000), 50);
@@ -156,7 +127,7 @@ mod tests {
 
     #[test]
     fn one_address_does_not_use_up_anothers() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let now = Instant::now();
         allowed(&mut limiter, 1, Share::Unknown, now, 1000);
         assert_eq!(allowed(&mut limiter, 2, Share::Unknown, now, 100), 100);
@@ -164,7 +135,7 @@ mod tests {
 
     #[test]
     fn guesses_under_a_phones_address_use_up_only_what_guesses_have() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         let mut answered = 0;
         // Ten seconds of 2,000 guesses a second; the phone boots meanwhile.
@@ -180,7 +151,7 @@ mod tests {
 
     #[test]
     fn even_a_flood_of_its_own_names_leaves_a_phone_one_request_in_ten() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let start = Instant::now();
         let second = |from: u64| (from..from + 1000).map(move |millis| start + Duration::from_millis(millis));
         let answered: usize = second(5000).map(|now| allowed(&mut limiter, 1, Share::Own, now, 2)).sum();
@@ -191,7 +162,7 @@ mod tests {
 
     #[test]
     fn made_up_addresses_use_up_only_what_unknown_devices_have() {
-        let mut limiter = Limiter::new(Limits::default());
+        let mut limiter = Limiter::new(RequestRates::default());
         let now = Instant::now();
         let answered: usize = (0..100_000).map(|address| allowed(&mut limiter, address, Share::Unknown, now, 1)).sum();
         assert_eq!(answered, 1000);
@@ -201,8 +172,10 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_only_who_has_been_quiet() {
-        let mut limiter =
-            Limiter::new(Limits { unknown: Rate { per_second: 1_000_000, burst: 1_000_000 }, ..Limits::default() });
+        let mut limiter = Limiter::new(RequestRates {
+            unknown: Rate::per_second(1_000_000).with_burst(1_000_000),
+            ..RequestRates::default()
+        });
         let start = Instant::now();
         assert_eq!(allowed(&mut limiter, 0, Share::Unknown, start, 1000), 200);
         for address in 1..=10_000 {

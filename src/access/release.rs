@@ -1,5 +1,5 @@
-//! From verified metadata and sealed bytes to a release that may be served. Trust is a type here: nothing else
-//! makes an [`Opened`], and the store stages nothing else. The site, its restart and HQ's preview run this same code.
+//! Makes a release that may be served out of verified metadata and sealed bytes. Trust is a type: only this file makes an
+//! [`Opened`], and the store stages nothing else. An update, a restart and HQ's preview run this same code.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -7,26 +7,27 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::catalog::{Catalog, CatalogError};
+use api::ReleaseRefusal;
 use bundle::limits::MAX_UNLISTED_FILE_BYTES;
 use bundle::object::{self, ObjectError};
 use bundle::recipients::{self, Binding, ManifestError};
 use bundle::{Class, FileEntry, Manifest, ObjectRef, RecipientSecret};
 use ids::{Digest, FileName, FleetId, Generation, SiteId};
-use tuf::Trusted;
 use tuf::schema::{EXTRA_FIELD, FIRMWARE, Root, Target, Targets};
+use tuf::{TrustError, Trusted};
 
 /// The path of the sealed manifest among a site's targets. With consistent snapshots it is fetched as
 /// `targets/<sha256>.manifest`.
 pub const MANIFEST_TARGET: &str = "manifest";
 
-/// A manifest whose signatures, site, generation and digest all held.
+/// A manifest whose signatures, site, generation and digest were all verified.
 #[derive(Debug, Clone)]
 pub struct OpenedManifest {
     manifest: Manifest,
     sealed: Arc<[u8]>,
 }
 
-/// A release whose parts all held: manifest, inventory, shards, firmware listing.
+/// A release whose parts were all verified: manifest, inventory, shards, firmware listing.
 #[derive(Debug, Clone)]
 pub struct Opened {
     manifest: Manifest,
@@ -35,7 +36,7 @@ pub struct Opened {
     objects: Vec<ObjectRef>,
 }
 
-/// Why a release was turned away. The active release stays as it was.
+/// Why a release was rejected. The active release stays as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
     /// The signed metadata names no manifest.
@@ -44,53 +45,66 @@ pub enum ReleaseError {
     /// The metadata is another site's or fleet's.
     #[error("the signed metadata is for {0}, not for this site")]
     OtherSite(String),
-    /// The sealed bytes are not those that were signed for.
+    /// The sealed manifest has not the digest and length that the metadata signs.
     #[error("the manifest is not the one that was signed for")]
     Mismatch,
     /// The manifest does not open.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A part does not open.
+    /// The inventory or a shard does not open, or an object is described in two ways.
     #[error(transparent)]
     Object(#[from] ObjectError),
-    /// A part cannot be had.
+    /// The inventory or a shard cannot be read from the disk or from HQ.
     #[error("a part of the release cannot be read: {0}")]
     Unreadable(String),
-    /// The parts contradict each other.
+    /// The inventory and the shards contradict each other or the limits.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// A firmware file that the firmware keys did not sign for.
+    /// A firmware file, or one as large as only firmware is, that the firmware keys did not sign.
     #[error("{0} is not in the signed firmware catalogue")]
     UnlistedFirmware(FileName),
 }
 
 impl ReleaseError {
-    /// A stable code for logs, status and check-in: `no-manifest`, `other-site`, `mismatch`, `not-sealed-to-us`,
-    /// `malformed`, `too-new`, `too-large`, `corrupt`, `unreadable`, `duplicate`, `unlisted-firmware`.
-    pub fn code(&self) -> &'static str {
+    /// Which refusal this is, as a code says it.
+    pub fn refusal(&self) -> ReleaseRefusal {
         match self {
-            Self::NoManifest => "no-manifest",
-            Self::OtherSite(_) => "other-site",
-            Self::Mismatch => "mismatch",
+            Self::NoManifest => ReleaseRefusal::NoManifest,
+            Self::OtherSite(_) => ReleaseRefusal::OtherSite,
+            Self::Mismatch => ReleaseRefusal::Mismatch,
             Self::Manifest(error) => match error {
-                ManifestError::NotForUs => "not-sealed-to-us",
-                ManifestError::Malformed(_) => "malformed",
-                ManifestError::TooNew(_) | ManifestError::UnknownSuite(_) => "too-new",
-                ManifestError::TooLarge { .. } => "too-large",
+                ManifestError::NotForUs => ReleaseRefusal::NotSealedToUs,
+                ManifestError::Malformed(_) => ReleaseRefusal::Malformed,
+                ManifestError::TooNew(_) | ManifestError::UnknownSuite(_) => ReleaseRefusal::TooNew,
+                ManifestError::TooLarge { .. } => ReleaseRefusal::TooLarge,
             },
             Self::Object(error) => match error {
-                ObjectError::WrongObject | ObjectError::Corrupt(_) => "corrupt",
-                ObjectError::Unpack | ObjectError::Malformed(_) => "malformed",
-                ObjectError::TooLarge { .. } => "too-large",
+                ObjectError::WrongObject | ObjectError::Corrupt(_) => ReleaseRefusal::Corrupt,
+                ObjectError::Unpack | ObjectError::Malformed(_) => ReleaseRefusal::Malformed,
+                ObjectError::TooLarge { .. } => ReleaseRefusal::TooLarge,
             },
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) => ReleaseRefusal::Unreadable,
             Self::Catalog(error) => match error {
-                CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => "duplicate",
-                CatalogError::TooMany { .. } => "too-large",
-                CatalogError::Image => "malformed",
+                CatalogError::DuplicateFile(_) | CatalogError::DuplicatePhone(_) => ReleaseRefusal::Duplicate,
+                CatalogError::TooMany { .. } => ReleaseRefusal::TooLarge,
+                CatalogError::Image => ReleaseRefusal::Malformed,
             },
-            Self::UnlistedFirmware(_) => "unlisted-firmware",
+            Self::UnlistedFirmware(_) => ReleaseRefusal::UnlistedFirmware,
         }
+    }
+}
+
+/// Which refusal of a release it is that its metadata does not hold. `tuf` knows no codes of ours.
+pub const fn metadata_refusal(error: &TrustError) -> ReleaseRefusal {
+    match error {
+        TrustError::Malformed { .. } => ReleaseRefusal::Malformed,
+        TrustError::Untrusted { .. } => ReleaseRefusal::Untrusted,
+        TrustError::Rollback { .. } => ReleaseRefusal::Rollback,
+        TrustError::WrongVersion { .. } => ReleaseRefusal::WrongVersion,
+        TrustError::Mismatch { .. } => ReleaseRefusal::Mismatch,
+        TrustError::Expired { .. } => ReleaseRefusal::Expired,
+        TrustError::Missing { .. } => ReleaseRefusal::Missing,
+        TrustError::TooLarge { .. } => ReleaseRefusal::TooLarge,
     }
 }
 
@@ -130,7 +144,7 @@ impl OpenedManifest {
         Ok(Self { manifest, sealed: sealed.into() })
     }
 
-    /// What it says.
+    /// The manifest's content, in clear.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -181,17 +195,17 @@ impl OpenedManifest {
 }
 
 impl Opened {
-    /// The release, indexed.
+    /// The files and phones of the release, indexed for lookup.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 
-    /// Its number.
+    /// The number of the release, from 1.
     pub fn generation(&self) -> Generation {
         self.manifest.generation
     }
 
-    /// What its manifest says.
+    /// The manifest's content, in clear.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -211,7 +225,7 @@ impl Opened {
 struct Signed<'a> {
     targets: &'a Targets,
     firmware: Option<&'a Targets>,
-    /// Ours of all the metadata that is made for one site.
+    /// The [`EXTRA_FIELD`] of each role that is signed for one site; `None` where a file has none.
     extras: Vec<Option<&'a Value>>,
 }
 
@@ -247,7 +261,7 @@ fn may_delegate_firmware(root: &Root, targets: &Targets) -> bool {
     }
 }
 
-/// One site's metadata is nobody else's: `{"fleet": …, "site": …}` must be there and name us.
+/// Checks that metadata was signed for this site: `{"fleet": …, "site": …}` must be there and name it.
 fn check_site(extra: &Option<&Value>, fleet: &FleetId, site: &SiteId) -> Result<(), ReleaseError> {
     let text = |field: &str| extra.and_then(|extra| extra.get(field)).and_then(Value::as_str);
     match (text("fleet"), text("site")) {
@@ -261,12 +275,13 @@ fn check_site(extra: &Option<&Value>, fleet: &FleetId, site: &SiteId) -> Result<
     }
 }
 
-/// A target without a SHA-256 matches nothing.
+/// Whether the target has this SHA-256 and length. A target without a SHA-256 matches nothing.
 fn is_target(target: &Target, sha256: &Digest, bytes: u64) -> bool {
     target.hashes.sha256 == Some(*sha256) && target.length == bytes
 }
 
-/// The class is the release key's word, so size has a say too: an image cannot pass as a dictionary.
+/// Checks that firmware is listed by the firmware keys. The release key alone signs the class of a file, so a file over the
+/// limit counts as firmware whatever its class: an image cannot pass as a dictionary.
 fn check_listed(entry: &FileEntry, listed: &HashSet<(Digest, u64)>) -> Result<(), ReleaseError> {
     let bytes = entry.blob.clear_bytes;
     let must = entry.class == Class::Firmware || bytes > MAX_UNLISTED_FILE_BYTES;
@@ -276,7 +291,7 @@ fn check_listed(entry: &FileEntry, listed: &HashSet<(Digest, u64)>) -> Result<()
     Ok(())
 }
 
-/// Each object once. One digest with two lengths or keys cannot be.
+/// The objects, each once. An error if one digest has two lengths or two keys.
 fn distinct<'a>(references: impl Iterator<Item = &'a ObjectRef>) -> Result<Vec<ObjectRef>, ReleaseError> {
     let mut objects: BTreeMap<Digest, &ObjectRef> = BTreeMap::new();
     for reference in references {

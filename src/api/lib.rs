@@ -2,6 +2,11 @@
 //!
 //! All bodies are JSON over mutual TLS, except that enrolment comes before there is a client certificate.
 //! HQ takes the site from the certificate, never from a URL or a body (I4).
+//!
+//! States, refusals and alerts are values of the enums in [`codes`]. On the wire they are text, so that each side can
+//! show what a newer version of the other one says.
+
+pub mod codes;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -10,6 +15,11 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+
+pub use codes::{
+    AlertCode, DiskFailure, DiskRepair, EnrolFailure, FileOutcome, FileRefusal, HqRefusal, ReleaseRefusal, SiteState,
+    TransferEnd,
+};
 
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, Generation, MacAddr, SiteId, UnixTime};
@@ -27,9 +37,9 @@ pub const CHECK_IN_PATH: &str = "/v1/check-in";
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long a client certificate is valid.
 pub const CERTIFICATE_DAYS: u32 = 90;
-/// After so many days an appliance renews.
+/// The age in days at which an appliance renews its certificate.
 pub const RENEW_AFTER_DAYS: u32 = 60;
-/// So long after expiry a certificate still renews, so that a closed branch needs no visit.
+/// For so many days after its expiry a certificate can still be renewed, so that a closed branch needs no visit.
 pub const RENEWABLE_DAYS: u32 = 400;
 /// How long an enrolment token is good for, in hours.
 pub const TOKEN_HOURS: u32 = 72;
@@ -49,12 +59,12 @@ pub fn parse_site_uri(uri: &str) -> Option<(FleetId, SiteId)> {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EnrolmentToken {
-    /// Where HQ is: `https://host[:port]`.
+    /// The URL of HQ's service: `https://host[:port]`.
     pub hq: String,
-    /// Where the published tree is, if another host serves it.
+    /// The URL of the published tree; `None` if HQ's service serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
-    /// The fleet.
+    /// The fleet that the site belongs to; its HQ made the token.
     pub fleet: FleetId,
     /// The site that this appliance becomes.
     pub site: SiteId,
@@ -62,11 +72,11 @@ pub struct EnrolmentToken {
     pub root_sha256: Digest,
     /// SHA-256 of HQ's CA certificate in DER: the first connection is already a verified one (F6).
     pub ca_sha256: Digest,
-    /// Names the token at HQ; not secret.
+    /// The id by which HQ knows the token. It is not secret.
     pub token: String,
     /// 128 bits in hex. It never travels; see [`TokenKeys`].
     pub secret: String,
-    /// After this it is refused.
+    /// From this time on HQ refuses the token; [`TOKEN_HOURS`] after it was made.
     pub expires: UnixTime,
 }
 
@@ -139,7 +149,7 @@ pub fn enrolment_proven(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EnrolRequest {
-    /// [`EnrolmentToken::token`].
+    /// The id of the token, [`EnrolmentToken::token`].
     pub token: String,
     /// Certificate signing request (PKCS#10, PEM) for the appliance's P-256 key.
     pub csr: String,
@@ -161,13 +171,13 @@ pub struct RenewRequest {
     pub csr: String,
 }
 
-/// HQ's answer to both.
+/// HQ's answer to an [`EnrolRequest`] or a [`RenewRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Certificate {
     /// The client certificate and its chain, PEM.
     pub certificate: String,
-    /// When it ends.
+    /// The end of its validity, [`CERTIFICATE_DAYS`] after it was issued.
     pub expires: UnixTime,
 }
 
@@ -175,9 +185,9 @@ pub struct Certificate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Refusal {
-    /// Stable, for programs: `token-used`, `token-expired`, `token-unknown`, `proof-wrong`, `revoked`, `malformed`, …
+    /// For programs: the code of an [`HqRefusal`], or one of a newer HQ.
     pub code: String,
-    /// For people.
+    /// What was wrong, in a sentence for people. Programs read `code`.
     pub reason: String,
 }
 
@@ -189,9 +199,9 @@ pub struct CheckIn {
     pub version: String,
     /// The generation that it serves; 0 for none.
     pub generation: Generation,
-    /// `ok`, or a stable code: `stale`, `refused`, `unreachable`, `no-release`, `rolled-back`.
+    /// The code of a [`SiteState`], or one of a newer appliance.
     pub state: String,
-    /// Why, for people, if `state` is not `ok`.
+    /// Why, for people, if `state` is not [`SiteState::Ok`].
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Whether the kernel says that the clock is synchronised.
@@ -200,13 +210,13 @@ pub struct CheckIn {
     pub uptime_seconds: u64,
     /// Bytes free on the file system of the store.
     pub disk_free_bytes: u64,
-    /// What DHCP does here, for example `inform`.
+    /// The DHCP mode that is in force at the site, for example `inform`.
     pub dhcp_mode: String,
     /// Other DHCP servers seen on the LAN.
     pub dhcp_servers: Vec<DhcpServerSeen>,
     /// Phones seen, the most recent first, as many as fit.
     pub phones: Vec<PhoneSeen>,
-    /// What the appliance runs on, where that is an image of ours.
+    /// The system that the appliance runs; `None` if it is no image of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSeen>,
     /// Bytes written to the card since the process started, if the kernel tells.
@@ -215,7 +225,7 @@ pub struct CheckIn {
     /// Whether the site's keys are encrypted on its card, for its board alone.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub keys_encrypted: bool,
-    /// What someone should look at.
+    /// What people should look at, one entry for each code and text.
     pub alerts: Vec<Alert>,
     /// Counters since the start: `tftp.delivered`, `tftp.refused.other-device`, `dhcp.ack`, …
     pub counters: BTreeMap<String, u64>,
@@ -232,7 +242,7 @@ pub fn keys_text(encrypted: bool) -> &'static str {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct ImageSeen {
-    /// What it calls itself.
+    /// The version of the image, as its manifest gives it.
     pub version: String,
     /// The slot that it booted from: `A` or `B`.
     pub slot: String,
@@ -260,7 +270,7 @@ impl std::fmt::Display for ImageSeen {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DhcpServerSeen {
-    /// Its server identifier.
+    /// The server identifier in its answers (option 54).
     pub server: Ipv4Addr,
     /// TFTP servers that it hands out (66 or 150), if any.
     #[serde(default)]
@@ -280,7 +290,7 @@ pub struct DhcpServerSeen {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PhoneSeen {
-    /// Its address.
+    /// The MAC address of the device.
     pub mac: MacAddr,
     /// Whether the inventory has it.
     pub known: bool,
@@ -288,7 +298,7 @@ pub struct PhoneSeen {
     pub last_seen: UnixTime,
     /// The last file that it asked for.
     pub file: String,
-    /// How that ended: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `not-found`, …
+    /// How that request ended: the code of a [`FileOutcome`], or one of a newer appliance.
     pub outcome: String,
     /// Bytes that it acknowledged, or that we took.
     #[serde(default)]
@@ -296,10 +306,10 @@ pub struct PhoneSeen {
     /// Packets sent more than once.
     #[serde(default)]
     pub retransmissions: u32,
-    /// From the request to the end.
+    /// The time from the request to the end of the transfer.
     #[serde(default)]
     pub milliseconds: u64,
-    /// The release that it was served from.
+    /// The release that the file was served from; 0 if there was none.
     #[serde(default)]
     pub generation: Generation,
 }
@@ -308,13 +318,13 @@ pub struct PhoneSeen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Alert {
-    /// Stable, for programs: see `src/CODES.md`: `address-conflict`, `release-refused`, …
+    /// For programs: an [`AlertCode`], or one of a newer appliance.
     pub code: String,
-    /// For people.
+    /// What happened, in a sentence for people. Programs read `code`.
     pub text: String,
-    /// When it was raised.
+    /// The time at which it was first raised.
     pub since: UnixTime,
-    /// How often since.
+    /// The number of times that it was raised, the first included.
     pub count: u64,
 }
 

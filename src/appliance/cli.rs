@@ -15,6 +15,7 @@ use api::EnrolmentToken;
 use ids::{MacAddr, UnixTime};
 use status::{Report, service};
 use store::{Store, StoreError, logs};
+use telemetry::Hint as _;
 
 /// The largest token file, in bytes; a real one has under 700.
 const MAX_TOKEN_BYTES: u64 = 16 * 1024;
@@ -119,7 +120,8 @@ async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<
         .await
         .with_context(|| format!("this appliance is not enrolled at {}", token.hq))?;
     if !keep {
-        wipe(path)
+        // On flash the old bytes may live on, which is why a token works once and not for long.
+        durable::wipe(path)
             .with_context(|| format!("enrolled, but {} could not be wiped: delete it by hand", path.display()))?;
     }
     print(&format!(
@@ -138,16 +140,7 @@ fn read_token(path: &Path) -> anyhow::Result<EnrolmentToken> {
         std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
     toml::from_str(&text)
         .map_err(|error| anyhow!("{} is no token file: {}", path.display(), error.message()))
-        .context("hint: use the file that `lineside-hq site enroll SITE --output FILE` wrote, unchanged")
-}
-
-/// Overwrites and deletes. On flash the old bytes may live on, which is why a token works once and not for long.
-fn wipe(path: &Path) -> std::io::Result<()> {
-    let length = usize::try_from(std::fs::metadata(path)?.len()).unwrap_or(0);
-    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
-    file.write_all(&vec![b'#'; length])?;
-    file.sync_all()?;
-    std::fs::remove_file(path)
+        .hint("use the file that `lineside-hq site enroll SITE --output FILE` wrote, unchanged")
 }
 
 async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<()> {
@@ -233,11 +226,11 @@ async fn roll_back(settings: &Settings) -> anyhow::Result<()> {
 
 fn explain_store(error: StoreError) -> anyhow::Error {
     let hint = match &error {
-        StoreError::Locked => "hint: stop the running appliance first (systemctl stop lineside)",
-        StoreError::Io { .. } => "hint: run as the user that owns the state directory, or set storage.state",
-        _ => "hint: see README, Troubleshooting",
+        StoreError::Locked => "stop the running appliance first (systemctl stop lineside)",
+        StoreError::Io { .. } => "run as the user that owns the state directory, or set storage.state",
+        _ => "see README, Troubleshooting",
     };
-    anyhow::Error::new(error).context("cannot open the state directory").context(hint)
+    anyhow::Error::new(error).context("cannot open the state directory").hint(hint)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

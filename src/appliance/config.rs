@@ -9,15 +9,18 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::{Table, Value};
-
-use bundle::{DhcpMode, DhcpSettings};
+use bundle::DhcpSettings;
 use ids::MacAddr;
+use settings::{Problem, Source, Table, Wrong, count};
 
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/lineside/lineside.toml";
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 256 * 1024;
+/// The longest path of a socket: `sun_path` holds 108 bytes, and the kernel's own error names neither key nor limit.
+const MAX_SOCKET_BYTES: usize = 100;
+/// The longest name of an interface: `IFNAMSIZ` is 16 with the NUL.
+const MAX_INTERFACE_BYTES: usize = 15;
 
 /// The sample file, which is also its documentation.
 pub const SAMPLE: &str = include_str!("lineside.toml");
@@ -75,17 +78,6 @@ pub struct DhcpPart {
     pub local: DhcpSettings,
 }
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Which key, for example `tftp.port`; empty for the whole file.
-    pub key: String,
-    /// What it says, as written.
-    pub value: String,
-    /// What to write instead.
-    pub instead: String,
-}
-
 /// Everything that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
@@ -97,263 +89,152 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.problems.len();
-        write!(f, "{}: {count} problem{}", self.path.display(), if count == 1 { "" } else { "s" })?;
-        for problem in &self.problems {
-            write!(f, "\n  {problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.key.is_empty(), self.value.is_empty()) {
-            (true, _) => write!(f, "{}", self.instead),
-            (false, true) => write!(f, "{}: {}", self.key, self.instead),
-            (false, false) => write!(f, "{} = {}: {}", self.key, self.value, self.instead),
-        }
+        write!(f, "{} has {}", self.path.display(), count(self.problems.len(), "problem"))?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
 }
 
 impl Settings {
     /// Reads and checks a file. A missing file is the defaults only if `path` is [`DEFAULT_PATH`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let whole = |instead: String| ConfigError {
-            path: path.to_owned(),
-            problems: vec![Problem { key: String::new(), value: String::new(), instead }],
-        };
-        let text = match std::fs::metadata(path) {
-            Ok(meta) if meta.len() > MAX_BYTES => return Err(whole(format!("the file is over {MAX_BYTES} bytes"))),
-            Ok(_) => std::fs::read_to_string(path).map_err(|error| whole(format!("cannot read the file: {error}")))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) => {
-                String::new()
+        let source = match Source::read(path, &path.to_string_lossy(), MAX_BYTES) {
+            Err(_) if path == Path::new(DEFAULT_PATH) && matches!(path.try_exists(), Ok(false)) => {
+                Ok(Source::new(DEFAULT_PATH, ""))
             }
-            Err(error) => return Err(whole(format!("cannot read the file: {error}"))),
+            read => read.map_err(|problem| vec![problem]),
         };
-        Self::parse(&text).map_err(|problems| ConfigError { path: path.to_owned(), problems })
+        source
+            .and_then(|source| Self::parse(&source))
+            .map_err(|problems| ConfigError { path: path.to_owned(), problems })
     }
 
-    /// Checks the text of a file.
-    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            vec![Problem { key: String::new(), value: String::new(), instead: error.to_string().trim_end().to_owned() }]
-        })?;
+    /// Checks a file.
+    pub fn parse(source: &Source) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut root = Section { prefix: "", table, problems: &mut problems };
-
-        let mut lan = root.section("lan");
-        let interface = lan.take("interface", "an interface name, for example \"eth0\", or \"auto\"", interface_name);
-        let allow_loopback = lan.take("allow-loopback", "true or false", Value::as_bool).unwrap_or(false);
-        let neighbours = lan
-            .take(
-                "neighbours",
-                "a table of IP = MAC, for example { \"192.168.1.20\" = \"00:04:f2:aa:bb:cc\" }",
-                neighbours,
-            )
-            .unwrap_or_default();
-        lan.finish();
-
-        let mut storage = root.section("storage");
-        let state = storage.take("state", "an absolute path", absolute).unwrap_or_else(|| "/var/lib/lineside".into());
-        storage.finish();
-
-        let mut part = root.section("tftp");
-        let tftp = TftpPart {
-            enabled: part.take("enabled", "true or false", Value::as_bool).unwrap_or(true),
-            port: part.take("port", PORT, port).unwrap_or(69),
-            max_transfers: part.take("max-transfers", "a number from 1 to 10000", within::<1, 10_000>).unwrap_or(600),
-            max_transfers_per_device: part
-                .take("max-transfers-per-device", "a number from 1 to 100", within::<1, 100>)
-                .unwrap_or(8),
-        };
-        part.finish();
-
-        let mut part = root.section("dhcp");
-        let dhcp = DhcpPart {
-            enabled: part.take("enabled", "true or false", Value::as_bool).unwrap_or(true),
-            server_port: part.take("server-port", PORT, port).unwrap_or(67),
-            client_port: part.take("client-port", PORT, port).unwrap_or(68),
-            relay_port: part.take("relay-port", PORT, port).unwrap_or(67),
-            local: local_dhcp(&mut part),
-        };
-        part.finish();
-
-        let mut part = root.section("update");
-        let poll = part
-            .take("poll-seconds", "a number of seconds from 5 to 86400", within::<5, 86_400>)
-            .map_or(Duration::from_secs(300), |seconds| Duration::from_secs(seconds as u64));
-        part.finish();
-
-        let mut part = root.section("image");
-        let image_state =
-            part.take("state", "an absolute path", absolute).unwrap_or_else(|| "/run/lineside-os/state.toml".into());
-        part.finish();
-
-        let mut part = root.section("status");
-        let status_socket = part
-            .take("socket", "an absolute path of at most 100 bytes", socket)
-            .unwrap_or_else(|| "/run/lineside/status.sock".into());
-        part.finish();
-
-        let mut part = root.section("log");
-        let log = part.take("filter", "a filter, for example \"info\" or \"info,lineside::tftp=debug\"", text_value);
-        part.finish();
-
-        root.finish();
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(Self {
-            interface: interface.filter(|name| name != "auto"),
-            allow_loopback,
-            neighbours,
-            state,
-            tftp,
-            dhcp,
-            image_state,
-            poll,
-            status_socket,
-            log: log.unwrap_or_else(|| "info".to_owned()),
-        })
+        let settings = read(source, &mut problems);
+        problems.sort_by_key(|problem| problem.line);
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 }
 
-const PORT: &str = "a port from 0 to 65535 (0 takes a free one)";
-const CLASSES: &str = "a list of texts that option 60 or 124 starts with, for example [\"Polycom-\"]";
-const ADDRESSES: &str = "a list of IPv4 addresses, for example [\"192.168.1.1\"]";
+/// What stands in the file, and the default of each key that is missing or wrong.
+fn read(source: &Source, problems: &mut Vec<Problem>) -> Settings {
+    let mut root = source.toml(problems);
 
-fn local_dhcp(part: &mut Section<'_>) -> DhcpSettings {
-    let modes = "one of \"auto\", \"shadow\", \"inform\", \"augment\", \"phones-only\", \"all\"";
-    let range = part.take("range", "two IPv4 addresses, for example [\"192.168.1.200\", \"192.168.1.219\"]", |value| {
-        match *addresses(value)?.as_slice() {
-            [first, last] if first <= last => Some((first, last)),
-            _ => None,
-        }
-    });
-    let settings = DhcpSettings {
-        mode: part.take("mode", modes, dhcp_mode).unwrap_or_default(),
-        range,
-        routers: part.take("routers", ADDRESSES, addresses).unwrap_or_default(),
-        dns: part.take("dns", ADDRESSES, addresses).unwrap_or_default(),
-        ntp: part.take("ntp", ADDRESSES, addresses).unwrap_or_default(),
-        domain: part.take("domain", "a domain name", text_value).unwrap_or_default(),
-        lease_seconds: part
-            .take("lease-seconds", "a number of seconds from 120 to 604800", within::<120, 604_800>)
-            .and_then(|seconds| u32::try_from(seconds).ok()),
-        tftp_servers: part.take("tftp-servers", ADDRESSES, addresses).unwrap_or_default(),
-        vendor_options: Vec::new(),
-        phone_classes: part.take("phone-classes", CLASSES, texts).unwrap_or_default(),
-        phone_ouis: part
-            .take("phone-ouis", "a list of how MAC addresses begin, for example [\"00:04:f2\"]", |value| {
-                texts(value)?.iter().map(|text| text.parse().ok()).collect()
-            })
-            .unwrap_or_default(),
-        offer_classes: part.take("offer-classes", CLASSES, texts),
+    let mut lan = root.table("lan", problems);
+    let interface = lan.checked("interface", "the name of one, for example \"eth0\", or \"auto\"", problems, interface);
+    let allow_loopback = flag(&mut lan, "allow-loopback", problems).unwrap_or(false);
+    let neighbours = lan.checked(
+        "neighbours",
+        "a table of IP = MAC: { \"192.168.1.20\" = \"00:04:f2:aa:bb:cc\" }",
+        problems,
+        Ok::<BTreeMap<Ipv4Addr, MacAddr>, Wrong>,
+    );
+    lan.finish(problems);
+
+    let mut storage = root.table("storage", problems);
+    let state = path(&mut storage, "state", usize::MAX, problems);
+    storage.finish(problems);
+
+    let mut table = root.table("tftp", problems);
+    let tftp = TftpPart {
+        enabled: flag(&mut table, "enabled", problems).unwrap_or(true),
+        port: port(&mut table, "port", problems).unwrap_or(69),
+        max_transfers: table.number("max-transfers", 1..=10_000, problems).unwrap_or(600),
+        max_transfers_per_device: table.number("max-transfers-per-device", 1..=100, problems).unwrap_or(8),
     };
-    if matches!(settings.mode, DhcpMode::All | DhcpMode::PhonesOnly) && settings.range.is_none() {
-        part.problem("range", "", "this mode leases addresses: give the first and the last of a range");
+    table.finish(problems);
+
+    let mut table = root.table("dhcp", problems);
+    let mut dhcp = DhcpPart {
+        enabled: flag(&mut table, "enabled", problems).unwrap_or(true),
+        server_port: port(&mut table, "server-port", problems).unwrap_or(67),
+        client_port: port(&mut table, "client-port", problems).unwrap_or(68),
+        relay_port: port(&mut table, "relay-port", problems).unwrap_or(67),
+        local: DhcpSettings::default(),
+    };
+    settings::read_dhcp(table, &mut dhcp.local, problems);
+
+    let mut table = root.table("update", problems);
+    let poll = Duration::from_secs(table.number("poll-seconds", 5..=86_400, problems).unwrap_or(300));
+    table.finish(problems);
+
+    let mut table = root.table("image", problems);
+    let image_state = path(&mut table, "state", usize::MAX, problems);
+    table.finish(problems);
+
+    let mut table = root.table("status", problems);
+    let status_socket = path(&mut table, "socket", MAX_SOCKET_BYTES, problems);
+    table.finish(problems);
+
+    let mut table = root.table("log", problems);
+    let log =
+        table.checked("filter", "a filter: \"info\" or \"info,lineside::tftp=debug\"", problems, Ok::<String, Wrong>);
+    table.finish(problems);
+
+    root.finish(problems);
+    Settings {
+        interface: interface.map(|(_, name)| name).filter(|name| name != "auto"),
+        allow_loopback,
+        neighbours: neighbours.map(|(_, known)| known).unwrap_or_default(),
+        state: state.unwrap_or_else(|| "/var/lib/lineside".into()),
+        tftp,
+        dhcp,
+        image_state: image_state.unwrap_or_else(|| "/run/lineside-os/state.toml".into()),
+        poll,
+        status_socket: status_socket.unwrap_or_else(|| "/run/lineside/status.sock".into()),
+        log: log.map_or_else(|| "info".to_owned(), |(_, filter)| filter),
     }
-    settings
 }
 
-/// One table, from which each known key is taken; what is left over is unknown.
-struct Section<'a> {
-    prefix: &'static str,
-    table: Table,
-    problems: &'a mut Vec<Problem>,
+fn flag(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Option<bool> {
+    table.checked(key, "true or false", problems, Ok::<bool, Wrong>).map(|(_, yes)| yes)
 }
 
-impl Section<'_> {
-    fn section(&mut self, name: &'static str) -> Section<'_> {
-        let table = match self.table.remove(name) {
-            None => Table::new(),
-            Some(Value::Table(table)) => table,
-            Some(other) => {
-                self.problem(name, &other.to_string(), &format!("write a table: [{name}]"));
-                Table::new()
-            }
-        };
-        Section { prefix: name, table, problems: self.problems }
-    }
+/// 0 takes a free one.
+fn port(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Option<u16> {
+    table.number(key, 0..=65_535, problems)
+}
 
-    fn take<T>(&mut self, key: &str, instead: &str, parse: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let value = self.table.remove(key)?;
-        let parsed = parse(&value);
-        if parsed.is_none() {
-            self.problem(key, &value.to_string(), &format!("write {instead}"));
+fn path(table: &mut Table<'_>, key: &'static str, most: usize, problems: &mut Vec<Problem>) -> Option<PathBuf> {
+    let check = |text: String| {
+        if text.len() > most {
+            return Err(
+                Wrong::new(format!("has {} bytes", text.len())).hint(format!("write a path of at most {most} bytes"))
+            );
         }
-        parsed
-    }
-
-    fn problem(&mut self, key: &str, value: &str, instead: &str) {
-        let key = if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) };
-        let value = value.chars().take(80).collect();
-        self.problems.push(Problem { key, value, instead: instead.to_owned() });
-    }
-
-    fn finish(mut self) {
-        for (key, value) in std::mem::take(&mut self.table) {
-            self.problem(&key, &value.to_string(), "no such key; see the sample file for what there is");
+        let path = PathBuf::from(&text);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(Wrong::new(format!("is `{}`, which does not begin with /", text.escape_debug())))
         }
+    };
+    table.checked(key, "an absolute path", problems, check).map(|(_, path)| path)
+}
+
+fn interface(name: String) -> Result<String, Wrong> {
+    if (1..=MAX_INTERFACE_BYTES).contains(&name.len()) && !name.contains(['/', ' ', '\0']) {
+        return Ok(name);
     }
-}
-
-fn interface_name(value: &Value) -> Option<String> {
-    // IFNAMSIZ is 16 with the NUL.
-    let name = value.as_str()?;
-    let fits = (1..=15).contains(&name.len()) && !name.contains(['/', ' ', '\0']);
-    fits.then(|| name.to_owned())
-}
-
-fn text_value(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
-}
-
-fn absolute(value: &Value) -> Option<PathBuf> {
-    let path = PathBuf::from(value.as_str()?);
-    path.is_absolute().then_some(path)
-}
-
-fn socket(value: &Value) -> Option<PathBuf> {
-    // sun_path holds 108 bytes; the kernel's own error for longer ones names neither key nor limit.
-    absolute(value).filter(|path| path.as_os_str().len() <= 100)
-}
-
-fn port(value: &Value) -> Option<u16> {
-    u16::try_from(value.as_integer()?).ok()
-}
-
-fn within<const LOW: i64, const HIGH: i64>(value: &Value) -> Option<usize> {
-    let number = value.as_integer().filter(|number| (LOW..=HIGH).contains(number))?;
-    usize::try_from(number).ok()
-}
-
-fn addresses(value: &Value) -> Option<Vec<Ipv4Addr>> {
-    value.as_array()?.iter().map(|item| item.as_str()?.parse().ok()).collect()
-}
-
-fn texts(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-}
-
-fn neighbours(value: &Value) -> Option<BTreeMap<Ipv4Addr, MacAddr>> {
-    value.as_table()?.iter().map(|(ip, mac)| Some((ip.parse().ok()?, mac.as_str()?.parse().ok()?))).collect()
-}
-
-/// The mode of this name, as it is written in files.
-fn dhcp_mode(value: &Value) -> Option<DhcpMode> {
-    let name = value.as_str()?;
-    serde::Deserialize::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name)).ok()
+    Err(Wrong::new(format!("is `{}`, which no interface is called", name.escape_debug())))
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bundle::DhcpMode;
+    use settings::sample;
+
     use super::*;
+
+    fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
+        Settings::parse(&Source::new("lineside.toml", text))
+    }
 
     #[test]
     fn an_empty_file_is_a_good_one() {
-        let settings = Settings::parse("").expect("defaults");
+        let settings = parse("").expect("defaults");
         assert_eq!((settings.tftp.port, settings.dhcp.server_port), (69, 67));
         assert_eq!(settings.dhcp.local.mode, DhcpMode::Auto);
     }
@@ -364,9 +245,20 @@ mod tests {
             .lines()
             .map(|line| line.strip_prefix("#: ").unwrap_or(line))
             .fold(String::new(), |text, line| text + line + "\n");
-        let settings = Settings::parse(&shown).expect("the sample with every default uncommented");
-        assert_eq!(settings, Settings::parse(SAMPLE).expect("the sample as it is"));
-        assert_eq!(settings, Settings::parse("").expect("defaults"));
+        let settings = parse(&shown).expect("the sample with every default uncommented");
+        assert_eq!(settings, parse(SAMPLE).expect("the sample as it is"));
+        assert_eq!(settings, parse("").expect("defaults"));
+        // Its examples are good ones, too.
+        parse(&sample::uncommented(SAMPLE)).expect("the sample with every line uncommented");
+    }
+
+    #[test]
+    fn the_sample_documents_every_key_and_no_other() {
+        let keys = sample::keys(SAMPLE, |source| Settings::parse(source).unwrap_err());
+        assert_eq!(keys.documented, keys.known);
+        for key in ["tftp.port", "dhcp.server-port", "dhcp.range", "dhcp.vendor-options.code", "log.filter"] {
+            assert!(keys.known.contains(key), "{key} is not among {:?}", keys.known);
+        }
     }
 
     #[test]
@@ -386,17 +278,17 @@ mod tests {
             [update]
             poll-seconds = 1
         "#;
-        let problems = Settings::parse(text).expect_err("seven problems");
+        let problems = parse(text).expect_err("eight problems");
         let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
         let expected = [
-            "lan.interface = \"an interface name that is too long\": write an interface name",
-            "storage.state = \"relative/path\": write an absolute path",
-            "tftp.port = 70000: write a port from 0 to 65535",
-            "tftp.prot = 69: no such key",
-            "dhcp.dns = [\"8.8.8\"]: write a list of IPv4 addresses",
-            "dhcp.range: this mode leases addresses",
-            "update.poll-seconds = 1: write a number of seconds from 5",
-            "speed = \"fast\": no such key",
+            "lineside.toml:2: unknown key `speed`\n  hint: known here: lan, storage, tftp,",
+            "lineside.toml:4: `lan.interface` is `an interface name that is too long`, which no interface is called\n  hint: write the name",
+            "lineside.toml:6: `tftp.port` is 70000, but must be 0 to 65535",
+            "lineside.toml:7: unknown key `tftp.prot`\n  hint: did you mean `port`?",
+            "lineside.toml:9: this `dhcp.mode` leases addresses, but there is no `range`\n  hint: add range",
+            "lineside.toml:10: `dhcp.dns[0]`: invalid IPv4 address syntax\n  hint: write a list of IPv4 addresses",
+            "lineside.toml:12: `storage.state` is `relative/path`, which does not begin with /\n  hint: write an absolute path",
+            "lineside.toml:14: `update.poll-seconds` is 1, but must be 5 to 86400",
         ];
         assert_eq!(shown.len(), expected.len(), "{shown:#?}");
         for (shown, expected) in shown.iter().zip(expected) {
@@ -405,8 +297,43 @@ mod tests {
     }
 
     #[test]
+    fn values_are_taken_up_to_their_limits_and_no_further() {
+        let longest = format!("/{}", "s".repeat(99));
+        for good in [
+            "[lan]\ninterface = \"auto\"".to_owned(),
+            "[lan]\nneighbours = { \"127.0.0.20\" = \"00:04:f2:aa:bb:cc\" }".to_owned(),
+            "[tftp]\nport = 0\nmax-transfers = 10000\nmax-transfers-per-device = 1".to_owned(),
+            "[update]\npoll-seconds = 5".to_owned(),
+            format!("[status]\nsocket = \"{longest}\""),
+        ] {
+            parse(&good).expect(&good);
+        }
+        for bad in [
+            "[lan]\ninterface = \"\"".to_owned(),
+            "[lan]\nneighbours = { \"127.0.0\" = \"00:04:f2:aa:bb:cc\" }".to_owned(),
+            "[lan]\nallow-loopback = 1".to_owned(),
+            "[tftp]\nport = -1".to_owned(),
+            "[tftp]\nmax-transfers = 10001".to_owned(),
+            "[tftp]\nmax-transfers-per-device = 0".to_owned(),
+            "[update]\npoll-seconds = 86401".to_owned(),
+            format!("[status]\nsocket = \"{longest}s\""),
+            "[image]\nstate = \"x\"".to_owned(),
+            "log = 1".to_owned(),
+        ] {
+            assert_eq!(parse(&bad).expect_err(&bad).len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_syntax_error_says_the_line() {
-        let problems = Settings::parse("[lan]\ninterface = \n").expect_err("no value");
-        assert!(problems.iter().any(|problem| problem.instead.contains("line 2")), "{problems:?}");
+        let problems = parse("[lan]\ninterface = \n").expect_err("no value");
+        assert!(problems.iter().any(|problem| problem.line == Some(2)), "{problems:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_be_there() {
+        let error = Settings::load(Path::new("/nonexistent/lineside.toml")).unwrap_err();
+        let told = "/nonexistent/lineside.toml has 1 problem\n/nonexistent/lineside.toml: the file is missing";
+        assert_eq!(error.to_string(), told);
     }
 }

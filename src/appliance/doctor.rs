@@ -8,9 +8,10 @@ use anyhow::Context as _;
 
 use super::clock;
 use super::interface::{self, LanInterface};
-use dhcp::client::Listener;
-use dhcp::lan::{Points, Server};
-use dhcp::{Lan, service};
+use dhcp::client::ClientSocket;
+use dhcp::lan::{OtherServer, Points};
+use dhcp::{LanView, service};
+use telemetry::Hint as _;
 
 /// How long servers have to answer: dnsmasq pings for 3 s first, and the first question may be lost.
 const LISTEN: Duration = Duration::from_secs(9);
@@ -22,38 +23,37 @@ const ASK_EVERY: Duration = Duration::from_secs(4);
 /// # Errors
 /// If no LAN interface is found, or its client port may not be used: that takes root or `CAP_NET_BIND_SERVICE`.
 pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
-    let lan =
-        interface::find(interface, false).context("hint: name the interface: lineside doctor --interface eth0")?;
+    let lan = interface::find(interface, false).hint("name the interface: lineside doctor --interface eth0")?;
     let mac = service::hardware_address(&lan.name)?;
-    let listener = Listener::bind(&lan.name, mac, (67, 68))
+    let listener = ClientSocket::bind(&lan.name, mac, (67, 68))
         .with_context(|| format!("cannot listen for DHCP on {}", lan.name))
-        .context("hint: run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
-    let mut seen = Lan::new();
+        .hint("run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
+    let mut seen = LanView::new();
     let end = tokio::time::Instant::now() + LISTEN;
     let mut ask = tokio::time::interval(ASK_EVERY);
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(end) => break,
-            _ = ask.tick() => listener.ask(Some(lan.address)).await.context("cannot ask for DHCP servers")?,
+            _ = ask.tick() => listener.ask(Some(lan.address())).await.context("cannot ask for DHCP servers")?,
             heard = listener.hear() => {
                 let (message, answers) = heard.context("cannot listen for DHCP servers")?;
                 // A running lineside on this machine answers DHCPINFORM, too.
-                if message.server != lan.address {
+                if message.server != lan.address() {
                     seen.heard(&message.overheard(answers), clock::now());
                 }
             }
         }
     }
-    let servers: Vec<Server> = seen.known().cloned().collect();
+    let servers: Vec<OtherServer> = seen.known().cloned().collect();
     Ok(advice(&lan, &servers))
 }
 
 /// What there is to say about a LAN with these servers.
-fn advice(lan: &LanInterface, servers: &[Server]) -> String {
-    let own = lan.address;
+fn advice(lan: &LanInterface, servers: &[OtherServer]) -> String {
+    let own = lan.address();
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "LAN: {} with our address {own}/{}\n", lan.name, lan.prefix);
+    let _ = writeln!(out, "LAN: {} with our address {}\n", lan.name, lan.lan);
     for server in servers {
         describe(&mut out, server, own);
     }
@@ -69,7 +69,7 @@ fn advice(lan: &LanInterface, servers: &[Server]) -> String {
     if points.iter().any(|points| *points != Points::Here) {
         let _ =
             writeln!(out, "\nBest of all, where you can change the router: let it point phones here itself. One of:");
-        for (router, line) in router_lines(own, lan.prefix) {
+        for (router, line) in router_lines(lan.lan) {
             let _ = writeln!(out, "  {router}\n{line}");
         }
         out.push_str("then run `lineside doctor` again: the router points here, and mode `inform` is enough.\n");
@@ -77,7 +77,7 @@ fn advice(lan: &LanInterface, servers: &[Server]) -> String {
     out
 }
 
-fn describe(out: &mut String, server: &Server, own: Ipv4Addr) {
+fn describe(out: &mut String, server: &OtherServer, own: Ipv4Addr) {
     let list = |addresses: &[Ipv4Addr]| addresses.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ");
     let _ = writeln!(out, "DHCP server {}", server.server);
     let mut line = |name: &str, value: String| {
@@ -171,9 +171,8 @@ fn modes(points: &[Points]) -> [(&'static str, &'static str); 5] {
     ]
 }
 
-fn router_lines(own: Ipv4Addr, prefix: u8) -> Vec<(&'static str, String)> {
-    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
-    let network = own & mask;
+fn router_lines(lan: ids::Lan) -> Vec<(&'static str, String)> {
+    let (own, network, mask) = (lan.address(), lan.network(), lan.netmask());
     let hex: String = own.octets().iter().map(|octet| format!("{octet:02x}")).collect();
     vec![
         (
@@ -233,7 +232,7 @@ fn router_lines(own: Ipv4Addr, prefix: u8) -> Vec<(&'static str, String)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use dhcp::heard::{Overheard, Terms};
+    use dhcp::heard::{LeaseTerms, Overheard};
     use ids::{MacAddr, UnixTime};
 
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     fn told(servers: &[(Ipv4Addr, &[&str])]) -> String {
-        let mut seen = Lan::new();
+        let mut seen = LanView::new();
         for (server, tftp) in servers {
             let overheard = Overheard {
                 server: *server,
@@ -281,7 +280,7 @@ mod tests {
                 nak: false,
                 tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
                 address: Some(Ipv4Addr::new(192, 168, 1, 77)),
-                terms: Some(Terms { lease_seconds: Some(3600), ..Terms::default() }),
+                terms: Some(LeaseTerms { lease_seconds: Some(3600), ..LeaseTerms::default() }),
                 asked: true,
                 after: Some(Duration::from_millis(2)),
                 informed: false,
@@ -292,8 +291,7 @@ mod tests {
         let lan = LanInterface {
             name: "eth0".to_owned(),
             index: 2,
-            address: Ipv4Addr::new(192, 168, 1, 5),
-            prefix: 24,
+            lan: ids::Lan::new(Ipv4Addr::new(192, 168, 1, 5), 24),
             mtu: 1500,
         };
         advice(&lan, &seen.known().cloned().collect::<Vec<_>>())

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use access::{Catalog, DeviceTable, Files};
+use api::SiteState;
 use bundle::{FileEntry, Scope};
-use ids::{Digest, MacAddr};
+use ids::{Digest, Lan, MacAddr};
 use status::{Report, Stats};
-use tftp::packet::{Mode, Packet, Request};
+use tftp::packet::{Packet, TransferMode, TransferRequest};
 
 /// How long one block may take.
 const BLOCK_WITHIN: Duration = Duration::from_secs(5);
@@ -56,7 +57,7 @@ impl Health {
             bail!("there is no network interface");
         }
         let report = Report::of(&self.stats);
-        if report.state == "starting" {
+        if report.state == SiteState::Starting.code() {
             bail!("no poll has ended yet: whether HQ can be reached is not known");
         }
         let catalog = Arc::clone(&self.catalog.borrow());
@@ -74,7 +75,7 @@ impl Health {
     /// hears nothing that this machine sends itself; all behind it is the same.
     async fn fetch(&self, entry: &FileEntry, phone: MacAddr) -> anyhow::Result<()> {
         let own = Ipv4Addr::LOCALHOST;
-        let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), (own, 8)))?;
+        let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), Lan::new(own, 8)))?;
         let server = service.local_addr();
         let mut devices = DeviceTable::without_link();
         devices.fixed(own, phone);
@@ -112,7 +113,8 @@ fn probe(catalog: &Catalog) -> Option<(&FileEntry, MacAddr)> {
 /// One plain transfer, block after block, compared with what the release says.
 async fn fetch(server: SocketAddrV4, entry: &FileEntry) -> anyhow::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let request = Request { name: entry.name.as_str().as_bytes(), mode: Mode::Octet, options: Vec::new() };
+    let request =
+        TransferRequest { name: entry.name.as_str().as_bytes(), mode: TransferMode::Octet, options: Vec::new() };
     let mut packet = Vec::new();
     Packet::Read(request).emit(&mut packet);
     let (mut to, mut wanted, mut content) = (server, 1_u16, Vec::new());

@@ -5,8 +5,8 @@
 //! other slot and restarts the machine. What became of it is in a file that the system writes; here it is told to HQ.
 //! Without that file this is no image of ours, but a package on somebody's Debian: then nothing is ever installed.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,9 @@ use super::card::Card;
 use super::clock;
 use access::content::CHUNK_BYTES;
 use access::{BoardImage, Catalog, Files};
-use api::ImageSeen;
+use api::{AlertCode, ImageSeen};
 use bundle::validate::is_image_name;
+use durable::{Disk, SHARED, SHARED_DIR};
 use ids::{Digest, UnixTime};
 use status::Stats;
 use update::plan::may_activate;
@@ -40,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long the installer may leave a bundle lying.
 const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// The alert for an image that is not what the release wants.
-const ALERT: &str = "image";
+const ALERT: AlertCode = AlertCode::Image;
 
 /// What the system says, a line each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -202,32 +203,18 @@ impl ImageService {
 
 /// Writes the bundle in clear: under its name only when all of it is on the disk and is what was signed for.
 fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let part = folder.join(PART);
-    let written = fill(files, image, &part).and_then(|()| fs::rename(&part, folder.join(BUNDLE)));
-    if written.is_err() {
-        // The disk may be full of it.
-        let _ = fs::remove_file(&part);
-    }
-    written?;
-    File::open(folder)?.sync_all()
-}
-
-fn fill(files: &dyn Files, image: &BoardImage, part: &Path) -> io::Result<()> {
+    durable::create_dirs(folder, SHARED_DIR)?;
     let content = files.open(&image.bundle).map_err(io::Error::other)?;
-    let mut file = File::create(part)?;
+    // Whatever fails, it goes away: the disk may be full of it.
+    let mut part = Disk::default().aside_named(&folder.join(PART), &folder.join(BUNDLE), SHARED)?;
     for index in 0..content.len().div_ceil(CHUNK_BYTES as u64) {
-        file.write_all(&content.chunk(index).map_err(io::Error::other)?)?;
+        part.append(&content.chunk(index).map_err(io::Error::other)?)?;
     }
-    file.sync_all()?;
     let (bytes, sha256) = content.digest().map_err(io::Error::other)?;
     if (bytes, sha256) != (image.bundle.blob.clear_bytes, image.bundle.sha256) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not what the release says"));
     }
-    Ok(())
+    part.put_in_place()
 }
 
 #[cfg(test)]

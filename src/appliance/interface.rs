@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
+use ids::{Lan, is_private};
+
 /// The interface that phones are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LanInterface {
@@ -13,12 +15,17 @@ pub struct LanInterface {
     pub name: String,
     /// The kernel's number for it.
     pub index: u32,
-    /// Our address on it.
-    pub address: Ipv4Addr,
-    /// The length of the LAN's prefix.
-    pub prefix: u8,
+    /// Our address on it, and the LAN's prefix.
+    pub lan: Lan,
     /// The largest IP packet on it, in octets.
     pub mtu: u32,
+}
+
+impl LanInterface {
+    /// Our address on it.
+    pub const fn address(&self) -> Ipv4Addr {
+        self.lan.address()
+    }
 }
 
 /// Why there is no LAN to serve.
@@ -72,7 +79,7 @@ struct Found {
     name: String,
     up: bool,
     loopback: bool,
-    address: Option<(Ipv4Addr, u8)>,
+    address: Option<Lan>,
 }
 
 /// Finds the LAN's interface: the one named, else the only one with an address of a private network (RFC 1918, RFC 3927
@@ -82,11 +89,10 @@ struct Found {
 ///
 /// See [`InterfaceError`]; messages name what there is.
 pub fn find(name: Option<&str>, allow_loopback: bool) -> Result<LanInterface, InterfaceError> {
-    let chosen = choose(&list()?, name, allow_loopback)?;
-    let (name, (address, prefix)) = chosen;
+    let (name, lan) = choose(&list()?, name, allow_loopback)?;
     let index = if_nametoindex(name.as_str()).map_err(InterfaceError::List)?;
     let mtu = fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok().and_then(|text| text.trim().parse().ok());
-    Ok(LanInterface { name, index, address, prefix, mtu: mtu.unwrap_or(1500) })
+    Ok(LanInterface { name, index, lan, mtu: mtu.unwrap_or(1500) })
 }
 
 fn list() -> Result<Vec<Found>, InterfaceError> {
@@ -96,24 +102,24 @@ fn list() -> Result<Vec<Found>, InterfaceError> {
             storage.and_then(|storage| storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
         };
         let netmask = v4(entry.netmask).unwrap_or(Ipv4Addr::BROADCAST);
-        let prefix = u8::try_from(u32::from(netmask).leading_ones()).unwrap_or(32);
         all.push(Found {
             name: entry.interface_name,
             up: entry.flags.contains(InterfaceFlags::IFF_UP),
             loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
-            address: v4(entry.address).map(|address| (address, prefix)),
+            address: v4(entry.address).map(|address| Lan::with_netmask(address, netmask)),
         });
     }
     Ok(all)
 }
 
-fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(String, (Ipv4Addr, u8)), InterfaceError> {
-    let fits = |found: &Found, (address, _): (Ipv4Addr, u8)| {
+fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(String, Lan), InterfaceError> {
+    let fits = |found: &Found, lan: Lan| {
+        let address = lan.address();
         if found.loopback { allow_loopback && address.is_loopback() } else { is_private(address) }
     };
     let Some(name) = name else {
         let addresses = all.iter().filter(|found| found.up && !found.loopback);
-        let fitting: Vec<(&Found, (Ipv4Addr, u8))> = addresses
+        let fitting: Vec<(&Found, Lan)> = addresses
             .filter_map(|found| Some((found, found.address.filter(|&address| fits(found, address))?)))
             .collect();
         return match fitting.as_slice() {
@@ -132,17 +138,12 @@ fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(St
     if own.peek().is_none() {
         return Err(InterfaceError::NotFound { name: name.to_owned(), available: describe(all) });
     }
-    let addresses: Vec<(&Found, (Ipv4Addr, u8))> = own.filter_map(|found| Some((found, found.address?))).collect();
+    let addresses: Vec<(&Found, Lan)> = own.filter_map(|found| Some((found, found.address?))).collect();
     match (addresses.iter().find(|(found, address)| fits(found, *address)), addresses.first()) {
         (Some((_, address)), _) => Ok((name.to_owned(), *address)),
-        (None, Some((_, (address, _)))) => Err(InterfaceError::Public { name: name.to_owned(), address: *address }),
+        (None, Some((_, lan))) => Err(InterfaceError::Public { name: name.to_owned(), address: lan.address() }),
         (None, None) => Err(InterfaceError::NoAddress { name: name.to_owned(), available: describe(all) }),
     }
-}
-
-fn is_private(address: Ipv4Addr) -> bool {
-    let [a, b, ..] = address.octets();
-    address.is_private() || address.is_link_local() || (a == 100 && b & 0xc0 == 64)
 }
 
 /// `eth0 (192.168.1.2/24), wlan0 (no address)`.
@@ -154,7 +155,7 @@ fn describe(all: &[Found]) -> String {
         .iter()
         .map(|name| {
             let addresses = all.iter().filter(|found| found.name == *name).filter_map(|found| found.address);
-            let addresses: Vec<String> = addresses.map(|(address, prefix)| format!("{address}/{prefix}")).collect();
+            let addresses: Vec<String> = addresses.map(|lan| lan.to_string()).collect();
             format!(
                 "{name} ({})",
                 if addresses.is_empty() { "no IPv4 address".to_owned() } else { addresses.join(", ") }
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn the_only_private_address_is_found_without_a_name() {
         let all = [at("lo", "127.0.0.1/8"), at("eth0", "192.168.1.2/24"), at("ppp0", "203.0.113.5/32"), bare("wlan0")];
-        assert_eq!(choose(&all, None, false).unwrap(), ("eth0".to_owned(), ("192.168.1.2".parse().unwrap(), 24)));
+        assert_eq!(choose(&all, None, false).unwrap(), ("eth0".to_owned(), "192.168.1.2/24".parse().unwrap()));
     }
 
     #[test]
@@ -180,7 +181,7 @@ mod tests {
         let all = [at("eth0", "192.168.1.2/24"), at("wlan0", "10.0.0.2/8")];
         let error = choose(&all, None, false).unwrap_err();
         assert_eq!(error.to_string(), "several network interfaces could be the LAN; name one of eth0, wlan0");
-        assert_eq!(choose(&all, Some("wlan0"), false).unwrap().1.1, 8);
+        assert_eq!(choose(&all, Some("wlan0"), false).unwrap().1.prefix_len(), 8);
     }
 
     #[test]
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn a_private_address_is_taken_before_a_public_one_on_the_same_interface() {
         let all = [at("eth0", "203.0.113.5/24"), at("eth0", "100.64.3.4/10")];
-        assert_eq!(choose(&all, Some("eth0"), false).unwrap().1.1, 10);
+        assert_eq!(choose(&all, Some("eth0"), false).unwrap().1.prefix_len(), 10);
     }
 
     #[test]
@@ -217,14 +218,12 @@ mod tests {
     #[test]
     fn this_machines_loopback_is_found() {
         let lan = find(Some("lo"), true).unwrap();
-        assert_eq!((lan.name.as_str(), lan.prefix), ("lo", 8));
+        assert_eq!((lan.name.as_str(), lan.lan.prefix_len()), ("lo", 8));
         assert!(lan.index > 0 && lan.mtu >= 1500);
     }
 
     fn at(name: &str, text: &str) -> Found {
-        let (address, prefix) = text.split_once('/').unwrap();
-        let address = Some((address.parse().unwrap(), prefix.parse().unwrap()));
-        Found { address, ..bare(name) }
+        Found { address: Some(text.parse().unwrap()), ..bare(name) }
     }
 
     fn bare(name: &str) -> Found {

@@ -24,6 +24,7 @@ use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
 use access::{Catalog, DeviceTable, Files};
+use api::AlertCode;
 use status::Stats;
 use store::Store;
 
@@ -40,7 +41,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many addresses may wait to be resolved.
 const RESOLVE_QUEUE: usize = 256;
 /// The alert while there is no LAN to serve.
-const NO_LAN: &str = "no-lan";
+const NO_LAN: AlertCode = AlertCode::NoLan;
 
 /// What the services of the LAN are made of, each time anew.
 pub(super) struct Lan {
@@ -67,7 +68,7 @@ impl Bound {
 
     /// Where DHCP is answered, if it is.
     pub(super) fn dhcp(&self) -> Option<SocketAddrV4> {
-        self.dhcp.as_ref().map(|service| SocketAddrV4::new(self.interface.address, service.port()))
+        self.dhcp.as_ref().map(|service| SocketAddrV4::new(self.interface.address(), service.port()))
     }
 }
 
@@ -99,7 +100,7 @@ impl Lan {
                 () = stop.cancelled() => return Ok(()),
                 again = self.bind_again(name.as_deref(), &mut changes) => again,
             };
-            info!(interface = again.interface.name, address = %again.interface.address, "serving the LAN again");
+            info!(interface = again.interface.name, address = %again.interface.address(), "serving the LAN again");
             bound = Some(again);
         }
     }
@@ -187,7 +188,7 @@ impl Lan {
         match found {
             Ok(now) if now == *before => false,
             Ok(now) => {
-                warn!(interface = now.name, from = %before.address, to = %now.address, "the LAN interface has changed");
+                warn!(interface = now.name, from = %before.address(), to = %now.address(), "the LAN interface has changed");
                 true
             }
             Err(error) => {
@@ -227,12 +228,12 @@ impl Lan {
 
     fn tftp_service(&self, lan: &LanInterface) -> anyhow::Result<tftp::Service> {
         let settings = &self.settings.tftp;
-        let bind = SocketAddrV4::new(lan.address, settings.port);
+        let bind = SocketAddrV4::new(lan.address(), settings.port);
         let config = tftp::Config {
             interface: Some(lan.name.clone()),
             max_transfers: settings.max_transfers,
             max_transfers_per_address: settings.max_transfers_per_device,
-            ..tftp::Config::new(bind, (lan.address, lan.prefix))
+            ..tftp::Config::new(bind, lan.lan)
         };
         let service = match &self.sockets.tftp {
             Some(socket) => {
@@ -250,9 +251,8 @@ impl Lan {
         let settings = &self.settings.dhcp;
         let config = dhcp::Config {
             // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
-            interface: (!lan.address.is_loopback()).then(|| lan.name.clone()),
-            address: lan.address,
-            prefix: lan.prefix,
+            interface: (!lan.address().is_loopback()).then(|| lan.name.clone()),
+            lan: lan.lan,
             server_port: settings.server_port,
             client_port: settings.client_port,
             relay_port: settings.relay_port,
@@ -262,8 +262,11 @@ impl Lan {
             adopted.transpose().context("systemd's socket for DHCP is of no use")
         };
         let packets = self.sockets.packets.try_clone().context("cannot copy the packet sockets")?;
-        let given =
-            dhcp::Given { server: adopt(&self.sockets.dhcp)?, client: adopt(&self.sockets.dhcp_client)?, packets };
+        let given = dhcp::InheritedSockets {
+            server: adopt(&self.sockets.dhcp)?,
+            client: adopt(&self.sockets.dhcp_client)?,
+            packets,
+        };
         Ok(dhcp::Service::with_sockets(config, given)?)
     }
 }
@@ -279,7 +282,7 @@ fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::Joi
 }
 
 fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
-    let mut devices = if lan.address.is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
+    let mut devices = if lan.address().is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
     for (address, mac) in &settings.neighbours {
         if !devices.fixed(*address, *mac) {
             warn!(%address, "too many fixed addresses; this one is left out");

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::clock;
-use dhcp::augment::Kept;
+use dhcp::completed_lease::CompletedLease;
 use dhcp::leases::{Lease, LeaseLog};
 use ids::UnixTime;
 use store::{Journal, Store, StoreError};
@@ -16,7 +16,7 @@ const REWRITE_BYTES: u64 = 1024 * 1024;
 /// Room in one record, well under what a journal takes.
 const RECORD_BYTES: usize = 32 * 1024;
 
-/// In the cache: MAC address to [`Kept`], and under [`BOOT`] the run of the machine that stamped them.
+/// In the cache: MAC address to [`CompletedLease`], and under [`BOOT`] the run of the machine that stamped them.
 const COMPLETED: &str = "dhcp-completed";
 /// Not six octets long, so no MAC address.
 const BOOT: &[u8] = b"boot";
@@ -81,7 +81,7 @@ impl LeaseLog for StoredLeases {
         Ok(())
     }
 
-    fn remember(&mut self, completed: &[(Kept, UnixTime)]) {
+    fn remember(&mut self, completed: &[(CompletedLease, UnixTime)]) {
         let cache = self.store.cache();
         let boot = boot();
         if cache.get(COMPLETED, BOOT).as_deref() != Some(boot.as_bytes()) {
@@ -96,7 +96,7 @@ impl LeaseLog for StoredLeases {
         }
     }
 
-    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+    fn recall(&mut self) -> Option<Vec<(CompletedLease, Duration)>> {
         let cache = self.store.cache();
         // How long ago something was is known if the clock is right, or if this machine has run all the while.
         let same_run = cache.get(COMPLETED, BOOT).as_deref() == Some(boot().as_bytes());
@@ -106,7 +106,7 @@ impl LeaseLog for StoredLeases {
         let now = clock::now();
         let mut live = Vec::new();
         for (key, value) in cache.entries(COMPLETED, &[], MAX_COMPLETED + 1) {
-            let kept = Kept::parse(&value).filter(|(_, since)| *since <= now && now.since(*since) < MAX_AGE);
+            let kept = CompletedLease::parse(&value).filter(|(_, since)| *since <= now && now.since(*since) < MAX_AGE);
             match kept {
                 Some((kept, since)) => live.push((kept, now.since(since))),
                 None if key == BOOT => {}
@@ -129,13 +129,13 @@ fn boot() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dhcp::leases::{ClientId, State};
+    use dhcp::leases::{ClientId, LeaseState};
     use ids::MacAddr;
 
     fn lease(last: u8, until: i64) -> Lease {
         let mac = MacAddr::new([2, 0, 0, 0, 0, last]);
         let address = Ipv4Addr::new(192, 168, 1, last);
-        Lease { address, mac, client: ClientId::hardware(1, mac), state: State::Bound, until: UnixTime(until) }
+        Lease { address, mac, client: ClientId::hardware(1, mac), state: LeaseState::Bound, until: UnixTime(until) }
     }
 
     #[test]
@@ -156,7 +156,8 @@ mod tests {
         let store = Store::open(dir.path()).expect("a store");
         let mut leases = StoredLeases::open(&store).expect("a journal");
         assert_eq!(leases.recall(), Some(Vec::new()));
-        let kept = |last: u8| Kept { discover: [&[0; 33][..], &[last], &[0; 266]].concat(), offer: vec![2; 300] };
+        let kept =
+            |last: u8| CompletedLease { discover: [&[0; 33][..], &[last], &[0; 266]].concat(), offer: vec![2; 300] };
         let now = clock::now();
         let before = |seconds: i64| UnixTime(now.0 - seconds);
         leases.remember(&[(kept(1), before(100)), (kept(2), before(8 * 86_400)), (kept(3), before(-5000))]);
@@ -176,11 +177,11 @@ mod tests {
         let store = Store::open(dir.path()).expect("a store");
         let mut leases = StoredLeases::open(&store).expect("a journal");
         let now = clock::now();
-        let many: Vec<(Kept, UnixTime)> = (0..2000_u32)
+        let many: Vec<(CompletedLease, UnixTime)> = (0..2000_u32)
             .map(|number| {
                 let mut discover = vec![0; 300];
                 discover.splice(30..34, number.to_be_bytes());
-                (Kept { discover, offer: vec![2; 300] }, now)
+                (CompletedLease { discover, offer: vec![2; 300] }, now)
             })
             .collect();
         many.chunks(100).for_each(|some| leases.remember(some));

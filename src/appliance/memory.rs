@@ -164,8 +164,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use api::{AlertCode, TransferEnd};
     use ids::{Generation, MacAddr};
-    use status::{Outcome, Report, TransferRecord};
+    use status::{Report, TransferRecord};
 
     fn asked(stats: &Stats, last: u8, file: &str) {
         stats.transfer(TransferRecord {
@@ -177,7 +178,7 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(4),
-            outcome: Outcome::Delivered,
+            outcome: TransferEnd::Delivered.into(),
         });
     }
 
@@ -198,7 +199,7 @@ mod tests {
         let empty = run(dir.path(), |stats, _| {
             asked(stats, 1, "a.cfg");
             asked(stats, 2, "b.cfg");
-            stats.alert("address-conflict", "two at one".to_owned());
+            stats.alert(AlertCode::AddressConflict, "two at one".to_owned());
         });
         assert!(empty.phones.is_empty() && empty.counters.is_empty());
         let before = run(dir.path(), |stats, _| asked(stats, 1, "c.cfg"));

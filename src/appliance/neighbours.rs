@@ -23,7 +23,8 @@ use tracing::{debug, trace, warn};
 
 use super::interface::LanInterface;
 use access::DeviceTable;
-use access::devices::Change;
+use access::devices::AddressChange;
+use api::AlertCode;
 use ids::MacAddr;
 use status::Stats;
 
@@ -155,10 +156,7 @@ impl NeighbourService {
 
     /// Whether the address can belong to a device on this link at all.
     fn is_neighbour(&self, address: Ipv4Addr) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.lan.prefix.min(32))).unwrap_or(0);
-        let (own, other) = (u32::from(self.lan.address), u32::from(address));
-        let ends = self.lan.prefix < 31 && (other & !mask == 0 || other | mask == u32::MAX);
-        own != other && (own ^ other) & mask == 0 && !ends
+        self.lan.lan.is_host(address) && address != self.lan.address()
     }
 
     fn report(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
@@ -233,15 +231,15 @@ impl NeighbourService {
         if let Some(change) = change {
             let text = describe(&change);
             debug!("{text}");
-            self.stats.alert("address-conflict", text);
+            self.stats.alert(AlertCode::AddressConflict, text);
         }
     }
 }
 
-fn describe(change: &Change) -> String {
+fn describe(change: &AddressChange) -> String {
     match change {
-        Change::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
-        Change::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
+        AddressChange::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
+        AddressChange::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
     }
 }
 
@@ -261,7 +259,7 @@ fn probe_socket(lan: &LanInterface) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(lan.name.as_bytes()))?;
-    socket.bind(&SocketAddrV4::new(lan.address, 0).into())?;
+    socket.bind(&SocketAddrV4::new(lan.address(), 0).into())?;
     UdpSocket::from_std(socket.into())
 }
 
@@ -290,6 +288,7 @@ mod tests {
     use rtnetlink::packet_route::neighbour::NeighbourHeader;
 
     use super::*;
+    use ids::Lan;
 
     const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
@@ -344,8 +343,8 @@ mod tests {
     }
 
     fn service() -> NeighbourService {
-        let address = Ipv4Addr::new(192, 168, 1, 2);
-        let lan = LanInterface { name: "eth0".to_owned(), index: 7, address, prefix: 24, mtu: 1500 };
+        let lan = Lan::new(Ipv4Addr::new(192, 168, 1, 2), 24);
+        let lan = LanInterface { name: "eth0".to_owned(), index: 7, lan, mtu: 1500 };
         NeighbourService::new(lan, Arc::default(), Stats::new())
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
+use api::{Alert, AlertCode, SiteState};
 use status::{Report, Stats};
 
 /// How often it is looked whether the appliance's state changed.
@@ -70,15 +71,21 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
 
 /// What the LED shows: `serving`, `stale` (served, but HQ has not confirmed it) or `fault`. See `systemd/led`.
 fn led(report: &Report) -> &'static str {
-    let broken = |alert: &api::Alert| matches!(alert.code.as_str(), "release-damaged" | "dhcp-lease-log");
-    match report.state.as_str() {
-        "not-enrolled" => "fault",
+    let broken = |alert: &Alert| {
+        matches!(AlertCode::from_code(&alert.code), Some(AlertCode::ReleaseDamaged | AlertCode::DhcpLeaseLog))
+    };
+    match SiteState::from_code(&report.state) {
+        Some(SiteState::NotEnrolled) => "fault",
         _ if report.alerts.iter().any(broken) => "fault",
-        "ok" | "starting" => "serving",
+        Some(SiteState::Ok | SiteState::Starting) => "serving",
         _ => "stale",
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "below /run, which no power cut survives; systemd waits for this very write"
+)]
 fn write_word(file: &Path, word: &str) -> std::io::Result<()> {
     // Written in one go: systemd looks when it is closed. The LED's unit is another user, without a right to read all.
     std::fs::write(file, format!("{word}\n"))?;
@@ -97,7 +104,7 @@ mod tests {
     use ids::{Generation, UnixTime};
     use status::PollState;
 
-    fn after_poll(state: &'static str) -> Stats {
+    fn after_poll(state: SiteState) -> Stats {
         let stats = Stats::new();
         stats.poll(PollState {
             at: UnixTime(0),
@@ -115,12 +122,12 @@ mod tests {
     fn the_led_tells_service_from_silence_and_fault() {
         let shown = |stats: &Stats| led(&Report::of(stats));
         assert_eq!(shown(&Stats::new()), "serving");
-        assert_eq!(shown(&after_poll("ok")), "serving");
-        assert_eq!(shown(&after_poll("unreachable")), "stale");
-        assert_eq!(shown(&after_poll("stale")), "stale");
-        assert_eq!(shown(&after_poll("not-enrolled")), "fault");
-        let damaged = after_poll("ok");
-        damaged.alert("release-damaged", "the stored release does not hold".to_owned());
+        assert_eq!(shown(&after_poll(SiteState::Ok)), "serving");
+        assert_eq!(shown(&after_poll(SiteState::Unreachable)), "stale");
+        assert_eq!(shown(&after_poll(SiteState::Stale)), "stale");
+        assert_eq!(shown(&after_poll(SiteState::NotEnrolled)), "fault");
+        let damaged = after_poll(SiteState::Ok);
+        damaged.alert(AlertCode::ReleaseDamaged, "the stored release does not hold".to_owned());
         assert_eq!(shown(&damaged), "fault");
     }
 }

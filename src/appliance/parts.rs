@@ -16,9 +16,11 @@ use super::interface::{self, LanInterface};
 use super::lan::{Bound, Lan};
 use super::memory::StoredMemory;
 use access::{Catalog, Files, Opened};
+use api::{AlertCode, SiteState};
 use status::service::{Command, Service as StatusService};
 use status::{PollState, Stats};
 use store::Store;
+use telemetry::Hint as _;
 
 use update::{RollBackRequest, SiteIdentity, Updater};
 
@@ -74,7 +76,7 @@ impl Parts {
         let enrolled = enrolled(&store, &stats).await?;
         let initial = first_catalog(enrolled.as_ref())?;
         let (name, address) =
-            interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address)));
+            interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
         info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
 
         let (releases, catalog) = watch::channel(initial);
@@ -119,16 +121,14 @@ fn lan_interface(settings: &Settings) -> anyhow::Result<Option<LanInterface>> {
             warn!(%error, "there is no LAN to serve yet; it is waited for");
             Ok(None)
         }
-        Err(error) => {
-            Err(error).context("hint: name the LAN interface in the configuration: [lan] interface = \"eth0\"")
-        }
+        Err(error) => Err(error).hint("name the LAN interface in the configuration: [lan] interface = \"eth0\""),
     }
 }
 
 fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
-        .context("hint: run as the user that owns it, stop another lineside, or set storage.state")?;
+        .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
     for recovery in store.recoveries() {
         warn!(%recovery, "the store was put in order");
     }
@@ -147,7 +147,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
             at: clock::now(),
-            state: "not-enrolled",
+            state: SiteState::NotEnrolled,
             reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
             generation: ids::Generation(0),
             fresh_at: None,
@@ -164,7 +164,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
         Err(error) => {
             // The next poll fetches what is damaged. Until then there is nothing that may be served.
             error!(%error, "the stored release does not hold");
-            stats.alert("release-damaged", format!("the stored release does not hold: {error}"));
+            stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
             Ok(Some(Enrolled { identity, active: None }))
         }
     }
@@ -182,7 +182,7 @@ fn first_catalog(enrolled: Option<&Enrolled>) -> anyhow::Result<Arc<Catalog>> {
 fn status_socket(settings: &Settings) -> anyhow::Result<StatusService> {
     StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
-        .context("hint: set status.socket to a path in a directory that you may write")
+        .hint("set status.socket to a path in a directory that you may write")
 }
 
 fn health(settings: &Settings, store: &Store, catalog: &watch::Receiver<Arc<Catalog>>, stats: &Stats) -> Health {

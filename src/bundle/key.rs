@@ -3,7 +3,6 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
 /// A 32-byte secret that `Debug` shows by its fingerprint only and that is wiped on drop.
@@ -70,44 +69,22 @@ impl RecipientPublic {
 
 impl fmt::Debug for RecipientPublic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
+        f.write_str(&hex(&self.0))
     }
 }
 
-fn serialize_hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&HEXLOWER.encode(bytes))
+fn hex(bytes: &[u8; 32]) -> String {
+    HEXLOWER.encode(bytes)
 }
 
-fn deserialize_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-    let bytes =
-        HEXLOWER.decode(text.as_bytes()).map_err(|_| de::Error::custom("a key has 64 lower-case hex digits"))?;
-    bytes.try_into().map_err(|_| de::Error::custom("a key has 64 lower-case hex digits"))
+fn from_hex(text: &str) -> Result<[u8; 32], &'static str> {
+    let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.ok_or("a key has 64 lower-case hex digits")
 }
 
-impl Serialize for ContentKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_hex(&self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for ContentKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize_hex(deserializer).map(Self)
-    }
-}
-
-impl Serialize for RecipientPublic {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_hex(&self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for RecipientPublic {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize_hex(deserializer).map(Self)
-    }
-}
+// No `Display`: what prints a key by accident must not compile.
+ids::text_serde!(ContentKey, |key: &Self| hex(&key.0), |text: &str| from_hex(text).map(Self));
+ids::text_serde!(RecipientPublic, |key: &Self| hex(&key.0), |text: &str| from_hex(text).map(Self));
 
 #[cfg(test)]
 mod tests {

@@ -16,17 +16,17 @@ pub const MANIFEST_FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Manifest {
-    /// [`MANIFEST_FORMAT`].
+    /// The version of the content, from 1; [`MANIFEST_FORMAT`] where HQ writes it.
     pub format: u32,
     /// The fleet it was made for; must equal the fleet in the signed metadata.
     pub fleet: FleetId,
     /// The site it was made for; must equal the site in the signed metadata.
     pub site: SiteId,
-    /// Its number; must equal the version of the signed `targets`.
+    /// The number of the release, from 1; must equal the version of the signed `targets`.
     pub generation: Generation,
     /// When HQ made it.
     pub created: UnixTime,
-    /// What it will need on disk.
+    /// Sums over its files and objects, for the check of free space.
     pub totals: Totals,
     /// The version of the `firmware` role's metadata that it was made against.
     pub catalogue_version: u64,
@@ -39,7 +39,7 @@ pub struct Manifest {
     pub inventory: ObjectRef,
     /// The files of the site: 1 to 64 objects, each holding a [`Shard`].
     pub shards: Vec<ObjectRef>,
-    /// What the appliance itself shall run.
+    /// The system that the appliance itself shall run; `None` leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
 }
@@ -79,9 +79,9 @@ pub struct ObjectRef {
     pub digest: Digest,
     /// Bytes of the ciphertext.
     pub bytes: u64,
-    /// The key to it.
+    /// The key that opens the object; no other object has it.
     pub key: ContentKey,
-    /// What was done before encryption.
+    /// Whether the content was compressed before encryption.
     pub packing: Packing,
     /// Bytes after opening and unpacking.
     pub clear_bytes: u64,
@@ -93,7 +93,7 @@ pub struct ObjectRef {
 pub enum Packing {
     /// Nothing: a reader can start at any chunk. For large or incompressible files.
     Plain,
-    /// One zstd frame.
+    /// Compressed to one zstd frame (RFC 8878). A reader has to open all of it.
     Zstd,
 }
 
@@ -101,7 +101,7 @@ pub enum Packing {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Shard {
-    /// In the order of their names.
+    /// The files, in the order of their names.
     pub files: Vec<FileEntry>,
 }
 
@@ -109,7 +109,7 @@ pub struct Shard {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FileEntry {
-    /// The name on the wire.
+    /// The name by which phones ask for it.
     pub name: FileName,
     /// Who may have it.
     pub scope: Scope,
@@ -153,7 +153,7 @@ pub enum Class {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inventory {
-    /// In the order of their addresses.
+    /// The phones, in the order of their MAC addresses; at most [`MAX_PHONES`](crate::limits::MAX_PHONES).
     pub phones: Vec<Phone>,
 }
 
@@ -161,7 +161,7 @@ pub struct Inventory {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Phone {
-    /// Its address, on its label.
+    /// The MAC address of the phone, as its label has it.
     pub mac: MacAddr,
     /// The template set it uses, for example `cisco-8941`.
     pub model: String,
@@ -174,9 +174,9 @@ pub struct Phone {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct SiteSettings {
-    /// DHCP at the site.
+    /// What the appliance does about DHCP, and what it hands out.
     pub dhcp: DhcpSettings,
-    /// TFTP at the site.
+    /// What the TFTP server agrees to, and whether it takes logs.
     pub tftp: TftpSettings,
     /// Seconds between polls, 60 to 86,400; 300 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,7 +206,7 @@ pub enum DhcpMode {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DhcpSettings {
-    /// What to do.
+    /// What the appliance does about the site's DHCP; [`DhcpMode::Auto`] if absent.
     pub mode: DhcpMode,
     /// First and last address to lease (`phones-only` and `all`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,7 +252,7 @@ pub struct VendorOption {
     pub vendor_class: String,
     /// The option's code, 1 to 254.
     pub code: u8,
-    /// Its value in hex.
+    /// The value of the option, at most 255 bytes; hex in the JSON.
     #[serde(with = "hex_bytes")]
     pub value: Vec<u8>,
 }

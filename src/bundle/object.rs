@@ -7,27 +7,27 @@ use super::limits::{CHUNK_BYTES, MAX_FILES, MAX_PHONES, MAX_UNPACKED_BYTES, TAG_
 use super::{ContentKey, Inventory, ObjectRef, Packing, Shard, packing, stream};
 use ids::Digest;
 
-/// Why an object was turned away.
+/// Why a sealed object was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
     /// The ciphertext's digest or length is not what the reference says.
     #[error("the object is not the one that was asked for")]
     WrongObject,
-    /// A chunk failed authentication.
+    /// The chunk of this number, from 0, failed authentication.
     #[error("chunk {0} of the object fails its authentication")]
     Corrupt(u64),
     /// It unpacks to another length than the reference says, or not at all.
     #[error("the object does not unpack to the size it claims")]
     Unpack,
-    /// Content is not what the format says.
+    /// The content breaks the format (`FORMAT.md`). The text says how, and holds no key.
     #[error("the object's content is malformed: {0}")]
     Malformed(String),
-    /// Over a limit.
+    /// The content in clear is longer than allowed. Nothing was decrypted.
     #[error("the object is {bytes} bytes, over the {limit} allowed")]
     TooLarge {
-        /// What it has.
+        /// The length in clear that the reference gives.
         bytes: u64,
-        /// What it may have.
+        /// The most bytes that it may have in clear.
         limit: u64,
     },
 }
@@ -88,13 +88,13 @@ fn at_most(what: &str, value: usize, limit: usize) -> Result<(), ObjectError> {
     Ok(())
 }
 
-/// How many chunks an object of so many clear (packed) bytes has: at least one.
+/// The number of chunks of an object whose packed content has so many bytes: at least one.
 pub const fn chunks(packed_bytes: u64) -> u64 {
     let chunks = packed_bytes.div_ceil(CHUNK_BYTES as u64);
     if chunks == 0 { 1 } else { chunks }
 }
 
-/// How many bytes an object of so many clear (packed) bytes has when it is sealed.
+/// The sealed length in bytes of an object whose packed content has so many bytes.
 pub const fn sealed_bytes(packed_bytes: u64) -> u64 {
     packed_bytes.saturating_add(chunks(packed_bytes).saturating_mul(TAG_BYTES as u64))
 }

@@ -18,33 +18,34 @@ pub(crate) mod tests;
 /// How file keys are encapsulated to recipients.
 pub type Kem = X25519HkdfSha256;
 
-/// The first bytes of a sealed manifest.
+/// The first four bytes of a sealed manifest: "LSM" and the version of the container.
 pub const MAGIC: &[u8; 4] = b"LSM1";
 /// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305. Another number is another set of all three.
 pub const SUITE_X25519: u8 = 1;
-/// Magic, suite, number of recipients.
+/// The length of the header: magic, suite (1 byte), number of recipients (1 byte).
 pub const HEADER_BYTES: usize = 6;
-/// How a line of the table names its recipient: see [`RecipientPublic::id`].
+/// The length of the id by which the table names a recipient: see [`RecipientPublic::id`].
 pub const ID_BYTES: usize = 8;
-/// The encapsulated key of HPKE (RFC 9180 §4).
+/// The length of the encapsulated key of HPKE (RFC 9180 §4).
 pub const ENC_BYTES: usize = 32;
 const WRAPPED_BYTES: usize = 32 + 16;
-/// One line of the recipients' table.
+/// The length of one line of the recipients' table: id, encapsulated key, wrapped file key.
 pub const RECIPIENT_BYTES: usize = ID_BYTES + ENC_BYTES + WRAPPED_BYTES;
 
-/// What a sealed manifest is bound to; all of it is in the HPKE info.
+/// The release that a sealed manifest is bound to. All of it is in the HPKE `info` (RFC 9180 §8.1), so a manifest that was
+/// sealed for another one does not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
-    /// The fleet.
+    /// The fleet whose HQ sealed the manifest.
     pub fleet: FleetId,
-    /// The site.
+    /// The only site that the manifest is for.
     pub site: SiteId,
-    /// The release.
+    /// The generation of the release; the version of the signed `targets`.
     pub generation: Generation,
 }
 
 impl Binding {
-    /// What this manifest says of itself.
+    /// The binding that a manifest itself gives, in clear.
     pub fn of(manifest: &Manifest) -> Self {
         Self { fleet: manifest.fleet.clone(), site: manifest.site.clone(), generation: manifest.generation }
     }
@@ -55,29 +56,29 @@ impl Binding {
     }
 }
 
-/// Why a manifest was turned away.
+/// Why a sealed manifest was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Not sealed for this key, this site or this generation, or damaged.
+    /// The manifest is sealed for another key, site or generation, or is damaged: these cannot be told apart.
     #[error("the manifest is not sealed to this site's key for this release, or is damaged")]
     NotForUs,
-    /// Not our format.
+    /// The manifest breaks the format (`FORMAT.md`). The text says how.
     #[error("the sealed manifest is malformed: {0}")]
     Malformed(String),
-    /// A newer format than this build knows.
+    /// The manifest has a newer format than this build knows.
     #[error("the manifest has format {0}, newer than this version knows; update the appliance first")]
     TooNew(u32),
-    /// Sealed in a way that this build does not know.
+    /// The manifest is sealed with a suite of algorithms that this build does not know.
     #[error("the manifest is sealed with suite {0}, which this version does not know; update the appliance first")]
     UnknownSuite(u8),
-    /// Over a limit.
+    /// A count or a size in the manifest is over its limit.
     #[error("the manifest's {what} is {value}, over the {limit} allowed")]
     TooLarge {
-        /// Of what.
+        /// The name of the count or size, for people.
         what: &'static str,
-        /// What it has.
+        /// The value that the manifest gives.
         value: u64,
-        /// What it may have.
+        /// The largest value that is allowed.
         limit: u64,
     },
 }
@@ -92,7 +93,7 @@ impl RecipientSecret {
         Self::from_bytes(*super::key::random())
     }
 
-    /// The public half.
+    /// The public key, to which HQ seals.
     pub fn public(&self) -> RecipientPublic {
         RecipientPublic::from_bytes(Kem::sk_to_pk(&self.for_hpke()).to_bytes().into())
     }
@@ -129,7 +130,7 @@ pub fn open(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<
     Ok(manifest)
 }
 
-/// The same, still packed and not looked into.
+/// The content of a sealed manifest, decrypted but still packed and not parsed.
 pub fn open_packed(sealed: &[u8], key: &RecipientSecret, expected: &Binding) -> Result<Vec<u8>, ManifestError> {
     if sealed.len() as u64 > MAX_MANIFEST_BYTES {
         let value = sealed.len() as u64;

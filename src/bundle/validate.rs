@@ -114,7 +114,7 @@ impl DhcpSettings {
 }
 
 impl Shard {
-    /// Checks every entry.
+    /// Checks size, packing and scope of every file.
     ///
     /// # Errors
     ///
@@ -149,7 +149,7 @@ impl FileEntry {
 }
 
 impl Inventory {
-    /// Checks every phone.
+    /// Checks address, model and label of every phone.
     ///
     /// # Errors
     ///

@@ -4,6 +4,8 @@
 //! that is shipped. Simulated are the phones ([`phone`]), and the LAN is 127.0.0.0/8. [`stage`] sets up HQ and sites,
 //! [`scenario`] is the story, [`files`] the way for load tests.
 
+#![expect(clippy::disallowed_methods, reason = "all of it is in a temporary folder")]
+
 pub mod cli;
 pub mod files;
 pub mod phone;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::phone::{Address, Fetched, Phone};
 use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
+use api::SiteState;
 use ids::{Digest, Generation, MacAddr, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0xaa, 0x00, 0x01]);
@@ -132,7 +133,7 @@ pub async fn play() -> anyhow::Result<Finished> {
         *byte ^= 1;
     }
     std::fs::write(victim, &bad)?;
-    let report = berlin.poll_until("the refusal", |report| report.state != "ok").await?;
+    let report = berlin.poll_until("the refusal", |report| report.state != SiteState::Ok.code()).await?;
     ensure!(report.generation == Generation(2), "berlin took a tampered release");
     ensure!(own_file(&reception, &berlin, reception_at).await? == changed, "the old file is no longer served");
     told.saw(format!("berlin refuses it: {} ({})", report.state, report.reason));
@@ -143,7 +144,7 @@ pub async fn play() -> anyhow::Result<Finished> {
 
     told.scene("HQ's machine goes away; the phones do not notice");
     hq.go_away().await?;
-    let report = berlin.poll_until("the outage", |report| report.state == "unreachable").await?;
+    let report = berlin.poll_until("the outage", |report| report.state == SiteState::Unreachable.code()).await?;
     told.saw(format!("berlin: {} ({})", report.state, report.reason));
     let still = boot_cisco(&mut told, &reception, &berlin, reception_at).await?;
     ensure!(contains(&still, b"Lobby"), "the phone did not get its newest file");

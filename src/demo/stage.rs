@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use tokio_util::sync::CancellationToken;
 
-use api::EnrolmentToken;
+use api::{EnrolmentToken, SiteState};
 use appliance::clock;
 use appliance::config::{DhcpPart, Settings};
 use appliance::run::{self, Running};
@@ -216,7 +216,8 @@ impl Site {
 
     /// Polls until it serves this generation and all is well.
     pub async fn serves(&self, generation: Generation) -> anyhow::Result<Report> {
-        self.poll_until("the release", |report| report.generation == generation && report.state == "ok").await
+        self.poll_until("the release", |report| report.generation == generation && report.state == SiteState::Ok.code())
+            .await
     }
 }
 

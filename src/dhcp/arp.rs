@@ -1,25 +1,25 @@
-//! Who has which address by ARP: asked before one is leased, and for conflicts that show only later (RFC 5227 §2.4). Pure.
+//! ARP, which tells who has an address: before we lease it, and when two devices claim it later (RFC 5227 §2.4). Pure.
 
 use std::net::Ipv4Addr;
 
 use ids::MacAddr;
 
-/// Ethernet header and ARP message, in octets.
+/// The length of Ethernet header and ARP message, in octets.
 const FRAME_BYTES: usize = 14 + 28;
 
 /// A device says that an address is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// The device.
+    /// The device that claims.
     pub mac: MacAddr,
-    /// The address.
+    /// The address that it claims.
     pub address: Ipv4Addr,
 }
 
-/// The question who has an address (RFC 826), to everyone.
+/// The broadcast that asks who has an address (RFC 826).
 ///
-/// It names our own address as its sender's, and so is no probe (RFC 5227 §1.1): a phone that probes the address it has
-/// just been given would take another's probe for a conflict (§2.1.1).
+/// The question names our own address as its sender's, so that it is no probe (RFC 5227 §1.1). A phone that probes the
+/// address it has just been given would take another device's probe for a conflict (§2.1.1).
 pub fn ask(mac: MacAddr, own: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
     let mut frame = Vec::with_capacity(FRAME_BYTES);
     frame.extend([0xff; 6]);
@@ -32,8 +32,8 @@ pub fn ask(mac: MacAddr, own: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// Reads a frame that holds an ARP request or reply (RFC 826) whose sender claims an address; `None` for everything else,
-/// and for probes: their sender claims nothing yet (RFC 5227 §1.1).
+/// Reads a frame with an ARP request or reply (RFC 826) whose sender claims an address. `None` for everything else, and for
+/// a probe: its sender claims nothing yet (RFC 5227 §1.1).
 pub fn parse(frame: &[u8]) -> Option<Claim> {
     let frame = frame.get(..FRAME_BYTES)?;
     // EtherType ARP; hardware Ethernet, protocol IPv4, lengths 6 and 4, request or reply.

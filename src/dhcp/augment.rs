@@ -1,483 +1,469 @@
-//! `augment`: the router leases, and for phones its answers are completed with 66/150. Pure.
+//! `augment`: the router leases addresses, and for phones we complete its answers with options 66 and 150. Pure.
 //!
-//! A phone's DISCOVER goes on to the router as through a relay agent; the router's OFFER to us tells what it is about to
-//! tell the phone. From it the ACK is prepared. When the phone's REQUEST names that router and that address, the prepared
-//! ACK goes out at once: the first ACK counts, and the phone ignores the router's own. Nothing is invented: address,
-//! times, mask and gateway are the router's for this phone. Who loses the race, or is not answered, has the router's
-//! lease as before.
+//! We pass a phone's DISCOVER on to the router as a relay agent does. The router's OFFER to us says what the router is
+//! about to tell the phone, and we prepare the ACK from it. The phone's REQUEST names that router and that address, and
+//! the prepared ACK goes out at once. The phone takes the first ACK and ignores the router's own. We invent nothing:
+//! address, times, mask and gateway are the router's for this phone. A phone that the router answers first has the
+//! router's lease, as without us.
 //!
-//! What must hold, or it does harm; the tests say which of these each of them shows:
+//! These rules keep `augment` harmless. Each test says which of them it shows:
 //!
-//! - A1: nothing is invented. Lease, T1, T2, mask and gateway are the router's for this phone, never longer; no answer
-//!   before they are known.
-//! - A2: only a REQUEST that names a known router, for an address of its subnet that no other device has and that is not
-//!   ours.
-//! - A3: a NAK of the router after our answer: that phone is left alone for a day, and people hear of it.
-//! - A4: two routers: each keeps its own parameters, and people hear of it.
-//! - A5: a router that gives 66/150 itself is left alone; people hear of it if it points elsewhere.
-//! - A6: a renewal at T1 is between phone and router; a phone that was answered and does not fetch is reported.
-//! - A7: phones only, never a NAK, never a device that the site does not name; each answer is counted.
+//! - A1: Nothing is invented. Lease time, T1, T2, mask and gateway are the router's for this phone, and no time is longer
+//!   than the router's. We answer nothing before we know them.
+//! - A2: We answer a REQUEST only if it names a known router and an address of that router's subnet that neither another
+//!   device nor we have.
+//! - A3: After a NAK of the router to our answer we leave the phone alone for a day, and report it.
+//! - A4: Of two routers each keeps its own parameters, and we report that there are two.
+//! - A5: We leave a router alone that sends 66 or 150 itself, and report it if it points elsewhere.
+//! - A6: A renewal at T1 is between phone and router. We report a phone that we answered and that fetches nothing.
+//! - A7: We answer phones only, never with a NAK, and never a device that the site does not name. Each answer is counted.
+//!
+//! Read `phone` (what we know of one phone), `phones`, [`completed_offer`] (the messages that are made), then [`Augment`].
+//! `relay_retry` and `token_bucket` say how often a router is asked.
 
-mod act;
-mod again;
-pub mod kept;
-mod pace;
-pub mod prepared;
+mod action;
+pub mod completed_offer;
+mod phone;
+mod phones;
+mod relay_retry;
 
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::MessageType;
 
-pub use self::act::{Act, Event};
-use self::again::Again;
-pub use self::again::SLOW;
-pub use self::kept::Kept;
-use self::pace::Pace;
-pub use self::prepared::{MadeFrom, Prepared};
+pub use self::action::{Action, Event, NotCompleted};
+pub use self::completed_offer::{CompletedOffer, Exchange};
+use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
+use self::phones::Phones;
+use self::relay_retry::RelayRetry;
+use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage};
-use super::message::{BROADCAST, Kind, Request};
+use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
-use super::scope::Scope;
-use ids::MacAddr;
+use super::scope::DhcpScope;
+use ids::{MacAddr, Rate, TokenBucket};
 
-/// How long a phone whom the router sent a NAK after our answer is left alone.
+/// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);
-/// How long an offer of the router is good for an ACK. Routers hold theirs for a minute or two.
-const OFFER_VALID: Duration = Duration::from_secs(60);
-/// How long a REQUEST waits for the router's OFFER to us: a router that pings first answers phone and relay together.
-const PENDING: Duration = Duration::from_millis(250);
-/// How long the router may take to answer a relayed DISCOVER.
-const RELAY_VALID: Duration = Duration::from_secs(10);
-/// DISCOVERs of one phone that are relayed: each second, and at once.
-const OF_ONE: (f64, f64) = (5.0, 20.0);
-/// DISCOVERs relayed each second, and at once: for phones of the inventory, and for others that say they are phones.
-const RELAYS: (f64, f64) = (100.0, 200.0);
-/// See [`RELAYS`].
-const STRANGERS: (f64, f64) = (10.0, 20.0);
-/// The most phones that are remembered, and of these the most that are not of the inventory.
-const MAX_PHONES: usize = 4096;
-/// See [`MAX_PHONES`].
-const MAX_STRANGERS: usize = 256;
-/// How long a stranger without a lease is remembered.
-const STRANGER_KEPT: Duration = Duration::from_secs(600);
+/// DISCOVERs that are relayed for phones that the inventory lists.
+const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
+/// The same for other devices that say they are phones.
+const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The most routers that are asked.
 pub const MAX_SERVERS: usize = 4;
-/// What remains of a lease must be worth an answer, in seconds.
-const MIN_LEFT_SECONDS: u32 = 30;
 
 /// The phones of a LAN and what its routers are about to tell them.
+///
+/// Its methods, in the order in which they are used:
+///
+/// 1. *What is in force*: [`Self::set_servers`] and [`Self::set_slow`] name the routers, [`Self::drop_completed`] follows
+///    a change of the options that we add, [`Self::recall`] brings back leases of before a restart, and
+///    [`Self::relay_own`] asks a new router whether it answers relay agents.
+/// 2. *What was heard*: [`Self::hear_client`] and [`Self::hear_server`], once for each message on the link.
+/// 3. *Time*: [`Self::tick`] before each message and at [`Self::deadline`].
+///
+/// They append what is to be done to a list of [`Action`]s.
 #[derive(Debug)]
 pub struct Augment {
     servers: Vec<Ipv4Addr>,
-    /// Phones with a request that waits; at most one entry for each DISCOVER that was relayed.
-    waiting: Vec<MacAddr>,
-    phones: HashMap<MacAddr, Phone>,
-    all: Pace,
-    strangers: Pace,
-    again: Again,
-    /// The transaction of our own question.
-    asked: Option<u32>,
-    xid: u64,
+    phones: Phones,
+    /// The phones with a REQUEST that waits, each once.
+    deferred: Vec<MacAddr>,
+    relays: RelayBudget,
+    relay_retry: RelayRetry,
+    /// The transaction of our own DISCOVER.
+    own_xid: Option<u32>,
+    xids: Transactions,
 }
 
-#[derive(Debug)]
-struct Phone {
-    known: bool,
-    pace: Pace,
-    last: Option<Instant>,
-    discover: Option<(Request, u32, Instant)>,
-    /// The same as it came, to be asked again.
-    said: Vec<u8>,
-    /// What it took from the router before we knew the terms: server, address, when.
-    late: Option<(Ipv4Addr, Ipv4Addr, Instant)>,
-    prepared: Vec<Prepared>,
-    pending: Option<(Request, Instant)>,
-    /// What the router leased.
-    held: Option<Held>,
-    /// The transaction that was last answered: a NAK in it disputes our answer.
-    answered: Option<u32>,
-    quiet_until: Option<Instant>,
+/// How many DISCOVERs may be relayed.
+#[derive(Debug, Default)]
+struct RelayBudget {
+    listed: TokenBucket,
+    unlisted: TokenBucket,
 }
 
-/// A lease of the router's that a phone has.
-#[derive(Debug)]
-struct Held {
-    lease: Prepared,
-    /// When the phone took it; of one that was remembered over a restart, when it was recalled.
-    since: Instant,
-    /// How much of it was over then.
-    gone: Duration,
-}
-
-impl Held {
-    /// What is left of it for certain: the router may have renewed it since. `None` if that is not worth an answer.
-    fn left(&self, now: Instant) -> Option<u32> {
-        let gone = self.gone + now.saturating_duration_since(self.since);
-        // A part of a second that is over counts as a whole one: nothing is longer than the router's.
-        let gone = u32::try_from(gone.as_secs() + u64::from(gone.subsec_nanos() > 0)).ok()?;
-        self.lease.lease_seconds.checked_sub(gone).filter(|left| *left >= MIN_LEFT_SECONDS)
-    }
-}
-
-impl Phone {
-    fn new(now: Instant) -> Self {
-        let pace = Pace::new(OF_ONE, now);
-        let (known, last, discover, prepared) = (false, None, None, Vec::new());
-        let (said, late) = (Vec::new(), None);
-        Self {
-            said,
-            late,
-            known,
-            pace,
-            last,
-            discover,
-            prepared,
-            pending: None,
-            held: None,
-            answered: None,
-            quiet_until: None,
-        }
+impl RelayBudget {
+    /// Takes one from what listed phones or all others have. Says whether there was one.
+    fn allow(&mut self, listed: bool, now: Instant) -> bool {
+        let (bucket, rate) =
+            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
+        bucket.take(rate, now).is_ok()
     }
 }
 
 impl Augment {
-    /// Knows nothing. `seed` makes transactions that nobody can guess.
-    pub fn new(seed: u64, now: Instant) -> Self {
-        let (all, strangers) = (Pace::new(RELAYS, now), Pace::new(STRANGERS, now));
+    /// Knows no router and no phone. `seed` makes transactions that nobody can guess.
+    pub fn new(seed: u64) -> Self {
         Self {
             servers: Vec::new(),
-            waiting: Vec::new(),
-            phones: HashMap::new(),
-            all,
-            strangers,
-            again: Again::default(),
-            asked: None,
-            xid: seed,
+            phones: Phones::default(),
+            deferred: Vec::new(),
+            relays: RelayBudget::default(),
+            relay_retry: RelayRetry::default(),
+            own_xid: None,
+            xids: Transactions(seed),
         }
     }
 
-    /// The routers of this LAN. What is known of phones under others is void.
+    /// Names the routers of this LAN. What other routers said to phones no longer counts.
     pub fn set_servers(&mut self, servers: &[Ipv4Addr]) {
         let servers: Vec<Ipv4Addr> = servers.iter().copied().take(MAX_SERVERS).collect();
         if servers == self.servers {
             return;
         }
         self.servers = servers;
-        for phone in self.phones.values_mut() {
-            phone.prepared.retain(|prepared| self.servers.contains(&prepared.server));
-            phone.held = phone.held.take().filter(|held| self.servers.contains(&held.lease.server));
+        let known = |offer: &CompletedOffer| self.servers.contains(&offer.server);
+        for phone in self.phones.iter_mut() {
+            if let Some(discovery) = &mut phone.discovery {
+                discovery.offers.retain(known);
+            }
+            phone.lease = phone.lease.take().filter(|lease| known(&lease.offer));
         }
     }
 
-    /// Routers that take at least [`SLOW`] for an offer, and how long they take.
+    /// Names the routers that are slow to offer, and how long they take.
     pub fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
-        self.again.set_slow(slow);
+        self.relay_retry.set_slow(slow);
     }
 
-    /// When [`Self::tick`] has something to do that cannot wait.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.again.deadline()
-    }
-
-    /// What is added has changed: what was made with the former is void.
-    pub fn set_added(&mut self) {
-        for phone in self.phones.values_mut() {
-            phone.prepared.clear();
-            phone.held = None;
+    /// Drops all that was completed, because the options that we add have changed.
+    pub fn drop_completed(&mut self) {
+        for phone in self.phones.iter_mut() {
+            phone.drop_offers();
+            phone.lease = None;
         }
     }
 
-    /// Leases that were completed before a restart, with what of them is over. What no longer fits is left out.
-    pub fn recall(&mut self, scope: &Scope, kept: &[(Kept, Duration)], now: Instant) {
-        for (kept, gone) in kept {
-            let Ok(discover) = Request::parse(&kept.discover) else { continue };
-            let Some(offer) = ServerMessage::parse(&kept.offer) else { continue };
-            let (mac, known) = (discover.chaddr, scope.knows(discover.chaddr));
+    /// Takes over leases that were completed before a restart, each with the part of it that has passed. What no longer
+    /// fits is left out.
+    pub fn recall(&mut self, scope: &DhcpScope, completed: &[(CompletedLease, Duration)], now: Instant) {
+        for (completed, passed) in completed {
+            let Ok(discover) = Request::parse(&completed.discover) else { continue };
+            let Some(offer) = ServerMessage::parse(&completed.offer) else { continue };
+            let (mac, listed) = (discover.chaddr, scope.knows(discover.chaddr));
             let fits = offer.chaddr == mac
                 && scope.is_phone(&discover)
                 && self.servers.contains(&offer.server)
-                && scope.is_local(offer.yiaddr)
-                && offer.tftp().is_empty()
-                && self.has_room(mac, known, now);
-            let Some(lease) = Prepared::new(scope, (&discover, &kept.discover), &offer, now).filter(|_| fits) else {
-                continue;
-            };
-            let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
-            (phone.known, phone.last) = (known, Some(now));
-            // What was seen since is newer.
-            phone.held.get_or_insert(Held { lease, since: now, gone: *gone });
+                && scope.lan.contains(offer.yiaddr)
+                && offer.tftp().is_empty();
+            let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
+            let Some(offer) = made.filter(|_| fits) else { continue };
+            let Some(phone) = self.phones.admit(mac, listed, now) else { continue };
+            phone.last_seen = Some(now);
+            // What was seen since the restart is newer.
+            phone.lease.get_or_insert(RouterLease { offer, since: now, passed: *passed });
         }
     }
 
-    /// A DISCOVER of our own as a relay sends it: whether this router answers relays at all.
-    pub fn relay(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Act {
-        let xid = next(&mut self.xid);
-        self.asked = Some(xid);
-        Act::Relay(server, prepared::relayed(discover, relay, xid))
+    /// Relays a DISCOVER of our own, to find out whether this router answers relay agents at all.
+    pub fn relay_own(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Action {
+        let xid = self.xids.next();
+        self.own_xid = Some(xid);
+        Action::Relay(server, completed_offer::relayed(discover, relay, xid))
     }
 
     /// A client's message was seen on the link, `broadcast` if it was for everyone. `taken` says whether another device has
     /// an address.
-    pub fn client(
+    pub fn hear_client(
         &mut self,
-        (scope, request, bytes): (&Scope, &Request, &[u8]),
+        (scope, request, bytes): (&DhcpScope, &Request, &[u8]),
         broadcast: bool,
         taken: &dyn Fn(Ipv4Addr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
-        // Nothing for anybody but phones, nothing for what comes through another relay.
+        // We serve phones only, and nobody behind another relay.
         if !scope.is_phone(request) || !request.giaddr.is_unspecified() {
             return;
         }
         match request.kind {
-            Kind::Discover => self.discover(scope, request, bytes, now, out),
-            Kind::Request if broadcast => self.request(scope, request, taken, now, out),
-            // The phone found the address in use, or gives it back: the lease is no more.
-            Kind::Decline | Kind::Release => {
-                if let Some(phone) = self.phones.get_mut(&request.chaddr) {
-                    (phone.held, phone.pending) = (None, None);
-                    phone.prepared.clear();
+            MessageKind::Discover => self.discover(scope, request, bytes, now, out),
+            MessageKind::Request if broadcast => self.request(scope, request, taken, now, out),
+            // The phone found the address in use, or gives it back: it has no lease any more.
+            MessageKind::Decline | MessageKind::Release => {
+                if let Some(phone) = self.phones.get_mut(request.chaddr) {
+                    phone.lease = None;
+                    if let Some(discovery) = &mut phone.discovery {
+                        discovery.choice.take_waiting();
+                    }
+                    phone.drop_offers();
                 }
             }
-            // A renewal is between phone and router. DHCPINFORM is answered elsewhere.
-            Kind::Request | Kind::Inform => {}
+            // A unicast REQUEST is a renewal, between phone and router. DHCPINFORM is answered elsewhere.
+            MessageKind::Request | MessageKind::Inform => {}
         }
     }
 
-    fn discover(&mut self, scope: &Scope, request: &Request, bytes: &[u8], now: Instant, out: &mut Vec<Act>) {
-        let (mac, known) = (request.chaddr, scope.knows(request.chaddr));
-        if self.servers.is_empty() || !self.has_room(mac, known, now) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+    fn discover(&mut self, scope: &DhcpScope, request: &Request, bytes: &[u8], now: Instant, out: &mut Vec<Action>) {
+        let (mac, listed) = (request.chaddr, scope.knows(request.chaddr));
+        if self.servers.is_empty() {
+            return out.push(NotCompleted::NotRelayed.into());
         }
-        let phone = self.phones.entry(mac).or_insert_with(|| Phone::new(now));
-        phone.known = known;
-        // A phone that begins anew chooses anew: only what routers say now counts.
-        (phone.pending, phone.discover, phone.late) = (None, None, None);
-        phone.prepared.clear();
-        if phone.quiet_until.is_some_and(|until| now < until) {
+        let Some(phone) = self.phones.admit(mac, listed, now) else {
+            return out.push(NotCompleted::NotRelayed.into());
+        };
+        // A phone that begins anew chooses anew: only what routers say from now on counts.
+        phone.discovery = None;
+        if phone.is_quiet(now) {
             return;
         }
-        let pace = if known { &mut self.all } else { &mut self.strangers };
-        if !phone.pace.take(now) || !pace.take(now) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.not-relayed")));
+        if !phone.may_be_relayed(now) || !self.relays.allow(listed, now) {
+            return out.push(NotCompleted::NotRelayed.into());
         }
-        phone.last = Some(now);
-        let xid = next(&mut self.xid);
-        phone.discover = Some((request.clone(), xid, now));
-        phone.said = bytes.to_vec();
+        phone.last_seen = Some(now);
+        let xid = self.xids.next();
+        phone.discovery = Some(Discovery {
+            discover: request.clone(),
+            bytes: bytes.to_vec(),
+            xid,
+            at: now,
+            offers: Vec::new(),
+            choice: Choice::Open,
+        });
         for &server in &self.servers {
-            out.push(Act::Relay(server, prepared::relayed(bytes, scope.server, xid)));
-            if known {
-                self.again.relayed(mac, server, xid, now);
+            out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server(), xid)));
+            if listed {
+                self.relay_retry.relayed(mac, server, xid, now);
             }
         }
     }
 
+    /// RFC 2131 §4.3.2: which state a client is in shows in what it filled in (table 4).
     fn request(
         &mut self,
-        scope: &Scope,
+        scope: &DhcpScope,
         request: &Request,
         taken: &dyn Fn(Ipv4Addr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
-        let silent = |why| Act::Tell(Event::Silent(why));
-        let Some(phone) = self.phones.get_mut(&request.chaddr) else {
-            return out.push(silent("dhcp.augment.unknown"));
+        let Some(phone) = self.phones.get_mut(request.chaddr) else {
+            return out.push(NotCompleted::Unknown.into());
         };
-        if phone.quiet_until.is_some_and(|until| now < until) {
-            return out.push(silent("dhcp.augment.quiet"));
+        if phone.is_quiet(now) {
+            return out.push(NotCompleted::Quiet.into());
         }
         let requested = request.options.address(OptionCode::RequestedIpAddress);
         let ciaddr = Some(request.ciaddr).filter(|address| !address.is_unspecified());
         let server = request.options.address(OptionCode::ServerIdentifier);
         let address = match (requested, ciaddr) {
             (Some(address), None) | (None, Some(address)) => address,
-            _ => return out.push(silent("dhcp.augment.malformed")),
+            _ => return out.push(NotCompleted::Malformed.into()),
         };
-        if !scope.is_local(address) || [scope.server, scope.broadcast()].contains(&address) || taken(address) {
-            return out.push(silent("dhcp.augment.address"));
+        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) || taken(address)
+        {
+            return out.push(NotCompleted::Address.into());
         }
-        let fresh = |at: Instant, limit| now.saturating_duration_since(at) < limit;
         match (server, ciaddr) {
-            // SELECTING: the router and the address are named. Some routers (Kea) offer each DISCOVER of a new client
-            // another address; the phone names the one that it was offered, and all else is the same.
-            (Some(server), None) => {
-                let known = |offer: &&mut Prepared| offer.server == server && address != server;
-                let offer = phone.prepared.iter_mut().find(known).filter(|offer| fresh(offer.at, OFFER_VALID));
-                if let Some(offer) = offer {
-                    offer.give(address);
-                    let message = offer.ack(request, None);
-                    out.push(reply(request, address, message));
-                    let offer = offer.clone();
-                    out.push(Act::Tell(Event::Completed(request.chaddr, address, Some(offer.made_from()))));
-                    phone.held = Some(Held { lease: offer, since: now, gone: Duration::ZERO });
-                    phone.answered = Some(request.xid);
-                } else if self.servers.contains(&server)
-                    && phone.discover.as_ref().is_some_and(|(_, _, at)| fresh(*at, RELAY_VALID))
-                {
-                    phone.pending = Some((request.clone(), now));
-                    self.waiting.push(request.chaddr);
-                } else {
-                    // Another server's lease: what we know of this phone is over.
-                    phone.held = None;
-                    out.push(silent("dhcp.augment.other-server"));
-                }
+            (Some(server), None) => self.selecting(request, server, address, now, out),
+            (None, None) => {
+                let completed = Event::Completed { phone: request.chaddr, address, exchange: None };
+                confirm(phone, request, address, completed, now, out);
             }
-            // INIT-REBOOT and REBINDING of a lease that we saw being made, for what is left of it at least: the router may
-            // have renewed it since, and then its own answer to the phone is the longer one.
-            (None, _) => {
-                let held = phone.held.as_ref().filter(|held| held.lease.address == address);
-                match held.and_then(|held| Some((held, held.left(now)?))) {
-                    Some((held, left)) => {
-                        phone.answered = Some(request.xid);
-                        out.push(reply(request, address, held.lease.ack(request, Some(left))));
-                        let event = match ciaddr {
-                            None => Event::Completed(request.chaddr, address, None),
-                            Some(_) => Event::Rebound(request.chaddr, address),
-                        };
-                        out.push(Act::Tell(event));
-                    }
-                    None => out.push(silent("dhcp.augment.unknown")),
-                }
+            (None, Some(_)) => {
+                let rebound = Event::Rebound { phone: request.chaddr, address };
+                confirm(phone, request, address, rebound, now, out);
             }
             // A client that names a server when it rebinds means only that one.
-            (Some(_), Some(_)) => out.push(silent("dhcp.augment.malformed")),
+            (Some(_), Some(_)) => out.push(NotCompleted::Malformed.into()),
         }
     }
 
-    /// Time has passed. A router that pings before its first offer (ISC dhcpd) drops what a relay asks meanwhile. The phone
-    /// has its own ACK by now; what it was told is asked for once more, so that its next start finds us prepared.
-    pub fn tick(&mut self, scope: Option<&Scope>, now: Instant, out: &mut Vec<Act>) {
-        while let Some((mac, server, xid)) = self.again.next(now) {
-            let Some((scope, phone)) = scope.zip(self.phones.get(&mac)) else { continue };
-            let current = phone.discover.as_ref().is_some_and(|(_, current, _)| *current == xid);
-            let answered =
-                phone.held.as_ref().is_some_and(|held| now.saturating_duration_since(held.lease.at) < RELAY_VALID)
-                    || phone.prepared.iter().any(|prepared| prepared.server == server);
-            if current && !answered && self.all.take(now) {
-                out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, xid)));
-            }
-        }
-        for mac in std::mem::take(&mut self.waiting) {
-            let Some(phone) = self.phones.get_mut(&mac) else { continue };
-            let Some((request, at)) = &phone.pending else { continue };
-            if now.saturating_duration_since(*at) < PENDING {
-                self.waiting.push(mac);
-                continue;
-            }
-            let named = request.options.address(OptionCode::ServerIdentifier);
-            let taken = request.options.address(OptionCode::RequestedIpAddress);
-            phone.late = named.zip(taken).map(|(server, address)| (server, address, *at));
-            phone.pending = None;
-            let (Some(scope), Some((server, _, _)), Some(discover)) = (scope, phone.late, &mut phone.discover) else {
-                continue;
-            };
-            discover.2 = now;
-            out.push(Act::Relay(server, prepared::relayed(&phone.said, scope.server, discover.1)));
-        }
-    }
-
-    /// A server's message was seen on the link.
-    pub fn server(
+    /// SELECTING: the phone takes the offer of a router.
+    ///
+    /// Some routers (Kea) offer another address to each DISCOVER of a new client. The phone names the address that it was
+    /// offered itself, and all else is the same.
+    fn selecting(
         &mut self,
-        scope: Option<&Scope>,
+        request: &Request,
+        server: Ipv4Addr,
+        address: Ipv4Addr,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let mac = request.chaddr;
+        let Some(phone) = self.phones.get_mut(mac) else { return };
+        let offer = phone.discovery.as_mut().and_then(|discovery| discovery.offer_of(server, now));
+        if let Some(offer) = offer.filter(|_| address != server) {
+            offer.set_address(address);
+            let message = offer.ack(request, None);
+            out.push(reply(request, address, message));
+            let offer = offer.clone();
+            let exchange = Some(offer.exchange());
+            out.push(Action::Tell(Event::Completed { phone: mac, address, exchange }));
+            phone.lease = Some(RouterLease { offer, since: now, passed: Duration::ZERO });
+            phone.standing = Standing::Answered { xid: request.xid };
+            return;
+        }
+        let discovery = phone.discovery.as_mut().filter(|discovery| discovery.is_current(now));
+        if let Some(discovery) = discovery.filter(|_| self.servers.contains(&server)) {
+            discovery.choice.wait(DeferredRequest { request: request.clone(), server, address, since: now });
+            if !self.deferred.contains(&mac) {
+                self.deferred.push(mac);
+            }
+        } else {
+            // The phone takes another server's lease, so the one that we know of has ended.
+            phone.lease = None;
+            out.push(NotCompleted::OtherServer.into());
+        }
+    }
+
+    /// A server's message was seen on the link. Without a scope, `augment` is not in force and only learns.
+    pub fn hear_server(
+        &mut self,
+        scope: Option<&DhcpScope>,
         message: &ServerMessage,
         taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
         now: Instant,
-        out: &mut Vec<Act>,
+        out: &mut Vec<Action>,
     ) {
-        let phone = self.phones.get_mut(&message.chaddr);
-        let relayed = |phone: &Phone| phone.discover.as_ref().is_some_and(|(_, xid, _)| *xid == message.xid);
-        let asked = self.asked == Some(message.xid) || phone.as_deref().is_some_and(relayed);
+        let of_phone = |phone: &AugmentedPhone| phone.discovery.as_ref().is_some_and(|it| it.xid == message.xid);
+        let asked = self.own_xid == Some(message.xid) || self.phones.get(message.chaddr).is_some_and(of_phone);
         let answers = if asked && !message.giaddr.is_unspecified() { Answers::Us(None) } else { Answers::Others };
-        out.push(Act::Tell(Event::Heard(Box::new(message.overheard(answers)))));
-        let (Some(scope), Some(phone)) = (scope, phone) else { return };
-        let mac = message.chaddr;
-        if message.kind == MessageType::Nak {
-            // Only one that disputes what we said: a phone that was moved here hears a NAK for its old address, too.
-            if phone.answered == Some(message.xid) {
-                (phone.held, phone.answered) = (None, None);
-                phone.quiet_until = Some(now + QUIET);
-                phone.prepared.clear();
-                out.push(Act::Tell(Event::Nak(mac, message.server)));
-            }
-            return;
-        }
-        let Some((discover, _, _)) = phone.discover.as_ref().filter(|(_, xid, at)| {
-            let fresh = now.saturating_duration_since(*at) < RELAY_VALID;
-            // What the router says to us as a relay agent, or to the phone itself if it wants broadcasts.
-            let ours = *xid == message.xid && message.giaddr == scope.server;
-            fresh && message.kind == MessageType::Offer && ours
-        }) else {
-            return;
-        };
-        // Only what can be true: our routers, an address of this LAN that is nobody else's.
-        let address = message.yiaddr;
-        let wrong = !scope.is_local(address)
-            || [scope.server, scope.broadcast(), message.server].contains(&address)
-            || taken(address, mac);
-        if wrong || !self.servers.contains(&message.server) {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.address")));
-        }
-        let points = message.tftp();
-        if !points.is_empty() {
-            return out.push(Act::Tell(Event::Points(mac, message.server, points)));
-        }
-        let Some(made) = Prepared::new(scope, (discover, &phone.said), message, now) else {
-            return out.push(Act::Tell(Event::Silent("dhcp.augment.no-room")));
-        };
-        phone.prepared.retain(|other| other.server != message.server);
-        if let Some((_, _, at)) = phone.late.filter(|(server, taken, _)| (*server, *taken) == (message.server, address))
-        {
-            out.push(Act::Tell(Event::Late(address, made.made_from())));
-            (phone.held, phone.late) = (Some(Held { lease: made, since: at, gone: Duration::ZERO }), None);
-            return;
-        }
-        if scope.chooses_by_offer(discover) {
-            out.push(reply(discover, address, made.offer(discover)));
-            out.push(Act::Tell(Event::Offered(mac)));
-        }
-        phone.prepared.push(made);
-        if let Some((pending, at)) = phone.pending.take()
-            && now.saturating_duration_since(at) < PENDING
-        {
-            self.request(scope, &pending, &|address| taken(address, mac), now, out);
+        out.push(Action::Tell(Event::Heard(Box::new(message.overheard(answers)))));
+        let Some(scope) = scope else { return };
+        match message.kind {
+            MessageType::Offer => self.offer(scope, message, taken, now, out),
+            MessageType::Nak => self.nak(message, now, out),
+            _ => {}
         }
     }
 
-    /// Whether there is room to remember this phone.
-    fn has_room(&mut self, mac: MacAddr, known: bool, now: Instant) -> bool {
-        if self.phones.contains_key(&mac) {
-            return true;
+    /// Only a NAK in the transaction that we answered disputes our answer: a phone that was moved here hears a NAK for its
+    /// old address, too.
+    fn nak(&mut self, message: &ServerMessage, now: Instant, out: &mut Vec<Action>) {
+        let Some(phone) = self.phones.get_mut(message.chaddr) else { return };
+        if phone.standing == (Standing::Answered { xid: message.xid }) {
+            phone.standing = Standing::Quiet { until: now + QUIET };
+            phone.lease = None;
+            phone.drop_offers();
+            out.push(Action::Tell(Event::Refused { phone: message.chaddr, server: message.server }));
         }
-        let strangers = |phones: &HashMap<MacAddr, Phone>| phones.values().filter(|phone| !phone.known).count();
-        if !known && strangers(&self.phones) >= MAX_STRANGERS {
-            self.phones.retain(|_, phone| {
-                let recent = phone.last.is_some_and(|last| now.saturating_duration_since(last) < STRANGER_KEPT);
-                phone.known || (recent && (phone.held.is_some() || phone.prepared.is_empty()))
-            });
-            return strangers(&self.phones) < MAX_STRANGERS;
+    }
+
+    fn offer(
+        &mut self,
+        scope: &DhcpScope,
+        message: &ServerMessage,
+        taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let (mac, server, address) = (message.chaddr, message.server, message.yiaddr);
+        let Some(phone) = self.phones.get_mut(mac) else { return };
+        // The router answers us as a relay agent. If the phone wants broadcasts, the phone hears the answer, too.
+        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server();
+        let discovery = phone.discovery.as_mut().filter(answers_us);
+        let Some(discovery) = discovery.filter(|discovery| discovery.is_current(now)) else { return };
+        // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
+        let wrong = !scope.lan.contains(address)
+            || [scope.server(), scope.lan.broadcast(), server].contains(&address)
+            || taken(address, mac);
+        if wrong || !self.servers.contains(&server) {
+            return out.push(NotCompleted::Address.into());
         }
-        self.phones.len() < MAX_PHONES
+        let tftp = message.tftp();
+        if !tftp.is_empty() {
+            return out.push(Action::Tell(Event::Points { phone: mac, server, tftp }));
+        }
+        let Some(made) = CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) else {
+            return out.push(NotCompleted::NoRoom.into());
+        };
+        discovery.offers.retain(|other| other.server != server);
+        if let Some(since) = discovery.choice.settle_missed(server, address) {
+            out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
+            phone.lease = Some(RouterLease { offer: made, since, passed: Duration::ZERO });
+            return;
+        }
+        if scope.chooses_by_offer(&discovery.discover) {
+            out.push(reply(&discovery.discover, address, made.offer(&discovery.discover)));
+            out.push(Action::Tell(Event::Offered(mac)));
+        }
+        discovery.offers.push(made);
+        if let Some(waiting) = discovery.choice.take_waiting().filter(|waiting| !waiting.is_due(now)) {
+            self.request(scope, &waiting.request, &|address| taken(address, mac), now, out);
+        }
+    }
+
+    /// Time has passed. Without a scope, `augment` is not in force and asks nobody.
+    ///
+    /// A router that pings before its first offer (ISC dhcpd) drops what a relay asks meanwhile. It is asked once more, in
+    /// time for the phone's REQUEST if possible. If not, the phone has the router's own ACK by then, and the terms that we
+    /// learn are for its next start.
+    pub fn tick(&mut self, scope: Option<&DhcpScope>, now: Instant, out: &mut Vec<Action>) {
+        while let Some((mac, server, xid)) = self.relay_retry.next(now) {
+            let Some((scope, phone)) = scope.zip(self.phones.get(mac)) else { continue };
+            let Some(discovery) = phone.discovery.as_ref().filter(|discovery| discovery.xid == xid) else { continue };
+            let recent = |at: Instant| now.saturating_duration_since(at) < RELAY_VALID;
+            let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
+                || discovery.offers.iter().any(|offer| offer.server == server);
+            if !answered && self.relays.allow(true, now) {
+                out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server(), xid)));
+            }
+        }
+        let phones = &mut self.phones;
+        self.deferred.retain(|mac| {
+            let Some(discovery) = phones.get_mut(*mac).and_then(|phone| phone.discovery.as_mut()) else { return false };
+            match discovery.choice.waiting() {
+                None => return false,
+                Some(waiting) if !waiting.is_due(now) => return true,
+                Some(&DeferredRequest { server, address, since, .. }) => {
+                    discovery.choice = Choice::Missed { server, address, since, repeated: None };
+                    if let Some(scope) = scope {
+                        discovery.at = now;
+                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), discovery.xid);
+                        out.push(Action::Relay(server, message));
+                    }
+                }
+            }
+            false
+        });
+    }
+
+    /// When [`Self::tick`] has something to do that cannot wait for the next message.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.relay_retry.deadline()
     }
 }
 
-fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Act {
+/// INIT-REBOOT and REBINDING of a lease that we saw being made, for what is certainly left of it. If the router has renewed
+/// it since, its own answer to the phone is the longer one.
+fn confirm(
+    phone: &mut AugmentedPhone,
+    request: &Request,
+    address: Ipv4Addr,
+    event: Event,
+    now: Instant,
+    out: &mut Vec<Action>,
+) {
+    let lease = phone.lease.as_ref().filter(|lease| lease.offer.address == address);
+    let Some((lease, left)) = lease.and_then(|lease| Some((lease, lease.left(now)?))) else {
+        return out.push(NotCompleted::Unknown.into());
+    };
+    phone.standing = Standing::Answered { xid: request.xid };
+    out.push(reply(request, address, lease.offer.ack(request, Some(left))));
+    out.push(Action::Tell(event));
+}
+
+fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Action {
     // RFC 2131 §4.1: a client that has the address already (ciaddr) is reached there.
     let broadcast = request.flags & BROADCAST != 0 && request.ciaddr.is_unspecified();
-    Act::Reply { mac: request.chaddr, address, broadcast, message }
+    Action::Reply { mac: request.chaddr, address, broadcast, message }
 }
 
-/// SplitMix64: only that a stranger cannot guess the next one is asked of it.
-fn next(state: &mut u64) -> u32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
+/// Transactions that a stranger cannot guess (SplitMix64).
+#[derive(Debug)]
+struct Transactions(u64);
+
+impl Transactions {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The client's side of the LAN: asks who else serves, and hears what other servers say.
+//! The client port: other servers are asked and heard there.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,29 +11,30 @@ use tokio::net::UdpSocket;
 
 use super::heard::{Answers, ServerMessage};
 use super::message::MAX_REQUEST_BYTES;
-use super::probe::{self, Question};
+use super::question::{self, Question};
 use ids::MacAddr;
 
-/// How long an answer may take to be one to our question.
+/// How long after our question a message counts as an answer to it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// The most questions that are remembered: a server that pings first answers after the next one was asked.
+/// The most questions that are remembered. A server that pings first answers after the next question was asked.
 const MAX_ASKED: usize = 8;
 
 /// A socket on the client port.
 ///
-/// It shares the port with the machine's own DHCP client, if that uses a plain socket: broadcasts reach both, and what
-/// is sent to the machine's address reaches the socket that is bound to it, which this one never is.
+/// It shares the port with the machine's own DHCP client, if that uses a plain socket. Broadcasts reach both. A datagram to
+/// the machine's address reaches the socket that is bound to the address, and this socket is bound to none.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ClientSocket {
     socket: UdpSocket,
     mac: MacAddr,
-    ports: (u16, u16),
+    server_port: u16,
+    /// The transactions of our DISCOVERs, and when each was sent.
     asked: Mutex<VecDeque<(u32, Instant)>>,
 }
 
-impl Listener {
-    /// Listens on `interface`, whose hardware address is `mac`, on the second of `ports` (server's and client's).
+impl ClientSocket {
+    /// Opens the client port on `interface`, whose hardware address is `mac`. `ports` are the server's and the client's.
     pub fn bind(interface: &str, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?;
@@ -41,13 +42,13 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, ports.1).into())?;
-        Self::from_socket(socket.into(), mac, ports)
+        Self::from_socket(socket.into(), mac, ports.0)
     }
 
-    /// Listens on a socket that is bound to the client port and the interface already. It must not block.
-    pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, ports: (u16, u16)) -> io::Result<Self> {
+    /// Takes over a socket that is bound to the client port and the interface. It must not block.
+    pub fn from_socket(socket: std::net::UdpSocket, mac: MacAddr, server_port: u16) -> io::Result<Self> {
         socket.set_broadcast(true)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, ports, asked: Mutex::default() })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, mac, server_port, asked: Mutex::default() })
     }
 
     /// The interface's hardware address.
@@ -55,13 +56,13 @@ impl Listener {
         self.mac
     }
 
-    /// Asks all servers for an offer and never takes one: servers hold an address for us for a minute or so. Then asks
-    /// what they tell a client that has its address (DHCPINFORM), if we have `address`.
+    /// Asks all servers for an offer. We never take it, and servers hold the address for a minute or so. Then, if we have
+    /// `address`, asks what they tell a client with an address (DHCPINFORM).
     pub async fn ask(&self, address: Option<Ipv4Addr>) -> io::Result<()> {
         let mut xid = [0; 4];
         getrandom::fill(&mut xid).map_err(io::Error::other)?;
         let xid = u32::from_ne_bytes(xid);
-        self.put(Question::Discover(None), self.mac, xid).await?;
+        self.send(Question::Discover(None), self.mac, xid).await?;
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push_back((xid, Instant::now()));
@@ -70,19 +71,19 @@ impl Listener {
             }
         }
         if let Some(address) = address {
-            self.put(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
+            self.send(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
         }
         Ok(())
     }
 
-    /// Sends a question to everyone, in the name of `mac`; a release only to its server.
-    pub async fn put(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
+    /// Sends a question in the name of `mac`: to everyone, but a release only to its server.
+    pub async fn send(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
         let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
-        let bytes = probe::emit(question, mac, xid);
-        self.socket.send_to(&bytes, SocketAddrV4::new(to, self.ports.0)).await.map(drop)
+        let bytes = question::emit(question, mac, xid);
+        self.socket.send_to(&bytes, SocketAddrV4::new(to, self.server_port)).await.map(drop)
     }
 
-    /// The next message of a server, and whether it answers us.
+    /// The next message of another server, and whom it answers.
     ///
     /// Cancel safe.
     pub async fn hear(&self) -> io::Result<(ServerMessage, Answers)> {

@@ -1,16 +1,16 @@
 //! One UDP datagram in an Ethernet frame, for clients that have no address yet. Pure.
 //!
-//! RFC 2131 §4.1: without the broadcast bit the reply goes to the hardware address of the client and to the address that
-//! it is about to get. The kernel would ask by ARP for that address first, and nobody would answer.
+//! RFC 2131 §4.1: without the broadcast bit, a reply goes to the hardware address of the client and to the address that the
+//! client is about to get. The kernel would ask for that address by ARP before it sends, and nobody would answer.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ids::MacAddr;
 
-/// Ethernet, IPv4 and UDP header, in octets.
+/// The length of Ethernet, IPv4 and UDP header, in octets.
 const HEADERS_BYTES: usize = 14 + 20 + 8;
 
-/// A frame from `source` to `destination` with `payload`; `None` if the payload is too long for a datagram.
+/// The octets of a frame with this payload. `None` if the payload is too long for a datagram.
 pub fn emit(
     (source_mac, source): (MacAddr, SocketAddrV4),
     (destination_mac, destination): (MacAddr, SocketAddrV4),
@@ -59,18 +59,18 @@ pub fn emit(
 pub struct Datagram<'a> {
     /// Whether the frame or the datagram was for everyone.
     pub broadcast: bool,
-    /// From where.
+    /// The address and port that it came from.
     pub source: SocketAddrV4,
-    /// Where to.
+    /// The address and port that it is for.
     pub destination: SocketAddrV4,
-    /// What it holds.
+    /// The octets behind the UDP header.
     pub payload: &'a [u8],
 }
 
-/// Reads a frame that holds one whole UDP datagram over IPv4; `None` for everything else.
+/// Reads a frame with one whole UDP datagram over IPv4. `None` for everything else.
 ///
-/// Checksums are not verified: frames of this machine's own virtual links carry none yet, and the kernel has dropped what
-/// is wrong on real ones for all that is not ours to decide.
+/// Checksums are not verified. Frames of this machine's own virtual links carry none yet, and on a real link the network
+/// card drops damaged frames.
 pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
     let (ethernet, packet) = frame.split_at_checked(14)?;
     if ethernet.get(12..14)? != [0x08, 0x00] {
@@ -95,7 +95,7 @@ pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
     })
 }
 
-/// The one's complement sum of RFC 1071, from `start`. All parts but the last must be of even length.
+/// Adds octets to a one's complement sum (RFC 1071). All parts but the last must be of even length.
 fn sum(start: u16, bytes: &[u8]) -> u16 {
     let mut total = u32::from(start);
     for pair in bytes.chunks(2) {

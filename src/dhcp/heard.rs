@@ -1,4 +1,4 @@
-//! What other servers say: their messages, and what is worth remembering of them.
+//! What other servers say: their messages from octets, and what is worth remembering of them. Pure.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,34 +10,34 @@ use super::message::{HEADER_BYTES, MAX_REQUEST_BYTES, read_options};
 use super::options::{self, OptionCode, Options};
 use ids::MacAddr;
 
-/// The most addresses of one option, and TFTP servers, that are remembered.
+/// The most addresses of one option that are remembered, and the most TFTP servers.
 const MAX_LIST: usize = 4;
 /// The longest text of an option that is remembered, in octets.
 const MAX_TEXT_BYTES: usize = 64;
 
-/// A server's OFFER, ACK or NAK, whole.
+/// Another server's OFFER, ACK or NAK, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerMessage {
-    /// Offer, Ack or Nak.
+    /// DHCPOFFER, DHCPACK or DHCPNAK.
     pub kind: MessageType,
-    /// The transaction.
+    /// The transaction of the client or relay that the message answers.
     pub xid: u32,
-    /// The client that it is for.
+    /// The client that the message is for.
     pub chaddr: MacAddr,
-    /// The client's address.
+    /// The address that the client gets.
     pub yiaddr: Ipv4Addr,
-    /// The relay that it goes through, or 0.0.0.0.
+    /// The relay that the message goes through, or 0.0.0.0.
     pub giaddr: Ipv4Addr,
-    /// Its server identifier.
+    /// The server identifier.
     pub server: Ipv4Addr,
-    /// The options.
+    /// The options that the server sent.
     pub options: Options,
-    /// The fixed fields as they came: 236 octets.
+    /// The 236 octets of the fixed fields, as they came.
     pub header: Vec<u8>,
 }
 
 impl ServerMessage {
-    /// Reads a server's message; `None` for everything else, also for one without a server identifier.
+    /// Reads a server's message. `None` for everything else, and for a message without a server identifier.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         if !(HEADER_BYTES..=MAX_REQUEST_BYTES).contains(&bytes.len()) {
             return None;
@@ -63,7 +63,7 @@ impl ServerMessage {
         })
     }
 
-    /// The message in octets, as it would be without overload: what [`Self::parse`] reads to the same.
+    /// The octets of the message without overload. [`Self::parse`] reads the same message from them.
     pub fn emit(&self) -> Vec<u8> {
         let overloaded = self.options.get(OptionCode::OptionOverload).is_some();
         let header = self.header.iter().enumerate();
@@ -77,7 +77,7 @@ impl ServerMessage {
         bytes
     }
 
-    /// TFTP servers in it, by option 150, else by option 66, as text of printable ASCII.
+    /// The TFTP servers of option 150, or else of option 66, as printable ASCII.
     pub fn tftp(&self) -> Vec<String> {
         let listed = self.options.addresses(options::TFTP_SERVERS);
         let mut tftp: Vec<String> = listed.iter().take(MAX_LIST).map(Ipv4Addr::to_string).collect();
@@ -92,7 +92,7 @@ impl ServerMessage {
         Some(value.map(|&byte| char::from(byte)).collect::<String>()).filter(|text| !text.is_empty())
     }
 
-    /// What is worth remembering of it.
+    /// What is worth remembering of the message.
     pub fn overheard(&self, answers: Answers) -> Overheard {
         let (asked, after) = match answers {
             Answers::Others => (false, None),
@@ -100,7 +100,7 @@ impl ServerMessage {
         };
         let list = |code| self.options.addresses(code).into_iter().take(MAX_LIST).collect::<Vec<_>>();
         let seconds = |code| self.options.seconds(code);
-        let terms = (self.kind != MessageType::Nak).then(|| Terms {
+        let terms = (self.kind != MessageType::Nak).then(|| LeaseTerms {
             lease_seconds: seconds(OptionCode::AddressLeaseTime),
             renew_seconds: seconds(OptionCode::Renewal),
             rebind_seconds: seconds(OptionCode::Rebinding),
@@ -129,35 +129,35 @@ impl ServerMessage {
 /// Whom a server's message answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
-    /// Somebody else, or nobody.
+    /// It answers somebody else, or nobody.
     Others,
-    /// Us, so long after we asked if that is known.
+    /// It answers us, so long after our question if that is known.
     Us(Option<Duration>),
 }
 
-/// What a server hands out besides the address.
+/// What a server hands out besides the address and the TFTP servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// Option 51.
+pub struct LeaseTerms {
+    /// The lease time, option 51.
     pub lease_seconds: Option<u32>,
     /// T1, option 58.
     pub renew_seconds: Option<u32>,
     /// T2, option 59.
     pub rebind_seconds: Option<u32>,
-    /// Option 1.
+    /// The subnet mask, option 1.
     pub mask: Option<Ipv4Addr>,
-    /// Option 3.
+    /// The default routers, option 3.
     pub routers: Vec<Ipv4Addr>,
-    /// Option 6.
+    /// The name servers, option 6.
     pub dns: Vec<Ipv4Addr>,
-    /// Option 42.
+    /// The time servers, option 42.
     pub ntp: Vec<Ipv4Addr>,
-    /// Option 15, printable ASCII.
+    /// The domain name, option 15, as printable ASCII.
     pub domain: String,
 }
 
-impl Terms {
-    /// Takes over what `other` knows and this one does not, and its newer values.
+impl LeaseTerms {
+    /// Takes over the values that `other` has; a value that `other` lacks stays.
     pub fn learn(&mut self, other: &Self) {
         let take = |mine: &mut Option<u32>, other: Option<u32>| *mine = other.or(*mine);
         take(&mut self.lease_seconds, other.lease_seconds);
@@ -177,34 +177,34 @@ impl Terms {
     }
 }
 
-/// What is worth knowing of a message that another server sent.
+/// What is worth remembering of a message that another server sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overheard {
-    /// Its server identifier.
+    /// The server identifier.
     pub server: Ipv4Addr,
-    /// The client that it is for.
+    /// The client that the message is for.
     pub chaddr: MacAddr,
-    /// Whether it is a NAK.
+    /// Whether the message is a NAK.
     pub nak: bool,
-    /// TFTP servers in it, by option 150, else by option 66, as text of printable ASCII.
+    /// The TFTP servers of option 150, or else of option 66, as printable ASCII.
     pub tftp: Vec<String>,
-    /// The address that it offers.
+    /// The address that the server offers.
     pub address: Option<Ipv4Addr>,
-    /// What else it hands out; `None` in a NAK.
-    pub terms: Option<Terms>,
-    /// Whether it answers a question of ours. Anybody can say anything to others; our transactions are known to those
-    /// only who hear us ask.
+    /// What else the server hands out; `None` in a NAK.
+    pub terms: Option<LeaseTerms>,
+    /// Whether the message answers a question of ours. Any device can send anything to others, but only one that hears our
+    /// question knows our transaction.
     pub asked: bool,
-    /// How long after our question it came, if that is known.
+    /// How long after our question the message came, if that is known.
     pub after: Option<Duration>,
-    /// Whether it answers a DHCPINFORM.
+    /// Whether the message answers a DHCPINFORM.
     pub informed: bool,
-    /// Whether it came to us as to a relay agent.
+    /// Whether the message came to us as to a relay agent.
     pub relayed: bool,
 }
 
 impl Overheard {
-    /// Reads a server's message; `None` for everything else.
+    /// Reads another server's message, whomever it answers; `None` for everything else.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         ServerMessage::parse(bytes).map(|message| message.overheard(Answers::Others))
     }
@@ -212,7 +212,7 @@ impl Overheard {
 
 #[cfg(test)]
 impl Overheard {
-    /// What our own question was answered with: TFTP servers and nothing else.
+    /// An answer to our own question that holds TFTP servers and nothing else.
     pub fn answer(server: Ipv4Addr, chaddr: MacAddr, tftp: &[&str]) -> Self {
         Self {
             server,

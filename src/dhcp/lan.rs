@@ -1,84 +1,107 @@
-//! What this LAN shows: its other DHCP servers, and which addresses are in use. Pure.
+//! What the LAN shows: its other DHCP servers, and which addresses are in use. Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::augment::SLOW;
-use super::heard::{Overheard, Terms};
-use super::leases::MAX_RANGE;
+use super::heard::{LeaseTerms, Overheard};
+use super::range::MAX_RANGE;
 use api::DhcpServerSeen;
 use ids::{MacAddr, UnixTime};
 
-/// A server that was not heard for so long is gone: three rounds of asking, and some.
+/// A router that takes this long for an OFFER does something before it, such as a ping.
+pub const SLOW_OFFER: Duration = Duration::from_millis(300);
+
+/// A server that was not heard for so long is gone. It has missed three questions by then.
 pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);
 
-/// The most other servers that are remembered; a LAN with more has other worries.
+/// The most other servers that are remembered.
 const MAX_SERVERS: usize = 16;
 
-/// How long a server may take for an answer.
+/// How long a server may take to answer. Some ping for 3 s first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
-/// After how many questions without an answer a server is gone, if another answers.
+/// A server that missed so many questions is gone, if another server answers.
 const MAX_MISSED: u8 = 3;
 
-/// Who has spoken as a server over this time is no accident.
+/// A device that speaks as a server for longer than this does so on purpose.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// How long the link's answer about an address is good for. Who takes an address tells the LAN so (RFC 5227 §2.3), or
-/// asks it for the way to others, and is heard at once, also in the meantime: only who was cut off from us all the while,
-/// behind a switch without a cable, is found by asking again.
+/// How long an answer to ARP is good for. A device that takes an address announces it (RFC 5227 §2.3), or asks for the
+/// addresses of others, and we hear that at once. A device that was cut off from us when it took the address, behind a switch
+/// without a cable, is found only by the next question.
 const CHECK_VALID: Duration = Duration::from_secs(15 * 60);
 
-/// How old an answer is when the address is asked for again.
+/// How old an answer is when we ask for the address again.
 const CHECK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
-/// The most addresses whose check is remembered: a range.
+/// The most addresses whose answer is remembered: a range.
 const MAX_CHECKED: usize = MAX_RANGE as usize;
 
-/// What is known of the LAN, as the service has learnt it.
+/// What has been learnt of the LAN.
+///
+/// Its methods are of two kinds. *Other servers*: [`Self::heard`] and [`Self::asked`] for what happens,
+/// [`Self::forget`] as time goes by, [`Self::known`], [`Self::servers`], [`Self::strangers`] and [`Self::is_unsure`] for
+/// what follows from it. *Addresses*: [`Self::checked`] for an answer to ARP, [`Self::unchecked`] and
+/// [`Self::forget_checks`] when answers no longer count, [`Self::usage`], [`Self::silent`] and [`Self::is_due`] for what
+/// follows.
 #[derive(Debug, Default)]
-pub struct Lan {
-    servers: BTreeMap<Ipv4Addr, Server>,
-    /// Who spoke as a server to others and has not answered us.
-    strangers: BTreeMap<Ipv4Addr, Stranger>,
+pub struct LanView {
+    servers: BTreeMap<Ipv4Addr, OtherServer>,
+    /// The devices that speak as servers to others and have never answered us.
+    strangers: BTreeMap<Ipv4Addr, UnconfirmedServer>,
+    /// When all servers were last asked.
     asked: Option<UnixTime>,
-    checked: BTreeMap<Ipv4Addr, (Option<MacAddr>, UnixTime)>,
+    checked: BTreeMap<Ipv4Addr, ArpAnswer>,
 }
 
-/// Somebody who speaks as a server, perhaps: anybody can say so to others.
+/// What ARP said of an address.
+#[derive(Debug, Clone, Copy)]
+struct ArpAnswer {
+    /// The device that answered.
+    by: Option<MacAddr>,
+    at: UnixTime,
+}
+
+impl ArpAnswer {
+    fn is_valid(self, now: UnixTime) -> bool {
+        now.since(self.at) < CHECK_VALID
+    }
+}
+
+/// A device that speaks as a server to others. Any device can do that.
 #[derive(Debug)]
-struct Stranger {
+struct UnconfirmedServer {
     first: UnixTime,
     last: UnixTime,
     told: bool,
 }
 
-/// Another DHCP server, as far as it has shown itself.
+/// Another DHCP server, and what it has shown of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Its server identifier.
+pub struct OtherServer {
+    /// The server identifier.
     pub server: Ipv4Addr,
-    /// The TFTP servers that it hands out.
+    /// The TFTP servers that the server hands out.
     pub tftp: Vec<String>,
-    /// What else it hands out.
-    pub terms: Terms,
-    /// The address that it last offered to us.
+    /// What else the server hands out.
+    pub terms: LeaseTerms,
+    /// The address that the server last offered to us.
     pub offered: Option<Ipv4Addr>,
-    /// The shortest and the longest time in which it answered our DISCOVERs.
+    /// The shortest and the longest time that the server took to answer our DISCOVERs.
     pub offer_after: Option<(Duration, Duration)>,
-    /// Whether it answers DHCPINFORM.
+    /// Whether the server answers DHCPINFORM.
     pub informs: bool,
-    /// Whether it answers us as a relay agent.
+    /// Whether the server answers us as a relay agent.
     pub relays: bool,
     heard: UnixTime,
-    /// How often in a row it did not answer us.
+    /// How many questions in a row the server did not answer.
     missed: u8,
 }
 
-impl Server {
+impl OtherServer {
     fn new(server: Ipv4Addr, now: UnixTime) -> Self {
-        let (tftp, terms) = (Vec::new(), Terms::default());
+        let (tftp, terms) = (Vec::new(), LeaseTerms::default());
         Self {
             server,
             tftp,
@@ -97,7 +120,7 @@ impl Server {
         let matters = |server: &Self| (server.tftp.clone(), server.terms.routers.clone(), server.takes());
         let before = matters(self);
         self.heard = now;
-        // NAKs and answers to clients that asked for less carry less; what was seen once stays.
+        // A NAK, or an answer to a client that asked for less, holds less. What was seen once stays.
         if !overheard.tftp.is_empty() {
             self.tftp.clone_from(&overheard.tftp);
         }
@@ -114,12 +137,12 @@ impl Server {
         before != matters(self)
     }
 
-    /// How long it takes for an offer to who is new to it, if it does something first.
+    /// How long the server takes to offer an address to a new client, if it is slow.
     pub fn takes(&self) -> Option<Duration> {
-        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW)
+        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW_OFFER)
     }
 
-    /// Where it points phones, seen from a site whose TFTP servers are `ours`.
+    /// Where the server points phones, for a site with these TFTP servers.
     pub fn points(&self, ours: &[Ipv4Addr]) -> Points {
         match self.tftp.first() {
             None => Points::Nowhere,
@@ -142,35 +165,35 @@ impl Server {
 /// Where a server points phones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Points {
-    /// It hands out neither 66 nor 150.
+    /// The server hands out neither option 66 nor 150.
     Nowhere,
-    /// To a TFTP server of this site.
+    /// It points phones to a TFTP server of this site.
     Here,
-    /// To another one.
+    /// It points phones to another TFTP server.
     Elsewhere,
 }
 
-/// What the link says of an address.
+/// Whether a device uses an address, according to ARP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// Nobody has asked lately.
+pub enum AddressUse {
+    /// Nobody has asked for the address lately.
     Unknown,
-    /// Nobody answers for it.
+    /// Nobody answers for the address.
     Silent,
-    /// This device does.
+    /// This device answers for the address.
     By(MacAddr),
 }
 
-impl Lan {
-    /// Nothing known.
+impl LanView {
+    /// A LAN of which nothing is known.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Another server spoke. Says whether anything about it is new.
     ///
-    /// Only what answers us makes a server, and is learnt: on a LAN anybody can say anything to others. Who says something
-    /// to others only is asked.
+    /// A server is known only once it answers us, and only its answers to us are learnt: on a LAN anybody can say anything to
+    /// others. A device that speaks as a server to others is asked.
     pub fn heard(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
         let address = overheard.server;
         if let Some(server) = self.servers.get_mut(&address) {
@@ -184,7 +207,7 @@ impl Lan {
         if !overheard.asked {
             if self.strangers.len() < MAX_SERVERS || self.strangers.contains_key(&address) {
                 let stranger = self.strangers.entry(address);
-                stranger.or_insert(Stranger { first: now, last: now, told: false }).last = now;
+                stranger.or_insert(UnconfirmedServer { first: now, last: now, told: false }).last = now;
             }
             return false;
         }
@@ -192,17 +215,16 @@ impl Lan {
             return false;
         }
         self.strangers.remove(&address);
-        let mut server = Server::new(address, now);
+        let mut server = OtherServer::new(address, now);
         server.learn(overheard, now);
         self.servers.insert(address, server);
         true
     }
 
-    /// All servers have been asked. One that has not answered the last times is gone, if another does: a router that was
-    /// replaced. Says whether one went.
+    /// All servers have been asked. A server that has not answered the last questions is gone, if another server answers: it
+    /// is a router that was replaced. Says whether a server is gone.
     pub fn asked(&mut self, now: UnixTime) -> bool {
         let before = self.asked.replace(now).unwrap_or(now);
-        // Some take 3 s for an answer.
         if now.since(before) < ANSWER_WITHIN {
             return false;
         }
@@ -216,15 +238,15 @@ impl Lan {
         self.servers.len() != count
     }
 
-    /// Whether it is worth asking soon.
+    /// Whether other servers are to be asked soon.
     pub fn is_unsure(&self) -> bool {
-        let missing = |server: &Server| server.missed > 0;
+        let missing = |server: &OtherServer| server.missed > 0;
         let some_answer = self.servers.values().any(|server| !missing(server));
         (some_answer && self.servers.values().any(missing))
             || self.strangers.values().any(|stranger| self.asked.is_none_or(|asked| stranger.last >= asked))
     }
 
-    /// Who has spoken as a server for a while and never answered us; each is told once.
+    /// The devices that have spoken as servers for a while and never answered us. Each is named once.
     pub fn strangers(&mut self, now: UnixTime) -> Vec<Ipv4Addr> {
         self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
         let lasting = self.strangers.iter_mut().filter(|(_, stranger)| {
@@ -240,64 +262,64 @@ impl Lan {
             .collect()
     }
 
-    /// Forgets servers that have been silent too long and checks that are old. Says whether a server went.
+    /// Forgets servers that have been silent for too long, and old answers to ARP. Says whether a server is gone.
     pub fn forget(&mut self, now: UnixTime) -> bool {
         let before = self.servers.len();
         self.servers.retain(|_, server| now.since(server.heard) < SERVER_GONE);
-        self.checked.retain(|_, (_, at)| now.since(*at) < CHECK_VALID);
+        self.checked.retain(|_, answer| answer.is_valid(now));
         self.servers.len() != before
     }
 
-    /// The other servers.
+    /// The other servers, for reports.
     pub fn servers(&self) -> Vec<DhcpServerSeen> {
-        self.servers.values().map(Server::seen).collect()
+        self.servers.values().map(OtherServer::seen).collect()
     }
 
-    /// The other servers with all that is known of them.
-    pub fn known(&self) -> impl Iterator<Item = &Server> {
+    /// The other servers, with all that is known of them.
+    pub fn known(&self) -> impl Iterator<Item = &OtherServer> {
         self.servers.values()
     }
 
-    /// Whether another server is there.
+    /// Whether there is another server.
     pub fn has_other_server(&self) -> bool {
         !self.servers.is_empty()
     }
 
-    /// The link was asked about an address.
+    /// An address was asked for by ARP, and this device answered, or nobody.
     pub fn checked(&mut self, address: Ipv4Addr, by: Option<MacAddr>, now: UnixTime) {
         if self.checked.len() >= MAX_CHECKED && !self.checked.contains_key(&address) {
-            let oldest = self.checked.iter().min_by_key(|(_, (_, at))| *at).map(|(&address, _)| address);
+            let oldest = self.checked.iter().min_by_key(|(_, answer)| answer.at).map(|(&address, _)| address);
             oldest.and_then(|address| self.checked.remove(&address));
         }
-        self.checked.insert(address, (by, now));
+        self.checked.insert(address, ArpAnswer { by, at: now });
     }
 
-    /// What the link says of an address.
-    pub fn usage(&self, address: Ipv4Addr, now: UnixTime) -> Use {
+    /// Whether a device uses an address.
+    pub fn usage(&self, address: Ipv4Addr, now: UnixTime) -> AddressUse {
         match self.checked.get(&address) {
-            Some((by, at)) if now.since(*at) < CHECK_VALID => by.map_or(Use::Silent, Use::By),
-            _ => Use::Unknown,
+            Some(answer) if answer.is_valid(now) => answer.by.map_or(AddressUse::Silent, AddressUse::By),
+            _ => AddressUse::Unknown,
         }
     }
 
-    /// Whether an address should be asked for, so that it is known when it is wanted.
+    /// Whether an address is to be asked for, so that the answer is there when a client wants the address.
     pub fn is_due(&self, address: Ipv4Addr, now: UnixTime) -> bool {
-        self.checked.get(&address).is_none_or(|(_, at)| now.since(*at) >= CHECK_AGAIN)
+        self.checked.get(&address).is_none_or(|answer| now.since(answer.at) >= CHECK_AGAIN)
     }
 
-    /// What was said of an address counts no more: it has become somebody's.
+    /// The answer for this address no longer counts: a client has got the address.
     pub fn unchecked(&mut self, address: Ipv4Addr) {
         self.checked.remove(&address);
     }
 
-    /// What was said of all addresses counts no more: the link was down, and may lead elsewhere now.
+    /// No answer counts any more: the link was down, and may lead elsewhere now.
     pub fn forget_checks(&mut self) {
         self.checked.clear();
     }
 
-    /// Addresses that nobody answers for.
+    /// The addresses that nobody answers for.
     pub fn silent(&self, now: UnixTime) -> impl Iterator<Item = Ipv4Addr> {
-        let silent = self.checked.iter().filter(move |(_, (by, at))| by.is_none() && now.since(*at) < CHECK_VALID);
+        let silent = self.checked.iter().filter(move |(_, answer)| answer.by.is_none() && answer.is_valid(now));
         silent.map(|(address, _)| *address)
     }
 
@@ -305,7 +327,7 @@ impl Lan {
     pub fn shift(&mut self, seconds: i64) {
         let moved = |time: &mut UnixTime| time.0 = time.0.saturating_add(seconds);
         self.servers.values_mut().for_each(|server| moved(&mut server.heard));
-        self.checked.values_mut().for_each(|(_, at)| moved(at));
+        self.checked.values_mut().for_each(|answer| moved(&mut answer.at));
         self.strangers.values_mut().for_each(|stranger| {
             moved(&mut stranger.first);
             moved(&mut stranger.last);
@@ -323,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_server_is_news_once_and_again_when_it_names_other_tftp_servers() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         assert!(lan.heard(&spoke(&[]), NOW));
         assert!(!lan.heard(&spoke(&[]), NOW));
         assert!(lan.heard(&spoke(&["192.168.1.9"]), NOW));
@@ -335,11 +357,11 @@ mod tests {
 
     #[test]
     fn what_a_server_hands_out_and_how_fast_it_answers_is_learnt_bit_by_bit() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         let millis = Duration::from_millis;
-        let terms = Terms { lease_seconds: Some(3600), routers: vec![ROUTER], ..Terms::default() };
+        let terms = LeaseTerms { lease_seconds: Some(3600), routers: vec![ROUTER], ..LeaseTerms::default() };
         lan.heard(&Overheard { terms: Some(terms), after: Some(millis(3000)), ..spoke(&[]) }, NOW);
-        lan.heard(&Overheard { terms: Some(Terms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
+        lan.heard(&Overheard { terms: Some(LeaseTerms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
         lan.heard(&Overheard { informed: true, ..spoke(&[]) }, NOW);
         lan.heard(&Overheard { relayed: true, ..spoke(&[]) }, NOW);
         let server = lan.known().next().expect("one was heard");
@@ -354,7 +376,7 @@ mod tests {
         for (tftp, points) in
             [(&[][..], Points::Nowhere), (&["192.168.1.2"], Points::Here), (&["192.168.1.9"], Points::Elsewhere)]
         {
-            let mut lan = Lan::new();
+            let mut lan = LanView::new();
             lan.heard(&spoke(tftp), NOW);
             let server = lan.known().next().expect("one was heard");
             assert_eq!(server.points(&[Ipv4Addr::new(192, 168, 1, 2)]), points, "{tftp:?}");
@@ -363,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_server_that_fell_silent_is_forgotten() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         lan.heard(&spoke(&[]), NOW);
         assert!(!lan.forget(NOW.plus(SERVER_GONE - Duration::from_secs(1))));
         assert!(lan.forget(NOW.plus(SERVER_GONE)));
@@ -372,7 +394,7 @@ mod tests {
 
     #[test]
     fn invented_servers_fill_no_memory() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         for number in 0..1000 {
             lan.heard(&Overheard { server: Ipv4Addr::from(number), ..spoke(&[]) }, NOW);
         }
@@ -381,7 +403,7 @@ mod tests {
 
     #[test]
     fn who_speaks_to_others_only_is_no_server_but_reason_to_ask_and_in_the_end_to_tell() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         lan.asked(NOW);
         let said = Overheard { asked: false, ..spoke(&["10.0.0.9"]) };
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
@@ -405,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_router_that_another_has_replaced_is_gone_within_half_a_minute() {
-        let mut lan = Lan::new();
+        let mut lan = LanView::new();
         let later = |seconds| NOW.plus(Duration::from_secs(seconds));
         let new = Overheard { server: Ipv4Addr::new(192, 168, 1, 254), ..spoke(&[]) };
         lan.heard(&spoke(&[]), NOW);
@@ -428,14 +450,14 @@ mod tests {
 
     #[test]
     fn what_the_link_said_is_good_for_a_while_and_asked_for_again_before_that_is_over() {
-        let mut lan = Lan::new();
-        assert_eq!(lan.usage(ROUTER, NOW), Use::Unknown);
+        let mut lan = LanView::new();
+        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Unknown);
         assert!(lan.is_due(ROUTER, NOW));
         lan.checked(ROUTER, None, NOW);
-        assert_eq!(lan.usage(ROUTER, NOW), Use::Silent);
+        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Silent);
         assert!(!lan.is_due(ROUTER, NOW) && lan.is_due(ROUTER, NOW.plus(CHECK_AGAIN)));
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), Use::Silent);
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), Use::Unknown);
+        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), AddressUse::Silent);
+        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), AddressUse::Unknown);
     }
 
     fn spoke(tftp: &[&str]) -> Overheard {

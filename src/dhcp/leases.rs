@@ -1,53 +1,51 @@
-//! Whose address it is: a table of leases, and what must be kept of it. Pure.
+//! Our leases: the table of who has which address, and the log that brings it over a restart. Pure.
 //!
-//! A client keeps its address for as long as nobody else needs it, expired or not: the record of an address stays until
-//! the address goes to another client. Clients are known by identifier (option 61), else by hardware address; a boot
-//! loader without an identifier and the firmware with one are the same client.
+//! The record of an address stays when the lease ends, until the address goes to another client. So a client gets its old
+//! address again as long as nobody else needs it. A client is known by its identifier (option 61), or else by its hardware
+//! address. A boot loader without an identifier and the firmware with one are the same client.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::augment::Kept;
+use super::completed_lease::CompletedLease;
 use super::message::Request;
 use super::options::OptionCode;
+use super::range::{MAX_RANGE, Range};
 use ids::{MacAddr, UnixTime};
-
-/// The most addresses in a range.
-pub const MAX_RANGE: u32 = 4096;
 
 /// How long a declined address is not handed out.
 pub const QUARANTINE: Duration = Duration::from_secs(600);
 
-/// How long an offer holds an address for a phone of the inventory, and for any other device.
+/// How long an offer holds an address for a phone.
 ///
-/// Clients answer an offer at once. The difference keeps a flood of discoveries away from the offers of phones:
-/// [`Leases::choose`] takes back the offer that ends first, and only one with less than [`OTHER_OFFER`] left.
+/// Clients answer an offer at once. Phones get longer than [`OTHER_OFFER`] so that a flood of DISCOVERs does not take their
+/// offers: [`Leases::choose`] takes back the offer that ends first, and only one with less than [`OTHER_OFFER`] left.
 pub const PHONE_OFFER: Duration = Duration::from_secs(60);
-/// See [`PHONE_OFFER`].
+/// How long an offer holds an address for any other device.
 pub const OTHER_OFFER: Duration = Duration::from_secs(20);
 
-/// The longest lease there is, in seconds; kept leases that claim to last longer were written under a wrong clock.
+/// The longest lease, in seconds. A kept lease that claims to last longer was written under a wrong clock.
 pub const MAX_LEASE_SECONDS: u32 = 604_800;
 
-/// Among how many addresses a client gets the first one that is known to be silent, in its own order: after them any will
-/// do, so that a start with few of them known costs no look at a whole range.
+/// How many addresses are searched, in the client's own order, for one that nobody answers for. Then any such address will
+/// do: while few are known to be silent, a search of the whole range would cost too much.
 const NEAR: usize = 64;
 
 /// The largest kept lease, in octets.
 const MAX_KEPT_BYTES: usize = 2048;
 
-/// How a client is told from others (RFC 2131 §4.2): its identifier, else its hardware address.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// What tells a client from others (RFC 2131 §4.2): its identifier, or else its hardware address.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Box<[u8]>);
 
 impl ClientId {
-    /// The client that sent a request. The usual identifier, hardware type and address, is the same as none.
+    /// The client that sent a request. An identifier that only repeats hardware type and address counts as none.
     pub fn of(request: &Request) -> Self {
         let hardware = Self::hardware(request.htype, request.chaddr);
         match request.options.get(OptionCode::ClientIdentifier) {
@@ -60,7 +58,7 @@ impl ClientId {
     /// A client without an identifier of its own.
     pub fn hardware(htype: u8, chaddr: MacAddr) -> Self {
         let [a, b, c, d, e, f] = chaddr.octets();
-        // 6 is Ethernet by another name (RFC 1700); one device may use both.
+        // Type 6 is Ethernet, too (RFC 1700), and one device may use both.
         let htype = if htype == 6 { 1 } else { htype };
         Self(Box::new([htype, a, b, c, d, e, f]))
     }
@@ -70,37 +68,39 @@ impl ClientId {
     }
 }
 
-impl TryFrom<String> for ClientId {
-    type Error = data_encoding::DecodeError;
+impl FromStr for ClientId {
+    type Err = data_encoding::DecodeError;
 
-    fn try_from(text: String) -> Result<Self, Self::Error> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         data_encoding::HEXLOWER.decode(text.as_bytes()).map(|bytes| Self(bytes.into_boxed_slice()))
     }
 }
 
-impl From<ClientId> for String {
-    fn from(id: ClientId) -> Self {
-        data_encoding::HEXLOWER.encode(&id.0)
-    }
-}
-
-impl fmt::Debug for ClientId {
+impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
     }
 }
 
-/// What an address is to a client.
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+ids::text_serde!(ClientId);
+
+/// What an address is to its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Offered, and held until the client decides. Not kept.
+pub enum LeaseState {
+    /// Offered, and held until the client decides. Not written to the log.
     Offered,
-    /// The client's, acknowledged.
+    /// Acknowledged: the client has it.
     Bound,
-    /// Given back, or an offer that the client did not take.
+    /// Given back, or offered and not taken.
     Released,
-    /// Found in use by somebody else: nobody's until then.
+    /// Found in use by somebody else. Nobody gets the address for a while.
     Declined,
 }
 
@@ -108,37 +108,37 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Lease {
-    /// The address.
+    /// The address that is leased.
     pub address: Ipv4Addr,
     /// The client's hardware address.
     pub mac: MacAddr,
-    /// The client.
+    /// What tells the client from others.
     pub client: ClientId,
-    /// What the address is to it.
-    pub state: State,
-    /// Until when; for [`State::Released`] since when.
+    /// What the address is to the client.
+    pub state: LeaseState,
+    /// Until when the state lasts; for [`LeaseState::Released`], since when.
     pub until: UnixTime,
 }
 
 /// Why a kept lease cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Too long to be one.
+    /// The octets are too many for a lease.
     #[error("{0} octets are too many for a lease")]
     TooLong(usize),
-    /// Not what [`Lease::emit`] wrote.
+    /// [`Lease::emit`] did not write these octets.
     #[error("not a lease")]
     Malformed(#[source] serde_json::Error),
 }
 
 impl Lease {
-    /// The lease as it is kept: one line of JSON.
+    /// The lease as the log keeps it: JSON without a line break.
     pub fn emit(&self) -> Vec<u8> {
-        // Plain fields with text for keys: nothing that JSON could not hold.
+        // JSON can hold every lease: its fields are plain, and their names are text.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Reads a kept lease.
+    /// Reads a lease from the log.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeaseError> {
         if bytes.len() > MAX_KEPT_BYTES {
             return Err(LeaseError::TooLong(bytes.len()));
@@ -146,46 +146,46 @@ impl Lease {
         serde_json::from_slice(bytes).map_err(LeaseError::Malformed)
     }
 
-    /// Whether the address is taken at `now`.
+    /// Whether the lease holds its address at `now`.
     pub fn holds(&self, now: UnixTime) -> bool {
-        self.state != State::Released && self.until > now
+        self.state != LeaseState::Released && self.until > now
     }
 
-    /// Whether it must outlive a restart.
+    /// Whether the lease must outlive a restart.
     pub fn is_kept(&self) -> bool {
-        self.state != State::Offered
+        self.state != LeaseState::Offered
     }
 }
 
-/// Where leases outlive a restart.
+/// The log that brings leases over a restart.
 pub trait LeaseLog {
-    /// All that was committed, the last one of each address; unreadable ones left out.
+    /// The last committed lease of each address. Leases that cannot be read are left out.
     fn load(&mut self) -> Vec<Lease>;
 
-    /// Makes a lease durable, in place of an earlier one of the same address. Called before the ACK is sent; on an
-    /// error there is no ACK. May block on the disk.
+    /// Makes a lease durable, in place of an earlier one of the same address. The ACK follows; after an error there is none.
+    /// May block on the disk.
     fn commit(&mut self, lease: &Lease) -> io::Result<()>;
 
-    /// Makes several leases durable, all or (on an error) perhaps some. One sync for all of them is what lets a site
-    /// of hundreds of phones come back from a power cut in seconds.
+    /// Makes several leases durable: all, or after an error perhaps some. One sync serves them all, so that a site of
+    /// hundreds of phones comes back from a power cut in seconds.
     fn commit_all(&mut self, leases: &[Lease]) -> io::Result<()> {
         leases.iter().try_for_each(|lease| self.commit(lease))
     }
 
-    /// Remembers leases of the router's that were completed, since when. May forget them.
-    fn remember(&mut self, _completed: &[(Kept, UnixTime)]) {}
+    /// Remembers completed leases of the router's, and since when each runs. May lose them.
+    fn remember(&mut self, _completed: &[(CompletedLease, UnixTime)]) {}
 
-    /// What is remembered of completed leases, and how long ago each began. `None` as long as that cannot be told,
-    /// because nobody knows what time it is: ask again.
-    fn recall(&mut self) -> Option<Vec<(Kept, Duration)>> {
+    /// The completed leases that are remembered, and how long ago each began. `None` while the system clock is not known to
+    /// be right: call again later.
+    fn recall(&mut self) -> Option<Vec<(CompletedLease, Duration)>> {
         Some(Vec::new())
     }
 
-    /// Forgets what is remembered of completed leases: the clock that it was stamped with was wrong.
+    /// Forgets the completed leases: the clock that stamped them was wrong.
     fn forget(&mut self) {}
 }
 
-/// A log that ends with the process, for demo and tests.
+/// A log that ends with the process, for the demo and for tests.
 #[derive(Debug, Default)]
 pub struct MemoryLog(BTreeMap<Ipv4Addr, Lease>);
 
@@ -200,91 +200,26 @@ impl LeaseLog for MemoryLog {
     }
 }
 
-/// The addresses that there are to lease: at most [`MAX_RANGE`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Range {
-    first: u32,
-    count: u32,
-    excluded: BTreeSet<Ipv4Addr>,
-}
-
-impl Range {
-    /// The addresses from `first` to `last` without `excluded`; `None` if there is none or they are too many.
-    pub fn new(first: Ipv4Addr, last: Ipv4Addr, excluded: BTreeSet<Ipv4Addr>) -> Option<Self> {
-        let (first, last) = (u32::from(first), u32::from(last));
-        let count = last.checked_sub(first)?.checked_add(1).filter(|count| *count <= MAX_RANGE)?;
-        Some(Self { first, count, excluded })
-    }
-
-    /// Whether the address may be leased at all.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address).checked_sub(self.first).is_some_and(|offset| offset < self.count)
-            && !self.excluded.contains(&address)
-    }
-
-    /// The first and the last address, usable or not.
-    pub fn ends(&self) -> (Ipv4Addr, Ipv4Addr) {
-        let last = self.first.wrapping_add(self.count.saturating_sub(1));
-        (Ipv4Addr::from(self.first), Ipv4Addr::from(last))
-    }
-
-    /// The first address that may be leased.
-    pub fn first_free(&self) -> Option<Ipv4Addr> {
-        self.usable().next()
-    }
-
-    /// All addresses that may be leased.
-    pub fn usable(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        self.all().filter(|address| self.contains(*address))
-    }
-
-    /// How many addresses there are, usable or not.
-    pub const fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// The address at a place, if it may be leased.
-    pub fn at(&self, place: u32) -> Option<Ipv4Addr> {
-        let address = (place < self.count).then(|| Ipv4Addr::from(self.first.wrapping_add(place)));
-        address.filter(|address| !self.excluded.contains(address))
-    }
-
-    fn all(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        (0..self.count).map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset)))
-    }
-
-    /// All addresses, from one that depends on the device's address alone: a device that comes back to an appliance
-    /// which has lost its leases most likely gets its old address.
-    fn in_order_of(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        // FNV-1a; only spread is asked of it.
-        let hash =
-            mac.octets().iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let start = hash.checked_rem(self.count).unwrap_or(0);
-        let offsets = (start..self.count).chain(0..start);
-        offsets.map(|offset| Ipv4Addr::from(self.first.wrapping_add(offset))).filter(|&address| self.contains(address))
-    }
-}
-
-/// What the link says of addresses, to a client that looks for one.
-pub struct Link<'a> {
-    /// Whether somebody else has it.
+/// What ARP says of addresses, for one client that looks for an address.
+pub struct Occupancy<'a> {
+    /// Whether another device uses an address.
     pub in_use: &'a dyn Fn(Ipv4Addr) -> bool,
-    /// Whether nobody answers for it, or nobody needs to be asked.
+    /// Whether nobody answers for an address, or nobody needs to be asked.
     pub is_silent: &'a dyn Fn(Ipv4Addr) -> bool,
-    /// The first one that fits of all for which nobody answers.
+    /// The first address that nobody answers for and that passes a test.
     pub first_silent: &'a FirstSilent<'a>,
 }
 
-/// See [`Link::first_silent`].
+/// A search as in [`Occupancy::first_silent`].
 pub type FirstSilent<'a> = dyn Fn(&dyn Fn(&Ipv4Addr) -> bool) -> Option<Ipv4Addr> + 'a;
 
-impl fmt::Debug for Link<'_> {
+impl fmt::Debug for Occupancy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").finish_non_exhaustive()
+        f.debug_struct("Occupancy").finish_non_exhaustive()
     }
 }
 
-/// All leases of a segment. Bounded by its [`Range`].
+/// All leases of a segment. Their number is bounded by its [`Range`].
 #[derive(Debug, Default)]
 pub struct Leases {
     range: Option<Range>,
@@ -293,14 +228,14 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// An empty table.
+    /// No leases, and no range.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the addresses to lease. Leases outside are forgotten: their clients hear nothing more, keep their addresses
-    /// to the end of their leases, and start again then. Without a range nothing is leased and nothing forgotten: the
-    /// site may go back to the release that had one.
+    /// until their leases end, and then start again. Without a range nothing is leased, but nothing is forgotten either: the
+    /// site may go back to a release with a range.
     pub fn set_range(&mut self, range: Option<Range>) {
         if self.range == range {
             return;
@@ -314,11 +249,11 @@ impl Leases {
         }
     }
 
-    /// Takes over what was kept. A lease that claims to last longer than any does ends within [`MAX_LEASE_SECONDS`].
+    /// Takes over the leases of the log. A lease ends within [`MAX_LEASE_SECONDS`], whatever it claims.
     pub fn load(&mut self, kept: Vec<Lease>, now: UnixTime) {
         let latest = now.plus(Duration::from_secs(u64::from(MAX_LEASE_SECONDS)));
         let mut kept = kept;
-        // A client that moved is in the log with each of its addresses: the last one counts.
+        // A client that moved has several addresses in the log. The last one counts.
         kept.sort_by_key(|lease| lease.until);
         for mut lease in kept {
             lease.until = lease.until.min(latest);
@@ -326,14 +261,14 @@ impl Leases {
         }
     }
 
-    /// Records a lease in place of what was known of its address and of its client. Outside the range: nothing.
+    /// Records a lease, in place of earlier ones of its address and of its client. A lease outside the range is dropped.
     pub fn put(&mut self, lease: Lease) {
         if !self.may_record(lease.address) {
             return;
         }
         self.remove(lease.address);
         // A declined address says nothing about where its client belongs.
-        if lease.state != State::Declined
+        if lease.state != LeaseState::Declined
             && let Some(earlier) = self.by_client.insert(lease.client.clone(), lease.address)
             && self.records.get(&earlier).is_some_and(|record| record.client == lease.client)
         {
@@ -361,45 +296,49 @@ impl Leases {
         self.range.as_ref().is_some_and(|range| range.contains(address))
     }
 
-    /// The record of an address.
+    /// The last lease of an address.
     pub fn at(&self, address: Ipv4Addr) -> Option<&Lease> {
         self.records.get(&address)
     }
 
-    /// The record of a client, whatever its state but declined.
+    /// The last lease of a client that it did not decline.
     ///
-    /// A client that gives an identifier at one time and none at another (boot loader and firmware) is found by its
-    /// hardware address; two identifiers on one address are two clients.
+    /// A client that sends an identifier at one time and none at another (boot loader and firmware) is found by its
+    /// hardware address. Two identifiers on one hardware address are two clients.
     pub fn of(&self, client: &ClientId, mac: MacAddr) -> Option<&Lease> {
         if let Some(address) = self.by_client.get(client) {
             return self.records.get(address);
         }
         if client.is_hardware() {
             let mut records = self.records.values();
-            records.find(|record| record.mac == mac && record.state != State::Declined)
+            records.find(|record| record.mac == mac && record.state != LeaseState::Declined)
         } else {
             self.by_client.get(&ClientId::hardware(1, mac)).and_then(|address| self.records.get(address))
         }
     }
 
-    /// Whether `address` can be given to this client: ours to give, and held by nobody else.
+    /// Whether this client can have an address: it is in the range, and nobody else holds it.
     pub fn is_free_for(&self, address: Ipv4Addr, client: &ClientId, mac: MacAddr, now: UnixTime) -> bool {
         let own = || self.of(client, mac).map(|record| record.address) == Some(address);
         self.in_range(address) && self.at(address).is_none_or(|record| !record.holds(now) || own())
     }
 
-    /// The address to offer (RFC 2131 §4.3.1): the client's own or former, else the one it asks for, else one that nobody
-    /// had, else the one that has been free for the longest time, else one that is merely on offer to somebody. Of those
-    /// that are as good, one that the link says is silent.
+    /// The address to offer (RFC 2131 §4.3.1). The first of these that can be had:
+    ///
+    /// 1. the address that the client has or had,
+    /// 2. the address that it asks for,
+    /// 3. an address that nobody had, best one that nobody answers for,
+    /// 4. the address that has been free for the longest time, best one that nobody answers for,
+    /// 5. an address that is only on offer to somebody.
     pub fn choose(
         &self,
         client: &ClientId,
         mac: MacAddr,
         requested: Option<Ipv4Addr>,
         now: UnixTime,
-        link: &Link<'_>,
+        link: &Occupancy<'_>,
     ) -> Option<Ipv4Addr> {
-        let Link { in_use, is_silent, first_silent } = link;
+        let Occupancy { in_use, is_silent, first_silent } = link;
         let range = self.range.as_ref()?;
         let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
@@ -415,7 +354,8 @@ impl Leases {
         };
         let on_offer = || {
             let limit = now.plus(OTHER_OFFER);
-            let offers = self.records.values().filter(|record| record.state == State::Offered && record.until <= limit);
+            let offers =
+                self.records.values().filter(|record| record.state == LeaseState::Offered && record.until <= limit);
             let offers = offers.filter(|record| self.in_range(record.address) && !in_use(record.address));
             offers.min_by_key(|record| record.until).map(|record| record.address)
         };
@@ -428,17 +368,17 @@ impl Leases {
             .or_else(on_offer)
     }
 
-    /// The addresses to lease.
+    /// The addresses that may be leased.
     pub const fn range(&self) -> Option<&Range> {
         self.range.as_ref()
     }
 
-    /// Live leases: bound, and not over.
+    /// The leases that clients have now.
     pub fn live(&self, now: UnixTime) -> impl Iterator<Item = &Lease> {
-        self.records.values().filter(move |record| record.state == State::Bound && record.holds(now))
+        self.records.values().filter(move |record| record.state == LeaseState::Bound && record.holds(now))
     }
 
-    /// The system clock was set, by so many seconds: what is held stays held for as long as before.
+    /// The system clock was set, by so many seconds. Each lease lasts for as long as before.
     pub fn shift(&mut self, seconds: i64) {
         for record in self.records.values_mut() {
             record.until = UnixTime(record.until.0.saturating_add(seconds));

@@ -1,4 +1,4 @@
-//! Requests from bytes and replies to bytes.
+//! A client's request from octets, and our reply to octets. Pure.
 
 use std::net::Ipv4Addr;
 
@@ -9,43 +9,43 @@ use dhcproto::{Encodable as _, Encoder};
 use super::options::{self, OptionCode, Options};
 use ids::MacAddr;
 
-/// The largest message that is read, in octets. Clients keep to 576 unless told otherwise; relays add some.
+/// The largest message that is read, in octets. Clients keep to 576 unless told otherwise, and relays add some.
 pub const MAX_REQUEST_BYTES: usize = 1500;
 
-/// Header and magic cookie, in octets.
+/// The length of header and magic cookie, in octets.
 pub(super) const HEADER_BYTES: usize = 240;
 
-/// The smallest reply, in octets: RFC 951's 300, which BOOTP relays and some boot loaders insist on.
+/// The smallest reply, in octets. RFC 951 has messages of 300, and BOOTP relays and some boot loaders insist on that.
 pub const MIN_REPLY_BYTES: usize = 300;
 
-/// What every client accepts as an IP datagram (RFC 2131 §2), unless its option 57 says more.
+/// The IP datagram that every client accepts (RFC 2131 §2), unless its option 57 says more, in octets.
 const DEFAULT_DATAGRAM_BYTES: u16 = 576;
 
-/// The largest IP datagram that goes over Ethernet in one piece.
+/// The largest IP datagram that goes over Ethernet in one piece, in octets.
 const MAX_DATAGRAM_BYTES: u16 = 1500;
 
-/// IP and UDP header before the message.
+/// The length of IP and UDP header, in octets.
 const DATAGRAM_HEADER_BYTES: u16 = 28;
 
 /// The longest client identifier and relay agent information that are read, in octets; both are echoed.
 const MAX_ECHO_BYTES: usize = 255;
 
-/// What a client says.
+/// The type of a client's message (option 53).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It looks for servers.
+pub enum MessageKind {
+    /// DHCPDISCOVER: the client looks for servers.
     Discover,
-    /// It wants, or wants to keep, an address.
+    /// DHCPREQUEST: the client wants an address, or wants to keep it.
     Request,
-    /// It found that the address is in use.
+    /// DHCPDECLINE: the client found that somebody else uses the address.
     Decline,
-    /// It gives the address back.
+    /// DHCPRELEASE: the client gives the address back.
     Release,
-    /// It has an address and wants the rest.
+    /// DHCPINFORM: the client has an address and wants the other parameters.
     Inform,
 }
 
-/// Why bytes are no request that could be answered. Counted; the sender hears nothing.
+/// Why octets are no request that we could answer. The sender hears nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Shorter than a header.
@@ -66,10 +66,10 @@ pub enum ParseError {
     /// All zeros or a group address.
     #[error("{0} is no device's address")]
     NotUnicast(MacAddr),
-    /// No option 53 of one octet, or one that servers do not get.
+    /// Option 53 is missing, or names a type that clients do not send.
     #[error("no message type that a client sends to a server")]
     NoMessageType,
-    /// An option that must be echoed is too long to be.
+    /// An option that must be echoed is too long for that.
     #[error("option {0} has {1} octets")]
     OptionTooLong(u8, usize),
 }
@@ -77,27 +77,27 @@ pub enum ParseError {
 /// A client's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What it says.
-    pub kind: Kind,
+    /// The type of the message.
+    pub kind: MessageKind,
     /// Hardware type: 1 for Ethernet, 6 for IEEE 802. Echoed.
     pub htype: u8,
     /// The client's hardware address.
     pub chaddr: MacAddr,
-    /// The transaction. Echoed.
+    /// The client's transaction. Echoed.
     pub xid: u32,
-    /// The flags; the first bit asks for broadcasts. Echoed.
+    /// The first bit asks for broadcasts ([`BROADCAST`]). Echoed.
     pub flags: u16,
-    /// The client's address, if it can already receive under it.
+    /// The address under which the client can already receive, or 0.0.0.0.
     pub ciaddr: Ipv4Addr,
-    /// The relay that it came through, or 0.0.0.0.
+    /// The relay that the request came through, or 0.0.0.0.
     pub giaddr: Ipv4Addr,
-    /// The options.
+    /// The options that the client sent.
     pub options: Options,
 }
 
 impl Request {
-    /// Reads a client's message. Any length from the bare header on will do: RFC 2131 clients send less than the 300
-    /// octets of BOOTP.
+    /// Reads a client's message of any length from the bare header on. RFC 2131 lets clients send less than the 300 octets
+    /// of BOOTP.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         if bytes.len() > MAX_REQUEST_BYTES {
             return Err(ParseError::TooLong(bytes.len()));
@@ -121,11 +121,11 @@ impl Request {
             return Err(ParseError::NotUnicast(chaddr));
         }
         let kind = match options.byte(OptionCode::MessageType).map(MessageType::from) {
-            Some(MessageType::Discover) => Kind::Discover,
-            Some(MessageType::Request) => Kind::Request,
-            Some(MessageType::Decline) => Kind::Decline,
-            Some(MessageType::Release) => Kind::Release,
-            Some(MessageType::Inform) => Kind::Inform,
+            Some(MessageType::Discover) => MessageKind::Discover,
+            Some(MessageType::Request) => MessageKind::Request,
+            Some(MessageType::Decline) => MessageKind::Decline,
+            Some(MessageType::Release) => MessageKind::Release,
+            Some(MessageType::Inform) => MessageKind::Inform,
             _ => return Err(ParseError::NoMessageType),
         };
         for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {
@@ -158,7 +158,8 @@ impl Request {
 
     /// The largest message that the client takes, in octets without IP and UDP header (RFC 2132 §9.10).
     ///
-    /// The option is read as the size of the datagram, the narrower of its two readings.
+    /// Some take option 57 for the size of the datagram, some for that of the message. We take it for the datagram, which
+    /// leaves less room.
     pub fn max_reply_bytes(&self) -> usize {
         let datagram = self.options.number(OptionCode::MaxMessageSize).unwrap_or(DEFAULT_DATAGRAM_BYTES);
         usize::from(datagram.clamp(DEFAULT_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES) - DATAGRAM_HEADER_BYTES)
@@ -173,35 +174,36 @@ pub(super) fn read_options(bytes: &[u8]) -> Option<Options> {
     Some(Options::parse(options, bytes.get(108..236)?, bytes.get(44..108)?))
 }
 
-/// A server's message, ours or another's.
+/// Our answer to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Offer, Ack or Nak.
+    /// DHCPOFFER, DHCPACK or DHCPNAK.
     pub kind: MessageType,
-    /// Hardware type of the client.
+    /// The hardware type that the client named.
     pub htype: u8,
-    /// Hardware address of the client.
+    /// The client's hardware address.
     pub chaddr: MacAddr,
-    /// The transaction.
+    /// The client's transaction.
     pub xid: u32,
-    /// The flags.
+    /// The flags that the client sent.
     pub flags: u16,
-    /// The client's address as it gave it.
+    /// The address that the client already had, or 0.0.0.0.
     pub ciaddr: Ipv4Addr,
     /// The address that the client gets.
     pub yiaddr: Ipv4Addr,
-    /// The server for what comes next: the first TFTP server.
+    /// The server for the next step of the boot: the first TFTP server.
     pub siaddr: Ipv4Addr,
-    /// The relay that it goes through, or 0.0.0.0.
+    /// The relay that the reply goes through, or 0.0.0.0.
     pub giaddr: Ipv4Addr,
-    /// Options in the order in which they are written, without type (53, first) and relay agent information (last).
+    /// The options in the order in which they are written. The type (53) comes before them, relay agent information after
+    /// them.
     pub options: Vec<(OptionCode, Vec<u8>)>,
-    /// Relay agent information to be echoed as it came (RFC 3046 §2.2).
+    /// Relay agent information, which is echoed as it came (RFC 3046 §2.2).
     pub relay_information: Option<Vec<u8>>,
 }
 
 impl Reply {
-    /// The message in octets: at least [`MIN_REPLY_BYTES`].
+    /// The octets of the message, at least [`MIN_REPLY_BYTES`].
     pub fn emit(&self) -> Vec<u8> {
         let mut header = Message::default();
         header
@@ -215,7 +217,7 @@ impl Reply {
             .set_siaddr(self.siaddr)
             .set_giaddr(self.giaddr);
         let mut bytes = Vec::with_capacity(576);
-        // Encoding writes into a Vec and the header has no field of variable length, so there is nothing to fail.
+        // Encoding cannot fail: it writes into a Vec, and the header has no field of variable length.
         let written = header.encode(&mut Encoder::new(&mut bytes));
         debug_assert!(written.is_ok() && bytes.len() == HEADER_BYTES);
         options::emit(OptionCode::MessageType, &[self.kind.into()], &mut bytes);
@@ -232,7 +234,7 @@ impl Reply {
         bytes
     }
 
-    /// Octets that [`Self::emit`] would write before padding.
+    /// How many octets [`Self::emit`] writes before it pads the message.
     pub fn emitted_len(&self) -> usize {
         let options = self.options.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
         let relay = self.relay_information.as_deref().map_or(0, options::emitted_len);

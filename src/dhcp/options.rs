@@ -1,4 +1,4 @@
-//! Options: codes, reading them whole (RFC 3396), writing them within a limit.
+//! DHCP options: reading them whole (RFC 3396), and writing them. Pure.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,27 +7,27 @@ pub use dhcproto::v4::OptionCode;
 
 /// Option 150 (RFC 5859): TFTP servers as a list of addresses.
 pub const TFTP_SERVERS: OptionCode = OptionCode::TFTPServerAddress;
-/// Option 66: the TFTP server's name, here its address as text.
+/// Option 66: the name of the TFTP server. We write its address as text.
 pub const TFTP_SERVER_NAME: OptionCode = OptionCode::TFTPServerName;
 
 const PAD: u8 = 0;
 const END: u8 = 255;
 
-/// Option 52 says that `file` (bit 0) and `sname` (bit 1) hold options, too.
+/// Option 52 (overload): `file` (bit 0) and `sname` (bit 1) hold options, too.
 const OVERLOAD: u8 = 52;
 
 /// Vendor classes of one or more enterprises (RFC 3925 §3).
 const VENDOR_IDENTIFYING_CLASS: u8 = 124;
 
-/// The options of a message by code, each put together from its parts.
+/// The options of a message by their codes. An option that came in parts is one value here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
 
 impl Options {
     /// Reads the options field, then `file` and `sname` if option 52 says so (RFC 3396 §7: in this order).
     ///
-    /// An option that ends outside its field ends that field: what came before it counts. Phones are known to end
-    /// theirs in junk, and nothing read so far depends on what follows.
+    /// An option that ends outside its field ends the field, and the options before it count. Some phones end their options
+    /// in junk.
     pub fn parse(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
         all.read(options);
@@ -56,12 +56,12 @@ impl Options {
         }
     }
 
-    /// The value of an option.
+    /// The whole value of an option, if the message has the option.
     pub fn get(&self, code: OptionCode) -> Option<&[u8]> {
         self.0.get(&u8::from(code)).map(Vec::as_slice)
     }
 
-    /// The value of an option that is one octet.
+    /// The value of an option of one octet; `None` if the option is longer or shorter.
     pub fn byte(&self, code: OptionCode) -> Option<u8> {
         match self.get(code) {
             Some(&[byte]) => Some(byte),
@@ -69,12 +69,12 @@ impl Options {
         }
     }
 
-    /// The value of an option that is one 16-bit number.
+    /// The value of an option of one 16-bit number.
     pub fn number(&self, code: OptionCode) -> Option<u16> {
         self.get(code).and_then(|value| <[u8; 2]>::try_from(value).ok()).map(u16::from_be_bytes)
     }
 
-    /// The value of an option that is a time of 32 bits, in seconds.
+    /// The value of an option of one 32-bit time, in seconds.
     pub fn seconds(&self, code: OptionCode) -> Option<u32> {
         self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(u32::from_be_bytes)
     }
@@ -84,12 +84,12 @@ impl Options {
         self.0.iter().map(|(&code, value)| (OptionCode::from(code), value.as_slice()))
     }
 
-    /// The value of an option that is one address.
+    /// The value of an option of one address.
     pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {
         self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(Ipv4Addr::from)
     }
 
-    /// The value of an option that is a list of addresses; an incomplete last one does not count.
+    /// The value of an option of any number of addresses. An incomplete last address does not count.
     pub fn addresses(&self, code: OptionCode) -> Vec<Ipv4Addr> {
         let value = self.get(code).unwrap_or_default();
         value.chunks_exact(4).filter_map(|part| <[u8; 4]>::try_from(part).ok()).map(Ipv4Addr::from).collect()
@@ -105,9 +105,9 @@ impl Options {
     }
 }
 
-/// What a device calls itself, in all the ways there are: option 60, and the data of option 124 (RFC 3925 §3).
+/// The vendor classes that a device names, in option 60 and in the data of option 124 (RFC 3925 §3).
 ///
-/// Phones put texts into 124 as they are, behind a length, or as one sub-option.
+/// Phones pack the text of option 124 in three ways: as it is, behind a length, or as a sub-option.
 pub fn vendor_classes(options: &Options) -> Vec<&[u8]> {
     let mut found: Vec<&[u8]> = options.vendor_class().into_iter().collect();
     let mut rest = options.get(OptionCode::from(VENDOR_IDENTIFYING_CLASS)).unwrap_or_default();
@@ -127,14 +127,14 @@ pub fn vendor_classes(options: &Options) -> Vec<&[u8]> {
     found
 }
 
-/// Whether a vendor class starts with `start`, without regard to case and to NULs at the end of either. An empty start
-/// fits nothing, so that a slip in a setting cannot take every device for a phone.
+/// Whether a vendor class starts with `start`. Case does not count, nor do NULs at the end of either. An empty `start` fits
+/// nothing, so that a slip in a setting cannot take every device for a phone.
 pub fn class_starts_with(class: &[u8], start: &str) -> bool {
     let start = start.trim_end_matches('\0').as_bytes();
     !start.is_empty() && class.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
-/// Writes one option; a value over 255 octets in parts (RFC 3396).
+/// Writes one option. A value over 255 octets is written in parts (RFC 3396).
 pub fn emit(code: OptionCode, value: &[u8], to: &mut Vec<u8>) {
     let mut parts = value.chunks(255);
     // An option without a value is still an option (for example an empty option 82 or 61).
@@ -151,7 +151,7 @@ pub fn emitted_len(value: &[u8]) -> usize {
     value.len() + 2 * value.len().div_ceil(255).max(1)
 }
 
-/// A list of addresses as the value of an option.
+/// The value of an option that lists these addresses.
 pub fn address_list(addresses: &[Ipv4Addr]) -> Vec<u8> {
     addresses.iter().flat_map(Ipv4Addr::octets).collect()
 }

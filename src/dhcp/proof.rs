@@ -1,9 +1,9 @@
-//! Whether `phones-only` is safe beside the LAN's other servers: asked of them, not assumed. Pure.
+//! The proof that `phones-only` is safe beside the LAN's other servers: we ask them. Pure.
 //!
-//! In the name of a device that does not exist (our own hardware address with the local bit set): would a server lease an
-//! address of our range? Is it silent when a client selects another server, and when a client that it knows starts
-//! again with an address of ours? Most are not, and their NAK would throw phones back to the start. What was leased for
-//! the question is given back.
+//! We ask in the name of a device that does not exist: our own hardware address with the local bit set. Does a server offer
+//! an address of our range? Is it silent when the device selects our offer? Is it silent when the device has a lease from it
+//! and then starts with an address of ours? Most servers send a NAK, which would throw phones back to the start. At the end
+//! the device gives its lease back.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -11,40 +11,56 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::MessageType;
 
 use super::heard::ServerMessage;
-use super::probe::Question;
+use super::question::Question;
 use ids::MacAddr;
 
-/// How long an answer is waited for: dnsmasq pings for 3 s before its first offer.
+/// How long we wait for an OFFER or ACK: dnsmasq pings for 3 s before its first offer.
 const OFFER_WAIT: Duration = Duration::from_millis(4500);
-/// How long a NAK is waited for. Servers that send one do so at once.
+/// How long we wait for a NAK. A server sends it at once.
 const NAK_WAIT: Duration = Duration::from_millis(1500);
 
 /// The questions, one after the other.
+///
+/// Call [`Self::poll`] at [`Self::deadline`] and send what it asks, in the name of [`Self::mac`]. [`Self::heard`] takes the
+/// servers' answers, and at the end there is an [`Self::outcome`].
 #[derive(Debug)]
 pub struct Proof {
     own: Ipv4Addr,
     mac: MacAddr,
     ours: Ipv4Addr,
     range: (Ipv4Addr, Ipv4Addr),
-    step: Step,
+    step: ProofStep,
     until: Option<Instant>,
-    offered: Option<(Ipv4Addr, Ipv4Addr)>,
-    bound: Option<(Ipv4Addr, Ipv4Addr)>,
+    offered: Option<TheirLease>,
+    bound: Option<TheirLease>,
     outcome: Option<Result<(), String>>,
 }
 
+/// An address that another server offered to us or leased to us.
+#[derive(Debug, Clone, Copy)]
+struct TheirLease {
+    address: Ipv4Addr,
+    server: Ipv4Addr,
+}
+
+/// The question that was asked last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ProofStep {
+    /// Which address do you offer?
     Discover,
+    /// The device takes our offer.
     SelectUs,
+    /// The device takes the other server's offer.
     SelectThem,
+    /// The device starts with our address.
     Reboot,
+    /// The device gives the other server's lease back.
     GiveBack,
     Done,
 }
 
 impl Proof {
-    /// For a site at `own` with hardware address `mac`, with this range, of which `ours` is an address that is free.
+    /// A proof for a site at `own`, with hardware address `mac` and this range. `ours` is a free address of the range.
     pub fn new(own: Ipv4Addr, mac: MacAddr, range: (Ipv4Addr, Ipv4Addr), ours: Ipv4Addr) -> Self {
         let [first, rest @ ..] = mac.octets();
         // A MAC that is local already (virtual machines) gets another last octet instead.
@@ -55,47 +71,57 @@ impl Proof {
             let [b, c, d, e, f] = rest;
             MacAddr::new([first, b, c, d, e, f ^ 0x80])
         };
-        Self { own, mac, ours, range, step: Step::Discover, until: None, offered: None, bound: None, outcome: None }
+        Self {
+            own,
+            mac,
+            ours,
+            range,
+            step: ProofStep::Discover,
+            until: None,
+            offered: None,
+            bound: None,
+            outcome: None,
+        }
     }
 
-    /// Who asks.
+    /// The device in whose name we ask.
     pub const fn mac(&self) -> MacAddr {
         self.mac
     }
 
-    /// The next question, if it is time for it.
+    /// The next question, if it is due.
     pub fn poll(&mut self, now: Instant) -> Option<Question> {
         if self.until.is_some_and(|until| now < until) {
             return None;
         }
         if self.until.is_some() {
             self.step = match self.step {
-                Step::Discover => Step::SelectUs,
+                ProofStep::Discover => ProofStep::SelectUs,
                 // Without an offer there is nothing to take: a server that does not answer does not disturb.
-                Step::SelectUs if self.offered.is_none() => Step::Done,
-                Step::SelectUs => Step::SelectThem,
-                Step::SelectThem if self.bound.is_none() => Step::Done,
-                Step::SelectThem => Step::Reboot,
-                Step::Reboot => Step::GiveBack,
-                Step::GiveBack | Step::Done => Step::Done,
+                ProofStep::SelectUs if self.offered.is_none() => ProofStep::Done,
+                ProofStep::SelectUs => ProofStep::SelectThem,
+                ProofStep::SelectThem if self.bound.is_none() => ProofStep::Done,
+                ProofStep::SelectThem => ProofStep::Reboot,
+                ProofStep::Reboot => ProofStep::GiveBack,
+                ProofStep::GiveBack | ProofStep::Done => ProofStep::Done,
             };
-            if self.outcome.is_some() && self.step != Step::Done {
-                self.step = if self.bound.is_some() { Step::GiveBack } else { Step::Done };
+            if self.outcome.is_some() && self.step != ProofStep::Done {
+                self.step = if self.bound.is_some() { ProofStep::GiveBack } else { ProofStep::Done };
             }
         }
         let (question, wait) = match self.step {
-            Step::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
-            Step::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
-            Step::SelectThem => {
-                let (address, server) = self.offered?;
+            ProofStep::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
+            ProofStep::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
+            ProofStep::SelectThem => {
+                let TheirLease { address, server } = self.offered?;
                 (Question::Select(address, server), NAK_WAIT)
             }
-            Step::Reboot => (Question::Reboot(self.ours), NAK_WAIT),
-            Step::GiveBack => {
-                let (address, server) = self.bound.take()?;
+            ProofStep::Reboot => (Question::Reboot(self.ours), NAK_WAIT),
+            ProofStep::GiveBack => {
+                let TheirLease { address, server } = self.bound.take()?;
                 (Question::Release(address, server), Duration::ZERO)
             }
-            Step::Done => {
+            ProofStep::Done => {
                 self.outcome.get_or_insert(Ok(()));
                 return None;
             }
@@ -104,27 +130,27 @@ impl Proof {
         Some(question)
     }
 
-    /// A server spoke.
+    /// Another server's message was heard.
     pub fn heard(&mut self, message: &ServerMessage, now: Instant) {
         if message.chaddr != self.mac || message.server == self.own {
             return;
         }
         let server = message.server;
         match message.kind {
-            MessageType::Offer if self.step == Step::Discover => {
+            MessageType::Offer if self.step == ProofStep::Discover => {
                 if (self.range.0..=self.range.1).contains(&message.yiaddr) {
                     self.refuse(format!("the server {server} leases addresses of the range itself"), now);
                 }
-                self.offered.get_or_insert((message.yiaddr, server));
+                self.offered.get_or_insert(TheirLease { address: message.yiaddr, server });
             }
-            MessageType::Ack if self.step == Step::SelectThem => {
+            MessageType::Ack if self.step == ProofStep::SelectThem => {
                 self.bound = self.offered;
                 self.until = Some(now);
             }
-            MessageType::Nak if self.step == Step::SelectUs => {
+            MessageType::Nak if self.step == ProofStep::SelectUs => {
                 self.refuse(format!("the server {server} sends a NAK to phones that take our lease"), now);
             }
-            MessageType::Nak if self.step == Step::Reboot => {
+            MessageType::Nak if self.step == ProofStep::Reboot => {
                 self.refuse(format!("the server {server} sends a NAK to phones that start again with our lease"), now);
             }
             _ => {}
@@ -138,12 +164,12 @@ impl Proof {
 
     /// When [`Self::poll`] has something to do; `None` before the first and after the last question.
     pub fn deadline(&self) -> Option<Instant> {
-        self.until.filter(|_| self.step != Step::Done)
+        self.until.filter(|_| self.step != ProofStep::Done)
     }
 
-    /// What came of it, once all is asked and given back.
+    /// Whether `phones-only` is safe, or what speaks against it. `None` until all is asked and given back.
     pub fn outcome(&self) -> Option<&Result<(), String>> {
-        self.outcome.as_ref().filter(|_| self.step == Step::Done)
+        self.outcome.as_ref().filter(|_| self.step == ProofStep::Done)
     }
 }
 
@@ -151,7 +177,7 @@ impl Proof {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::probe;
+    use crate::question;
 
     const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
     const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -225,7 +251,7 @@ mod tests {
     }
 
     fn said(mac: MacAddr, kind: MessageType, yiaddr: Ipv4Addr) -> ServerMessage {
-        let mut bytes = probe::emit(Question::Release(yiaddr, ROUTER), mac, 1);
+        let mut bytes = question::emit(Question::Release(yiaddr, ROUTER), mac, 1);
         *bytes.get_mut(0).unwrap() = 2;
         *bytes.get_mut(242).unwrap() = kind.into();
         bytes.copy_within(12..16, 16);

@@ -1,33 +1,33 @@
-//! What the site wants of DHCP, checked against what can be done here. Pure.
+//! The settings of a site for DHCP, checked, and the mode in force. Pure.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::leases::{MAX_LEASE_SECONDS, MAX_RANGE, Range};
+use super::leases::MAX_LEASE_SECONDS;
 use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
+use super::range::{MAX_RANGE, Range};
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
-use ids::{MacAddr, Oui};
+use ids::{Lan, MacAddr, Oui};
 
 /// The lease time if settings name none, in seconds.
 const DEFAULT_LEASE_SECONDS: u32 = 43_200;
 /// The shortest lease time, in seconds.
 const MIN_LEASE_SECONDS: u32 = 120;
 
-/// The most addresses in one list of addresses, and further options for vendors; settings come from HQ, and what does
-/// not fit into a reply helps nobody.
+/// The most entries of a list in the settings. What does not fit into a reply helps nobody.
 const MAX_LIST: usize = 16;
 /// The longest domain, in octets (RFC 1035).
 const MAX_DOMAIN_BYTES: usize = 253;
 
-/// Phones that choose by what the OFFER holds, by the start of their vendor class: Aastra waits 6 s for one with 66,
-/// Mitel MiNet for one with 43/125, Nortel's i2004 for its vendor string.
+/// Phones that choose a server by what its OFFER holds, by the start of their vendor class. Aastra waits 6 s for an OFFER
+/// with 66, Mitel MiNet for one with 43 or 125, Nortel's i2004 for one with its vendor string.
 const BY_OFFER: [&str; 5] = ["AastraIPPhone", "ipphone.mitel.com", "Mitel", "Nortel-i2004", "Nortel-SIP"];
 
-/// What is in force.
+/// The mode in force. The settings may name another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ActiveMode {
     /// Answer nothing.
     Shadow,
     /// Answer DHCPINFORM of phones.
@@ -40,38 +40,36 @@ pub enum Mode {
     All,
 }
 
-/// Everything that an answer depends on besides the LAN and the request. Made anew for each release.
+/// What an answer depends on besides the LAN and the request. Made anew for each release.
 #[derive(Debug, Clone)]
-pub struct Scope {
-    /// What settings ask for.
-    pub wanted: DhcpMode,
-    /// What is in force.
-    pub mode: Mode,
-    /// What is in force as people read it, with what was asked for if that is something else.
+pub struct DhcpScope {
+    /// The mode that the settings name.
+    pub configured: DhcpMode,
+    /// The mode in force.
+    pub mode: ActiveMode,
+    /// The mode in force as people read it. If the settings name another mode, the label says so.
     pub label: &'static str,
-    /// Why it is not what was asked for.
+    /// Why the mode in force is not the one that the settings name.
     pub problem: Option<String>,
-    /// Our address on the LAN, the server identifier.
-    pub server: Ipv4Addr,
-    /// The length of the LAN's prefix.
-    pub prefix: u8,
-    /// The addresses to lease; in mode `all` only.
+    /// Our address on the LAN, and its prefix.
+    pub lan: Lan,
+    /// The addresses to lease, in a mode that leases.
     pub range: Option<Range>,
-    /// The lease time.
+    /// How long a lease lasts.
     pub lease: Duration,
-    /// TFTP servers, at least one.
+    /// The TFTP servers, at least one.
     pub tftp: Vec<Ipv4Addr>,
-    /// Default routers.
+    /// The default routers that clients get.
     pub routers: Vec<Ipv4Addr>,
-    /// Name servers.
+    /// The name servers that clients get.
     pub dns: Vec<Ipv4Addr>,
-    /// Time servers.
+    /// The time servers that clients get.
     pub ntp: Vec<Ipv4Addr>,
-    /// Domain name.
+    /// The domain name that clients get.
     pub domain: String,
-    /// Further options by vendor class.
+    /// Further options, each for one vendor class.
     pub vendor_options: Vec<VendorOption>,
-    /// Whether an address must be found unused before it is offered. Off where there is no link to ask.
+    /// Whether an address must be asked for by ARP before it is offered. On loopback nobody can be asked.
     pub check_addresses: bool,
     phones: HashSet<MacAddr>,
     phone_classes: Vec<String>,
@@ -79,27 +77,21 @@ pub struct Scope {
     offer_classes: Vec<String>,
 }
 
-impl Scope {
-    /// What `settings` come to for a server at `server`/`prefix`, with these phones in the inventory.
-    pub fn new(
-        server: Ipv4Addr,
-        prefix: u8,
-        settings: &DhcpSettings,
-        phones: impl IntoIterator<Item = MacAddr>,
-    ) -> Self {
+impl DhcpScope {
+    /// Checks the settings, for a server with this address and these phones in the inventory.
+    pub fn new(lan: Lan, settings: &DhcpSettings, phones: impl IntoIterator<Item = MacAddr>) -> Self {
         let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> { addresses.iter().copied().take(MAX_LIST).collect() };
         let mut tftp = list(&settings.tftp_servers);
         if tftp.is_empty() {
-            tftp.push(server);
+            tftp.push(lan.address());
         }
         let lease = settings.lease_seconds.unwrap_or(DEFAULT_LEASE_SECONDS).clamp(MIN_LEASE_SECONDS, MAX_LEASE_SECONDS);
         let mut scope = Self {
-            wanted: settings.mode,
-            mode: Mode::Inform,
+            configured: settings.mode,
+            mode: ActiveMode::Inform,
             label: "inform",
             problem: None,
-            server,
-            prefix: prefix.min(32),
+            lan,
             range: None,
             lease: Duration::from_secs(lease.into()),
             tftp,
@@ -124,21 +116,21 @@ impl Scope {
             ),
         };
         match settings.mode {
-            // What is chosen depends on the LAN; a range is kept for the case that nobody else is there.
+            // The LAN decides. The range is for the case that nobody else serves here.
             DhcpMode::Auto => scope.range = scope.checked_range(settings).ok(),
             DhcpMode::Inform => {}
-            DhcpMode::Shadow => (scope.mode, scope.label) = (Mode::Shadow, "shadow"),
-            DhcpMode::Augment => (scope.mode, scope.label) = (Mode::Augment, "augment"),
+            DhcpMode::Shadow => (scope.mode, scope.label) = (ActiveMode::Shadow, "shadow"),
+            DhcpMode::Augment => (scope.mode, scope.label) = (ActiveMode::Augment, "augment"),
             DhcpMode::PhonesOnly => match scope.checked_range(settings) {
                 Ok(range) => {
-                    (scope.mode, scope.label) = (Mode::PhonesOnly, "phones-only");
+                    (scope.mode, scope.label) = (ActiveMode::PhonesOnly, "phones-only");
                     scope.range = Some(range);
                 }
                 Err(problem) => scope.fall_back("inform (phones-only asked for)", problem),
             },
             DhcpMode::All => match scope.checked_range(settings) {
                 Ok(range) => {
-                    (scope.mode, scope.label) = (Mode::All, "all");
+                    (scope.mode, scope.label) = (ActiveMode::All, "all");
                     scope.range = Some(range);
                 }
                 Err(problem) => scope.fall_back("inform (all asked for)", problem),
@@ -147,8 +139,8 @@ impl Scope {
         scope
     }
 
-    /// Fills what the site leaves open with what the LAN's own router hands out.
-    pub fn learn(&mut self, terms: &super::heard::Terms) {
+    /// Fills in what the settings leave open, from what the LAN's own router hands out.
+    pub fn learn(&mut self, terms: &super::heard::LeaseTerms) {
         let mine = [&mut self.routers, &mut self.dns, &mut self.ntp];
         for (mine, theirs) in mine.into_iter().zip([&terms.routers, &terms.dns, &terms.ntp]) {
             if mine.is_empty() {
@@ -160,8 +152,9 @@ impl Scope {
         }
     }
 
+    /// Falls back to `inform`, for this reason.
     pub(super) fn fall_back(&mut self, label: &'static str, problem: String) {
-        self.mode = Mode::Inform;
+        self.mode = ActiveMode::Inform;
         self.label = label;
         self.problem = Some(problem);
         self.range = None;
@@ -169,45 +162,29 @@ impl Scope {
 
     fn checked_range(&self, settings: &DhcpSettings) -> Result<Range, String> {
         let (first, last) = settings.range.ok_or("this mode needs a range of addresses")?;
-        if !self.is_local(first) || !self.is_local(last) {
-            let (server, prefix) = (self.server, self.prefix);
-            return Err(format!("the range {first} to {last} is not in the LAN of {server}/{prefix}"));
+        let lan = self.lan;
+        if !lan.contains(first) || !lan.contains(last) {
+            return Err(format!("the range {first} to {last} is not in the LAN of {lan}"));
         }
-        // Nobody may get an address that this set-up itself hands out for something else.
+        // No client may get an address that the settings name for something else.
         let others = [&self.tftp, &self.routers, &self.dns, &self.ntp].into_iter().flatten().copied();
-        let network = u32::from(self.server) & self.netmask_bits();
-        let ends = (self.prefix < 31).then_some([network, network | !self.netmask_bits()]).into_iter().flatten();
-        let excluded: BTreeSet<Ipv4Addr> =
-            others.chain(ends.map(Ipv4Addr::from)).chain(std::iter::once(self.server)).collect();
+        let no_hosts = [lan.network(), lan.broadcast()].into_iter().filter(|end| !lan.is_host(*end));
+        let excluded: BTreeSet<Ipv4Addr> = others.chain(no_hosts).chain([lan.address()]).collect();
         Range::new(first, last, excluded)
             .ok_or_else(|| format!("the range {first} to {last} is backwards or over {MAX_RANGE} addresses"))
     }
 
-    fn netmask_bits(&self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    /// Our address on the LAN, the server identifier.
+    pub const fn server(&self) -> Ipv4Addr {
+        self.lan.address()
     }
 
-    /// The LAN's mask.
-    pub fn netmask(&self) -> Ipv4Addr {
-        Ipv4Addr::from(self.netmask_bits())
-    }
-
-    /// The LAN's broadcast address.
-    pub fn broadcast(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.server) | !self.netmask_bits())
-    }
-
-    /// Whether an address belongs to the LAN.
-    pub fn is_local(&self, address: Ipv4Addr) -> bool {
-        (u32::from(address) ^ u32::from(self.server)) & self.netmask_bits() == 0
-    }
-
-    /// Whether the inventory has this device.
+    /// Whether the inventory lists this device.
     pub fn knows(&self, mac: MacAddr) -> bool {
         self.phones.contains(&mac)
     }
 
-    /// The options that the vendor of this client gets besides the usual ones.
+    /// The further options for the vendor of this client.
     pub fn vendor_options_of(&self, request: &Request) -> impl Iterator<Item = (OptionCode, &[u8])> {
         let classes: Vec<Vec<u8>> = vendor_classes(&request.options).into_iter().map(<[u8]>::to_vec).collect();
         let fitting = self
@@ -217,17 +194,22 @@ impl Scope {
         fitting.map(|option| (OptionCode::from(option.code), option.value.as_slice()))
     }
 
-    /// Whether this is a phone: in the inventory, or, where the site allows it, by its vendor class or by who made it.
+    /// Whether the client is a phone: the inventory lists it, or the settings name its vendor class or its maker.
     pub fn is_phone(&self, request: &Request) -> bool {
         self.knows(request.chaddr)
             || self.phone_ouis.contains(&Oui::of(request.chaddr))
             || has_class(request, &self.phone_classes)
     }
 
-    /// Whether a router answers, too, so that the first answer counts: what is answered then is the line's, where there
-    /// is one.
+    /// Whether a router answers the same clients, so that the first answer counts. Then the fast path answers, if there is
+    /// one.
     pub fn answers_first(&self) -> bool {
-        matches!(self.mode, Mode::Inform | Mode::Augment)
+        matches!(self.mode, ActiveMode::Inform | ActiveMode::Augment)
+    }
+
+    /// Whether addresses are leased.
+    pub const fn leases(&self) -> bool {
+        matches!(self.mode, ActiveMode::All | ActiveMode::PhonesOnly)
     }
 
     /// Whether this phone chooses a server by what its OFFER holds.
@@ -241,7 +223,7 @@ fn has_class(request: &Request, starts: &[String]) -> bool {
     classes.iter().any(|class| starts.iter().any(|start| class_starts_with(class, start)))
 }
 
-/// Whether settings may fill an option: not those that carry the protocol itself.
+/// Whether settings may fill an option. They may not fill those that carry the protocol itself.
 fn is_free(code: u8) -> bool {
     !matches!(code, 0 | 50..=59 | 61 | 82 | 255) && code != u8::from(OptionCode::SubnetMask)
 }
@@ -255,18 +237,18 @@ mod tests {
     #[test]
     fn auto_leases_nothing_before_it_knows_the_lan() {
         let settings = DhcpSettings { range: Some(range(10, 20)), ..DhcpSettings::default() };
-        let scope = Scope::new(SERVER, 24, &settings, []);
-        assert_eq!((scope.mode, scope.problem), (Mode::Inform, None));
+        let scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, []);
+        assert_eq!((scope.mode, scope.problem), (ActiveMode::Inform, None));
     }
 
     #[test]
     fn all_needs_a_range_inside_the_lan() {
         let all = |range| DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() };
-        assert_eq!(Scope::new(SERVER, 24, &all(Some(range(10, 20))), []).mode, Mode::All);
+        assert_eq!(DhcpScope::new(Lan::new(SERVER, 24), &all(Some(range(10, 20))), []).mode, ActiveMode::All);
         let outside = (Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(192, 168, 2, 10));
         for wrong in [None, Some(range(20, 10)), Some(outside)] {
-            let scope = Scope::new(SERVER, 24, &all(wrong), []);
-            assert_eq!(scope.mode, Mode::Inform, "{wrong:?}");
+            let scope = DhcpScope::new(Lan::new(SERVER, 24), &all(wrong), []);
+            assert_eq!(scope.mode, ActiveMode::Inform, "{wrong:?}");
             assert!(scope.problem.is_some());
         }
     }
@@ -279,7 +261,7 @@ mod tests {
             routers: vec![Ipv4Addr::new(192, 168, 1, 1)],
             ..DhcpSettings::default()
         };
-        let range = Scope::new(SERVER, 24, &settings, []).range.expect("a whole LAN is a range");
+        let range = DhcpScope::new(Lan::new(SERVER, 24), &settings, []).range.expect("a whole LAN is a range");
         for last in [0, 1, 2, 255] {
             assert!(!range.contains(Ipv4Addr::new(192, 168, 1, last)), "{last}");
         }
@@ -293,7 +275,8 @@ mod tests {
             vendor_options: vec![option(51), option(54), option(82), option(43)],
             ..DhcpSettings::default()
         };
-        let codes: Vec<u8> = Scope::new(SERVER, 24, &settings, []).vendor_options.iter().map(|o| o.code).collect();
+        let codes: Vec<u8> =
+            DhcpScope::new(Lan::new(SERVER, 24), &settings, []).vendor_options.iter().map(|o| o.code).collect();
         assert_eq!(codes, [43]);
     }
 

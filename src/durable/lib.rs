@@ -1,225 +1,175 @@
-//! Every write, sync and rename of what must survive a power cut.
+//! The one way to write a file that survives a power cut.
 //!
-//! One place, so that "durable" means one thing: a file appears whole (written aside, synced, renamed, directory
-//! synced) or not at all; and so that tests can fail any single step, or record all of them and replay a power cut
-//! after each.
+//! | what a caller has | what it calls | after a power cut there is |
+//! |---|---|---|
+//! | a file that must not exist yet: a key, a token | [`create_new`] | the file; or nothing anybody was told of |
+//! | a file that is written again and again | [`replace`] | the old content or the new one, whole |
+//! | the same in two steps | [`prepare`], then [`rename`] | the same |
+//! | content that is too large for memory | [`aside`], then [`Aside::put_in_place`] | the same |
+//! | many files at the price of one | [`Batch`] | after [`Batch::sync`] all of them |
+//! | a test that fails or records single steps | [`Disk::hooked`] | |
+//!
+//! A file is synced before it gets its name, and the folder after that. A folder that is made is synced into the one
+//! above it.
+//!
+//! **Files that are being written** are called `.NAME.new`, beside the file NAME. They are made with `O_EXCL`, never opened: a
+//! link under that name is not followed. What lies there is removed first: it is what a crash left, or what somebody
+//! planted who may write in the folder. If it cannot be removed (a directory; another user's file in a folder with the
+//! sticky bit), the new file gets a name that nobody can guess. Two writers of one file need a lock between them; without
+//! one the slower of the two fails and nothing of it is seen.
+//!
+//! **Modes** are an argument and, as for every new file, less the umask.
+//!
+//! Read `disk` (single steps), `aside`, `batch`.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
+mod aside;
+mod batch;
+mod disk;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One change of the disk, about to happen.
-#[derive(Debug)]
-pub enum Op<'a> {
-    /// A directory is made.
-    CreateDir(&'a Path),
-    /// An empty file is made, or an existing one emptied.
-    CreateFile(&'a Path),
-    /// Bytes are written.
-    Write {
-        /// Into which file.
-        path: &'a Path,
-        /// From which byte on.
-        offset: u64,
-        /// What.
-        bytes: &'a [u8],
-    },
-    /// A file is cut.
-    Truncate {
-        /// Which.
-        path: &'a Path,
-        /// To so many bytes.
-        bytes: u64,
-    },
-    /// `fsync` or `fdatasync` of a file.
-    SyncFile(&'a Path),
-    /// `fsync` of a directory.
-    SyncDir(&'a Path),
-    /// `syncfs`.
-    SyncAll,
-    /// A file or directory is renamed, replacing a file of the new name.
-    Rename {
-        /// Old name.
-        from: &'a Path,
-        /// New name.
-        to: &'a Path,
-    },
-    /// A file is removed.
-    RemoveFile(&'a Path),
-    /// A directory is removed with all that is in it.
-    RemoveDir(&'a Path),
+pub use aside::Aside;
+pub use batch::Batch;
+pub use disk::{Disk, DiskFile, Hook, Op};
+
+/// For the owner alone: keys, tokens, state.
+pub const PRIVATE: u32 = 0o600;
+/// Everybody may read, the owner may write.
+pub const PUBLIC: u32 = 0o644;
+/// Whoever the umask lets: what people edit, alone or as a group.
+pub const SHARED: u32 = 0o666;
+/// A folder for the owner alone.
+pub const PRIVATE_DIR: u32 = 0o700;
+/// A folder for whoever the umask lets.
+pub const SHARED_DIR: u32 = 0o777;
+
+/// Writes a file that must not exist yet, not even as a link, and makes it and its name durable.
+///
+/// It is written under its own name, so that a secret is never under a name that nobody knows. A power cut in the middle
+/// can leave it in part, which its reader reports; any other failure leaves no file.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::AlreadyExists`] if something has that name.
+pub fn create_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    Disk::default().create_new(path, bytes, mode)
 }
 
-/// What tests put between a room and the disk, to fail any single step or to record all of them.
-pub trait Hook: Send + Sync + std::fmt::Debug {
-    /// Called before each change; an error is returned in its place, and a write then stops half-way.
-    fn before(&self, op: &Op<'_>) -> io::Result<()>;
-}
-
-/// The way to the disk.
-#[derive(Debug, Clone, Default)]
-pub struct Disk {
-    written: Arc<AtomicU64>,
-    hook: Option<Arc<dyn Hook>>,
-}
-
-impl Disk {
-    /// A disk that asks `hook` first.
-    pub fn hooked(hook: Arc<dyn Hook>) -> Self {
-        Self { written: Arc::default(), hook: Some(hook) }
-    }
-
-    fn about_to(&self, op: &Op<'_>) -> io::Result<()> {
-        self.hook.as_ref().map_or(Ok(()), |hook| hook.before(op))
-    }
-
-    /// Bytes written so far, for watching the wear of an SD card.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// Makes a directory (0700) unless it is there. Its parent must be there.
-    pub fn create_dir(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        self.about_to(&Op::CreateDir(path))?;
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Makes an empty file (0600), or empties one.
-    pub fn create(&self, path: &Path) -> io::Result<DiskFile> {
-        self.about_to(&Op::CreateFile(path))?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(DiskFile { disk: self.clone(), path: path.to_owned(), file, end: 0 })
-    }
-
-    /// Opens a file for appending, made (0600) if it is not there.
-    pub fn open_end(&self, path: &Path) -> io::Result<DiskFile> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(path),
-            other => other?,
-        };
-        let end = file.metadata()?.len();
-        Ok(DiskFile { disk: self.clone(), path: path.to_owned(), file, end })
-    }
-
-    /// Renames.
-    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.about_to(&Op::Rename { from, to })?;
-        fs::rename(from, to)
-    }
-
-    /// Removes a file; that it is not there is fine.
-    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.about_to(&Op::RemoveFile(path))?;
-        absent_is_fine(fs::remove_file(path))
-    }
-
-    /// Removes a directory and what is in it; that it is not there is fine.
-    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.about_to(&Op::RemoveDir(path))?;
-        absent_is_fine(fs::remove_dir_all(path))
-    }
-
-    /// Makes the names in a directory durable.
-    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.about_to(&Op::SyncDir(path))?;
-        File::open(path)?.sync_all()
-    }
-
-    /// Makes everything on the file system that holds `path` durable: one call in place of thousands of `fsync`.
-    pub fn sync_all(&self, path: &Path) -> io::Result<()> {
-        self.about_to(&Op::SyncAll)?;
-        nix::unistd::syncfs(File::open(path)?).map_err(io::Error::from)
-    }
-
-    /// Writes a new file and syncs it, not its name. A failure leaves no file.
-    pub fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = self.create(path)?;
-        file.append(bytes).and_then(|()| file.sync()).inspect_err(|_| {
-            let _ = self.remove_file(path);
-        })
-    }
-
-    /// Makes `target` hold `bytes` durably, or leaves it as it was: written to `aside`, synced, renamed, directory
-    /// synced. Both must lie on one file system.
-    pub fn replace(&self, aside: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.write_new(aside, bytes)?;
-        self.rename(aside, target).inspect_err(|_| {
-            let _ = self.remove_file(aside);
-        })?;
-        self.sync_dir(parent(target))
+/// Makes an empty file, durably, unless something has that name: for a database, which writes it itself.
+///
+/// # Errors
+///
+/// If it is not there and cannot be made.
+pub fn ensure(path: &Path, mode: u32) -> io::Result<()> {
+    match create_new(path, &[], mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 
-/// A file that is written at its end.
-#[derive(Debug)]
-pub struct DiskFile {
-    disk: Disk,
-    path: PathBuf,
-    file: File,
-    end: u64,
+/// Makes `path` hold `bytes` durably, or leaves it as it was. A link of that name is replaced, not followed.
+///
+/// # Errors
+///
+/// If a step fails; then nothing has changed, unless only the last one failed, the sync of the folder.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    Disk::default().replace(path, bytes, mode)
 }
 
-impl DiskFile {
-    /// Appends all of `bytes`. After an error part of them may be there; [`DiskFile::truncate`] takes it back.
-    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.disk.about_to(&Op::Write { path: &self.path, offset: self.end, bytes }) {
-            let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
-            let _ = self.file.write_all_at(half, self.end);
-            return Err(error);
-        }
-        self.file.write_all_at(bytes, self.end)?;
-        self.end = self.end.saturating_add(bytes.len() as u64);
-        self.disk.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Cuts the file to `bytes`, which becomes its end.
-    pub fn truncate(&mut self, bytes: u64) -> io::Result<()> {
-        self.disk.about_to(&Op::Truncate { path: &self.path, bytes })?;
-        self.file.set_len(bytes)?;
-        self.end = bytes;
-        Ok(())
-    }
-
-    /// Makes the content durable, with all metadata.
-    pub fn sync(&mut self) -> io::Result<()> {
-        self.disk.about_to(&Op::SyncFile(&self.path))?;
-        self.file.flush()?;
-        self.file.sync_all()
-    }
-
-    /// Makes the content durable.
-    pub fn sync_data(&self) -> io::Result<()> {
-        self.disk.about_to(&Op::SyncFile(&self.path))?;
-        self.file.sync_data()
-    }
-
-    /// The file itself, for reading and locking.
-    pub const fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Where the next byte goes.
-    pub const fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// Tells the handle that its file was renamed.
-    pub fn renamed(&mut self, path: &Path) {
-        self.path = path.to_owned();
-    }
+/// The first half of [`replace`]: writes and syncs the new content under the name that is returned. The second is
+/// [`rename`].
+///
+/// # Errors
+///
+/// If a step fails; then nothing has changed.
+pub fn prepare(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
+    let mut new = aside(path, mode)?;
+    new.append(bytes)?;
+    new.sync()?;
+    Ok(new.keep())
 }
 
-/// The directory of a path that has one.
+/// Begins to write what shall replace `path`.
+///
+/// # Errors
+///
+/// If no file can be made beside it.
+pub fn aside(path: &Path, mode: u32) -> io::Result<Aside> {
+    Disk::default().aside(path, mode)
+}
+
+/// Renames a file or folder, replacing a file of the new name, and makes that durable.
+///
+/// # Errors
+///
+/// If it cannot be renamed or a folder cannot be synced.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    rename_on(&Disk::default(), from, to)
+}
+
+fn rename_on(disk: &Disk, from: &Path, to: &Path) -> io::Result<()> {
+    disk.rename(from, to)?;
+    disk.sync_dir(parent(to))?;
+    if parent(from) == parent(to) { Ok(()) } else { disk.sync_dir(parent(from)) }
+}
+
+/// Removes a file for good: it does not come back with a power cut. That it is not there is fine.
+///
+/// # Errors
+///
+/// If it cannot be removed or the folder cannot be synced.
+pub fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let disk = Disk::default();
+    disk.remove_file(path)?;
+    disk.sync_dir(parent(path))
+}
+
+/// Overwrites a file and removes it for good. On flash the old bytes may live on.
+///
+/// # Errors
+///
+/// If it is not there, or a step fails.
+pub fn wipe(path: &Path) -> io::Result<()> {
+    Disk::default().wipe(path)
+}
+
+/// Makes a folder and those above it, as far as they are missing, and makes their names durable.
+///
+/// # Errors
+///
+/// If one cannot be made, or the folder above it cannot be synced.
+pub fn create_dirs(path: &Path, mode: u32) -> io::Result<()> {
+    Disk::default().create_dirs(path, mode)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+///
+/// If it cannot be opened or synced.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    Disk::default().sync_dir(path)
+}
+
+/// Opens a file that is there to be locked, made (0600) if it is absent. Nothing is synced: it has no content, and after a
+/// power cut nobody holds a lock. It is not made anew either, as others may hold the one that is there.
+///
+/// # Errors
+///
+/// If it cannot be opened, or is a link.
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    disk::open_or_make(path, PRIVATE)
+}
+
+/// The folder of a path that has one.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -228,12 +178,20 @@ pub fn parent(path: &Path) -> &Path {
 }
 
 /// Makes sure that nobody else may look into a directory.
+///
+/// # Errors
+///
+/// If it is not there, or its mode is wrong and cannot be changed.
 pub fn keep_private(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
-    if mode & 0o077 == 0 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(0o700)) }
+    if mode & 0o077 == 0 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_DIR)) }
 }
 
 /// Reads a file of at most `limit` bytes; `None` if it is not there.
+///
+/// # Errors
+///
+/// If it cannot be read, or is longer ([`io::ErrorKind::InvalidData`]).
 pub fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read as _;
     let file = match File::open(path) {
@@ -248,9 +206,5 @@ pub fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
+#[cfg(test)]
+mod tests;

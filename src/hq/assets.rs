@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use crate::inventory::{entries, is_note};
 use crate::loads;
-use crate::problem::Problem;
 use crate::templates::{ModelSet, Templates};
 use bundle::limits::{MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use ids::FileName;
 use repository::layout::Layout;
+use settings::Problem;
 
 /// Folders within folders of `files/`.
 const MAX_DEPTH: usize = 8;
@@ -130,7 +130,7 @@ fn loads_of(asset: &Asset, problems: &mut Vec<Problem>) -> Vec<String> {
     match fs::read(&asset.path) {
         Ok(bytes) => loads::listed(&bytes),
         Err(error) => {
-            problems.push(crate::source::unreadable(&asset.file, &error));
+            problems.push(settings::unreadable(&asset.file, &error));
             Vec::new()
         }
     }
@@ -180,7 +180,7 @@ fn walk(
                 format!("the file is {} bytes, over the {MAX_FILE_BYTES} allowed", metadata.len()),
             )),
             Ok(metadata) => found.push(Arc::new(Asset { name, file: full, path, bytes: metadata.len() })),
-            Err(error) => problems.push(crate::source::unreadable(&full, &error)),
+            Err(error) => problems.push(settings::unreadable(&full, &error)),
         }
     }
 }

@@ -14,7 +14,12 @@ pub use run::run;
 
 /// Provisioning of IP phones from a directory in git: check it, plan, publish, and serve the result to sites.
 #[derive(Debug, Parser)]
-#[command(name = "lineside-hq", version, about, max_term_width = 100)]
+#[command(
+    name = "lineside-hq",
+    version,
+    about = "Site-local provisioning appliance for IP phones that only speak TFTP, and the HQ that feeds it",
+    max_term_width = 100
+)]
 pub struct Cli {
     /// The fleet directory
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]

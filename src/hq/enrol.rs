@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -17,12 +16,14 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::parallel::in_parallel;
 use api::{self, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
+use durable::{PRIVATE, PRIVATE_DIR, PUBLIC, SHARED_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use online::admit::TokenRow;
 use online::ca;
 use online::db::{Db, Enrolment};
 use repository::layout::Layout;
 use repository::published::newest_root_path;
+use telemetry::Hint as _;
 
 /// How many appliances a site's manifests are sealed to: the one in use and its spare. Of more, the newest count, so
 /// that hardware which was replaced falls out by itself.
@@ -74,7 +75,7 @@ pub fn issue(
         used_by: None,
     };
     if let Err(error) = Db::open(&layout.database()).and_then(|db| db.add_token(&row, site_name)) {
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         return Err(error);
     }
     Ok(token)
@@ -100,11 +101,11 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
         }
     }
     if !bad.is_empty() {
-        bail!(
-            "enrolments that the publisher cannot believe; nothing is sealed to them\n  {}\nhint: an appliance nobody knows \
-             may be behind this, or a service that was broken into; `site revoke` puts an enrolment aside",
-            bad.join("\n  ")
-        );
+        let bad = bad.join("\n  ");
+        return Err(anyhow!("enrolments that the publisher cannot believe; nothing is sealed to them\n  {bad}").hint(
+            "an appliance nobody knows may be behind this, or a service that was broken into; \
+             `site revoke` puts an enrolment aside",
+        ));
     }
     let mut paths = Vec::new();
     if layout.enrolled().is_dir() {
@@ -135,7 +136,7 @@ fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> any
     for entry in fs::read_dir(&dir).context("cannot list keys/tokens/")? {
         let path = entry.context("cannot list keys/tokens/")?.path();
         if PublisherToken::load(&path).is_ok_and(|token| gone(&token)) {
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(())
@@ -159,7 +160,7 @@ pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let mut recipients = 0;
     if path.exists() {
         recipients = Pinned::load(&path).map_or(0, |pinned| pinned.appliance.len());
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(Revoked { certificates, recipients })
 }
@@ -235,19 +236,13 @@ impl Pinned {
 
     fn save(&self, path: &Path) -> anyhow::Result<()> {
         let dir = path.parent().context("a file has a directory")?;
-        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        durable::create_dirs(dir, SHARED_DIR).with_context(|| format!("cannot create {}", dir.display()))?;
         let text = format!(
             "# The public keys that this site's manifests are sealed to, newest appliance first.\n\
              # Written when an enrolment was proven. Keep it in git: a key that changes here shows in review.\n\n{}",
             toml::to_string(self).context("cannot write an enrolment")?
         );
-        let mut file = tempfile::NamedTempFile::new_in(dir).context("cannot write to enrolled/")?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        let public = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644);
-        file.as_file().set_permissions(public)?;
-        file.as_file().sync_all()?;
-        file.persist(path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(())
+        durable::replace(path, text.as_bytes(), PUBLIC).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -270,11 +265,7 @@ impl Drop for PublisherToken {
 impl PublisherToken {
     fn save(&self, layout: &Layout, token: &str) -> anyhow::Result<PathBuf> {
         let dir = token_dir(layout);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .with_context(|| format!("cannot create {}", dir.display()))?;
+        durable::create_dirs(&dir, PRIVATE_DIR).with_context(|| format!("cannot create {}", dir.display()))?;
         let path = dir.join(format!("{token}.toml"));
         let body = Zeroizing::new(toml::to_string(self).context("cannot write a token")?);
         let text = Zeroizing::new(format!(
@@ -282,7 +273,8 @@ impl PublisherToken {
              # Removed when that has happened.\n\n{}",
             *body
         ));
-        ca::create_secret(&path, &text)?;
+        durable::create_new(&path, text.as_bytes(), PRIVATE)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(path)
     }
 
@@ -295,12 +287,7 @@ impl PublisherToken {
     /// It has done its work: no second enrolment can be believed on it.
     fn remove(layout: &Layout, token: &str) -> anyhow::Result<()> {
         let path = token_dir(layout).join(format!("{token}.toml"));
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,11 +15,13 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::assets::Asset;
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
+use durable::{SHARED, SHARED_DIR};
 use ids::Digest;
 use repository::layout::Layout;
+use settings::Problem;
+use telemetry::Hint as _;
 
 /// How a bundle's file ends.
 const SUFFIX: &str = ".raucb";
@@ -106,17 +109,22 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
     let found = look(bundle).with_context(|| format!("{} is no image of the appliance", bundle.display()))?;
     let name = found.name();
     let target = layout.images().join(format!("{name}{SUFFIX}"));
-    fs::create_dir_all(layout.images()).context("cannot make images/")?;
+    durable::create_dirs(&layout.images(), SHARED_DIR).context("cannot make images/")?;
     if target.exists() {
         if digest(&target)? == digest(bundle)? {
             return Ok(name);
         }
-        bail!("another image {name} is there already\nhint: a new image has a new version");
+        return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
     }
-    let part = target.with_extension("part");
-    let copied = fs::copy(bundle, &part).and_then(|_| File::open(&part)?.sync_all());
-    copied.and_then(|()| fs::rename(&part, &target)).with_context(|| format!("cannot write {}", target.display()))?;
+    copy(bundle, &target).with_context(|| format!("cannot write {}", target.display()))?;
     Ok(name)
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut from = File::open(from)?;
+    let mut new = durable::aside(to, from.metadata()?.mode() & SHARED)?;
+    io::copy(&mut from, &mut new)?;
+    new.put_in_place()
 }
 
 fn digest(path: &Path) -> anyhow::Result<Digest> {
@@ -226,10 +234,11 @@ pub(super) mod tests {
         assert_eq!(add(&layout, &file).unwrap(), "lineside-arm64_1.2.3+git5");
         // Again is nothing; another one under the same name is refused.
         add(&layout, &file).unwrap();
+        assert_eq!(fs::read_dir(layout.images()).unwrap().count(), 1);
         let mut other = bundle("lineside-arm64", "1.2.3+git5");
         other[100] = 8;
-        let error = add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err();
-        assert!(error.to_string().contains("a new image has a new version"), "{error}");
+        let error = telemetry::explain(&add(&layout, &write(dir.path(), "y.raucb", &other)).unwrap_err());
+        assert!(error.contains("a new image has a new version"), "{error}");
 
         let mut problems = Vec::new();
         let images = Images::read(&layout, &mut problems);
@@ -237,6 +246,21 @@ pub(super) mod tests {
         let image = images.get("lineside-arm64_1.2.3+git5").unwrap();
         assert_eq!((image.compatible.as_str(), image.version.as_str()), ("lineside-arm64", "1.2.3+git5"));
         assert_eq!(image.asset.bytes, fs::metadata(&file).unwrap().len());
+    }
+
+    #[test]
+    fn an_image_is_not_copied_through_a_link_that_somebody_planted() {
+        let (dir, layout) = fleet();
+        let victim = write(dir.path(), "victim", b"precious");
+        fs::create_dir(layout.images()).unwrap();
+        std::os::unix::fs::symlink(&victim, layout.images().join(".c_1.raucb.new")).unwrap();
+        let file = write(dir.path(), "x.raucb", &bundle("c", "1"));
+        add(&layout, &file).unwrap();
+        let copied = layout.images().join("c_1.raucb");
+        assert_eq!(fs::read(&copied).unwrap(), fs::read(&file).unwrap());
+        assert_eq!(fs::metadata(&copied).unwrap().mode(), fs::metadata(&file).unwrap().mode());
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(layout.images()).unwrap().count(), 1);
     }
 
     #[test]

@@ -5,18 +5,20 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 
-use super::problem::count;
 use super::{publish, secrets};
 use bundle::RecipientSecret;
+use durable::{Batch, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{FleetId, SiteId, UnixTime};
 use online::ca;
 use repository::keyring::{self, Kind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
 use repository::tree;
+use settings::count;
+use telemetry::Hint as _;
 use tuf::{PublicKey, SigningKey, sign};
 
 /// What the new fleet is.
@@ -70,11 +72,8 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
         Ok(entries) => {
             let found = entries.count();
             if found > 0 {
-                bail!(
-                    "{} is not empty: it has {}\nhint: name a directory that does not exist yet",
-                    dir.display(),
-                    count(found, "file")
-                );
+                return Err(anyhow!("{} is not empty: it has {}", dir.display(), count(found, "file"))
+                    .hint("name a directory that does not exist yet"));
             }
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -85,7 +84,7 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
         _ if dir == Path::new(".") => bail!("name the directory that shall be made, not `.`"),
         _ => Path::new(".").to_owned(),
     };
-    fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    durable::create_dirs(&parent, SHARED_DIR).with_context(|| format!("cannot make {}", parent.display()))?;
     let aside = tempfile::Builder::new()
         .prefix(".lineside-init-")
         .tempdir_in(&parent)
@@ -93,7 +92,7 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
     let fleet = format!("f-{}", random_hex()?).parse::<FleetId>()?;
     fill(&Layout::new(aside.path()), &fleet, &host, options, passphrase)?;
     fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755))?;
-    fs::rename(aside.path(), dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    durable::rename(aside.path(), dir).with_context(|| format!("cannot make {}", dir.display()))?;
     // It has moved; there is nothing left to clean up.
     let _ = aside.keep();
     Ok(fleet)
@@ -107,18 +106,15 @@ fn fill(
     passphrase: Option<&Passphrase>,
 ) -> anyhow::Result<()> {
     for dir in [layout.keys(), layout.online()] {
-        fs::create_dir(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        durable::create_dirs(&dir, PRIVATE_DIR)?;
     }
     for dir in [layout.signed(), layout.sites(), layout.enrolled()] {
-        fs::create_dir(&dir)?;
+        durable::create_dirs(&dir, SHARED_DIR)?;
     }
+    let files = Batch::below(layout.dir());
     let file = |name: &str, text: &str| -> anyhow::Result<()> {
         let path = layout.dir().join(name);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        files.write(&path, text.as_bytes(), SHARED).with_context(|| format!("cannot write {}", path.display()))
     };
     for (name, text) in FILES {
         file(name, &text.replace("@NAME@", &options.name))?;
@@ -134,6 +130,11 @@ fn fill(
         "enrolled/README.md",
         "# enrolled/\n\nThe sealing keys of enrolled sites, pinned by `publish`. Public; a change of key shows in review.\n",
     )?;
+    file(
+        "root/README.md",
+        "# root/\n\nMetadata signed by the offline keys, and public keys. Public; kept in git so that every change shows.\n",
+    )?;
+    files.sync()?;
     make_keys(layout, fleet, host, options, passphrase)?;
     let sample = SAMPLE_SECRETS
         .into_iter()
@@ -194,11 +195,7 @@ fn make_keys(
     };
     let signed = roles::root(1, options.now, fleet, &[authority], &keys);
     let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
-    fs::write(layout.signed().join("1.root.json"), signed)?;
-    fs::write(
-        layout.signed().join("README.md"),
-        "# root/\n\nMetadata signed by the offline keys, and public keys. Public; kept in git so that every change shows.\n",
-    )?;
+    tree::write_file(&layout.signed().join("1.root.json"), &signed)?;
     publish::publish_root(layout)
 }
 

@@ -2,8 +2,8 @@
 
 mod fleet;
 mod phones;
-mod settings;
 mod site;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,12 +11,14 @@ use std::fs;
 use serde_json::Value;
 
 use super::parallel::in_parallel;
-use super::problem::Problem;
-use super::source::{MAX_CSV_BYTES, MAX_TEXT_BYTES, Source};
 use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
+use settings::{MAX_TEXT_BYTES, Problem, Source, Table};
 
-pub use settings::Settings;
+pub use tables::Settings;
+
+/// The largest `phones.csv`, in bytes: 100,000 sites' phones with some columns.
+const MAX_CSV_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Names that templates know already, so that no variable may have them.
 pub const RESERVED: [&str; 4] = ["phone", "site", "fleet", "loop"];
@@ -212,7 +214,7 @@ pub(super) fn entries(
         // git does not keep empty folders.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            problems.push(super::source::unreadable(folder, &error));
+            problems.push(settings::unreadable(folder, &error));
             return Vec::new();
         }
     };
@@ -227,7 +229,7 @@ pub(super) fn entries(
                     "the file's name is not UTF-8",
                 )),
             },
-            Err(error) => problems.push(super::source::unreadable(folder, &error)),
+            Err(error) => problems.push(settings::unreadable(folder, &error)),
         }
     }
     found.sort();
@@ -252,7 +254,7 @@ pub fn is_site_name(name: &str) -> bool {
 }
 
 /// Reads a `variables` table.
-pub(super) fn read_variables(table: super::source::Table<'_>, problems: &mut Vec<Problem>) -> Variables {
+pub(super) fn read_variables(table: Table<'_>, problems: &mut Vec<Problem>) -> Variables {
     let file = table.source().name.clone();
     let mut variables = Variables::new();
     for (name, line, value) in table.rest() {
@@ -296,4 +298,70 @@ fn variable_name_problem(file: &str, line: usize, name: &str) -> Option<Problem>
         Problem::at_line(file, line, format!("`{name}` cannot name a variable"))
             .hint("use letters, digits and underscores, for example auth_user")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use settings::sample;
+
+    use super::*;
+
+    const ID: &str = "f-0123456789abcdef";
+
+    fn fleet_sample() -> String {
+        let text = include_str!("samples/fleet.toml").replace("@NAME@", "Phones").replace("@ID@", ID);
+        text.replace("@URL@", "https://hq.example.net:8443")
+    }
+
+    fn site_sample() -> String {
+        include_str!("samples/site.toml").replace("@ID@", ID)
+    }
+
+    fn read_fleet(source: &Source) -> (Option<Fleet>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        (fleet::read(source, &mut problems), problems)
+    }
+
+    fn read_site(source: &Source) -> (Option<Site>, Vec<Problem>) {
+        let (fleet, mut problems) = read_fleet(&Source::new("fleet.toml", &fleet_sample()));
+        (site::read(source, "a", &fleet.expect("a good sample"), &mut problems), problems)
+    }
+
+    #[test]
+    fn the_sample_fleet_documents_every_key_and_no_other() {
+        let keys = sample::keys(&fleet_sample(), |source| read_fleet(source).1);
+        assert_eq!(keys.documented, keys.known);
+        for key in ["url", "defaults.dhcp.vendor-options.code", "defaults.tftp.max-windowsize", "defaults.update.image"]
+        {
+            assert!(keys.known.contains(key), "{key} is not among {:?}", keys.known);
+        }
+    }
+
+    #[test]
+    fn the_sample_site_and_the_fleets_defaults_document_every_key_of_a_site() {
+        // A site's tables take what the fleet's defaults show.
+        let defaults: String = fleet_sample()
+            .lines()
+            .skip_while(|line| !line.starts_with("[defaults"))
+            .fold(String::new(), |text, line| text + &line.replace("[defaults.", "[") + "\n");
+        let own: String = site_sample()
+            .lines()
+            .take_while(|line| !line.starts_with('['))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let keys = sample::keys(&(own + &defaults), |source| read_site(source).1);
+        assert_eq!(keys.documented, keys.known);
+        assert!(keys.known.contains("id") && keys.known.contains("dhcp.range"), "{:?}", keys.known);
+        let site = sample::keys(&site_sample(), |source| read_site(source).1);
+        assert!(site.documented.is_subset(&keys.known), "{site:?}");
+    }
+
+    #[test]
+    fn the_samples_examples_are_good_ones() {
+        let (fleet, problems) = read_fleet(&Source::new("fleet.toml", &sample::uncommented(&fleet_sample())));
+        assert_eq!(problems, Vec::new());
+        assert_eq!(fleet.map(|fleet| fleet.settings.site.validate().is_ok()), Some(true));
+        let (site, problems) = read_site(&Source::new("sites/a.toml", &sample::uncommented(&site_sample())));
+        assert_eq!(problems, Vec::new());
+        assert!(site.is_some());
+    }
 }

@@ -21,8 +21,9 @@ use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
+use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
-use tuf::{KeyId, Limits, PublicKey, Refresh, SigningKey, Trusted, sign};
+use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Change, Role};
 
@@ -122,14 +123,15 @@ impl Keys {
     /// Forgets what is prepared; whether there was anything.
     pub fn discard(&mut self) -> anyhow::Result<bool> {
         let Some(pending) = self.pending.take() else { return Ok(false) };
-        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        durable::remove(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
         Ok(true)
     }
 
     fn needs_pending(&self) -> anyhow::Result<&Pending> {
         self.pending
             .as_ref()
-            .ok_or_else(|| anyhow!("no new root is prepared\nhint: `lineside-hq keys root new-version` prepares one"))
+            .ok_or_else(|| anyhow!("no new root is prepared"))
+            .hint("`lineside-hq keys root new-version` prepares one")
     }
 
     /// How far the prepared root is: signatures by the keys trusted now, and by its own.
@@ -147,19 +149,16 @@ impl Keys {
         let pending = self.needs_pending()?;
         let (old, new) = self.progress()?;
         for (signatures, whose) in [(old, "the keys trusted now"), (new, "the keys that it names")] {
-            ensure!(
-                signatures.are_enough(),
-                "{} has {} of {} signatures by {whose}\nhint: each holder runs `lineside-hq keys sign {} --key FILE`",
-                pending.path.display(),
-                signatures.have,
-                signatures.need,
-                pending.path.display()
-            );
+            if !signatures.are_enough() {
+                let (path, Signatures { have, need }) = (pending.path.display(), signatures);
+                return Err(anyhow!("{path} has {have} of {need} signatures by {whose}")
+                    .hint(format!("each holder runs `lineside-hq keys sign {path} --key FILE`")));
+            }
         }
         let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
         ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
         // The last word has the code that sites run.
-        let mut refresh = Refresh::start(self.trusted.clone(), Limits::default(), UnixTime(0));
+        let mut refresh = Refresh::start(self.trusted.clone(), MetadataLimits::default(), UnixTime(0));
         refresh.received(&pending.bytes).context("sites would refuse the new root")?;
         ensure!(refresh.trusted().root() == &pending.root, "sites would understand the new root differently");
         Ok(())
@@ -178,7 +177,7 @@ impl Keys {
         let pending = self.needs_pending()?;
         let place = self.layout.signed().join(format!("{}.root.json", pending.root.version));
         tree::write_file(&place, &pending.bytes)?;
-        fs::remove_file(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
+        durable::remove(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
         let mut next = self.install_keys(&pending.root)?;
         self.pending = None;
         if next.is_empty() {
@@ -196,7 +195,7 @@ impl Keys {
             if !fresh.exists() || !named.contains(&keyring::load_signing(&fresh)?.public()) {
                 continue;
             }
-            fs::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
+            durable::rename(&fresh, &used).with_context(|| format!("cannot replace {}", used.display()))?;
             if next.is_empty() {
                 next.push(PUBLISH.to_owned());
             }
@@ -245,7 +244,7 @@ impl Keys {
         match (found.as_slice(), meant) {
             ([one], _) => Ok((*one).clone()),
             ([], Some(meant)) => bail!("no {role} key has an id that begins with {meant}"),
-            _ => bail!("{role} has {} keys; say which one by its id\nhint: `lineside-hq keys show`", ids.len()),
+            _ => Err(anyhow!("{role} has {} keys; say which one by its id", ids.len())).hint("`lineside-hq keys show`"),
         }
     }
 }
@@ -293,8 +292,7 @@ pub fn hand_over(layout: &Layout, name: &str, to: &Path, passphrase: Option<&Pas
         None => keyring::write(&copy, &Zeroizing::new(fs::read_to_string(&from)?), None)?,
     }
     ensure!(*keyring::read(&copy)? == *text, "{} does not read back; nothing was removed", copy.display());
-    tree::sync_folder(to)?;
-    fs::remove_file(&from).with_context(|| format!("cannot remove {}", from.display()))?;
+    durable::remove(&from).with_context(|| format!("cannot remove {}", from.display()))?;
     Ok(copy)
 }
 

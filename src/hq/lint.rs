@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use super::inventory::{PhoneLine, Site};
 use super::loads;
 use super::parallel::in_parallel;
-use super::problem::Problem;
 use super::render::{Body, Findings, FleetDir, SiteFile};
 use bundle::Scope;
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
 use ids::{FileName, MacAddr};
 use repository::layout::Layout;
+use settings::Problem;
 
 pub use super::problem::Report;
 
@@ -106,7 +106,7 @@ fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
     places
         .into_iter()
         .map(|((file, name), (line, number))| {
-            let values = super::problem::count(number, "value");
+            let values = settings::count(number, "value");
             format!("{file}:{line}: `{name}` holds {values} in clear; `secret:NAME` keeps them out of git")
         })
         .collect()

@@ -8,7 +8,6 @@ use std::fmt;
 
 use super::enrol;
 use super::inventory::{Inventory, Site};
-use super::problem::count;
 use super::progress::Progress;
 use super::publish;
 use super::publish::pack::{Packed, Sealer};
@@ -18,6 +17,7 @@ use ids::{FileName, Generation, MacAddr, SiteId};
 use repository::layout::Layout;
 use repository::tree::Discard;
 use repository::{keyring, published};
+use settings::count;
 
 /// All sites.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,15 +10,15 @@ use zeroize::Zeroizing;
 use super::problem::{NotClean, Report};
 use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
-use access::policy::Reason;
-use access::{Catalog, Decision, Policy, Request, Resolution};
-use ids::{FileName, Generation, MacAddr, UnixTime};
+use access::{Catalog, Decision, FileRequest, Policy, Resolution};
+use api::FileRefusal;
+use ids::{FileName, Generation, Lan, MacAddr, UnixTime};
 use repository::layout::Layout;
 use repository::tree::Discard;
 use seal::PublisherSecret;
 
 /// A network and an address in it for the phone (RFC 5737, TEST-NET-1). The policy only asks whether they fit.
-const LAN: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 0, 2, 0), 24);
+const LAN: Lan = Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24);
 const PHONE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 17);
 
 /// What a phone would get.
@@ -53,7 +53,7 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
     let manifest = packed.manifest(&fleet.inventory.fleet.id, site, Generation(1), UnixTime(0), 0);
     let catalog = Catalog::new(&manifest, packed.inventory, packed.shards)?;
 
-    let request = Request { address: PHONE, requester: Resolution::Device(mac), name: &name };
+    let request = FileRequest { address: PHONE, requester: Resolution::Device(mac), name: &name };
     let (decision, _) = Policy::new(LAN).decide(&catalog, &request, Instant::now());
     match decision {
         Decision::Serve(entry) => {
@@ -73,16 +73,16 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
 }
 
 /// For people at HQ; the phone hears "File not found" in every case.
-fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, reason: Reason) -> String {
+fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, reason: FileRefusal) -> String {
     let known = catalog.phone(mac).is_some();
     let at = fleet.inventory.phones.iter().find(|phone| phone.mac == mac);
     match reason {
-        Reason::NotFound => format!("the site has no file {name}"),
-        Reason::OtherDevice => match catalog.file(name).map(|file| &file.scope) {
+        FileRefusal::NotFound => format!("the site has no file {name}"),
+        FileRefusal::OtherDevice => match catalog.file(name).map(|file| &file.scope) {
             Some(bundle::Scope::Device(owner)) => format!("{name} is for {owner} only"),
             _ => format!("{name} is another device's"),
         },
-        Reason::OtherModel if known => format!("{name} is for phones of another model"),
+        FileRefusal::OtherModel if known => format!("{name} is for phones of another model"),
         _ if !known => match at {
             Some(phone) => format!("{mac} is a phone of site {}, not of this one", phone.site),
             None => format!("{mac} is not in phones.csv"),

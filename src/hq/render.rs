@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 use super::assets::{Asset, Assets};
 use super::images::Images;
 use super::inventory::{Inventory, PhoneLine, Site, Variable};
-use super::problem::Problem;
 use super::secrets::{PREFIX, Secrets};
 use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
 use access::owner;
 use bundle::{Class, Scope};
 use ids::{FileName, MacAddr};
 use repository::layout::Layout;
+use settings::Problem;
 
 pub use findings::Findings;
 
@@ -97,7 +97,7 @@ impl FleetDir {
         for image in asked.filter(|image| self.images.get(&image.name).is_none()) {
             let known: Vec<&str> = self.images.names().collect();
             let problem = Problem::at_line(&image.file, image.line, format!("there is no image `{}`", image.name));
-            findings.once(match super::source::nearest(&image.name, &known) {
+            findings.once(match settings::nearest(&image.name, &known) {
                 Some(near) => problem.hint(format!("did you mean `{near}`?")),
                 None => problem.hint("`lineside-hq image add FILE.raucb` puts one into images/"),
             });
@@ -330,7 +330,7 @@ impl FleetDir {
         let known: Vec<&str> = self.templates.by_model.keys().map(String::as_str).collect();
         let problem =
             Problem::at_line("phones.csv", phone.line, format!("there are no templates for model `{}`", phone.model));
-        match super::source::nearest(&phone.model, &known) {
+        match settings::nearest(&phone.model, &known) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
             None if known.is_empty() => problem.hint("make templates/MODEL/model.toml"),
             None => problem.hint(format!("there are templates for {}", known.join(", "))),

@@ -10,9 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::inventory::{entries, is_note};
-use super::problem::Problem;
-use super::source::{MAX_TEXT_BYTES, Source};
 use repository::layout::Layout;
+use settings::{MAX_TEXT_BYTES, Problem, Source};
 
 pub use engine::{Engine, RenderError};
 pub use model::{FileScope, ModelSet, NamedLine, TemplateFile};

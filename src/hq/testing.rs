@@ -52,7 +52,7 @@ impl Sample {
     /// The problems as `file:line: message`, without hints.
     pub fn problems(&self) -> Vec<String> {
         let report = lint::check(&self.layout);
-        let first = |problem: &super::problem::Problem| problem.to_string().lines().next().unwrap().to_owned();
+        let first = |problem: &settings::Problem| problem.to_string().lines().next().unwrap().to_owned();
         report.problems.iter().map(first).collect()
     }
 }

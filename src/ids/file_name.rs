@@ -3,8 +3,6 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
 /// The longest name that a phone may ask for or HQ may publish, in bytes.
 ///
 /// The longest seen from a real phone is under 80; a TFTP request of 512 octets could carry about 500.
@@ -24,7 +22,7 @@ pub enum FileNameError {
     /// Nothing is left after normalising.
     #[error("the file name is empty")]
     Empty,
-    /// Over [`MAX_FILE_NAME_BYTES`].
+    /// The name has more than [`MAX_FILE_NAME_BYTES`], after normalising.
     #[error("the file name is longer than {MAX_FILE_NAME_BYTES} bytes")]
     TooLong,
     /// NUL, another control character, or bytes that are not UTF-8.
@@ -129,18 +127,7 @@ impl fmt::Debug for FileName {
     }
 }
 
-impl Serialize for FileName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for FileName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+crate::text_serde!(FileName);
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,19 @@
 //! The words every room uses: parsed once at the edge, right for ever after.
 //!
-//! A value of one of these types cannot be malformed, so nothing further in checks it again.
+//! A value of one of these types cannot be malformed, so nothing further in checks it again. [`text_serde!`] makes them
+//! text in JSON and TOML. [`TokenBucket`] is the one way to limit how often something happens.
 
 mod digest;
 mod file_name;
+mod lan;
 mod mac;
 mod names;
+mod text_serde;
+mod token_bucket;
 
 pub use digest::{Digest, DigestError};
 pub use file_name::{FileName, FileNameError, MAX_FILE_NAME_BYTES};
+pub use lan::{Lan, LanError, is_private, is_private_or_loopback};
 pub use mac::{MacAddr, MacAddrError, Oui};
 pub use names::{FleetId, Generation, IdError, MAX_ID_BYTES, SiteId, UnixTime};
+pub use token_bucket::{Rate, TokenBucket};

@@ -1,8 +1,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
 /// The Ethernet address of a device on the site's LAN.
 ///
 /// `Display` is `00:04:f2:aa:bb:cc`. `FromStr` takes upper and lower case, with `:`, `-`, `.` or no
@@ -96,18 +94,7 @@ impl fmt::Debug for Oui {
     }
 }
 
-impl Serialize for Oui {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Oui {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+crate::text_serde!(Oui);
 
 impl From<[u8; 6]> for MacAddr {
     fn from(octets: [u8; 6]) -> Self {
@@ -152,18 +139,7 @@ impl fmt::Debug for MacAddr {
     }
 }
 
-impl Serialize for MacAddr {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for MacAddr {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
+crate::text_serde!(MacAddr);
 
 #[cfg(test)]
 mod tests {

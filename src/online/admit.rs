@@ -1,7 +1,7 @@
 //! Whom the service lets in: the decision on an enrolment. Pure; [`crate::db::Db::enrol`] acts on it.
 
 use crate::ca::{Csr, CsrError};
-use api::{EnrolRequest, Refusal};
+use api::{EnrolRequest, HqRefusal, Refusal};
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, SiteId, UnixTime};
 
@@ -51,23 +51,23 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Stable, for programs ([`Refusal::code`]).
-    pub const fn code(&self) -> &'static str {
+    /// What HQ says it refuses for.
+    pub const fn refusal(&self) -> HqRefusal {
         match self {
-            Self::TokenUnknown => "token-unknown",
-            Self::TokenUsed => "token-used",
-            Self::TokenExpired => "token-expired",
-            Self::ProofWrong => "proof-wrong",
-            Self::Revoked => "revoked",
-            Self::Malformed(_) => "malformed",
-            Self::TooMany => "too-many",
+            Self::TokenUnknown => HqRefusal::TokenUnknown,
+            Self::TokenUsed => HqRefusal::TokenUsed,
+            Self::TokenExpired => HqRefusal::TokenExpired,
+            Self::ProofWrong => HqRefusal::ProofWrong,
+            Self::Revoked => HqRefusal::Revoked,
+            Self::Malformed(_) => HqRefusal::Malformed,
+            Self::TooMany => HqRefusal::TooMany,
         }
     }
 }
 
 impl From<&Refused> for Refusal {
     fn from(refused: &Refused) -> Self {
-        Self { code: refused.code().to_owned(), reason: refused.to_string() }
+        Self { code: refused.refusal().code().to_owned(), reason: refused.to_string() }
     }
 }
 

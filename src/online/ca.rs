@@ -4,9 +4,7 @@
 //! names the site (I4). Of a request only the public key is taken; subject, names, usages and dates are ours.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +22,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use durable::{PRIVATE, PRIVATE_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use repository::layout::Layout;
 
@@ -44,11 +43,7 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
     let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let dir = layout.online();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .with_context(|| format!("cannot create {}", dir.display()))?;
+    durable::create_dirs(&dir, PRIVATE_DIR).with_context(|| format!("cannot create {}", dir.display()))?;
     let now = UnixTime::of(SystemTime::now());
 
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the CA's key")?;
@@ -334,31 +329,12 @@ fn serial() -> anyhow::Result<SerialNumber> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// Writes a new file, mode 0600.
-pub fn create_secret(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
+fn create_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    durable::create_new(path, text.as_bytes(), PRIVATE).with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Writes a file aside and puts it in place, mode 0600: it appears whole or not at all.
-pub(super) fn replace_secret(path: &Path, text: &str) -> anyhow::Result<()> {
-    let aside = path.with_extension("new");
-    if aside.exists() {
-        fs::remove_file(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
-    }
-    create_secret(&aside, text)?;
-    fs::rename(&aside, path).with_context(|| format!("cannot put {} in place", path.display()))?;
-    let dir = path.parent().context("a file has a directory")?;
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(|| format!("cannot write directory {}", dir.display()))
+fn replace_secret(path: &Path, text: &str) -> anyhow::Result<()> {
+    durable::replace(path, text.as_bytes(), PRIVATE).with_context(|| format!("cannot replace {}", path.display()))
 }
 
 #[cfg(test)]
@@ -471,5 +447,22 @@ mod tests {
         replace_secret(&layout.online().join("server.key"), &stray.serialize_pem()).unwrap();
         let ca = Ca::load(&layout.online()).unwrap();
         assert!(ca.server(UnixTime::of(SystemTime::now())).unwrap().renewed);
+    }
+
+    #[test]
+    fn the_services_key_is_not_written_through_a_link_and_stays_private() {
+        let (dir, layout) = fresh();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        for name in ["server.key", ".server.pem.new"] {
+            let _ = fs::remove_file(layout.online().join(name));
+            std::os::unix::fs::symlink(&victim, layout.online().join(name)).unwrap();
+        }
+        rename(&layout.online(), &["new.example".to_owned()]).unwrap();
+        for name in ["server.key", "server.pem"] {
+            let metadata = fs::symlink_metadata(layout.online().join(name)).unwrap();
+            assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o600, "{name}");
+        }
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 }

@@ -4,8 +4,6 @@
 //! who reads this file learns which sites there are, who writes it can lock sites out, and no more.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transa
 
 use crate::admit::{self, Refused, TokenRow};
 use crate::ca::{Csr, Issued};
-use api::{self, CheckIn, EnrolRequest};
+use api::{self, CheckIn, EnrolRequest, SiteState};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use repository::layout::Layout;
 
@@ -113,13 +111,8 @@ pub struct Enrolment {
 impl Db {
     /// Opens the database, making it (mode 0600) if there is none.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("cannot open database {}", path.display()))?;
+        // SQLite would make it with the umask's mode, and its name durable only with the first transaction.
+        durable::ensure(path, durable::PRIVATE).with_context(|| format!("cannot open database {}", path.display()))?;
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }
 
@@ -365,7 +358,7 @@ impl CheckIns for Db {
         rows.map(|row| {
             let (site, at, body) = row?;
             // One that another version wrote must not hide all the others.
-            let unreadable = |_| CheckIn { state: "unreadable".to_owned(), ..CheckIn::default() };
+            let unreadable = |_| CheckIn { state: SiteState::Unreadable.code().to_owned(), ..CheckIn::default() };
             Ok((site, (at, serde_json::from_str(&body).unwrap_or_else(unreadable))))
         })
         .collect()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::db::{CheckIns as _, Db, SiteRow};
-use api::{Alert, CheckIn, ImageSeen, keys_text};
+use api::{Alert, CheckIn, ImageSeen, SiteState, keys_text};
 use ids::{Generation, SiteId, UnixTime};
 
 /// A site that has said nothing for so long is in trouble: with a poll every 5 minutes and back-off to 30, it is not
@@ -59,7 +59,7 @@ pub struct Row {
     pub keys_encrypted: Option<bool>,
     /// Phones seen lately, and how many of them the inventory does not have.
     pub phones: (usize, usize),
-    /// `ok` or the code of what is wrong, with the reason in words.
+    /// The state as the site says it, with the reason in words.
     pub state: (String, String),
     /// What someone should look at.
     pub alerts: Vec<Alert>,
@@ -88,7 +88,7 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
         None if site.enrolled => Condition::NeverSeen,
         None => Condition::NotEnrolled,
         Some((_, ago)) if ago >= SILENT => Condition::Silent,
-        Some(_) if told.state != "ok" => Condition::Failing,
+        Some(_) if told.state != SiteState::Ok.code() => Condition::Failing,
         Some(_) if !told.alerts.is_empty() || certificate_late => Condition::Alert,
         Some(_) if told.generation < site.published => Condition::Behind,
         Some(_) => Condition::Well,
@@ -211,7 +211,7 @@ fn state(row: &Row) -> String {
         Condition::Well => parts.push("ok".to_owned()),
         Condition::Failing | Condition::Alert => {}
     }
-    if row.served.is_some() && code != "ok" && row.condition != Condition::Revoked {
+    if row.served.is_some() && code != SiteState::Ok.code() && row.condition != Condition::Revoked {
         let code = if code.is_empty() { "no state" } else { code };
         parts.push(if reason.is_empty() { code.to_owned() } else { format!("{code}: {reason}") });
     }
@@ -283,7 +283,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use api::PhoneSeen;
+    use api::{AlertCode, PhoneSeen};
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -357,6 +357,27 @@ mod tests {
         assert_eq!(condition(told(10, 7, "ok"), revoked), Condition::Revoked);
         let late = SiteRow { certificate_until: Some(UnixTime(NOW.0 + 86_400)), ..site("a", 7) };
         assert_eq!(condition(told(10, 7, "ok"), late), Condition::Alert);
+    }
+
+    #[test]
+    fn a_state_and_an_alert_of_a_newer_site_are_shown_as_it_says_them() {
+        let (state, alert) = ("paused-by-owner", "dhcp-relay-loop");
+        assert_eq!((SiteState::from_code(state), AlertCode::from_code(alert)), (None, None));
+        let body = format!(
+            r#"{{"version": "9.0.0", "generation": 7, "state": "{state}",
+                "alerts": [{{"code": "{alert}", "text": "two relays", "since": "2027-01-15T08:00:00Z", "count": 2}}]}}"#
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hq.sqlite");
+        let db = Db::open(&path).unwrap();
+        db.published_now(&[(site("Bern", 7).id, "Bern".to_owned(), Generation(7))]).unwrap();
+        db.note(&site("Bern", 7).id, NOW, &serde_json::from_str(&body).unwrap()).unwrap();
+        let rows = rows(&path, NOW).unwrap();
+        let [bern] = rows.as_slice() else { panic!("{rows:?}") };
+        assert_eq!(bern.condition, Condition::Failing);
+        for text in [print(&rows, 100), print_site(bern)] {
+            assert!(text.contains(state) && text.contains("dhcp-relay-loop: two relays (2 times)"), "{text}");
+        }
     }
 
     #[test]

@@ -4,14 +4,13 @@
 mod passphrase;
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
+use durable::{PRIVATE, SHARED};
 use tuf::{PublicKey, SigningKey};
 
 pub use passphrase::Passphrase;
@@ -63,15 +62,8 @@ pub fn write(path: &Path, text: &str, passphrase: Option<&Passphrase>) -> anyhow
         }
         None => text,
     };
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot create key file {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
+    durable::create_new(path, text.as_bytes(), PRIVATE)
+        .with_context(|| format!("cannot create key file {}", path.display()))
 }
 
 /// The text of a key file, decrypted if it is encrypted.
@@ -126,7 +118,7 @@ pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Res
     for key in keys {
         text.push_str(&format!("{}\n", HEXLOWER.encode(key)));
     }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    durable::replace(path, text.as_bytes(), SHARED).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads the public keys of a file.

@@ -4,6 +4,8 @@
 //! files get into the published tree), [`published`] (how they are read back, by the code that sites run), then
 //! [`ledger`] (what the publisher remembers), [`lock`] (who writes the tree) and [`expiry`] (what ends soon).
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 pub mod expiry;
 pub mod keyring;
 pub mod layout;

@@ -3,8 +3,7 @@
 //! `publish` and the upkeep of `serve` both read a site's newest metadata and write the next. Without a lock the
 //! slower of the two would put an older release back under a newer version.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -36,13 +35,7 @@ impl TreeLock {
 
     fn open(online: &Path) -> anyhow::Result<(File, String)> {
         let path = online.join("public.lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
+        let file = durable::lock_file(&path).with_context(|| format!("cannot open {}", path.display()))?;
         Ok((file, path.display().to_string()))
     }
 }

@@ -13,7 +13,7 @@ use access::{Opened, OpenedManifest};
 use bundle::RecipientSecret;
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
-use tuf::{Limits, PublicKey, Refresh, Step, Trusted};
+use tuf::{MetadataLimits, PublicKey, Refresh, RefreshStep, Trusted};
 
 /// Larger than any limit of the client.
 const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
@@ -61,12 +61,12 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> 
 
 /// By the roots up to version `last`.
 fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
-    let limits = Limits { targets_bytes: MAX_METADATA_BYTES, ..Limits::default() };
+    let limits = MetadataLimits { targets_bytes: MAX_METADATA_BYTES, ..MetadataLimits::default() };
     let mut refresh = Refresh::start(Trusted::pin(root)?, limits, UnixTime(0));
     loop {
         let ask = match refresh.step() {
-            Step::Done => return Ok(refresh.trusted().clone()),
-            Step::Fetch(ask) => ask,
+            RefreshStep::Done => return Ok(refresh.trusted().clone()),
+            RefreshStep::Fetch(ask) => ask,
         };
         let path = metadata.join(&ask.path);
         if ask.role == "root" && refresh.trusted().root().version >= last {

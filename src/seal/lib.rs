@@ -4,6 +4,8 @@
 //! ([`PublisherSecret`]) and the hash of what it protects. Read [`object`] (blobs, shards, inventories), then
 //! [`manifest`].
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 pub mod manifest;
 pub mod object;
 

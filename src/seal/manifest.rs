@@ -48,7 +48,7 @@ pub(crate) fn seal_packed(
         return Err(ManifestError::Malformed("it has no recipient".to_owned()));
     }
     let mut head = [MAGIC.as_slice(), &[SUITE_X25519, count]].concat();
-    let keys = Keys::new(secret, &head, &recipients, packed);
+    let keys = ManifestKeys::new(secret, &head, &recipients, packed);
     let file_key = keys.derive(b"lineside manifest key", &[]);
     let mut table = Vec::with_capacity(recipients.len() * RECIPIENT_BYTES);
     for recipient in &recipients {
@@ -76,11 +76,11 @@ pub(crate) fn seal_packed(
     Ok(head)
 }
 
-/// Keys of one sealed manifest. The salt covers header, recipients and body: if any of them differs, so does every key,
+/// Derives the keys of one sealed manifest. The salt covers header, recipients and body: if any of them differs, so does every key,
 /// and no key or nonce ever meets two messages.
-struct Keys(Hkdf<Sha256>);
+struct ManifestKeys(Hkdf<Sha256>);
 
-impl Keys {
+impl ManifestKeys {
     fn new(secret: &PublisherSecret, header: &[u8], recipients: &[RecipientPublic], packed: &[u8]) -> Self {
         let mut everything = Sha256::new();
         everything.update(header);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use api::{Alert, PhoneSeen};
+use api::{Alert, AlertCode, PhoneSeen};
 use ids::{Generation, MacAddr, UnixTime};
 
 /// The most files of one phone whose outcome is remembered; the one not asked for longest makes room.
@@ -26,7 +26,7 @@ pub struct FileSeen {
     pub bytes: u64,
     /// The release that it was served from.
     pub generation: Generation,
-    /// How it ended: [`Outcome::code`](super::Outcome::code).
+    /// How it ended: the code of an [`api::FileOutcome`].
     pub outcome: String,
 }
 
@@ -82,8 +82,8 @@ impl Kept {
     }
 
     /// Alerts of this code are over.
-    pub(super) fn cleared(&mut self, code: &str) {
-        self.untold.retain(|(known, _)| known != code);
-        self.recalled.retain(|(known, _)| known != code);
+    pub(super) fn cleared(&mut self, code: AlertCode) {
+        self.untold.retain(|(known, _)| known != code.code());
+        self.recalled.retain(|(known, _)| known != code.code());
     }
 }

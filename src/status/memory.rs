@@ -73,12 +73,13 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
+    use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
     use ids::{Generation, MacAddr, UnixTime};
 
     use super::*;
-    use crate::{Outcome, Report, TransferRecord};
+    use crate::{Report, TransferRecord};
 
-    fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: Outcome) {
+    fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: impl Into<FileOutcome>) {
         let [high, low] = last.to_be_bytes();
         stats.transfer(TransferRecord {
             device: Some(MacAddr::new([2, 0, 0, 0, high, low])),
@@ -89,17 +90,17 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(4),
-            outcome,
+            outcome: outcome.into(),
         });
     }
 
     #[test]
     fn a_new_run_knows_what_the_last_one_saw() {
         let before = Stats::new();
-        asked(&before, 1, true, "a.cfg", Outcome::Delivered);
-        asked(&before, 1, true, "b.cfg", Outcome::TimedOut);
-        asked(&before, 2, false, "c.cfg", Outcome::Refused("unknown-device"));
-        before.alert("address-conflict", "two at one".to_owned());
+        asked(&before, 1, true, "a.cfg", TransferEnd::Delivered);
+        asked(&before, 1, true, "b.cfg", TransferEnd::TimedOut);
+        asked(&before, 2, false, "c.cfg", FileRefusal::UnknownDevice);
+        before.alert(AlertCode::AddressConflict, "two at one".to_owned());
         let after = Stats::new();
         after.count("tftp.delivered");
         after.recall(before.memory());
@@ -114,8 +115,8 @@ mod tests {
     #[test]
     fn an_alert_of_an_earlier_run_stays_until_hq_has_heard_it() {
         let before = Stats::new();
-        before.alert("address-conflict", "two at one".to_owned());
-        before.alert("guessing-device", "told in time".to_owned());
+        before.alert(AlertCode::AddressConflict, "two at one".to_owned());
+        before.alert(AlertCode::GuessingDevice, "told in time".to_owned());
         before.told(&Report::of(&before).alerts[1..]);
         assert_eq!(Report::of(&before).alerts.len(), 2, "what this run has seen stays in sight");
         let after = Stats::new();
@@ -129,12 +130,12 @@ mod tests {
     #[test]
     fn an_alert_that_comes_back_or_is_over_is_not_of_an_earlier_run_any_more() {
         let before = Stats::new();
-        before.alert("address-conflict", "again".to_owned());
-        before.alert("certificate", "over".to_owned());
+        before.alert(AlertCode::AddressConflict, "again".to_owned());
+        before.alert(AlertCode::Certificate, "over".to_owned());
         let after = Stats::new();
         after.recall(before.memory());
-        after.alert("address-conflict", "again".to_owned());
-        after.clear_alert("certificate");
+        after.alert(AlertCode::AddressConflict, "again".to_owned());
+        after.clear_alert(AlertCode::Certificate);
         let alerts = Report::of(&after).alerts;
         assert_eq!((alerts.len(), alerts[0].count), (1, 2));
         after.told(&alerts);
@@ -146,7 +147,7 @@ mod tests {
         let stats = Stats::new();
         for number in 0..1_000u16 {
             for file in 0..20 {
-                asked(&stats, number, true, &format!("{file}.cfg"), Outcome::Delivered);
+                asked(&stats, number, true, &format!("{file}.cfg"), TransferEnd::Delivered);
             }
         }
         let memory = stats.memory();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kept::FileSeen;
 use super::stats::{Stats, TransferShown};
-use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, keys_text};
+use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
 
 /// How many phones a check-in names at the most; what does not fit is in the counters.
@@ -27,7 +27,7 @@ pub struct Report {
     pub now: UnixTime,
     /// When the process started.
     pub started: UnixTime,
-    /// `ok`, or a stable code; `starting` before the first poll, `not-enrolled` without an identity.
+    /// The code of a [`SiteState`].
     pub state: String,
     /// Why, for people.
     pub reason: String,
@@ -81,7 +81,7 @@ impl Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now,
             started: inner.started.unwrap_or(now),
-            state: poll.map_or("starting", |poll| poll.state).to_owned(),
+            state: poll.map_or(SiteState::Starting, |poll| poll.state).code().to_owned(),
             reason: poll.map(|poll| poll.reason.clone()).unwrap_or_default(),
             polled: poll.map(|poll| poll.at),
             fresh: poll.and_then(|poll| poll.fresh_at),
@@ -219,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::PollState;
+    use api::{AlertCode, TransferEnd};
 
     #[test]
     fn the_text_says_state_release_and_alerts() {
@@ -227,17 +228,19 @@ mod tests {
         let stats = Stats::with_clock(Arc::new(move || UnixTime(reading.load(Ordering::Relaxed))));
         stats.poll(PollState {
             at: UnixTime(1_000),
-            state: "unreachable",
+            state: SiteState::Unreachable,
             reason: "HQ does not answer".to_owned(),
             generation: Generation(7),
             fresh_at: Some(UnixTime(1_000)),
             clock_synchronised: true,
             disk_free_bytes: 5_000_000,
         });
-        stats.alert("scan", "00:00:5e:00:53:01 guesses names".to_owned());
+        stats.alert(AlertCode::GuessingDevice, "00:00:5e:00:53:01 guesses names".to_owned());
         clock.store(1_300, Ordering::Relaxed);
         let text = Report::of(&stats).text();
-        for part in ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        scan: 00:00:5e"] {
+        for part in
+            ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        guessing-device: 00:00:5e"]
+        {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
     }
@@ -255,7 +258,7 @@ mod tests {
                 retransmissions: 3,
                 duration: std::time::Duration::from_millis(421),
                 generation: Generation(8),
-                outcome: crate::Outcome::Unconfirmed,
+                outcome: TransferEnd::Unconfirmed.into(),
             });
         }
         let text = Report::of(&stats).text();
@@ -302,7 +305,7 @@ mod tests {
                 retransmissions: 0,
                 duration: std::time::Duration::ZERO,
                 generation: Generation(1),
-                outcome: crate::Outcome::Delivered,
+                outcome: TransferEnd::Delivered.into(),
             });
         }
         let check_in = Report::of(&stats).check_in();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::kept::{FileSeen, Kept};
-use api::{Alert, DhcpServerSeen, ImageSeen, PhoneSeen};
+use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
 use ids::{Generation, MacAddr, UnixTime};
 
 /// The most devices that are remembered; the one not seen for longest makes room.
@@ -19,40 +19,6 @@ pub const MAX_TRANSFERS: usize = 256;
 pub const MAX_ALERTS: usize = 64;
 /// The longest file name or alert text that is kept, in bytes.
 pub const MAX_TEXT_BYTES: usize = 255;
-
-/// How one request for a file ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// The client acknowledged the last block.
-    Delivered,
-    /// The client's own log was taken and kept.
-    Received,
-    /// Everything was sent, the last acknowledgement never came.
-    Unconfirmed,
-    /// The client sent ERROR. Normal for probes (`tsize`, Polycom's header check).
-    Aborted,
-    /// The client fell silent.
-    TimedOut,
-    /// The file could not be read, or the transfer was ended from our side.
-    Failed,
-    /// Not served, for this reason ([`access::Reason::code`] or `write-refused`, `malformed`).
-    Refused(&'static str),
-}
-
-impl Outcome {
-    /// A stable code: `delivered`, `received`, `unconfirmed`, `aborted`, `timed-out`, `failed`, or the reason of a refusal.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Received => "received",
-            Self::Unconfirmed => "unconfirmed",
-            Self::Aborted => "aborted",
-            Self::TimedOut => "timed-out",
-            Self::Failed => "failed",
-            Self::Refused(reason) => reason,
-        }
-    }
-}
 
 /// One request for a file.
 #[derive(Debug, Clone)]
@@ -74,7 +40,7 @@ pub struct TransferRecord {
     /// The release that it was served from.
     pub generation: Generation,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: FileOutcome,
 }
 
 /// A [`TransferRecord`] as it is shown.
@@ -97,7 +63,7 @@ pub struct TransferShown {
     pub milliseconds: u64,
     /// The release that it was served from.
     pub generation: Generation,
-    /// How it ended: [`Outcome::code`].
+    /// How it ended: [`FileOutcome::code`].
     pub outcome: String,
 }
 
@@ -106,9 +72,9 @@ pub struct TransferShown {
 pub struct PollState {
     /// When it ended.
     pub at: UnixTime,
-    /// `ok`, or a stable code.
-    pub state: &'static str,
-    /// Why, for people; empty if ok.
+    /// What it came to.
+    pub state: SiteState,
+    /// Why, for people; empty if [`SiteState::Ok`].
     pub reason: String,
     /// The generation that is served.
     pub generation: Generation,
@@ -188,8 +154,8 @@ impl Stats {
         let milliseconds = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
         match record.outcome {
-            Outcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
-            ended => add(&mut inner.counters, &format!("tftp.{}", ended.code()), 1),
+            FileOutcome::Refused(reason) => add(&mut inner.counters, &format!("tftp.refused.{reason}"), 1),
+            FileOutcome::Ended(end) => add(&mut inner.counters, &format!("tftp.{end}"), 1),
         }
         add(&mut inner.counters, "tftp.bytes", record.bytes);
         add(&mut inner.counters, "tftp.retransmissions", u64::from(record.retransmissions));
@@ -233,13 +199,13 @@ impl Stats {
     }
 
     /// Something that someone should look at. The same code and text again counts up.
-    pub fn alert(&self, code: &'static str, text: String) {
+    pub fn alert(&self, code: AlertCode, text: String) {
         let since = (self.clock)();
         let text = shortened(text);
         let mut inner = self.lock();
         add(&mut inner.counters, &format!("alert.{code}"), 1);
         let full = inner.alerts.len() >= MAX_ALERTS;
-        let key = (code.to_owned(), text.clone());
+        let key = (code.code().to_owned(), text.clone());
         let new = !inner.alerts.contains_key(&key);
         if !(new && full) {
             inner.kept.raised(&key, new);
@@ -249,16 +215,16 @@ impl Stats {
                 known.get_mut().count = known.get().count.saturating_add(1);
             }
             std::collections::btree_map::Entry::Vacant(place) if !full => {
-                place.insert(Alert { code: code.to_owned(), text, since, count: 1 });
+                place.insert(Alert { code: code.code().to_owned(), text, since, count: 1 });
             }
             std::collections::btree_map::Entry::Vacant(_) => add(&mut inner.counters, "alert.dropped", 1),
         }
     }
 
     /// It is over: alerts of this code go.
-    pub fn clear_alert(&self, code: &'static str) {
+    pub fn clear_alert(&self, code: AlertCode) {
         let mut inner = self.lock();
-        inner.alerts.retain(|(known, _), _| known != code);
+        inner.alerts.retain(|(known, _), _| known != code.code());
         inner.kept.cleared(code);
     }
 
@@ -350,8 +316,9 @@ fn shortened(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::{FileRefusal, TransferEnd};
 
-    fn record(mac: [u8; 6], known: bool, outcome: Outcome) -> TransferRecord {
+    fn record(mac: [u8; 6], known: bool, outcome: impl Into<FileOutcome>) -> TransferRecord {
         TransferRecord {
             device: Some(MacAddr::new(mac)),
             known,
@@ -361,15 +328,15 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(1),
-            outcome,
+            outcome: outcome.into(),
         }
     }
 
     #[test]
     fn refusals_are_counted_by_reason() {
         let stats = Stats::new();
-        stats.transfer(record([2, 0, 0, 0, 0, 1], true, Outcome::Refused("other-device")));
-        stats.transfer(record([2, 0, 0, 0, 0, 1], true, Outcome::Delivered));
+        stats.transfer(record([2, 0, 0, 0, 0, 1], true, FileRefusal::OtherDevice));
+        stats.transfer(record([2, 0, 0, 0, 0, 1], true, TransferEnd::Delivered));
         assert_eq!(stats.counter("tftp.refused.other-device"), 1);
         assert_eq!(stats.counter("tftp.delivered"), 1);
     }
@@ -377,10 +344,10 @@ mod tests {
     #[test]
     fn a_flood_of_strangers_does_not_push_out_the_sites_phones() {
         let stats = Stats::new();
-        stats.transfer(record([2, 1, 0, 0, 0, 1], true, Outcome::Delivered));
+        stats.transfer(record([2, 1, 0, 0, 0, 1], true, TransferEnd::Delivered));
         for number in 0..=u16::try_from(MAX_DEVICES).expect("the bound is small") {
             let [high, low] = number.to_be_bytes();
-            stats.transfer(record([2, 2, 0, 0, high, low], false, Outcome::Refused("not-found")));
+            stats.transfer(record([2, 2, 0, 0, high, low], false, FileRefusal::NotFound));
         }
         let inner = stats.lock();
         assert_eq!(inner.devices.len(), MAX_DEVICES);
@@ -391,10 +358,10 @@ mod tests {
     #[test]
     fn the_same_alert_again_counts_up_and_can_be_cleared() {
         let stats = Stats::new();
-        stats.alert("scan", "x".to_owned());
-        stats.alert("scan", "x".to_owned());
+        stats.alert(AlertCode::GuessingDevice, "x".to_owned());
+        stats.alert(AlertCode::GuessingDevice, "x".to_owned());
         assert_eq!(stats.lock().alerts.values().map(|alert| alert.count).collect::<Vec<_>>(), [2]);
-        stats.clear_alert("scan");
+        stats.clear_alert(AlertCode::GuessingDevice);
         assert!(stats.lock().alerts.is_empty());
     }
 
@@ -402,7 +369,7 @@ mod tests {
     fn alerts_are_bounded_in_number_and_length() {
         let stats = Stats::new();
         for number in 0..2 * MAX_ALERTS {
-            stats.alert("scan", format!("{number} {}", "ä".repeat(300)));
+            stats.alert(AlertCode::GuessingDevice, format!("{number} {}", "ä".repeat(300)));
         }
         let inner = stats.lock();
         assert_eq!(inner.alerts.len(), MAX_ALERTS);

@@ -30,7 +30,7 @@ use durable::{parent, read_limited};
 /// Memory for sled's pages; its own default is 1 GiB.
 const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The longest key.
+/// The longest key in bytes; a longer one is not kept.
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The longest value. sled writes larger ones into files of their own, which the guard does not sync.
@@ -46,7 +46,7 @@ const MAX_SNAPSHOT_BYTES: u64 = MAX_DIR_BYTES;
 const CLOSING_TRIES: u32 = 500;
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 
-/// How often one process starts anew before it goes on without.
+/// How often one process moves a damaged database aside. After that it goes on without one.
 const MAX_RESETS: u64 = 5;
 
 /// A small database of what may be lost. No operation fails: what cannot be kept is forgotten, and
@@ -81,7 +81,7 @@ impl StateCache {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// The value of a key.
+    /// The value of a key; `None` if it was never set, or was lost.
     pub fn get(&self, tree: &str, key: &[u8]) -> Option<Vec<u8>> {
         self.with(|db| Ok(db.open_tree(tree)?.get(key)?.map(|value| value.to_vec()))).flatten()
     }
@@ -92,7 +92,7 @@ impl StateCache {
         self.put_all(tree, &[(key, Some(value))]);
     }
 
-    /// Removes a key.
+    /// Removes a key and its value, durably after the next [`StateCache::flush`].
     pub fn remove(&self, tree: &str, key: &[u8]) {
         self.put_all(tree, &[(key, None)]);
     }
@@ -154,6 +154,7 @@ impl StateCache {
         None
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what may be lost may also come back after a power cut")]
     fn start_anew(&self, db: &mut Option<sled::Db>, why: &str) {
         if let Some(damaged) = db.take() {
             // Closing writes and may panic too.

@@ -1,20 +1,21 @@
-//! Small files that know whether they are whole: kind, sequence number, length, content, SHA-256 of all that.
+//! The container of small files, which shows whether they are whole: magic, sequence number, length, content, and the
+//! SHA-256 of all that.
 
 use sha2::{Digest as _, Sha256};
 
-/// What a file is, in its first eight bytes. The last one is the version of the format.
-pub(super) type Kind = [u8; 8];
+/// The first eight bytes of a file, which say what it holds. The last of them is the version of the format.
+pub(super) type FileMagic = [u8; 8];
 
 const HEAD_BYTES: usize = 24;
 const SUM_BYTES: usize = 32;
 
-/// What a container adds to its content.
+/// The bytes that the container adds to its content.
 pub(super) const OVERHEAD_BYTES: u64 = (HEAD_BYTES + SUM_BYTES) as u64;
 
-/// Wraps `body`.
-pub(super) fn emit(kind: &Kind, sequence: u64, body: &[u8]) -> Vec<u8> {
+/// The file that holds `body`.
+pub(super) fn emit(magic: &FileMagic, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len() + SUM_BYTES);
-    bytes.extend_from_slice(kind);
+    bytes.extend_from_slice(magic);
     bytes.extend_from_slice(&sequence.to_be_bytes());
     bytes.extend_from_slice(&(body.len() as u64).to_be_bytes());
     bytes.extend_from_slice(body);
@@ -23,13 +24,13 @@ pub(super) fn emit(kind: &Kind, sequence: u64, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The sequence number and the content; `None` for anything that [`emit`] did not make for this kind.
-pub(super) fn parse<'a>(kind: &Kind, bytes: &'a [u8]) -> Option<(u64, &'a [u8])> {
+/// The sequence number and the content of a file; `None` for anything that [`emit`] did not make with this magic.
+pub(super) fn parse<'a>(magic: &FileMagic, bytes: &'a [u8]) -> Option<(u64, &'a [u8])> {
     let (covered, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM_BYTES)?)?;
     if Sha256::digest(covered).as_slice() != sum {
         return None;
     }
-    let rest = covered.strip_prefix(kind)?;
+    let rest = covered.strip_prefix(magic)?;
     let (sequence, rest) = rest.split_first_chunk::<8>()?;
     let (length, body) = rest.split_first_chunk::<8>()?;
     (u64::from_be_bytes(*length) == body.len() as u64).then_some((u64::from_be_bytes(*sequence), body))
@@ -40,7 +41,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
-    const KIND: &Kind = b"LSTEST\0\x01";
+    const KIND: &FileMagic = b"LSTEST\0\x01";
 
     #[test]
     fn what_was_wrapped_comes_back() {

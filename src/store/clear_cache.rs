@@ -8,28 +8,30 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 use ids::Digest;
 
-/// Bytes of clear text that are kept at most.
+/// The most bytes of clear text that are kept, bookkeeping included.
 pub(super) const DEFAULT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Parts with a lock each. Chunks of one object spread over all of them.
+/// The number of parts, each with a lock of its own. Chunks of one object spread over all of them.
 const PARTS: usize = 8;
 
-/// Bookkeeping per chunk, so that a million empty chunks are bounded too.
+/// The bytes that bookkeeping of one chunk counts for, so that a million empty chunks are bounded too.
 const ENTRY_BYTES: usize = 160;
 
+/// An object and the number of a chunk in it.
 type Key = (Digest, u64);
 
 #[derive(Debug)]
 pub(super) struct ClearCache {
-    parts: [Mutex<Part>; PARTS],
+    parts: [Mutex<CachePart>; PARTS],
     bytes_per_part: usize,
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct CachePart {
     chunks: HashMap<Key, (Arc<[u8]>, u64)>,
-    /// By last use.
+    /// The chunks by the time of their last use, the oldest first; times are readings of `clock`.
     order: BTreeMap<u64, Key>,
+    /// Counts uses.
     clock: u64,
     bytes: usize,
 }
@@ -41,7 +43,7 @@ impl ClearCache {
 
     pub(super) fn find(&self, digest: &Digest, index: u64) -> Option<Arc<[u8]>> {
         let mut part = lock(self.part(digest, index)?);
-        let Part { chunks, order, clock, .. } = &mut *part;
+        let CachePart { chunks, order, clock, .. } = &mut *part;
         let (chunk, used) = chunks.get_mut(&(*digest, index))?;
         *clock += 1;
         order.remove(used);
@@ -66,14 +68,14 @@ impl ClearCache {
         }
     }
 
-    fn part(&self, digest: &Digest, index: u64) -> Option<&Mutex<Part>> {
+    fn part(&self, digest: &Digest, index: u64) -> Option<&Mutex<CachePart>> {
         let first = digest.as_bytes().first().map_or(0, |byte| u64::from(*byte));
         let number = usize::try_from(first.wrapping_add(index) % PARTS as u64).ok()?;
         self.parts.get(number)
     }
 }
 
-impl Part {
+impl CachePart {
     fn forget(&mut self, key: &Key) {
         if let Some((chunk, used)) = self.chunks.remove(key) {
             self.order.remove(&used);

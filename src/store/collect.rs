@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use super::error::StoreError;
 use super::objects::list;
-use super::{Inner, lock};
+use super::{OpenStore, lock};
 use durable::parent;
 use ids::{Digest, Generation};
 
-impl Inner {
+impl OpenStore {
     pub(super) fn collect(
         &self,
         keep_releases: &HashSet<Generation>,
@@ -20,7 +20,7 @@ impl Inner {
             match self.release_objects(generation) {
                 Some(objects) => needed.extend(objects.into_iter().map(|(digest, _)| digest)),
                 None if pointer.active == Some(generation) && !keep_releases.contains(&generation) => {
-                    // Nobody can say what the active release needs, so nothing may go.
+                    // The list of what the active release needs is damaged, so nothing may be deleted.
                     return Ok(0);
                 }
                 None => {}
@@ -34,13 +34,13 @@ impl Inner {
             }
             let dir = self.release_dir(generation);
             let bytes: u64 = list(&dir).iter().map(|file| file.bytes).sum();
-            // Aside first: at no time is there half a release.
+            // The release is moved aside first, so that at no time half of it is there.
             let aside = self.aside();
             self.disk.rename(&dir, &aside).map_err(StoreError::io("move", &dir))?;
             self.disk.remove_dir(&aside).map_err(StoreError::io("delete", &aside))?;
             freed = freed.saturating_add(bytes);
         }
-        // No release may be found that lists what is deleted next.
+        // From here on no release on disk lists the objects that are deleted next.
         let releases = self.dir.join("releases");
         self.disk.sync_dir(&releases).map_err(StoreError::io("sync", &releases))?;
         self.load_listed();

@@ -7,15 +7,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
 use super::objects::{hash_into, list};
-use super::{Inner, Store, lock};
+use super::{OpenStore, Store, lock};
 use bundle::limits::{CHUNK_BYTES, MAX_FILE_BYTES, TAG_BYTES};
-use durable::DiskFile;
+use durable::{DiskFile, PRIVATE};
 use ids::Digest;
 
 /// Bytes of one sealed chunk: downloads resume at multiples of it.
 pub(super) const SEALED_CHUNK_BYTES: u64 = (CHUNK_BYTES + TAG_BYTES) as u64;
 
-/// The largest sealed object.
+/// The most bytes of one sealed object.
 pub(super) const MAX_OBJECT_BYTES: u64 = MAX_FILE_BYTES / CHUNK_BYTES as u64 * SEALED_CHUNK_BYTES;
 
 /// The most unfinished downloads that opening the store leaves.
@@ -46,7 +46,7 @@ impl Store {
         if !lock(&self.inner.downloading).insert(*digest) {
             return Err(StoreError::Busy(*digest));
         }
-        // From here on dropping `download` gives the digest free again.
+        // From here on, dropping `download` removes the digest from the set.
         let mut download = Download {
             store: Self { inner: Arc::clone(&self.inner) },
             digest: *digest,
@@ -65,13 +65,13 @@ impl Store {
 }
 
 impl Download {
-    /// How many bytes are here already. Right after [`Store::download`] at a chunk boundary or the end, whatever a power
-    /// cut left; later exactly what was written, so that a broken connection is resumed from here too.
+    /// The number of bytes that are on disk; the download goes on from there. Right after [`Store::download`] it is at a chunk
+    /// boundary or the end, whatever a power cut left. Later it is exactly what was written.
     pub const fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Throws away what is here: the server did not honour the range.
+    /// Deletes the bytes on disk, because the server did not honour the range.
     pub fn restart(&mut self) -> Result<(), StoreError> {
         let path = self.store.inner.partial_path(&self.digest);
         if let Some(file) = &mut self.file {
@@ -82,7 +82,7 @@ impl Download {
         Ok(())
     }
 
-    /// Appends; more than the object's length is an error and appends nothing.
+    /// Appends bytes. If the object became longer than it is, that is an error and nothing is appended.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let end = self.offset.saturating_add(bytes.len() as u64);
         if end > self.bytes {
@@ -101,9 +101,9 @@ impl Download {
         Ok(())
     }
 
-    /// Checks length and digest and makes it an object. A corrupt one is deleted: if it had been resumed, a power cut may
-    /// have spoiled the part that was here, and a second attempt, from the start, is worth it before the server is
-    /// blamed. An incomplete one stays for resuming ([`StoreError::Incomplete`]).
+    /// Checks length and digest, and makes the download an object. A corrupt download is deleted. If it had been resumed, a
+    /// power cut may have spoiled the first part, so try again from the start before you blame the server. An incomplete
+    /// download stays, to be resumed ([`StoreError::Incomplete`]).
     pub fn finish(mut self) -> Result<(), StoreError> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let inner = &self.store.inner;
@@ -125,7 +125,7 @@ impl Download {
     fn resume(&mut self) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let path = inner.partial_path(&self.digest);
-        let mut file = inner.disk.open_end(&path).map_err(StoreError::io("open", &path))?;
+        let mut file = inner.disk.open_end(&path, PRIVATE).map_err(StoreError::io("open", &path))?;
         let there = file.end();
         let whole = if there == self.bytes { there } else { there - there % SEALED_CHUNK_BYTES };
         // A partial that is longer than the object is not of this object.
@@ -146,12 +146,12 @@ impl Drop for Download {
     }
 }
 
-impl Inner {
+impl OpenStore {
     pub(super) fn partial_path(&self, digest: &Digest) -> std::path::PathBuf {
         self.dir.join("partial").join(digest.to_string())
     }
 
-    /// Bounds what interrupted downloads may hold. The appliance has no clock to trust, so it is by number and size.
+    /// Bounds interrupted downloads by number and size. Age cannot be used: the appliance has no clock that it can trust.
     pub(super) fn trim_partials(&self) -> Result<(), StoreError> {
         let mut files = list(&self.dir.join("partial"));
         files.sort_by_key(|file| std::cmp::Reverse(file.modified));
@@ -311,7 +311,7 @@ mod tests {
         download.write(&bytes[..500]).unwrap();
         faults.fail_once_after(0);
         let error = download.write(&bytes[500..]).unwrap_err();
-        assert_eq!(error.code(), "disk-full");
+        assert_eq!(error.failure().code(), "disk-full");
         assert_eq!(download.offset(), 500);
         download.write(&bytes[500..]).unwrap();
         download.finish().unwrap();

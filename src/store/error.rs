@@ -3,19 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use api::{DiskFailure, DiskRepair};
 use ids::{Digest, Generation};
 
-/// Why the disk refused.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("{action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation, as a verb: `open`, `write`, `sync`, …
         action: &'static str,
-        /// On what.
+        /// The file or directory that it was tried on.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Downloaded or stored bytes are not the object. They were moved away or deleted.
@@ -24,36 +25,36 @@ pub enum StoreError {
     /// The object is not here.
     #[error("the object {0} is not here")]
     Missing(Digest),
-    /// More bytes than there may be. What came before them stays.
+    /// The download is longer than the object may be. The bytes before the excess stay on disk.
     #[error("the object {digest} is over the {limit} bytes allowed")]
     TooLong {
-        /// Which object.
+        /// The name of the object.
         digest: Digest,
-        /// How many bytes it may have.
+        /// The most bytes that it may have, sealed.
         limit: u64,
     },
     /// The download has not arrived in full. What is here stays, for resuming.
     #[error("{have} of the {need} bytes of object {digest} are here")]
     Incomplete {
-        /// Which object.
+        /// The name of the object.
         digest: Digest,
-        /// Bytes here.
+        /// The bytes that are on disk.
         have: u64,
-        /// Bytes there should be.
+        /// The exact length of the object in bytes.
         need: u64,
     },
     /// The object is being downloaded already.
     #[error("the object {0} is being downloaded already")]
     Busy(Digest),
-    /// Not enough room, found before anything was touched. The reserve is included in what is needed.
+    /// The file system has too little room. Nothing was written.
     #[error("the release needs {needed} bytes, {free} are free")]
     Full {
-        /// Bytes needed.
+        /// The bytes that are missing of the release, and the reserve that must stay free.
         needed: u64,
-        /// Bytes free.
+        /// The bytes that are free on the file system of the state directory.
         free: u64,
     },
-    /// There is no such release.
+    /// No release was active before this one.
     #[error("there is no release to go back to")]
     NoPrevious,
     /// The release was not staged, or is damaged.
@@ -62,12 +63,12 @@ pub enum StoreError {
     /// Another release of this generation is in use.
     #[error("release {0} is in use with another content")]
     Conflict(Generation),
-    /// A release with more or larger parts than there may be.
+    /// The release has more or larger parts than a limit allows.
     #[error("the release's {what} is over the {limit} allowed")]
     TooLarge {
-        /// Of what.
+        /// The part that is over its limit, in words for people.
         what: &'static str,
-        /// How much is allowed.
+        /// The most that it may be: bytes, or a number of files or objects.
         limit: u64,
     },
     /// There was trust state, both copies are damaged, and there is no release to rebuild it from. The pinned root
@@ -88,29 +89,29 @@ impl StoreError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// A stable code for logs, status and check-in.
-    pub fn code(&self) -> &'static str {
+    /// Which failure this is, as a code says it.
+    pub fn failure(&self) -> DiskFailure {
         match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk-full",
-            Self::Io { .. } => "io",
-            Self::Corrupt(_) => "corrupt-object",
-            Self::Missing(_) => "missing-object",
-            Self::TooLong { .. } => "too-long",
-            Self::Incomplete { .. } => "incomplete",
-            Self::Busy(_) => "busy",
-            Self::Full { .. } => "disk-full",
-            Self::NoPrevious => "no-previous",
-            Self::NotStaged(_) => "not-staged",
-            Self::Conflict(_) => "conflict",
-            Self::TooLarge { .. } => "too-large",
-            Self::TrustLost => "trust-lost",
-            Self::Name(_) => "bad-name",
-            Self::Locked => "locked",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => DiskFailure::DiskFull,
+            Self::Io { .. } => DiskFailure::Io,
+            Self::Corrupt(_) => DiskFailure::CorruptObject,
+            Self::Missing(_) => DiskFailure::MissingObject,
+            Self::TooLong { .. } => DiskFailure::TooLong,
+            Self::Incomplete { .. } => DiskFailure::Incomplete,
+            Self::Busy(_) => DiskFailure::Busy,
+            Self::Full { .. } => DiskFailure::DiskFull,
+            Self::NoPrevious => DiskFailure::NoPrevious,
+            Self::NotStaged(_) => DiskFailure::NotStaged,
+            Self::Conflict(_) => DiskFailure::Conflict,
+            Self::TooLarge { .. } => DiskFailure::TooLarge,
+            Self::TrustLost => DiskFailure::TrustLost,
+            Self::Name(_) => DiskFailure::BadName,
+            Self::Locked => DiskFailure::Locked,
         }
     }
 }
 
-/// Something that was damaged and what the store did about it.
+/// Damage that the store found on its disk, and how it went on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Recovery {
     /// One copy of the trust state is damaged; the other one was used.
@@ -128,9 +129,9 @@ pub enum Recovery {
     /// The active release is damaged; another one took its place.
     #[error("release {damaged} is damaged on disk, release {instead} took its place")]
     ReleaseReplaced {
-        /// The one that was active.
+        /// The generation that was active.
         damaged: Generation,
-        /// The one that is.
+        /// The generation that is active now.
         instead: Generation,
     },
     /// The active release is damaged and nothing can take its place.
@@ -142,25 +143,25 @@ pub enum Recovery {
     /// A journal ended in bytes that are no record; they were cut off.
     #[error("{bytes} bytes that are no record were cut off the journal `{name}`")]
     JournalCut {
-        /// Which journal.
+        /// The name that [`Store::journal`](crate::Store::journal) was given.
         name: String,
-        /// How many bytes.
+        /// The number of bytes that were cut off.
         bytes: u64,
     },
 }
 
 impl Recovery {
-    /// A stable code for logs, status and check-in.
-    pub const fn code(&self) -> &'static str {
+    /// Which repair this is, as a code says it.
+    pub const fn repair(&self) -> DiskRepair {
         match self {
-            Self::TrustCopyDamaged(_) => "trust-copy-damaged",
-            Self::TrustRebuilt(_) => "trust-rebuilt",
-            Self::PointerRebuilt(_) => "pointer-rebuilt",
-            Self::PointerLost => "pointer-lost",
-            Self::ReleaseReplaced { .. } => "release-replaced",
-            Self::ReleaseLost(_) => "release-lost",
-            Self::NotWritable(_) => "not-writable",
-            Self::JournalCut { .. } => "journal-cut",
+            Self::TrustCopyDamaged(_) => DiskRepair::TrustCopyDamaged,
+            Self::TrustRebuilt(_) => DiskRepair::TrustRebuilt,
+            Self::PointerRebuilt(_) => DiskRepair::PointerRebuilt,
+            Self::PointerLost => DiskRepair::PointerLost,
+            Self::ReleaseReplaced { .. } => DiskRepair::ReleaseReplaced,
+            Self::ReleaseLost(_) => DiskRepair::ReleaseLost,
+            Self::NotWritable(_) => DiskRepair::NotWritable,
+            Self::JournalCut { .. } => DiskRepair::JournalCut,
         }
     }
 }

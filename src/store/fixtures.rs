@@ -129,7 +129,7 @@ impl Made {
     }
 }
 
-/// Downloads one object.
+/// Writes one object into the store, as a poll does.
 pub(super) fn put(store: &Store, bytes: &[u8]) -> Result<(), StoreError> {
     let mut download = store.download(&Digest::of(bytes), bytes.len() as u64)?;
     let from = usize::try_from(download.offset()).unwrap();

@@ -1,8 +1,8 @@
 //! An append-only log of records that survives power cuts: what the appliance promised to others, such as leases.
 //!
-//! File: eight bytes of kind, then records of length (u32), checksum (first eight bytes of the SHA-256 of length and
-//! content) and content. A record that is not whole ends the log: a power cut tore it, and nobody was told yet that it
-//! was written. Only if a whole one follows, the medium damaged it, and it alone is left out.
+//! The file begins with eight bytes of magic. Each record has a length (u32), a checksum (the first eight bytes of the SHA-256
+//! of length and content) and the content. A record that is not whole ends the log: a power cut tore it, and nobody was told
+//! that it was written. If a whole record follows it, the medium damaged it, and it alone is left out.
 
 use std::fs::TryLockError;
 use std::io::Read as _;
@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
-use durable::{Disk, DiskFile, parent};
+use durable::{Disk, DiskFile, PRIVATE, parent};
 
-const KIND: &[u8; 8] = b"LSJRNAL\x01";
+const MAGIC: &[u8; 8] = b"LSJRNAL\x01";
 const HEAD_BYTES: usize = 12;
 
-/// The largest record.
+/// The most bytes of one record.
 pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 
-/// The largest journal. Whoever appends has to [`Journal::rewrite`] long before.
+/// The most bytes of a journal. Its owner must [`Journal::rewrite`] it long before.
 pub const MAX_JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
 
-/// An open journal.
+/// An open journal. One handle at a time has it: the file is locked.
 #[derive(Debug)]
 pub struct Journal {
     disk: Disk,
     path: PathBuf,
     file: DiskFile,
-    /// Where the last whole record ends. Behind it may be what a failed append left.
+    /// Where the last whole record ends. A failed append may have left bytes behind it.
     end: u64,
     dirty: bool,
     cut: u64,
@@ -42,7 +42,7 @@ impl Journal {
     }
 
     pub(super) fn open_on(disk: Disk, path: &Path) -> Result<(Self, Vec<Vec<u8>>), StoreError> {
-        let mut file = disk.open_end(path).map_err(StoreError::io("open", path))?;
+        let mut file = disk.open_end(path, PRIVATE).map_err(StoreError::io("open", path))?;
         lock_file(&file, path)?;
         // What a rewrite that a power cut ended left behind.
         disk.remove_file(&aside(path)).map_err(StoreError::io("delete", path))?;
@@ -52,7 +52,7 @@ impl Journal {
         let cut = file.end() - end;
         if end == 0 {
             file.truncate(0).map_err(StoreError::io("cut", path))?;
-            file.append(KIND).map_err(StoreError::io("write", path))?;
+            file.append(MAGIC).map_err(StoreError::io("write", path))?;
             file.sync().map_err(StoreError::io("sync", path))?;
             disk.sync_dir(parent(path)).map_err(StoreError::io("sync", path))?;
         } else if cut > 0 {
@@ -63,12 +63,12 @@ impl Journal {
         Ok((Self { disk, path: path.to_owned(), file, end, dirty: false, cut }, records))
     }
 
-    /// How many bytes were cut off at opening.
+    /// The number of bytes that were no whole record and were cut off at opening.
     pub const fn cut_bytes(&self) -> u64 {
         self.cut
     }
 
-    /// How long the journal is; for deciding when to [`Journal::rewrite`].
+    /// The length of the file in bytes. It tells the owner when to [`Journal::rewrite`].
     pub const fn bytes(&self) -> u64 {
         self.end
     }
@@ -92,7 +92,7 @@ impl Journal {
 
     /// Replaces all records by these, all or nothing.
     pub fn rewrite<R: AsRef<[u8]>>(&mut self, records: &[R]) -> Result<(), StoreError> {
-        let mut bytes = KIND.to_vec();
+        let mut bytes = MAGIC.to_vec();
         for record in records {
             bytes.extend_from_slice(&frame(record.as_ref())?);
             if bytes.len() as u64 > MAX_JOURNAL_BYTES {
@@ -100,7 +100,7 @@ impl Journal {
             }
         }
         let aside = aside(&self.path);
-        let mut file = self.disk.create(&aside).map_err(StoreError::io("create", &aside))?;
+        let mut file = self.disk.create(&aside, PRIVATE).map_err(StoreError::io("create", &aside))?;
         // Locked before it has the name, so that nobody can come between.
         lock_file(&file, &aside)?;
         let renamed =
@@ -116,7 +116,7 @@ impl Journal {
         self.disk.sync_dir(parent(&self.path)).map_err(StoreError::io("sync", &self.path))
     }
 
-    /// Takes back what a failed append left, so that records behind it are not lost with it.
+    /// Cuts off what a failed append left, so that later records are not lost behind it.
     fn undo_failed(&mut self) -> Result<(), StoreError> {
         if self.dirty {
             self.file.truncate(self.end).map_err(StoreError::io("cut", &self.path))?;
@@ -154,10 +154,10 @@ fn frame(record: &[u8]) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
-/// The whole records and where the last one ends; 0 if not even the kind is there.
+/// The whole records and where the last one ends; 0 if the file does not begin with the magic.
 fn parse(bytes: &[u8]) -> (Vec<Vec<u8>>, u64) {
     let mut records = Vec::new();
-    let Some(mut rest) = bytes.strip_prefix(KIND) else { return (records, 0) };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return (records, 0) };
     while let Some((record, after)) = parse_record(rest) {
         if let Some(whole) = record {
             records.push(whole.to_vec());

@@ -23,6 +23,8 @@
 //! `pointer` (activation and what happens if it is damaged), `trust`, `reader`. Names from outside never become
 //! paths, except a [`Digest`] in hex.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
+
 mod cache;
 mod checked;
 mod clear_cache;
@@ -46,9 +48,8 @@ mod fixtures;
 mod power_cuts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -64,29 +65,31 @@ pub use releases::StoredRelease;
 pub use trust::TrustState;
 
 use clear_cache::ClearCache;
-use durable::Disk;
+use durable::{Disk, PRIVATE, PRIVATE_DIR, SHARED_DIR};
 
-/// How many recoveries are remembered.
+/// The most recoveries that are remembered; later ones are only logged.
 const MAX_RECOVERIES: usize = 32;
 
 /// The disk of one appliance. Clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<OpenStore>,
 }
 
 /// A release that is on disk and was re-verified or verified when it was staged.
 #[derive(Debug, Clone)]
 pub struct ActiveRelease {
-    /// The release.
+    /// The verified manifest and its catalog.
     pub opened: Opened,
-    /// The metadata that it was verified with.
+    /// The TUF metadata that it was verified with, under unversioned file names.
     pub metadata: BTreeMap<String, Vec<u8>>,
 }
 
-type Listener = Arc<dyn Fn(Digest) + Send + Sync>;
+/// Called with the digest of an object that was found damaged.
+type DamageCallback = Arc<dyn Fn(Digest) + Send + Sync>;
 
-struct Inner {
+/// The open state directory, shared by all clones of a [`Store`] and by nobody else.
+struct OpenStore {
     dir: PathBuf,
     disk: Disk,
     /// Holds the `flock`; the kernel lets go of it when the process dies.
@@ -94,7 +97,7 @@ struct Inner {
     asides: AtomicU64,
     /// Objects that a whole release on disk lists: durable since it was staged.
     listed: Mutex<HashSet<Digest>>,
-    /// Objects that this process saw whole.
+    /// Objects whose digest this process has checked.
     seen: Mutex<HashSet<Digest>>,
     /// Objects whose damage was reported and that were not fetched again yet.
     reported: Mutex<HashSet<Digest>>,
@@ -104,10 +107,10 @@ struct Inner {
     pointer: Mutex<pointer::Pointer>,
     trust: Mutex<trust::Copies>,
     clear: Arc<ClearCache>,
-    listeners: Mutex<Vec<Listener>>,
+    damage_callbacks: Mutex<Vec<DamageCallback>>,
     recoveries: Mutex<Vec<Recovery>>,
     cache: OnceLock<StateCache>,
-    logs: Mutex<logs::Pace>,
+    logs: Mutex<logs::LogBudget>,
 }
 
 impl std::fmt::Debug for Store {
@@ -127,8 +130,8 @@ impl Store {
 
     fn open_on(dir: &Path, disk: Disk) -> Result<Self, StoreError> {
         if !dir.is_dir() {
-            std::fs::create_dir_all(durable::parent(dir)).map_err(StoreError::io("create", dir))?;
-            disk.create_dir(dir).map_err(StoreError::io("create", dir))?;
+            disk.create_dirs(durable::parent(dir), SHARED_DIR).map_err(StoreError::io("create", dir))?;
+            disk.create_dir(dir, PRIVATE_DIR).map_err(StoreError::io("create", dir))?;
             disk.sync_dir(durable::parent(dir)).map_err(StoreError::io("sync", dir))?;
         }
         durable::keep_private(dir).map_err(StoreError::io("protect", dir))?;
@@ -136,11 +139,11 @@ impl Store {
 
         for name in ["tmp", "identity", "objects", "partial", "releases", "journal", "bad"] {
             let path = dir.join(name);
-            disk.create_dir(&path).map_err(StoreError::io("create", &path))?;
+            disk.create_dir(&path, PRIVATE_DIR).map_err(StoreError::io("create", &path))?;
         }
         disk.sync_dir(dir).unwrap_or_else(|error| tracing::warn!(%error, "the state directory cannot be synced"));
 
-        let inner = Inner {
+        let inner = OpenStore {
             dir: dir.to_owned(),
             disk,
             _lock: lock,
@@ -153,7 +156,7 @@ impl Store {
             pointer: Mutex::default(),
             trust: Mutex::default(),
             clear: Arc::new(ClearCache::new(clear_cache::DEFAULT_BYTES)),
-            listeners: Mutex::default(),
+            damage_callbacks: Mutex::default(),
             recoveries: Mutex::default(),
             cache: OnceLock::new(),
             logs: Mutex::default(),
@@ -208,7 +211,7 @@ impl Store {
             let above = directory.clone();
             directory.push(name);
             if !directory.is_dir() {
-                inner.disk.create_dir(&directory).map_err(StoreError::io("create", &directory))?;
+                inner.disk.create_dir(&directory, PRIVATE_DIR).map_err(StoreError::io("create", &directory))?;
                 inner.disk.sync_dir(&above).map_err(StoreError::io("sync", &above))?;
             }
         }
@@ -240,10 +243,10 @@ impl Store {
         lock(&self.inner.recoveries).clone()
     }
 
-    /// Calls `listener` when an object turns out to be damaged or gone, on the thread that found it; once until it is
+    /// Calls `callback` when an object turns out to be damaged or gone, on the thread that found it; once until it is
     /// fetched again, however often phones ask for it. It must not block.
-    pub fn on_damage(&self, listener: Box<dyn Fn(Digest) + Send + Sync>) {
-        lock(&self.inner.listeners).push(listener.into());
+    pub fn on_damage(&self, callback: Box<dyn Fn(Digest) + Send + Sync>) {
+        lock(&self.inner.damage_callbacks).push(callback.into());
     }
 
     /// Bytes written to the disk since opening, sled's not included.
@@ -269,7 +272,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     /// Where the next file is written before it gets its name.
     fn aside(&self) -> PathBuf {
         self.dir.join("tmp").join(self.asides.fetch_add(1, Ordering::Relaxed).to_string())
@@ -277,7 +280,7 @@ impl Inner {
 
     /// Makes `target` hold `bytes` durably, or leaves it as it was.
     fn replace(&self, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        self.disk.replace(&self.aside(), target, bytes).map_err(StoreError::io("write", target))
+        self.disk.replace_through(&self.aside(), target, bytes, PRIVATE).map_err(StoreError::io("write", target))
     }
 
     /// Deletes what was being written when the power went, and bounds what interrupted downloads hold.
@@ -294,13 +297,13 @@ impl Inner {
 
     fn try_writing(&self) -> Result<(), StoreError> {
         let path = self.aside();
-        let written = self.disk.create(&path).and_then(|mut file| file.append(&[0; 512]));
+        let written = self.disk.create(&path, PRIVATE).and_then(|mut file| file.append(&[0; 512]));
         let removed = self.disk.remove_file(&path);
         written.and(removed).map_err(StoreError::io("write", &path))
     }
 
     fn recovered(&self, recovery: Recovery) {
-        tracing::warn!(code = recovery.code(), "{recovery}");
+        tracing::warn!(code = recovery.repair().code(), "{recovery}");
         let mut recoveries = lock(&self.recoveries);
         if recoveries.len() < MAX_RECOVERIES && !recoveries.contains(&recovery) {
             recoveries.push(recovery);
@@ -309,7 +312,7 @@ impl Inner {
 }
 
 fn take_lock(path: &Path) -> Result<File, StoreError> {
-    let file = match OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path) {
+    let file = match durable::lock_file(path) {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path),
         other => other,
     };

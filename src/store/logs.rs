@@ -11,31 +11,31 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Inner, Store, lock};
+use super::{OpenStore, Store, lock};
 use access::logs::MAX_LOG_BYTES;
 use access::{LogError, Logs, OwnLog};
-use durable::read_limited;
+use durable::{PRIVATE, PRIVATE_DIR, read_limited};
 use ids::UnixTime;
 
 /// The most that all logs take together.
 pub const MAX_LOGS_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What a file takes at least, whatever is in it: a block of the file system.
+/// The least bytes that a file counts for: one block of the file system.
 const LEAST_BYTES: u64 = 4096;
 
 /// The shortest time between two uploads of one log. Phones write theirs at start and every few hours.
 pub const EVERY: Duration = Duration::from_secs(30);
 
-/// What is written for logs within [`PACE_TIME`] at most, so that nobody wears out the card.
-pub const PACE_BYTES: u64 = 32 * 1024 * 1024;
+/// The most bytes that are written for logs within [`BUDGET_TIME`], so that nobody wears out the card.
+pub const BUDGET_BYTES: u64 = 32 * 1024 * 1024;
 
-/// See [`PACE_BYTES`].
-pub const PACE_TIME: Duration = Duration::from_secs(60 * 60);
+/// The time after which [`BUDGET_BYTES`] may be written again.
+pub const BUDGET_TIME: Duration = Duration::from_secs(60 * 60);
 
-/// When logs were written in this process.
+/// What this process has written for logs, to bound how often and how much.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// One entry for each log; only devices of the inventory have any.
+pub(super) struct LogBudget {
+    /// When each log was last written. Only devices of the inventory have logs, so the map is bounded.
     last: HashMap<OwnLog, Instant>,
     since: Option<Instant>,
     bytes: u64,
@@ -44,9 +44,9 @@ pub(super) struct Pace {
 /// A log that is kept, as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptLog {
-    /// Whose and which.
+    /// The device and the kind of its log.
     pub log: OwnLog,
-    /// Its size.
+    /// The size of the file, at most [`MAX_LOG_BYTES`].
     pub bytes: u64,
     /// When it was last written, by the system's clock.
     pub written: SystemTime,
@@ -58,23 +58,23 @@ impl Logs for Store {
             return Err(LogError::TooLong);
         }
         // Held to the end: one upload at a time is written.
-        let mut pace = lock(&self.inner.logs);
-        pace.allow(log, now)?;
+        let mut budget = lock(&self.inner.logs);
+        budget.allow(log, now)?;
         self.inner.keep_log(log, text, at).map_err(|error| LogError::Io(error.to_string())).map(|bytes| {
-            pace.bytes = pace.bytes.saturating_add(bytes);
+            budget.bytes = budget.bytes.saturating_add(bytes);
         })
     }
 }
 
-impl Pace {
+impl LogBudget {
     fn allow(&mut self, log: OwnLog, now: Instant) -> Result<(), LogError> {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PACE_TIME) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= BUDGET_TIME) {
             self.since = Some(now);
             self.bytes = 0;
             self.last.retain(|_, last| now.saturating_duration_since(*last) < EVERY);
         }
         let soon = self.last.get(&log).is_some_and(|last| now.saturating_duration_since(*last) < EVERY);
-        if soon || self.bytes >= PACE_BYTES {
+        if soon || self.bytes >= BUDGET_BYTES {
             return Err(LogError::TooOften);
         }
         self.last.insert(log, now);
@@ -82,12 +82,12 @@ impl Pace {
     }
 }
 
-impl Inner {
+impl OpenStore {
     /// Adds to a log and makes room. Returns how many bytes were written.
     fn keep_log(&self, log: OwnLog, text: &[u8], at: UnixTime) -> io::Result<u64> {
         let dir = self.dir.join("logs");
         if !dir.is_dir() {
-            self.disk.create_dir(&dir)?;
+            self.disk.create_dir(&dir, PRIVATE_DIR)?;
             self.disk.sync_dir(&self.dir)?;
         }
         let path = dir.join(log.to_string());
@@ -103,7 +103,7 @@ impl Inner {
         for old in too_many(others, newest.len() as u64) {
             self.disk.remove_file(&dir.join(old.to_string()))?;
         }
-        self.disk.replace(&self.aside(), &path, newest)?;
+        self.disk.replace_through(&self.aside(), &path, newest, PRIVATE)?;
         Ok(newest.len() as u64)
     }
 }
@@ -195,7 +195,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let mut now = Instant::now();
         let later = move || {
-            now += PACE_TIME;
+            now += BUDGET_TIME;
             now
         };
         (dir, store, later)
@@ -269,12 +269,12 @@ mod tests {
 
     #[test]
     fn what_is_written_in_an_hour_is_bounded_for_all_together() {
-        let mut pace = Pace::default();
+        let mut budget = LogBudget::default();
         let start = Instant::now();
-        pace.allow(log(1, LogKind::App), start).unwrap();
-        pace.bytes = PACE_BYTES;
-        assert_eq!(pace.allow(log(2, LogKind::App), start), Err(LogError::TooOften));
-        pace.allow(log(2, LogKind::App), start + PACE_TIME).unwrap();
+        budget.allow(log(1, LogKind::App), start).unwrap();
+        budget.bytes = BUDGET_BYTES;
+        assert_eq!(budget.allow(log(2, LogKind::App), start), Err(LogError::TooOften));
+        budget.allow(log(2, LogKind::App), start + BUDGET_TIME).unwrap();
     }
 
     #[test]

@@ -13,14 +13,14 @@ use std::sync::{Arc, Weak};
 use sha2::{Digest as _, Sha256};
 
 use super::error::StoreError;
-use super::{Inner, Store, lock};
-use durable::parent;
+use super::{OpenStore, Store, lock};
+use durable::{PRIVATE_DIR, parent};
 use ids::Digest;
 
-/// How many damaged objects are kept for looking at.
+/// The most damaged objects that are kept in `bad/`, for whoever looks for the cause.
 const MAX_BAD: usize = 4;
 
-/// Larger damaged objects are deleted at once.
+/// Damaged objects of more bytes are deleted at once.
 const MAX_BAD_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How many open files are remembered before the closed ones are forgotten.
@@ -52,14 +52,13 @@ impl Store {
         Ok(bytes)
     }
 
-    /// An object was found damaged: moves it away, so that the next poll fetches it again. Transfers that have it
-    /// open go on.
+    /// Moves a damaged object away, so that the next poll fetches it again. Transfers that have it open go on.
     pub fn quarantine(&self, digest: &Digest) {
         self.inner.quarantine(digest);
     }
 }
 
-impl Inner {
+impl OpenStore {
     pub(super) fn object_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.to_string();
         self.dir.join("objects").join(hex.get(..2).unwrap_or_default()).join(&hex)
@@ -92,7 +91,7 @@ impl Inner {
     pub(super) fn adopt(&self, digest: &Digest, from: &Path) -> Result<(), StoreError> {
         let path = self.object_path(digest);
         let directory = parent(&path);
-        self.disk.create_dir(directory).map_err(StoreError::io("create", directory))?;
+        self.disk.create_dir(directory, PRIVATE_DIR).map_err(StoreError::io("create", directory))?;
         self.disk.rename(from, &path).map_err(StoreError::io("rename", from))?;
         if lock(&self.listed).contains(digest) {
             self.disk.sync_dir(directory).map_err(StoreError::io("sync", directory))?;
@@ -117,7 +116,7 @@ impl Inner {
         Ok(file)
     }
 
-    /// What a transfer reads turned out to be damaged. Its file may have been replaced by a good one since.
+    /// Quarantines the object of a file that turned out to be damaged, unless a good file has replaced it since.
     pub(super) fn damaged_file(&self, digest: &Digest, file: &File) {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let read = file.metadata().map(identity);
@@ -128,16 +127,16 @@ impl Inner {
         }
     }
 
-    /// Quarantines an object and tells whoever listens.
+    /// Quarantines an object and calls the damage callbacks.
     pub(super) fn damaged(&self, digest: &Digest) {
         self.quarantine(digest);
         if !lock(&self.reported).insert(*digest) {
             return;
         }
         tracing::warn!(object = %digest, "a stored object is damaged or gone and has to be fetched again");
-        let listeners = lock(&self.listeners).clone();
-        for listener in listeners {
-            listener(*digest);
+        let callbacks = lock(&self.damage_callbacks).clone();
+        for callback in callbacks {
+            callback(*digest);
         }
     }
 
@@ -166,10 +165,10 @@ impl Inner {
     }
 }
 
-/// One file of a directory.
+/// One file of a directory, as [`list`] finds it.
 pub(super) struct Listed {
     pub(super) path: PathBuf,
-    /// The digest that it is named by, if it is.
+    /// The digest in its name; `None` if the name is no digest.
     pub(super) digest: Option<Digest>,
     pub(super) bytes: u64,
     pub(super) modified: Option<std::time::SystemTime>,

@@ -1,20 +1,20 @@
 //! Which release is active: one small file, replaced whole.
 //!
-//! If the medium damages it none the less, the newest whole release that has been active takes its place; a release
-//! that was only staged waits for its activation and a rejected one is never chosen.
+//! If the medium damages that file, the newest whole release that has been active is served. A release that was only staged
+//! waits for its activation, and a rejected one is never chosen.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Recovery, StoreError};
 use super::releases::StoredRelease;
-use super::{Inner, Store, checked, lock};
+use super::{OpenStore, Store, checked, lock};
 use durable::read_limited;
 use ids::Generation;
 
-const POINTER: &checked::Kind = b"LSACTIV\x01";
+const POINTER: &checked::FileMagic = b"LSACTIV\x01";
 const MAX_POINTER_BYTES: u64 = 1024;
 
-/// What the file says.
+/// The content of the file `active`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pointer {
     pub(super) active: Option<Generation>,
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     fn switch(&self, pointer: &mut Pointer, to: Pointer) -> Result<(), StoreError> {
         let path = self.dir.join("active");
         // Two numbers: they always become JSON.
@@ -72,7 +72,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Where the pointer has to change for something to be served at all, the disk's refusal does not count.
+    /// Switches the pointer in memory even if the disk takes no writes: otherwise nothing would be served.
     fn switch_anyway(&self, pointer: &mut Pointer, to: Pointer) {
         if let Err(error) = self.switch(pointer, to) {
             tracing::warn!(%error, "the pointer to the active release cannot be mended");

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::clear_cache::ClearCache;
 use super::download::SEALED_CHUNK_BYTES;
-use super::{Inner, Store};
+use super::{OpenStore, Store};
 use access::{Content, ContentError, Files};
 use bundle::limits::{CHUNK_BYTES, MAX_COMPRESSED_FILE_BYTES, TAG_BYTES};
 use bundle::object::{self, ObjectError};
@@ -56,7 +56,7 @@ struct StoredFile {
     file: Arc<File>,
     entry: Arc<FileEntry>,
     clear: Arc<ClearCache>,
-    store: Weak<Inner>,
+    store: Weak<OpenStore>,
 }
 
 impl Content for StoredFile {
@@ -67,7 +67,7 @@ impl Content for StoredFile {
     fn chunk(&self, index: u64) -> Result<Arc<[u8]>, ContentError> {
         let blob = &self.entry.blob;
         if index.checked_mul(CHUNK).is_none_or(|start| start >= blob.clear_bytes) {
-            // Behind the end there is nothing left; an empty file is authenticated none the less.
+            // Behind the end there are no bytes. An empty file is authenticated nonetheless.
             if index > 0 || blob.clear_bytes > 0 {
                 return Ok(Arc::new([]));
             }
@@ -95,6 +95,7 @@ impl Content for StoredFile {
     }
 }
 
+/// Why a chunk could not be read: the object is damaged, or the disk failed.
 enum Failure {
     Damaged(String),
     Io(io::Error),
@@ -116,7 +117,7 @@ impl From<io::Error> for Failure {
 }
 
 impl StoredFile {
-    /// Tells of damage, and what the reader hears of it.
+    /// The error for whoever reads. A damaged object is quarantined first.
     fn failed(&self, failure: Failure) -> ContentError {
         match failure {
             Failure::Damaged(why) => {
@@ -207,7 +208,7 @@ fn sealed_bytes(clear_bytes: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-impl Inner {
+impl OpenStore {
     /// For tests: how much clear text of an object is in memory.
     pub(super) fn cached(&self, digest: &ids::Digest, chunks: u64) -> usize {
         (0..chunks).filter(|index| self.clear.find(digest, *index).is_some()).count()

@@ -11,55 +11,56 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
-use super::{Inner, Store, checked, lock};
+use super::{OpenStore, Store, checked, lock};
 use bundle::limits::{MAX_FILES, MAX_MANIFEST_BYTES, MAX_SHARDS};
-use durable::read_limited;
+use durable::{PRIVATE, PRIVATE_DIR, read_limited};
 use ids::{Digest, Generation};
 
-const INDEX: &checked::Kind = b"LSINDEX\x01";
+const INDEX: &checked::FileMagic = b"LSINDEX\x01";
 const MAX_INDEX_BYTES: u64 = 64 * 1024;
 
 /// The most metadata files of a release, delegated roles included.
 const MAX_METADATA_FILES: usize = 64;
 
-/// The largest metadata file.
+/// The most bytes of one metadata file.
 const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Files, shards and the inventory.
+/// The most objects of a release: files, shards and the inventory.
 const MAX_OBJECTS: usize = MAX_FILES + MAX_SHARDS + 1;
 
 const OBJECT_ENTRY_BYTES: usize = 40;
 
-/// There if the release was active once; see [`super::pointer`].
+/// An empty file in the directory of a release that has been active; see [`super::pointer`].
 const ACTIVATED: &str = "activated";
 
 /// A release as it lies on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRelease {
-    /// Its number.
+    /// The number of the release; a newer release has a higher one.
     pub generation: Generation,
     /// The metadata it was verified with, under unversioned names.
     pub metadata: BTreeMap<String, Vec<u8>>,
-    /// The sealed manifest.
+    /// The manifest as it was fetched: sealed to the site, at most `MAX_MANIFEST_BYTES`.
     pub sealed_manifest: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Index {
     generation: Generation,
-    manifest: Part,
-    objects: Part,
+    manifest: FileDigest,
+    objects: FileDigest,
     /// File `n.json` holds the metadata of this name: names come from outside and become no paths.
-    metadata: Vec<(String, Part)>,
+    metadata: Vec<(String, FileDigest)>,
 }
 
+/// The checksum and the length of one file of the release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
+struct FileDigest {
     sha256: Digest,
     bytes: u64,
 }
 
-impl Part {
+impl FileDigest {
     fn of(bytes: &[u8]) -> Self {
         Self { sha256: Digest::of(bytes), bytes: bytes.len() as u64 }
     }
@@ -78,14 +79,14 @@ impl Store {
         self.inner.active()
     }
 
-    /// The one before; `None` too if it is damaged.
+    /// The release that was active before; `None` if there is none, or if it is damaged.
     pub fn previous(&self) -> Result<Option<StoredRelease>, StoreError> {
         let previous = lock(&self.inner.pointer).previous;
         Ok(previous.and_then(|generation| self.inner.load_release(generation)))
     }
 }
 
-impl Inner {
+impl OpenStore {
     pub(super) fn release_dir(&self, generation: Generation) -> PathBuf {
         self.dir.join("releases").join(generation.to_string())
     }
@@ -110,13 +111,13 @@ impl Inner {
         index.objects.read(&dir.join("objects"), (MAX_OBJECTS * OBJECT_ENTRY_BYTES) as u64)?;
         let sealed_manifest = index.manifest.read(&dir.join("manifest"), MAX_MANIFEST_BYTES)?;
         let mut metadata = BTreeMap::new();
-        for (number, (name, part)) in index.metadata.into_iter().enumerate() {
-            metadata.insert(name, part.read(&dir.join(format!("{number}.json")), MAX_METADATA_BYTES)?);
+        for (number, (name, file)) in index.metadata.into_iter().enumerate() {
+            metadata.insert(name, file.read(&dir.join(format!("{number}.json")), MAX_METADATA_BYTES)?);
         }
         Some(StoredRelease { generation, metadata, sealed_manifest })
     }
 
-    /// The objects that a release needs, with their lengths; `None` if nobody can say.
+    /// The objects that a release needs, with their lengths in bytes; `None` if its list of objects is damaged.
     pub(super) fn release_objects(&self, generation: Generation) -> Option<Vec<(Digest, u64)>> {
         let index = self.load_index(generation)?;
         let path = self.release_dir(generation).join("objects");
@@ -171,9 +172,9 @@ impl Inner {
         }
         let index = Index {
             generation,
-            manifest: Part::of(sealed_manifest),
-            objects: Part::of(&list),
-            metadata: metadata.iter().map(|(name, bytes)| (name.clone(), Part::of(bytes))).collect(),
+            manifest: FileDigest::of(sealed_manifest),
+            objects: FileDigest::of(&list),
+            metadata: metadata.iter().map(|(name, bytes)| (name.clone(), FileDigest::of(bytes))).collect(),
         };
         let dir = self.release_dir(generation);
         if self.load_release(generation).is_some() {
@@ -222,9 +223,9 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            self.disk.write_new(&path, bytes).map_err(StoreError::io("write", &path))
+            self.disk.write_new(&path, bytes, PRIVATE).map_err(StoreError::io("write", &path))
         };
-        self.disk.create_dir(dir).map_err(StoreError::io("create", dir))?;
+        self.disk.create_dir(dir, PRIVATE_DIR).map_err(StoreError::io("create", dir))?;
         write("manifest", sealed_manifest)?;
         write("objects", objects)?;
         for (number, bytes) in metadata.values().enumerate() {
@@ -237,18 +238,18 @@ impl Inner {
         self.disk.sync_dir(dir).map_err(StoreError::io("sync", dir))
     }
 
-    /// Notes in the release itself that it is about to be active.
+    /// Notes in the directory of the release that it is about to be active.
     pub(super) fn mark_activated(&self, generation: Generation) -> Result<(), StoreError> {
         let dir = self.release_dir(generation);
         let path = dir.join(ACTIVATED);
         if path.exists() {
             return Ok(());
         }
-        self.disk.create(&path).map_err(StoreError::io("create", &path))?;
+        self.disk.create(&path, PRIVATE).map_err(StoreError::io("create", &path))?;
         self.disk.sync_dir(&dir).map_err(StoreError::io("sync", &dir))
     }
 
-    /// Takes that note back: the release did not prove itself.
+    /// Removes that note, because the release failed its self-check.
     pub(super) fn unmark_activated(&self, generation: Generation) -> Result<(), StoreError> {
         let dir = self.release_dir(generation);
         let path = dir.join(ACTIVATED);

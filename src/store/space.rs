@@ -1,12 +1,12 @@
-//! How much room there is.
+//! The room on the file system of the state directory, and the reserve that a release must leave.
 
 use super::Store;
 use super::error::StoreError;
 
-/// What must stay free at least: logs, leases and trust state still have to be written when a release has arrived.
+/// The least bytes that must stay free: logs, leases and trust state have to be written after a release has arrived.
 const MIN_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The part of the file system that must stay free.
+/// The least part of the file system that must stay free, in percent.
 const RESERVE_PERCENT: u64 = 2;
 
 /// Bytes of a file system: in all, and free for us.

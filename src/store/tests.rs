@@ -292,7 +292,7 @@ fn a_disk_that_takes_no_writes_is_no_reason_not_to_serve() {
         let store = Store::open_on(dir.path(), faults.disk()).unwrap();
         Made::number(if damaged { 1 } else { 2 }).assert_whole(&store);
         assert_eq!(store.trust().unwrap(), Some(trust(1)));
-        assert_eq!(store.recoveries()[0].code(), "not-writable");
+        assert_eq!(store.recoveries()[0].repair().code(), "not-writable");
         assert!(Made::number(3).install(&store).is_err());
         faults.heal();
         Made::number(3).install(&store).unwrap();

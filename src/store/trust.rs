@@ -9,11 +9,11 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Recovery, StoreError};
-use super::{Inner, Store, checked, lock};
+use super::{OpenStore, Store, checked, lock};
 use durable::read_limited;
 use ids::{Generation, UnixTime};
 
-const TRUST: &checked::Kind = b"LSTRUST\x01";
+const TRUST: &checked::FileMagic = b"LSTRUST\x01";
 
 /// The largest copy: five metadata files at their limits with room to spare.
 const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
@@ -21,21 +21,21 @@ const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
 /// Trust state: what must survive any power cut. Two checksummed copies, written in turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustState {
-    /// [`tuf::Trusted::files`].
+    /// The trusted metadata, as [`tuf::Trusted::files`] names it.
     pub metadata: BTreeMap<String, Vec<u8>>,
-    /// The time floor.
+    /// The time floor: the latest time that a signed source has shown. `None` if none has been saved.
     pub time_floor: Option<UnixTime>,
     /// Generations whose self-check failed and that are not tried again.
     pub rejected: Vec<Generation>,
 }
 
-/// What is known of the two copies.
+/// What the store knows of the two copies of the trust state.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     sequence: u64,
     state: Option<TrustState>,
     whole: [bool; 2],
-    /// There was a state and neither copy holds it any more.
+    /// Whether there was a state and both copies of it are damaged.
     lost: bool,
 }
 
@@ -73,9 +73,9 @@ impl TrustState {
 }
 
 impl Store {
-    /// The trust state; `None` only if there never was one. Both copies bad: rebuilt from the active release's
-    /// metadata, without time floor (the metadata's own times are one), and [`Store::recoveries`] says so; if there is
-    /// no release either, [`StoreError::TrustLost`].
+    /// The trust state; `None` only if there never was one. If both copies are damaged, it is rebuilt from the metadata of the
+    /// active release, without a time floor, and [`Store::recoveries`] says so. If there is no release either, the error is
+    /// [`StoreError::TrustLost`].
     pub fn trust(&self) -> Result<Option<TrustState>, StoreError> {
         let (state, lost) = {
             let copies = lock(&self.inner.trust);
@@ -84,7 +84,7 @@ impl Store {
         if state.is_some() {
             return Ok(state);
         }
-        // A release without trust state: somebody deleted it. That must not lower the rollback floor either.
+        // There is a release and no trust state, so somebody deleted it. That must not lower the rollback floor.
         let Some(active) = self.inner.active()? else {
             return if lost { Err(StoreError::TrustLost) } else { Ok(None) };
         };
@@ -121,7 +121,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl OpenStore {
     fn trust_path(&self, copy: u8) -> std::path::PathBuf {
         self.dir.join(format!("trust.{copy}"))
     }

@@ -1,11 +1,12 @@
-//! Tracing set-up, the same for every binary.
+//! What every program does the same way: how it logs, and how it tells errors (`hint`).
 //!
 //! Logs go to standard error, one line each, without a time where the journal adds its own. The filter comes
 //! from `LINESIDE_LOG` (syntax of `tracing_subscriber::EnvFilter`), else from the caller.
 //!
 //! Rooms are crates, and a crate's own log targets begin with its name (`tftp::service`). People filter and read them
-//! below one name, `lineside::tftp::service`: [`targets`] translates both ways.
+//! below one name, `lineside::tftp::service`: `targets` translates both ways.
 
+mod hint;
 mod targets;
 
 use std::io::IsTerminal as _;
@@ -14,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+pub use hint::{Hint, Hinted, explain, hints};
 use targets::Named;
 
 /// The environment variable that overrides the filter, for example `lineside=debug,lineside::tftp=trace`.
@@ -32,31 +34,5 @@ pub fn start(default_filter: &str) {
         .event_format(Named { time: std::env::var_os("JOURNAL_STREAM").is_none() });
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         tracing::debug!("logging had been started before");
-    }
-}
-
-/// An error as a person at a terminal needs it: what failed and why on one line, then what to try.
-///
-/// Contexts that begin with `hint: ` are told apart from the rest of the chain.
-pub fn explain(error: &anyhow::Error) -> String {
-    let links: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let (hints, causes): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.starts_with("hint: "));
-    let mut text = format!("error: {}", causes.join(": "));
-    for hint in hints {
-        text.push('\n');
-        text.push_str(&hint);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_is_told_before_its_hint() {
-        let error =
-            anyhow::anyhow!("permission denied").context("cannot read key a.key").context("hint: run as user hq");
-        assert_eq!(explain(&error), "error: cannot read key a.key: permission denied\nhint: run as user hq");
     }
 }

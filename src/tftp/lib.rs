@@ -1,8 +1,11 @@
-//! TFTP for phones: an engine of our own.
+//! The TFTP server for phones.
 //!
-//! It speaks RFC 1350, 2347 (options), 2348 (`blksize`), 2349 (`timeout`, `tsize`) and 7440 (`windowsize`), reads, and the logs that a site takes.
-//! Read [`packet`], then [`options`], then [`transfer`], which decides everything about one transfer and knows no
-//! socket, and its counterpart [`receive`]; [`service`] moves datagrams, asks [`access`] who may have what, and keeps the bounds.
+//! It speaks RFC 1350, 2347 (options), 2348 (`blksize`), 2349 (`timeout`, `tsize`) and 7440 (`windowsize`). It serves files,
+//! and takes phones' logs at sites that want them.
+//!
+//! Read [`packet`], then [`options`]. [`transfer`] decides everything about one file that is served, and [`receive`] about one
+//! log that is taken; neither knows a socket. [`service`] moves datagrams, asks [`access`] who may have which file, and keeps
+//! the bounds.
 
 pub mod netascii;
 pub mod options;

@@ -1,10 +1,10 @@
-//! The netascii mode of RFC 1350 (RFC 764): a line ends in CR LF, a lone CR is CR NUL. Only for text: in an image it
-//! destroys what it touches.
+//! The netascii mode of RFC 1350 (RFC 764): a line ends in CR LF, a lone CR is sent as CR NUL. It is for text only, because it
+//! would destroy an image.
 
 /// The largest text that is translated, in bytes. It is held in memory as a whole, so that `tsize` is exact.
 pub const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 
-/// `bytes` as they are sent in netascii; `None` if they are no text.
+/// A text as it is sent in netascii; `None` if `bytes` are no text.
 ///
 /// Lines that end in CR LF already stay as they are, as phones' own tools write them.
 pub fn translate(bytes: &[u8]) -> Option<Vec<u8>> {

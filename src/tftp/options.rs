@@ -1,5 +1,5 @@
-//! What client and server agree on: RFC 2347 to 2349 and RFC 7440. Only what was asked for is answered; a value out of
-//! range is ignored or clamped, never fatal; what is unknown is ignored and never echoed.
+//! The options that client and server negotiate: RFC 2347 to 2349 and RFC 7440. The server answers only options that were
+//! asked for. A value out of range is ignored or clamped, never fatal. An unknown option is ignored and never echoed.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ pub const MAX_WINDOW_BYTES: u32 = 128 * 1024;
 /// IPv4 without options, UDP, and the head of a DATA packet.
 const OVERHEAD_BYTES: u32 = 20 + 8 + 4;
 
-/// The most that this server agrees to, on one interface at one site.
+/// The largest `blksize` and `windowsize` that the server agrees to, on one interface at one site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct OptionLimits {
     max_blksize: u16,
     max_windowsize: u16,
 }
 
-impl Limits {
+impl OptionLimits {
     /// The limits for an interface of this MTU. A site's settings can only narrow them.
     pub fn new(mtu: u32, max_blksize: Option<u16>, max_windowsize: Option<u16>) -> Self {
         let by_mtu = u16::try_from(mtu.saturating_sub(OVERHEAD_BYTES)).unwrap_or(u16::MAX);
@@ -47,9 +47,9 @@ impl Limits {
     }
 }
 
-/// The terms of one transfer.
+/// What client and server agreed on for one transfer (RFC 2347).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct NegotiatedOptions {
     /// Bytes in a block (RFC 2348).
     pub blksize: u16,
     /// Blocks in a window (RFC 7440); 1 is lock-step.
@@ -60,24 +60,24 @@ pub struct Terms {
     pub oack: Option<Box<[u8]>>,
 }
 
-impl Default for Terms {
+impl Default for NegotiatedOptions {
     /// RFC 1350 without options.
     fn default() -> Self {
         Self { blksize: DEFAULT_BLKSIZE, windowsize: 1, timeout: None, oack: None }
     }
 }
 
-impl Terms {
-    /// Answers the options of a request for a file of `len` bytes (as they will be sent).
-    pub fn agree(asked: &[RequestOption<'_>], len: u64, limits: &Limits) -> Self {
+impl NegotiatedOptions {
+    /// Answers the options of a request. `len` is the file's size in bytes as it will be sent: the answer to `tsize`.
+    pub fn negotiate(asked: &[RequestOption<'_>], len: u64, limits: &OptionLimits) -> Self {
         let blksize = number(asked, b"blksize").filter(|size| *size >= u64::from(*BLKSIZE_RANGE.start()));
         // RFC 2348: the server answers with a value at most as large.
         let blksize = blksize.map(|size| u16::try_from(size).unwrap_or(u16::MAX).min(limits.max_blksize));
         // RFC 2349: the very same value or no answer.
         let seconds = number(asked, b"timeout").filter(|seconds| (1..=255).contains(seconds));
         let tsize = number(asked, b"tsize").map(|_| len);
-        let terms_blksize = blksize.unwrap_or(DEFAULT_BLKSIZE);
-        let by_memory = u16::try_from(MAX_WINDOW_BYTES / u32::from(terms_blksize)).unwrap_or(u16::MAX).max(1);
+        let agreed_blksize = blksize.unwrap_or(DEFAULT_BLKSIZE);
+        let by_memory = u16::try_from(MAX_WINDOW_BYTES / u32::from(agreed_blksize)).unwrap_or(u16::MAX).max(1);
         // RFC 7440 §3: 0 is no window.
         let windowsize = number(asked, b"windowsize").filter(|size| *size > 0);
         let windowsize =
@@ -90,7 +90,7 @@ impl Terms {
             (b"windowsize", windowsize.map(u64::from)),
         ];
         Self {
-            blksize: terms_blksize,
+            blksize: agreed_blksize,
             windowsize: windowsize.unwrap_or(1),
             timeout: seconds.map(Duration::from_secs),
             oack: oack(asked, &answers),
@@ -98,15 +98,15 @@ impl Terms {
     }
 }
 
-/// What a client says that it will send (RFC 2349: `tsize` of a WRQ); more than a number can say counts as the most.
+/// How many bytes a client says that it will send (RFC 2349: `tsize` of a WRQ). A number over `u64` counts as its maximum.
 pub fn announced_size(asked: &[RequestOption<'_>]) -> Option<u64> {
     let value = find(asked, b"tsize")?.value;
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     digits.then(|| number(asked, b"tsize").unwrap_or(u64::MAX))
 }
 
-/// The MAC address that a device tells of itself in its options (Grandstream does, in every request). Anybody can write
-/// anything there: a hint for people, never a reason to serve.
+/// The MAC address that a device gives as its own in its options, as Grandstream's do in every request. Anybody can write
+/// anything there, so it is a hint for people and never a reason to serve.
 pub fn device_hint(asked: &[RequestOption<'_>]) -> Option<MacAddr> {
     let value = find(asked, b"grandstream_ID")?.value;
     std::str::from_utf8(value).ok()?.parse().ok()
@@ -132,7 +132,7 @@ fn find<'a, 'b>(asked: &'a [RequestOption<'b>], name: &[u8]) -> Option<&'a Reque
     asked.iter().find(|option| option.name.eq_ignore_ascii_case(name))
 }
 
-/// RFC 2347: numbers are decimal ASCII. Anything else is as if it were not there.
+/// The option's number. RFC 2347: numbers are decimal ASCII; an option with anything else is ignored.
 fn number(asked: &[RequestOption<'_>], name: &[u8]) -> Option<u64> {
     let value = find(asked, name)?.value;
     let digits = (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
@@ -146,25 +146,25 @@ mod tests {
 
     const ETHERNET: u32 = 1500;
 
-    fn agree(options: &[(&str, &str)]) -> Terms {
+    fn negotiate(options: &[(&str, &str)]) -> NegotiatedOptions {
         agree_on(ETHERNET, options)
     }
 
-    fn agree_on(mtu: u32, options: &[(&str, &str)]) -> Terms {
+    fn agree_on(mtu: u32, options: &[(&str, &str)]) -> NegotiatedOptions {
         let asked: Vec<_> = options
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        Terms::agree(&asked, 1234, &Limits::new(mtu, None, None))
+        NegotiatedOptions::negotiate(&asked, 1234, &OptionLimits::new(mtu, None, None))
     }
 
     fn answer(options: &[(&str, &str)]) -> Option<String> {
-        agree(options).oack.map(|oack| oack.iter().copied().map(char::from).collect())
+        negotiate(options).oack.map(|oack| oack.iter().copied().map(char::from).collect())
     }
 
     #[test]
     fn without_options_there_is_no_oack() {
-        assert_eq!(agree(&[]), Terms::default());
+        assert_eq!(negotiate(&[]), NegotiatedOptions::default());
     }
 
     #[test]
@@ -183,10 +183,10 @@ mod tests {
     fn blksize_is_clamped_to_the_mtu() {
         // RFC 2348 leaves room for 8 to 65464; 1468 is what fits Ethernet unfragmented.
         for asked in ["1468", "1469", "8192", "65464", "65465", "4294967296"] {
-            assert_eq!(agree(&[("blksize", asked)]).blksize, 1468, "{asked}");
+            assert_eq!(negotiate(&[("blksize", asked)]).blksize, 1468, "{asked}");
         }
-        assert_eq!(agree(&[("blksize", "1467")]).blksize, 1467);
-        assert_eq!(agree(&[("blksize", "8")]).blksize, 8);
+        assert_eq!(negotiate(&[("blksize", "1467")]).blksize, 1467);
+        assert_eq!(negotiate(&[("blksize", "8")]).blksize, 8);
         assert_eq!(agree_on(65536, &[("blksize", "65535")]).blksize, 65464);
     }
 
@@ -203,15 +203,15 @@ mod tests {
             ("windowsize", "0"),
             ("tsize", "large"),
         ] {
-            assert_eq!(agree(&[option]), Terms::default(), "{option:?}");
+            assert_eq!(negotiate(&[option]), NegotiatedOptions::default(), "{option:?}");
             assert_eq!(answer(&[option, ("BLKSIZE2", "9")]), None, "{option:?}");
         }
     }
 
     #[test]
     fn windowsize_is_clamped_to_64_and_to_the_memory_of_one_transfer() {
-        assert_eq!(agree(&[("windowsize", "65535"), ("blksize", "1468")]).windowsize, 64);
-        assert_eq!(agree(&[("windowsize", "16")]).windowsize, 16);
+        assert_eq!(negotiate(&[("windowsize", "65535"), ("blksize", "1468")]).windowsize, 64);
+        assert_eq!(negotiate(&[("windowsize", "16")]).windowsize, 16);
         assert_eq!(agree_on(65536, &[("windowsize", "64"), ("blksize", "65464")]).windowsize, 2);
     }
 
@@ -219,9 +219,9 @@ mod tests {
     fn a_site_can_narrow_the_limits_but_not_widen_them() {
         let asked =
             [RequestOption { name: b"blksize", value: b"8000" }, RequestOption { name: b"windowsize", value: b"99" }];
-        let narrow = Terms::agree(&asked, 0, &Limits::new(ETHERNET, Some(1024), Some(8)));
+        let narrow = NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(ETHERNET, Some(1024), Some(8)));
         assert_eq!((narrow.blksize, narrow.windowsize), (1024, 8));
-        let wide = Terms::agree(&asked, 0, &Limits::new(ETHERNET, Some(9000), Some(900)));
+        let wide = NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(ETHERNET, Some(9000), Some(900)));
         assert_eq!((wide.blksize, wide.windowsize), (1468, 64));
     }
 
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn our_oack_is_a_packet() {
-        let terms = agree(&[("blksize", "1024"), ("windowsize", "4")]);
+        let terms = negotiate(&[("blksize", "1024"), ("windowsize", "4")]);
         let packet = terms.oack.expect("two options were asked");
         let Ok(Packet::Oack(options)) = Packet::parse(&packet) else { panic!("no OACK") };
         assert_eq!(options.len(), 2);

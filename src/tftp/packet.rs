@@ -20,36 +20,36 @@ const OACK: u16 = 6;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// RRQ: the client wants a file.
-    Read(Request<'a>),
+    Read(TransferRequest<'a>),
     /// WRQ: the client wants to send a file.
-    Write(Request<'a>),
+    Write(TransferRequest<'a>),
     /// DATA: one block. Numbers start at 1 and roll over to 0.
     Data {
         /// The number of the block.
         block: u16,
-        /// Its bytes; fewer than `blksize` end the transfer.
+        /// The bytes of the block; fewer than `blksize` end the transfer.
         bytes: &'a [u8],
     },
     /// ACK of this block; 0 acknowledges an OACK.
     Ack(u16),
     /// ERROR: ends a transfer, and is itself never answered.
     Error {
-        /// The code, see [`ErrorCode`].
+        /// One of [`ErrorCode`], or a number that no RFC defines.
         code: u16,
-        /// The text for people.
+        /// What went wrong, for people; without its NUL.
         message: &'a [u8],
     },
     /// OACK: what the server agrees to (RFC 2347).
     Oack(Vec<RequestOption<'a>>),
 }
 
-/// What stands in an RRQ or WRQ.
+/// The body of an RRQ or a WRQ (RFC 1350 §5, RFC 2347): both have the same fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request<'a> {
+pub struct TransferRequest<'a> {
     /// The name as it was sent, without its NUL. [`ids::FileName::from_wire`] checks it.
     pub name: &'a [u8],
     /// How the bytes are to be sent.
-    pub mode: Mode,
+    pub mode: TransferMode,
     /// The options in the client's order, at most [`MAX_OPTIONS`].
     pub options: Vec<RequestOption<'a>>,
 }
@@ -59,20 +59,20 @@ pub struct Request<'a> {
 pub struct RequestOption<'a> {
     /// Its name as spelled by the client; never empty.
     pub name: &'a [u8],
-    /// Its value.
+    /// Its value: decimal ASCII for every option of RFC 2348, 2349 and 7440.
     pub value: &'a [u8],
 }
 
-/// The transfer mode of a request, in any case of letters.
+/// The transfer mode of a request (RFC 1350 §1). It is read in any case of letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum TransferMode {
     /// Bytes as they are.
     Octet,
     /// Text with the line ends of RFC 764.
     Netascii,
     /// Obsolete since RFC 1350.
     Mail,
-    /// Anything else.
+    /// A mode that no RFC names. It is answered with ERROR 4.
     Unknown,
 }
 
@@ -80,11 +80,11 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum ErrorCode {
-    /// See the message.
+    /// No code fits. The message says what is wrong.
     Undefined = 0,
     /// There is no such file.
     FileNotFound = 1,
-    /// Not allowed.
+    /// The server does not allow it.
     AccessViolation = 2,
     /// Disk full or allocation exceeded.
     DiskFull = 3,
@@ -92,7 +92,7 @@ pub enum ErrorCode {
     IllegalOperation = 4,
     /// The packet belongs to no transfer of this port.
     UnknownTransferId = 5,
-    /// The file exists.
+    /// A WRQ names a file that exists already.
     FileExists = 6,
     /// There is no such user.
     NoSuchUser = 7,
@@ -102,49 +102,50 @@ pub enum ErrorCode {
 
 /// Why a datagram is no TFTP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    /// It ends too early.
+pub enum PacketError {
+    /// The datagram ends before its last mandatory field.
     #[error("the packet ends too early")]
     Truncated,
-    /// No such opcode.
+    /// The first two octets are no opcode: RFC 1350 has 1 to 5, RFC 2347 adds 6.
     #[error("opcode {0} is unknown")]
     Opcode(u16),
 }
 
-/// Every ERROR that the server sends. None holds a name or a path, and each is the same whatever the reason was.
+/// Every ERROR that the server sends. None holds a name or a path. Each is the same for every cause of its kind, so it
+/// tells nobody which files exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// No such file, or not for this client.
+pub enum ErrorReply {
+    /// There is no such file, or this client may not have it.
     NotFound,
-    /// Writing is not possible.
+    /// The server takes no such file from this client.
     AccessViolation,
-    /// `mail`, modes that do not exist, and blocks longer than agreed.
+    /// The mode is `mail` or unknown, or a block is longer than agreed.
     IllegalOperation,
-    /// More than is kept of an upload.
+    /// The upload is longer than the server keeps.
     DiskFull,
     /// The file is binary and netascii would corrupt it.
     OctetOnly,
-    /// A bound on transfers is reached.
+    /// The server, or this address, has as many transfers as it may have.
     Busy,
     /// The file cannot be read now.
     TemporaryFailure,
-    /// The packet came from somebody else's port.
+    /// The packet came from a TID that is not this transfer's (RFC 1350 §4).
     UnknownTransferId,
 }
 
 impl<'a> Packet<'a> {
     /// The packet in this datagram. What follows the last complete field is ignored: the Cisco 7940 sends further NULs
     /// after the mode, others pad an ACK to the minimum of Ethernet.
-    pub fn parse(datagram: &'a [u8]) -> Result<Self, ParseError> {
+    pub fn parse(datagram: &'a [u8]) -> Result<Self, PacketError> {
         let (opcode, rest) = take_u16(datagram)?;
         match opcode {
-            RRQ => Request::parse(rest).map(Self::Read),
-            WRQ => Request::parse(rest).map(Self::Write),
+            RRQ => TransferRequest::parse(rest).map(Self::Read),
+            WRQ => TransferRequest::parse(rest).map(Self::Write),
             DATA => take_u16(rest).map(|(block, bytes)| Self::Data { block, bytes }),
             ACK => take_u16(rest).map(|(block, _)| Self::Ack(block)),
             ERROR => take_u16(rest).map(|(code, text)| Self::Error { code, message: until_nul(text).0 }),
             OACK => Ok(Self::Oack(parse_options(rest))),
-            other => Err(ParseError::Opcode(other)),
+            other => Err(PacketError::Opcode(other)),
         }
     }
 
@@ -174,16 +175,16 @@ impl<'a> Packet<'a> {
     }
 }
 
-impl<'a> Request<'a> {
-    fn parse(rest: &'a [u8]) -> Result<Self, ParseError> {
+impl<'a> TransferRequest<'a> {
+    fn parse(rest: &'a [u8]) -> Result<Self, PacketError> {
         let (name, rest) = until_nul(rest);
-        let rest = rest.ok_or(ParseError::Truncated)?;
+        let rest = rest.ok_or(PacketError::Truncated)?;
         // A mode without its NUL is complete enough to be answered.
         let (mode, rest) = until_nul(rest);
         if mode.is_empty() {
-            return Err(ParseError::Truncated);
+            return Err(PacketError::Truncated);
         }
-        Ok(Self { name, mode: Mode::parse(mode), options: parse_options(rest.unwrap_or_default()) })
+        Ok(Self { name, mode: TransferMode::parse(mode), options: parse_options(rest.unwrap_or_default()) })
     }
 
     fn emit(&self, opcode: u16, out: &mut Vec<u8>) {
@@ -194,7 +195,7 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Mode {
+impl TransferMode {
     fn parse(text: &[u8]) -> Self {
         let modes = [Self::Octet, Self::Netascii, Self::Mail];
         modes.into_iter().find(|mode| mode.as_bytes().eq_ignore_ascii_case(text)).unwrap_or(Self::Unknown)
@@ -210,8 +211,8 @@ impl Mode {
     }
 }
 
-impl Refusal {
-    /// The whole ERROR packet.
+impl ErrorReply {
+    /// The ERROR packet as it is sent, from its opcode to its last NUL.
     pub const fn packet(self) -> &'static [u8] {
         match self {
             Self::NotFound => b"\0\x05\0\x01File not found\0",
@@ -226,7 +227,7 @@ impl Refusal {
     }
 }
 
-/// What stands before the bytes of block `block`.
+/// The opcode and the number of block `block`, which stand before its bytes in a DATA packet.
 pub const fn data_header(block: u16) -> [u8; DATA_HEADER_BYTES] {
     let [high, low] = block.to_be_bytes();
     [0, 3, high, low]
@@ -252,8 +253,8 @@ fn push_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(0);
 }
 
-fn take_u16(bytes: &[u8]) -> Result<(u16, &[u8]), ParseError> {
-    let (number, rest) = bytes.split_first_chunk::<2>().ok_or(ParseError::Truncated)?;
+fn take_u16(bytes: &[u8]) -> Result<(u16, &[u8]), PacketError> {
+    let (number, rest) = bytes.split_first_chunk::<2>().ok_or(PacketError::Truncated)?;
     Ok((u16::from_be_bytes(*number), rest))
 }
 
@@ -285,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    fn read(datagram: &[u8]) -> Request<'_> {
+    fn read(datagram: &[u8]) -> TransferRequest<'_> {
         match Packet::parse(datagram) {
             Ok(Packet::Read(request)) => request,
             other => panic!("not an RRQ: {other:?}"),
@@ -296,16 +297,16 @@ mod tests {
     fn a_plain_request_has_no_options() {
         let request = read(b"\0\x01SEP0004F2AABBCC.cnf.xml\0octet\0");
         assert_eq!(request.name, b"SEP0004F2AABBCC.cnf.xml");
-        assert_eq!((request.mode, request.options.len()), (Mode::Octet, 0));
+        assert_eq!((request.mode, request.options.len()), (TransferMode::Octet, 0));
     }
 
     #[test]
     fn the_mode_is_read_in_any_case_of_letters() {
         // RFC 1350 §5: "any combination of upper and lower case".
-        assert_eq!(read(b"\0\x01a\0OcTeT\0").mode, Mode::Octet);
-        assert_eq!(read(b"\0\x01a\0NETASCII\0").mode, Mode::Netascii);
-        assert_eq!(read(b"\0\x01a\0mail\0").mode, Mode::Mail);
-        assert_eq!(read(b"\0\x01a\0image\0").mode, Mode::Unknown);
+        assert_eq!(read(b"\0\x01a\0OcTeT\0").mode, TransferMode::Octet);
+        assert_eq!(read(b"\0\x01a\0NETASCII\0").mode, TransferMode::Netascii);
+        assert_eq!(read(b"\0\x01a\0mail\0").mode, TransferMode::Mail);
+        assert_eq!(read(b"\0\x01a\0image\0").mode, TransferMode::Unknown);
     }
 
     #[test]
@@ -345,22 +346,22 @@ mod tests {
     fn what_is_cut_short_is_malformed() {
         for datagram in [&b""[..], b"\0", b"\0\x01", b"\0\x01name", b"\0\x01name\0", b"\0\x04\0", b"\0\x03", b"\0\x05"]
         {
-            assert_eq!(Packet::parse(datagram), Err(ParseError::Truncated), "{datagram:?}");
+            assert_eq!(Packet::parse(datagram), Err(PacketError::Truncated), "{datagram:?}");
         }
-        assert_eq!(Packet::parse(b"\0\x07\0\0"), Err(ParseError::Opcode(7)));
+        assert_eq!(Packet::parse(b"\0\x07\0\0"), Err(PacketError::Opcode(7)));
     }
 
     #[test]
     fn every_refusal_is_a_well_formed_error() {
         let codes = [
-            (Refusal::NotFound, ErrorCode::FileNotFound),
-            (Refusal::AccessViolation, ErrorCode::AccessViolation),
-            (Refusal::IllegalOperation, ErrorCode::IllegalOperation),
-            (Refusal::DiskFull, ErrorCode::DiskFull),
-            (Refusal::OctetOnly, ErrorCode::Undefined),
-            (Refusal::Busy, ErrorCode::Undefined),
-            (Refusal::TemporaryFailure, ErrorCode::Undefined),
-            (Refusal::UnknownTransferId, ErrorCode::UnknownTransferId),
+            (ErrorReply::NotFound, ErrorCode::FileNotFound),
+            (ErrorReply::AccessViolation, ErrorCode::AccessViolation),
+            (ErrorReply::IllegalOperation, ErrorCode::IllegalOperation),
+            (ErrorReply::DiskFull, ErrorCode::DiskFull),
+            (ErrorReply::OctetOnly, ErrorCode::Undefined),
+            (ErrorReply::Busy, ErrorCode::Undefined),
+            (ErrorReply::TemporaryFailure, ErrorCode::Undefined),
+            (ErrorReply::UnknownTransferId, ErrorCode::UnknownTransferId),
         ];
         for (refusal, expected) in codes {
             let packet = Packet::parse(refusal.packet()).expect("an ERROR");
@@ -405,9 +406,9 @@ mod tests {
 
         #[test]
         fn a_request_survives_emit_and_parse(name in text(), kind in 0..4, pairs in pairs(), write in any::<bool>()) {
-            let mode = [Mode::Octet, Mode::Netascii, Mode::Mail, Mode::Unknown]
-                .into_iter().nth(usize::try_from(kind).unwrap_or(0)).unwrap_or(Mode::Octet);
-            let request = Request { name: &name, mode, options: borrow(&pairs) };
+            let mode = [TransferMode::Octet, TransferMode::Netascii, TransferMode::Mail, TransferMode::Unknown]
+                .into_iter().nth(usize::try_from(kind).unwrap_or(0)).unwrap_or(TransferMode::Octet);
+            let request = TransferRequest { name: &name, mode, options: borrow(&pairs) };
             survives(&if write { Packet::Write(request) } else { Packet::Read(request) });
         }
 

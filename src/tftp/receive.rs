@@ -6,10 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::options::Terms;
-use super::packet::{Packet, Refusal};
+use super::options::NegotiatedOptions;
+use super::packet::{ErrorReply, Packet};
 use super::transfer::MAX_RESENDS;
-use status::stats::Outcome;
+use api::TransferEnd;
 
 /// How long an acknowledgement waits for the next block before it is sent again, unless the client's `timeout` option
 /// says otherwise.
@@ -29,9 +29,9 @@ pub const DALLY: Duration = Duration::from_secs(3);
 pub enum Input<'a> {
     /// The client sent DATA.
     Data {
-        /// The number of the block.
+        /// The block's number on the wire; 0 follows 65,535.
         block: u16,
-        /// Its bytes.
+        /// The bytes of the block, at most `blksize`.
         bytes: &'a [u8],
     },
     /// The client sent ERROR. Ends the upload, silently.
@@ -58,12 +58,12 @@ impl<'a> Input<'a> {
 /// What to send to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transmit {
-    /// [`Terms::oack`].
+    /// [`NegotiatedOptions::oack`].
     Oack,
     /// ACK of this block.
     Ack(u16),
     /// An ERROR; the last thing that is sent.
-    Error(Refusal),
+    Error(ErrorReply),
 }
 
 /// One upload: which blocks are taken and acknowledged, and how it ends.
@@ -89,11 +89,11 @@ pub struct Receive {
     got: Vec<u8>,
     /// The last block that arrived, on the wire; 0 before the first.
     last: u16,
-    stage: Stage,
+    stage: UploadState,
     /// Whether the answer to the WRQ is an OACK.
     oack: bool,
     transmit: Option<Transmit>,
-    outcome: Option<Outcome>,
+    outcome: Option<TransferEnd>,
     started: Instant,
     progress: Instant,
     resend_after: Duration,
@@ -103,27 +103,27 @@ pub struct Receive {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Blocks are coming.
+enum UploadState {
+    /// The client sends blocks.
     Receiving,
-    /// All are here; the caller keeps them.
+    /// The last block has arrived, and the caller writes the whole to disk.
     Keeping,
-    /// Acknowledged; the client may not know.
+    /// The last ACK has left. It may be lost, so it is sent again when the last block comes again.
     Dallying,
 }
 
 impl Receive {
     /// Answers a WRQ. `announced` is the client's `tsize` (RFC 2349 lets us refuse by it), `limit` the most bytes that
     /// are taken.
-    pub fn new(announced: Option<u64>, limit: usize, terms: &Terms, now: Instant) -> Self {
-        let oack = terms.oack.is_some();
-        let resend_after = terms.timeout.unwrap_or(RESEND_AFTER).min(PATIENCE);
+    pub fn new(announced: Option<u64>, limit: usize, options: &NegotiatedOptions, now: Instant) -> Self {
+        let oack = options.oack.is_some();
+        let resend_after = options.timeout.unwrap_or(RESEND_AFTER).min(PATIENCE);
         let mut receive = Self {
-            blksize: usize::from(terms.blksize),
+            blksize: usize::from(options.blksize),
             limit,
             got: Vec::new(),
             last: 0,
-            stage: Stage::Receiving,
+            stage: UploadState::Receiving,
             oack,
             transmit: None,
             outcome: None,
@@ -135,14 +135,14 @@ impl Receive {
             retransmissions: 0,
         };
         if announced.is_some_and(|bytes| usize::try_from(bytes).map_or(true, |bytes| bytes > limit)) {
-            receive.refuse(Refusal::DiskFull);
+            receive.refuse(ErrorReply::DiskFull);
         } else {
             receive.transmit = Some(receive.answer());
         }
         receive
     }
 
-    /// Takes one event.
+    /// Acts on one event. What follows is in [`Receive::poll_transmit`] and [`Receive::outcome`].
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         if self.outcome.is_some() {
             return;
@@ -150,13 +150,15 @@ impl Receive {
         match input {
             Input::Data { block, bytes } => self.handle_data(block, bytes, now),
             // RFC 1350 §6: after the last ACK an upload is over for us; nothing that comes then can undo it.
-            Input::Error | Input::Over if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
-            Input::Error => self.outcome = Some(Outcome::Aborted),
-            Input::Over => self.outcome = Some(Outcome::Failed),
-            Input::Repeated if self.stage == Stage::Receiving && self.last == 0 => self.resend(now),
+            Input::Error | Input::Over if self.stage == UploadState::Dallying => {
+                self.outcome = Some(TransferEnd::Received)
+            }
+            Input::Error => self.outcome = Some(TransferEnd::Aborted),
+            Input::Over => self.outcome = Some(TransferEnd::Failed),
+            Input::Repeated if self.stage == UploadState::Receiving && self.last == 0 => self.resend(now),
             Input::Repeated => {}
-            Input::Stopped if self.stage == Stage::Dallying => self.outcome = Some(Outcome::Received),
-            Input::Stopped => self.refuse(Refusal::TemporaryFailure),
+            Input::Stopped if self.stage == UploadState::Dallying => self.outcome = Some(TransferEnd::Received),
+            Input::Stopped => self.refuse(ErrorReply::TemporaryFailure),
         }
     }
 
@@ -166,8 +168,8 @@ impl Receive {
             return;
         }
         if now >= self.give_up() {
-            let kept = self.stage == Stage::Dallying;
-            self.outcome = Some(if kept { Outcome::Received } else { Outcome::TimedOut });
+            let kept = self.stage == UploadState::Dallying;
+            self.outcome = Some(if kept { TransferEnd::Received } else { TransferEnd::TimedOut });
         } else {
             self.resend(now);
         }
@@ -180,7 +182,7 @@ impl Receive {
 
     /// When to call [`Receive::handle_timeout`]; `None` once it is over, and while the bytes are being kept.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.outcome.is_some() || self.stage == Stage::Keeping {
+        if self.outcome.is_some() || self.stage == UploadState::Keeping {
             return None;
         }
         [self.resend, Some(self.give_up())].into_iter().flatten().min()
@@ -188,27 +190,27 @@ impl Receive {
 
     /// The whole upload, once, when its last block is here.
     pub fn complete(&mut self) -> Option<Vec<u8>> {
-        let whole = self.stage == Stage::Keeping && self.outcome.is_none() && self.last != 0;
+        let whole = self.stage == UploadState::Keeping && self.outcome.is_none() && self.last != 0;
         whole.then(|| std::mem::take(&mut self.got))
     }
 
     /// Whether what [`Receive::complete`] gave was kept: only then is the last block acknowledged.
     pub fn kept(&mut self, kept: bool, now: Instant) {
-        if self.outcome.is_some() || self.stage != Stage::Keeping {
+        if self.outcome.is_some() || self.stage != UploadState::Keeping {
             return;
         }
         if kept {
-            self.stage = Stage::Dallying;
+            self.stage = UploadState::Dallying;
             self.progress = now;
             self.resend = None;
             self.transmit = Some(Transmit::Ack(self.last));
         } else {
-            self.refuse(Refusal::DiskFull);
+            self.refuse(ErrorReply::DiskFull);
         }
     }
 
-    /// How it ended.
-    pub fn outcome(&self) -> Option<Outcome> {
+    /// How the upload ended; `None` while it runs.
+    pub fn outcome(&self) -> Option<TransferEnd> {
         self.outcome
     }
 
@@ -221,28 +223,28 @@ impl Receive {
         if block == self.last && block != 0 {
             // RFC 1123 §4.2.3.1: a block that comes again is acknowledged again; it is the sender of DATA who must not
             // answer duplicates. While the last block is being kept there is no ACK of it yet.
-            if self.stage != Stage::Keeping {
+            if self.stage != UploadState::Keeping {
                 self.retransmissions = self.retransmissions.saturating_add(1);
                 self.transmit = Some(Transmit::Ack(block));
             }
             return;
         }
         // Anything else is old, or ahead of what was acknowledged: lock-step has one block under way.
-        if self.stage != Stage::Receiving || block != self.last.wrapping_add(1) {
+        if self.stage != UploadState::Receiving || block != self.last.wrapping_add(1) {
             return;
         }
         if bytes.len() > self.blksize {
-            return self.refuse(Refusal::IllegalOperation);
+            return self.refuse(ErrorReply::IllegalOperation);
         }
         if self.got.len() + bytes.len() > self.limit {
-            return self.refuse(Refusal::DiskFull);
+            return self.refuse(ErrorReply::DiskFull);
         }
         self.got.extend_from_slice(bytes);
         self.last = block;
         self.progress = now;
         self.resends = 0;
         if bytes.len() < self.blksize {
-            self.stage = Stage::Keeping;
+            self.stage = UploadState::Keeping;
             self.resend = None;
         } else {
             self.resend = Some(now + self.resend_after);
@@ -266,14 +268,14 @@ impl Receive {
         self.transmit = Some(self.answer());
     }
 
-    fn refuse(&mut self, refusal: Refusal) {
+    fn refuse(&mut self, refusal: ErrorReply) {
         self.transmit = Some(Transmit::Error(refusal));
-        self.outcome = Some(Outcome::Failed);
+        self.outcome = Some(TransferEnd::Failed);
     }
 
     fn give_up(&self) -> Instant {
         match self.stage {
-            Stage::Dallying => self.progress + DALLY,
+            UploadState::Dallying => self.progress + DALLY,
             _ => (self.progress + PATIENCE).min(self.started + MAX_DURATION),
         }
     }
@@ -282,7 +284,7 @@ impl Receive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Limits;
+    use crate::options::OptionLimits;
     use crate::packet::RequestOption;
     use crate::service::epoch;
 
@@ -300,9 +302,10 @@ mod tests {
                 .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
                 .collect();
             let announced = crate::options::announced_size(&asked);
-            let terms = Terms::agree(&asked, announced.unwrap_or(0), &Limits::new(1500, None, Some(1)));
+            let options =
+                NegotiatedOptions::negotiate(&asked, announced.unwrap_or(0), &OptionLimits::new(1500, None, Some(1)));
             let now = epoch();
-            Self { receive: Receive::new(announced, LIMIT, &terms, now), now }
+            Self { receive: Receive::new(announced, LIMIT, &options, now), now }
         }
 
         fn data(&mut self, block: u16, length: usize) -> Vec<Transmit> {
@@ -343,7 +346,7 @@ mod tests {
         // RFC 1350 §6: the last ACK may have got lost.
         assert_eq!(bench.data(2, 100), [Transmit::Ack(2)]);
         assert_eq!(bench.run_out(), []);
-        assert_eq!(bench.receive.outcome(), Some(Outcome::Received));
+        assert_eq!(bench.receive.outcome(), Some(TransferEnd::Received));
         assert_eq!(bench.receive.retransmissions(), 1);
     }
 
@@ -385,7 +388,7 @@ mod tests {
     #[test]
     fn a_log_over_the_bound_ends_with_error_3_whether_it_was_announced_or_not() {
         // RFC 2349: the size lets the server refuse before anything is sent.
-        let full = [Transmit::Error(Refusal::DiskFull)];
+        let full = [Transmit::Error(ErrorReply::DiskFull)];
         assert_eq!(Bench::with(&[("tsize", "2001")]).sent(), full);
         assert_eq!(Bench::with(&[("tsize", "99999999999999999999")]).sent(), full);
         for announced in [&[][..], &[("tsize", "10")]] {
@@ -394,7 +397,7 @@ mod tests {
                 bench.data(block, 512);
             }
             assert_eq!(bench.data(4, 512), full);
-            assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+            assert_eq!(bench.receive.outcome(), Some(TransferEnd::Failed));
             assert_eq!(bench.data(5, 1), []);
             assert_eq!(bench.receive.complete(), None);
         }
@@ -406,7 +409,7 @@ mod tests {
         let start = bench.now;
         assert_eq!(bench.sent(), [Transmit::Ack(0)]);
         assert_eq!(bench.run_out(), [Transmit::Ack(0); 4]);
-        assert_eq!((bench.receive.outcome(), bench.now - start), (Some(Outcome::TimedOut), PATIENCE));
+        assert_eq!((bench.receive.outcome(), bench.now - start), (Some(TransferEnd::TimedOut), PATIENCE));
         // One that crawls is ended too.
         let mut bench = Bench::with(&[("blksize", "8")]);
         let start = bench.now;
@@ -449,9 +452,9 @@ mod tests {
     #[test]
     fn an_error_or_a_lost_address_ends_it_silently_and_a_stop_with_error_0() {
         for (input, outcome, said) in [
-            (Input::Error, Outcome::Aborted, vec![]),
-            (Input::Over, Outcome::Failed, vec![]),
-            (Input::Stopped, Outcome::Failed, vec![Transmit::Error(Refusal::TemporaryFailure)]),
+            (Input::Error, TransferEnd::Aborted, vec![]),
+            (Input::Over, TransferEnd::Failed, vec![]),
+            (Input::Stopped, TransferEnd::Failed, vec![Transmit::Error(ErrorReply::TemporaryFailure)]),
         ] {
             let mut bench = Bench::with(&[]);
             bench.sent();
@@ -470,14 +473,14 @@ mod tests {
         bench.receive.complete();
         assert_eq!(bench.data(1, 10), [], "not while it is being kept");
         bench.receive.kept(false, bench.now);
-        assert_eq!(bench.sent(), [Transmit::Error(Refusal::DiskFull)]);
-        assert_eq!(bench.receive.outcome(), Some(Outcome::Failed));
+        assert_eq!(bench.sent(), [Transmit::Error(ErrorReply::DiskFull)]);
+        assert_eq!(bench.receive.outcome(), Some(TransferEnd::Failed));
     }
 
     #[test]
     fn a_block_longer_than_agreed_is_illegal() {
         let mut bench = Bench::with(&[]);
         bench.sent();
-        assert_eq!(bench.data(1, 513), [Transmit::Error(Refusal::IllegalOperation)]);
+        assert_eq!(bench.data(1, 513), [Transmit::Error(ErrorReply::IllegalOperation)]);
     }
 }

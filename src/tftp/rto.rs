@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-/// Before anything was measured (RFC 6298 §2.1).
+/// The wait before a round trip was measured (RFC 6298 §2.1).
 const INITIAL: Duration = Duration::from_secs(1);
 
-/// The least: under it, a phone that stops for a moment to write its flash would get everything twice.
+/// The shortest wait. With a shorter one, a phone that stops for a moment to write its flash would get every block twice.
 const MIN: Duration = Duration::from_millis(250);
 
-/// The most after doubling.
+/// The longest wait, however often it was doubled.
 const MAX: Duration = Duration::from_secs(8);
 
 /// The estimate for one transfer.
 #[derive(Debug, Clone)]
 pub(super) struct Rto {
-    /// Agreed with the client: neither measured nor doubled.
+    /// The client's `timeout` option; it is neither measured nor doubled.
     agreed: Option<Duration>,
     smoothed: Option<Duration>,
     variation: Duration,

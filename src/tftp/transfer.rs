@@ -5,10 +5,10 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::options::Terms;
-use super::packet::{Packet, Refusal};
+use super::options::NegotiatedOptions;
+use super::packet::{ErrorReply, Packet};
 use super::rto::Rto;
-use status::stats::Outcome;
+use api::TransferEnd;
 
 /// Resends in a row without any progress.
 pub const MAX_RESENDS: u32 = 4;
@@ -69,12 +69,12 @@ impl Input {
 /// What to send to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transmit {
-    /// [`Terms::oack`].
+    /// [`NegotiatedOptions::oack`].
     Oack,
-    /// Consecutive blocks.
+    /// DATA packets of consecutive blocks.
     Data(Run),
     /// An ERROR; the last thing that is sent.
-    Error(Refusal),
+    Error(ErrorReply),
 }
 
 /// Consecutive blocks of the file, all of `blksize` bytes but perhaps the last.
@@ -82,11 +82,11 @@ pub enum Transmit {
 pub struct Run {
     /// The number of the first block on the wire; the others follow, over 65,535 to 0.
     pub first: u16,
-    /// How many, 1 to [`super::options::MAX_WINDOWSIZE`].
+    /// How many blocks, 1 to [`super::options::MAX_WINDOWSIZE`].
     pub blocks: u16,
-    /// Their bytes in the file.
+    /// The blocks' bytes, counted from the start of the file.
     pub range: Range<u64>,
-    /// Bytes per block.
+    /// The agreed block size (RFC 2348) in bytes; only the last block of the file is shorter.
     pub blksize: u16,
 }
 
@@ -143,8 +143,8 @@ pub struct Transfer {
     /// An OACK waits for ACK 0 (RFC 2347).
     awaiting_oack: bool,
     oack_due: bool,
-    farewell: Option<Refusal>,
-    outcome: Option<Outcome>,
+    farewell: Option<ErrorReply>,
+    outcome: Option<TransferEnd>,
 
     started: Instant,
     /// When the first ACK came.
@@ -163,7 +163,7 @@ pub struct Transfer {
     strangers: u32,
 }
 
-/// What left together and is waited for.
+/// The blocks that left together and wait for their ACK.
 #[derive(Debug, Clone, Copy)]
 struct Flight {
     left: Instant,
@@ -173,14 +173,14 @@ struct Flight {
 
 impl Transfer {
     /// Answers a request for a file of `len` bytes, as they are sent.
-    pub fn new(len: u64, terms: &Terms, now: Instant) -> Self {
-        let rto = Rto::new(terms.timeout);
-        let awaiting_oack = terms.oack.is_some();
+    pub fn new(len: u64, options: &NegotiatedOptions, now: Instant) -> Self {
+        let rto = Rto::new(options.timeout);
+        let awaiting_oack = options.oack.is_some();
         Self {
             len,
-            blksize: terms.blksize,
-            window: u64::from(terms.windowsize),
-            total: len / u64::from(terms.blksize) + 1,
+            blksize: options.blksize,
+            window: u64::from(options.windowsize),
+            total: len / u64::from(options.blksize) + 1,
             acked: 0,
             sent: 0,
             high: 0,
@@ -193,7 +193,7 @@ impl Transfer {
             progress: now,
             flight: Flight { left: now, clean: true },
             clean_before: true,
-            patience: PATIENCE.max(terms.timeout.unwrap_or_default() * 2),
+            patience: PATIENCE.max(options.timeout.unwrap_or_default() * 2),
             resend: Some(now + rto.current()),
             rto,
             gap: None,
@@ -203,7 +203,7 @@ impl Transfer {
         }
     }
 
-    /// Takes one event.
+    /// Acts on one event. What follows is in [`Transfer::poll_transmit`] and [`Transfer::outcome`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         if self.outcome.is_some() {
             return;
@@ -211,25 +211,27 @@ impl Transfer {
         match input {
             Input::Ack(number) if self.awaiting_oack => self.handle_oack_ack(number, now),
             Input::Ack(number) => self.handle_ack(number, now),
-            Input::Error => self.finish(Outcome::Aborted),
+            Input::Error => self.finish(TransferEnd::Aborted),
             Input::Repeated => self.handle_repeated(now),
-            Input::Replaced => self.finish(if self.all_sent() { Outcome::Unconfirmed } else { Outcome::Aborted }),
-            Input::Revoked => self.finish(Outcome::Failed),
+            Input::Replaced => {
+                self.finish(if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::Aborted })
+            }
+            Input::Revoked => self.finish(TransferEnd::Failed),
             Input::Unreadable | Input::Stopped => {
-                self.farewell = Some(Refusal::TemporaryFailure);
-                self.finish(Outcome::Failed);
+                self.farewell = Some(ErrorReply::TemporaryFailure);
+                self.finish(TransferEnd::Failed);
             }
         }
     }
 
     /// Something came from another port or address (RFC 1350 §4). The transfer goes on; the answer, if any, goes there.
-    pub fn handle_stranger(&mut self, datagram: &[u8]) -> Option<Refusal> {
+    pub fn handle_stranger(&mut self, datagram: &[u8]) -> Option<ErrorReply> {
         let answer = matches!(Packet::parse(datagram), Ok(Packet::Ack(_) | Packet::Data { .. } | Packet::Oack(_)));
         if !answer || self.strangers >= MAX_STRANGERS {
             return None;
         }
         self.strangers += 1;
-        Some(Refusal::UnknownTransferId)
+        Some(ErrorReply::UnknownTransferId)
     }
 
     /// What [`Transfer::poll_transmit`] gave had to wait for the disk and has left only now.
@@ -249,7 +251,7 @@ impl Transfer {
             return;
         }
         if now >= self.give_up() {
-            self.finish(if self.all_sent() { Outcome::Unconfirmed } else { Outcome::TimedOut });
+            self.finish(if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::TimedOut });
         } else if self.gap.is_some_and(|due| now >= due) {
             // No count: each of these had progress before it.
             self.rewind(now);
@@ -300,8 +302,8 @@ impl Transfer {
         self.resends > 0
     }
 
-    /// How it ended.
-    pub fn outcome(&self) -> Option<Outcome> {
+    /// How the transfer ended; `None` while it runs.
+    pub fn outcome(&self) -> Option<TransferEnd> {
         self.outcome
     }
 
@@ -346,7 +348,7 @@ impl Transfer {
         } else if ahead <= self.high - self.acked {
             self.acked += ahead;
             if self.acked == self.total {
-                self.finish(Outcome::Delivered);
+                self.finish(TransferEnd::Delivered);
             } else if self.acked >= self.sent {
                 if self.flight.clean {
                     self.rto.sample(now.saturating_duration_since(self.flight.left));
@@ -440,7 +442,7 @@ impl Transfer {
         self.high == self.total
     }
 
-    fn finish(&mut self, outcome: Outcome) {
+    fn finish(&mut self, outcome: TransferEnd) {
         self.outcome = Some(outcome);
     }
 }

@@ -7,26 +7,26 @@ pub use super::error::TrustError;
 use super::schema::{MetaFile, Snapshot, Targets, Timestamp};
 pub use super::trusted::{MAX_ROLES, Trusted};
 use super::trusted::{file_name, missing};
-use super::verify::{Authority, Held};
+use super::verify::{Authority, VerifiedMetadata};
 use ids::UnixTime;
 
 /// How much of each metadata file is read at the most, in bytes. A signed length can be lower, never higher: not even
 /// a stolen online key may fill a site's memory.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// `root`.
+pub struct MetadataLimits {
+    /// For each version of `root`.
     pub root_bytes: u64,
-    /// `timestamp`.
+    /// For `timestamp`, whose length nobody signs.
     pub timestamp_bytes: u64,
-    /// `snapshot`.
+    /// For `snapshot`.
     pub snapshot_bytes: u64,
-    /// `targets` and delegated roles.
+    /// For `targets` and for each delegated role.
     pub targets_bytes: u64,
     /// How many new roots one refresh follows; 0 counts as 1.
     pub root_rotations: u32,
 }
 
-impl Default for Limits {
+impl Default for MetadataLimits {
     fn default() -> Self {
         Self {
             root_bytes: 64 * 1024,
@@ -45,18 +45,18 @@ pub struct Ask {
     pub role: String,
     /// Relative to the metadata URL: `2.root.json`, `timestamp.json`, `7.snapshot.json`. Percent-encoded already.
     pub path: String,
-    /// Read no more than this.
+    /// The most bytes to read; a longer file is an error.
     pub max_bytes: u64,
     /// Whether its absence is normal (the next root).
     pub may_be_missing: bool,
 }
 
-/// What a refresh wants.
+/// What the caller of a refresh does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum RefreshStep {
     /// Fetch this and say [`Refresh::received`] or [`Refresh::missing`].
     Fetch(Ask),
-    /// Everything is trusted and current.
+    /// The refresh is complete: all metadata is trusted and none has expired.
     Done,
 }
 
@@ -72,23 +72,23 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Refresh {
     trusted: Trusted,
-    limits: Limits,
+    limits: MetadataLimits,
     now: UnixTime,
-    stage: Stage,
+    stage: RefreshStage,
     /// Roots that this refresh followed.
     rotations: u32,
-    /// Delegated roles from before, for as long as no delegator that vouches for them is here.
-    before: BTreeMap<String, Arc<Held<Targets>>>,
-    /// Roles that this refresh has come to; without a file where the snapshot does not list it.
-    visited: BTreeMap<String, Option<Arc<Held<Targets>>>>,
+    /// Delegated roles that were trusted before this refresh. They count again once a delegator of now vouches for them.
+    before: BTreeMap<String, Arc<VerifiedMetadata<Targets>>>,
+    /// The roles that this refresh has visited; `None` for one that the snapshot does not list.
+    visited: BTreeMap<String, Option<Arc<VerifiedMetadata<Targets>>>>,
     /// Roles still to be visited, the next one last.
     pending: Vec<Next>,
     failed: Option<TrustError>,
 }
 
-/// What the next bytes are.
+/// Which file the refresh waits for.
 #[derive(Debug)]
-enum Stage {
+enum RefreshStage {
     Root,
     Timestamp,
     Snapshot(MetaFile),
@@ -100,19 +100,19 @@ enum Stage {
 #[derive(Debug, Clone)]
 struct Next {
     role: String,
-    delegator: Option<(Arc<Held<Targets>>, usize)>,
+    delegator: Option<(Arc<VerifiedMetadata<Targets>>, usize)>,
 }
 
 impl Refresh {
     /// Starts from what is trusted. `now` is fixed for the whole refresh (§5.1).
-    pub fn start(trusted: Trusted, limits: Limits, now: UnixTime) -> Self {
+    pub fn start(trusted: Trusted, limits: MetadataLimits, now: UnixTime) -> Self {
         let before = trusted.delegated.clone();
         Self {
             trusted,
             limits,
             now,
             // §5.2: the trusted root is loaded; whether it has expired matters after §5.3.
-            stage: Stage::Root,
+            stage: RefreshStage::Root,
             rotations: 0,
             before,
             visited: BTreeMap::new(),
@@ -121,61 +121,66 @@ impl Refresh {
         }
     }
 
-    /// What to do next. After an error it stays at what the refresh stopped at; it is never [`Step::Done`] then.
-    pub fn step(&self) -> Step {
+    /// What the caller does next. After an error it stays the step that failed, and is never [`RefreshStep::Done`].
+    pub fn step(&self) -> RefreshStep {
         let ask = |role: &str, path: String, max_bytes: u64| {
-            Step::Fetch(Ask { role: role.into(), path, max_bytes, may_be_missing: matches!(self.stage, Stage::Root) })
+            RefreshStep::Fetch(Ask {
+                role: role.into(),
+                path,
+                max_bytes,
+                may_be_missing: matches!(self.stage, RefreshStage::Root),
+            })
         };
         match &self.stage {
             // §5.3.3: N+1. In 128 bits as N may be anything.
-            Stage::Root => {
+            RefreshStage::Root => {
                 let next = u128::from(self.trusted.root.version()) + 1;
                 ask("root", format!("{next}.root.json"), self.limits.root_bytes)
             }
             // §5.4.1: the one file without a version in its name.
-            Stage::Timestamp => ask("timestamp", file_name("timestamp"), self.limits.timestamp_bytes),
+            RefreshStage::Timestamp => ask("timestamp", file_name("timestamp"), self.limits.timestamp_bytes),
             // §5.5.1, §5.6.1.
-            Stage::Snapshot(meta) => {
+            RefreshStage::Snapshot(meta) => {
                 ask("snapshot", self.path("snapshot", meta), cap(meta, self.limits.snapshot_bytes))
             }
-            Stage::Targets(next, meta) => {
+            RefreshStage::Targets(next, meta) => {
                 ask(&next.role, self.path(&next.role, meta), cap(meta, self.limits.targets_bytes))
             }
-            Stage::Done => Step::Done,
+            RefreshStage::Done => RefreshStep::Done,
         }
     }
 
-    /// The bytes asked for. An error ends the refresh; [`Refresh::trusted`] then has what held before that.
+    /// Takes the bytes that were asked for. An error ends the refresh; [`Refresh::trusted`] then has what was verified before.
     pub fn received(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
         self.settle(|refresh| {
-            if let Step::Fetch(Ask { role, max_bytes, .. }) = refresh.step()
+            if let RefreshStep::Fetch(Ask { role, max_bytes, .. }) = refresh.step()
                 && u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max_bytes
             {
                 return Err(TrustError::TooLarge { role, limit: max_bytes });
             }
             match &refresh.stage {
-                Stage::Root => refresh.root(bytes),
-                Stage::Timestamp => refresh.timestamp(bytes),
-                Stage::Snapshot(meta) => {
+                RefreshStage::Root => refresh.root(bytes),
+                RefreshStage::Timestamp => refresh.timestamp(bytes),
+                RefreshStage::Snapshot(meta) => {
                     let meta = meta.clone();
                     refresh.snapshot(bytes, &meta)
                 }
-                Stage::Targets(next, meta) => {
+                RefreshStage::Targets(next, meta) => {
                     let (next, meta) = (next.clone(), meta.clone());
                     refresh.targets(bytes, next, &meta)
                 }
-                Stage::Done => Ok(()),
+                RefreshStage::Done => Ok(()),
             }
         })
     }
 
-    /// The file asked for is not there (HTTP 404 or 403).
+    /// The repository does not have the file that was asked for (HTTP 404 or 403).
     pub fn missing(&mut self) -> Result<(), TrustError> {
         self.settle(|refresh| match refresh.step() {
             // §5.3.3: no newer root.
-            Step::Fetch(Ask { may_be_missing: true, .. }) => refresh.after_root(),
-            Step::Fetch(ask) => Err(missing(&ask.role)),
-            Step::Done => Ok(()),
+            RefreshStep::Fetch(Ask { may_be_missing: true, .. }) => refresh.after_root(),
+            RefreshStep::Fetch(ask) => Err(missing(&ask.role)),
+            RefreshStep::Done => Ok(()),
         })
     }
 
@@ -186,13 +191,13 @@ impl Refresh {
     /// may have made an end to it. Where there is none, or something else was asked for, this is an error.
     pub fn unchanged(&mut self) -> Result<(), TrustError> {
         self.settle(|refresh| match refresh.step() {
-            Step::Fetch(ask) if !matches!(refresh.stage, Stage::Timestamp) => Err(missing(&ask.role)),
-            Step::Fetch(_) => refresh.after_timestamp(),
-            Step::Done => Ok(()),
+            RefreshStep::Fetch(ask) if !matches!(refresh.stage, RefreshStage::Timestamp) => Err(missing(&ask.role)),
+            RefreshStep::Fetch(_) => refresh.after_timestamp(),
+            RefreshStep::Done => Ok(()),
         })
     }
 
-    /// What is trusted now: all of the refresh if [`Step::Done`] was reached; else what may be kept of it (§5.3.8,
+    /// What is trusted now: all of the refresh if [`RefreshStep::Done`] was reached; else what may be kept of it (§5.3.8,
     /// §5.4.5, §5.5.7, §5.6.6: new roots, a new timestamp and so on are kept even when a later step fails).
     pub fn trusted(&self) -> &Trusted {
         &self.trusted
@@ -209,7 +214,7 @@ impl Refresh {
     /// §5.3: the next root.
     fn root(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
         // §5.3.4: a threshold of the trusted root's keys and one of its own.
-        let root = Held::open_root(bytes, Some(&self.trusted.authority("root")))?;
+        let root = VerifiedMetadata::open_root(bytes, Some(&self.trusted.authority("root")))?;
         // §5.3.5: precisely N+1.
         let (offered, trusted) = (root.version(), self.trusted.root.version());
         if offered <= trusted {
@@ -228,14 +233,15 @@ impl Refresh {
     fn after_root(&mut self) -> Result<(), TrustError> {
         // §5.3.10: the last root must be current.
         self.trusted.root.check_expiry("root", self.now)?;
-        self.stage = Stage::Timestamp;
+        self.stage = RefreshStage::Timestamp;
         Ok(())
     }
 
     /// §5.4: the timestamp.
     fn timestamp(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
         // §5.4.2.
-        let timestamp: Held<Timestamp> = Held::open("timestamp", bytes, &self.trusted.authority("timestamp"))?;
+        let timestamp: VerifiedMetadata<Timestamp> =
+            VerifiedMetadata::open("timestamp", bytes, &self.trusted.authority("timestamp"))?;
         if let Some(held) = &self.trusted.timestamp {
             // §5.4.3.1. The same version says nothing new: the file that is trusted stays.
             let (offered, trusted) = (timestamp.version(), held.version());
@@ -246,7 +252,7 @@ impl Refresh {
                 return self.after_timestamp();
             }
             // §5.4.3.2.
-            let version = |held: &Held<Timestamp>| held.doc.meta.get("snapshot.json").map(|of| of.version);
+            let version = |held: &VerifiedMetadata<Timestamp>| held.doc.meta.get("snapshot.json").map(|of| of.version);
             if let (Some(offered), Some(trusted)) = (version(&timestamp), version(held))
                 && offered < trusted
             {
@@ -272,7 +278,7 @@ impl Refresh {
             }
             _ => {
                 check_cap("snapshot", &meta, self.limits.snapshot_bytes)?;
-                self.stage = Stage::Snapshot(meta);
+                self.stage = RefreshStage::Snapshot(meta);
                 Ok(())
             }
         }
@@ -285,7 +291,8 @@ impl Refresh {
             return Err(TrustError::Mismatch { role: "snapshot".into() });
         }
         // §5.5.3.
-        let snapshot: Held<Snapshot> = Held::open("snapshot", bytes, &self.trusted.authority("snapshot"))?;
+        let snapshot: VerifiedMetadata<Snapshot> =
+            VerifiedMetadata::open("snapshot", bytes, &self.trusted.authority("snapshot"))?;
         // §5.5.4.
         check_version("snapshot", snapshot.version(), meta)?;
         // §5.5.5: no listed file goes down or disappears.
@@ -330,20 +337,20 @@ impl Refresh {
                 Some(held) => self.accept(next, held)?,
                 None => {
                     check_cap(&next.role, &meta, self.limits.targets_bytes)?;
-                    self.stage = Stage::Targets(next, meta);
+                    self.stage = RefreshStage::Targets(next, meta);
                     return Ok(());
                 }
             }
         }
-        // What was not visited is nobody's any more. What was, held by the keys of every delegator that is here now.
+        // A role that was not visited has no delegator any more. A visited one was signed by the keys of each of its delegators.
         let visited = self.visited.iter().filter_map(|(role, held)| Some((role.clone(), held.clone()?)));
         self.trusted.delegated = visited.filter(|(role, _)| role != "targets").collect();
-        self.stage = Stage::Done;
+        self.stage = RefreshStage::Done;
         Ok(())
     }
 
-    /// A role's file from before, if it is the one that the snapshot names and holds by the keys that count now.
-    fn have(&self, role: &str, meta: &MetaFile, authority: &Authority) -> Option<Arc<Held<Targets>>> {
+    /// The role's file that was trusted before, if the snapshot names it and the keys of now signed it.
+    fn have(&self, role: &str, meta: &MetaFile, authority: &Authority) -> Option<Arc<VerifiedMetadata<Targets>>> {
         let held = if role == "targets" { self.trusted.targets.as_ref() } else { self.before.get(role) }?;
         (held.is(meta) && held.check_under(role, authority).is_ok()).then(|| Arc::clone(held))
     }
@@ -355,14 +362,14 @@ impl Refresh {
             return Err(TrustError::Mismatch { role: next.role });
         }
         // §5.6.3.
-        let held = Held::open(&next.role, bytes, &self.authority(&next))?;
+        let held = VerifiedMetadata::open(&next.role, bytes, &self.authority(&next))?;
         // §5.6.4.
         check_version(&next.role, held.version(), meta)?;
         self.accept(next, Arc::new(held))?;
         self.visit()
     }
 
-    fn accept(&mut self, next: Next, held: Arc<Held<Targets>>) -> Result<(), TrustError> {
+    fn accept(&mut self, next: Next, held: Arc<VerifiedMetadata<Targets>>) -> Result<(), TrustError> {
         // §5.6.5, §5.6.6.
         held.check_expiry(&next.role, self.now)?;
         self.trusted.set_targets(&next.role, Arc::clone(&held));
@@ -391,12 +398,12 @@ impl Refresh {
     }
 }
 
-/// How much to read of a file: as much as is signed for, and not over the limit.
+/// The most bytes to read of a file: its signed length, but never over the limit.
 fn cap(meta: &MetaFile, limit: u64) -> u64 {
     meta.length.map_or(limit, |length| length.min(limit))
 }
 
-/// A file that is signed to be over the limit is not fetched at all.
+/// An error if the signed length is over the limit: such a file is not fetched at all.
 fn check_cap(role: &str, meta: &MetaFile, limit: u64) -> Result<(), TrustError> {
     if meta.length.is_some_and(|length| length > limit) {
         return Err(TrustError::TooLarge { role: role.into(), limit });

@@ -1,91 +1,75 @@
-//! Why metadata is turned away.
+//! The reasons for which a client rejects metadata.
 
 use ids::UnixTime;
 
-/// Why metadata was turned away. What was trusted before stays.
+/// Why metadata was rejected. What was trusted before stays trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
-    /// Not JSON, or not what the specification says.
+    /// The file is not JSON, or not what §4 says.
     #[error("{role} metadata is malformed: {what}")]
     Malformed {
-        /// Of which role.
+        /// The role whose file it is: `root`, `timestamp`, `snapshot`, `targets`, or the name of a delegated role.
         role: String,
-        /// What is wrong.
+        /// What breaks the format, in words for people; bounded in length, as it may quote the file.
         what: String,
     },
-    /// Too few valid signatures by trusted keys.
+    /// Fewer trusted keys signed the file than the role's threshold (§5.3.4, §5.4.2, §5.5.3, §5.6.3).
     #[error("{role} metadata has {valid} of {threshold} signatures by trusted keys")]
     Untrusted {
-        /// Of which role.
+        /// The role whose file it is.
         role: String,
-        /// How many held.
+        /// The number of trusted keys whose signature is valid.
         valid: u32,
-        /// How many it takes.
+        /// The number of keys that the delegator asks for.
         threshold: u32,
     },
-    /// A version below one that was trusted before; 0 for a role that is no longer listed.
+    /// The version is below one that was trusted before (§5.3.5, §5.4.3, §5.5.5). A role that is no longer listed counts as
+    /// version 0.
     #[error("{role} metadata has version {offered}, below {trusted}, which is trusted")]
     Rollback {
-        /// Of which role.
+        /// The role whose version went down.
         role: String,
-        /// What came.
+        /// The version of the new file, or the one that a new timestamp or snapshot lists.
         offered: u64,
-        /// What was there.
+        /// The version that was trusted before.
         trusted: u64,
     },
-    /// Another version than asked for.
+    /// The file has another version than the one that was asked for (§5.3.5, §5.5.4, §5.6.4).
     #[error("{role} metadata has version {offered}, but {expected} was asked for")]
     WrongVersion {
-        /// Of which role.
+        /// The role whose file it is.
         role: String,
-        /// What came.
+        /// The version in the file.
         offered: u64,
-        /// What should have.
+        /// The next root version, or the version that the timestamp or snapshot lists.
         expected: u64,
     },
-    /// Bytes that do not match a signed hash or length.
+    /// The bytes do not match a signed hash or length (§5.5.2, §5.6.2).
     #[error("{role} metadata is not the file that was signed for")]
     Mismatch {
-        /// Of which role.
+        /// The role whose file it is.
         role: String,
     },
-    /// Past its expiry.
+    /// The file has expired: the freeze check (§5.3.10, §5.4.4, §5.5.6, §5.6.5).
     #[error("{role} metadata expired at {expires}")]
     Expired {
-        /// Of which role.
+        /// The role whose file it is.
         role: String,
-        /// When.
+        /// The `expires` of the file; it is not after the time of the refresh.
         expires: UnixTime,
     },
-    /// Not there although it must be.
+    /// The repository does not have a file that it must have.
     #[error("{role} metadata is missing")]
     Missing {
-        /// Of which role.
+        /// The role whose file is missing.
         role: String,
     },
-    /// Over a limit.
+    /// The file is longer than is read of it ([`MetadataLimits`](crate::MetadataLimits)).
     #[error("{role} metadata is over {limit} bytes")]
     TooLarge {
-        /// Of which role.
+        /// The role whose file it is.
         role: String,
-        /// How much is allowed.
+        /// The most bytes that are read: the limit of the role, or the signed length if that is lower.
         limit: u64,
     },
-}
-
-impl TrustError {
-    /// A stable code for logs, status and check-in: `malformed`, `untrusted`, `rollback`, `wrong-version`,
-    /// `mismatch`, `expired`, `missing`, `too-large`.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed { .. } => "malformed",
-            Self::Untrusted { .. } => "untrusted",
-            Self::Rollback { .. } => "rollback",
-            Self::WrongVersion { .. } => "wrong-version",
-            Self::Mismatch { .. } => "mismatch",
-            Self::Expired { .. } => "expired",
-            Self::Missing { .. } => "missing",
-            Self::TooLarge { .. } => "too-large",
-        }
-    }
 }

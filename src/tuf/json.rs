@@ -1,7 +1,7 @@
-//! JSON as metadata may be: no member twice, not nested without end, nothing after it.
+//! Parses the JSON of metadata: no member twice, bounded nesting, nothing after it.
 //!
-//! Two parsers that disagree on which of two equal members counts would trust two different files under one
-//! signature, so such a file is nobody's.
+//! If a member stood twice, two parsers could take different ones, and so trust two different contents under one signature.
+//! Such a file is refused.
 
 use std::fmt;
 

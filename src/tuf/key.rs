@@ -42,7 +42,7 @@ impl SigningKey {
         zeroize::Zeroizing::new(self.0.to_bytes())
     }
 
-    /// The public half.
+    /// The public key that verifies what this key signs.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
@@ -63,7 +63,7 @@ impl PublicKey {
         (canonical && !key.is_weak()).then_some(Self(key))
     }
 
-    /// The 32 bytes.
+    /// The key in its 32-byte form (RFC 8032 §5.1.5).
     pub fn to_bytes(&self) -> [u8; 32] {
         self.0.to_bytes()
     }
@@ -95,7 +95,7 @@ impl PublicKey {
         })
     }
 
-    /// Its TUF id.
+    /// The id under which metadata lists the key (§4.2.1).
     pub fn id(&self) -> KeyId {
         let json = canonical::bytes(&self.to_json()).expect("a key holds no number");
         KeyId(Digest::of(&json).to_string())

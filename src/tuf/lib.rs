@@ -1,8 +1,8 @@
 //! Trust: The Update Framework, specification 1.0.x, in its standard wire format.
 //!
-//! The client workflow is pure: told metadata bytes and a time, it says what to fetch next or what is trusted.
+//! The client workflow is pure: it is given metadata bytes and a time, and says what to fetch next or what is trusted.
 //! Read [`schema`] (what is on the wire), [`key`], then [`client`]; HQ signs with [`sign`]. Inside: `json` and
-//! `metadata` refuse what is no metadata, `verify` counts signatures, `trusted` keeps what held and finds targets
+//! `metadata` refuse what is no metadata, `verify` counts signatures, `trusted` keeps verified files and finds targets
 //! (`paths`: who is asked for which), and `client` walks §5 step by step.
 //!
 //! Deliberately absent: key types other than Ed25519 (such keys are skipped), keys whose id is not their hash (§4.3),
@@ -23,5 +23,5 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Ask, Limits, MAX_ROLES, Refresh, Step, TrustError, Trusted};
+pub use client::{Ask, MAX_ROLES, MetadataLimits, Refresh, RefreshStep, TrustError, Trusted};
 pub use key::{KeyId, PublicKey, SigningKey};

@@ -20,11 +20,11 @@ const MAX_KEYS_PER_ROLE: usize = 32;
 
 /// The signed part of a metadata file.
 pub(super) trait Metadata: DeserializeOwned {
-    /// What `_type` must be.
+    /// The only value that `_type` may have.
     const KIND: &'static str;
-    /// Its `_type`, `spec_version`, `version` and `expires`.
+    /// The members that every signed part has: `_type`, `spec_version`, `version` and `expires`.
     fn head(&self) -> Head<'_>;
-    /// What else must hold.
+    /// Checks what §4 says of this role beyond the JSON shape; an error says what is wrong, for people.
     fn check(&self) -> Result<(), String>;
 }
 

@@ -27,11 +27,11 @@ pub struct Root {
     /// `root`.
     #[serde(rename = "_type")]
     pub kind: String,
-    /// Version of the specification.
+    /// Version of the specification: [`SPEC_VERSION`] where we write it.
     pub spec_version: String,
-    /// Version of this metadata.
+    /// Version of this metadata, from 1; it never goes down.
     pub version: u64,
-    /// When it expires.
+    /// From this time on no client trusts the file (§5).
     pub expires: UnixTime,
     /// Always true here; a foreign root that does not say is without (§4.3).
     #[serde(default)]
@@ -40,7 +40,7 @@ pub struct Root {
     pub keys: BTreeMap<KeyId, Value>,
     /// `root`, `timestamp`, `snapshot`, `targets`.
     pub roles: BTreeMap<String, RoleKeys>,
-    /// Everything else in `signed`.
+    /// Other members of `signed`. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
@@ -48,11 +48,11 @@ pub struct Root {
 /// Who may sign a role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoleKeys {
-    /// The keys; an id counts once.
+    /// The ids of the keys that may sign the role; an id counts once.
     pub keyids: Vec<KeyId>,
-    /// How many must have signed.
+    /// How many of these keys must have signed, at least 1.
     pub threshold: u32,
-    /// Everything else.
+    /// Other members of the object. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
@@ -63,15 +63,15 @@ pub struct Timestamp {
     /// `timestamp`.
     #[serde(rename = "_type")]
     pub kind: String,
-    /// Version of the specification.
+    /// Version of the specification: [`SPEC_VERSION`] where we write it.
     pub spec_version: String,
-    /// Version of this metadata.
+    /// Version of this metadata, from 1; it never goes down.
     pub version: u64,
-    /// When it expires.
+    /// From this time on no client trusts the file (§5).
     pub expires: UnixTime,
     /// `snapshot.json` and nothing else.
     pub meta: BTreeMap<String, MetaFile>,
-    /// Everything else in `signed`.
+    /// Other members of `signed`. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
@@ -82,31 +82,31 @@ pub struct Snapshot {
     /// `snapshot`.
     #[serde(rename = "_type")]
     pub kind: String,
-    /// Version of the specification.
+    /// Version of the specification: [`SPEC_VERSION`] where we write it.
     pub spec_version: String,
-    /// Version of this metadata.
+    /// Version of this metadata, from 1; it never goes down.
     pub version: u64,
-    /// When it expires.
+    /// From this time on no client trusts the file (§5).
     pub expires: UnixTime,
     /// `targets.json`, `firmware.json`.
     pub meta: BTreeMap<String, MetaFile>,
-    /// Everything else in `signed`.
+    /// Other members of `signed`. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
 
-/// What is said of another metadata file.
+/// What a timestamp or snapshot says of another metadata file (§4.4).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetaFile {
-    /// Its version.
+    /// The version that the file must have, from 1.
     pub version: u64,
-    /// Its length in bytes, if known.
+    /// The exact length of the file in bytes; `None` if the signer does not give it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
-    /// Its hashes, if known.
+    /// Hashes of the file; `None` if the signer does not give them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hashes: Option<Hashes>,
-    /// Everything else.
+    /// Other members of the object. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
@@ -114,10 +114,10 @@ pub struct MetaFile {
 /// Hashes by algorithm. SHA-256 and SHA-512 are checked; one of them must be there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hashes {
-    /// SHA-256.
+    /// SHA-256 of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
-    /// Others.
+    /// Hashes by other algorithms, under their names; of these `sha512` is checked.
     #[serde(flatten)]
     pub others: BTreeMap<String, Value>,
 }
@@ -128,58 +128,58 @@ pub struct Targets {
     /// `targets`.
     #[serde(rename = "_type")]
     pub kind: String,
-    /// Version of the specification.
+    /// Version of the specification: [`SPEC_VERSION`] where we write it.
     pub spec_version: String,
     /// Version of this metadata; a site's generation.
     pub version: u64,
-    /// When it expires.
+    /// From this time on no client trusts the file (§5).
     pub expires: UnixTime,
     /// Target files by path.
     pub targets: BTreeMap<String, Target>,
-    /// Roles that others sign.
+    /// The roles to which this one delegates; `None` if it delegates to nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delegations: Option<Delegations>,
-    /// Everything else in `signed`.
+    /// Other members of `signed`. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
 
-/// A target file.
+/// What the signer says of a target file (§4.5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Target {
     /// Its length in bytes.
     pub length: u64,
-    /// Its hashes.
+    /// Hashes of the whole file, at least one of which can be checked.
     pub hashes: Hashes,
-    /// What the signer says about it.
+    /// What the signer adds about the file; opaque to TUF (§4.5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom: Option<Value>,
-    /// Everything else.
+    /// Other members of the object. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
 
-/// Roles that others sign.
+/// The roles to which this one delegates, and their keys (§4.5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delegations {
-    /// Their keys.
+    /// The public keys of all delegated roles in `roles`, by their ids.
     pub keys: BTreeMap<KeyId, Value>,
-    /// In order of priority.
+    /// The delegated roles; a search asks earlier ones first (§5.6.7).
     #[serde(default)]
     pub roles: Vec<DelegatedRole>,
-    /// Everything else.
+    /// Other members of the object. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
 
-/// One role that others sign.
+/// One role to which a targets role delegates (§4.5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DelegatedRole {
-    /// Its name, and the name of its file.
+    /// The name of the role, and of its file: 1 to 80 bytes.
     pub name: String,
-    /// Its keys.
+    /// The ids of the keys that may sign the role; an id counts once.
     pub keyids: Vec<KeyId>,
-    /// How many must have signed.
+    /// How many of these keys must have signed, at least 1.
     pub threshold: u32,
     /// Whether no other role may answer for these paths. The specification's own example does not say, so foreign
     /// metadata need not.
@@ -196,20 +196,20 @@ pub struct DelegatedRole {
 /// A metadata file: the signed part and its signatures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope<T> {
-    /// By whom.
+    /// One signature for each key (§4.2.1), of the canonical form of `signed`.
     pub signatures: Vec<Signature>,
-    /// What.
+    /// The metadata of the role.
     pub signed: T,
 }
 
-/// One signature.
+/// The signature of one key (§4.2.1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Signature {
-    /// The key's id.
+    /// The id of the key that signed.
     pub keyid: KeyId,
-    /// Hex.
+    /// The Ed25519 signature: 64 bytes in hex.
     pub sig: String,
-    /// Everything else.
+    /// Other members of the object. They are kept, because the signatures cover them (§4).
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }

@@ -70,7 +70,7 @@ fn emit(mut file: Envelope<Value>) -> Vec<u8> {
 /// A role's keys and how many of them must sign.
 #[derive(Debug, Clone, Copy)]
 pub struct Signers<'a> {
-    /// The keys.
+    /// The public keys that may sign; a key counts once.
     pub keys: &'a [PublicKey],
     /// How many of them, at least 1.
     pub threshold: u32,
@@ -86,13 +86,13 @@ impl Signers<'_> {
 /// Who signs each top-level role.
 #[derive(Debug, Clone, Copy)]
 pub struct TopLevel<'a> {
-    /// `root`.
+    /// Who signs the next `root`: offline keys.
     pub root: Signers<'a>,
-    /// `targets`.
+    /// Who signs `targets`: the publisher's release key.
     pub targets: Signers<'a>,
-    /// `snapshot`.
+    /// Who signs `snapshot`: the key that HQ has online.
     pub snapshot: Signers<'a>,
-    /// `timestamp`.
+    /// Who signs `timestamp`: the key that HQ has online.
     pub timestamp: Signers<'a>,
 }
 

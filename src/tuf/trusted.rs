@@ -1,4 +1,4 @@
-//! What a client trusts: metadata that held, and what it says about targets.
+//! What a client trusts: verified metadata, and what it says about targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,29 +6,29 @@ use std::sync::Arc;
 use super::error::TrustError;
 use super::metadata::{Metadata, TOP_LEVEL};
 use super::schema::{DelegatedRole, Delegations, MetaFile, Root, Snapshot, Target, Targets, Timestamp};
-use super::verify::{Authority, Held, malformed};
+use super::verify::{Authority, VerifiedMetadata, malformed};
 use ids::UnixTime;
 
 /// How many roles one search visits, `targets` included (§5.6.7.1).
 pub const MAX_ROLES: usize = 32;
 
-/// Metadata that held: what a client keeps between refreshes. Bytes as they were signed, and what they say.
+/// Verified metadata, which a client keeps between refreshes: the bytes as they were signed, and their content.
 ///
-/// Every file in it is signed by the keys of the trusted root or of whoever delegates to it here; a delegated role
-/// that several delegate to, by the keys of each. A clone is cheap.
+/// The keys of the trusted root signed every top-level file, and the keys of each delegator every delegated role. A clone is
+/// cheap.
 #[derive(Debug, Clone)]
 pub struct Trusted {
-    pub(super) root: Arc<Held<Root>>,
-    pub(super) timestamp: Option<Arc<Held<Timestamp>>>,
-    pub(super) snapshot: Option<Arc<Held<Snapshot>>>,
-    pub(super) targets: Option<Arc<Held<Targets>>>,
-    pub(super) delegated: BTreeMap<String, Arc<Held<Targets>>>,
+    pub(super) root: Arc<VerifiedMetadata<Root>>,
+    pub(super) timestamp: Option<Arc<VerifiedMetadata<Timestamp>>>,
+    pub(super) snapshot: Option<Arc<VerifiedMetadata<Snapshot>>>,
+    pub(super) targets: Option<Arc<VerifiedMetadata<Targets>>>,
+    pub(super) delegated: BTreeMap<String, Arc<VerifiedMetadata<Targets>>>,
 }
 
 impl Trusted {
     /// Trust begins with a root that was pinned (§5.2): its own signatures must hold; expiry is checked later.
     pub fn pin(root: &[u8]) -> Result<Self, TrustError> {
-        let root = Arc::new(Held::open_root(root, None)?);
+        let root = Arc::new(VerifiedMetadata::open_root(root, None)?);
         Ok(Self { root, timestamp: None, snapshot: None, targets: None, delegated: BTreeMap::new() })
     }
 
@@ -45,7 +45,7 @@ impl Trusted {
         trusted.check_order()?;
 
         // Down the delegations, each file verified by the keys of everybody who delegates to it.
-        let mut pending: Vec<Arc<Held<Targets>>> = trusted.targets.iter().cloned().collect();
+        let mut pending: Vec<Arc<VerifiedMetadata<Targets>>> = trusted.targets.iter().cloned().collect();
         while let Some(delegator) = pending.pop() {
             let Some(delegations) = &delegator.doc.delegations else { continue };
             for role in &delegations.roles {
@@ -54,7 +54,7 @@ impl Trusted {
                 match trusted.delegated.get(&role.name) {
                     Some(held) => held.check_under(&role.name, &authority)?,
                     None => {
-                        let held = Arc::new(Held::open(&role.name, bytes, &authority)?);
+                        let held = Arc::new(VerifiedMetadata::open(&role.name, bytes, &authority)?);
                         trusted.delegated.insert(role.name.clone(), Arc::clone(&held));
                         pending.push(held);
                     }
@@ -76,9 +76,9 @@ impl Trusted {
         &self,
         role: &str,
         files: &BTreeMap<String, Vec<u8>>,
-    ) -> Result<Option<Arc<Held<T>>>, TrustError> {
+    ) -> Result<Option<Arc<VerifiedMetadata<T>>>, TrustError> {
         let Some(bytes) = files.get(&file_name(role)) else { return Ok(None) };
-        Ok(Some(Arc::new(Held::open(role, bytes, &self.authority(role))?)))
+        Ok(Some(Arc::new(VerifiedMetadata::open(role, bytes, &self.authority(role))?)))
     }
 
     /// What a refresh cannot have left behind: a snapshot that no timestamp named.
@@ -104,17 +104,17 @@ impl Trusted {
         files
     }
 
-    /// The trusted root.
+    /// The root of the last refresh, or the pinned one before the first.
     pub fn root(&self) -> &Root {
         &self.root.doc
     }
 
-    /// The trusted timestamp.
+    /// The trusted timestamp; `None` before the first refresh, and when a new root has revoked it (§5.3.11).
     pub fn timestamp(&self) -> Option<&Timestamp> {
         self.timestamp.as_deref().map(|held| &held.doc)
     }
 
-    /// The trusted snapshot.
+    /// The trusted snapshot; `None` where the timestamp is, and until the first refresh has come to it.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_deref().map(|held| &held.doc)
     }
@@ -131,8 +131,8 @@ impl Trusted {
 
     /// The target of this path: top level first, then delegations in order, preorder depth first (§5.6.7).
     ///
-    /// Only files that the trusted snapshot names count. Where the search comes to a role that is not there as the
-    /// snapshot names it, it ends: a role of lower priority must not answer in its place.
+    /// Only files that the trusted snapshot names count. The search ends at a role whose file is not the one that the snapshot
+    /// names: a role of lower priority must not answer in its place.
     pub fn target(&self, path: &str) -> Option<&Target> {
         let mut visited = BTreeSet::new();
         let mut pending = vec!["targets"];
@@ -177,7 +177,7 @@ impl Trusted {
     }
 
     /// The role's file, if it is the one that the snapshot names.
-    fn current(&self, role: &str) -> Option<&Held<Targets>> {
+    fn current(&self, role: &str) -> Option<&VerifiedMetadata<Targets>> {
         let held = if role == "targets" { self.targets.as_deref() } else { self.delegated.get(role).map(Arc::as_ref) }?;
         let named = self.snapshot()?.meta.get(&format!("{role}.json"))?;
         held.is(named).then_some(held)
@@ -193,11 +193,11 @@ impl Trusted {
         self.timestamp()?.meta.get("snapshot.json")
     }
 
-    /// §5.3.7 and §5.3.11: a new root, and what no longer holds under it.
+    /// §5.3.7 and §5.3.11: trusts a new root, and drops what its keys did not sign.
     ///
     /// §5.3.11 is applied with each root, not after the last: a refresh that ends in between must not leave files
     /// that the new root does not vouch for.
-    pub(super) fn set_root(&mut self, root: Held<Root>) {
+    pub(super) fn set_root(&mut self, root: VerifiedMetadata<Root>) {
         let older = std::mem::replace(&mut self.root, Arc::new(root));
         let rotated = ["timestamp", "snapshot"]
             .into_iter()
@@ -214,12 +214,12 @@ impl Trusted {
         self.prune();
     }
 
-    fn still_holds<T: Metadata>(&self, role: &str, held: Option<&Held<T>>) -> bool {
+    fn still_holds<T: Metadata>(&self, role: &str, held: Option<&VerifiedMetadata<T>>) -> bool {
         held.is_none_or(|held| held.check_under(role, &self.authority(role)).is_ok())
     }
 
     /// New top-level targets or a new delegated role.
-    pub(super) fn set_targets(&mut self, role: &str, held: Arc<Held<Targets>>) {
+    pub(super) fn set_targets(&mut self, role: &str, held: Arc<VerifiedMetadata<Targets>>) {
         if role == "targets" {
             self.targets = Some(held);
         } else {
@@ -241,7 +241,7 @@ impl Trusted {
     /// The delegated roles that are held and reached from `targets`, or the name of one that does not hold.
     fn reachable(&self) -> Result<BTreeSet<String>, String> {
         let mut reachable = BTreeSet::new();
-        let mut pending: Vec<&Held<Targets>> = self.targets.as_deref().into_iter().collect();
+        let mut pending: Vec<&VerifiedMetadata<Targets>> = self.targets.as_deref().into_iter().collect();
         while let Some(delegator) = pending.pop() {
             let Some(delegations) = &delegator.doc.delegations else { continue };
             for (role, held) in self.held_below(delegations) {
@@ -258,7 +258,7 @@ impl Trusted {
     fn held_below<'a>(
         &'a self,
         delegations: &'a Delegations,
-    ) -> impl Iterator<Item = (&'a DelegatedRole, &'a Held<Targets>)> {
+    ) -> impl Iterator<Item = (&'a DelegatedRole, &'a VerifiedMetadata<Targets>)> {
         delegations.roles.iter().filter_map(|role| Some((role, self.delegated.get(&role.name)?.as_ref())))
     }
 }

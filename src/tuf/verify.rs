@@ -1,4 +1,5 @@
-//! One metadata file and the keys that may sign it: nothing becomes [`Held`] but through [`Held::open`].
+//! One metadata file and the keys that may sign it. Only [`VerifiedMetadata::open`] and [`VerifiedMetadata::open_root`] make
+//! a [`VerifiedMetadata`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +14,7 @@ use super::schema::{DelegatedRole, Delegations, Hashes, MetaFile, Root, Signatur
 use super::{canonical, json};
 use ids::UnixTime;
 
-/// Who may sign a role: its usable keys and how many of them it takes.
+/// Who may sign a role: its usable keys, and how many of them must.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Authority {
     keys: BTreeMap<KeyId, PublicKey>,
@@ -46,16 +47,16 @@ impl Authority {
     }
 }
 
-/// A metadata file whose signatures held, with the bytes as they were signed.
-pub(super) struct Held<T> {
+/// A metadata file whose signatures were verified, with its bytes as they came.
+pub(super) struct VerifiedMetadata<T> {
     pub(super) bytes: Vec<u8>,
     pub(super) doc: T,
     authority: Authority,
-    /// Of the bytes, calculated once.
+    /// Hashes of `bytes`, calculated once.
     hashes: Hashes,
 }
 
-impl Held<Root> {
+impl VerifiedMetadata<Root> {
     /// A root, if the keys that it lists itself signed it and, where there is an older root, the keys of that one too
     /// (§5.3.4).
     pub(super) fn open_root(bytes: &[u8], older: Option<&Authority>) -> Result<Self, TrustError> {
@@ -70,7 +71,7 @@ impl Held<Root> {
     }
 }
 
-impl<T: Metadata> Held<T> {
+impl<T: Metadata> VerifiedMetadata<T> {
     /// The file, if enough keys of `authority` signed it and its content is what §4 says. What its version and expiry
     /// have to be is for the caller to know.
     pub(super) fn open(role: &str, bytes: &[u8], authority: &Authority) -> Result<Self, TrustError> {
@@ -84,7 +85,7 @@ impl<T: Metadata> Held<T> {
         Self { bytes: bytes.to_vec(), hashes: Hashes::of(bytes), doc, authority }
     }
 
-    /// Whether the file holds under this authority too. The same keys need not be asked twice about the same bytes.
+    /// Whether this authority signed the file too. The same keys are not asked twice about the same bytes.
     pub(super) fn check_under(&self, role: &str, authority: &Authority) -> Result<(), TrustError> {
         if self.authority == *authority {
             return Ok(());
@@ -120,7 +121,7 @@ impl<T: Metadata> Held<T> {
     }
 }
 
-impl<T: Metadata> fmt::Debug for Held<T> {
+impl<T: Metadata> fmt::Debug for VerifiedMetadata<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} version {}", T::KIND, self.version())
     }

@@ -12,13 +12,12 @@ use super::clock::Timekeeper;
 use super::clock::service::HostClock;
 use super::enrolment_journal::{EnrolmentJournal, FinishError};
 use super::identity::{EnrolledSite, IdentityError, SiteIdentity, signing_request};
-use super::state::{EnrolFailure, HqRefusal};
 use super::tls::{Anchors, TlsError};
-use api::{self, Certificate, ENROL_PATH, EnrolRequest, EnrolmentToken, ROOT_PATH, TokenKeys};
+use api::{self, Certificate, ENROL_PATH, EnrolFailure, EnrolRequest, EnrolmentToken, HqRefusal, ROOT_PATH, TokenKeys};
 use bundle::RecipientSecret;
 use ids::Digest;
 use store::{Store, StoreError};
-use tuf::{Limits, TrustError, Trusted};
+use tuf::{MetadataLimits, TrustError, Trusted};
 
 /// Why an appliance did not become a site.
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +143,7 @@ pub async fn enrol_with(
     let client = Client::new(Anchors::ByDigest(token.ca_sha256), None, time, limits)?;
 
     // Trust first: the root that the token pins, whole and this fleet's.
-    let max = Limits::default().root_bytes;
+    let max = MetadataLimits::default().root_bytes;
     let failed = |error| unreachable_or_wrong(error, &token.hq);
     let root = match client.get(&format!("{base}{ROOT_PATH}"), max, None).await.map_err(failed)? {
         GetOutcome::Body(bytes, _) => bytes,

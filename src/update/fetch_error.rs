@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::state::{HqRefusal, SiteState};
-use api::Refusal;
+use api::{HqRefusal, Refusal, SiteState};
 use store::StoreError;
 
 /// Why something could not be fetched.

@@ -12,9 +12,8 @@ use super::clock::Timekeeper;
 use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
-use super::state::UpdateAlert;
 use super::tls::Anchors;
-use api::{CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
+use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
 use ids::{Digest, UnixTime};
 use status::Stats;
 use store::Store;
@@ -125,12 +124,12 @@ impl HqLine {
         match self.renew(root).await {
             Ok(until) => {
                 tracing::info!(%until, "client certificate renewed");
-                self.stats.clear_alert(UpdateAlert::Certificate.code());
+                self.stats.clear_alert(AlertCode::Certificate);
             }
             Err(error) => {
                 tracing::warn!(%error, "the client certificate was not renewed");
                 let text = format!("the client certificate was not renewed: {error}");
-                self.stats.alert(UpdateAlert::Certificate.code(), text);
+                self.stats.alert(AlertCode::Certificate, text);
             }
         }
     }

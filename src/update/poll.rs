@@ -14,13 +14,13 @@ use super::poll_error::PollError;
 use super::refresh::{TIMESTAMP, refresh};
 use super::release::{self, ManifestTarget, ReleaseStanding};
 use super::self_check::CheckError;
-use super::state::UpdateAlert;
 use super::updater::Updater;
 use access::{Catalog, Opened, OpenedManifest};
+use api::AlertCode;
 use bundle::ObjectRef;
 use bundle::limits::MAX_MANIFEST_BYTES;
 use ids::{Generation, UnixTime};
-use tuf::Limits;
+use tuf::MetadataLimits;
 
 impl Updater {
     /// One poll without its report. Returns the new release's catalog if one was activated.
@@ -32,7 +32,7 @@ impl Updater {
         let now = self.time.now();
         let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
         let etag = self.line.etag().filter(|_| !self.full_refresh_due(now));
-        let limit = Limits::default().timestamp_bytes;
+        let limit = MetadataLimits::default().timestamp_bytes;
         let (timestamp, etag) = match client.get(&format!("{base}{TIMESTAMP}"), limit, etag).await? {
             GetOutcome::NotModified => {
                 self.heal(&client, deadline).await?;
@@ -134,7 +134,7 @@ impl Updater {
             AfterFailedCheck::Reject => self.trust.reject(generation).await?,
         }
         let text = format!("generation {generation} failed its check: {source}");
-        self.stats.alert(UpdateAlert::SelfCheck.code(), text);
+        self.stats.alert(AlertCode::SelfCheck, text);
         Ok(PollError::SelfCheck { generation, source })
     }
 
@@ -170,14 +170,14 @@ impl Updater {
         match self.attempts.compare(signed.newest, shown) {
             PublishedTree::Current => {
                 self.trust.found_current(self.time.now());
-                self.stats.clear_alert(UpdateAlert::Withheld.code());
+                self.stats.clear_alert(AlertCode::Withheld);
             }
             // The next poll asks for the timestamp without an entity tag.
             PublishedTree::Behind => self.line.forget_etag(),
             PublishedTree::Withheld => {
                 self.line.forget_etag();
                 let text = format!("HQ has published generation {}, the published tree shows {shown}", signed.newest);
-                self.stats.alert(UpdateAlert::Withheld.code(), text);
+                self.stats.alert(AlertCode::Withheld, text);
             }
         }
         self.trust.save_time_floor().await

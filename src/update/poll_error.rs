@@ -8,9 +8,9 @@ use super::fetch_error::{FetchError, store_state};
 use super::identity::IdentityError;
 use super::refresh::RefreshError;
 use super::self_check::CheckError;
-use super::state::{MetadataRefusal, SiteState};
 use super::tls::TlsError;
-use access::ReleaseError;
+use access::{ReleaseError, metadata_refusal};
+use api::{ReleaseRefusal, SiteState};
 use ids::{Generation, UnixTime};
 use store::StoreError;
 use tuf::TrustError;
@@ -22,13 +22,13 @@ pub enum PollError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// Metadata was turned away.
-    #[error("{code}: {0}", code = .0.code())]
+    #[error("{code}: {0}", code = metadata_refusal(.0))]
     Trust(#[from] TrustError),
     /// Metadata is another site's, or does not say whose it is.
-    #[error("{code}: {0}", code = MetadataRefusal::OtherSite)]
+    #[error("{code}: {0}", code = ReleaseRefusal::OtherSite)]
     Other(#[from] AnchorError),
     /// The release was turned away.
-    #[error("{code}: {0}", code = .0.code())]
+    #[error("{code}: {0}", code = .0.refusal())]
     Release(#[from] ReleaseError),
     /// HQ has published nothing for this site.
     #[error("HQ has not published a release for this site yet")]

@@ -3,7 +3,7 @@
 use super::anchors::{self, AnchorError};
 use super::client::{Client, FetchError, GetOutcome};
 use ids::{FleetId, SiteId, UnixTime};
-use tuf::{Limits, Refresh, Step, TrustError, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, TrustError, Trusted};
 
 /// Why a refresh ended early. What was trusted before, and new roots, stay.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,9 @@ pub async fn refresh(
     mut timestamp: Option<Vec<u8>>,
 ) -> Refreshed {
     let start = trusted.clone();
-    let mut machine = Refresh::start(trusted, Limits::default(), now);
+    let mut machine = Refresh::start(trusted, MetadataLimits::default(), now);
     loop {
-        let Step::Fetch(ask) = machine.step() else {
+        let RefreshStep::Fetch(ask) = machine.step() else {
             return Refreshed { trusted: machine.trusted().clone(), result: Ok(()) };
         };
         // The root chain ends before anything else is asked for. A last root that names another fleet or no CA would

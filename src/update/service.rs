@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::backoff;
 use super::poll_error::PollError;
 use super::roll_back::{RollBackError, RolledBack};
-use super::state::{SiteState, UpdateAlert};
 use super::updater::Updater;
 use access::{Catalog, Opened};
+use api::{AlertCode, SiteState};
 use ids::Generation;
 use status::PollState;
 
@@ -100,16 +100,16 @@ impl Updater {
         }
         self.stats.count(if outcome.state == SiteState::Ok { "update.poll-ok" } else { "update.poll-failed" });
         match outcome.state {
-            SiteState::Refused => self.stats.alert(UpdateAlert::ReleaseRefused.code(), outcome.reason.clone()),
+            SiteState::Refused => self.stats.alert(AlertCode::ReleaseRefused, outcome.reason.clone()),
             SiteState::Ok => {
-                self.stats.clear_alert(UpdateAlert::ReleaseRefused.code());
-                self.stats.clear_alert(UpdateAlert::ReleaseDamaged.code());
+                self.stats.clear_alert(AlertCode::ReleaseRefused);
+                self.stats.clear_alert(AlertCode::ReleaseDamaged);
             }
             _ => {}
         }
         self.stats.poll(PollState {
             at: self.time.now(),
-            state: outcome.state.code(),
+            state: outcome.state,
             reason: outcome.reason.clone(),
             generation: self.trust.active().map_or(Generation(0), Opened::generation),
             fresh_at: self.trust.fresh_at(),

@@ -10,8 +10,8 @@ use super::plan;
 use super::poll_error::PollError;
 use super::release::{self, LoadError, ManifestTarget, ReleaseStanding};
 use super::self_check::{self, CheckError, CheckedContents};
-use super::state::UpdateAlert;
 use access::Opened;
+use api::AlertCode;
 use ids::{Digest, Generation, UnixTime};
 use status::Stats;
 use store::{Store, StoreError, TrustState};
@@ -118,7 +118,7 @@ impl SiteTrust {
             Err(LoadError::Store(error @ StoreError::Io { .. })) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the stored release is not served");
-                self.stats.alert(UpdateAlert::ReleaseDamaged.code(), error.to_string());
+                self.stats.alert(AlertCode::ReleaseDamaged, error.to_string());
             }
         }
         if let Some(active) = &self.active {
@@ -202,7 +202,7 @@ impl SiteTrust {
         tracing::info!(%generation, files = release.manifest().totals.files, "release activated");
         self.active = Some(release);
         self.stats.count("update.activated");
-        self.stats.clear_alert(UpdateAlert::SelfCheck.code());
+        self.stats.clear_alert(AlertCode::SelfCheck);
         if let Err(error) = self.save().await {
             // The switch is made; the floor is stored with the next change.
             tracing::warn!(%error, "the time floor was not stored");

@@ -1,6 +1,6 @@
 //! The shipped programs against programs that others wrote, on networks of their own. Needs root; says what it skips.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod attacks;
 mod dhcp;

@@ -15,7 +15,7 @@ use lineside::appliance::interface;
 use lineside::appliance::neighbours::NeighbourService;
 use lineside::bundle::{DhcpMode, DhcpSettings};
 use lineside::dhcp::{Config, Feeds, Lease, LeaseLog, MemoryLog, Service};
-use lineside::ids::MacAddr;
+use lineside::ids::{self, MacAddr};
 use lineside::status::Stats;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,7 @@ fn the_neighbour_table_is_followed_and_asked_for() {
     let (table, ended) = (devices.clone(), stop.clone());
     let task = lan.in_server(move || async move {
         let lan = interface::find(Some("lan0"), false).unwrap();
-        assert_eq!((lan.address, lan.prefix), (SERVER, 24));
+        assert_eq!((lan.address(), lan.lan.prefix_len()), (SERVER, 24));
         NeighbourService::new(lan, table, Stats::new()).run(asked, ended).await.unwrap();
     });
     let resolved = || devices.read().unwrap().resolve(address);
@@ -187,7 +187,7 @@ impl Lan {
         let stop = CancellationToken::new();
         let ended = stop.clone();
         let thread = self.in_server(move || async move {
-            let service = Service::bind(Config::on_lan("lan0".to_owned(), SERVER, 24)).unwrap();
+            let service = Service::bind(Config::on_lan("lan0".to_owned(), ids::Lan::new(SERVER, 24))).unwrap();
             let (_sender, catalog) = watch::channel(Arc::new(Catalog::empty("lab".parse().unwrap())));
             let devices: Arc<RwLock<DeviceTable>> = Arc::default();
             let (_ask, asked) = mpsc::channel(16);

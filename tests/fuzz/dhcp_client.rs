@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use bundle::{DhcpMode, DhcpSettings};
-use dhcp::augment::{Act, Augment};
+use dhcp::augment::{Action, Augment};
 use dhcp::heard::ServerMessage;
-use dhcp::{Lan, Leases, Mode, Request, Scope, To, Verdict, View, arp, frame, respond};
-use ids::{MacAddr, UnixTime};
+use dhcp::{
+    ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, frame, respond,
+};
+use ids::{Lan, MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -28,20 +30,20 @@ fuzz_target!(|bytes: &[u8]| {
     complete(&request, bytes);
 });
 
-fn scope(mode: DhcpMode) -> Scope {
+fn scope(mode: DhcpMode) -> DhcpScope {
     let settings = DhcpSettings {
         mode,
         range: Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 110))),
         phone_classes: vec!["Polycom-".to_owned()],
         ..DhcpSettings::default()
     };
-    let mut scope = Scope::new(BOX, 24, &settings, [PHONE]);
+    let mut scope = DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE]);
     scope.check_addresses = false;
     scope
 }
 
-fn answer(scope: &Scope, request: &Request) {
-    let (lan, mut leases, now) = (Lan::new(), Leases::new(), UnixTime(1_700_000_000));
+fn answer(scope: &DhcpScope, request: &Request) {
+    let (lan, mut leases, now) = (LanView::new(), Leases::new(), UnixTime(1_700_000_000));
     leases.set_range(scope.range.clone());
     // What it says twice is answered as if it had been heard once.
     for _ in 0..2 {
@@ -56,10 +58,10 @@ fn answer(scope: &Scope, request: &Request) {
                 let heard = ServerMessage::parse(&sent).expect("a server's message");
                 assert_eq!((heard.server, heard.chaddr), (BOX, request.chaddr));
                 let nak = sent.get(242) == Some(&6);
-                assert!(!nak || scope.mode == Mode::All, "a NAK outside `all`");
-                assert!(scope.mode == Mode::All || scope.is_phone(request), "an answer to no phone");
-                if let To::Address(address) | To::Relay(address) | To::Client(address, _) = to {
-                    assert!(scope.is_local(address));
+                assert!(!nak || scope.mode == ActiveMode::All, "a NAK outside `all`");
+                assert!(scope.mode == ActiveMode::All || scope.is_phone(request), "an answer to no phone");
+                if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
+                    assert!(scope.lan.contains(address));
                 }
                 change.into_iter().for_each(|lease| leases.put(lease));
             }
@@ -71,12 +73,12 @@ fn answer(scope: &Scope, request: &Request) {
 
 fn complete(request: &Request, bytes: &[u8]) {
     let (scope, now) = (scope(DhcpMode::Augment), Instant::now());
-    let mut augment = Augment::new(1, now);
+    let mut augment = Augment::new(1);
     augment.set_servers(&[ROUTER]);
     let mut acts = Vec::new();
-    augment.client((&scope, request, bytes), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, request, bytes), true, &|_| false, now, &mut acts);
     let relayed: Vec<Vec<u8>> =
-        acts.drain(..).filter_map(|act| if let Act::Relay(_, message) = act { Some(message) } else { None }).collect();
+        acts.drain(..).filter_map(|act| if let Action::Relay(_, message) = act { Some(message) } else { None }).collect();
     assert!(relayed.len() <= 1, "multiplied");
     let Some(relayed) = relayed.first() else { return };
     assert!(scope.is_phone(request), "asked for no phone");
@@ -86,16 +88,16 @@ fn complete(request: &Request, bytes: &[u8]) {
     offer[16..20].copy_from_slice(&[192, 168, 1, 77]);
     offer.extend([99, 130, 83, 99, 53, 1, 2, 54, 4, 192, 168, 1, 1, 51, 4, 0, 0, 14, 16, 255]);
     let offer = ServerMessage::parse(&offer).expect("an offer");
-    augment.server(Some(&scope), &offer, &|_, _| false, now, &mut acts);
+    augment.hear_server(Some(&scope), &offer, &|_, _| false, now, &mut acts);
     let mut selecting = bytes.get(..240).expect("a header").to_vec();
     selecting[12..16].fill(0);
     selecting.extend([53, 1, 3, 50, 4, 192, 168, 1, 77, 54, 4, 192, 168, 1, 1, 60, 8]);
     selecting.extend(b"Polycom-");
     selecting.push(255);
     let request = Request::parse(&selecting).expect("a request");
-    augment.client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
     for act in acts {
-        if let Act::Reply { mac, address, message, .. } = act {
+        if let Action::Reply { mac, address, message, .. } = act {
             assert_eq!((mac, address), (request.chaddr, Ipv4Addr::new(192, 168, 1, 77)));
             let heard = ServerMessage::parse(&message).expect("a server's message");
             assert!(message.len() >= 300 && heard.server == ROUTER && heard.giaddr.is_unspecified());

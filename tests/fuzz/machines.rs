@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use tftp::options::{Limits, Terms};
+use tftp::options::{NegotiatedOptions, OptionLimits};
 use tftp::packet::RequestOption;
 use tftp::{receive, transfer};
 
@@ -20,21 +20,21 @@ fuzz_target!(|input: &[u8]| {
         .map(|(_, (name, value))| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
         .collect();
     let length = u64::from(u32::from_be_bytes([0, a, b, c]));
-    read(length, &Terms::agree(&asked, length, &Limits::new(1500, None, None)), events);
-    write(&Terms::agree(&asked, 0, &Limits::new(1500, None, Some(1))), events);
+    read(length, &NegotiatedOptions::negotiate(&asked, length, &OptionLimits::new(1500, None, None)), events);
+    write(&NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(1500, None, Some(1))), events);
 });
 
-fn read(length: u64, terms: &Terms, events: &[u8]) {
+fn read(length: u64, options: &NegotiatedOptions, events: &[u8]) {
     let mut now = Instant::now();
     let start = now;
-    let mut machine = transfer::Transfer::new(length, terms, now);
+    let mut machine = transfer::Transfer::new(length, options, now);
     let mut events = events.chunks_exact(4);
     let mut silent = 0;
     while machine.outcome().is_none() {
         while let Some(transmit) = machine.poll_transmit() {
             let transfer::Transmit::Data(run) = transmit else { continue };
-            assert!(run.blocks >= 1 && run.blocks <= terms.windowsize && run.range.end <= length);
-            assert!(run.range.end - machine.lowest_needed() <= u64::from(terms.windowsize) * u64::from(terms.blksize));
+            assert!(run.blocks >= 1 && run.blocks <= options.windowsize && run.range.end <= length);
+            assert!(run.range.end - machine.lowest_needed() <= u64::from(options.windowsize) * u64::from(options.blksize));
         }
         match events.next() {
             Some(&[kind, wait, high, low]) => {
@@ -60,10 +60,10 @@ fn read(length: u64, terms: &Terms, events: &[u8]) {
     while machine.poll_transmit().is_some() {}
 }
 
-fn write(terms: &Terms, events: &[u8]) {
+fn write(options: &NegotiatedOptions, events: &[u8]) {
     const LIMIT: usize = 5000;
     let mut now = Instant::now();
-    let mut machine = receive::Receive::new(None, LIMIT, terms, now);
+    let mut machine = receive::Receive::new(None, LIMIT, options, now);
     let mut events = events.chunks_exact(4);
     let mut silent = 0;
     while machine.outcome().is_none() {
@@ -80,7 +80,7 @@ fn write(terms: &Terms, events: &[u8]) {
         match events.next() {
             Some(&[kind, wait, high, low]) => {
                 now += Duration::from_millis(u64::from(wait) * 7);
-                let bytes = vec![low; usize::from(terms.blksize) - usize::from(kind & 8 != 0)];
+                let bytes = vec![low; usize::from(options.blksize) - usize::from(kind & 8 != 0)];
                 match kind % 8 {
                     0..=4 => machine
                         .handle(receive::Input::Data { block: u16::from_be_bytes([high, low]), bytes: &bytes }, now),

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use ids::{Digest, UnixTime};
 use tuf::sign::{self, Signers, TopLevel};
-use tuf::{Limits, Refresh, SigningKey, Step, Trusted, canonical};
+use tuf::{MetadataLimits, Refresh, SigningKey, RefreshStep, Trusted, canonical};
 use serde_json::Value;
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
@@ -60,8 +60,8 @@ fuzz_target!(|data: &[u8]| {
         _ => ("targets", signed()),
     };
     let Some(file) = file else { return };
-    let mut refresh = Refresh::start(pinned(), Limits::default(), NOW);
-    while let Step::Fetch(ask) = refresh.step() {
+    let mut refresh = Refresh::start(pinned(), MetadataLimits::default(), NOW);
+    while let RefreshStep::Fetch(ask) = refresh.step() {
         let told = match ask.role.as_str() {
             asked if asked == role => refresh.received(&file),
             "timestamp" => refresh.received(&fixed.timestamp),

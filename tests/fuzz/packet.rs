@@ -5,8 +5,8 @@
 use libfuzzer_sys::fuzz_target;
 use access::owner;
 use ids::FileName;
-use tftp::options::{self, Limits, Terms};
-use tftp::packet::{MAX_OPTIONS, Packet, Request};
+use tftp::options::{self, NegotiatedOptions, OptionLimits};
+use tftp::packet::{MAX_OPTIONS, Packet, TransferRequest};
 use tftp::transfer::Input;
 
 fuzz_target!(|datagram: &[u8]| {
@@ -21,12 +21,12 @@ fuzz_target!(|datagram: &[u8]| {
     }
 });
 
-fn request_is_bounded(request: &Request<'_>, length: usize) {
+fn request_is_bounded(request: &TransferRequest<'_>, length: usize) {
     assert!(request.options.len() <= MAX_OPTIONS);
     let _ = options::device_hint(&request.options);
     for mtu in [0, 576, 1500, 65_536] {
-        let limits = Limits::new(mtu, None, None);
-        let terms = Terms::agree(&request.options, 1 << 33, &limits);
+        let limits = OptionLimits::new(mtu, None, None);
+        let terms = NegotiatedOptions::negotiate(&request.options, 1 << 33, &limits);
         assert!((8..=limits.max_blksize()).contains(&terms.blksize) && (1..=64).contains(&terms.windowsize));
         if let Some(oack) = &terms.oack {
             // RFC 2347: only what was asked for is answered; each value has at most ten digits.

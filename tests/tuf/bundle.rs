@@ -69,7 +69,7 @@ async fn the_key_of_one_site_opens_nothing_of_another() {
         let sealed = fs::read(path).unwrap();
         let open = |key| OpenedManifest::open(&published.trusted, &sealed, key, &fleet.id, &site.id);
         let opened = open(site.identity.recipient()).unwrap();
-        assert_eq!(open(other.identity.recipient()).unwrap_err().code(), "not-sealed-to-us");
+        assert_eq!(open(other.identity.recipient()).unwrap_err().refusal().code(), "not-sealed-to-us");
         // Everything else is encrypted with keys that only the manifest has; no key in B's hands opens any of it.
         let shared: Vec<_> = {
             let theirs = published::read(&fleet.layout, &other.id).unwrap().unwrap();

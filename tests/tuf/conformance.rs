@@ -3,7 +3,7 @@
 //!
 //! The suite serves plain HTTP and the client refuses that. So a TLS front on loopback, made here, stands between
 //! them; it changes no byte of what passes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use lineside::ids::UnixTime;
 use lineside::store::StoreError;
 use lineside::tuf::schema::Target;
-use lineside::tuf::{Limits, Refresh, Step, Trusted};
+use lineside::tuf::{MetadataLimits, Refresh, RefreshStep, Trusted};
 use lineside::update::HostClock;
 use lineside::update::client::{Client, ClientLimits, GetOutcome, ObjectSink};
 use lineside::update::clock::Timekeeper;
@@ -91,9 +91,9 @@ async fn refresh(client: &Client, dir: &Path, url: &str) -> anyhow::Result<Trust
         files.insert(name, fs::read(entry.path())?);
     }
     let trusted = Trusted::reopen(&files).context("what is in the metadata directory")?;
-    let mut machine = Refresh::start(trusted, Limits::default(), UnixTime::of(SystemTime::now()));
+    let mut machine = Refresh::start(trusted, MetadataLimits::default(), UnixTime::of(SystemTime::now()));
     let result = loop {
-        let Step::Fetch(ask) = machine.step() else { break Ok(()) };
+        let RefreshStep::Fetch(ask) = machine.step() else { break Ok(()) };
         let told = match client.get(&format!("{url}{}", ask.path), ask.max_bytes, None).await {
             Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes),
             Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing(),

@@ -4,7 +4,8 @@
 //! `python_tuf`, `bundle` and `suite` need an interpreter with tests/tuf/requirements.txt (`tests/tuf/venv` makes one);
 //! `suite` also needs a checkout of the conformance suite, which no package registry has.
 #![cfg(feature = "demo")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::expect_used, missing_docs)]
 
 mod bundle;
 mod ceremony;

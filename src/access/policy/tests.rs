@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::guard::QUIET;
-use crate::rate::Rate;
 use bundle::{Class, ContentKey, Inventory, Manifest, ObjectRef, Packing, Shard, SiteSettings, Totals};
-use ids::{Digest, Generation, UnixTime};
+use ids::{Digest, Generation, Rate, UnixTime};
 
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xaa, 0xbb, 0xcc]);
 const KITCHEN: MacAddr = MacAddr::new([0x00, 0x15, 0x65, 0x01, 0x02, 0x03]);
@@ -62,24 +61,24 @@ fn catalog() -> Catalog {
     Catalog::new(&manifest(), inventory(), vec![Shard { files }]).unwrap()
 }
 
-struct Site {
+struct TestSite {
     policy: Policy,
     catalog: Catalog,
     now: Instant,
     reports: Vec<GuessingDevice>,
 }
 
-impl Site {
+impl TestSite {
     fn new() -> Self {
-        let policy = Policy::new((Ipv4Addr::new(192, 0, 2, 0), 24));
+        let policy = Policy::new(Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24));
         Self { policy, catalog: catalog(), now: Instant::now(), reports: Vec::new() }
     }
 
     /// A site where only the guard limits.
     fn unlimited() -> Self {
-        let rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
-        let limits = Limits { address: rate, own: rate, known: rate, unknown: rate };
-        Self { policy: Policy::with_limits((Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
+        let rate = Rate::per_second(1_000_000).with_burst(1_000_000);
+        let limits = RequestRates { address: rate, own: rate, known: rate, unknown: rate };
+        Self { policy: Policy::with_limits(Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24), limits), ..Self::new() }
     }
 
     fn decide(&mut self, requester: Resolution, name: &str) -> Decision {
@@ -89,7 +88,7 @@ impl Site {
     fn decide_from(&mut self, address: Ipv4Addr, requester: Resolution, name: &str) -> Decision {
         let name = name.parse().unwrap();
         let (decision, report) =
-            self.policy.decide(&self.catalog, &Request { address, requester, name: &name }, self.now);
+            self.policy.decide(&self.catalog, &FileRequest { address, requester, name: &name }, self.now);
         self.reports.extend(report);
         decision
     }
@@ -154,7 +153,7 @@ fn who_gets_what() {
         (Resolution::Unknown, "sip.ld", "unknown-device"),
     ];
     for (requester, name, expected) in table {
-        let mut site = Site::new();
+        let mut site = TestSite::new();
         assert_eq!(said(&site.decide(requester, name)), expected, "{requester:?} asks for {name}");
         assert_eq!(site.reports, []);
     }
@@ -162,7 +161,7 @@ fn who_gets_what() {
 
 #[test]
 fn what_is_served_is_the_file_that_was_asked_for() {
-    let Decision::Serve(entry) = Site::new().decide(device(RECEPTION), "0004F2AABBCC.cfg") else {
+    let Decision::Serve(entry) = TestSite::new().decide(device(RECEPTION), "0004F2AABBCC.cfg") else {
         panic!("a phone's own file");
     };
     assert_eq!(entry.sha256, Digest::of(b"0004f2aabbcc.cfg"));
@@ -171,19 +170,19 @@ fn what_is_served_is_the_file_that_was_asked_for() {
 #[test]
 fn outside_the_lan_there_is_silence() {
     for address in [[192, 0, 3, 10], [10, 0, 0, 1], [192, 0, 2, 255]] {
-        let decision = Site::new().decide_from(address.into(), device(RECEPTION), "000000000000.cfg");
+        let decision = TestSite::new().decide_from(address.into(), device(RECEPTION), "000000000000.cfg");
         assert_eq!(said(&decision), "(outside-lan)");
     }
-    let everywhere = Lan::new((Ipv4Addr::UNSPECIFIED, 0));
-    assert!(everywhere.has_host(Ipv4Addr::new(8, 8, 8, 8)));
-    let single = Lan::new((Ipv4Addr::new(192, 0, 2, 1), 32));
-    assert!(single.has_host(Ipv4Addr::new(192, 0, 2, 1)));
-    assert!(!single.has_host(Ipv4Addr::new(192, 0, 2, 2)));
+    let everywhere = Policy::new(Lan::new(Ipv4Addr::UNSPECIFIED, 0));
+    assert!(everywhere.can_answer(Ipv4Addr::new(8, 8, 8, 8)));
+    let single = Policy::new(Lan::new(Ipv4Addr::new(192, 0, 2, 1), 32));
+    assert!(single.can_answer(Ipv4Addr::new(192, 0, 2, 1)));
+    assert!(!single.can_answer(Ipv4Addr::new(192, 0, 2, 2)));
 }
 
 #[test]
 fn over_the_rate_there_is_silence_and_then_service_again() {
-    let mut site = Site::new();
+    let mut site = TestSite::new();
     let answers: Vec<_> = (0..500).map(|_| said(&site.decide(device(RECEPTION), "0004f2aabbcc.cfg"))).collect();
     assert_eq!(answers.iter().filter(|said| *said == "served").count(), 400);
     assert_eq!(answers[499], "(rate-limited)");
@@ -193,7 +192,7 @@ fn over_the_rate_there_is_silence_and_then_service_again() {
 
 #[test]
 fn a_flood_of_guesses_under_a_phones_address_keeps_nothing_from_the_phone() {
-    let mut site = Site::new();
+    let mut site = TestSite::new();
     let silent = (0..4096u32)
         .map(|number| said(&site.decide(device(RECEPTION), &format!("SEP001565{number:06X}.cnf.xml"))))
         .filter(|said| said == "(rate-limited)")
@@ -214,12 +213,12 @@ fn a_flood_of_guesses_under_a_phones_address_keeps_nothing_from_the_phone() {
 #[test]
 fn a_device_writes_its_own_log_where_the_signed_settings_say_so_and_nothing_else() {
     let wanted = |accept, requester, name: &str, address| {
-        let mut site = Site::new();
+        let mut site = TestSite::new();
         let mut manifest = manifest();
         manifest.settings.tftp.accept_logs = accept;
         site.catalog = Catalog::new(&manifest, inventory(), Vec::new()).unwrap();
         let name = name.parse().unwrap();
-        site.policy.own_log(&site.catalog, &Request { address, requester, name: &name }, site.now).is_some()
+        site.policy.own_log(&site.catalog, &FileRequest { address, requester, name: &name }, site.now).is_some()
     };
     let here = Ipv4Addr::new(192, 0, 2, 10);
     for name in ["0004f2aabbcc-app.log", "/0004F2AABBCC-boot.log"] {
@@ -247,7 +246,7 @@ fn a_scan_of_4096_addresses_gives_no_file_and_one_report() {
         (Resolution::Unknown, None),
         (Resolution::Conflict { leased: RECEPTION, seen: STRANGER }, Some(STRANGER)),
     ] {
-        let mut site = Site::unlimited();
+        let mut site = TestSite::unlimited();
         assert_eq!(site.scan(requester), 0, "{requester:?}");
         let expected = GuessingDevice { device: who, address: Ipv4Addr::new(192, 0, 2, 10), names: 8 };
         assert_eq!(site.reports, [expected]);
@@ -256,7 +255,7 @@ fn a_scan_of_4096_addresses_gives_no_file_and_one_report() {
 
 #[test]
 fn a_scan_from_4096_addresses_of_one_device_is_one_scan() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     for number in 0..4096u32 {
         let address = Ipv4Addr::from(0xc000_0201 + number % 250);
         site.decide_from(address, device(STRANGER), &format!("SEP0004F2AAB{number:03X}.cnf.xml"));
@@ -266,7 +265,7 @@ fn a_scan_from_4096_addresses_of_one_device_is_one_scan() {
 
 #[test]
 fn a_lock_out_takes_shared_files_from_an_unknown_device_but_not_its_own() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     site.scan(device(STRANGER));
     assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "locked-out");
     assert_eq!(said(&site.decide(device(STRANGER), "001565010203.cfg")), "locked-out");
@@ -279,7 +278,7 @@ fn a_lock_out_takes_shared_files_from_an_unknown_device_but_not_its_own() {
 
 #[test]
 fn guesses_under_a_phones_address_cost_the_phone_nothing() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     site.scan(device(RECEPTION));
     assert_eq!(site.reports.len(), 1);
     for (name, expected) in [
@@ -298,7 +297,7 @@ fn guesses_under_a_phones_address_cost_the_phone_nothing() {
 
 #[test]
 fn a_lock_out_of_one_device_is_nothing_to_another_at_the_same_address() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     site.scan(Resolution::Unknown);
     assert_eq!(said(&site.decide(Resolution::Unknown, "000000000000.cfg")), "locked-out");
     assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "served");
@@ -306,7 +305,7 @@ fn a_lock_out_of_one_device_is_nothing_to_another_at_the_same_address() {
 
 #[test]
 fn a_phone_that_asks_for_all_that_phones_ask_for_never_guesses() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     let wanted = include_str!("../../../tests/vectors/names.tsv").lines().filter(|line| !line.starts_with('#'));
     for round in 0..3 {
         for line in wanted.clone() {
@@ -324,7 +323,7 @@ fn a_phone_that_asks_for_all_that_phones_ask_for_never_guesses() {
 #[test]
 fn a_new_phone_boots_without_being_taken_for_a_scanner() {
     for requester in [device(STRANGER), Resolution::Unknown] {
-        let mut site = Site::unlimited();
+        let mut site = TestSite::unlimited();
         for name in [
             "64167f0a0b0c-app.log",
             "CTLSEP64167F0A0B0C.tlv",
@@ -350,7 +349,7 @@ fn a_new_phone_boots_without_being_taken_for_a_scanner() {
 
 #[test]
 fn a_list_of_default_names_from_an_unknown_device_is_reported_once() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     for number in 0..500 {
         site.decide(device(STRANGER), &format!("default-{number}.cfg"));
     }
@@ -359,8 +358,8 @@ fn a_list_of_default_names_from_an_unknown_device_is_reported_once() {
 
 #[test]
 fn floods_of_names_and_addresses_fill_no_memory() {
-    let mut site = Site::unlimited();
-    site.policy.lan = Lan::new((Ipv4Addr::new(10, 0, 0, 0), 8));
+    let mut site = TestSite::unlimited();
+    site.policy.lan = Lan::new(Ipv4Addr::new(10, 0, 0, 0), 8);
     for number in 0..30_000u32 {
         let address = Ipv4Addr::from(0x0a00_0001 + number);
         site.decide_from(address, Resolution::Unknown, &format!("{:012x}.cfg", 0x0004_f200_0000 + u64::from(number)));
@@ -376,7 +375,7 @@ fn floods_of_names_and_addresses_fill_no_memory() {
 
 #[test]
 fn before_the_first_release_nothing_is_served_and_nobody_is_reported() {
-    let mut site = Site::unlimited();
+    let mut site = TestSite::unlimited();
     site.catalog = Catalog::empty("s-3f9a".parse().unwrap());
     for name in ["0004f2aabbcc.cfg", "000000000000.cfg", "sip.ld", "SEP0004F2AABBCC.cnf.xml"] {
         assert_eq!(said(&site.decide(device(RECEPTION), name)), "not-found", "{name}");
@@ -415,7 +414,7 @@ mod properties {
         fn history_never_changes_whose_a_file_is(
             history in prop::collection::vec((requester(), wanted(), 0u64..400), 1..200),
         ) {
-            let mut site = Site::unlimited();
+            let mut site = TestSite::unlimited();
             for (requester, name, seconds) in history {
                 site.now += Duration::from_secs(seconds);
                 let decision = site.decide(requester, &name);

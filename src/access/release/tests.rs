@@ -155,12 +155,12 @@ fn metadata_of_another_site_or_fleet_is_refused_wherever_it_stands() {
                 Some(other) => *other = Some(wrong.clone()),
                 None => drop(published.targets.extra.insert(EXTRA_FIELD.to_owned(), wrong.clone())),
             }
-            assert_eq!(published.open().unwrap_err().code(), "other-site", "{wrong} at {at}");
+            assert_eq!(published.open().unwrap_err().refusal().code(), "other-site", "{wrong} at {at}");
         }
     }
     let mut published = usual();
     published.targets.extra.clear();
-    assert_eq!(published.open().unwrap_err().code(), "other-site");
+    assert_eq!(published.open().unwrap_err().refusal().code(), "other-site");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_manifest_that_was_not_signed_for_is_refused_before_it_is_opened() {
 fn a_manifest_under_another_version_or_for_another_key_is_refused() {
     let mut published = usual();
     published.targets.version = 8;
-    assert_eq!(published.open().unwrap_err().code(), "not-sealed-to-us");
+    assert_eq!(published.open().unwrap_err().refusal().code(), "not-sealed-to-us");
     let published = usual();
     let stranger = RecipientSecret::from_bytes([6; 32]);
     let error =
@@ -212,7 +212,7 @@ fn a_missing_or_damaged_part_is_refused() {
         assert_eq!(without.complete().unwrap_err(), ReleaseError::Unreadable("it is not here".to_owned()));
         let mut damaged = usual();
         damaged.objects.get_mut(&part.digest).unwrap()[0] ^= 1;
-        assert_eq!(damaged.complete().unwrap_err().code(), "corrupt");
+        assert_eq!(damaged.complete().unwrap_err().refusal().code(), "corrupt");
     }
 }
 
@@ -222,16 +222,16 @@ fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
     assert_eq!(error, ReleaseError::UnlistedFirmware("image.sbn".parse().unwrap()));
     let mut published = usual();
     published.firmware = None;
-    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "unlisted-firmware");
     // Listed under the right digest, but with another length.
     let mut published = usual();
     published.firmware.as_mut().unwrap().targets.get_mut("image.bin").unwrap().length += 1;
-    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "unlisted-firmware");
     // The release key's own targets do not count.
     let mut published = usual();
     published.firmware = None;
     published.targets.targets.extend(role(3, &[("image.bin", IMAGE)]).targets);
-    assert_eq!(published.complete().unwrap_err().code(), "unlisted-firmware");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "unlisted-firmware");
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
         opened.complete_signed(&published.signed(), &mut read)
     };
     // Small as it is: an image is never anything else.
-    assert_eq!(with_image(b"evil").unwrap_err().code(), "unlisted-firmware");
+    assert_eq!(with_image(b"evil").unwrap_err().refusal().code(), "unlisted-firmware");
     let opened = with_image(IMAGE).unwrap();
     let image = opened.catalog().image().unwrap();
     assert!(opened.objects().contains(&image.bundle.blob));
@@ -258,7 +258,7 @@ fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
 fn an_image_does_not_pass_under_another_class() {
     let image = vec![0x5a; usize::try_from(MAX_UNLISTED_FILE_BYTES).unwrap() + 1];
     let files = [("dictionary.xml", Class::Locale, image.as_slice())];
-    assert_eq!(publish(&files).complete().unwrap_err().code(), "unlisted-firmware");
+    assert_eq!(publish(&files).complete().unwrap_err().refusal().code(), "unlisted-firmware");
     let mut listed = publish(&files);
     listed.firmware = Some(role(4, &[("dictionary.xml", &image)]));
     listed.complete().unwrap();
@@ -271,7 +271,7 @@ fn a_release_that_lists_a_file_twice_is_refused() {
         let entry = shards[0].files[0].clone();
         shards[0].files.push(FileEntry { name: "A.CFG".parse().unwrap(), ..entry });
     });
-    assert_eq!(published.complete().unwrap_err().code(), "duplicate");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "duplicate");
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn one_object_under_two_keys_is_refused() {
     let published = publish_changed(&[("a.cfg", Class::Config, b"a"), ("b.cfg", Class::Config, b"a")], |shards| {
         shards[0].files[0].blob.key = bundle::ContentKey::from_bytes([0; 32]);
     });
-    assert_eq!(published.complete().unwrap_err().code(), "malformed");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "malformed");
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn a_file_out_of_bounds_is_refused() {
         shards[0].files[0].blob.packing = Packing::Plain;
         shards[0].files[0].blob.clear_bytes = u64::MAX;
     });
-    assert_eq!(published.complete().unwrap_err().code(), "too-large");
+    assert_eq!(published.complete().unwrap_err().refusal().code(), "too-large");
 }
 
 #[test]

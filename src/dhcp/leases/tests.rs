@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+use std::collections::BTreeSet;
+
 use super::*;
 
 const NOW: UnixTime = UnixTime(1_700_000_000);
@@ -32,7 +34,7 @@ fn all_addresses_are_used_before_one_changes_hands_and_then_the_longest_free_doe
 fn a_declined_address_is_nobodys_for_ten_minutes() {
     let mut leases = table(1);
     let mut lease = bind(&mut leases, 1, NOW);
-    lease.state = State::Declined;
+    lease.state = LeaseState::Declined;
     lease.until = NOW.plus(QUARANTINE);
     leases.put(lease);
     assert_eq!(choose(&leases, 1, NOW), None);
@@ -119,7 +121,7 @@ fn excluded_addresses_and_those_in_use_are_not_chosen() {
     leases.set_range(Range::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 3), excluded));
     let in_use = |address| address == Ipv4Addr::new(10, 0, 0, 2);
     for device in 0..20 {
-        let link = Link { in_use: &in_use, ..quiet() };
+        let link = Occupancy { in_use: &in_use, ..quiet() };
         let chosen = leases.choose(&id(device), mac(device), Some(Ipv4Addr::new(10, 0, 0, 1)), NOW, &link);
         assert_eq!(chosen, Some(Ipv4Addr::new(10, 0, 0, 3)));
     }
@@ -139,7 +141,7 @@ fn of_addresses_that_nobody_had_a_silent_one_is_chosen_and_where_all_are_the_dev
     let leases = table(200);
     let own = choose(&leases, 7, NOW).unwrap();
     let silent = |address| address != own;
-    let link = Link { is_silent: &silent, ..quiet() };
+    let link = Occupancy { is_silent: &silent, ..quiet() };
     let other = leases.choose(&id(7), mac(7), None, NOW, &link);
     assert!(other.is_some() && other != Some(own));
     // One far from it is found, too, if that is the only one.
@@ -147,15 +149,15 @@ fn of_addresses_that_nobody_had_a_silent_one_is_chosen_and_where_all_are_the_dev
     let far = if leases.in_range(far) { far } else { Ipv4Addr::from(u32::from(own) - 100) };
     let silent = |address| address == far;
     let first_silent = |fits: &dyn Fn(&Ipv4Addr) -> bool| Some(far).filter(fits);
-    let link = Link { is_silent: &silent, first_silent: &first_silent, ..quiet() };
+    let link = Occupancy { is_silent: &silent, first_silent: &first_silent, ..quiet() };
     assert_eq!(leases.choose(&id(7), mac(7), None, NOW, &link), Some(far));
-    let none = Link { is_silent: &|_| false, ..quiet() };
+    let none = Occupancy { is_silent: &|_| false, ..quiet() };
     assert_eq!(leases.choose(&id(7), mac(7), None, NOW, &none), Some(own), "nothing is known: its own is asked for");
 }
 
 /// A link on which nobody is.
-fn quiet() -> Link<'static> {
-    Link { in_use: &|_| false, is_silent: &|_| true, first_silent: &|_| None }
+fn quiet() -> Occupancy<'static> {
+    Occupancy { in_use: &|_| false, is_silent: &|_| true, first_silent: &|_| None }
 }
 
 fn table(count: u8) -> Leases {
@@ -179,17 +181,17 @@ fn choose(leases: &Leases, device: u16, now: UnixTime) -> Option<Ipv4Addr> {
 
 fn offer(leases: &mut Leases, device: u16, hold: Duration) -> Option<Ipv4Addr> {
     let address = choose(leases, device, NOW)?;
-    leases.put(lease(device, address, State::Offered, NOW.plus(hold)));
+    leases.put(lease(device, address, LeaseState::Offered, NOW.plus(hold)));
     Some(address)
 }
 
 fn bind(leases: &mut Leases, device: u16, now: UnixTime) -> Lease {
     let address = choose(leases, device, now).unwrap();
-    let lease = lease(device, address, State::Bound, now.plus(HOUR));
+    let lease = lease(device, address, LeaseState::Bound, now.plus(HOUR));
     leases.put(lease.clone());
     lease
 }
 
-fn lease(device: u16, address: Ipv4Addr, state: State, until: UnixTime) -> Lease {
+fn lease(device: u16, address: Ipv4Addr, state: LeaseState, until: UnixTime) -> Lease {
     Lease { address, mac: mac(device), client: id(device), state, until }
 }

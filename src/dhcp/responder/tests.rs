@@ -9,14 +9,16 @@ use proptest::prelude::*;
 
 use self::packets::*;
 use super::*;
+use crate::options;
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
+use ids::MacAddr;
 
 // RFC 2131 §4.3.5; RFC 5859.
 #[test]
 fn a_polycom_that_informs_itself_learns_its_tftp_server_and_gets_no_lease() {
     let site = Site::inform();
-    let (message, to) = site.replied(&polycom(Kind::Inform).ciaddr([192, 168, 1, 77]));
-    assert_eq!(to, To::Address(Ipv4Addr::new(192, 168, 1, 77)));
+    let (message, to) = site.replied(&polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77]));
+    assert_eq!(to, Destination::Address(Ipv4Addr::new(192, 168, 1, 77)));
     assert_eq!((message.yiaddr(), message.ciaddr()), (NONE, Ipv4Addr::new(192, 168, 1, 77)));
     assert_eq!(raw(&message, 53), [5]);
     assert_eq!(raw(&message, 66), b"192.168.1.2");
@@ -32,9 +34,9 @@ fn a_polycom_that_informs_itself_learns_its_tftp_server_and_gets_no_lease() {
 fn a_class_that_ends_in_nul_is_a_phone_and_150_comes_unasked() {
     let site = Site::inform();
     let stranger = MacAddr::new([0, 0x1b, 0x54, 9, 9, 9]);
-    let packet = Packet { mac: stranger, ..cisco(Kind::Inform) }.ciaddr([192, 168, 1, 78]);
+    let packet = Packet { mac: stranger, ..cisco(MessageKind::Inform) }.ciaddr([192, 168, 1, 78]);
     assert_eq!(raw(&site.replied(&packet).0, 150).len(), 8);
-    let unasked = spa(Kind::Inform).ciaddr([192, 168, 1, 78]).option(55, &[1]);
+    let unasked = spa(MessageKind::Inform).ciaddr([192, 168, 1, 78]).option(55, &[1]);
     let (message, _) = site.replied(&unasked);
     assert_eq!(raw(&message, 66), b"192.168.1.2");
 }
@@ -43,19 +45,19 @@ fn a_class_that_ends_in_nul_is_a_phone_and_150_comes_unasked() {
 fn in_inform_a_pc_and_whoever_merely_contains_a_phones_name_hear_nothing() {
     let site = Site::inform();
     for class in [&b"MSFT 5.0"[..], b"not a Cisco Systems, Inc. IP Phone", b""] {
-        let packet = Packet::new(PC, Kind::Inform).ciaddr([192, 168, 1, 79]).option(60, class);
-        assert_eq!(site.decide(&packet), silent(Why::NoPhone));
+        let packet = Packet::new(PC, MessageKind::Inform).ciaddr([192, 168, 1, 79]).option(60, class);
+        assert_eq!(site.decide(&packet), silent(SilenceReason::NoPhone));
     }
 }
 
 #[test]
 fn in_inform_nothing_but_inform_is_answered_and_nothing_in_shadow() {
     let site = Site::inform();
-    for kind in [Kind::Discover, Kind::Request, Kind::Decline, Kind::Release] {
-        assert_eq!(site.decide(&cisco(kind).option(50, &[10, 9, 8, 7])), silent(Why::Mode), "{kind:?}");
+    for kind in [MessageKind::Discover, MessageKind::Request, MessageKind::Decline, MessageKind::Release] {
+        assert_eq!(site.decide(&cisco(kind).option(50, &[10, 9, 8, 7])), silent(SilenceReason::Mode), "{kind:?}");
     }
     let site = Site::new(DhcpSettings { mode: DhcpMode::Shadow, ..settings() });
-    assert_eq!(site.decide(&polycom(Kind::Inform).ciaddr([192, 168, 1, 77])), silent(Why::Mode));
+    assert_eq!(site.decide(&polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77])), silent(SilenceReason::Mode));
 }
 
 // RFC 2131 §4.3.5.
@@ -63,26 +65,30 @@ fn in_inform_nothing_but_inform_is_answered_and_nothing_in_shadow() {
 fn an_inform_cannot_make_us_send_out_of_the_lan() {
     let site = Site::inform();
     for ciaddr in [[8, 8, 8, 8], [192, 168, 2, 1], [192, 168, 1, 255], [255, 255, 255, 255]] {
-        assert_eq!(site.decide(&polycom(Kind::Inform).ciaddr(ciaddr)), silent(Why::OtherNetwork), "{ciaddr:?}");
+        assert_eq!(
+            site.decide(&polycom(MessageKind::Inform).ciaddr(ciaddr)),
+            silent(SilenceReason::OtherNetwork),
+            "{ciaddr:?}"
+        );
     }
-    let relayed = polycom(Kind::Inform).ciaddr([192, 168, 1, 77]).giaddr([10, 0, 0, 1]);
-    assert_eq!(site.decide(&relayed), silent(Why::OtherNetwork));
+    let relayed = polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77]).giaddr([10, 0, 0, 1]);
+    assert_eq!(site.decide(&relayed), silent(SilenceReason::OtherNetwork));
 }
 
 #[test]
 fn an_inform_without_ciaddr_is_answered_where_it_came_from() {
     let site = Site { source: Ipv4Addr::new(192, 168, 1, 80), ..Site::inform() };
-    assert_eq!(site.replied(&polycom(Kind::Inform)).1, To::Address(Ipv4Addr::new(192, 168, 1, 80)));
-    assert_eq!(Site::inform().decide(&polycom(Kind::Inform)), silent(Why::OtherNetwork));
+    assert_eq!(site.replied(&polycom(MessageKind::Inform)).1, Destination::Address(Ipv4Addr::new(192, 168, 1, 80)));
+    assert_eq!(Site::inform().decide(&polycom(MessageKind::Inform)), silent(SilenceReason::OtherNetwork));
 }
 
 // RFC 2131 §3.1: OFFER and ACK agree.
 #[test]
 fn a_phone_is_led_from_discover_to_ack_and_both_answers_agree() {
     let mut site = Site::all();
-    let (offer, to) = site.answer(&cisco(Kind::Discover));
-    assert_eq!(to, To::Client(offer.yiaddr(), CISCO));
-    let select = cisco(Kind::Request).option(50, &offer.yiaddr().octets()).option(54, &SERVER.octets());
+    let (offer, to) = site.answer(&cisco(MessageKind::Discover));
+    assert_eq!(to, Destination::Client(offer.yiaddr(), CISCO));
+    let select = cisco(MessageKind::Request).option(50, &offer.yiaddr().octets()).option(54, &SERVER.octets());
     let (ack, _) = site.answer(&select);
     assert_eq!((raw(&offer, 53), raw(&ack, 53)), (vec![2], vec![5]));
     assert_eq!((ack.yiaddr(), ack.siaddr(), ack.giaddr()), (offer.yiaddr(), offer.siaddr(), offer.giaddr()));
@@ -97,7 +103,7 @@ fn a_phone_is_led_from_discover_to_ack_and_both_answers_agree() {
 fn t1_comes_before_t2_and_t2_before_the_end() {
     for seconds in [None, Some(0), Some(121), Some(u32::MAX)] {
         let mut site = Site::new(DhcpSettings { lease_seconds: seconds, ..all_settings() });
-        let (offer, _) = site.answer(&spa(Kind::Discover));
+        let (offer, _) = site.answer(&spa(MessageKind::Discover));
         let number = |code| u32::from_be_bytes(raw(&offer, code).try_into().unwrap());
         assert!(0 < number(58) && number(58) < number(59) && number(59) < number(51), "{seconds:?}");
         assert!((120..=604_800).contains(&number(51)));
@@ -108,8 +114,8 @@ fn t1_comes_before_t2_and_t2_before_the_end() {
 #[test]
 fn everybody_is_leased_to_in_all_and_who_asks_again_gets_the_same_address() {
     let mut site = Site::all();
-    let (first, _) = site.answer(&Packet::new(PC, Kind::Discover));
-    let (again, _) = site.answer(&Packet { xid: 99, ..Packet::new(PC, Kind::Discover) });
+    let (first, _) = site.answer(&Packet::new(PC, MessageKind::Discover));
+    let (again, _) = site.answer(&Packet { xid: 99, ..Packet::new(PC, MessageKind::Discover) });
     assert_eq!(first.yiaddr(), again.yiaddr());
     assert_eq!(raw(&first, 150).len(), 8);
 }
@@ -118,23 +124,26 @@ fn everybody_is_leased_to_in_all_and_who_asks_again_gets_the_same_address() {
 fn where_a_reply_goes_follows_rfc_2131_section_4_1() {
     let mut site = Site::all();
     let relay = Ipv4Addr::new(192, 168, 1, 9);
-    let relayed = spa(Kind::Discover).giaddr(relay.octets()).broadcast();
+    let relayed = spa(MessageKind::Discover).giaddr(relay.octets()).broadcast();
     let (message, to) = site.answer(&relayed);
-    assert_eq!((to, message.giaddr()), (To::Relay(relay), relay));
-    assert_eq!(site.answer(&spa(Kind::Discover).broadcast()).1, To::Everyone);
-    let (offer, to) = site.answer(&spa(Kind::Discover));
-    assert_eq!(to, To::Client(offer.yiaddr(), SPA));
+    assert_eq!((to, message.giaddr()), (Destination::Relay(relay), relay));
+    assert_eq!(site.answer(&spa(MessageKind::Discover).broadcast()).1, Destination::Everyone);
+    let (offer, to) = site.answer(&spa(MessageKind::Discover));
+    assert_eq!(to, Destination::Client(offer.yiaddr(), SPA));
     site.lease(SPA, offer.yiaddr());
-    let renew = spa(Kind::Request).ciaddr(offer.yiaddr().octets()).broadcast();
+    let renew = spa(MessageKind::Request).ciaddr(offer.yiaddr().octets()).broadcast();
     let (ack, to) = site.answer(&renew);
-    assert_eq!((to, ack.ciaddr(), ack.yiaddr()), (To::Address(offer.yiaddr()), offer.yiaddr(), offer.yiaddr()));
+    assert_eq!(
+        (to, ack.ciaddr(), ack.yiaddr()),
+        (Destination::Address(offer.yiaddr()), offer.yiaddr(), offer.yiaddr())
+    );
 }
 
 // RFC 2131 §4.3.1.
 #[test]
 fn header_fields_are_those_of_table_3() {
     let mut site = Site::all();
-    let packet = Packet { xid: 0xdead_beef, ..spa(Kind::Discover).broadcast() };
+    let packet = Packet { xid: 0xdead_beef, ..spa(MessageKind::Discover).broadcast() };
     let (message, _) = site.answer(&packet);
     assert_eq!((message.xid(), message.hops(), message.secs()), (0xdead_beef, 0, 0));
     assert_eq!((message.chaddr(), message.ciaddr()), (&SPA.octets()[..], NONE));
@@ -146,11 +155,11 @@ fn header_fields_are_those_of_table_3() {
 #[test]
 fn a_client_identifier_comes_back_as_it_was_and_is_never_invented() {
     let mut site = Site::all();
-    let (message, _) = site.answer(&spa(Kind::Discover).option(61, &[0, 7, 7, 7, 0]));
+    let (message, _) = site.answer(&spa(MessageKind::Discover).option(61, &[0, 7, 7, 7, 0]));
     assert_eq!(raw(&message, 61), [0, 7, 7, 7, 0]);
-    let (message, _) = site.answer(&cisco(Kind::Discover));
+    let (message, _) = site.answer(&cisco(MessageKind::Discover));
     assert!(message.opts().get(OptionCode::ClientIdentifier).is_none());
-    let nak = spa(Kind::Request).option(50, &[10, 0, 0, 1]).option(61, &[0, 7, 7, 7, 0]);
+    let nak = spa(MessageKind::Request).option(50, &[10, 0, 0, 1]).option(61, &[0, 7, 7, 7, 0]);
     assert_eq!(raw(&site.answer(&nak).0, 61), [0, 7, 7, 7, 0]);
 }
 
@@ -159,7 +168,7 @@ fn a_client_identifier_comes_back_as_it_was_and_is_never_invented() {
 fn relay_agent_information_comes_back_verbatim_and_last() {
     let site = Site::all();
     let information = [1, 4, 0xde, 0xad, 0, 1, 2, 2, 9, 9, 200, 0];
-    let packet = spa(Kind::Discover).giaddr([192, 168, 1, 9]).option(82, &information);
+    let packet = spa(MessageKind::Discover).giaddr([192, 168, 1, 9]).option(82, &information);
     let Verdict::Reply(reply, ..) = site.decide(&packet) else { panic!("no reply") };
     let bytes = reply.emit();
     let tail = [&[82, 12][..], &information, &[255]].concat();
@@ -181,7 +190,7 @@ fn replies_are_at_least_300_octets_and_within_what_the_client_takes() {
         ..all_settings()
     });
     for (size, limit) in [(None, 548), (Some(0_u16), 548), (Some(576), 548), (Some(800), 772), (Some(u16::MAX), 1472)] {
-        let mut packet = spa(Kind::Discover);
+        let mut packet = spa(MessageKind::Discover);
         if let Some(size) = size {
             packet = packet.option(57, &size.to_be_bytes());
         }
@@ -192,9 +201,9 @@ fn replies_are_at_least_300_octets_and_within_what_the_client_takes() {
         assert_eq!(raw(&message, 66), b"192.168.1.2", "what a phone cannot do without is never left out");
         assert_eq!(raw(&message, 1), [255, 255, 255, 0]);
     }
-    assert_eq!(site.answer(&spa(Kind::Discover)).0.opts().get(OptionCode::VendorExtensions), None);
+    assert_eq!(site.answer(&spa(MessageKind::Discover)).0.opts().get(OptionCode::VendorExtensions), None);
     let small = Site::inform();
-    let packet = polycom(Kind::Inform).ciaddr([192, 168, 1, 77]);
+    let packet = polycom(MessageKind::Inform).ciaddr([192, 168, 1, 77]);
     let Verdict::Reply(reply, ..) = small.decide(&packet) else { panic!("no reply") };
     assert_eq!(reply.emit().len(), 300);
 }
@@ -203,7 +212,7 @@ fn replies_are_at_least_300_octets_and_within_what_the_client_takes() {
 #[test]
 fn options_come_in_the_order_asked_for_with_the_mask_before_the_router() {
     let site = Site::all();
-    let packet = spa(Kind::Discover).option(55, &[150, 3, 66, 1]);
+    let packet = spa(MessageKind::Discover).option(55, &[150, 3, 66, 1]);
     let Verdict::Reply(reply, ..) = site.decide(&packet) else { panic!("no reply") };
     let codes: Vec<u8> = reply.options.iter().map(|(code, _)| u8::from(*code)).collect();
     assert_eq!(codes, [54, 51, 58, 59, 150, 1, 66, 3, 6]);
@@ -213,21 +222,21 @@ fn options_come_in_the_order_asked_for_with_the_mask_before_the_router() {
 fn a_vendors_option_goes_to_that_vendor_only_and_replaces_the_general_one() {
     let option = VendorOption { vendor_class: "polycom-spip".to_owned(), code: 66, value: b"tftp://x".to_vec() };
     let mut site = Site::new(DhcpSettings { vendor_options: vec![option], ..all_settings() });
-    assert_eq!(raw(&site.answer(&polycom(Kind::Discover)).0, 66), b"tftp://x");
-    assert_eq!(raw(&site.answer(&cisco(Kind::Discover)).0, 66), b"192.168.1.2");
+    assert_eq!(raw(&site.answer(&polycom(MessageKind::Discover)).0, 66), b"tftp://x");
+    assert_eq!(raw(&site.answer(&cisco(MessageKind::Discover)).0, 66), b"192.168.1.2");
 }
 
 // RFC 2131 §4.3.2, §3.1 step 4.
 #[test]
 fn selecting_another_server_is_met_with_silence_and_frees_the_offer() {
     let mut site = Site::all();
-    let (offer, _) = site.answer(&spa(Kind::Discover));
-    let other = spa(Kind::Request).option(50, &[192, 168, 1, 200]).option(54, &ROUTER.octets());
-    let Verdict::Silence(Why::OtherServer, Some(change)) = site.decide(&other) else { panic!("not silent") };
-    assert_eq!((change.address, change.state), (offer.yiaddr(), State::Released));
+    let (offer, _) = site.answer(&spa(MessageKind::Discover));
+    let other = spa(MessageKind::Request).option(50, &[192, 168, 1, 200]).option(54, &ROUTER.octets());
+    let Verdict::Silence(SilenceReason::OtherServer, Some(change)) = site.decide(&other) else { panic!("not silent") };
+    assert_eq!((change.address, change.state), (offer.yiaddr(), LeaseState::Released));
     site.leases.put(change);
     assert!(!site.leases.at(offer.yiaddr()).unwrap().holds(NOW));
-    assert_eq!(site.decide(&other), silent(Why::OtherServer));
+    assert_eq!(site.decide(&other), silent(SilenceReason::OtherServer));
 }
 
 // RFC 2131 §4.3.2: a NAK is a broadcast.
@@ -237,9 +246,9 @@ fn selecting_us_with_an_address_that_somebody_else_has_is_nakked_to_everyone() {
     let taken = Ipv4Addr::new(192, 168, 1, 100);
     site.lease(PC, taken);
     for address in [taken, Ipv4Addr::new(192, 168, 1, 50)] {
-        let packet = spa(Kind::Request).option(50, &address.octets()).option(54, &SERVER.octets());
+        let packet = spa(MessageKind::Request).option(50, &address.octets()).option(54, &SERVER.octets());
         let (nak, to) = site.answer(&packet);
-        assert_eq!((raw(&nak, 53), to), (vec![6], To::Everyone));
+        assert_eq!((raw(&nak, 53), to), (vec![6], Destination::Everyone));
         assert_eq!((nak.yiaddr(), nak.ciaddr(), nak.siaddr()), (NONE, NONE, NONE));
         assert!(nak.opts().get(OptionCode::AddressLeaseTime).is_none());
     }
@@ -249,10 +258,10 @@ fn selecting_us_with_an_address_that_somebody_else_has_is_nakked_to_everyone() {
 #[test]
 fn a_nak_through_a_relay_asks_the_relay_to_broadcast() {
     let mut site = Site::all();
-    let packet = spa(Kind::Request).option(50, &[10, 0, 0, 7]).giaddr([192, 168, 1, 9]).option(82, &[1, 1, 9]);
+    let packet = spa(MessageKind::Request).option(50, &[10, 0, 0, 7]).giaddr([192, 168, 1, 9]).option(82, &[1, 1, 9]);
     let (nak, to) = site.answer(&packet);
     assert_eq!(raw(&nak, 82), [1, 1, 9], "RFC 3046 §2.2: in every reply");
-    assert_eq!((u16::from(nak.flags()), to), (BROADCAST, To::Relay(Ipv4Addr::new(192, 168, 1, 9))));
+    assert_eq!((u16::from(nak.flags()), to), (BROADCAST, Destination::Relay(Ipv4Addr::new(192, 168, 1, 9))));
 }
 
 // RFC 2131 §4.3.2 (INIT-REBOOT).
@@ -261,23 +270,26 @@ fn init_reboot_is_acked_nakked_or_ignored_by_what_is_known() {
     let mut site = Site::all();
     let address = Ipv4Addr::new(192, 168, 1, 110);
     site.lease(SPA, address);
-    let reboot = |address: [u8; 4]| spa(Kind::Request).option(50, &address);
+    let reboot = |address: [u8; 4]| spa(MessageKind::Request).option(50, &address);
     assert_eq!(raw(&site.answer(&reboot(address.octets())).0, 53), [5]);
     assert_eq!(raw(&site.answer(&reboot([192, 168, 1, 111])).0, 53), [6]);
     assert_eq!(raw(&site.answer(&reboot([10, 0, 0, 1])).0, 53), [6]);
-    let unknown = Packet::new(PC, Kind::Request).option(50, &address.octets());
-    assert_eq!(site.decide(&unknown), silent(Why::UnknownClient));
+    let unknown = Packet::new(PC, MessageKind::Request).option(50, &address.octets());
+    assert_eq!(site.decide(&unknown), silent(SilenceReason::UnknownClient));
 }
 
 // RFC 2131 §4.3.2 (REBINDING).
 #[test]
 fn rebinding_what_we_know_nothing_of_is_met_with_silence() {
     let mut site = Site::all();
-    assert_eq!(site.decide(&spa(Kind::Request).ciaddr([192, 168, 1, 120])), silent(Why::UnknownClient));
-    assert_eq!(site.decide(&spa(Kind::Request).ciaddr([192, 168, 1, 60])), silent(Why::UnknownClient));
+    assert_eq!(
+        site.decide(&spa(MessageKind::Request).ciaddr([192, 168, 1, 120])),
+        silent(SilenceReason::UnknownClient)
+    );
+    assert_eq!(site.decide(&spa(MessageKind::Request).ciaddr([192, 168, 1, 60])), silent(SilenceReason::UnknownClient));
     site.lease(PC, Ipv4Addr::new(192, 168, 1, 120));
-    assert_eq!(raw(&site.answer(&spa(Kind::Request).ciaddr([192, 168, 1, 120])).0, 53), [6]);
-    assert_eq!(raw(&site.answer(&spa(Kind::Request).ciaddr([10, 1, 1, 1])).0, 53), [6]);
+    assert_eq!(raw(&site.answer(&spa(MessageKind::Request).ciaddr([192, 168, 1, 120])).0, 53), [6]);
+    assert_eq!(raw(&site.answer(&spa(MessageKind::Request).ciaddr([10, 1, 1, 1])).0, 53), [6]);
 }
 
 // RFC 2131 §4.3.3, §4.3.4.
@@ -286,13 +298,13 @@ fn decline_blocks_and_release_frees_and_neither_is_answered() {
     let mut site = Site::all();
     let address = Ipv4Addr::new(192, 168, 1, 110);
     site.lease(SPA, address);
-    let decline = spa(Kind::Decline).option(50, &address.octets()).option(54, &SERVER.octets());
-    let release = spa(Kind::Release).ciaddr(address.octets()).option(54, &SERVER.octets());
-    let Verdict::Silence(Why::Noted, Some(freed)) = site.decide(&release) else { panic!("not noted") };
-    assert_eq!((freed.state, freed.holds(NOW)), (State::Released, false));
-    let Verdict::Silence(Why::Noted, Some(blocked)) = site.decide(&decline) else { panic!("not noted") };
+    let decline = spa(MessageKind::Decline).option(50, &address.octets()).option(54, &SERVER.octets());
+    let release = spa(MessageKind::Release).ciaddr(address.octets()).option(54, &SERVER.octets());
+    let Verdict::Silence(SilenceReason::Noted, Some(freed)) = site.decide(&release) else { panic!("not noted") };
+    assert_eq!((freed.state, freed.holds(NOW)), (LeaseState::Released, false));
+    let Verdict::Silence(SilenceReason::Noted, Some(blocked)) = site.decide(&decline) else { panic!("not noted") };
     site.leases.put(blocked);
-    let (offer, _) = site.answer(&spa(Kind::Discover).option(50, &address.octets()));
+    let (offer, _) = site.answer(&spa(MessageKind::Discover).option(50, &address.octets()));
     assert_ne!(offer.yiaddr(), address);
 }
 
@@ -301,11 +313,11 @@ fn nobody_frees_or_blocks_somebody_elses_address() {
     let mut site = Site::all();
     let address = Ipv4Addr::new(192, 168, 1, 110);
     site.lease(SPA, address);
-    for kind in [Kind::Decline, Kind::Release] {
+    for kind in [MessageKind::Decline, MessageKind::Release] {
         let packet = Packet::new(PC, kind).ciaddr(address.octets()).option(50, &address.octets());
-        assert_eq!(site.decide(&packet.option(54, &SERVER.octets())), silent(Why::UnknownClient));
+        assert_eq!(site.decide(&packet.option(54, &SERVER.octets())), silent(SilenceReason::UnknownClient));
         let elsewhere = spa(kind).ciaddr(address.octets()).option(50, &address.octets()).option(54, &ROUTER.octets());
-        assert_eq!(site.decide(&elsewhere), silent(Why::OtherServer));
+        assert_eq!(site.decide(&elsewhere), silent(SilenceReason::OtherServer));
     }
 }
 
@@ -314,16 +326,20 @@ fn nobody_frees_or_blocks_somebody_elses_address() {
 fn an_address_is_offered_only_after_the_link_was_asked_and_not_if_somebody_answers() {
     let mut site = Site::all();
     site.scope.check_addresses = true;
-    let Verdict::Check(first) = site.decide(&spa(Kind::Discover)) else { panic!("not checked") };
+    let Verdict::Check(first) = site.decide(&spa(MessageKind::Discover)) else { panic!("not checked") };
     site.lan.checked(first, Some(PC), NOW);
-    let Verdict::Check(second) = site.decide(&spa(Kind::Discover)) else { panic!("not checked") };
+    let Verdict::Check(second) = site.decide(&spa(MessageKind::Discover)) else { panic!("not checked") };
     assert_ne!(first, second);
     site.lan.checked(second, None, NOW);
-    assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), second);
-    site.lan = Lan::new();
+    assert_eq!(site.answer(&spa(MessageKind::Discover)).0.yiaddr(), second);
+    site.lan = LanView::new();
     site.lan.checked(first, Some(SPA), NOW);
     site.leases = Site::all().leases;
-    assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), first, "the client itself may answer for its address");
+    assert_eq!(
+        site.answer(&spa(MessageKind::Discover)).0.yiaddr(),
+        first,
+        "the client itself may answer for its address"
+    );
 }
 
 // RFC 2131 §4.3.1.
@@ -332,14 +348,16 @@ fn a_restarting_phone_keeps_its_lease_while_it_asks_anew() {
     let mut site = Site::all();
     let address = Ipv4Addr::new(192, 168, 1, 110);
     site.lease(SPA, address);
-    let Verdict::Reply(offer, _, None) = site.decide(&spa(Kind::Discover)) else { panic!("the lease was touched") };
+    let Verdict::Reply(offer, _, None) = site.decide(&spa(MessageKind::Discover)) else {
+        panic!("the lease was touched")
+    };
     assert_eq!(offer.yiaddr, address);
 }
 
 // RFC 2131 §2: BOOTP's 300 octets are a relay's rule, not a client's.
 #[test]
 fn requests_of_the_bare_header_length_and_above_are_read() {
-    let short = Packet { padded: false, ..spa(Kind::Discover) }.bytes();
+    let short = Packet { padded: false, ..spa(MessageKind::Discover) }.bytes();
     assert!(short.len() < 300);
     assert!(Request::parse(&short).is_ok());
     assert!(Request::parse(&short[..239]).is_err());
@@ -350,7 +368,7 @@ fn requests_of_the_bare_header_length_and_above_are_read() {
 
 #[test]
 fn what_is_no_request_of_a_device_is_refused() {
-    let good = spa(Kind::Discover).bytes();
+    let good = spa(MessageKind::Discover).bytes();
     let with = |place: usize, value: u8| {
         let mut bytes = good.clone();
         bytes[place] = value;
@@ -361,6 +379,12 @@ fn what_is_no_request_of_a_device_is_refused() {
     for (place, value) in [(0, 2), (1, 7), (2, 255), (2, 0), (28, 1), (236, 0), (242, 9)] {
         assert!(with(place, value).is_err(), "{place} {value}");
     }
+}
+
+#[test]
+fn every_reason_for_silence_has_a_counter_of_its_own() {
+    let counters: std::collections::BTreeSet<&str> = SilenceReason::ALL.map(SilenceReason::counter).into();
+    assert_eq!(counters.len(), SilenceReason::ALL.len());
 }
 
 proptest! {
@@ -376,7 +400,7 @@ proptest! {
         fields in proptest::collection::vec(any::<u8>(), 16),
         overload in 0_u8..5,
     ) {
-        let mut bytes = spa(Kind::Discover).bytes();
+        let mut bytes = spa(MessageKind::Discover).bytes();
         bytes.truncate(240);
         bytes[12..28].copy_from_slice(&fields);
         bytes[44..236].iter_mut().zip(options.iter().rev()).for_each(|(to, from)| *to = *from);
@@ -396,8 +420,8 @@ fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
             // Identifier and relay information are echoed whole, whatever the client's limit is.
             prop_assert!(bytes.len() >= 300 && bytes.len() <= request.max_reply_bytes().max(548 + 2 * 257));
             prop_assert!(Message::decode(&mut Decoder::new(&bytes)).is_ok());
-            if let To::Address(address) | To::Relay(address) | To::Client(address, _) = to {
-                prop_assert!(site.scope.is_local(address), "{address}");
+            if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
+                prop_assert!(site.scope.lan.contains(address), "{address}");
             }
             if let Some(lease) = change {
                 prop_assert!(site.scope.range.as_ref().is_some_and(|range| range.contains(lease.address)));
@@ -431,13 +455,13 @@ proptest! {
             let address = known.get(&client).copied().unwrap_or(Ipv4Addr::new(192, 168, 1, 100 + client % 8));
             let octets = address.octets();
             let packet = match action {
-                0..=2 => Packet::new(mac, Kind::Discover).option(50, &octets),
-                3 => Packet::new(mac, Kind::Request).option(50, &octets).option(54, &SERVER.octets()),
-                4 => Packet::new(mac, Kind::Request).option(50, &octets),
-                5 => Packet::new(mac, Kind::Request).ciaddr(octets),
-                6 => Packet::new(mac, Kind::Release).ciaddr(octets).option(54, &SERVER.octets()),
-                7 => Packet::new(mac, Kind::Decline).option(50, &octets).option(54, &SERVER.octets()),
-                _ => Packet::new(mac, Kind::Request).option(50, &octets).option(54, &ROUTER.octets()),
+                0..=2 => Packet::new(mac, MessageKind::Discover).option(50, &octets),
+                3 => Packet::new(mac, MessageKind::Request).option(50, &octets).option(54, &SERVER.octets()),
+                4 => Packet::new(mac, MessageKind::Request).option(50, &octets),
+                5 => Packet::new(mac, MessageKind::Request).ciaddr(octets),
+                6 => Packet::new(mac, MessageKind::Release).ciaddr(octets).option(54, &SERVER.octets()),
+                7 => Packet::new(mac, MessageKind::Decline).option(50, &octets).option(54, &SERVER.octets()),
+                _ => Packet::new(mac, MessageKind::Request).option(50, &octets).option(54, &ROUTER.octets()),
             };
             let request = Request::parse(&packet.bytes()).unwrap();
             let view = View { lan: &site.lan, leases: &site.leases, source: NONE };
@@ -457,7 +481,7 @@ proptest! {
                 }
                 Verdict::Silence(_, change) => {
                     if let Some(lease) = change {
-                        if matches!(request.kind, Kind::Release | Kind::Decline)
+                        if matches!(request.kind, MessageKind::Release | MessageKind::Decline)
                             && promised.get(&lease.address).is_some_and(|(owner, _)| *owner == client)
                         {
                             promised.remove(&lease.address);

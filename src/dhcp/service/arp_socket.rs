@@ -1,4 +1,4 @@
-//! ARP on the link: as other devices say it to everyone, and what they answer to us.
+//! Sockets that hear and ask ARP.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,35 +16,36 @@ use ids::MacAddr;
 
 /// The most frames that are read together.
 const BATCH: usize = 32;
-/// How long the next frames wait then: a storm costs us 1,600 looks a second at most, and what is lost is said again.
+/// How long the next frames wait then. So a storm costs us 1,600 frames a second at most. A claim that is lost comes again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long it rests while the interface is down.
+/// How long a socket rests when the interface is down.
 const DOWN: Duration = Duration::from_secs(1);
 
 /// A socket that hears ARP.
 #[derive(Debug)]
-pub struct ArpSocket {
-    /// A packet socket. To the runtime it is a socket that is read in datagrams, as any other.
+pub(super) struct ArpSocket {
+    /// A packet socket. To the runtime it is like a socket for UDP: it is read in datagrams.
     socket: UdpSocket,
+    /// When frames are read again.
     next: Instant,
 }
 
 impl ArpSocket {
-    /// Listens on the interface of `link` to everyone, or to answers to `own` only. Must be called in a tokio runtime.
-    pub fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
+    /// Listens on the interface of `link`: to everyone, or only to answers to `own`. Must be called in a tokio runtime.
+    pub(super) fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
         let filter = own.map(answers_to);
         let socket = sockets.take(Purpose::Arp, link, filter.as_ref().map(<[SockFilter; 6]>::as_slice))?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
     }
 
-    /// Asks everyone who has an address. `from` is who we are.
-    pub fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
+    /// Asks everyone who has an address. `from` is our hardware address and our address.
+    pub(super) fn ask(&self, from: (MacAddr, Ipv4Addr), address: Ipv4Addr) -> io::Result<()> {
         let (mac, own) = from;
         Ok(send(self.socket.as_raw_fd(), &arp::ask(mac, own, address), MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
-    /// What devices claim. Cancel safe.
-    pub async fn claims(&mut self) -> io::Result<Vec<Claim>> {
+    /// Waits for frames, and says what devices claim in them. Cancel safe.
+    pub(super) async fn claims(&mut self) -> io::Result<Vec<Claim>> {
         tokio::time::sleep_until(self.next).await;
         self.socket.readable().await?;
         let mut frame = [0; 64];
@@ -64,7 +65,7 @@ impl ArpSocket {
     }
 }
 
-/// Lets through replies to this address, so that a storm on the LAN takes no answer's place.
+/// A filter that lets through only replies to this address, so that a storm on the LAN takes no answer's place.
 fn answers_to(own: Ipv4Addr) -> [SockFilter; 6] {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;

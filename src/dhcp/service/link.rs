@@ -1,4 +1,4 @@
-//! The link for frames to clients that have no address yet.
+//! The link of an interface, for frames to clients that have no address yet.
 
 use std::net::SocketAddrV4;
 use std::os::fd::AsRawFd as _;
@@ -7,19 +7,19 @@ use nix::sys::socket::{LinkAddr, MsgFlags, sendto};
 use socket2::Socket;
 use tracing::warn;
 
-use super::BindError;
+use super::config::BindError;
 use super::packet_sockets::{PacketSockets, Purpose};
 use crate::frame;
 use ids::MacAddr;
 
-/// An interface.
+/// An interface and a socket that sends frames on it.
 #[derive(Debug)]
-pub struct Link {
-    /// Its hardware address.
+pub(super) struct Link {
+    /// The interface's hardware address.
     pub mac: MacAddr,
-    /// As the kernel names it to raw sockets.
+    /// The interface as the kernel names it to packet sockets.
     pub address: LinkAddr,
-    /// For frames that are sent whole; without permission for them there is none.
+    /// The socket for frames, if this process may have one.
     pub raw: Option<Socket>,
 }
 
@@ -29,15 +29,15 @@ impl Link {
     /// # Errors
     ///
     /// [`BindError::Interface`] if there is none.
-    pub fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
+    pub(super) fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, BindError> {
         let (address, mac) = hardware(interface)?;
         let raw = sockets.take(Purpose::Send, &address, None);
         let raw = raw.inspect_err(|error| warn!(%error, "no raw socket: replies go out as broadcasts")).ok();
         Ok(Self { mac, address, raw })
     }
 
-    /// Sends a datagram to a device that does not have the address yet. Says whether it went.
-    pub fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
+    /// Sends a datagram to a device that does not have the address yet. Says whether it was sent.
+    pub(super) fn send(&self, from: SocketAddrV4, to: (MacAddr, SocketAddrV4), bytes: &[u8]) -> bool {
         let (Some(raw), Some(frame)) = (&self.raw, frame::emit((self.mac, from), to, bytes)) else { return false };
         sendto(raw.as_raw_fd(), &frame, &self.address, MsgFlags::empty()).is_ok()
     }

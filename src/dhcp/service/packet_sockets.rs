@@ -1,4 +1,4 @@
-//! Packet sockets (`packet(7)`): opening one takes `CAP_NET_RAW`, using one does not. So whoever has the capability may
+//! Packet sockets (`packet(7)`). Opening one takes `CAP_NET_RAW`, using one does not. So a process with the capability can
 //! open them and pass them on, and DHCP runs without it.
 
 use std::io;
@@ -7,31 +7,31 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, recv};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// `BPF_RET | BPF_K`: take that many bytes of the frame.
+/// `BPF_RET | BPF_K`: let through that many octets of the frame.
 const RETURN: u16 = 0x06;
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
 /// `ETH_P_ARP`.
 const ARP: u16 = 0x0806;
-/// The most frames that are thrown away at once: more than a socket's buffer holds.
+/// The most old frames that are thrown away. A socket's buffer holds fewer.
 const MAX_STALE: usize = 65_536;
 
 /// What a packet socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Sees and sends DHCP frame by frame: `augment`.
+    /// It sees and sends DHCP in frames, for the fast path.
     Dhcp,
-    /// Hears and asks who has an address.
+    /// It hears ARP and asks by ARP.
     Arp,
-    /// Only sends: to clients that have no address yet.
+    /// It only sends frames, to clients that have no address yet.
     Send,
 }
 
 impl Purpose {
-    /// All there are.
+    /// All purposes.
     pub const ALL: [Self; 3] = [Self::Dhcp, Self::Arp, Self::Send];
 
-    /// Its name where sockets are passed by name, as `LISTEN_FDNAMES` does.
+    /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dhcp => "packet-dhcp",
@@ -40,16 +40,16 @@ impl Purpose {
         }
     }
 
-    /// The one that [`Purpose::name`] names.
+    /// The purpose with this [`Purpose::name`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == name)
     }
 
-    /// How many there may be use for.
+    /// How many such sockets a service can use.
     pub const fn count(self) -> usize {
         match self {
-            Self::Dhcp => super::share::MAX_THREADS,
-            // One for what everyone says, and one for what is answered to us.
+            Self::Dhcp => super::cpu_share::MAX_THREADS,
+            // One hears every claim, the other the answers to us.
             Self::Arp => 2,
             Self::Send => 1,
         }
@@ -59,17 +59,17 @@ impl Purpose {
         match self {
             Self::Dhcp => IPV4,
             Self::Arp => ARP,
-            // Hears nothing.
+            // It hears nothing.
             Self::Send => 0,
         }
     }
 }
 
-/// Opens one that hears nothing yet, on no interface.
+/// Opens a packet socket that hears nothing yet and is on no interface.
 ///
 /// # Errors
 ///
-/// Without `CAP_NET_RAW`, or where no more can be opened.
+/// If this process has no `CAP_NET_RAW`, or too many open files.
 pub fn open(purpose: Purpose) -> io::Result<Socket> {
     let protocol = i32::from(purpose.protocol().to_be());
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(protocol)))?;
@@ -77,18 +77,18 @@ pub fn open(purpose: Purpose) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Those that somebody else opened. Where there is none for a purpose, one is opened when it is needed.
+/// The packet sockets that another process has opened. Those that are missing are opened when they are needed.
 #[derive(Debug, Default)]
 pub struct PacketSockets {
     given: Vec<(Purpose, Socket)>,
 }
 
 impl PacketSockets {
-    /// Takes one that was opened by [`open`], perhaps in another process. Over [`Purpose::count`] it is closed.
+    /// Adds a socket that [`open`] has opened, perhaps in another process. Sockets over [`Purpose::count`] are closed.
     ///
     /// # Errors
     ///
-    /// If it is something else.
+    /// If the file is no packet socket.
     pub fn give(&mut self, purpose: Purpose, socket: OwnedFd) -> io::Result<()> {
         let socket = Socket::from(socket);
         if (socket.domain()?, socket.r#type()?) != (Domain::PACKET, Type::RAW) {
@@ -100,18 +100,18 @@ impl PacketSockets {
         Ok(())
     }
 
-    /// Copies of all, for a service that may end before this one does.
+    /// Copies of all sockets, so that a service can end and the next one has sockets, too.
     ///
     /// # Errors
     ///
-    /// If there are too many open files.
+    /// If this process has too many open files.
     pub fn try_clone(&self) -> io::Result<Self> {
         let copy = |(purpose, socket): &(Purpose, Socket)| socket.try_clone().map(|socket| (*purpose, socket));
         Ok(Self { given: self.given.iter().map(copy).collect::<io::Result<_>>()? })
     }
 
-    /// One for `purpose`, not blocking, on the interface of `link` and nothing in it from before. It lets through
-    /// what `filter` says; without one, all of its protocol.
+    /// Takes out a socket for a purpose, or opens one: not blocking, on the interface of `link`, and without old frames. The
+    /// filter says what it hears; without a filter it hears all frames of its protocol.
     pub(super) fn take(
         &mut self,
         purpose: Purpose,
@@ -124,7 +124,7 @@ impl PacketSockets {
         if purpose == Purpose::Send {
             return Ok(socket);
         }
-        // Deaf while it moves to the interface, or it would keep frames of another.
+        // It hears nothing while it moves to the interface: frames of the interface before must not stay in it.
         socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
         bind(socket.as_raw_fd(), link)?;
         for _ in 0..MAX_STALE {

@@ -3,9 +3,12 @@
 use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable as _, Decoder, Encodable as _, Encoder};
 
+use tokio::net::UdpSocket;
+
 use super::*;
 use crate::leases::{Lease, MemoryLog};
 use bundle::DhcpMode;
+use ids::Lan;
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -44,7 +47,7 @@ async fn junk_does_not_end_the_service() {
 #[tokio::test]
 async fn a_public_address_and_a_port_in_use_are_refused() {
     let lab = Lab::start(Box::new(MemoryLog::default())).await;
-    let config = |address, server_port| Config { address, server_port, ..lab_config(1) };
+    let config = |address, server_port| Config { lan: Lan::new(address, 8), server_port, ..lab_config(1) };
     let public = Service::bind(config(Ipv4Addr::new(203, 0, 113, 1), 0)).unwrap_err();
     assert!(matches!(public, BindError::Address(_)), "{public}");
     let unspecified = Service::bind(config(Ipv4Addr::UNSPECIFIED, 0)).unwrap_err();
@@ -111,8 +114,7 @@ impl Lab {
 fn lab_config(relay_port: u16) -> Config {
     Config {
         interface: Some("lo".to_owned()),
-        address: HERE,
-        prefix: 8,
+        lan: Lan::new(HERE, 8),
         server_port: 0,
         client_port: relay_port,
         relay_port,

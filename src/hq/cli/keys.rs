@@ -10,6 +10,7 @@ use crate::keys::{self, Change, Keys, Role};
 use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
+use telemetry::Hint as _;
 use tuf::PublicKey;
 
 /// What can be done with keys.
@@ -240,7 +241,8 @@ fn prepare(
 fn split(text: &str) -> anyhow::Result<(Role, &str)> {
     let (role, rest) = text.split_once('=').ok_or_else(|| anyhow!("`{text}` is not ROLE=…"))?;
     let role = <Role as clap::ValueEnum>::from_str(role, false)
-        .map_err(|_| anyhow!("`{role}` is no role\nhint: root, release, online, firmware"))?;
+        .map_err(|_| anyhow!("`{role}` is no role"))
+        .hint("root, release, online, firmware")?;
     Ok((role, rest))
 }
 

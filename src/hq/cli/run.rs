@@ -13,7 +13,7 @@ use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
 use crate::inventory::{Inventory, Site};
 use crate::preview::{self, Preview};
-use crate::problem::{NotClean, Report, count};
+use crate::problem::{NotClean, Report};
 use crate::publish::{self, PublishOptions};
 use crate::{enrol, lint, plan, progress, secrets};
 use ids::UnixTime;
@@ -22,6 +22,8 @@ use repository::expiry;
 use repository::keyring::Passphrase;
 use repository::layout::Layout;
 use repository::lock::TreeLock;
+use settings::count;
+use telemetry::Hint as _;
 
 /// Runs one command; what people asked for goes to `out`. Returns whether all is well.
 pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
@@ -66,8 +68,9 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Fleet { site: Some(name) } => {
             let rows = fleet::rows(&layout.database(), now())?;
             let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
-            let row =
-                row.with_context(|| format!("no site `{name}` is known to HQ\nhint: `lineside-hq fleet` lists all"))?;
+            let row = row
+                .with_context(|| format!("no site `{name}` is known to HQ"))
+                .hint("`lineside-hq fleet` lists all")?;
             Ok(out.write_all(fleet::print_site(row).as_bytes())?)
         }
         Command::Fleet { site: None } => {
@@ -202,10 +205,10 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
 fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
-        match crate::source::nearest(name, &known) {
-            Some(near) => anyhow!("there is no site `{name}`\nhint: did you mean `{near}`?"),
-            None => anyhow!("there is no site `{name}`\nhint: `lineside-hq site list` names them"),
-        }
+        anyhow!("there is no site `{name}`").hint(match settings::nearest(name, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`lineside-hq site list` names them".to_owned(),
+        })
     })
 }
 
@@ -304,14 +307,7 @@ fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
 
 /// Writes a file that only its owner can read.
 fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+    durable::create_new(path, bytes, durable::PRIVATE).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn qr_code(text: &str) -> anyhow::Result<String> {
@@ -334,7 +330,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
     if let Some(NotClean(report)) = error.downcast_ref::<NotClean>() {
         return format!("{report}\nerror: nothing was done, because the fleet directory has problems\n");
     }
-    let mut text = format!("error: {error:#}");
+    let mut text = telemetry::explain(error);
     let hint = error.chain().find_map(|cause| {
         let io = cause.downcast_ref::<std::io::Error>()?;
         match io.kind() {
@@ -345,7 +341,7 @@ pub(super) fn explain(error: &anyhow::Error) -> String {
             _ => None,
         }
     });
-    if let Some(hint) = hint.filter(|_| !text.contains("hint:")) {
+    if let Some(hint) = hint.filter(|_| telemetry::hints(error).next().is_none()) {
         text.push_str(&format!("\nhint: {hint}"));
     }
     text.push('\n');

@@ -107,6 +107,22 @@ fn an_enrolled_appliance_becomes_a_recipient_once_its_proof_holds() {
 }
 
 #[test]
+fn a_recipient_is_pinned_for_everybody_to_read_and_not_through_a_link_that_somebody_planted() {
+    let (_dir, layout) = fleet();
+    enrol(&layout, &Appliance::new(1).request(&token_for(&layout, "s-1")), now()).unwrap();
+    let victim = layout.dir().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::create_dir_all(layout.enrolled()).unwrap();
+    std::os::unix::fs::symlink(&victim, layout.enrolled().join(".s-1.toml.new")).unwrap();
+    recipients(&layout).unwrap();
+    let pinned = fs::symlink_metadata(layout.enrolled().join("s-1.toml")).unwrap();
+    assert!(pinned.is_file());
+    assert_eq!(pinned.permissions().mode() & 0o777, 0o644);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(fs::read_dir(layout.enrolled()).unwrap().count(), 1);
+}
+
+#[test]
 fn a_service_that_was_broken_into_cannot_add_a_recipient() {
     let (_dir, layout) = fleet();
     let token = token_for(&layout, "s-1");
@@ -166,7 +182,7 @@ fn of_many_appliances_the_newest_two_are_sealed_to() {
 fn unknown_wrong_used_and_expired_tokens_are_refused_with_their_codes() {
     let (_dir, layout) = fleet();
     let token = token_for(&layout, "s-1");
-    let code = |request: &EnrolRequest, at| enrol(&layout, request, at).unwrap_err().code();
+    let code = |request: &EnrolRequest, at| enrol(&layout, request, at).unwrap_err().refusal().code();
     let appliance = Appliance::new(1);
 
     let unknown = EnrolRequest { token: "0123456789abcdef".to_owned(), ..appliance.request(&token) };
@@ -237,7 +253,7 @@ fn a_failing_ca_leaves_the_token_unused() {
     let token = token_for(&layout, "s-1");
     let db = Db::open(&layout.database()).unwrap();
     let request = Appliance::new(1).request(&token);
-    assert!(db.enrol(&request, now(), |_, _, _| bail!("no entropy")).is_err());
+    assert!(db.enrol(&request, now(), |_, _, _| Err(anyhow!("no entropy"))).is_err());
     enrol(&layout, &Appliance::new(2).request(&token), now()).unwrap();
 }
 

@@ -21,7 +21,7 @@ fn a_new_fleet_has_no_problems() {
 fn a_directory_that_is_not_empty_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("precious"), "").unwrap();
-    let error = init(dir.path(), &options()).unwrap_err().to_string();
+    let error = telemetry::explain(&init(dir.path(), &options()).unwrap_err());
     assert!(error.contains("is not empty: it has 1 file\nhint: "), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -1,8 +1,7 @@
 //! `fleet.toml`.
 
-use super::{Fleet, read_variables, settings};
-use crate::problem::Problem;
-use crate::source::Source;
+use super::{Fleet, Settings, read_variables, tables};
+use settings::{Problem, Source};
 
 /// Reads the file. `None` if it lacks what nothing works without.
 pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet> {
@@ -34,11 +33,11 @@ pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet
         None => Vec::new(),
     };
     let mut defaults = table.table("defaults", problems);
-    let mut base = settings::Settings::default();
-    settings::apply(&mut defaults, &mut base, problems);
+    let mut base = Settings::default();
+    tables::apply(&mut defaults, &mut base, problems);
     let vars = read_variables(defaults.table("variables", problems), problems);
-    defaults.finish(&["dhcp", "tftp", "update", "variables"], problems);
-    table.finish(&["name", "id", "url", "repository", "device-files", "secrets-command", "defaults"], problems);
+    defaults.finish(problems);
+    table.finish(problems);
     Some(Fleet {
         name: name?.1,
         id: id?.1,

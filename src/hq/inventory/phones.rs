@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{PhoneLine, Site, Variable, Variables, variable_name_problem};
-use crate::problem::Problem;
-use crate::source::{Source, nearest};
 use bundle::limits::MAX_PHONES;
 use ids::MacAddr;
+use settings::{Problem, Source, nearest};
 
 /// The columns that every file has.
 const NEEDED: [&str; 3] = ["mac", "site", "model"];

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
 use tuf::{KeyId, PublicKey};
 
@@ -123,10 +124,8 @@ pub(super) fn tidy(root: &mut Root) -> anyhow::Result<()> {
             bail!("{role} would need no signature");
         }
         if need > have {
-            bail!(
-                "{role} would have {have} keys and need {need} signatures\n\
-                 hint: add a key in the same step, or lower the threshold with --threshold {role}=N"
-            );
+            return Err(anyhow!("{role} would have {have} keys and need {need} signatures")
+                .hint(format!("add a key in the same step, or lower the threshold with --threshold {role}=N")));
         }
         for id in keys.keyids {
             if let Some(other) = owners.insert(id.clone(), role) {

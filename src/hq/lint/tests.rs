@@ -16,7 +16,7 @@ fn the_whole_output_names_place_reason_and_hint() {
         .replace("fleet.toml", "mode = \"auto\"", "moed = \"auto\"");
     assert_eq!(
         check(&sample.layout).to_string(),
-        "fleet.toml:23: unknown key `defaults.dhcp.moed`\n  hint: did you mean `mode`?\n\
+        "fleet.toml:27: unknown key `defaults.dhcp.moed`\n  hint: did you mean `mode`?\n\
          phones.csv:6: there is no site `sampel-office`\n  hint: did you mean `sample-office`?\n\
          2 problems"
     );
@@ -218,7 +218,7 @@ fn dhcp_ranges_are_checked() {
         ("range = \"192.168.1.9\"", ""),
         ("mode = \"all\"", "this `dhcp.mode` leases addresses, but there is no `range`"),
         ("mode = \"everything\"", ""),
-        ("lease-seconds = 5", "`lease-seconds` is 5, but must be 120 to 604800"),
+        ("lease-seconds = 5", "`dhcp.lease-seconds` is 5, but must be 120 to 604800"),
     ];
     for (text, message) in cases {
         let sample = sample();
@@ -244,7 +244,10 @@ fn settings_of_vendor_options_are_checked() {
         "sites/sample-office.toml",
         "\n[[dhcp.vendor-options]]\nvendor-class = \"x\"\ncode = 43\nvalue = \"0g\"\n",
     );
-    assert_eq!(sample.problems(), ["sites/sample-office.toml:18: `value` is not at most 255 bytes in hex"]);
+    assert_eq!(
+        sample.problems(),
+        ["sites/sample-office.toml:18: `dhcp.vendor-options.value` is not at most 255 bytes in hex"]
+    );
 }
 
 #[test]

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 
-use crate::problem::count;
 use crate::render::FleetDir;
 use ids::{Digest, UnixTime};
 use repository::keyring;
@@ -17,6 +16,8 @@ use repository::layout::Layout;
 use repository::published::numbered;
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
+use settings::count;
+use telemetry::Hint as _;
 use tuf::SigningKey;
 use tuf::schema::{Envelope, Targets};
 use tuf::sign;
@@ -76,13 +77,12 @@ pub(super) fn catalogue(
     let have = signatures(&bytes, keys)?;
     if have < keys.threshold {
         tree::write_file(&pending, &bytes)?;
-        bail!(
-            "the firmware catalogue ({}) needs {} signatures and has {have}\n\
-             hint: each holder of a firmware key runs `lineside-hq keys sign {} --key FILE`; then publish again",
-            count(images.len(), "file"),
-            keys.threshold,
+        let files = count(images.len(), "file");
+        let lacking = anyhow!("the firmware catalogue ({files}) needs {} signatures and has {have}", keys.threshold);
+        return Err(lacking.hint(format!(
+            "each holder of a firmware key runs `lineside-hq keys sign {} --key FILE`; then publish again",
             pending.display()
-        );
+        )));
     }
     tree::write_file(&path, &bytes)?;
     if pending.exists() {

@@ -1,8 +1,8 @@
 //! What came of a run of `publish`, and how it is printed.
 
 use super::collect::Collected;
-use crate::problem::count;
 use ids::{Generation, SiteId};
+use settings::count;
 
 /// What came of a run of `publish`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use bundle::{RecipientPublic, RecipientSecret, Scope};
 use ids::{Digest, FileName, Generation};
 use online::freshen;
 use repository::keyring;
-use tuf::{Limits, Refresh, Step, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, Trusted};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -78,8 +78,8 @@ impl Enrolled {
 }
 
 fn refresh_from(metadata: &Path, root: &[u8], now: UnixTime) -> Result<Trusted, tuf::TrustError> {
-    let mut refresh = Refresh::start(Trusted::pin(root)?, Limits::default(), now);
-    while let Step::Fetch(ask) = refresh.step() {
+    let mut refresh = Refresh::start(Trusted::pin(root)?, MetadataLimits::default(), now);
+    while let RefreshStep::Fetch(ask) = refresh.step() {
         match fs::read(metadata.join(&ask.path)) {
             Ok(bytes) => refresh.received(&bytes)?,
             Err(_) => refresh.missing()?,
@@ -188,8 +188,8 @@ fn a_lost_tree_is_rebuilt_with_versions_that_sites_accept() {
     let trusted = refresh_from(&layout.site_metadata(&fleet.site), &root, NOW).unwrap();
     fs::remove_dir_all(layout.public()).unwrap();
     assert!(matches!(fleet.publish(NOW), Outcome::Published { generation: Generation(3), .. }));
-    let mut refresh = Refresh::start(trusted, Limits::default(), NOW);
-    while let Step::Fetch(ask) = refresh.step() {
+    let mut refresh = Refresh::start(trusted, MetadataLimits::default(), NOW);
+    while let RefreshStep::Fetch(ask) = refresh.step() {
         match fs::read(layout.site_metadata(&fleet.site).join(&ask.path)) {
             Ok(bytes) => refresh.received(&bytes).unwrap(),
             Err(_) => refresh.missing().unwrap(),

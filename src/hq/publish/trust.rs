@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use bundle::RecipientPublic;
 use repository::layout::Layout;
 use repository::roles::FirmwareKeys;
 use repository::{keyring, published, tree};
 use seal::PublisherSecret;
+use telemetry::Hint as _;
 use tuf::schema::Root;
 use tuf::{SigningKey, Trusted};
 
@@ -51,12 +52,9 @@ impl Keys {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
             let key = keyring::load_signing(&path)?;
             if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
-                bail!(
-                    "{} is not the key that root version {} names for {role}\n\
-                     hint: `lineside-hq keys show` says which keys are trusted",
-                    path.display(),
-                    root.version
-                );
+                let (path, version) = (path.display(), root.version);
+                return Err(anyhow!("{path} is not the key that root version {version} names for {role}")
+                    .hint("`lineside-hq keys show` says which keys are trusted"));
             }
             Ok(key)
         };

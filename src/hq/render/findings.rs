@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::inventory::PhoneLine;
-use crate::problem::{Problem, count};
 use crate::templates::RenderError;
+use settings::{Problem, count};
 
 /// Problems of one run.
 #[derive(Debug, Default)]

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value};
-
-use crate::problem::Problem;
+use settings::Problem;
 
 /// Compiled templates.
 #[derive(Debug)]

@@ -1,9 +1,8 @@
 //! `templates/FOLDER/model.toml`.
 
 use crate::inventory::{Variables, read_variables};
-use crate::problem::Problem;
-use crate::source::{Source, Table};
 use bundle::Class;
+use settings::{Problem, Source, Table};
 
 /// The templates of one kind of phone.
 #[derive(Debug, Clone)]
@@ -87,11 +86,11 @@ pub(super) fn read(source: &Source, folder: &str, problems: &mut Vec<Problem>) -
             Problem::at_file(&source.name, "no file is named").hint("add a [[file]] with name, template and scope"),
         );
     }
-    table.finish(&["models", "firmware", "variables", "file"], problems);
+    table.finish(problems);
     ModelSet { name: folder.to_owned(), models, files, firmware, variables }
 }
 
-fn names(table: &mut Table<'_>, key: &str, problems: &mut Vec<Problem>) -> Vec<NamedLine> {
+fn names(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Vec<NamedLine> {
     let source = table.source();
     let Some((line, list)) = table.value::<Vec<toml::Spanned<String>>>(key, problems) else { return Vec::new() };
     list.into_iter()
@@ -138,7 +137,7 @@ fn file(mut table: Table<'_>, folder: &str, problems: &mut Vec<Problem>) -> Opti
             None
         }
     };
-    table.finish(&["name", "template", "scope", "class", "escape"], problems);
+    table.finish(problems);
     let (_, name) = name?;
     let (template_line, template) = template?;
     let (scope_line, scope) = scope?;
@@ -163,4 +162,25 @@ fn file(mut table: Table<'_>, folder: &str, problems: &mut Vec<Problem>) -> Opti
     };
     let template = if template.contains('/') { template } else { format!("{folder}/{template}") };
     Some(TemplateFile { line, name, template, scope, class, escape })
+}
+
+#[cfg(test)]
+mod tests {
+    use settings::sample;
+
+    use super::*;
+
+    #[test]
+    fn the_sample_documents_every_key_and_no_other() {
+        let text = include_str!("../samples/cisco-8941/model.toml");
+        let problems = |source: &Source| {
+            let mut problems = Vec::new();
+            let _ = read(source, "cisco-8941", &mut problems);
+            problems
+        };
+        let keys = sample::keys(text, problems);
+        assert_eq!(keys.documented, keys.known);
+        assert!(keys.known.contains("file.escape"), "{:?}", keys.known);
+        assert_eq!(problems(&Source::new("model.toml", &sample::uncommented(text))), Vec::new());
+    }
 }

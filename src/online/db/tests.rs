@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;

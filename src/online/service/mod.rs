@@ -3,14 +3,14 @@
 //! It runs from `online/` alone, so it can live on a machine that has never seen an offline key. It can neither read
 //! nor forge what it serves. Read `routes` (what is answered to whom), `files` (the tree), `tls` (who is who).
 
+mod check_in_rate;
 mod files;
-mod pace;
 mod routes;
 mod stall;
 mod strangers;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -41,6 +41,7 @@ use self::strangers::{Place, Strangers};
 use crate::ca::{self, Ca};
 use crate::db::{CheckIns, Db};
 use crate::freshen;
+use api::HqRefusal;
 use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::lock::TreeLock;
@@ -113,7 +114,7 @@ impl Server {
             ca,
             key,
             refused: Mutex::default(),
-            pace: Mutex::default(),
+            check_in_rate: Mutex::default(),
         };
         let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
         listener.set_nonblocking(true).context("cannot use the listening socket")?;
@@ -158,7 +159,7 @@ impl Server {
                 (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
                     (Some(place), Ok((stream, address))) => {
                         let Some(place) = strangers.take(place, address.ip()) else {
-                            count_refused(&shared, address, "strangers", "this address has too many connections open");
+                            count_refused(&shared, address, HqRefusal::Strangers, "this address has too many connections open");
                             continue;
                         };
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
@@ -189,6 +190,7 @@ impl Server {
 async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> {
     let refused = std::mem::take(&mut *app.refused.lock().unwrap_or_else(PoisonError::into_inner));
     if !refused.is_empty() {
+        let refused: BTreeMap<&str, u64> = refused.iter().map(|(refusal, times)| (refusal.code(), *times)).collect();
         info!(?refused, "requests refused since the last such line");
     }
     let for_config = Arc::clone(app);
@@ -293,8 +295,8 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
         () = shared.stop.cancelled() => return,
         done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => match done {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return count_refused(&shared, address, "handshake", &error.to_string()),
-            Err(_) => return count_refused(&shared, address, "handshake-slow", "the handshake took too long"),
+            Ok(Err(error)) => return count_refused(&shared, address, HqRefusal::Handshake, &error.to_string()),
+            Err(_) => return count_refused(&shared, address, HqRefusal::HandshakeSlow, "the handshake took too long"),
         },
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -304,7 +306,7 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let place = site.is_none().then_some(place);
     let idle = if site.is_some() { IDLE_TIMEOUT } else { STRANGER_TIMEOUT };
     let Some(_counted) = Counted::new(&shared, site) else {
-        return count_refused(&shared, address, "site-connections", "this site has too many connections open");
+        return count_refused(&shared, address, HqRefusal::SiteConnections, "this site has too many connections open");
     };
     let peer = Peer { address, identity };
     let service = hyper::service::service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
@@ -330,9 +332,9 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     }
 }
 
-fn count_refused(shared: &Shared, address: SocketAddr, code: &'static str, reason: &str) {
-    *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
-    debug!(%address, code, reason, "connection refused");
+fn count_refused(shared: &Shared, address: SocketAddr, refusal: HqRefusal, reason: &str) {
+    *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal).or_default() += 1;
+    debug!(%address, code = refusal.code(), reason, "connection refused");
 }
 
 async fn answer(

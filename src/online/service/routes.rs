@@ -23,12 +23,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::{debug, error, info, warn};
 
+use super::check_in_rate::CheckInRate;
 use super::files::{self, Named};
-use super::pace::Pace;
 use crate::admit::Refused;
 use crate::ca::{Ca, Csr, Identity};
 use crate::db::{CheckIns, Db, Standing};
-use api::{self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, MAX_BODY_BYTES, Refusal, RenewRequest, SignedTime};
+use api::{
+    self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, HqRefusal, MAX_BODY_BYTES, Refusal, RenewRequest,
+    SignedTime,
+};
 use ids::UnixTime;
 use repository::published::newest_root_path;
 use tuf::SigningKey;
@@ -46,8 +49,8 @@ pub(super) struct App {
     pub(super) check_ins: Arc<dyn CheckIns>,
     pub(super) ca: Ca,
     pub(super) key: SigningKey,
-    pub(super) refused: Mutex<BTreeMap<&'static str, u64>>,
-    pub(super) pace: Mutex<Pace>,
+    pub(super) refused: Mutex<BTreeMap<HqRefusal, u64>>,
+    pub(super) check_in_rate: Mutex<CheckInRate>,
 }
 
 /// Who is at the other end of a connection.
@@ -62,7 +65,7 @@ pub(super) struct Peer {
 #[derive(Debug, Clone)]
 pub(super) struct No {
     status: StatusCode,
-    code: &'static str,
+    refusal: HqRefusal,
     /// For the client.
     reason: String,
     /// For the log, where that may say more.
@@ -72,22 +75,23 @@ pub(super) struct No {
 }
 
 impl No {
-    fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { status, code, reason: reason.into(), why: None, retry_after: None }
+    fn new(status: StatusCode, refusal: HqRefusal, reason: impl Into<String>) -> Self {
+        Self { status, refusal, reason: reason.into(), why: None, retry_after: None }
     }
 
     fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing under this name")
+        Self::new(StatusCode::NOT_FOUND, HqRefusal::NotFound, "there is nothing under this name")
     }
 
     fn malformed(reason: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", reason)
+        Self::new(StatusCode::BAD_REQUEST, HqRefusal::Malformed, reason)
     }
 
     /// Our own fault: the log knows more.
     fn unavailable(error: &anyhow::Error) -> Self {
         error!(error = format!("{error:#}"), "a request failed");
-        let no = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "HQ has a problem; try again later");
+        let no =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, HqRefusal::Unavailable, "HQ has a problem; try again later");
         Self { retry_after: Some(60), ..no }
     }
 }
@@ -100,13 +104,13 @@ impl From<Refused> for No {
             _ => StatusCode::FORBIDDEN,
         };
         let retry_after = (refused == Refused::TooMany).then_some(6 * 3600);
-        Self { retry_after, ..Self::new(status, refused.code(), refused.to_string()) }
+        Self { retry_after, ..Self::new(status, refused.refusal(), refused.to_string()) }
     }
 }
 
 impl IntoResponse for No {
     fn into_response(self) -> Response<Body> {
-        let refusal = Refusal { code: self.code.to_owned(), reason: self.reason.clone() };
+        let refusal = Refusal { code: self.refusal.code().to_owned(), reason: self.reason.clone() };
         // Each update looks for a next root that is not there: the status says it all.
         let told = if self.status == StatusCode::NOT_FOUND { None } else { json(self.status, &refusal).ok() };
         let mut response = told.unwrap_or_else(|| Response::new(Body::empty()));
@@ -136,9 +140,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
 /// Logs and counts what was refused.
 pub(super) fn note(app: &App, peer: &Peer, method: &Method, path: &str, response: &Response<Body>) {
     let Some(no) = response.extensions().get::<No>() else { return };
-    *app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(no.code).or_default() += 1;
+    *app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(no.refusal).or_default() += 1;
     let path: String = path.chars().take(200).collect();
-    let (code, reason, address) = (no.code, no.why.unwrap_or(&no.reason), peer.address);
+    let (code, reason, address) = (no.refusal.code(), no.why.unwrap_or(&no.reason), peer.address);
     match &peer.identity {
         // A name that is not there is an everyday thing: roots are looked for until there is none.
         Some(identity) if no.why.is_none() && no.status == StatusCode::NOT_FOUND => {
@@ -146,7 +150,7 @@ pub(super) fn note(app: &App, peer: &Peer, method: &Method, path: &str, response
         }
         Some(identity) => warn!(site = %identity.site, %address, %method, path, code, reason, "refused"),
         // Only who holds a token's secret gets this far.
-        None if matches!(code, "token-used" | "token-expired" | "revoked") => {
+        None if matches!(no.refusal, HqRefusal::TokenUsed | HqRefusal::TokenExpired | HqRefusal::Revoked) => {
             warn!(%address, %method, path, code, reason, "enrolment refused");
         }
         None => debug!(%address, %method, path, code, reason, "refused"),
@@ -205,9 +209,9 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
 /// A site says how it is, and learns HQ's time and its newest generation, signed.
 async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
-    let paced = app.pace.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
+    let paced = app.check_in_rate.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
     if let Err(wait) = paced {
-        let no = No::new(StatusCode::TOO_MANY_REQUESTS, "too-often", "this site checks in too often");
+        let no = No::new(StatusCode::TOO_MANY_REQUESTS, HqRefusal::TooOften, "this site checks in too often");
         return Err(No { retry_after: Some(wait.as_secs() + 1), ..no });
     }
     let told: CheckIn = read_json(request).await?;
@@ -250,7 +254,7 @@ async fn tree(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
 }
 
 async fn wrong_method() -> No {
-    No::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this method does not go here")
+    No::new(StatusCode::METHOD_NOT_ALLOWED, HqRefusal::Method, "this method does not go here")
 }
 
 /// Whether an expired certificate is good for this request.
@@ -262,9 +266,10 @@ enum Expired {
 
 /// Who asks, if it may ask at all. Looked up at every request: a connection can outlive certificate and standing.
 async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, No> {
-    let no = |code, reason: &str| No::new(StatusCode::FORBIDDEN, code, reason);
-    let identity =
-        peer.identity.ok_or_else(|| no("no-certificate", "this needs a site's client certificate; enrol first"))?;
+    let no = |refusal, reason: &str| No::new(StatusCode::FORBIDDEN, refusal, reason);
+    let identity = peer
+        .identity
+        .ok_or_else(|| no(HqRefusal::NoCertificate, "this needs a site's client certificate; enrol first"))?;
     let late = now().since(identity.not_after);
     let grace = match expired {
         Expired::Refused => Duration::ZERO,
@@ -276,13 +281,14 @@ async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, 
     };
     match standing {
         Standing::Revoked => Err(Refused::Revoked.into()),
-        Standing::Unknown => Err(no("certificate-unknown", "this certificate is not in HQ's records")),
+        Standing::Unknown => Err(no(HqRefusal::CertificateUnknown, "this certificate is not in HQ's records")),
         Standing::Good if late > grace && expired == Expired::Refused => {
-            Err(no("certificate-expired", "the client certificate has expired; renew it"))
+            Err(no(HqRefusal::CertificateExpired, "the client certificate has expired; renew it"))
         }
-        Standing::Good if late > grace => {
-            Err(no("certificate-expired", "the client certificate expired too long ago; enrol with a new token"))
-        }
+        Standing::Good if late > grace => Err(no(
+            HqRefusal::CertificateExpired,
+            "the client certificate expired too long ago; enrol with a new token",
+        )),
         Standing::Good => Ok(identity),
     }
 }
@@ -313,7 +319,7 @@ async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, No>
     }
     let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(request.into_body()))
         .await
-        .map_err(|_| No::new(StatusCode::REQUEST_TIMEOUT, "slow", "the body took too long"))??;
+        .map_err(|_| No::new(StatusCode::REQUEST_TIMEOUT, HqRefusal::Slow, "the body took too long"))??;
     serde_json::from_slice(&bytes).map_err(|error| No::malformed(format!("the body is not what belongs here: {error}")))
 }
 
@@ -332,7 +338,7 @@ async fn read_body(mut body: Body) -> Result<Vec<u8>, No> {
 
 fn too_large() -> No {
     let reason = format!("the body has more than the {MAX_BODY_BYTES} bytes allowed");
-    No::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", reason)
+    No::new(StatusCode::PAYLOAD_TOO_LARGE, HqRefusal::TooLarge, reason)
 }
 
 fn ok<T: Serialize>(value: &T) -> Answer {

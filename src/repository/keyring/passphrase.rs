@@ -8,6 +8,8 @@ use age::secrecy::{ExposeSecret as _, SecretString};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use zeroize::Zeroizing;
 
+use telemetry::Hint as _;
+
 /// Where programs put the passphrase.
 const VARIABLE: &str = "LINESIDE_PASSPHRASE";
 /// The shortest that is taken for a new key, in characters.
@@ -113,8 +115,8 @@ fn from_environment() -> Option<Passphrase> {
 }
 
 fn ask(prompt: &str) -> anyhow::Result<Passphrase> {
-    let typed = rpassword::prompt_password(prompt).with_context(|| {
-        format!("cannot ask for a passphrase, as there is no terminal\nhint: put it into the variable {VARIABLE}")
-    })?;
+    let typed = rpassword::prompt_password(prompt)
+        .context("cannot ask for a passphrase, as there is no terminal")
+        .hint(format!("put it into the variable {VARIABLE}"))?;
     Ok(Passphrase(SecretString::from(typed)))
 }

@@ -12,7 +12,7 @@ use bundle::{Class, FileEntry, Inventory, Manifest, Packing, RecipientSecret, Sc
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use seal::PublisherSecret;
 use tuf::sign::{self, Signers, TopLevel};
-use tuf::{Limits, Refresh, SigningKey, Step, TrustError, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, SigningKey, TrustError, Trusted};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const LATER: UnixTime = UnixTime(1_900_000_000);
@@ -106,8 +106,8 @@ pub(super) fn publish(number: u64) -> Published {
 impl Published {
     /// What an appliance that trusts `trusted` makes of this tree.
     pub(super) fn refresh(&self, trusted: Trusted) -> Result<Trusted, TrustError> {
-        let mut machine = Refresh::start(trusted, Limits::default(), NOW);
-        while let Step::Fetch(ask) = machine.step() {
+        let mut machine = Refresh::start(trusted, MetadataLimits::default(), NOW);
+        while let RefreshStep::Fetch(ask) = machine.step() {
             match self.tree.get(&ask.path) {
                 Some(bytes) => machine.received(bytes)?,
                 None => machine.missing()?,
@@ -125,7 +125,7 @@ impl Published {
         open(store, trusted, &self.sealed)
     }
 
-    /// One whole update.
+    /// One whole update, from the refresh to the deletion of old objects.
     pub(super) fn install(&self, store: &Store) {
         let trusted = self.refresh(trusted(store)).unwrap();
         save(store, &trusted);

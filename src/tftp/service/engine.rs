@@ -1,4 +1,4 @@
-//! The thread that serves: waits for packets, deadlines and the disk, and hands each to whom it concerns.
+//! The `tftp` thread. It waits for packets, deadlines and results of the disk, and hands each to its transfer.
 
 use std::io;
 use std::net::UdpSocket;
@@ -15,23 +15,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Shared;
-use super::listener::Listener;
-use super::transfers::{Site, Transfers};
+use super::listener::RequestListener;
+use super::transfers::{RequestContext, Transfers};
 use super::wake::Waker;
 
-/// How long transfers that were told to stop may take to say so.
+/// How long transfers that were told to stop may take to send their ERROR.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Packets that are taken from the kernel's list at one time.
+/// The most events that one call of `epoll_wait` returns.
 const EVENTS: usize = 256;
 
-/// Packets that are handled at what is taken for one moment.
+/// How many packets are handled before the clock is read again.
 const MOMENT: usize = 16;
 
 /// The frames of this thread are small; the largest holds a list of a window's pieces.
 const STACK_BYTES: usize = 512 * 1024;
 
-// What is no transfer's ticket: places are counted from 0, far below these.
+// Tickets of what is no transfer. Slots are counted from 0, far below these.
 const LISTENER: u64 = u64::MAX;
 const WAKER: u64 = u64::MAX - 1;
 
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let (tell, ended) = oneshot::channel();
     let phase = Arc::clone(&order.phase);
     thread::Builder::new().name("tftp".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        // Whoever waited may be gone.
+        // The task that waits for the end may be gone.
         let _ = tell.send(serve(socket, shared, &waker, &phase));
     })?;
     let mut ended = std::pin::pin!(ended);
@@ -64,7 +64,7 @@ pub(super) async fn run(
     outcome.unwrap_or_else(|_| Err(io::Error::other("the thread that serves TFTP broke off")))
 }
 
-/// What the thread is to do; dropped, to end at once.
+/// Tells the thread what to do. Dropping it ends the thread at once.
 struct Order {
     phase: Arc<AtomicU8>,
     waker: Arc<Waker>,
@@ -104,14 +104,14 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
     epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
     epoll.add(waker, EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
     let mut transfers = Transfers::new(Rc::clone(&epoll));
-    let mut listener = Some(Listener::new(socket));
+    let mut listener = Some(RequestListener::new(socket));
     let mut stopping: Option<Stopping> = None;
     let mut events = [EpollEvent::empty(); EVENTS];
     let mut now = Instant::now();
     loop {
         let due = [
             transfers.due(),
-            listener.as_ref().and_then(Listener::due),
+            listener.as_ref().and_then(RequestListener::due),
             stopping.as_ref().map(|stopping| stopping.until),
         ];
         let ready = match epoll.wait(&mut events, until(due.into_iter().flatten().min(), now)) {
@@ -128,8 +128,8 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
             match event.data() {
                 LISTENER => {
                     if let Some(listener) = &mut listener {
-                        let mut site = Site { shared: &mut shared, transfers: &mut transfers };
-                        listener.read_batch(&mut site, now, || phase.load(Ordering::Acquire) != RUN);
+                        let mut context = RequestContext { shared: &mut shared, transfers: &mut transfers };
+                        listener.read_batch(&mut context, now, || phase.load(Ordering::Acquire) != RUN);
                     }
                 }
                 WAKER => {
@@ -143,14 +143,14 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
         }
         transfers.time(&mut shared, now);
         if let Some(listener) = &mut listener {
-            listener.look_at_held(&mut Site { shared: &mut shared, transfers: &mut transfers }, now);
+            listener.look_at_held(&mut RequestContext { shared: &mut shared, transfers: &mut transfers }, now);
         }
         match phase.load(Ordering::Acquire) {
             RUN => continue,
             DRAIN => {}
             _ => return Ok(()),
         }
-        // No new requests; what runs may end.
+        // No new request is read; running transfers may end.
         listener = None;
         let stopping = stopping.get_or_insert(Stopping { until: now + shared.config.drain, told: false });
         if now >= stopping.until && !stopping.told {
@@ -167,14 +167,14 @@ fn serve(socket: UdpSocket, mut shared: Shared, waker: &Waker, phase: &AtomicU8)
     }
 }
 
-/// The end of a service.
+/// How far the end of the service is.
 struct Stopping {
     until: Instant,
-    /// Whether what runs was told.
+    /// Whether the running transfers were told to stop.
     told: bool,
 }
 
-/// So long from `now`, and up to a millisecond longer: earlier there would be nothing to do.
+/// The time from `now` to `due`, rounded up to whole milliseconds, so that the thread never wakes before something is due.
 fn until(due: Option<Instant>, now: Instant) -> EpollTimeout {
     let Some(due) = due else { return EpollTimeout::NONE };
     let millis = due.saturating_duration_since(now).as_micros().div_ceil(1000);

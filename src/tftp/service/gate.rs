@@ -1,4 +1,4 @@
-//! Where the service asks who somebody is and what he may have.
+//! Asks `access` which device an address belongs to and what that device may have.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,23 +6,23 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
-use access::devices::Changes;
+use access::devices::ChangeCount;
 use access::policy::GuessingDevice;
-use access::{Catalog, Decision, DeviceTable, OwnLog, Policy, Request, Resolution};
+use access::{Catalog, Decision, DeviceTable, FileRequest, OwnLog, Policy, Resolution};
 use ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
 #[derive(Debug)]
-pub(super) struct Verdict {
+pub(super) struct GateDecision {
     pub(super) decision: Decision,
-    /// The requester was locked out just now.
+    /// Set only by the request that locked the requester out.
     pub(super) guessing: Option<GuessingDevice>,
-    pub(super) release: Release,
+    pub(super) release: ServedRelease,
 }
 
-/// What a transfer keeps of its release.
+/// What a transfer keeps of the release that it began on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Release {
+pub(super) struct ServedRelease {
     pub(super) generation: Generation,
     /// Whether the inventory has the requester.
     pub(super) known: bool,
@@ -30,7 +30,7 @@ pub(super) struct Release {
     pub(super) max_windowsize: Option<u16>,
 }
 
-impl Release {
+impl ServedRelease {
     fn of(catalog: &Catalog, requester: Resolution) -> Self {
         let settings = &catalog.settings().tftp;
         let known = match requester {
@@ -46,24 +46,24 @@ impl Release {
     }
 }
 
-/// The release, the devices and the policy, as the service asks them.
+/// The active release, the device table and the policy.
 pub(super) struct Gate {
     policy: Policy,
     catalog: watch::Receiver<Arc<Catalog>>,
     devices: Arc<RwLock<DeviceTable>>,
-    changes: Changes,
+    changes: ChangeCount,
     resolve: mpsc::Sender<Ipv4Addr>,
 }
 
-/// Whose address it was when the request was decided.
-pub(super) struct Binding {
+/// The device to which a client's address belonged when its request was decided.
+pub(super) struct AddressOwner {
     address: Ipv4Addr,
     requester: Resolution,
-    /// [`Changes::count`] when it was last found to hold.
+    /// [`ChangeCount::count`] when the owner was last found to be the same.
     seen: Option<u64>,
 }
 
-impl Binding {
+impl AddressOwner {
     pub(super) const fn new(address: Ipv4Addr, requester: Resolution) -> Self {
         Self { address, requester, seen: None }
     }
@@ -80,63 +80,63 @@ impl Gate {
         Self { policy, catalog, devices, changes, resolve }
     }
 
-    /// Whether the address is still whose it was. Asked for every packet, so it looks only where something changed.
-    pub(super) fn holds(&self, binding: &mut Binding) -> bool {
+    /// Whether the address still belongs to the same device. Every packet asks, so the table is read only after a change.
+    pub(super) fn still_owns(&self, owner: &mut AddressOwner) -> bool {
         let changes = self.changes.count();
-        if binding.seen == Some(changes) {
+        if owner.seen == Some(changes) {
             return true;
         }
-        let now = self.who(binding.address);
-        if binding.requester == Resolution::Unknown && matches!(now, Resolution::Device(_)) {
-            // It got what everyone may have; from here on it is this device.
-            binding.requester = now;
+        let now = self.who(owner.address);
+        if owner.requester == Resolution::Unknown && matches!(now, Resolution::Device(_)) {
+            // An unknown requester got what everyone may have. From here on the address is this device's.
+            owner.requester = now;
         }
-        let holds = binding.requester == now;
-        binding.seen = holds.then_some(changes);
-        holds
+        let still_owns = owner.requester == now;
+        owner.seen = still_owns.then_some(changes);
+        still_owns
     }
 
-    /// Whose address it is now.
+    /// The device to which the address belongs now.
     pub(super) fn who(&self, address: Ipv4Addr) -> Resolution {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address)
     }
 
-    /// Whether waiting for an address can help: not on loopback, where nobody resolves.
+    /// Whether addresses are resolved at all: not on loopback, where there are no neighbours.
     pub(super) fn can_resolve(&self) -> bool {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).has_link()
     }
 
     /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
     pub(super) fn resolve(&self, address: Ipv4Addr) {
-        // Full means that the neighbour service has plenty to do; the phone will ask again.
+        // The queue is full if the `neighbours` task has much to do. The phone will ask again.
         let _ = self.resolve.try_send(address);
     }
 
-    /// Decides one request.
+    /// Decides one read request on the release that is active now. Counts toward the requester's rate and guesses.
     pub(super) fn decide(
         &mut self,
         address: Ipv4Addr,
         requester: Resolution,
         name: &FileName,
         now: Instant,
-    ) -> Verdict {
+    ) -> GateDecision {
         let catalog = Arc::clone(&self.catalog.borrow());
-        let request = Request { address, requester, name };
+        let request = FileRequest { address, requester, name };
         let (decision, guessing) = self.policy.decide(&catalog, &request, now);
-        Verdict { decision, guessing, release: Release::of(&catalog, requester) }
+        GateDecision { decision, guessing, release: ServedRelease::of(&catalog, requester) }
     }
 
-    /// The log that may be written under this name, if there is one and it is not too often.
+    /// The requester's own log of this name; `None` if it has no such log, or writes too often.
     pub(super) fn own_log(
         &mut self,
         address: Ipv4Addr,
         requester: Resolution,
         name: &FileName,
         now: Instant,
-    ) -> Option<(OwnLog, Release)> {
+    ) -> Option<(OwnLog, ServedRelease)> {
         let catalog = Arc::clone(&self.catalog.borrow());
-        let request = Request { address, requester, name };
+        let request = FileRequest { address, requester, name };
         let log = self.policy.own_log(&catalog, &request, now)?;
-        Some((log, Release::of(&catalog, requester)))
+        Some((log, ServedRelease::of(&catalog, requester)))
     }
 }

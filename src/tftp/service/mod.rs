@@ -2,8 +2,8 @@
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else; `listener` reads
 //! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
-//! `line`; `source` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log. Nothing that arrives ends
-//! the service.
+//! `transfer_socket`; `file_chunks` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log.
+//! Nothing that arrives ends the service.
 //!
 //! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
 //! and no lock. `cargo bench --bench tftp` shows what a packet costs.
@@ -11,13 +11,14 @@
 mod chunk;
 mod engine;
 mod gate;
-mod line;
+
+mod file_chunks;
 mod listener;
 mod reader;
 mod session;
-mod source;
 #[cfg(test)]
 mod tests;
+mod transfer_socket;
 mod transfers;
 mod upload;
 mod wake;
@@ -33,8 +34,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use access::{Catalog, DeviceTable, Files, Limits, Logs, OwnLog, Policy};
+use access::{Catalog, DeviceTable, Files, Logs, OwnLog, Policy, RequestRates};
 use gate::Gate;
+use ids::{Lan, is_private_or_loopback};
 use reader::Reader;
 use status::Stats;
 use wake::Waker;
@@ -48,60 +50,60 @@ pub const DEFAULT_MAX_TRANSFERS_PER_ADDRESS: usize = 8;
 /// How long running transfers may take after a stop, if the configuration does not say otherwise.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(8);
 
-/// Logs that are taken at one time: each is held in memory until it is whole.
+/// The most uploads at one time: each log is held in memory until it is whole.
 const MAX_UPLOADS: usize = 8;
 
-/// Room for the requests of a whole site that got its power back, while the listener is busy.
+/// The socket's receive buffer: it holds the requests of a whole site that got its power back, while the listener is busy.
 const REQUEST_BUFFER_BYTES: usize = 1024 * 1024;
 
-/// What Ethernet has, for an interface that does not tell.
+/// The MTU of Ethernet in bytes, for an interface whose own cannot be read.
 const USUAL_MTU: u32 = 1500;
 
-/// Where and how much the service serves.
+/// The address that the service binds, whom it answers, and its bounds.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The address of the LAN interface and the port, usually 69; 0 takes a free port. Never public or unspecified.
     pub bind: SocketAddrV4,
     /// Only this interface (`SO_BINDTODEVICE`), for hosts that have several on one LAN.
     pub interface: Option<String>,
-    /// Network and prefix length of the site's LAN. Others get no answer.
-    pub lan: (Ipv4Addr, u8),
-    /// Transfers at one time.
+    /// The site's LAN. Others get no answer.
+    pub lan: Lan,
+    /// The most transfers at one time, reads and uploads together.
     pub max_transfers: usize,
-    /// Transfers of one address at one time.
+    /// The most transfers of one client address at one time.
     pub max_transfers_per_address: usize,
-    /// Requests per second. Labs and load tests, where many phones share an address, need others than the usual.
-    pub rates: Limits,
+    /// Requests per second. Labs and load tests, where many phones share an address, need higher ones than the usual.
+    pub rates: RequestRates,
     /// How long running transfers may take after a stop.
     pub drain: Duration,
 }
 
 impl Config {
     /// The usual bounds for this address and LAN.
-    pub fn new(bind: SocketAddrV4, lan: (Ipv4Addr, u8)) -> Self {
+    pub fn new(bind: SocketAddrV4, lan: Lan) -> Self {
         Self {
             bind,
             interface: None,
             lan,
             max_transfers: DEFAULT_MAX_TRANSFERS,
             max_transfers_per_address: DEFAULT_MAX_TRANSFERS_PER_ADDRESS,
-            rates: Limits::default(),
+            rates: RequestRates::default(),
             drain: DEFAULT_DRAIN,
         }
     }
 }
 
-/// What the service lives on. Every part may change while it runs, but for `files` and `stats`.
+/// What the rest of the appliance gives the service. All but `files` and `stats` change while it runs.
 pub struct Feeds {
     /// The release that is served now. A transfer ends on the one that it began with.
     pub catalog: watch::Receiver<Arc<Catalog>>,
-    /// Where the files are.
+    /// Opens the files of the release.
     pub files: Arc<dyn Files>,
-    /// Which device an address belongs to.
+    /// Says which device an address belongs to: leases and neighbours.
     pub devices: Arc<RwLock<DeviceTable>>,
     /// Asks for an address to be resolved at once; the answer appears in `devices`.
     pub resolve: mpsc::Sender<Ipv4Addr>,
-    /// What happens here is told to it.
+    /// Takes counters, alerts and the record of every transfer.
     pub stats: Stats,
 }
 
@@ -117,32 +119,32 @@ pub enum BindError {
     /// The port is below 1024 and the process may not use it, or it may not bind to the interface.
     #[error("may not listen on {address}: {source}; give the service CAP_NET_BIND_SERVICE and CAP_NET_RAW")]
     Permission {
-        /// Where.
+        /// [`Config::bind`].
         address: SocketAddrV4,
-        /// What the system said.
+        /// The error of `socket`, `bind` or `setsockopt`.
         source: io::Error,
     },
     /// Somebody else has the port.
     #[error("{address} is in use; stop the other TFTP server (tftpd-hpa, atftpd or dnsmasq?)")]
     InUse {
-        /// Where.
+        /// [`Config::bind`].
         address: SocketAddrV4,
     },
     /// The host does not have the address (yet).
     #[error("this host has no address {}; is the LAN interface up?", address.ip())]
     NoSuchAddress {
-        /// Where.
+        /// [`Config::bind`].
         address: SocketAddrV4,
     },
     /// The host does not have the interface.
     #[error("there is no interface {0}")]
     NoSuchInterface(String),
-    /// Anything else.
+    /// The system refused for another reason.
     #[error("cannot listen on {address}: {source}")]
     Io {
-        /// Where.
+        /// [`Config::bind`].
         address: SocketAddrV4,
-        /// What the system said.
+        /// The error of `socket`, `bind` or `setsockopt`.
         source: io::Error,
     },
 }
@@ -167,7 +169,7 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// What every transfer shares.
+/// The state that all transfers and the listener share.
 struct Shared {
     gate: Gate,
     reader: Reader,
@@ -180,19 +182,19 @@ struct Shared {
     sink: Option<Sink>,
 }
 
-/// Where devices' own logs go.
+/// The uploads of devices' own logs.
 struct Sink {
     logs: Arc<dyn Logs>,
-    /// How many may run.
+    /// The most uploads at one time.
     max: usize,
-    /// The upload of each log, one at a time. Those that have ended go when the next begins.
+    /// The ticket of each log's upload. Those that have ended are removed when the next one begins.
     running: HashMap<OwnLog, u64>,
 }
 
 impl Service {
     /// Listens. Requests wait in the socket until [`Service::run`].
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        if !is_private(*config.bind.ip()) {
+        if !is_private_or_loopback(*config.bind.ip()) {
             return Err(BindError::NotPrivate(*config.bind.ip()));
         }
         let socket = open_socket(config.bind, config.interface.as_deref())
@@ -202,7 +204,7 @@ impl Service {
 
     /// The same on a socket that systemd opened. It must be bound to the interface, not block, and get no broadcasts.
     pub fn from_socket(config: Config, socket: UdpSocket) -> Result<Self, BindError> {
-        if !is_private(*config.bind.ip()) {
+        if !is_private_or_loopback(*config.bind.ip()) {
             return Err(BindError::NotPrivate(*config.bind.ip()));
         }
         let named = |source: io::Error| BindError::new(&config, source);
@@ -231,7 +233,7 @@ impl Service {
         Self { logs: Some(logs), ..self }
     }
 
-    /// Where it listens.
+    /// The address and port on which it listens; the port that the kernel chose if [`Config::bind`] had 0.
     pub fn local_addr(&self) -> SocketAddrV4 {
         self.local
     }
@@ -284,17 +286,6 @@ fn open_socket(address: SocketAddrV4, interface: Option<&str>) -> io::Result<Soc
     }
     socket.bind(&address.into())?;
     Ok(socket)
-}
-
-/// RFC 1918, RFC 3927, RFC 6598 and loopback: what does not come from the Internet.
-fn is_private(address: Ipv4Addr) -> bool {
-    let shared = in_network(address, (Ipv4Addr::new(100, 64, 0, 0), 10));
-    address.is_private() || address.is_link_local() || address.is_loopback() || shared
-}
-
-fn in_network(address: Ipv4Addr, (network, prefix): (Ipv4Addr, u8)) -> bool {
-    let mask = u32::MAX.checked_shl(32u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
-    address.to_bits() & mask == network.to_bits() & mask
 }
 
 fn interface_exists(name: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Threads that may block on the disk, to read and to keep logs, so that the one that moves packets never does.
+//! The threads that may block on the disk, to read files and to write logs. So the `tftp` thread never blocks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,67 +14,67 @@ use access::{Content, ContentError, Files, LogError, Logs, OwnLog};
 use bundle::FileEntry;
 use ids::UnixTime;
 
-/// Files read from the disk at one time. SD cards do not get faster with more.
+/// The number of threads, and so of files that are read at one time. SD cards do not get faster with more.
 const THREADS: usize = 2;
 
-/// Chunks that are read ahead at one time; what a transfer waits for comes on top.
+/// The pieces of work under way at which nothing more is read ahead. Chunks that a transfer waits for are always read.
 const MAX_AHEAD: usize = 8;
 
-/// Reading and opening one chunk takes little; two megabytes of address space each would be wasted.
+/// The stack of each thread. Reading and opening one chunk needs far less than the usual two megabytes.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// One thing to read.
+/// One piece of work for the threads that may wait for the disk.
 pub(super) enum Work {
-    /// A file's first chunk.
+    /// Opens a file and reads its first chunk.
     Open(Arc<FileEntry>),
-    /// A whole text, translated for netascii.
+    /// Reads a whole text file and translates it to netascii.
     Translate(Arc<FileEntry>),
-    /// A chunk of an open file.
+    /// Reads one chunk of an open file.
     Chunk {
-        /// The file.
+        /// The file, open since [`Work::Open`].
         content: Arc<dyn Content>,
-        /// Which chunk.
+        /// The chunk's number, from 0, in steps of [`CHUNK_BYTES`].
         index: u64,
     },
-    /// A log that is to be kept.
+    /// Writes a device's log to the site's ring of logs.
     Keep {
-        /// Where.
+        /// The ring that keeps it.
         logs: Arc<dyn Logs>,
-        /// Whose.
+        /// The device and the kind of its log.
         log: OwnLog,
-        /// What it says.
+        /// The whole upload, at most `MAX_LOG_BYTES`.
         text: Vec<u8>,
-        /// When it was written.
+        /// When its last block arrived.
         at: UnixTime,
     },
 }
 
-/// A text as netascii.
-pub(super) struct Text(pub(super) Vec<u8>);
+/// A text file as netascii: every line ends with CR LF (RFC 764).
+pub(super) struct NetasciiText(pub(super) Vec<u8>);
 
-/// What was read.
+/// The result of one piece of work.
 pub(super) enum Loaded {
     /// [`Work::Open`].
     Opened(Arc<dyn Content>, Chunk),
     /// [`Work::Translate`]; `None` if it is too long or no text.
-    Translated(Option<Text>),
+    Translated(Option<NetasciiText>),
     /// [`Work::Chunk`].
     Chunk(Chunk),
     /// [`Work::Keep`].
     Kept(Result<(), LogError>),
 }
 
-/// What was read for whom.
-pub(super) struct Done {
+/// One result, and the ticket of the transfer that waits for it.
+pub(super) struct FinishedWork {
     pub(super) ticket: u64,
     pub(super) loaded: Result<Loaded, ContentError>,
 }
 
-/// The threads, for as long as this lives.
+/// The queue to the threads that may wait for the disk. They end when this is dropped.
 pub(super) struct Reader {
     /// `None` only while it is dropped.
     work: Option<Sender<(u64, Work)>>,
-    done: Arc<Mutex<Vec<Done>>>,
+    done: Arc<Mutex<Vec<FinishedWork>>>,
     outstanding: usize,
 }
 
@@ -93,7 +93,7 @@ impl Reader {
         Ok(Self { work: Some(work), done, outstanding: 0 })
     }
 
-    /// Hands over work; every transfer has at most one piece under way.
+    /// Queues work. Every transfer has at most one piece under way, so the queue is bounded by the transfers.
     pub(super) fn submit(&mut self, ticket: u64, work: Work) {
         self.outstanding += 1;
         if let Some(queue) = &self.work {
@@ -107,22 +107,27 @@ impl Reader {
         self.outstanding < MAX_AHEAD
     }
 
-    /// What has been read since.
-    pub(super) fn take(&mut self) -> Vec<Done> {
+    /// The results since the last call.
+    pub(super) fn take(&mut self) -> Vec<FinishedWork> {
         let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
         self.outstanding = self.outstanding.saturating_sub(done.len());
         done
     }
 }
 
-fn work_through(files: &dyn Files, queue: &Mutex<Receiver<(u64, Work)>>, done: &Mutex<Vec<Done>>, waker: &Waker) {
+fn work_through(
+    files: &dyn Files,
+    queue: &Mutex<Receiver<(u64, Work)>>,
+    done: &Mutex<Vec<FinishedWork>>,
+    waker: &Waker,
+) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((ticket, work)) = next else { return };
         let loaded = catch_unwind(AssertUnwindSafe(|| perform(files, work)))
             .unwrap_or_else(|_| Err(ContentError::Io("reading broke off".to_owned())));
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-        done.push(Done { ticket, loaded });
+        done.push(FinishedWork { ticket, loaded });
         if done.len() == 1 {
             waker.wake();
         }
@@ -146,7 +151,7 @@ fn perform(files: &dyn Files, work: Work) -> Result<Loaded, ContentError> {
             for index in 0..chunks {
                 text.extend_from_slice(&read_chunk(&*content, index)?);
             }
-            Ok(Loaded::Translated(netascii::translate(&text).map(Text)))
+            Ok(Loaded::Translated(netascii::translate(&text).map(NetasciiText)))
         }
         Work::Chunk { content, index } => Ok(Loaded::Chunk(read_chunk(&*content, index)?)),
         Work::Keep { logs, log, text, at } => Ok(Loaded::Kept(logs.keep(log, &text, at, Instant::now()))),

@@ -1,4 +1,5 @@
-//! One transfer, from the decision to serve to its record. The machine decides; this moves bytes, and never waits.
+//! One read transfer, from the decision to serve until its record is written. [`Transfer`] decides what is sent; this file
+//! moves the bytes and never waits.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -10,58 +11,60 @@ use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info, trace, warn};
 
 use super::Shared;
-use super::gate::{Binding, Release};
-use super::line::{From, Line, Sent};
+use super::file_chunks::FileChunks;
+use super::gate::{AddressOwner, ServedRelease};
 use super::reader::{Loaded, Work};
-use super::source::Source;
+use super::transfer_socket::{Sent, SourceTid, TransferSocket};
 use super::transfers::{Flow, Waits};
-use crate::options::{Limits, Terms, device_hint};
-use crate::packet::{Mode, Packet, Refusal};
+use crate::options::{NegotiatedOptions, OptionLimits, device_hint};
+use crate::packet::{ErrorReply, Packet, TransferMode};
 use crate::transfer::{Input, Run, Transfer, Transmit, is_straggler};
 use access::{ContentError, Resolution};
+use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
 use bundle::{Class, FileEntry};
 use ids::MacAddr;
-use status::{Outcome, TransferRecord};
+use status::TransferRecord;
 
-/// ACK and ERROR; whatever is longer is neither.
+/// Room for an ACK or an ERROR. A longer datagram is cut; it is neither.
 const INCOMING_BYTES: usize = 600;
 
-/// What the listener hands over.
+/// A read request that the policy decided to serve.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) peer: SocketAddrV4,
     pub(super) requester: Resolution,
     pub(super) entry: Arc<FileEntry>,
-    /// The RRQ as it came.
+    /// The RRQ as it came, to recognise it when it comes again.
     pub(super) request: Box<[u8]>,
-    pub(super) release: Release,
+    pub(super) release: ServedRelease,
     pub(super) began: Instant,
 }
 
 /// One transfer and its socket.
 pub(super) struct Session {
     job: Job,
-    line: Line,
-    binding: Binding,
+    socket: TransferSocket,
+    owner: AddressOwner,
     ticket: u64,
     waits: Waits,
     /// `None` while the file is being opened.
-    running: Option<Running>,
-    /// What it was told while it waited. Later commands replace earlier ones.
-    told: Option<Input>,
-    end: Option<End>,
+    active: Option<ActiveTransfer>,
+    /// What the listener passed on while the transfer waited for the disk or the send queue. A later input replaces an
+    /// earlier one.
+    pending_input: Option<Input>,
+    end: Option<EndedTransfer>,
 }
 
-struct Running {
+struct ActiveTransfer {
     transfer: Transfer,
-    source: Source,
+    chunks: FileChunks,
     oack: Option<Box<[u8]>>,
-    /// What the machine wanted to be sent and what waits.
+    /// The blocks that are to be sent once the disk or the send queue is ready.
     rest: Option<Run>,
 }
 
-struct End {
-    outcome: Outcome,
+struct EndedTransfer {
+    outcome: FileOutcome,
     bytes: u64,
     retransmissions: u32,
 }
@@ -69,18 +72,19 @@ struct End {
 impl Session {
     /// Takes a port and has the file opened; `None` if there is no port.
     pub(super) fn begin(shared: &mut Shared, job: Job, ticket: u64) -> Option<Box<dyn Flow>> {
-        let line = match Line::open(&shared.config, job.peer) {
-            Ok(line) => line,
+        let socket = match TransferSocket::open(&shared.config, job.peer) {
+            Ok(socket) => socket,
             Err(error) => {
                 warn!(%error, "no port for a transfer");
                 shared.stats.count("tftp.no-port");
-                let _ = shared.refusals.send_to(Refusal::Busy.packet(), job.peer);
-                record(shared, &job, &End::before_the_first_byte(Outcome::Failed));
+                let _ = shared.refusals.send_to(ErrorReply::Busy.packet(), job.peer);
+                record(shared, &job, &EndedTransfer::before_the_first_byte(TransferEnd::Failed));
                 return None;
             }
         };
-        let binding = Binding::new(*job.peer.ip(), job.requester);
-        let mut session = Self { job, line, binding, ticket, waits: Waits::Disk, running: None, told: None, end: None };
+        let owner = AddressOwner::new(*job.peer.ip(), job.requester);
+        let mut session =
+            Self { job, socket, owner, ticket, waits: Waits::Disk, active: None, pending_input: None, end: None };
         session.open(shared);
         Some(Box::new(session))
     }
@@ -89,53 +93,55 @@ impl Session {
     fn open(&mut self, shared: &mut Shared) {
         let mode = match Packet::parse(&self.job.request) {
             Ok(Packet::Read(request)) => request.mode,
-            _ => Mode::Octet,
+            _ => TransferMode::Octet,
         };
         let entry = Arc::clone(&self.job.entry);
         let text = matches!(entry.class, Class::Config | Class::Locale);
         let work = match mode {
             // Translation would destroy an image or a signature, so it is not even tried.
-            Mode::Netascii if !text => return self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only")),
-            Mode::Netascii => Work::Translate(entry),
+            TransferMode::Netascii if !text => {
+                return self.refuse(shared, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+            }
+            TransferMode::Netascii => Work::Translate(entry),
             _ => Work::Open(entry),
         };
         shared.reader.submit(self.ticket, work);
     }
 
-    fn refuse(&mut self, shared: &Shared, refusal: Refusal, outcome: Outcome) {
-        if shared.gate.holds(&mut self.binding) {
-            sent(shared, self.line.send(refusal.packet()));
+    fn refuse(&mut self, shared: &Shared, reply: ErrorReply, outcome: impl Into<FileOutcome>) {
+        if shared.gate.still_owns(&mut self.owner) {
+            sent(shared, self.socket.send(reply.packet()));
         }
-        self.end = Some(End::before_the_first_byte(outcome));
+        self.end = Some(EndedTransfer::before_the_first_byte(outcome));
     }
 
-    fn start(&mut self, shared: &mut Shared, source: Source, now: Instant) {
+    fn start(&mut self, shared: &mut Shared, chunks: FileChunks, now: Instant) {
         let release = &self.job.release;
-        let limits = Limits::new(shared.mtu, release.max_blksize, release.max_windowsize);
-        let options = match Packet::parse(&self.job.request) {
+        let limits = OptionLimits::new(shared.mtu, release.max_blksize, release.max_windowsize);
+        let asked = match Packet::parse(&self.job.request) {
             Ok(Packet::Read(request)) => request.options,
             _ => Vec::new(),
         };
-        if let Some(hint) = device_hint(&options) {
+        if let Some(hint) = device_hint(&asked) {
             debug!(%hint, device = ?device_of(self.job.requester), "the device names itself");
         }
-        let terms = Terms::agree(&options, source.len(), &limits);
-        if terms.windowsize > 1 {
-            self.line.segment(terms.blksize, &mut shared.no_gso);
+        let options = NegotiatedOptions::negotiate(&asked, chunks.len(), &limits);
+        if options.windowsize > 1 {
+            self.socket.segment(options.blksize, &mut shared.no_gso);
         }
-        let transfer = Transfer::new(source.len(), &terms, now);
-        self.running = Some(Running { transfer, source, oack: terms.oack, rest: None });
-        // A request that was repeated meanwhile is about to be answered.
-        self.told = self.told.filter(|input| *input != Input::Repeated);
+        let transfer = Transfer::new(chunks.len(), &options, now);
+        self.active = Some(ActiveTransfer { transfer, chunks, oack: options.oack, rest: None });
+        // A request that came again while the file was opened gets its answer now.
+        self.pending_input = self.pending_input.filter(|input| *input != Input::Repeated);
         self.go_on(shared, now);
     }
 
-    /// The disk or the kernel's queue is ready again: what it was told meanwhile, then what was to be sent.
+    /// The disk or the kernel's queue is ready again: acts on the pending input, then sends the rest.
     fn go_on(&mut self, shared: &mut Shared, now: Instant) {
         self.waits = Waits::Client;
-        match self.told.take() {
+        match self.pending_input.take() {
             Some(input) => self.event(shared, input, now),
-            None if shared.gate.holds(&mut self.binding) => self.pump(shared, now),
+            None if shared.gate.still_owns(&mut self.owner) => self.pump(shared, now),
             None => self.event(shared, Input::Revoked, now),
         }
     }
@@ -143,7 +149,7 @@ impl Session {
     /// Reads one datagram and acts on it.
     fn readable(&mut self, shared: &mut Shared, now: Instant) {
         let mut buffer = [0; INCOMING_BYTES];
-        let (length, from) = match self.line.receive(&mut buffer) {
+        let (length, from) = match self.socket.receive(&mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
@@ -153,63 +159,64 @@ impl Session {
         };
         let datagram = buffer.get(..length).unwrap_or_default();
         match from {
-            From::Client => match Input::from_datagram(datagram) {
+            SourceTid::Client => match Input::from_datagram(datagram) {
                 Some(input) => {
                     trace!(peer = %self.job.peer, ?input, "received");
                     self.event(shared, input, now);
                 }
                 None => shared.stats.count("tftp.stray"),
             },
-            From::Stranger(stranger) => self.stranger(shared, datagram, stranger),
+            SourceTid::Stranger(stranger) => self.stranger(shared, datagram, stranger),
         }
     }
 
     fn stranger(&mut self, shared: &Shared, datagram: &[u8], stranger: SocketAddrV4) {
         debug!(%stranger, peer = %self.job.peer, "a stranger on a transfer's port");
         shared.stats.count("tftp.stranger");
-        let near = super::in_network(*stranger.ip(), shared.config.lan);
-        let answer = self.running.as_mut().and_then(|running| running.transfer.handle_stranger(datagram));
-        if let Some(refusal) = answer.filter(|_| near) {
-            sent(shared, self.line.send_to(refusal.packet(), stranger));
+        let near = shared.config.lan.contains(*stranger.ip());
+        let answer = self.active.as_mut().and_then(|active| active.transfer.handle_stranger(datagram));
+        if let Some(reply) = answer.filter(|_| near) {
+            sent(shared, self.socket.send_to(reply.packet(), stranger));
         }
     }
 
-    /// For every packet, not only for the request: an address that somebody else took gets nothing more.
+    /// Hands an input to the machine. The owner of the address is checked for every packet, not only for the request, so
+    /// that an address which another device took gets nothing more.
     fn event(&mut self, shared: &mut Shared, input: Input, now: Instant) {
-        let input = if shared.gate.holds(&mut self.binding) {
+        let input = if shared.gate.still_owns(&mut self.owner) {
             input
         } else {
             debug!(peer = %self.job.peer, "the address is no longer this device's");
             shared.stats.count("tftp.binding-lost");
             Input::Revoked
         };
-        if let Some(running) = &mut self.running {
-            running.transfer.handle(input, now);
+        if let Some(active) = &mut self.active {
+            active.transfer.handle(input, now);
             self.pump(shared, now);
         }
     }
 
-    /// Sends what there is to send.
+    /// Sends everything that the machine wants to be sent, until the disk or the kernel's queue makes it wait.
     fn pump(&mut self, shared: &mut Shared, now: Instant) {
-        let Self { job, line, ticket, waits, running, end, .. } = self;
-        let Some(Running { transfer, source, oack, rest }) = running else { return };
+        let Self { job, socket, ticket, waits, active, end, .. } = self;
+        let Some(ActiveTransfer { transfer, chunks, oack, rest }) = active else { return };
         loop {
             let pending = rest.take().filter(|_| transfer.outcome().is_none()).map(Transmit::Data);
             let Some(transmit) = pending.or_else(|| transfer.poll_transmit()) else { break };
             trace!(peer = %job.peer, ?transmit, "send");
             let run = match transmit {
                 Transmit::Oack => {
-                    sent(shared, line.send(oack.as_deref().unwrap_or_default()));
+                    sent(shared, socket.send(oack.as_deref().unwrap_or_default()));
                     continue;
                 }
-                Transmit::Error(refusal) => {
-                    sent(shared, line.send(refusal.packet()));
+                Transmit::Error(reply) => {
+                    sent(shared, socket.send(reply.packet()));
                     continue;
                 }
                 Transmit::Data(run) => run,
             };
-            if !source.has(&run.range) {
-                match source.read_next() {
+            if !chunks.has(&run.range) {
+                match chunks.read_next() {
                     Ok(work) => {
                         if let Some(work) = work {
                             shared.reader.submit(*ticket, work);
@@ -225,7 +232,7 @@ impl Session {
                 }
             }
             let position = run.range.end;
-            match line.send_run(run, source, &mut shared.no_gso) {
+            match socket.send_run(run, chunks, &mut shared.no_gso) {
                 Sent::All => {}
                 Sent::Full(run) => {
                     (*waits, *rest) = (Waits::Queue, Some(run));
@@ -233,17 +240,17 @@ impl Session {
                 }
                 Sent::Lost(error) => sent(shared, Err(error)),
             }
-            source.release_before(transfer.lowest_needed());
+            chunks.release_before(transfer.lowest_needed());
             if shared.reader.has_time()
-                && source.should_read_ahead(position)
-                && let Ok(Some(work)) = source.read_next()
+                && chunks.should_read_ahead(position)
+                && let Ok(Some(work)) = chunks.read_next()
             {
                 shared.reader.submit(*ticket, work);
             }
         }
         if let Some(outcome) = transfer.outcome() {
             let (bytes, retransmissions) = (transfer.bytes_acked(), transfer.retransmissions());
-            *end = Some(End { outcome, bytes, retransmissions });
+            *end = Some(EndedTransfer { outcome: outcome.into(), bytes, retransmissions });
         }
     }
 }
@@ -258,25 +265,25 @@ impl Flow for Session {
     }
 
     fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant) {
-        match (loaded, &mut self.running) {
-            (Ok(Loaded::Opened(content, first)), None) => self.start(shared, Source::new(content, first), now),
-            (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, Source::from_text(&text), now),
+        match (loaded, &mut self.active) {
+            (Ok(Loaded::Opened(content, first)), None) => self.start(shared, FileChunks::new(content, first), now),
+            (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, FileChunks::from_text(&text), now),
             (Ok(Loaded::Translated(None)), None) => {
-                self.refuse(shared, Refusal::OctetOnly, Outcome::Refused("octet-only"));
+                self.refuse(shared, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
             }
             (Ok(_), None) => {}
             (Err(error), None) => {
                 unreadable(shared, &self.job, &error);
-                self.refuse(shared, Refusal::TemporaryFailure, Outcome::Failed);
+                self.refuse(shared, ErrorReply::TemporaryFailure, TransferEnd::Failed);
             }
-            (loaded, Some(running)) => {
-                running.source.arrived(match loaded {
+            (loaded, Some(active)) => {
+                active.chunks.arrived(match loaded {
                     Ok(Loaded::Chunk(chunk)) => Ok(chunk),
                     Ok(_) => Err(ContentError::Io("something else was read".to_owned())),
                     Err(error) => Err(error),
                 });
                 if self.waits == Waits::Disk {
-                    running.transfer.transmitted(now);
+                    active.transfer.transmitted(now);
                     self.go_on(shared, now);
                 }
             }
@@ -287,7 +294,7 @@ impl Flow for Session {
         if self.waits == Waits::Client {
             self.event(shared, input, now);
         } else {
-            self.told = Some(input);
+            self.pending_input = Some(input);
         }
     }
 
@@ -295,18 +302,18 @@ impl Flow for Session {
         if self.waits != Waits::Client {
             return;
         }
-        if !shared.gate.holds(&mut self.binding) {
+        if !shared.gate.still_owns(&mut self.owner) {
             return self.event(shared, Input::Revoked, now);
         }
-        if let Some(running) = &mut self.running {
-            running.transfer.handle_timeout(now);
+        if let Some(active) = &mut self.active {
+            active.transfer.handle_timeout(now);
             self.pump(shared, now);
         }
     }
 
     fn due(&self) -> Option<Instant> {
-        let running = self.running.as_ref().filter(|_| self.waits == Waits::Client)?;
-        running.transfer.poll_timeout()
+        let active = self.active.as_ref().filter(|_| self.waits == Waits::Client)?;
+        active.transfer.poll_timeout()
     }
 
     fn waits(&self) -> Waits {
@@ -314,7 +321,7 @@ impl Flow for Session {
     }
 
     fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool {
-        let proven = self.running.as_ref().and_then(|running| running.transfer.proven_at());
+        let proven = self.active.as_ref().and_then(|active| active.transfer.proven_at());
         *self.job.request == *datagram && is_straggler(proven, now)
     }
 
@@ -323,7 +330,7 @@ impl Flow for Session {
     }
 
     fn idleness(&self) -> Option<(bool, Instant)> {
-        let transfer = self.running.as_ref().map(|running| &running.transfer);
+        let transfer = self.active.as_ref().map(|active| &active.transfer);
         let proven = transfer.is_some_and(|transfer| transfer.proven_at().is_some());
         let stalled = transfer.is_some_and(Transfer::is_stalled);
         (!proven || stalled).then_some((proven, self.job.began))
@@ -340,17 +347,17 @@ impl Flow for Session {
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+        self.socket.as_fd()
     }
 }
 
-impl End {
-    fn before_the_first_byte(outcome: Outcome) -> Self {
-        Self { outcome, bytes: 0, retransmissions: 0 }
+impl EndedTransfer {
+    fn before_the_first_byte(outcome: impl Into<FileOutcome>) -> Self {
+        Self { outcome: outcome.into(), bytes: 0, retransmissions: 0 }
     }
 }
 
-/// Whom the record names.
+/// The device that the record of a transfer names; `None` if the address is not known to be one device's.
 pub(super) fn device_of(requester: Resolution) -> Option<MacAddr> {
     match requester {
         Resolution::Device(mac) => Some(mac),
@@ -360,15 +367,15 @@ pub(super) fn device_of(requester: Resolution) -> Option<MacAddr> {
 
 fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
-    // One alert for each file, whatever is found out about it from one request to the next.
+    // The text is the same at each request, so that each file has one alert.
     let text = match error {
         ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
         ContentError::Io(_) => format!("{}: {error}", job.entry.name),
     };
-    shared.stats.alert("damaged-file", text);
+    shared.stats.alert(AlertCode::DamagedFile, text);
 }
 
-/// A packet that the kernel would not take is a packet that the network lost.
+/// Counts a packet that the kernel did not take. The transfer treats it as lost by the network.
 fn sent(shared: &Shared, result: io::Result<()>) {
     if let Err(error) = result {
         debug!(%error, "sending failed");
@@ -376,14 +383,17 @@ fn sent(shared: &Shared, result: io::Result<()>) {
     }
 }
 
-fn record(shared: &Shared, job: &Job, end: &End) {
+fn record(shared: &Shared, job: &Job, end: &EndedTransfer) {
+    const DELIVERED: FileOutcome = FileOutcome::Ended(TransferEnd::Delivered);
     let device = device_of(job.requester);
     let duration = job.began.elapsed();
     let (name, bytes) = (&job.entry.name, end.bytes);
     match (end.outcome, device) {
-        (Outcome::Delivered, Some(mac)) => info!(device = %mac, file = %name, bytes, ?duration, "file served"),
-        (Outcome::Delivered, None) => info!(address = %job.peer.ip(), file = %name, bytes, ?duration, "file served"),
-        (outcome, _) => debug!(peer = %job.peer, file = %name, bytes, ?duration, ?outcome, "transfer ended"),
+        (DELIVERED, Some(mac)) => info!(device = %mac, file = %name, bytes, ?duration, "file served"),
+        (DELIVERED, None) => info!(address = %job.peer.ip(), file = %name, bytes, ?duration, "file served"),
+        (outcome, _) => {
+            debug!(peer = %job.peer, file = %name, bytes, ?duration, outcome = outcome.code(), "transfer ended")
+        }
     }
     shared.stats.transfer(TransferRecord {
         device,

@@ -8,10 +8,10 @@ mod uploads;
 
 use tokio::time::timeout;
 
-use self::site::{Shelf, Site, pattern, shelf};
+use self::site::{Shelf, TestSite, pattern, shelf};
 use super::*;
-use crate::packet::{Mode, Refusal};
-use ids::MacAddr;
+use crate::packet::{ErrorReply, TransferMode};
+use ids::{Lan, MacAddr};
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const PHONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -24,9 +24,9 @@ const NOT_FOUND: &[u8] = b"\0\x05\0\x01File not found\0";
 
 #[tokio::test]
 async fn a_phone_gets_its_own_file_from_another_port() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("/sep0004f2000002.CNF.XML", Mode::Octet, &[]).await;
+    phone.ask("/sep0004f2000002.CNF.XML", TransferMode::Octet, &[]).await;
     let (data, from) = phone.hear().await;
     assert_eq!(data, b"\0\x03\0\x01<device>\n</device>\n");
     // RFC 1350 §4: a transfer has a port of its own.
@@ -37,7 +37,7 @@ async fn a_phone_gets_its_own_file_from_another_port() {
 
 #[tokio::test]
 async fn files_arrive_whole_whatever_was_agreed() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
     let agreements: [&[(&str, &str)]; 5] = [
         &[],
@@ -55,7 +55,7 @@ async fn files_arrive_whole_whatever_was_agreed() {
 
 #[tokio::test]
 async fn files_arrive_whole_without_segmentation_by_the_kernel() {
-    let site = Site::start_with(shelf(), |service| service.gso = false);
+    let site = TestSite::start_with(shelf(), |service| service.gso = false);
     let phone = site.client(PHONE).await;
     for options in [&[("blksize", "1468"), ("windowsize", "64")], &[("blksize", "1000"), ("windowsize", "7")]] {
         assert!(phone.get("jar.sbn", options).await == pattern(700_001), "{options:?}");
@@ -65,17 +65,17 @@ async fn files_arrive_whole_without_segmentation_by_the_kernel() {
 #[tokio::test]
 async fn a_slow_disk_loses_nothing() {
     let slow = Shelf { delay: Duration::from_millis(40), ..shelf() };
-    let site = Site::start_with(slow, |_| {});
+    let site = TestSite::start_with(slow, |_| {});
     let phone = site.client(PHONE).await;
     assert!(phone.get("exact.bin", &[("blksize", "1468"), ("windowsize", "64")]).await == pattern(131_072));
 }
 
 #[tokio::test]
 async fn an_oack_holds_what_was_asked_and_nothing_else() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
     let options = [("tsize", "0"), ("grandstream_ID", "000b82aabbcc"), ("blksize", "1024"), ("windowsize", "0")];
-    phone.ask("jar.sbn", Mode::Octet, &options).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &options).await;
     let (oack, from) = phone.hear().await;
     assert_eq!(oack, b"\0\x06tsize\x00700001\0blksize\x001024\0");
     // A tsize probe ends like this, and then nothing more may come.
@@ -85,7 +85,7 @@ async fn an_oack_holds_what_was_asked_and_nothing_else() {
 
 #[tokio::test]
 async fn not_yours_not_found_and_no_name_are_the_same_packet() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
     for name in ["SEP0004F2000003.cnf.xml", "SEP0004F2000099.cnf.xml", "nothing", "../etc/passwd", "", "a\u{1}b"] {
         assert_eq!(phone.answer(name).await, NOT_FOUND, "{name:?}");
@@ -96,7 +96,7 @@ async fn not_yours_not_found_and_no_name_are_the_same_packet() {
 
 #[tokio::test]
 async fn writing_is_refused_alike_whether_the_file_exists_or_not() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
     for name in ["SEP0004F2000002.cnf.xml", "SEP0004F2000003.cnf.xml", "0004f2000002-app.log"] {
         phone.send(format!("\0\u{2}{name}\0octet\0").as_bytes(), site.server).await;
@@ -106,29 +106,29 @@ async fn writing_is_refused_alike_whether_the_file_exists_or_not() {
 
 #[tokio::test]
 async fn mail_is_an_illegal_operation() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("ringlist.xml", Mode::Mail, &[]).await;
-    assert_eq!(phone.hear().await.0, Refusal::IllegalOperation.packet());
+    phone.ask("ringlist.xml", TransferMode::Mail, &[]).await;
+    assert_eq!(phone.hear().await.0, ErrorReply::IllegalOperation.packet());
 }
 
 #[tokio::test]
 async fn netascii_is_translated_for_text_and_refused_for_what_it_would_destroy() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    let config = phone.fetch("SEP0004F2000002.cnf.xml", Mode::Netascii, &[("tsize", "0")]).await;
+    let config = phone.fetch("SEP0004F2000002.cnf.xml", TransferMode::Netascii, &[("tsize", "0")]).await;
     assert_eq!(config.as_deref(), Ok(&b"<device>\r\n</device>\r\n"[..]));
     for name in ["jar.sbn", "empty.tlv", "tones.raw"] {
-        let refused = phone.fetch(name, Mode::Netascii, &[]).await;
-        assert_eq!(refused.unwrap_err(), Refusal::OctetOnly.packet(), "{name}");
+        let refused = phone.fetch(name, TransferMode::Netascii, &[]).await;
+        assert_eq!(refused.unwrap_err(), ErrorReply::OctetOnly.packet(), "{name}");
     }
-    phone.ask("SEP0004F2000002.cnf.xml", Mode::Netascii, &[("tsize", "0")]).await;
+    phone.ask("SEP0004F2000002.cnf.xml", TransferMode::Netascii, &[("tsize", "0")]).await;
     assert_eq!(phone.hear().await.0, b"\0\x06tsize\x0021\0", "the size of what is sent");
 }
 
 #[tokio::test]
 async fn what_is_no_request_is_never_answered() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
     for datagram in [&b"\0\x05\0\0loop\0"[..], b"\0\x04\0\x01", b"\0\x03\0\x01x", b"\0\x06", b"", b"\0\x01cut", b"\xff"]
     {
@@ -141,22 +141,22 @@ async fn what_is_no_request_is_never_answered() {
 
 #[tokio::test]
 async fn outside_the_lan_there_is_silence() {
-    let site = Site::start();
+    let site = TestSite::start();
     let outside = site.client(Ipv4Addr::new(127, 0, 1, 2)).await;
-    outside.ask("ringlist.xml", Mode::Octet, &[]).await;
-    outside.ask("ringlist.xml", Mode::Mail, &[]).await;
+    outside.ask("ringlist.xml", TransferMode::Octet, &[]).await;
+    outside.ask("ringlist.xml", TransferMode::Mail, &[]).await;
     outside.send(b"\0\x02a\0octet\0", site.server).await;
     assert!(outside.hears_nothing().await);
 }
 
 #[tokio::test]
 async fn an_address_that_nobody_knows_yet_is_resolved_and_then_answered() {
-    let mut site = Site::start();
+    let mut site = TestSite::start();
     let phone = site.client(STRANGER).await;
-    phone.ask("SEP0004F2000002.cnf.xml", Mode::Octet, &[]).await;
+    phone.ask("SEP0004F2000002.cnf.xml", TransferMode::Octet, &[]).await;
     assert_eq!(site.asked.recv().await, Some(STRANGER));
     // The phone's patience is short; it still gets one answer.
-    phone.ask("SEP0004F2000002.cnf.xml", Mode::Octet, &[]).await;
+    phone.ask("SEP0004F2000002.cnf.xml", TransferMode::Octet, &[]).await;
     assert!(phone.hears_nothing().await);
     site.devices.write().unwrap().neighbour(STRANGER, PHONE_MAC);
     let (data, from) = phone.hear().await;
@@ -167,7 +167,7 @@ async fn an_address_that_nobody_knows_yet_is_resolved_and_then_answered() {
 
 #[tokio::test]
 async fn an_address_that_stays_unknown_gets_what_everyone_gets_after_a_second() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(STRANGER).await;
     let asked = tokio::time::Instant::now();
     assert_eq!(phone.answer("SEP0004F2000002.cnf.xml").await, NOT_FOUND);
@@ -179,9 +179,9 @@ async fn an_address_that_stays_unknown_gets_what_everyone_gets_after_a_second() 
 async fn an_address_that_another_device_takes_gets_nothing_more() {
     // The thief asked under an unplugged phone's address, then claims it by ARP and waits for the resends.
     for taken in [true, false] {
-        let site = Site::start();
+        let site = TestSite::start();
         let phone = site.client(PHONE).await;
-        phone.ask("jar.sbn", Mode::Octet, &[]).await;
+        phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
         let (_, from) = phone.hear().await;
         {
             let mut devices = site.devices.write().unwrap();
@@ -200,11 +200,11 @@ async fn an_address_that_another_device_takes_gets_nothing_more() {
 
 #[tokio::test]
 async fn a_repeated_request_does_not_start_a_second_transfer() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     let (first, from) = phone.hear().await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     assert_eq!(phone.hear().await, (first, from));
     phone.ack(1, from).await;
     let (second, same) = phone.hear().await;
@@ -215,11 +215,11 @@ async fn a_repeated_request_does_not_start_a_second_transfer() {
 #[tokio::test]
 async fn a_new_request_from_a_busy_port_replaces_the_old_transfer() {
     // Cisco 7921 has one port for all its requests.
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     let (_, old) = phone.hear().await;
-    phone.ask("ringlist.xml", Mode::Octet, &[]).await;
+    phone.ask("ringlist.xml", TransferMode::Octet, &[]).await;
     let (data, new) = phone.hear().await;
     assert_eq!(data, b"\0\x03\0\x01<rings/>\r\n");
     phone.ack(1, old).await;
@@ -232,12 +232,12 @@ async fn a_new_request_from_a_busy_port_replaces_the_old_transfer() {
 #[tokio::test]
 async fn a_stranger_on_the_port_gets_error_5_and_the_transfer_goes_on() {
     // RFC 1350 §4
-    let site = Site::start();
+    let site = TestSite::start();
     let (phone, other) = (site.client(PHONE).await, site.client(OTHER).await);
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     let (_, from) = phone.hear().await;
     other.ack(1, from).await;
-    assert_eq!(other.hear().await.0, Refusal::UnknownTransferId.packet());
+    assert_eq!(other.hear().await.0, ErrorReply::UnknownTransferId.packet());
     other.send(b"\0\x05\0\0die\0", from).await;
     assert!(other.hears_nothing().await);
     phone.ack(1, from).await;
@@ -246,21 +246,21 @@ async fn a_stranger_on_the_port_gets_error_5_and_the_transfer_goes_on() {
 
 #[tokio::test]
 async fn over_the_bound_one_address_is_refused_and_others_go_on() {
-    let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
+    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
     let reading = [site.client(PHONE).await, site.client(PHONE).await];
     for phone in &reading {
-        phone.ask("jar.sbn", Mode::Octet, &[]).await;
+        phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
         let (_, from) = phone.hear().await;
         phone.ack(1, from).await;
         phone.hear().await;
     }
-    assert_eq!(site.client(PHONE).await.answer("jar.sbn").await, Refusal::Busy.packet());
+    assert_eq!(site.client(PHONE).await.answer("jar.sbn").await, ErrorReply::Busy.packet());
     assert_eq!(site.client(OTHER).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
 }
 
 #[tokio::test]
 async fn requests_under_a_phones_address_do_not_keep_it_from_its_files() {
-    let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
+    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
     let mut forged = Vec::new();
     for _ in 0..5 {
         let client = site.client(PHONE).await;
@@ -272,9 +272,9 @@ async fn requests_under_a_phones_address_do_not_keep_it_from_its_files() {
 
 #[tokio::test]
 async fn files_that_a_phone_stopped_reading_make_room_for_its_next() {
-    let site = Site::start_with(shelf(), |service| service.config.max_transfers_per_address = 1);
+    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 1);
     let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     let (_, from) = phone.hear().await;
     phone.ack(1, from).await;
     let (block, _) = phone.hear().await;
@@ -284,7 +284,7 @@ async fn files_that_a_phone_stopped_reading_make_room_for_its_next() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_that_gets_its_power_back_is_served_at_once() {
-    let site = Site::start();
+    let site = TestSite::start();
     let mut phones = tokio::task::JoinSet::new();
     // Every second phone is not in the neighbour table yet.
     for last in 20..220u8 {
@@ -303,21 +303,21 @@ async fn a_site_that_gets_its_power_back_is_served_at_once() {
 
 #[tokio::test]
 async fn a_damaged_file_is_an_error_and_never_a_short_file() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    assert_eq!(phone.answer("damaged.bin").await, Refusal::TemporaryFailure.packet());
-    let half = phone.fetch("half.bin", Mode::Octet, &[("blksize", "1468")]).await;
-    assert_eq!(half.unwrap_err(), Refusal::TemporaryFailure.packet());
+    assert_eq!(phone.answer("damaged.bin").await, ErrorReply::TemporaryFailure.packet());
+    let half = phone.fetch("half.bin", TransferMode::Octet, &[("blksize", "1468")]).await;
+    assert_eq!(half.unwrap_err(), ErrorReply::TemporaryFailure.packet());
 }
 
 #[tokio::test]
 async fn a_transfer_that_breaks_off_takes_no_other_with_it() {
     let breaking = Shelf { breaks: Some("jar.sbn".parse().unwrap()), ..shelf() };
-    let site = Site::start_with(breaking, |_| {});
+    let site = TestSite::start_with(breaking, |_| {});
     let (phone, other) = (site.client(PHONE).await, site.client(OTHER).await);
-    other.ask("exact.bin", Mode::Octet, &[("blksize", "65464")]).await;
+    other.ask("exact.bin", TransferMode::Octet, &[("blksize", "65464")]).await;
     let (_, from) = other.hear().await;
-    phone.ask("jar.sbn", Mode::Octet, &[("blksize", "65464")]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[("blksize", "65464")]).await;
     let (_, broken) = phone.hear().await;
     // The second block needs a second chunk.
     phone.ack(0, broken).await;
@@ -331,13 +331,13 @@ async fn a_transfer_that_breaks_off_takes_no_other_with_it() {
 
 #[tokio::test]
 async fn a_service_that_is_dropped_frees_its_port() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     phone.hear().await;
     site.running.abort();
     assert!(site.running.await.unwrap_err().is_cancelled());
-    let config = Config::new(site.server, (SERVER, 24));
+    let config = Config::new(site.server, Lan::new(SERVER, 24));
     let freed = async {
         while Service::bind(config.clone()).is_err() {
             tokio::task::yield_now().await;
@@ -348,9 +348,9 @@ async fn a_service_that_is_dropped_frees_its_port() {
 
 #[tokio::test]
 async fn a_transfer_ends_on_the_release_that_it_began_with() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", Mode::Octet, &[]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
     let (_, from) = phone.hear().await;
     site.catalog.send(Arc::new(Catalog::empty("site".parse().unwrap()))).unwrap();
     phone.ack(1, from).await;
@@ -360,14 +360,14 @@ async fn a_transfer_ends_on_the_release_that_it_began_with() {
 
 #[tokio::test]
 async fn after_a_stop_running_transfers_end_and_no_new_ones_begin() {
-    let site = Site::start();
+    let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("exact.bin", Mode::Octet, &[("blksize", "65464")]).await;
+    phone.ask("exact.bin", TransferMode::Octet, &[("blksize", "65464")]).await;
     let (_, from) = phone.hear().await;
     site.stop.cancel();
     tokio::task::yield_now().await;
     let late = site.client(OTHER).await;
-    late.ask("ringlist.xml", Mode::Octet, &[]).await;
+    late.ask("ringlist.xml", TransferMode::Octet, &[]).await;
     assert!(late.hears_nothing().await);
     for number in 0..=2 {
         phone.ack(number, from).await;
@@ -379,11 +379,11 @@ async fn after_a_stop_running_transfers_end_and_no_new_ones_begin() {
 
 #[tokio::test]
 async fn a_transfer_that_outlasts_the_drain_is_told() {
-    let site = Site::start_with(shelf(), |service| service.config.drain = Duration::from_millis(50));
+    let site = TestSite::start_with(shelf(), |service| service.config.drain = Duration::from_millis(50));
     let phone = site.client(PHONE).await;
     phone.answer("jar.sbn").await;
     site.stop.cancel();
-    assert_eq!(phone.hear().await.0, Refusal::TemporaryFailure.packet());
+    assert_eq!(phone.hear().await.0, ErrorReply::TemporaryFailure.packet());
     timeout(Duration::from_secs(2), site.running).await.expect("stopped").unwrap().unwrap();
 }
 
@@ -392,24 +392,24 @@ fn only_private_addresses_are_served() {
     // F1, S7
     for address in ["0.0.0.0", "8.8.8.8", "172.32.0.1", "100.128.0.1", "255.255.255.255", "224.0.0.1", "192.0.2.1"] {
         let bind = SocketAddrV4::new(address.parse().unwrap(), 0);
-        let refused = Service::bind(Config::new(bind, (SERVER, 8)));
+        let refused = Service::bind(Config::new(bind, Lan::new(SERVER, 8)));
         assert!(matches!(refused, Err(BindError::NotPrivate(_))), "{address}");
     }
     for address in
         ["10.1.2.3", "172.31.255.1", "192.168.1.2", "169.254.9.9", "100.64.0.1", "100.127.255.1", "127.0.0.1"]
     {
-        assert!(is_private(address.parse().unwrap()), "{address}");
+        assert!(is_private_or_loopback(address.parse().unwrap()), "{address}");
     }
 }
 
 #[test]
 fn what_stops_the_service_from_listening_is_said_with_what_to_do() {
-    let first = Service::bind(Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 8))).unwrap();
-    let busy = Service::bind(Config::new(first.local_addr(), (SERVER, 8))).unwrap_err();
+    let first = Service::bind(Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 8))).unwrap();
+    let busy = Service::bind(Config::new(first.local_addr(), Lan::new(SERVER, 8))).unwrap_err();
     assert!(matches!(busy, BindError::InUse { .. }), "{busy}");
-    let absent = Service::bind(Config::new("10.255.254.253:0".parse().unwrap(), (SERVER, 8))).unwrap_err();
+    let absent = Service::bind(Config::new("10.255.254.253:0".parse().unwrap(), Lan::new(SERVER, 8))).unwrap_err();
     assert!(matches!(absent, BindError::NoSuchAddress { .. }), "{absent}");
-    let mut config = Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 8));
+    let mut config = Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 8));
     config.interface = Some("nosuch0".to_owned());
     let named = Service::bind(config).unwrap_err();
     assert!(matches!(named, BindError::NoSuchInterface(_)), "{named}");
@@ -417,5 +417,5 @@ fn what_stops_the_service_from_listening_is_said_with_what_to_do() {
 
 #[test]
 fn the_loopback_interface_tells_its_mtu() {
-    assert_eq!(mtu_of(&Config::new(SocketAddrV4::new(PHONE, 0), (SERVER, 8))), Some(65_536));
+    assert_eq!(mtu_of(&Config::new(SocketAddrV4::new(PHONE, 0), Lan::new(SERVER, 8))), Some(65_536));
 }

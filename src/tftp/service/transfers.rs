@@ -11,90 +11,92 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use tracing::error;
 
 use super::Shared;
-use super::reader::{Done, Loaded};
+use super::reader::{FinishedWork, Loaded};
 use crate::transfer::Input;
 use access::ContentError;
 
 /// One transfer with its socket, in whichever direction. It acts when it is called and never waits.
 pub(super) trait Flow {
-    /// Its socket has something: read one datagram, or go on sending.
+    /// `epoll` reports its socket: it reads one datagram, or goes on sending.
     fn ready(&mut self, flags: EpollFlags, shared: &mut Shared, now: Instant);
 
-    /// The disk has done what it was asked.
+    /// The reader has finished the work that this transfer submitted.
     fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant);
 
-    /// The listener has something to say.
+    /// The listener passes on what concerns this transfer: a repeated request, another request, or a stop.
     fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant);
 
-    /// Time has come to [`Flow::due`].
+    /// The time of [`Flow::due`] has come.
     fn time(&mut self, shared: &mut Shared, now: Instant);
 
     /// When to call [`Flow::time`].
     fn due(&self) -> Option<Instant>;
 
-    /// What it waits for.
+    /// Which event this transfer waits for.
     fn waits(&self) -> Waits;
 
     /// Whether the same request, coming again now, belongs to this transfer.
     fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool;
 
-    /// Where its client is.
+    /// The client's address and TID (RFC 1350 §4: its UDP port).
     fn peer(&self) -> SocketAddrV4;
 
-    /// Whether its place may be given away, and then how it compares with others whose may: those whose client never
-    /// answered go first, then the oldest. `None` for one whose client goes on.
+    /// Whether this transfer may end to make room for another. The least value ends first: `false` for a client that never
+    /// answered, then the oldest start. `None` for a transfer whose client goes on.
     fn idleness(&self) -> Option<(bool, Instant)>;
 
-    /// Whether it is over.
+    /// Whether the transfer has ended, so that its slot can be freed.
     fn is_over(&self) -> bool;
 
-    /// Keeps the record of what is over.
+    /// Tells `status` how the transfer ended.
     fn record(&self, shared: &Shared);
 
-    /// Its socket.
+    /// The socket that `epoll` watches for this transfer.
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
 
-/// What a transfer waits for.
+/// The event that a transfer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// A datagram, or its time.
+    /// A datagram of the client, or the transfer's deadline.
     Client,
-    /// The disk. Datagrams wait in the socket.
+    /// The reader's result. Datagrams wait in the socket.
     Disk,
-    /// Room in the kernel's queue. Datagrams wait in the socket.
+    /// Room in the kernel's send queue. Datagrams wait in the socket.
     Queue,
 }
 
 /// Whether a transfer may start.
 pub(super) enum Room {
-    /// It may.
+    /// There is room, perhaps because an idle transfer was ended.
     Free,
-    /// All places are taken by clients that go on.
+    /// A bound is reached, and the clients of all transfers go on.
     None,
 }
 
+/// The running transfers. A ticket names one of them: the index of its slot and how often the slot was taken.
 pub(super) struct Transfers {
     epoll: Rc<Epoll>,
-    places: Vec<Place>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
     /// The newest transfer of each client port.
     newest: HashMap<SocketAddrV4, u64>,
     per_address: HashMap<Ipv4Addr, usize>,
-    /// When to look at which place; never later than it is due, and at most one entry for each.
+    /// When to look at which slot: at most one entry for each, never later than its transfer is due.
     deadlines: BTreeSet<(Instant, u32)>,
     running: usize,
 }
 
-/// What a new request is answered with: what every transfer shares, and all that run.
-pub(super) struct Site<'a> {
+/// What a new request is answered with: the state that all transfers share, and the running transfers.
+pub(super) struct RequestContext<'a> {
     pub(super) shared: &'a mut Shared,
     pub(super) transfers: &'a mut Transfers,
 }
 
+/// Room for one transfer; reused when that has ended.
 #[derive(Default)]
-struct Place {
-    /// How often the place was taken, so that what comes late for a former owner is known as such.
+struct Slot {
+    /// How often the slot was taken. A ticket with another serial belongs to a transfer that has ended.
     serial: u32,
     flow: Option<Box<dyn Flow>>,
     armed: Option<Instant>,
@@ -105,7 +107,7 @@ impl Transfers {
     pub(super) fn new(epoll: Rc<Epoll>) -> Self {
         Self {
             epoll,
-            places: Vec::new(),
+            slots: Vec::new(),
             free: Vec::new(),
             newest: HashMap::new(),
             per_address: HashMap::new(),
@@ -114,17 +116,17 @@ impl Transfers {
         }
     }
 
-    /// How many run.
+    /// The number of running transfers, both directions.
     pub(super) fn len(&self) -> usize {
         self.running
     }
 
-    /// The first deadline.
+    /// The earliest deadline of all transfers; `None` if none has one.
     pub(super) fn due(&self) -> Option<Instant> {
         self.deadlines.first().map(|(due, _)| *due)
     }
 
-    /// Tells the transfer that this very request began, if it is still about it.
+    /// Tells the transfer of this port that its own request came again. False if no transfer owns the request.
     pub(super) fn repeated(&mut self, shared: &mut Shared, peer: SocketAddrV4, datagram: &[u8], now: Instant) -> bool {
         let Some(ticket) = self.newest.get(&peer).copied() else { return false };
         let owns = self.flow(ticket).is_some_and(|flow| flow.owns_repeated_request(datagram, now));
@@ -134,26 +136,26 @@ impl Transfers {
         owns
     }
 
-    /// Ends what this port was doing: there is something else that its owner wants now (the Cisco 7921 has but one port).
+    /// Ends the transfer of this client port, whose owner wants another file now. The Cisco 7921 has but one port.
     pub(super) fn replace(&mut self, shared: &mut Shared, peer: SocketAddrV4, now: Instant) {
         if let Some(old) = self.newest.remove(&peer) {
             self.replace_one(shared, old, now);
         }
     }
 
-    /// Ends this one: its owner has begun it anew.
+    /// Ends the transfer with this ticket, because its client has begun it anew.
     pub(super) fn replace_one(&mut self, shared: &mut Shared, ticket: u64, now: Instant) {
         self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Replaced, now));
     }
 
-    /// Whether it has not ended.
+    /// Whether the transfer with this ticket still runs.
     pub(super) fn runs(&self, ticket: u64) -> bool {
         self.flow(ticket).is_some()
     }
 
-    /// Whether one more transfer may start. At a bound, the oldest whose client never answered makes room, else one that
-    /// its client lets wait: neither requests under a forged address nor files that a phone stopped reading without an
-    /// ERROR keep the next one out.
+    /// Whether one more transfer may start. At a bound, the oldest transfer whose client never answered ends; if there is
+    /// none, the oldest whose client has stopped reading. So neither requests under a forged address nor phones that leave
+    /// without an ERROR keep others out.
     pub(super) fn make_room(&mut self, shared: &mut Shared, address: Ipv4Addr, now: Instant) -> Room {
         let full = self.running >= shared.config.max_transfers;
         let of_address = self.per_address.get(&address);
@@ -171,18 +173,18 @@ impl Transfers {
 
     /// Starts what `begin` makes for a ticket, by which it is called later.
     pub(super) fn start(&mut self, shared: &mut Shared, begin: impl FnOnce(&mut Shared, u64) -> Option<Box<dyn Flow>>) {
-        let place = match self.free.pop() {
-            Some(place) => place,
+        let index = match self.free.pop() {
+            Some(index) => index,
             None => {
-                self.places.push(Place::default());
-                u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
+                self.slots.push(Slot::default());
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        let Some(slot) = at(&mut self.places, place) else { return };
+        let Some(slot) = at(&mut self.slots, index) else { return };
         slot.serial = slot.serial.wrapping_add(1);
-        let ticket = ticket(place, slot.serial);
+        let ticket = ticket(index, slot.serial);
         let Some(flow) = begin(shared, ticket) else {
-            self.free.push(place);
+            self.free.push(index);
             return;
         };
         let peer = flow.peer();
@@ -200,23 +202,23 @@ impl Transfers {
         self.settle(ticket, shared);
     }
 
-    /// A socket has something for us.
+    /// `epoll` reports the socket of this transfer.
     pub(super) fn ready(&mut self, ticket: u64, flags: EpollFlags, shared: &mut Shared, now: Instant) {
         self.with(ticket, shared, |flow, shared| flow.ready(flags, shared, now));
     }
 
-    /// The disk has something for us.
-    pub(super) fn loaded(&mut self, done: Done, shared: &mut Shared, now: Instant) {
+    /// Hands a result of the reader to its transfer, if that still runs.
+    pub(super) fn loaded(&mut self, done: FinishedWork, shared: &mut Shared, now: Instant) {
         self.with(done.ticket, shared, |flow, shared| flow.loaded(shared, done.loaded, now));
     }
 
-    /// Looks at those that are due.
+    /// Lets every transfer act whose deadline has come.
     pub(super) fn time(&mut self, shared: &mut Shared, now: Instant) {
-        while let Some((due, place)) = self.deadlines.first().copied().filter(|(due, _)| *due <= now) {
-            self.deadlines.remove(&(due, place));
-            let Some(slot) = at(&mut self.places, place) else { continue };
+        while let Some((due, index)) = self.deadlines.first().copied().filter(|(due, _)| *due <= now) {
+            self.deadlines.remove(&(due, index));
+            let Some(slot) = at(&mut self.slots, index) else { continue };
             slot.armed = None;
-            let ticket = ticket(place, slot.serial);
+            let ticket = ticket(index, slot.serial);
             self.with(ticket, shared, |flow, shared| {
                 // Deadlines move with every ACK; the entry stays where it was.
                 if flow.due().is_some_and(|due| due <= now) {
@@ -226,25 +228,25 @@ impl Transfers {
         }
     }
 
-    /// Tells all that the service stops.
+    /// Tells all transfers that the service stops.
     pub(super) fn stop_all(&mut self, shared: &mut Shared, now: Instant) {
-        for place in 0..self.places.len() {
-            let Some(slot) = self.places.get(place) else { continue };
-            let ticket = ticket(u32::try_from(place).unwrap_or(u32::MAX), slot.serial);
+        for index in 0..self.slots.len() {
+            let Some(slot) = self.slots.get(index) else { continue };
+            let ticket = ticket(u32::try_from(index).unwrap_or(u32::MAX), slot.serial);
             self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Stopped, now));
         }
     }
 
     fn flow(&self, ticket: u64) -> Option<&dyn Flow> {
-        let (place, serial) = owner(ticket);
-        let slot = self.places.get(place).filter(|slot| slot.serial == serial)?;
+        let (index, serial) = owner(ticket);
+        let slot = self.slots.get(index).filter(|slot| slot.serial == serial)?;
         slot.flow.as_deref()
     }
 
     /// Lets one transfer act. A panic ends that one and no other.
     fn with(&mut self, ticket: u64, shared: &mut Shared, act: impl FnOnce(&mut dyn Flow, &mut Shared)) {
-        let (place, serial) = owner(ticket);
-        let slot = self.places.get_mut(place).filter(|slot| slot.serial == serial);
+        let (index, serial) = owner(ticket);
+        let slot = self.slots.get_mut(index).filter(|slot| slot.serial == serial);
         let Some(flow) = slot.and_then(|slot| slot.flow.as_deref_mut()) else { return };
         if catch_unwind(AssertUnwindSafe(|| act(flow, shared))).is_ok() {
             return self.settle(ticket, shared);
@@ -254,10 +256,10 @@ impl Transfers {
         self.forget(ticket, |_| {});
     }
 
-    /// After one acted: it may be over, wait for something else, or have an earlier deadline.
+    /// After a transfer acted: frees its slot if it has ended, else updates what `epoll` reports and its deadline.
     fn settle(&mut self, ticket: u64, shared: &Shared) {
-        let (place, _) = owner(ticket);
-        let Some(slot) = self.places.get_mut(place) else { return };
+        let (index, _) = owner(ticket);
+        let Some(slot) = self.slots.get_mut(index) else { return };
         let Some(flow) = slot.flow.as_deref() else { return };
         if flow.is_over() {
             return self.forget(ticket, |flow| flow.record(shared));
@@ -272,27 +274,27 @@ impl Transfers {
         }
         if let Some(due) = flow.due()
             && slot.armed.is_none_or(|armed| due < armed)
-            && let Ok(place) = u32::try_from(place)
+            && let Ok(index) = u32::try_from(index)
         {
             if let Some(armed) = slot.armed.replace(due) {
-                self.deadlines.remove(&(armed, place));
+                self.deadlines.remove(&(armed, index));
             }
-            self.deadlines.insert((due, place));
+            self.deadlines.insert((due, index));
         }
     }
 
-    /// A transfer is over.
+    /// Frees the slot of a transfer that has ended, and gives the transfer to `last`.
     fn forget(&mut self, ticket: u64, last: impl FnOnce(&dyn Flow)) {
-        let (place, _) = owner(ticket);
-        let Some(slot) = self.places.get_mut(place) else { return };
+        let (index, _) = owner(ticket);
+        let Some(slot) = self.slots.get_mut(index) else { return };
         let Some(flow) = slot.flow.take() else { return };
         let (peer, armed) = (flow.peer(), slot.armed.take());
         slot.listens = None;
-        if let Ok(place) = u32::try_from(place) {
+        if let Ok(index) = u32::try_from(index) {
             if let Some(armed) = armed {
-                self.deadlines.remove(&(armed, place));
+                self.deadlines.remove(&(armed, index));
             }
-            self.free.push(place);
+            self.free.push(index);
         }
         self.running = self.running.saturating_sub(1);
         if self.newest.get(&peer) == Some(&ticket) {
@@ -316,15 +318,15 @@ fn listening(waits: Waits) -> EpollFlags {
     }
 }
 
-fn ticket(place: u32, serial: u32) -> u64 {
-    u64::from(serial) << 32 | u64::from(place)
+fn ticket(index: u32, serial: u32) -> u64 {
+    u64::from(serial) << 32 | u64::from(index)
 }
 
 fn owner(ticket: u64) -> (usize, u32) {
-    let place = usize::try_from(ticket & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-    (place, u32::try_from(ticket >> 32).unwrap_or(u32::MAX))
+    let index = usize::try_from(ticket & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    (index, u32::try_from(ticket >> 32).unwrap_or(u32::MAX))
 }
 
-fn at(places: &mut [Place], place: u32) -> Option<&mut Place> {
-    places.get_mut(usize::try_from(place).ok()?)
+fn at(slots: &mut [Slot], index: u32) -> Option<&mut Slot> {
+    slots.get_mut(usize::try_from(index).ok()?)
 }

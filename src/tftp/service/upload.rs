@@ -1,4 +1,4 @@
-//! A device's own log, where the site takes logs: the only request to write that is not refused at once.
+//! Takes a device's own log, at sites whose signed settings allow it. Every other WRQ is refused at once.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -9,65 +9,65 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info};
 
-use super::gate::{Binding, Release};
-use super::line::{From, Line};
+use super::Shared;
+use super::gate::{AddressOwner, ServedRelease};
 use super::reader::{Loaded, Work};
 use super::session::device_of;
-use super::transfers::{Flow, Site, Waits};
-use super::{Shared, in_network};
-use crate::options::{Limits, Terms, announced_size};
-use crate::packet::{DATA_HEADER_BYTES, Mode, Packet, Refusal, Request};
+use super::transfer_socket::{SourceTid, TransferSocket};
+use super::transfers::{Flow, RequestContext, Waits};
+use crate::options::{NegotiatedOptions, OptionLimits, announced_size};
+use crate::packet::{DATA_HEADER_BYTES, ErrorReply, Packet, TransferMode, TransferRequest};
 use crate::receive::{Input, Receive, Transmit};
 use crate::transfer::{self, is_straggler};
 use access::logs::MAX_LOG_BYTES;
 use access::{ContentError, Logs, OwnLog, Resolution};
+use api::TransferEnd;
 use ids::FileName;
-use status::{Outcome, TransferRecord};
+use status::TransferRecord;
 
-/// The largest block of an upload: what Ethernet carries.
+/// The largest block of an upload in bytes: what fits into one Ethernet frame.
 const MAX_BLKSIZE: u16 = 1468;
 
 const INCOMING_BYTES: usize = MAX_BLKSIZE as usize + DATA_HEADER_BYTES + 1;
 
-/// One upload and its socket.
+/// One upload, its socket, and where its log goes.
 struct Upload {
     logs: Arc<dyn Logs>,
     log: OwnLog,
     requester: Resolution,
     peer: SocketAddrV4,
     request: Box<[u8]>,
-    release: Release,
+    release: ServedRelease,
     began: Instant,
-    line: Line,
-    binding: Binding,
+    socket: TransferSocket,
+    owner: AddressOwner,
     receive: Receive,
     oack: Option<Box<[u8]>>,
     ticket: u64,
-    /// The disk keeps what came.
+    /// Whether the reader is writing the log. Until that is done, nothing is sent.
     keeping: bool,
-    /// What it was told meanwhile.
-    told: Option<transfer::Input>,
+    /// What the listener passed on while the log was being written.
+    pending_input: Option<transfer::Input>,
     proven: Option<Instant>,
     bytes: u64,
 }
 
-/// Takes the upload if it is a device's own log and the site takes logs. False for all others, which get one and the same
-/// refusal.
+/// Takes the upload if it is a device's own log and the site takes logs. False for all others: they all get the same ERROR.
 pub(super) fn takes(
-    site: &mut Site<'_>,
-    request: &Request<'_>,
+    site: &mut RequestContext<'_>,
+    request: &TransferRequest<'_>,
     datagram: &[u8],
     peer: SocketAddrV4,
     now: Instant,
 ) -> bool {
-    let Site { shared, transfers } = site;
-    if shared.sink.is_none() || !matches!(request.mode, Mode::Octet | Mode::Netascii) {
+    let RequestContext { shared, transfers } = site;
+    if shared.sink.is_none() || !matches!(request.mode, TransferMode::Octet | TransferMode::Netascii) {
         return false;
     }
     let Ok(name) = FileName::from_wire(request.name) else { return false };
     let requester = shared.gate.who(*peer.ip());
     if requester == Resolution::Unknown && shared.gate.can_resolve() {
-        // A Polycom writes its log before it asks for its file: that one need not wait then.
+        // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
         shared.gate.resolve(*peer.ip());
     }
     let Some((log, release)) = shared.gate.own_log(*peer.ip(), requester, &name, now) else { return false };
@@ -84,12 +84,12 @@ pub(super) fn takes(
     }
     let logs = Arc::clone(&sink.logs);
     if let Some(former) = former {
-        // From another port: a phone that has started again begins its log again, and holds one place for each.
+        // A phone that has started again begins its log again, from another port. Each log has one upload.
         transfers.replace_one(shared, former, now);
     }
     transfers.start(shared, |shared, ticket| {
-        let line = match Line::open(&shared.config, peer) {
-            Ok(line) => line,
+        let socket = match TransferSocket::open(&shared.config, peer) {
+            Ok(socket) => socket,
             Err(error) => {
                 debug!(%error, "no port for an upload");
                 shared.stats.count("tftp.no-port");
@@ -98,8 +98,8 @@ pub(super) fn takes(
         };
         let announced = announced_size(&request.options);
         let blksize = release.max_blksize.unwrap_or(MAX_BLKSIZE).min(MAX_BLKSIZE);
-        let limits = Limits::new(shared.mtu, Some(blksize), Some(1));
-        let terms = Terms::agree(&request.options, announced.unwrap_or(0), &limits);
+        let limits = OptionLimits::new(shared.mtu, Some(blksize), Some(1));
+        let negotiated = NegotiatedOptions::negotiate(&request.options, announced.unwrap_or(0), &limits);
         let limit = usize::try_from(MAX_LOG_BYTES).unwrap_or(usize::MAX);
         let mut upload = Upload {
             logs,
@@ -109,13 +109,13 @@ pub(super) fn takes(
             request: datagram.into(),
             release,
             began: now,
-            line,
-            binding: Binding::new(*peer.ip(), requester),
-            receive: Receive::new(announced, limit, &terms, now),
-            oack: terms.oack,
+            socket,
+            owner: AddressOwner::new(*peer.ip(), requester),
+            receive: Receive::new(announced, limit, &negotiated, now),
+            oack: negotiated.oack,
             ticket,
             keeping: false,
-            told: None,
+            pending_input: None,
             proven: None,
             bytes: 0,
         };
@@ -129,9 +129,10 @@ pub(super) fn takes(
 }
 
 impl Upload {
-    /// For every packet, as when files are served: an address that somebody else took writes nothing more.
+    /// Hands an input to the machine. The owner of the address is checked for every packet, so that an address which
+    /// another device took writes nothing more.
     fn event(&mut self, shared: &mut Shared, input: Input<'_>, now: Instant) {
-        if shared.gate.holds(&mut self.binding) {
+        if shared.gate.still_owns(&mut self.owner) {
             self.receive.handle(input, now);
         } else {
             shared.stats.count("tftp.binding-lost");
@@ -140,7 +141,7 @@ impl Upload {
         self.pump(shared);
     }
 
-    /// Has kept what is whole, and sends what there is to send.
+    /// Submits the log once it is whole, and sends what the machine wants to be sent.
     fn pump(&mut self, shared: &mut Shared) {
         if let Some(text) = self.receive.complete() {
             self.bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
@@ -150,13 +151,13 @@ impl Upload {
         }
         while let Some(transmit) = self.receive.poll_transmit() {
             let sent = match transmit {
-                Transmit::Oack => self.line.send(self.oack.as_deref().unwrap_or_default()),
+                Transmit::Oack => self.socket.send(self.oack.as_deref().unwrap_or_default()),
                 Transmit::Ack(block) => {
                     let mut ack = Vec::with_capacity(DATA_HEADER_BYTES);
                     Packet::Ack(block).emit(&mut ack);
-                    self.line.send(&ack)
+                    self.socket.send(&ack)
                 }
-                Transmit::Error(refusal) => self.line.send(refusal.packet()),
+                Transmit::Error(refusal) => self.socket.send(refusal.packet()),
             };
             if let Err(error) = sent {
                 debug!(%error, "sending failed");
@@ -172,19 +173,19 @@ impl Flow for Upload {
             return;
         }
         let mut buffer = [0; INCOMING_BYTES];
-        match self.line.receive(&mut buffer) {
-            Ok((length, From::Client)) => match Input::from_datagram(buffer.get(..length).unwrap_or_default()) {
+        match self.socket.receive(&mut buffer) {
+            Ok((length, SourceTid::Client)) => match Input::from_datagram(buffer.get(..length).unwrap_or_default()) {
                 Some(input) => {
                     self.proven.get_or_insert(now);
                     self.event(shared, input, now);
                 }
                 None => shared.stats.count("tftp.stray"),
             },
-            Ok((_, From::Stranger(stranger))) => {
+            Ok((_, SourceTid::Stranger(stranger))) => {
                 shared.stats.count("tftp.stranger");
                 // RFC 1350 §4. A port that is guessed is rare, and the answer is no longer than the question.
-                if in_network(*stranger.ip(), shared.config.lan) {
-                    let _ = self.line.send_to(Refusal::UnknownTransferId.packet(), stranger);
+                if shared.config.lan.contains(*stranger.ip()) {
+                    let _ = self.socket.send_to(ErrorReply::UnknownTransferId.packet(), stranger);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -204,16 +205,16 @@ impl Flow for Upload {
             _ => false,
         };
         self.receive.kept(kept, now);
-        match self.told.take() {
+        match self.pending_input.take() {
             Some(input) => self.tell(shared, input, now),
-            None if shared.gate.holds(&mut self.binding) => self.pump(shared),
+            None if shared.gate.still_owns(&mut self.owner) => self.pump(shared),
             None => self.event(shared, Input::Over, now),
         }
     }
 
     fn tell(&mut self, shared: &mut Shared, input: transfer::Input, now: Instant) {
         if self.keeping {
-            self.told = Some(input);
+            self.pending_input = Some(input);
             return;
         }
         let input = match input {
@@ -228,7 +229,7 @@ impl Flow for Upload {
         if self.keeping {
             return;
         }
-        if shared.gate.holds(&mut self.binding) {
+        if shared.gate.still_owns(&mut self.owner) {
             self.receive.handle_timeout(now);
             self.pump(shared);
         } else {
@@ -264,8 +265,10 @@ impl Flow for Upload {
         let Some(outcome) = self.receive.outcome() else { return };
         let (bytes, duration) = (self.bytes, self.began.elapsed());
         match outcome {
-            Outcome::Received => info!(device = %self.log.device, file = %self.log, bytes, ?duration, "log taken"),
-            outcome => debug!(peer = %self.peer, file = %self.log, bytes, ?duration, ?outcome, "upload ended"),
+            TransferEnd::Received => info!(device = %self.log.device, file = %self.log, bytes, ?duration, "log taken"),
+            outcome => {
+                debug!(peer = %self.peer, file = %self.log, bytes, ?duration, outcome = outcome.code(), "upload ended")
+            }
         }
         shared.stats.transfer(TransferRecord {
             device: device_of(self.requester),
@@ -276,11 +279,11 @@ impl Flow for Upload {
             retransmissions: self.receive.retransmissions(),
             duration,
             generation: self.release.generation,
-            outcome,
+            outcome: outcome.into(),
         });
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+        self.socket.as_fd()
     }
 }

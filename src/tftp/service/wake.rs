@@ -1,11 +1,11 @@
-//! Waking the thread that waits for packets.
+//! Wakes the `tftp` thread, which waits in `epoll`, from another thread.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// A bell that `epoll` hears.
+/// An `eventfd` that `epoll` reports as readable once another thread has written to it.
 #[derive(Debug)]
 pub(super) struct Waker(EventFd);
 
@@ -14,13 +14,13 @@ impl Waker {
         Ok(Self(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?))
     }
 
-    /// Rings. It stays rung until [`Waker::quiet`].
+    /// Makes `epoll` return. The descriptor stays readable until [`Waker::quiet`].
     pub(super) fn wake(&self) {
-        // Fails only when it has been rung 2^64 times.
+        // Fails only when the counter is full, and then the descriptor is readable anyway.
         let _ = self.0.write(1);
     }
 
-    /// Heard.
+    /// Resets the descriptor; called before the results are taken, so that no later one is missed.
     pub(super) fn quiet(&self) {
         let _ = self.0.read();
     }

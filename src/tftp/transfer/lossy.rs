@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::options::Limits;
+use crate::options::OptionLimits;
 use crate::packet::{RequestOption, data_header};
 use crate::service::epoch;
 
@@ -109,7 +109,7 @@ impl World {
 }
 
 struct Report {
-    outcome: Outcome,
+    outcome: TransferEnd,
     client_done: bool,
     intact: bool,
     /// DATA and OACK sent for each that was needed.
@@ -121,7 +121,7 @@ fn play(seed: u64, len: usize, options: &[(&str, &str)], weather: Weather) -> Re
     let file: Vec<u8> = (0..len).map(|_| dice.roll().to_be_bytes()[0]).collect();
     let asked: Vec<_> =
         options.iter().map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() }).collect();
-    let terms = Terms::agree(&asked, len as u64, &Limits::new(1500, None, None));
+    let terms = NegotiatedOptions::negotiate(&asked, len as u64, &OptionLimits::new(1500, None, None));
     let now = epoch();
     let mut transfer = Transfer::new(len as u64, &terms, now);
     let mut world = World { dice, weather, now, air: BTreeMap::new(), count: 0, data_sent: 0 };
@@ -203,7 +203,7 @@ fn on_a_clean_link_every_block_is_sent_once() {
     let clean = Weather { loss: 0, doubled: 0, late: 0 };
     for options in [LOCK_STEP, BLOCKS, WINDOWS] {
         let report = play(1, 100_000, options, clean);
-        assert_eq!(report.outcome, Outcome::Delivered);
+        assert_eq!(report.outcome, TransferEnd::Delivered);
         assert!(report.intact && report.client_done);
         assert!(report.waste < 1.02, "{}", report.waste);
     }
@@ -215,10 +215,10 @@ fn files_arrive_whole_over_a_bad_link() {
     for seed in 0..200 {
         for options in [LOCK_STEP, BLOCKS, WINDOWS] {
             let report = play(seed, 40_000 + usize::try_from(seed).unwrap() * 7, options, bad);
-            assert_ne!(report.outcome, Outcome::Aborted, "seed {seed}");
+            assert_ne!(report.outcome, TransferEnd::Aborted, "seed {seed}");
             // Whatever is lost: what the client took for whole is whole.
             assert!(!report.client_done || report.intact, "seed {seed} {options:?}");
-            assert!(report.outcome != Outcome::Delivered || report.client_done, "seed {seed} {options:?}");
+            assert!(report.outcome != TransferEnd::Delivered || report.client_done, "seed {seed} {options:?}");
             assert!(report.client_done, "seed {seed} {options:?}: {:?}", report.outcome);
         }
     }
@@ -231,7 +231,7 @@ fn doubled_packets_do_not_breed() {
     for seed in 0..50 {
         for options in [LOCK_STEP, BLOCKS, WINDOWS] {
             let report = play(seed, 100_000, options, doubling);
-            assert_eq!(report.outcome, Outcome::Delivered, "seed {seed}");
+            assert_eq!(report.outcome, TransferEnd::Delivered, "seed {seed}");
             assert!(report.intact);
             assert!(report.waste < 1.3, "seed {seed} {options:?}: {}", report.waste);
         }
@@ -257,7 +257,7 @@ fn a_storm_ends_in_bounded_time_and_never_in_a_wrong_file() {
         for options in [LOCK_STEP, BLOCKS, WINDOWS] {
             let report = play(seed, 20_000, options, storm);
             assert!(!report.client_done || report.intact, "seed {seed} {options:?}");
-            assert!(report.outcome != Outcome::Delivered || report.client_done, "seed {seed} {options:?}");
+            assert!(report.outcome != TransferEnd::Delivered || report.client_done, "seed {seed} {options:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use super::*;
-use crate::options::Limits;
+use crate::options::OptionLimits;
 use crate::packet::RequestOption;
 use crate::service::epoch;
 
@@ -24,7 +24,7 @@ impl Bench {
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        let terms = Terms::agree(&asked, len, &Limits::new(1500, None, None));
+        let terms = NegotiatedOptions::negotiate(&asked, len, &OptionLimits::new(1500, None, None));
         let now = epoch();
         Self { transfer: Transfer::new(len, &terms, now), now }
     }
@@ -84,7 +84,7 @@ impl Bench {
         all
     }
 
-    fn outcome(&self) -> Option<Outcome> {
+    fn outcome(&self) -> Option<TransferEnd> {
         self.transfer.outcome()
     }
 }
@@ -96,7 +96,7 @@ fn a_short_file_is_one_block_and_one_ack() {
     let run = Run { first: 1, blocks: 1, range: 0..100, blksize: 512 };
     assert_eq!(bench.sent(), [Transmit::Data(run)]);
     bench.ack(1);
-    assert_eq!(bench.outcome(), Some(Outcome::Delivered));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Delivered));
     assert_eq!((bench.transfer.bytes_acked(), bench.transfer.poll_timeout()), (100, None));
 }
 
@@ -107,7 +107,7 @@ fn an_empty_file_is_one_empty_block() {
     let run = Run { first: 1, blocks: 1, range: 0..0, blksize: 512 };
     assert_eq!(bench.sent(), [Transmit::Data(run)]);
     bench.ack(1);
-    assert_eq!(bench.outcome(), Some(Outcome::Delivered));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Delivered));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_file_of_whole_blocks_ends_with_an_empty_one() {
     let last = Run { first: 3, blocks: 1, range: 1024..1024, blksize: 512 };
     assert_eq!(bench.sent(), [Transmit::Data(last)]);
     bench.ack(3);
-    assert_eq!(bench.outcome(), Some(Outcome::Delivered));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Delivered));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_ack_of_what_never_left_delivers_nothing() {
 fn block_numbers_roll_over_to_zero() {
     let blocks = 65_535 * 2 + 10;
     let now = epoch();
-    let terms = Terms { blksize: 8, ..Terms::default() };
+    let terms = NegotiatedOptions { blksize: 8, ..NegotiatedOptions::default() };
     let mut bench = Bench { transfer: Transfer::new(blocks * 8, &terms, now), now };
     let mut offset = 0;
     for block in 1..=blocks + 1 {
@@ -186,7 +186,7 @@ fn block_numbers_roll_over_to_zero() {
         offset = run.range.end;
         bench.ack(run.first);
     }
-    assert_eq!((bench.outcome(), offset), (Some(Outcome::Delivered), blocks * 8));
+    assert_eq!((bench.outcome(), offset), (Some(TransferEnd::Delivered), blocks * 8));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn an_error_ends_the_transfer_at_once_and_silently() {
     bench.sent();
     bench.ack(1);
     bench.input(Input::Error);
-    assert_eq!(bench.outcome(), Some(Outcome::Aborted));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Aborted));
     assert!(bench.sends_nothing());
     assert_eq!(bench.transfer.poll_timeout(), None);
 }
@@ -206,7 +206,7 @@ fn an_error_instead_of_ack_0_is_a_probe() {
     let mut bench = Bench::with(5000, &[("tsize", "0")]);
     bench.sent();
     bench.input(Input::Error);
-    assert_eq!(bench.outcome(), Some(Outcome::Aborted));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Aborted));
     assert!(bench.sends_nothing());
 }
 
@@ -249,7 +249,7 @@ fn after_four_resends_without_progress_only_patience_is_left() {
     let start = bench.now;
     assert_eq!(bench.run_out().len(), 4);
     assert_eq!(bench.now - start, PATIENCE);
-    assert_eq!(bench.outcome(), Some(Outcome::TimedOut));
+    assert_eq!(bench.outcome(), Some(TransferEnd::TimedOut));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn a_phone_that_erases_its_flash_for_twenty_seconds_gets_its_file() {
     }
     bench.now = wakes;
     bench.ack(2);
-    assert_eq!(bench.outcome(), Some(Outcome::Delivered));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Delivered));
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn a_forged_source_never_gets_three_kilobytes() {
         let total: u64 = all.iter().map(bytes).sum();
         assert!(total < 3000, "{total} bytes for {options:?}");
         assert!(all.len() <= 4, "{} packets", all.len());
-        assert_eq!(bench.outcome(), Some(Outcome::TimedOut));
+        assert_eq!(bench.outcome(), Some(TransferEnd::TimedOut));
     }
 }
 
@@ -355,7 +355,7 @@ fn a_client_that_crawls_for_ever_is_ended() {
         number = number.wrapping_add(1);
         bench.ack(number);
     }
-    assert_eq!(bench.outcome(), Some(Outcome::TimedOut));
+    assert_eq!(bench.outcome(), Some(TransferEnd::TimedOut));
     assert!(bench.now - start <= MAX_DURATION + Duration::from_secs(25));
 }
 
@@ -367,7 +367,7 @@ fn without_the_final_ack_nothing_counts_as_delivered() {
     bench.ack(1);
     bench.sent();
     bench.run_out();
-    assert_eq!((bench.outcome(), bench.transfer.bytes_acked()), (Some(Outcome::Unconfirmed), 512));
+    assert_eq!((bench.outcome(), bench.transfer.bytes_acked()), (Some(TransferEnd::Unconfirmed), 512));
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn an_address_that_changed_hands_gets_nothing_more() {
     bench.sent();
     bench.input(Input::Revoked);
     assert!(bench.sends_nothing());
-    assert_eq!(bench.outcome(), Some(Outcome::Failed));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Failed));
 }
 
 #[test]
@@ -385,8 +385,8 @@ fn a_damaged_file_ends_with_error_0() {
     bench.sent();
     bench.ack(1);
     bench.input(Input::Unreadable);
-    assert_eq!(bench.sent(), [Transmit::Error(Refusal::TemporaryFailure)]);
-    assert_eq!(bench.outcome(), Some(Outcome::Failed));
+    assert_eq!(bench.sent(), [Transmit::Error(ErrorReply::TemporaryFailure)]);
+    assert_eq!(bench.outcome(), Some(TransferEnd::Failed));
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_new_request_from_the_port_ends_the_old_transfer_silently() {
     bench.sent();
     bench.input(Input::Replaced);
     assert!(bench.sends_nothing());
-    assert_eq!(bench.outcome(), Some(Outcome::Unconfirmed));
+    assert_eq!(bench.outcome(), Some(TransferEnd::Unconfirmed));
 }
 
 #[test]

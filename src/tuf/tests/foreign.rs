@@ -45,7 +45,9 @@ fn a_repository_of_python_tuf_is_refused_when_it_is_tampered_with() {
                 + if field == "expires" { "" } else { "!" };
             file["signed"][field] = text.into();
         });
-        let error = repo.client().refresh(&repo).unwrap_err().code();
-        assert!(["untrusted", "mismatch", "too-large"].contains(&error), "{path}: {error}");
+        let error = repo.client().refresh(&repo).unwrap_err();
+        let seen =
+            matches!(error, TrustError::Untrusted { .. } | TrustError::Mismatch { .. } | TrustError::TooLarge { .. });
+        assert!(seen, "{path}: {error}");
     }
 }

@@ -12,7 +12,7 @@ fn stages(repo: &Repo) -> Vec<Refresh> {
     let files: Vec<Option<&str>> =
         vec![Some("2.root.json"), None, Some("timestamp.json"), Some("2.snapshot.json"), Some("2.targets.json")];
     for stop in 0..=files.len() {
-        let mut refresh = Refresh::start(repo.client().trusted, Limits::default(), NOW);
+        let mut refresh = Refresh::start(repo.client().trusted, MetadataLimits::default(), NOW);
         for file in files.iter().take(stop) {
             match file {
                 Some(path) => refresh.received(&repo.files[*path]).unwrap(),

@@ -206,7 +206,7 @@ impl Repo {
     /// A client that has the first root and nothing else.
     fn client(&self) -> Client {
         let trusted = Trusted::pin(&self.files["1.root.json"]).unwrap();
-        Client { trusted, now: NOW, limits: Limits::default(), asked: vec![], conditional: false }
+        Client { trusted, now: NOW, limits: MetadataLimits::default(), asked: vec![], conditional: false }
     }
 
     /// A client that is up to date.
@@ -228,7 +228,7 @@ impl Repo {
 struct Client {
     trusted: Trusted,
     now: UnixTime,
-    limits: Limits,
+    limits: MetadataLimits,
     /// What the last refresh asked for.
     asked: Vec<String>,
     /// Whether the server is asked for the timestamp conditionally.
@@ -240,7 +240,7 @@ impl Client {
         let mut refresh = Refresh::start(self.trusted.clone(), self.limits, self.now);
         self.asked.clear();
         let result = loop {
-            let Step::Fetch(ask) = refresh.step() else { break Ok(()) };
+            let RefreshStep::Fetch(ask) = refresh.step() else { break Ok(()) };
             self.asked.push(ask.path.clone());
             assert!(self.asked.len() < 1_000, "a refresh comes to an end");
             let have = self.trusted.files().remove("timestamp.json");
@@ -252,7 +252,7 @@ impl Client {
                 Some(bytes) => refresh.received(bytes),
             };
             if let Err(error) = result {
-                assert!(matches!(refresh.step(), Step::Fetch(_)), "after an error it is not done");
+                assert!(matches!(refresh.step(), RefreshStep::Fetch(_)), "after an error it is not done");
                 assert_eq!(refresh.received(b""), Err(error.clone()), "an error ends the refresh");
                 break Err(error);
             }

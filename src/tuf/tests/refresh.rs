@@ -80,10 +80,10 @@ fn not_modified_does_not_hold_off_expiry() {
 #[test]
 fn not_modified_is_no_answer_without_a_trusted_timestamp_or_to_another_question() {
     let repo = Repo::new();
-    let mut refresh = Refresh::start(repo.client().trusted, Limits::default(), NOW);
+    let mut refresh = Refresh::start(repo.client().trusted, MetadataLimits::default(), NOW);
     assert_eq!(refresh.unchanged(), missing("root"));
 
-    let mut refresh = Refresh::start(repo.client().trusted, Limits::default(), NOW);
+    let mut refresh = Refresh::start(repo.client().trusted, MetadataLimits::default(), NOW);
     assert_eq!(refresh.missing(), Ok(()));
     assert_eq!(refresh.unchanged(), missing("timestamp"));
     assert_eq!(refresh.trusted().timestamp(), None);

@@ -11,7 +11,7 @@
 //! every packet with one of the same size (for windows: with one UDP GSO send), measured in the same run. Machines
 //! are noisy: read the ratios, not the absolute figures.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod load;
 mod peers;

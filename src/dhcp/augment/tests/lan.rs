@@ -2,17 +2,17 @@
 
 use super::*;
 
-pub struct Lan {
+pub struct TestLan {
     pub augment: Augment,
-    pub scope: Scope,
+    pub scope: DhcpScope,
     pub taken: Option<Ipv4Addr>,
     pub now: Instant,
 }
 
-impl Lan {
+impl TestLan {
     pub fn new() -> Self {
         let now = Instant::now();
-        let mut augment = Augment::new(1, now);
+        let mut augment = Augment::new(1);
         augment.set_servers(&[ROUTER]);
         Self { augment, scope: scope(&[]), taken: None, now }
     }
@@ -21,32 +21,39 @@ impl Lan {
         self.now += span;
     }
 
-    pub fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Act> {
-        let mut acts = Vec::new();
+    pub fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Action> {
+        let mut actions = Vec::new();
         let request = Request::parse(bytes).unwrap();
         let taken = self.taken;
         let what = (&self.scope, &request, bytes);
-        self.augment.client(what, broadcast, &|address| Some(address) == taken, self.now, &mut acts);
-        acts
+        self.augment.hear_client(what, broadcast, &|address| Some(address) == taken, self.now, &mut actions);
+        actions
     }
 
     pub fn relays(&mut self, discover: &[u8]) -> Vec<(Ipv4Addr, Vec<u8>)> {
-        let acts = self.request(discover, true);
-        acts.into_iter()
-            .filter_map(|act| if let Act::Relay(to, message) = act { Some((to, message)) } else { None })
+        let actions = self.request(discover, true);
+        actions
+            .into_iter()
+            .filter_map(|act| if let Action::Relay(to, message) = act { Some((to, message)) } else { None })
             .collect()
     }
 
     /// The transaction of what was last relayed.
     pub fn xid(&self) -> u32 {
-        self.augment.phones[&PHONE].discover.as_ref().unwrap().1
+        self.augment.phones.get(PHONE).unwrap().discovery.as_ref().unwrap().xid
     }
 
-    pub fn router(&mut self, message: &ServerMessage) -> Vec<Act> {
-        let mut acts = Vec::new();
+    pub fn router(&mut self, message: &ServerMessage) -> Vec<Action> {
+        let mut actions = Vec::new();
         let taken = self.taken;
-        self.augment.server(Some(&self.scope), message, &|address, _| Some(address) == taken, self.now, &mut acts);
-        acts
+        self.augment.hear_server(
+            Some(&self.scope),
+            message,
+            &|address, _| Some(address) == taken,
+            self.now,
+            &mut actions,
+        );
+        actions
     }
 
     /// A phone's DISCOVER and what the router says to it.
@@ -60,18 +67,18 @@ impl Lan {
     }
 }
 
-pub fn scope(vendor_options: &[VendorOption]) -> Scope {
+pub fn scope(vendor_options: &[VendorOption]) -> DhcpScope {
     let settings = DhcpSettings {
         mode: DhcpMode::Augment,
         vendor_options: vendor_options.to_vec(),
         phone_classes: vec!["AastraIPPhone".to_owned()],
         ..DhcpSettings::default()
     };
-    Scope::new(BOX, 24, &settings, [PHONE])
+    DhcpScope::new(Lan::new(BOX, 24), &settings, [PHONE])
 }
 
 pub fn said_by(mac: MacAddr, class: &str) -> Vec<u8> {
-    let mut bytes = probe::emit(Question::Discover(None), mac, 5);
+    let mut bytes = question::emit(Question::Discover(None), mac, 5);
     let end = bytes.iter().rposition(|byte| *byte == 255).unwrap();
     bytes.truncate(end);
     options::emit(OptionCode::ClassIdentifier, class.as_bytes(), &mut bytes);
@@ -85,15 +92,15 @@ pub fn discover(class: &str) -> Vec<u8> {
 }
 
 pub fn select(server: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
-    probe::emit(Question::Select(address, server), PHONE, 5)
+    question::emit(Question::Select(address, server), PHONE, 5)
 }
 
 pub fn reboot(address: Ipv4Addr) -> Vec<u8> {
-    probe::emit(Question::Reboot(address), PHONE, 6)
+    question::emit(Question::Reboot(address), PHONE, 6)
 }
 
 pub fn rebind(address: Ipv4Addr) -> Vec<u8> {
-    let mut bytes = probe::emit(Question::Inform(address), PHONE, 7);
+    let mut bytes = question::emit(Question::Inform(address), PHONE, 7);
     bytes[242] = 3;
     bytes
 }
@@ -123,20 +130,23 @@ pub fn offer(xid: u32, server: Ipv4Addr, address: Ipv4Addr, more: &[(u8, &[u8])]
     ServerMessage::parse(&emit_offer(xid, server, address, more)).unwrap()
 }
 
-pub fn kept(acts: &[Act]) -> Kept {
-    let kept = acts.iter().find_map(|act| match act {
-        Act::Tell(Event::Completed(_, address, made_from)) => Some(made_from.as_ref()?.kept(*address)),
+pub fn kept(actions: &[Action]) -> CompletedLease {
+    let kept = actions.iter().find_map(|act| match act {
+        Action::Tell(Event::Completed { address, exchange, .. }) => Some(exchange.as_ref()?.to_keep(*address)),
         _ => None,
     });
     kept.unwrap()
 }
 
-pub fn replies(acts: &[Act]) -> Vec<&Vec<u8>> {
-    acts.iter().filter_map(|act| if let Act::Reply { message, .. } = act { Some(message) } else { None }).collect()
+pub fn replies(actions: &[Action]) -> Vec<&Vec<u8>> {
+    actions
+        .iter()
+        .filter_map(|act| if let Action::Reply { message, .. } = act { Some(message) } else { None })
+        .collect()
 }
 
-pub fn answer(acts: &[Act]) -> Option<ServerMessage> {
-    let all = replies(acts);
-    assert!(all.len() <= 1, "{acts:?}");
+pub fn answer(actions: &[Action]) -> Option<ServerMessage> {
+    let all = replies(actions);
+    assert!(all.len() <= 1, "{actions:?}");
     all.first().map(|bytes| ServerMessage::parse(bytes).unwrap())
 }

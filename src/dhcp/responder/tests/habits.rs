@@ -5,7 +5,7 @@ use crate::frame;
 
 const WRONG: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
 
-fn from(mac: [u8; 6], kind: Kind) -> Packet {
+fn from(mac: [u8; 6], kind: MessageKind) -> Packet {
     Packet::new(MacAddr::new(mac), kind).ciaddr(WRONG.octets())
 }
 
@@ -20,7 +20,7 @@ fn vendor_classes_with_nuls_in_lower_case_and_cut_short_are_those_of_phones() {
         b"cisco systems, inc. ip phone cp-7960g",
         b"Cisco System,",
     ] {
-        let packet = from([0, 0x1b, 0x54, 9, 9, 9], Kind::Inform).option(60, class);
+        let packet = from([0, 0x1b, 0x54, 9, 9, 9], MessageKind::Inform).option(60, class);
         assert_eq!(raw(&site.replied(&packet).0, 66), b"192.168.1.2", "{class:?}");
     }
 }
@@ -31,12 +31,12 @@ fn a_phone_is_known_by_option_124_or_by_who_made_it_where_the_site_allows_it() {
     let class = vec!["Polycom-".to_owned()];
     let by_class = Site::new(DhcpSettings { phone_classes: class, ..settings() });
     let by_maker = Site::new(DhcpSettings { phone_ouis: vec!["00:15:65".parse().unwrap()], ..settings() });
-    let of_124 = from(PC.octets(), Kind::Inform).option(124, b"\0\0\x36\x3d\x0bPolycom-VVX");
-    let yealink = from([0, 0x15, 0x65, 1, 2, 3], Kind::Inform);
+    let of_124 = from(PC.octets(), MessageKind::Inform).option(124, b"\0\0\x36\x3d\x0bPolycom-VVX");
+    let yealink = from([0, 0x15, 0x65, 1, 2, 3], MessageKind::Inform);
     assert_eq!(raw(&by_class.replied(&of_124).0, 66), b"192.168.1.2");
     assert_eq!(raw(&by_maker.replied(&yealink).0, 66), b"192.168.1.2");
     for (site, packet) in [(&by_maker, &of_124), (&by_class, &yealink)] {
-        assert_eq!(site.decide(packet), silent(Why::NoPhone));
+        assert_eq!(site.decide(packet), silent(SilenceReason::NoPhone));
     }
 }
 
@@ -44,7 +44,7 @@ fn a_phone_is_known_by_option_124_or_by_who_made_it_where_the_site_allows_it() {
 #[test]
 fn a_phone_without_options_55_and_61_gets_address_and_tftp_servers() {
     let mut site = Site::all();
-    let packet = Packet { padded: false, ..Packet::new(SPA, Kind::Discover) };
+    let packet = Packet { padded: false, ..Packet::new(SPA, MessageKind::Discover) };
     assert!(packet.bytes().len() < 300);
     let (offer, _) = site.answer(&packet);
     assert_eq!((raw(&offer, 66), raw(&offer, 1)), (b"192.168.1.2".to_vec(), vec![255, 255, 255, 0]));
@@ -56,7 +56,7 @@ fn a_phone_without_options_55_and_61_gets_address_and_tftp_servers() {
 fn a_phone_that_brings_its_own_lease_time_gets_the_sites() {
     let mut site = Site::new(DhcpSettings { lease_seconds: Some(3600), ..all_settings() });
     for asked in [1_u32, 0, u32::MAX] {
-        let (offer, _) = site.answer(&spa(Kind::Discover).option(51, &asked.to_be_bytes()));
+        let (offer, _) = site.answer(&spa(MessageKind::Discover).option(51, &asked.to_be_bytes()));
         assert_eq!(raw(&offer, 51), 3600_u32.to_be_bytes());
     }
 }
@@ -65,7 +65,7 @@ fn a_phone_that_brings_its_own_lease_time_gets_the_sites() {
 #[test]
 fn a_host_name_that_is_no_text_before_option_60_hides_nothing() {
     let site = Site::inform();
-    let mut packet = from([0, 0x1b, 0x54, 9, 9, 9], Kind::Inform).option(12, &[0xff, 0xfe, 0x80, b'a']);
+    let mut packet = from([0, 0x1b, 0x54, 9, 9, 9], MessageKind::Inform).option(12, &[0xff, 0xfe, 0x80, b'a']);
     packet = packet.option(60, b"Cisco Systems, Inc. IP Phone CP-7970G");
     assert_eq!(raw(&site.replied(&packet).0, 66), b"192.168.1.2");
 }
@@ -73,7 +73,7 @@ fn a_host_name_that_is_no_text_before_option_60_hides_nothing() {
 // RFC 768: a checksum of 0 means that the sender made none.
 #[test]
 fn a_datagram_without_a_udp_checksum_is_read() {
-    let payload = spa(Kind::Discover).bytes();
+    let payload = spa(MessageKind::Discover).bytes();
     let to = std::net::SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
     let from = std::net::SocketAddrV4::new(NONE, 68);
     let mut sent = frame::emit((SPA, from), (MacAddr::new([0xff; 6]), to), &payload).unwrap();
@@ -86,7 +86,7 @@ fn a_datagram_without_a_udp_checksum_is_read() {
 #[test]
 fn option_150_lists_the_sites_servers_in_their_order_asked_for_or_not() {
     let mut site = Site::all();
-    for packet in [cisco(Kind::Discover), Packet::new(PC, Kind::Discover).option(55, &[1, 3])] {
+    for packet in [cisco(MessageKind::Discover), Packet::new(PC, MessageKind::Discover).option(55, &[1, 3])] {
         let (offer, _) = site.answer(&packet);
         assert_eq!(raw(&offer, 150), [192, 168, 1, 2, 192, 168, 1, 3]);
         assert_eq!((raw(&offer, 66), offer.siaddr()), (b"192.168.1.2".to_vec(), SERVER));
@@ -99,9 +99,9 @@ fn every_option_that_a_vendor_reads_can_come_from_the_site_and_goes_to_that_vend
     for code in [43, 125, 128, 132, 133, 135, 156, 159, 160, 161, 176, 242] {
         let option = VendorOption { vendor_class: "polycom-".to_owned(), code, value: vec![1, 2, 3] };
         let mut site = Site::new(DhcpSettings { vendor_options: vec![option], ..all_settings() });
-        let (to_polycom, _) = site.answer(&polycom(Kind::Discover).option(55, &[1, 3, code]));
+        let (to_polycom, _) = site.answer(&polycom(MessageKind::Discover).option(55, &[1, 3, code]));
         assert!(to_polycom.opts().get(OptionCode::from(code)).is_some(), "{code}");
-        let (to_cisco, _) = site.answer(&cisco(Kind::Discover).option(55, &[1, 3, code]));
+        let (to_cisco, _) = site.answer(&cisco(MessageKind::Discover).option(55, &[1, 3, code]));
         assert!(to_cisco.opts().get(OptionCode::from(code)).is_none(), "{code}");
     }
 }
@@ -110,7 +110,7 @@ fn every_option_that_a_vendor_reads_can_come_from_the_site_and_goes_to_that_vend
 #[test]
 fn a_vendor_class_in_parts_and_in_overloaded_fields_is_put_together() {
     let site = Site::inform();
-    let mut bytes = from([0, 0x1b, 0x54, 9, 9, 9], Kind::Inform).bytes();
+    let mut bytes = from([0, 0x1b, 0x54, 9, 9, 9], MessageKind::Inform).bytes();
     bytes.truncate(243);
     bytes.extend([60, 6]);
     bytes.extend(b"Cisco ");
@@ -130,8 +130,8 @@ fn a_vendor_class_in_parts_and_in_overloaded_fields_is_put_together() {
 fn a_client_with_a_duid_keeps_its_address_when_its_hardware_is_replaced() {
     let mut site = Site::all();
     let duid = [255, 0, 0, 0, 1, 0, 2, 0, 0, 0xab, 0x11, 9, 9, 9, 9];
-    let (before, _) = site.answer(&Packet::new(PC, Kind::Discover).option(61, &duid));
-    let (after, _) = site.answer(&Packet::new(SPA, Kind::Discover).option(61, &duid));
+    let (before, _) = site.answer(&Packet::new(PC, MessageKind::Discover).option(61, &duid));
+    let (after, _) = site.answer(&Packet::new(SPA, MessageKind::Discover).option(61, &duid));
     assert_eq!((before.yiaddr(), raw(&after, 61)), (after.yiaddr(), duid.to_vec()));
 }
 
@@ -140,10 +140,10 @@ fn a_client_with_a_duid_keeps_its_address_when_its_hardware_is_replaced() {
 fn outside_all_nothing_that_a_client_says_is_met_with_a_nak() {
     let phones_only = DhcpSettings { mode: DhcpMode::PhonesOnly, ..all_settings() };
     let mut site = Site::new(phones_only);
-    assert_eq!(site.scope.mode, Mode::PhonesOnly);
-    let (offer, _) = site.answer(&spa(Kind::Discover));
+    assert_eq!(site.scope.mode, ActiveMode::PhonesOnly);
+    let (offer, _) = site.answer(&spa(MessageKind::Discover));
     site.lease(POLYCOM, Ipv4Addr::new(192, 168, 1, 110));
-    let ask = || spa(Kind::Request);
+    let ask = || spa(MessageKind::Request);
     for request in [
         // Selects us with an address that another has; starts again with addresses of others and of other networks.
         ask().option(50, &[192, 168, 1, 110]).option(54, &SERVER.octets()),
@@ -171,11 +171,11 @@ fn where_only_phones_are_served_nobody_else_hears_anything_whatever_he_sends() {
         site.lease(PC, address.into());
         for (kind, class) in (1..=8).flat_map(|kind| classes.map(|class| (kind, class))) {
             let kind = match kind {
-                1 => Kind::Discover,
-                4 => Kind::Decline,
-                7 => Kind::Release,
-                8 => Kind::Inform,
-                _ => Kind::Request,
+                1 => MessageKind::Discover,
+                4 => MessageKind::Decline,
+                7 => MessageKind::Release,
+                8 => MessageKind::Inform,
+                _ => MessageKind::Request,
             };
             for packet in [
                 from(PC.octets(), kind).option(50, &address),
@@ -194,11 +194,11 @@ fn where_only_phones_are_served_nobody_else_hears_anything_whatever_he_sends() {
 #[test]
 fn an_identifier_of_one_octet_makes_no_client_of_its_own() {
     let mut site = Site::all();
-    let (first, _) = site.answer(&spa(Kind::Discover).option(61, &[7]));
-    let (second, _) = site.answer(&cisco(Kind::Discover).option(61, &[7]));
+    let (first, _) = site.answer(&spa(MessageKind::Discover).option(61, &[7]));
+    let (second, _) = site.answer(&cisco(MessageKind::Discover).option(61, &[7]));
     assert_ne!(first.yiaddr(), second.yiaddr(), "two devices");
     assert_eq!(raw(&second, 61), [7]);
-    assert_eq!(site.answer(&spa(Kind::Discover)).0.yiaddr(), first.yiaddr(), "the same with it and without");
+    assert_eq!(site.answer(&spa(MessageKind::Discover)).0.yiaddr(), first.yiaddr(), "the same with it and without");
 }
 
 // RFC 2131 table 5: ciaddr is 0 in a DISCOVER.
@@ -206,10 +206,10 @@ fn an_identifier_of_one_octet_makes_no_client_of_its_own() {
 fn an_address_that_a_client_does_not_have_is_never_answered_to() {
     let mut site = Site::all();
     let foreign = [203, 0, 113, 9];
-    let (offer, to) = site.answer(&spa(Kind::Discover).ciaddr(foreign));
-    assert_eq!(to, To::Client(offer.yiaddr(), SPA));
-    let (_, to) = site.answer(&spa(Kind::Discover).ciaddr(foreign).broadcast());
-    assert_eq!(to, To::Everyone);
-    let renewal = spa(Kind::Request).ciaddr(foreign);
-    assert_eq!(site.replied(&renewal).1, To::Everyone, "a NAK");
+    let (offer, to) = site.answer(&spa(MessageKind::Discover).ciaddr(foreign));
+    assert_eq!(to, Destination::Client(offer.yiaddr(), SPA));
+    let (_, to) = site.answer(&spa(MessageKind::Discover).ciaddr(foreign).broadcast());
+    assert_eq!(to, Destination::Everyone);
+    let renewal = spa(MessageKind::Request).ciaddr(foreign);
+    assert_eq!(site.replied(&renewal).1, Destination::Everyone, "a NAK");
 }

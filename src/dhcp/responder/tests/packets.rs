@@ -4,6 +4,7 @@ use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 
 use super::*;
+use ids::Lan;
 
 pub const NOW: UnixTime = UnixTime(1_700_000_000);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -17,34 +18,34 @@ pub const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0x00, 0x00, 0x01]);
 
 // What phones send: vendor class and parameter request list as the vendors document them.
 
-pub fn cisco(kind: Kind) -> Packet {
+pub fn cisco(kind: MessageKind) -> Packet {
     let packet = Packet::new(CISCO, kind).option(60, b"Cisco Systems, Inc. IP Phone CP-7941G\0");
     packet.option(12, b"SEP001B54123456").option(55, &[1, 66, 6, 3, 15, 150, 35])
 }
 
-pub fn polycom(kind: Kind) -> Packet {
+pub fn polycom(kind: MessageKind) -> Packet {
     let packet = Packet::new(POLYCOM, kind).option(60, b"Polycom-SPIP670").option(57, &1456_u16.to_be_bytes());
     packet.option(55, &[1, 28, 66, 160, 3, 15, 6, 42, 2])
 }
 
-pub fn spa(kind: Kind) -> Packet {
+pub fn spa(kind: MessageKind) -> Packet {
     Packet::new(SPA, kind).option(60, b"LINKSYS SPA-942").option(55, &[1, 3, 6, 15, 42, 66, 159, 160, 150])
 }
 
 pub struct Site {
-    pub scope: Scope,
-    pub lan: Lan,
+    pub scope: DhcpScope,
+    pub lan: LanView,
     pub leases: Leases,
     pub source: Ipv4Addr,
 }
 
 impl Site {
     pub fn new(settings: DhcpSettings) -> Self {
-        let mut scope = Scope::new(SERVER, 24, &settings, [POLYCOM, CISCO, SPA]);
+        let mut scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, [POLYCOM, CISCO, SPA]);
         scope.check_addresses = false;
         let mut leases = Leases::new();
         leases.set_range(scope.range.clone());
-        Self { scope, lan: Lan::new(), leases, source: NONE }
+        Self { scope, lan: LanView::new(), leases, source: NONE }
     }
 
     pub fn inform() -> Self {
@@ -53,7 +54,7 @@ impl Site {
 
     pub fn all() -> Self {
         let site = Self::new(all_settings());
-        assert_eq!(site.scope.mode, Mode::All);
+        assert_eq!(site.scope.mode, ActiveMode::All);
         site
     }
 
@@ -63,13 +64,13 @@ impl Site {
     }
 
     /// The reply as another implementation reads it.
-    pub fn replied(&self, packet: &Packet) -> (Read, To) {
+    pub fn replied(&self, packet: &Packet) -> (Read, Destination) {
         let Verdict::Reply(reply, to, None) = self.decide(packet) else { panic!("{:?}", self.decide(packet)) };
         (Read::new(&reply.emit()), to)
     }
 
     /// The same, with what it changes done.
-    pub fn answer(&mut self, packet: &Packet) -> (Read, To) {
+    pub fn answer(&mut self, packet: &Packet) -> (Read, Destination) {
         let verdict = self.decide(packet);
         let Verdict::Reply(reply, to, change) = verdict else { panic!("{verdict:?}") };
         change.into_iter().for_each(|lease| self.leases.put(lease));
@@ -78,7 +79,7 @@ impl Site {
 
     pub fn lease(&mut self, mac: MacAddr, address: Ipv4Addr) {
         let until = NOW.plus(Duration::from_secs(3600));
-        self.leases.put(Lease { address, mac, client: ClientId::hardware(1, mac), state: State::Bound, until });
+        self.leases.put(Lease { address, mac, client: ClientId::hardware(1, mac), state: LeaseState::Bound, until });
     }
 }
 
@@ -154,13 +155,13 @@ pub struct Packet {
 }
 
 impl Packet {
-    pub fn new(mac: MacAddr, kind: Kind) -> Self {
+    pub fn new(mac: MacAddr, kind: MessageKind) -> Self {
         let kind = match kind {
-            Kind::Discover => 1,
-            Kind::Request => 3,
-            Kind::Decline => 4,
-            Kind::Release => 7,
-            Kind::Inform => 8,
+            MessageKind::Discover => 1,
+            MessageKind::Request => 3,
+            MessageKind::Decline => 4,
+            MessageKind::Release => 7,
+            MessageKind::Inform => 8,
         };
         let options = vec![(53, vec![kind])];
         Self { mac, xid: 0x1234_5678, flags: 0, ciaddr: NONE, giaddr: NONE, options, padded: true }

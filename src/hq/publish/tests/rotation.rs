@@ -90,8 +90,8 @@ fn versions_that_a_stolen_online_key_used_up_are_recovered_by_replacing_it() {
     let victim = refresh_from(&metadata, &root, NOW).unwrap();
     rotate(&fleet, Role::Online);
     fleet.publish(NOW);
-    let mut refresh = Refresh::start(victim, Limits::default(), NOW);
-    while let Step::Fetch(ask) = refresh.step() {
+    let mut refresh = Refresh::start(victim, MetadataLimits::default(), NOW);
+    while let RefreshStep::Fetch(ask) = refresh.step() {
         match fs::read(metadata.join(&ask.path)) {
             Ok(bytes) => refresh.received(&bytes).unwrap(),
             Err(_) => refresh.missing().unwrap(),

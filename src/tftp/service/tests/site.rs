@@ -12,13 +12,13 @@ use tokio::time::timeout;
 
 use super::super::*;
 use super::{OTHER, OTHER_MAC, PHONE, PHONE_MAC, SERVER};
-use crate::packet::{Mode, Packet, Request, RequestOption};
+use crate::packet::{Packet, RequestOption, TransferMode, TransferRequest};
 use access::{Content, ContentError};
 use bundle::manifest::MANIFEST_FORMAT;
 use bundle::{
     Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings, Totals,
 };
-use ids::{Digest, FileName, Generation, UnixTime};
+use ids::{Digest, FileName, Generation, Lan, UnixTime};
 
 /// Files in memory. A file of this name is damaged from so many bytes on.
 #[derive(Default)]
@@ -76,7 +76,7 @@ impl Content for Book {
 }
 
 /// One site with its service.
-pub(super) struct Site {
+pub(super) struct TestSite {
     pub(super) server: SocketAddrV4,
     pub(super) catalog: watch::Sender<Arc<Catalog>>,
     pub(super) devices: Arc<RwLock<DeviceTable>>,
@@ -85,13 +85,13 @@ pub(super) struct Site {
     pub(super) asked: mpsc::Receiver<Ipv4Addr>,
 }
 
-impl Site {
+impl TestSite {
     pub(super) fn start() -> Self {
         Self::start_with(shelf(), |_| {})
     }
 
     pub(super) fn start_with(shelf: Shelf, change: impl FnOnce(&mut Service)) -> Self {
-        let config = Config::new(SocketAddrV4::new(SERVER, 0), (SERVER, 24));
+        let config = Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 24));
         let mut service = Service::bind(config).unwrap();
         change(&mut service);
         let mut devices = DeviceTable::default();
@@ -129,13 +129,13 @@ impl Client {
         self.socket.send_to(datagram, to).await.unwrap();
     }
 
-    pub(super) async fn ask(&self, name: &str, mode: Mode, options: &[(&str, &str)]) {
+    pub(super) async fn ask(&self, name: &str, mode: TransferMode, options: &[(&str, &str)]) {
         let options = options
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
         let mut datagram = Vec::new();
-        Packet::Read(Request { name: name.as_bytes(), mode, options }).emit(&mut datagram);
+        Packet::Read(TransferRequest { name: name.as_bytes(), mode, options }).emit(&mut datagram);
         self.send(&datagram, self.server).await;
     }
 
@@ -159,12 +159,17 @@ impl Client {
 
     /// The answer to one request in octet mode without options.
     pub(super) async fn answer(&self, name: &str) -> Vec<u8> {
-        self.ask(name, Mode::Octet, &[]).await;
+        self.ask(name, TransferMode::Octet, &[]).await;
         self.hear().await.0
     }
 
     /// Takes a whole file as a careful client does; the ERROR packet if there is one.
-    pub(super) async fn fetch(&self, name: &str, mode: Mode, options: &[(&str, &str)]) -> Result<Vec<u8>, Vec<u8>> {
+    pub(super) async fn fetch(
+        &self,
+        name: &str,
+        mode: TransferMode,
+        options: &[(&str, &str)],
+    ) -> Result<Vec<u8>, Vec<u8>> {
         self.ask(name, mode, options).await;
         let (mut datagram, server) = self.hear().await;
         let (mut blksize, mut windowsize) = (512, 1);
@@ -205,7 +210,7 @@ impl Client {
     }
 
     pub(super) async fn get(&self, name: &str, options: &[(&str, &str)]) -> Vec<u8> {
-        self.fetch(name, Mode::Octet, options).await.unwrap()
+        self.fetch(name, TransferMode::Octet, options).await.unwrap()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::site::{Client, Site, catalog_with, shelf};
+use super::site::{Client, TestSite, catalog_with, shelf};
 use super::*;
 use access::{LogError, OwnLog};
 use bundle::SiteSettings;
@@ -29,14 +29,14 @@ impl Logs for Drawer {
     }
 }
 
-fn start(full: bool) -> (Site, Arc<Drawer>) {
+fn start(full: bool) -> (TestSite, Arc<Drawer>) {
     start_with(full, |_| {})
 }
 
-fn start_with(full: bool, change: impl FnOnce(&mut Service)) -> (Site, Arc<Drawer>) {
+fn start_with(full: bool, change: impl FnOnce(&mut Service)) -> (TestSite, Arc<Drawer>) {
     let drawer = Arc::new(Drawer { full, ..Drawer::default() });
     let logs: Arc<dyn Logs> = Arc::clone(&drawer) as _;
-    let site = Site::start_with(shelf(), |service| {
+    let site = TestSite::start_with(shelf(), |service| {
         service.logs = Some(logs);
         change(service);
     });

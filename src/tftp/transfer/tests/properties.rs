@@ -36,7 +36,7 @@ proptest! {
     ) {
         let timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
         let oack = (windowsize > 1 || timeout.is_some()).then(|| Box::from(&b"\0\x06"[..]));
-        let terms = Terms { blksize, windowsize, timeout, oack };
+        let terms = NegotiatedOptions { blksize, windowsize, timeout, oack };
         let mut now = epoch();
         let mut transfer = Transfer::new(len, &terms, now);
         let (mut acked, mut unproven, mut in_vain) = (0u64, 0, 0);
@@ -84,7 +84,7 @@ proptest! {
             // The first time, the new end of a moved window, one suspected gap, and the resends.
             prop_assert!(in_vain <= 3 + MAX_RESENDS, "{} runs without progress", in_vain);
             prop_assert_eq!(transfer.poll_timeout().is_none(), transfer.outcome().is_some());
-            prop_assert!(transfer.outcome() != Some(Outcome::Delivered) || transfer.bytes_acked() == len);
+            prop_assert!(transfer.outcome() != Some(TransferEnd::Delivered) || transfer.bytes_acked() == len);
         }
         let mut waits = 0;
         while let Some(due) = transfer.poll_timeout() {

@@ -14,7 +14,7 @@ fn a_window_rolls_over_too() {
             last = *newest;
         }
     }
-    assert_eq!((bench.outcome(), last), (Some(Outcome::Delivered), (70_001 % 65_536) as u16));
+    assert_eq!((bench.outcome(), last), (Some(TransferEnd::Delivered), (70_001 % 65_536) as u16));
 }
 
 #[test]

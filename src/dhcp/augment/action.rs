@@ -1,0 +1,124 @@
+//! What `augment` wants done. Pure.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::completed_offer::Exchange;
+use crate::heard::Overheard;
+use ids::MacAddr;
+
+/// Something to send or to report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send a message to a phone.
+    Reply {
+        /// The phone.
+        mac: MacAddr,
+        /// The address that the phone gets. The frame goes there unless the phone wants broadcasts.
+        address: Ipv4Addr,
+        /// Whether the phone wants broadcasts.
+        broadcast: bool,
+        /// The DHCP message.
+        message: Vec<u8>,
+    },
+    /// Send a message to the server port of this router.
+    Relay(Ipv4Addr, Vec<u8>),
+    /// Tell the server.
+    Tell(Event),
+}
+
+/// Something that the server counts, reports or remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Another server spoke, to a phone or to us.
+    Heard(Box<Overheard>),
+    /// We completed a phone's lease.
+    Completed {
+        /// The phone.
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+        /// What a new lease was made from, to be remembered; `None` for a lease that was completed before.
+        exchange: Option<Arc<Exchange>>,
+    },
+    /// A phone rebound a lease that we completed before. It is running, so it fetches nothing now.
+    Rebound {
+        /// The phone.
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+    },
+    /// We learnt the terms of a lease after the router itself had acknowledged it. They are for the phone's next start.
+    LearntLate {
+        /// The address that the phone has.
+        address: Ipv4Addr,
+        /// What the lease was made from, to be remembered.
+        exchange: Arc<Exchange>,
+    },
+    /// We completed an offer for this phone.
+    Offered(MacAddr),
+    /// A router sent a NAK after our answer. We leave the phone alone for a day.
+    Refused {
+        /// The phone.
+        phone: MacAddr,
+        /// The router.
+        server: Ipv4Addr,
+    },
+    /// A router itself points this phone to TFTP servers.
+    Points {
+        /// The phone.
+        phone: MacAddr,
+        /// The router.
+        server: Ipv4Addr,
+        /// The TFTP servers.
+        tftp: Vec<String>,
+    },
+    /// We completed nothing.
+    NotCompleted(NotCompleted),
+    /// We answered a DHCPINFORM.
+    Informed,
+}
+
+/// Why `augment` completed nothing. Counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotCompleted {
+    /// The DISCOVER went to no router: none is known, or a limit was reached.
+    NotRelayed,
+    /// We know no lease that this REQUEST could mean.
+    Unknown,
+    /// A router disputed an earlier answer to this phone.
+    Quiet,
+    /// The REQUEST contradicts itself.
+    Malformed,
+    /// The address cannot be this phone's.
+    Address,
+    /// The phone chose a server that we have no offer of.
+    OtherServer,
+    /// A TFTP server does not fit into what the phone takes.
+    NoRoom,
+}
+
+impl NotCompleted {
+    /// All reasons there are.
+    pub const ALL: [Self; 7] =
+        [Self::NotRelayed, Self::Unknown, Self::Quiet, Self::Malformed, Self::Address, Self::OtherServer, Self::NoRoom];
+
+    /// The name of the counter.
+    pub const fn counter(self) -> &'static str {
+        match self {
+            Self::NotRelayed => "dhcp.augment.not-relayed",
+            Self::Unknown => "dhcp.augment.unknown",
+            Self::Quiet => "dhcp.augment.quiet",
+            Self::Malformed => "dhcp.augment.malformed",
+            Self::Address => "dhcp.augment.address",
+            Self::OtherServer => "dhcp.augment.other-server",
+            Self::NoRoom => "dhcp.augment.no-room",
+        }
+    }
+}
+
+impl From<NotCompleted> for Action {
+    fn from(reason: NotCompleted) -> Self {
+        Self::Tell(Event::NotCompleted(reason))
+    }
+}

@@ -1,0 +1,44 @@
+//! What people hear of the fast path: counters, alerts and log lines. Pure but for these.
+
+use std::net::Ipv4Addr;
+
+use tracing::{debug, warn};
+
+use crate::augment::Event;
+use api::AlertCode;
+use status::Stats;
+
+/// Counts an event and reports it. `ours` are the site's TFTP servers.
+pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
+    match event {
+        Event::Heard(_) | Event::LearntLate { .. } => {}
+        Event::Completed { phone, address, .. } => {
+            stats.count("dhcp.augment.ack");
+            debug!(device = %phone, %address, "the router's lease was completed");
+        }
+        Event::Rebound { phone, address } => {
+            stats.count("dhcp.augment.ack");
+            debug!(device = %phone, %address, "the router's lease was completed at a rebind");
+        }
+        Event::Offered(phone) => {
+            stats.count("dhcp.augment.offer");
+            debug!(device = %phone, "the router's offer was completed");
+        }
+        Event::Refused { phone, server } => {
+            warn!(device = %phone, %server, "the router refused a lease that was completed; left alone for a day");
+            let text = format!("{server} refused {phone} after its lease was completed; it is left alone for a day");
+            stats.alert(AlertCode::DhcpAugmentNak, text);
+        }
+        Event::Points { phone, server, tftp } => {
+            stats.count("dhcp.augment.pointed");
+            let here = tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name));
+            if !here {
+                debug!(device = %phone, %server, ?tftp, "the router points this phone elsewhere");
+                let text = format!("{server} points {phone} to {}; it is left as it is", tftp.join(", "));
+                stats.alert(AlertCode::DhcpPointsElsewhere, text);
+            }
+        }
+        Event::NotCompleted(reason) => stats.count(reason.counter()),
+        Event::Informed => stats.count("dhcp.ack"),
+    }
+}

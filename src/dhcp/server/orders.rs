@@ -1,0 +1,31 @@
+//! What the server tells the fast path to do. Pure.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::completed_lease::CompletedLease;
+use crate::lan::LanView;
+use crate::scope::DhcpScope;
+
+/// A snapshot of what is in force. The server makes a new one whenever anything in it changes.
+#[derive(Debug)]
+pub struct Orders {
+    /// The settings in force. The fast path answers in modes `inform` and `augment` only.
+    pub scope: DhcpScope,
+    /// The other servers.
+    pub servers: Vec<Ipv4Addr>,
+    /// The other servers that are slow to offer, and how long they take.
+    pub slow: Vec<(Ipv4Addr, Duration)>,
+    /// Leases that were completed before a restart, and how much of each had passed when they were recalled.
+    pub recalled: Arc<Vec<(CompletedLease, Duration)>>,
+}
+
+impl Orders {
+    /// Orders for these settings on this LAN.
+    pub(super) fn new(scope: DhcpScope, lan: &LanView, recalled: Arc<Vec<(CompletedLease, Duration)>>) -> Self {
+        let servers = lan.known().map(|server| server.server).collect();
+        let slow = lan.known().filter_map(|server| Some((server.server, server.takes()?))).collect();
+        Self { scope, servers, slow, recalled }
+    }
+}

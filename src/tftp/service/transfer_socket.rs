@@ -1,0 +1,230 @@
+//! The socket of one transfer. It sends blocks from the file's chunks without a copy in user space.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, setsockopt, sockopt};
+use tracing::debug;
+
+use super::file_chunks::FileChunks;
+use super::{Config, open_socket};
+use crate::options::MAX_WINDOWSIZE;
+use crate::packet::{DATA_HEADER_BYTES, data_header};
+use crate::transfer::Run;
+
+/// The kernel's `UDP_MAX_SEGMENTS` before Linux 6.9.
+const MAX_SEGMENTS: u16 = MAX_WINDOWSIZE;
+
+/// The smallest block size that is segmented. The kernel cuts whatever leaves by the socket, so every OACK and ERROR must
+/// fit into one segment.
+const MIN_SEGMENT_BYTES: u16 = 512;
+
+/// The most bytes of one segmented send; a UDP packet over IPv4 could carry 65,507.
+const MAX_SEND_BYTES: u16 = 65_000;
+
+/// Pieces of one DATA packet: its header, its bytes, and those of its bytes that lie in the next chunk.
+const PIECES: usize = 3;
+
+/// Blocks up to this many bytes are copied behind their header: one short copy is cheaper than a list of pieces.
+const COPIED_BYTES: usize = 1468;
+
+const MAX_BLOCKS: usize = MAX_WINDOWSIZE as usize;
+
+/// The server's TID of one transfer (RFC 1350 §4: a UDP port of its own), and the client's.
+#[derive(Debug)]
+pub(super) struct TransferSocket {
+    socket: UdpSocket,
+    peer: SocketAddrV4,
+    to: SockaddrIn,
+    /// How many blocks one send may carry (`UDP_SEGMENT`); 1 if the kernel does not segment.
+    segments: u16,
+}
+
+/// What became of the blocks that [`TransferSocket::send_run`] was given.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// The kernel took all of them.
+    All,
+    /// The kernel's send queue is full. These blocks are still to be sent.
+    Full(Run),
+    /// The kernel refused a packet. The transfer goes on as if the network had lost it.
+    Lost(io::Error),
+}
+
+/// The source TID of a datagram (RFC 1350 §4): the client's, or somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SourceTid {
+    Client,
+    Stranger(SocketAddrV4),
+}
+
+impl TransferSocket {
+    /// Opens a free port on the service's address. The kernel picks it at random, so that others cannot guess it and
+    /// inject packets.
+    pub(super) fn open(config: &Config, peer: SocketAddrV4) -> io::Result<Self> {
+        let address = SocketAddrV4::new(*config.bind.ip(), 0);
+        let socket = open_socket(address, config.interface.as_deref())?;
+        Ok(Self { socket: socket.into(), peer, to: SockaddrIn::from(peer), segments: 1 })
+    }
+
+    /// Lets the kernel cut windows into blocks of this size (`UDP_SEGMENT`), if it can and `broken` is not set.
+    pub(super) fn segment(&mut self, blksize: u16, broken: &mut bool) {
+        let datagram = blksize.saturating_add(DATA_HEADER_BYTES as u16);
+        let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
+        if segments < 2 || blksize < MIN_SEGMENT_BYTES || *broken {
+            return;
+        }
+        match setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::from(datagram)) {
+            Ok(()) => self.segments = segments,
+            Err(error) => {
+                debug!(%error, "the kernel does not segment UDP");
+                *broken = true;
+            }
+        }
+    }
+
+    /// Receives one datagram: its length in bytes and its source TID. `WouldBlock` if there is none.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SourceTid)> {
+        let (length, from) = self.socket.recv_from(buffer)?;
+        Ok((length, if from == SocketAddr::V4(self.peer) { SourceTid::Client } else { SourceTid::Stranger(v4(from)) }))
+    }
+
+    /// Sends one small packet, to the client or to a stranger. A full queue loses it, as the network may.
+    pub(super) fn send_to(&self, packet: &[u8], to: SocketAddrV4) -> io::Result<()> {
+        self.socket.send_to(packet, to).map(drop)
+    }
+
+    /// Sends one small packet to the client.
+    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        self.send_to(packet, self.peer)
+    }
+
+    /// Sends blocks whose bytes are loaded in `source`. `broken` is set if the kernel cannot cut windows after all.
+    pub(super) fn send_run(&mut self, mut run: Run, chunks: &FileChunks, broken: &mut bool) -> Sent {
+        loop {
+            match self.try_send(&run, chunks) {
+                Ok(blocks) => match run.skip(blocks.max(1)) {
+                    Some(rest) => run = rest,
+                    None => return Sent::All,
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full(run),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The interface cannot checksum (EIO), or this route's MTU is below the interface's: the same blocks are
+                // sent again without segmentation.
+                Err(error) if self.segments > 1 && refuses_segments(&error) => {
+                    debug!(%error, "segmented sending is off");
+                    *broken |= error.raw_os_error() == Some(Errno::EIO as i32);
+                    self.segments = 1;
+                    if let Err(error) = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0) {
+                        return Sent::Lost(error.into());
+                    }
+                }
+                Err(error) => return Sent::Lost(error),
+            }
+        }
+    }
+
+    /// Sends as many blocks of the run as one system call takes, and says how many these were.
+    fn try_send(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
+        if run.blocks == 1 {
+            self.send_one(run, chunks)
+        } else if self.segments > 1 {
+            self.send_segments(run, chunks)
+        } else {
+            self.send_many(run, chunks)
+        }
+    }
+
+    fn send_one(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
+        let header = data_header(run.first);
+        let (bytes, more) = chunks.slices(&run.range);
+        let mut block = [0; DATA_HEADER_BYTES + COPIED_BYTES];
+        if let Some(datagram) = joined(&mut block, &[&header, bytes, more]) {
+            self.socket.send_to(datagram, self.peer)?;
+            return Ok(1);
+        }
+        let pieces = [IoSlice::new(&header), IoSlice::new(bytes), IoSlice::new(more)];
+        let pieces = if more.is_empty() { pieces.get(..2).unwrap_or(&pieces) } else { &pieces };
+        sendmsg(self.socket.as_raw_fd(), pieces, &[], MsgFlags::empty(), Some(&self.to))?;
+        Ok(1)
+    }
+
+    fn send_segments(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
+        let headers = headers(run);
+        let mut pieces = [IoSlice::new(&[]); MAX_BLOCKS * PIECES];
+        let mut free = pieces.iter_mut();
+        let mut push = |bytes| {
+            if let Some(piece) = free.next() {
+                *piece = IoSlice::new(bytes);
+            }
+        };
+        let blocks = run.blocks.min(self.segments);
+        for ((_, range), header) in run.iter().take(usize::from(blocks)).zip(&headers) {
+            let (bytes, more) = chunks.slices(&range);
+            push(header);
+            push(bytes);
+            if !more.is_empty() {
+                push(more);
+            }
+        }
+        let unused = free.len();
+        let used = pieces.get(..pieces.len().saturating_sub(unused)).unwrap_or_default();
+        sendmsg(self.socket.as_raw_fd(), used, &[], MsgFlags::empty(), Some(&self.to))?;
+        Ok(blocks)
+    }
+
+    fn send_many(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
+        let headers = headers(run);
+        let mut datagrams = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];
+        let mut count = 0;
+        for (((_, range), header), datagram) in run.iter().zip(&headers).zip(&mut datagrams) {
+            let (bytes, more) = chunks.slices(&range);
+            *datagram = [IoSlice::new(header), IoSlice::new(bytes), IoSlice::new(more)];
+            count += 1;
+        }
+        let mut messages = MultiHeaders::preallocate(count, None);
+        let datagrams = datagrams.get(..count).unwrap_or_default();
+        let to = vec![Some(self.to); count];
+        let sent = sendmmsg(self.socket.as_raw_fd(), &mut messages, datagrams, &to, [], MsgFlags::empty())?;
+        Ok(u16::try_from(sent.count()).unwrap_or(run.blocks))
+    }
+}
+
+fn headers(run: &Run) -> [[u8; DATA_HEADER_BYTES]; MAX_BLOCKS] {
+    let mut headers = [[0; DATA_HEADER_BYTES]; MAX_BLOCKS];
+    for (header, (number, _)) in headers.iter_mut().zip(run.iter()) {
+        *header = data_header(number);
+    }
+    headers
+}
+
+/// The pieces one behind the other in `buffer`, if they fit.
+fn joined<'a>(buffer: &'a mut [u8], pieces: &[&[u8]]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for piece in pieces {
+        buffer.get_mut(end..end + piece.len())?.copy_from_slice(piece);
+        end += piece.len();
+    }
+    buffer.get(..end)
+}
+
+fn refuses_segments(error: &io::Error) -> bool {
+    let refusals = [Errno::EIO, Errno::EINVAL, Errno::EMSGSIZE, Errno::EOPNOTSUPP, Errno::ENOPROTOOPT];
+    error.raw_os_error().is_some_and(|code| refusals.contains(&Errno::from_raw(code)))
+}
+
+impl AsFd for TransferSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The socket is IPv4, so the sender is.
+fn v4(address: SocketAddr) -> SocketAddrV4 {
+    match address {
+        SocketAddr::V4(address) => address,
+        SocketAddr::V6(address) => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, address.port()),
+    }
+}
