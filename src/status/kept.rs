@@ -26,7 +26,7 @@ pub struct FileSeen {
     pub bytes: u64,
     /// The release that it was served from.
     pub generation: Generation,
-    /// How it ended: [`Outcome::code`](super::Outcome::code).
+    /// How it ended: the code of an [`api::FileOutcome`].
     pub outcome: String,
 }
 

@@ -73,6 +73,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
+    use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
     use ids::{Generation, MacAddr, UnixTime};
 
     use super::*;

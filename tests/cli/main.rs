@@ -5,7 +5,13 @@
 //! with `! ` before each line, and the exit status. `LINESIDE_BLESS=1 cargo test --test cli` writes the files anew:
 //! read the difference before you commit it.
 
-#![allow(unreachable_pub, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing
+)]
 
 mod redact;
 

@@ -7,7 +7,14 @@
 //! image/build --arch amd64 && cargo test --test image -- --ignored --nocapture amd64
 //! ```
 
-#![allow(unreachable_pub, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 // One crate has all that the tests with programs of others share.
 #[allow(dead_code, reason = "those use more of it")]

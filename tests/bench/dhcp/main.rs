@@ -14,7 +14,14 @@
 //! time from a REQUEST to our ACK as the switch saw them; the other times are taken in the phone, and hold the time that
 //! an idle processor takes to wake up for it, in a virtual machine several hundred microseconds.
 
-#![allow(unreachable_pub, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 mod all;
 mod capture;

@@ -12,7 +12,14 @@
 //! and IP are not (about 40 bytes a packet, the same for everybody). Peers get the same files and the same change, and
 //! are shown without TLS, which flatters them. Machines are noisy: read the ratios, not the absolute times.
 
-#![allow(unreachable_pub, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 mod content;
 mod peers;

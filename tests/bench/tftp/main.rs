@@ -11,7 +11,14 @@
 //! every packet with one of the same size (for windows: with one UDP GSO send), measured in the same run. Machines
 //! are noisy: read the ratios, not the absolute figures.
 
-#![allow(unreachable_pub, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 mod load;
 mod peers;
