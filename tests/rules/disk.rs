@@ -36,7 +36,8 @@ fn lasts(path: &str) -> bool {
 fn what_lasts_is_written_by_durable_alone() {
     let mut by_hand = Vec::new();
     for (path, text) in files().into_iter().filter(|(path, _)| lasts(path)) {
-        let code = code(&text);
+        // Tests that others of the room borrow from are a module of this kind.
+        let code = code(text.split("\n#[cfg(test)]\npub(super) mod tests").next().unwrap());
         by_hand.extend(BY_HAND.iter().filter(|word| code.contains(**word)).map(|word| (path.clone(), *word)));
     }
     let (excepted, broken): (Vec<_>, Vec<_>) =
@@ -50,8 +51,8 @@ fn what_lasts_is_written_by_durable_alone() {
 #[test]
 fn clippy_knows_what_only_durable_may_call() {
     let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.clippy.toml")).unwrap();
-    for method in ["fs::write", "fs::copy", "fs::rename", "fs::create_dir", "File::create", "OpenOptions::create"] {
-        assert!(rules.contains(&format!("\"std::{method}\"")), "{method}");
+    for method in ["write", "copy", "rename", "create_dir", "File::create", "OpenOptions::create"] {
+        assert!(rules.contains(&format!("\"std::fs::{method}\"")), "{method}");
     }
     for (path, text) in files().into_iter().filter(|(path, _)| path.ends_with("/lib.rs")) {
         let lifted = text.lines().find(|line| line.starts_with("#!") && line.contains("disallowed_methods"));
