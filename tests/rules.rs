@@ -1,7 +1,7 @@
 //! The rules of the house, as `src/ARCHITECTURE.md` states them: which room may depend on which, where sockets, clocks and
 //! tokio may appear, how long a file may be, and which packages the firmware must not carry.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing)]
 
 #[path = "rules/codes.rs"]
 mod codes;

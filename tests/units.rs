@@ -1,7 +1,7 @@
 //! The systemd units: what they promise about exposure, that systemd understands them, and that the appliance runs on
 //! sockets from systemd without any capability.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(unreachable_pub, clippy::disallowed_methods, clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 #[allow(dead_code, reason = "the tests with other programs use more of it")]
 #[path = "clients/net.rs"]

@@ -77,7 +77,6 @@ mod tests {
     use ids::{Generation, MacAddr, UnixTime};
 
     use super::*;
-    use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
 
     use crate::{Report, TransferRecord};
 

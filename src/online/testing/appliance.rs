@@ -4,24 +4,24 @@ use api::{EnrolRequest, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
 
 /// The two keys of an appliance, and its request as it keeps it for retries.
-pub(super) struct Appliance {
+pub(crate) struct Appliance {
     pub key: rcgen::KeyPair,
     pub recipient: RecipientPublic,
     pub csr: String,
 }
 
 impl Appliance {
-    pub(super) fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let csr = csr(&key);
         Self { key, recipient: RecipientPublic::from_bytes([seed; 32]), csr }
     }
 
-    pub(super) fn request(&self, token: &EnrolmentToken) -> EnrolRequest {
+    pub(crate) fn request(&self, token: &EnrolmentToken) -> EnrolRequest {
         self.request_with(token, &self.csr)
     }
 
-    pub(super) fn request_with(&self, token: &EnrolmentToken, csr: &str) -> EnrolRequest {
+    pub(crate) fn request_with(&self, token: &EnrolmentToken, csr: &str) -> EnrolRequest {
         let keys = TokenKeys::derive(&token.secret, &token.fleet, &token.site, &token.token);
         let names = (&token.fleet, &token.site, token.token.as_str());
         EnrolRequest {
@@ -35,6 +35,6 @@ impl Appliance {
     }
 }
 
-pub(super) fn csr(key: &rcgen::KeyPair) -> String {
+pub(crate) fn csr(key: &rcgen::KeyPair) -> String {
     rcgen::CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
 }
