@@ -190,19 +190,23 @@ fn the_key_to_the_keys_on_the_card_is_this_boards_alone() {
 
 #[test]
 fn every_blink_code_is_shown_and_documented() {
-    let script = fs::read_to_string(units().join("led")).unwrap();
+    let guide = fs::read_to_string(units().parent().unwrap().join("image/README.md")).unwrap();
     let leds = tempfile::tempdir().unwrap();
     let act = leds.path().join("ACT");
     fs::create_dir(&act).unwrap();
-    for (code, on, off) in
-        [("enrolling", "500", "500"), ("serving", "2900", "100"), ("stale", "100", "1900"), ("fault", "50", "50")]
-    {
+    for (code, on, off, told) in [
+        ("enrolling", "500", "500", "even and slow, half a second on and off"),
+        ("serving", "2900", "100", "on, with a short wink every three seconds"),
+        ("stale", "100", "1900", "off, with a short flash every two seconds"),
+        ("fault", "50", "50", "fast, ten flashes a second"),
+    ] {
         fs::write(act.join("trigger"), "mmc0").unwrap();
         let status = Command::new(units().join("led")).arg(code).env("LINESIDE_LEDS", leds.path()).status().unwrap();
         assert!(status.success(), "{code}");
         let read = |file: &str| fs::read_to_string(act.join(file)).unwrap().trim().to_owned();
         assert_eq!((read("trigger"), read("delay_on"), read("delay_off")), ("timer".into(), on.into(), off.into()));
-        assert!(script.contains(&format!("#   {code} ")), "{code} is not documented");
+        let row = format!("| {told} | ");
+        assert!(guide.lines().any(|line| line.starts_with(&row)), "{code} is not documented as `{told}`");
     }
 }
 
