@@ -72,7 +72,7 @@ fn an_address_that_a_machine_in_the_range_has_by_hand_is_never_offered() {
 
 #[test]
 fn the_neighbour_table_is_followed_and_asked_for() {
-    if !can_run("the_neighbour_table_is_followed_and_asked_for", &["ip"]) {
+    if !can_run("the_neighbour_table_is_followed_and_asked_for", &["ip", "busybox"]) {
         return;
     }
     let lan = Lan::new("nei");
