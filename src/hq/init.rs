@@ -13,7 +13,7 @@ use bundle::RecipientSecret;
 use durable::{Batch, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{FleetId, SiteId, UnixTime};
 use online::ca;
-use repository::keyring::{self, Kind, Passphrase};
+use repository::keyring::{self, KeyKind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
 use repository::tree;
@@ -166,7 +166,7 @@ fn make_keys(
     let publisher = RecipientSecret::generate();
     keyring::save(
         &layout.key("publisher"),
-        Kind::Publisher,
+        KeyKind::Publisher,
         publisher.as_bytes(),
         "Makes the keys that files are sealed with. Offline.",
         passphrase,
@@ -174,7 +174,7 @@ fn make_keys(
     let recovery = RecipientSecret::generate();
     keyring::save(
         &layout.key("recovery"),
-        Kind::X25519,
+        KeyKind::X25519,
         recovery.as_bytes(),
         "Opens everything that was published. Offline; `plan` uses it.",
         passphrase,

@@ -79,7 +79,7 @@ pub(super) fn plan_for(
     let fleet = publish::clean(layout)?;
     let sites = publish::chosen(&fleet, sites)?;
     let secret = publish::publisher_secret(layout)?;
-    let recovery = keyring::load(&layout.key("recovery"), keyring::Kind::X25519)?;
+    let recovery = keyring::load(&layout.key("recovery"), keyring::KeyKind::X25519)?;
     let recovery = RecipientSecret::from_bytes(*recovery);
     let by_site = fleet.inventory.phones_by_site();
     let nobody = Vec::new();

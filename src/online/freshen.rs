@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
-use repository::published::{self, Previous};
+use repository::published::{self, PublishedRelease};
 use repository::tree::{self, Switch};
 use repository::{keyring, roles};
 use tuf::SigningKey;
@@ -51,7 +51,7 @@ fn freshen_site(layout: &Layout, site: &SiteId, key: &SigningKey, now: UnixTime)
 /// Prepares a fresh timestamp, and a snapshot if it needs one. `None` if both are fresh enough.
 pub fn freshen(
     layout: &Layout,
-    previous: &Previous,
+    previous: &PublishedRelease,
     key: &SigningKey,
     now: UnixTime,
 ) -> anyhow::Result<Option<Switch>> {

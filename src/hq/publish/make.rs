@@ -16,8 +16,8 @@ use ids::{Digest, Generation, SiteId, UnixTime};
 use online::{db, freshen};
 use repository::layout::Layout;
 use repository::ledger;
-use repository::published::{self, Previous};
-use repository::roles::{self, Whose};
+use repository::published::{self, PublishedRelease};
+use repository::roles::{self, SiteIds};
 use repository::tree::{Switch, Tree};
 use seal::manifest;
 use tuf::sign;
@@ -165,13 +165,13 @@ impl<'a> Maker<'a> {
         Ok(Content { packed, recipients, hash })
     }
 
-    fn holds_under_newest_root(&self, previous: Option<&Previous>) -> bool {
+    fn holds_under_newest_root(&self, previous: Option<&PublishedRelease>) -> bool {
         let newest = self.roots.last_key_value();
         newest.zip(previous).is_some_and(|((_, root), previous)| previous.holds_under(root))
     }
 
     /// The same release, with roots that its folder lacks and fresh online signatures where they are due.
-    fn keep(&self, site: &Site, previous: &Previous) -> anyhow::Result<Prepared> {
+    fn keep(&self, site: &Site, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
         let generation = previous.generation();
         let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
         let fresh = freshen::freshen(self.layout, previous, &self.keys.online, self.now)?;
@@ -181,7 +181,12 @@ impl<'a> Maker<'a> {
     }
 
     /// The next release.
-    fn renew(&self, site: &Site, content: &Content<'_>, previous: Option<&Previous>) -> anyhow::Result<Prepared> {
+    fn renew(
+        &self,
+        site: &Site,
+        content: &Content<'_>,
+        previous: Option<&PublishedRelease>,
+    ) -> anyhow::Result<Prepared> {
         let generation = match previous {
             Some(previous) => previous.generation().next(),
             None => self.last_generation(&site.id)?.next(),
@@ -199,11 +204,11 @@ impl<'a> Maker<'a> {
         site: &Site,
         content: &Content<'_>,
         generation: Generation,
-        previous: Option<&Previous>,
+        previous: Option<&PublishedRelease>,
     ) -> anyhow::Result<Switch> {
         let Content { packed, recipients, hash } = content;
         let fleet = &self.fleet.inventory.fleet.id;
-        let whose = Whose { fleet, site: &site.id };
+        let whose = SiteIds { fleet, site: &site.id };
         let metadata = self.layout.site_metadata(&site.id);
 
         let manifest = packed.manifest(fleet, site, generation, self.now, self.catalogue.version);

@@ -57,7 +57,7 @@ impl Found {
     /// Reads the ledger and the fleet directory.
     pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
         let ledger = Ledger::read(layout);
-        let fingerprints = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)
+        let fingerprints = keyring::load(&layout.key("publisher"), keyring::KeyKind::Publisher)
             .and_then(|secret| Fingerprints::of_fleet(layout, &secret));
         let draft = Draft::read(layout).map_err(NotClean)?;
         let fingerprints = fingerprints.ok().and_then(|all| with_secrets(all, &draft.fleet));

@@ -6,7 +6,7 @@ use crate::inventory::Site;
 use ids::{Generation, SiteId, UnixTime};
 use online::db;
 use repository::layout::Layout;
-use repository::ledger::{Ledger, Release};
+use repository::ledger::{KeptRelease, Ledger};
 use repository::tree::{Switch, Tree};
 
 use super::make::{Made, SiteDone};
@@ -58,7 +58,7 @@ pub(super) fn switch(
 impl Switchover {
     fn add(&mut self, site: &Site, generation: Generation, made: Made, ledger: &mut Ledger, now: UnixTime) {
         let Made { switches, due, objects, fingerprint } = made;
-        ledger.note(&site.id, fingerprint, Release { generation, until: None, objects }, due, now);
+        ledger.note(&site.id, fingerprint, KeptRelease { generation, until: None, objects }, due, now);
         self.switches.extend(switches);
         self.sites.push((site.id.clone(), site.name.clone(), generation));
     }

@@ -70,7 +70,7 @@ impl Keys {
 
 /// The secret that content keys are derived from.
 pub(crate) fn publisher_secret(layout: &Layout) -> anyhow::Result<PublisherSecret> {
-    let secret = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)?;
+    let secret = keyring::load(&layout.key("publisher"), keyring::KeyKind::Publisher)?;
     Ok(PublisherSecret::from_bytes(*secret))
 }
 
