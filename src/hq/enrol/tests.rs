@@ -268,14 +268,14 @@ fn revoking_ends_certificates_tokens_and_keys_until_a_new_token() {
     assert_eq!(revoke(&layout, &site).unwrap(), Revoked { certificates: 1, recipients: 1 });
 
     let db = Db::open(&layout.database()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::CertificateStanding::Revoked);
     assert_eq!(enrol(&layout, &appliance.request(&used), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(enrol(&layout, &Appliance::new(2).request(&unused), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 0);
 
     let fresh = token_for(&layout, "s-1");
     enrol(&layout, &Appliance::new(3).request(&fresh), now()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::CertificateStanding::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 1);
     assert!(revoke(&layout, &"s-none".parse().unwrap()).is_err());
 }
