@@ -32,7 +32,7 @@ const MAX_SIGNATURE_BYTES: u64 = 64 * 1024;
 
 /// One image.
 #[derive(Debug, Clone)]
-pub struct BoardImage {
+pub struct ImageFile {
     /// The file.
     pub asset: Arc<Asset>,
     /// The hardware that it is for.
@@ -44,7 +44,7 @@ pub struct BoardImage {
 /// All images, by the name that `image = "…"` uses: `COMPATIBLE_VERSION`.
 #[derive(Debug, Default)]
 pub struct Images {
-    by_name: BTreeMap<String, BoardImage>,
+    by_name: BTreeMap<String, ImageFile>,
 }
 
 impl Images {
@@ -67,8 +67,8 @@ impl Images {
                     let asset = file.parse().map(|name| Asset { name, file: full.clone(), path, bytes: found.bytes });
                     match asset {
                         Ok(asset) => {
-                            let Found { compatible, version, .. } = found;
-                            let image = BoardImage { asset: Arc::new(asset), compatible, version };
+                            let RaucBundle { compatible, version, .. } = found;
+                            let image = ImageFile { asset: Arc::new(asset), compatible, version };
                             by_name.insert(name.to_owned(), image);
                         }
                         Err(error) => problems.push(Problem::at_file(full, error.to_string())),
@@ -85,7 +85,7 @@ impl Images {
     }
 
     /// The image of this name.
-    pub fn get(&self, name: &str) -> Option<&BoardImage> {
+    pub fn get(&self, name: &str) -> Option<&ImageFile> {
         self.by_name.get(name)
     }
 
@@ -133,19 +133,19 @@ fn digest(path: &Path) -> anyhow::Result<Digest> {
 
 /// What a bundle says of itself.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+struct RaucBundle {
     compatible: String,
     version: String,
     bytes: u64,
 }
 
-impl Found {
+impl RaucBundle {
     fn name(&self) -> String {
         format!("{}_{}", self.compatible, self.version)
     }
 }
 
-fn look(path: &Path) -> anyhow::Result<Found> {
+fn look(path: &Path) -> anyhow::Result<RaucBundle> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     if bytes > MAX_FILE_BYTES {
@@ -153,7 +153,7 @@ fn look(path: &Path) -> anyhow::Result<Found> {
     }
     let signature = signature(&mut file, bytes).context("it is no RAUC bundle")?;
     let (compatible, version) = manifest(&signature)?;
-    Ok(Found { compatible, version, bytes })
+    Ok(RaucBundle { compatible, version, bytes })
 }
 
 /// The signature at the end of a bundle.

@@ -15,7 +15,7 @@ use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
 use settings::{MAX_TEXT_BYTES, Problem, Source, Table};
 
-pub use tables::Settings;
+pub use tables::ApplianceSettings;
 
 /// The largest `phones.csv`, in bytes: 100,000 sites' phones with some columns.
 const MAX_CSV_BYTES: u64 = 256 * 1024 * 1024;
@@ -25,11 +25,11 @@ pub const RESERVED: [&str; 4] = ["phone", "site", "fleet", "loop"];
 
 /// All of it.
 #[derive(Debug, Clone)]
-pub struct Inventory {
+pub struct FleetInventory {
     /// `fleet.toml`.
     pub fleet: Fleet,
     /// `sites/*.toml` by the name people use.
-    pub sites: BTreeMap<String, Site>,
+    pub sites: BTreeMap<String, InventorySite>,
     /// `phones.csv`, in its order. Only lines whose address is good and new.
     pub phones: Vec<PhoneLine>,
 }
@@ -50,20 +50,20 @@ pub struct Fleet {
     /// The program that prints a secret, called with the secret's name as last argument.
     pub secrets_command: Vec<String>,
     /// What sites start from.
-    pub settings: Settings,
+    pub settings: ApplianceSettings,
     /// Template variables of all sites.
     pub variables: Variables,
 }
 
 /// One `sites/NAME.toml`.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct InventorySite {
     /// What people call it; the stem of the file.
     pub name: String,
     /// Its opaque id.
     pub id: SiteId,
     /// The fleet's settings with the site's own over them.
-    pub settings: Settings,
+    pub settings: ApplianceSettings,
     /// Template variables of the site.
     pub variables: Variables,
     /// SHA-256 of the file.
@@ -101,7 +101,7 @@ pub struct Variable {
     pub line: usize,
 }
 
-impl Inventory {
+impl FleetInventory {
     /// Reads the inventory and adds everything that is wrong with it to `problems`. `None` if `fleet.toml` cannot
     /// be used at all; then nothing further can be said.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Option<Self> {
@@ -145,7 +145,7 @@ impl Inventory {
     }
 }
 
-fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, Site> {
+fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, InventorySite> {
     let mut files = Vec::new();
     let mut sites = BTreeMap::new();
     let mut ids: BTreeMap<SiteId, String> = BTreeMap::new();
@@ -322,7 +322,7 @@ mod tests {
         (fleet::read(source, &mut problems), problems)
     }
 
-    fn read_site(source: &Source) -> (Option<Site>, Vec<Problem>) {
+    fn read_site(source: &Source) -> (Option<InventorySite>, Vec<Problem>) {
         let (fleet, mut problems) = read_fleet(&Source::new("fleet.toml", &fleet_sample()));
         (site::read(source, "a", &fleet.expect("a good sample"), &mut problems), problems)
     }

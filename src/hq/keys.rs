@@ -2,7 +2,7 @@
 //!
 //! A ceremony has three steps, each of which may happen on another machine: a new root is prepared
 //! (`root/N.root.json.pending`), holders add their signatures, and it is put in place once enough keys of the old and
-//! of the new root have signed (specification §5.3.4, §6.1). [`Keys::describe`] says what would be trusted.
+//! of the new root have signed (specification §5.3.4, §6.1). [`FleetKeys::describe`] says what would be trusted.
 
 mod change;
 mod describe;
@@ -25,7 +25,7 @@ use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
-pub use change::{Change, Role};
+pub use change::{Role, RoleChange};
 
 /// No metadata that people sign is larger, in bytes.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -33,15 +33,15 @@ const PUBLISH: &str = "lineside-hq publish    signs every site's metadata under 
 
 /// The keys of a fleet: what is trusted now, and what is prepared.
 #[derive(Debug)]
-pub struct Keys {
+pub struct FleetKeys {
     layout: Layout,
     trusted: Trusted,
-    pending: Option<Pending>,
+    pending: Option<PendingRoot>,
 }
 
 /// A root that waits for signatures.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingRoot {
     path: PathBuf,
     bytes: Vec<u8>,
     root: Root,
@@ -65,7 +65,7 @@ impl Signatures {
     }
 }
 
-impl Keys {
+impl FleetKeys {
     /// Reads `root/`.
     pub fn read(layout: &Layout) -> anyhow::Result<Self> {
         let trusted = publish::newest_root(&publish::roots(layout)?)?;
@@ -74,7 +74,7 @@ impl Keys {
         if path.exists() {
             let bytes = read_bounded(&path)?;
             let root = parse_root(&bytes).with_context(|| format!("{} is no root", path.display()))?;
-            keys.pending = Some(Pending { path, bytes, root });
+            keys.pending = Some(PendingRoot { path, bytes, root });
         }
         Ok(keys)
     }
@@ -98,8 +98,8 @@ impl Keys {
     }
 
     /// Prepares the next root with these changes, on top of what is prepared already. Signatures on an earlier draft
-    /// are dropped, as they are for something else. Nothing is written before [`Keys::save`].
-    pub fn prepare(&mut self, changes: &[Change], now: UnixTime) -> anyhow::Result<()> {
+    /// are dropped, as they are for something else. Nothing is written before [`FleetKeys::save`].
+    pub fn prepare(&mut self, changes: &[RoleChange], now: UnixTime) -> anyhow::Result<()> {
         let base = self.pending().unwrap_or_else(|| self.trusted());
         let mut root = base.clone();
         for change in changes {
@@ -109,7 +109,7 @@ impl Keys {
         root.version = self.next_version();
         root.expires = now.plus(roles::ROOT_LIFE);
         let bytes = sign::sign(&root, &[]);
-        self.pending = Some(Pending { path: self.pending_path(), bytes, root });
+        self.pending = Some(PendingRoot { path: self.pending_path(), bytes, root });
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Keys {
         Ok(true)
     }
 
-    fn needs_pending(&self) -> anyhow::Result<&Pending> {
+    fn needs_pending(&self) -> anyhow::Result<&PendingRoot> {
         self.pending
             .as_ref()
             .ok_or_else(|| anyhow!("no new root is prepared"))
@@ -252,7 +252,7 @@ impl Keys {
 /// Adds a holder's signature to a file; what it is and whose keys count is said to the holder before.
 ///
 /// `keys` is what is trusted here, if anything is: a holder's machine may have the one file and nothing else.
-pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&Keys>) -> anyhow::Result<()> {
+pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&FleetKeys>) -> anyhow::Result<()> {
     let bytes = read_bounded(path)?;
     let counting = counting(&bytes, keys).with_context(|| format!("cannot sign {}", path.display()))?;
     if let Some(counting) = counting
@@ -264,7 +264,7 @@ pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&Keys>) -> anyh
 }
 
 /// Whose signatures count; `None` if that cannot be known here.
-fn counting(bytes: &[u8], keys: Option<&Keys>) -> anyhow::Result<Option<Vec<PublicKey>>> {
+fn counting(bytes: &[u8], keys: Option<&FleetKeys>) -> anyhow::Result<Option<Vec<PublicKey>>> {
     let envelope: Envelope<Value> = serde_json::from_slice(bytes).context("it is no metadata")?;
     match envelope.signed.get("_type").and_then(Value::as_str) {
         Some("root") => {

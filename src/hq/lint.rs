@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::inventory::{PhoneLine, Site};
+use super::inventory::{InventorySite, PhoneLine};
 use super::loads;
 use super::parallel::in_parallel;
 use super::render::{Body, Findings, FleetDir, SiteFile};
@@ -12,19 +12,19 @@ use ids::{FileName, MacAddr};
 use repository::layout::Layout;
 use settings::Problem;
 
-pub use super::problem::Report;
+pub use super::problem::CheckReport;
 
 /// The largest rendered file, in bytes. Phones of the 7900 series refuse configurations over 550,001 bytes.
 pub const MAX_RENDERED_BYTES: u64 = 550_000;
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_COMPRESSED_FILE_BYTES);
 
 /// Looks at everything.
-pub fn check(layout: &Layout) -> Report {
+pub fn check(layout: &Layout) -> CheckReport {
     read(layout).1
 }
 
 /// [`check`], and what was read if it can be used. Whoever publishes must look at the report first.
-pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
+pub fn read(layout: &Layout) -> (Option<FleetDir>, CheckReport) {
     match Draft::read(layout) {
         Ok(draft) => {
             let (fleet, report) = draft.check(|_, _, _| true);
@@ -44,22 +44,25 @@ pub struct Draft {
 
 impl Draft {
     /// Reads a fleet directory. The report says why it cannot be used at all.
-    pub fn read(layout: &Layout) -> Result<Self, Report> {
+    pub fn read(layout: &Layout) -> Result<Self, CheckReport> {
         let mut findings = Findings::default();
         match FleetDir::read(layout, &mut findings) {
             Some(fleet) => Ok(Self { fleet, findings }),
-            None => Err(Report { problems: findings.finish(), ..Report::default() }),
+            None => Err(CheckReport { problems: findings.finish(), ..CheckReport::default() }),
         }
     }
 
     /// Renders the files of each site that `wanted` says, one by one on all processors, and looks at them.
-    pub fn check(self, wanted: impl Fn(&FleetDir, &Site, &[&PhoneLine]) -> bool + Sync) -> (FleetDir, Report) {
+    pub fn check(
+        self,
+        wanted: impl Fn(&FleetDir, &InventorySite, &[&PhoneLine]) -> bool + Sync,
+    ) -> (FleetDir, CheckReport) {
         let Self { fleet, mut findings } = self;
-        let mut report = Report::default();
+        let mut report = CheckReport::default();
         let nobody = Vec::new();
         let by_site = fleet.inventory.phones_by_site();
-        let sites: Vec<&Site> = fleet.inventory.sites.values().collect();
-        let one = |site: &&Site| {
+        let sites: Vec<&InventorySite> = fleet.inventory.sites.values().collect();
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
             let mut findings = Findings::default();
             if !wanted(&fleet, site, phones) {
@@ -112,7 +115,13 @@ fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
         .collect()
 }
 
-fn site_problems(fleet: &FleetDir, site: &Site, phones: &[&PhoneLine], files: &[SiteFile], findings: &mut Findings) {
+fn site_problems(
+    fleet: &FleetDir,
+    site: &InventorySite,
+    phones: &[&PhoneLine],
+    files: &[SiteFile],
+    findings: &mut Findings,
+) {
     let mut names: BTreeMap<&FileName, &SiteFile> = BTreeMap::new();
     for file in files {
         if let Some(other) = names.insert(&file.name, file) {
@@ -149,7 +158,7 @@ fn at(file: &SiteFile, message: String) -> Problem {
     Problem::at_file(&file.origin.file, message).line(file.origin.line)
 }
 
-fn twice(site: &Site, file: &SiteFile, other: &SiteFile) -> Problem {
+fn twice(site: &InventorySite, file: &SiteFile, other: &SiteFile) -> Problem {
     let place = match other.origin.line {
         Some(line) => format!("{}:{line}", other.origin.file),
         None => other.origin.file.clone(),

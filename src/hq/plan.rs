@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::enrol;
-use super::inventory::{Inventory, Site};
+use super::inventory::{FleetInventory, InventorySite};
 use super::progress::Progress;
 use super::publish;
 use super::publish::pack::{Packed, Sealer};
@@ -38,14 +38,14 @@ pub struct SitePlan {
     /// What is published now; 0 for nothing.
     pub generation: Generation,
     /// What would change, in the order of the names.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PlannedChange>,
 }
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct PlannedChange {
     /// Which way.
-    pub kind: Kind,
+    pub kind: ChangeKind,
     /// What changes: a file's or phone's name, or a setting.
     pub what: String,
     /// Who gets it, for people.
@@ -54,7 +54,7 @@ pub struct Change {
 
 /// Which way something changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ChangeKind {
     /// New.
     Added,
     /// Other than before.
@@ -113,7 +113,12 @@ struct Before {
     phones: BTreeMap<MacAddr, Phone>,
 }
 
-fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSecret) -> anyhow::Result<Before> {
+fn before(
+    layout: &Layout,
+    fleet: &FleetDir,
+    site: &InventorySite,
+    recovery: &RecipientSecret,
+) -> anyhow::Result<Before> {
     let Some(previous) = published::read(layout, &site.id)? else { return Ok(Before::default()) };
     let opened = previous.open(layout, &fleet.inventory.fleet.id, recovery)?;
     let catalog = opened.catalog();
@@ -125,7 +130,7 @@ fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSe
     })
 }
 
-fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed) -> Vec<Change> {
+fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, packed: &Packed) -> Vec<PlannedChange> {
     let labels: BTreeMap<MacAddr, &str> = inventory
         .phones
         .iter()
@@ -141,27 +146,27 @@ fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed)
         }
     };
     let mut changes = Vec::new();
-    let mut push = |kind, what: String, whom: String| changes.push(Change { kind, what, whom });
+    let mut push = |kind, what: String, whom: String| changes.push(PlannedChange { kind, what, whom });
 
     if let Some(manifest) = &before.manifest {
         if manifest.settings.dhcp != site.settings.site.dhcp {
-            push(Kind::Changed, "[dhcp]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[dhcp]".to_owned(), "the appliance".to_owned());
         }
         if manifest.settings.tftp != site.settings.site.tftp {
-            push(Kind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
         }
         if manifest.settings.poll_seconds != site.settings.site.poll_seconds
             || manifest.activation_window != site.settings.activation_window
         {
-            push(Kind::Changed, "[update]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[update]".to_owned(), "the appliance".to_owned());
         }
     }
     let before_image = before.manifest.as_ref().and_then(|manifest| manifest.image.as_ref());
     if before_image != packed.image.as_ref() {
         let kind = match (before_image, &packed.image) {
-            (None, _) => Kind::Added,
-            (_, None) => Kind::Removed,
-            _ => Kind::Changed,
+            (None, _) => ChangeKind::Added,
+            (_, None) => ChangeKind::Removed,
+            _ => ChangeKind::Changed,
         };
         let image = packed.image.as_ref().or(before_image);
         let name = image.map(|image| format!("image {} {}", image.compatible, image.version));
@@ -170,29 +175,29 @@ fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed)
     let now: BTreeMap<MacAddr, &Phone> = packed.inventory.phones.iter().map(|phone| (phone.mac, phone)).collect();
     for (mac, phone) in &now {
         match before.phones.get(mac) {
-            None => push(Kind::Added, format!("phone {mac}"), phone_what(phone)),
-            Some(old) if old != *phone => push(Kind::Changed, format!("phone {mac}"), phone_what(phone)),
+            None => push(ChangeKind::Added, format!("phone {mac}"), phone_what(phone)),
+            Some(old) if old != *phone => push(ChangeKind::Changed, format!("phone {mac}"), phone_what(phone)),
             Some(_) => {}
         }
     }
     for (mac, phone) in before.phones.iter().filter(|(mac, _)| !now.contains_key(mac)) {
-        push(Kind::Removed, format!("phone {mac}"), phone_what(phone));
+        push(ChangeKind::Removed, format!("phone {mac}"), phone_what(phone));
     }
 
     let files: BTreeMap<&FileName, &FileEntry> =
         packed.shards.iter().flat_map(|shard| &shard.files).map(|file| (&file.name, file)).collect();
     for (name, file) in &files {
         let kind = match before.files.get(*name) {
-            None => Kind::Added,
+            None => ChangeKind::Added,
             Some(old) if old.sha256 != file.sha256 || old.scope != file.scope || old.class != file.class => {
-                Kind::Changed
+                ChangeKind::Changed
             }
             Some(_) => continue,
         };
         push(kind, name.to_string(), whom(&file.scope));
     }
     for (name, file) in before.files.iter().filter(|(name, _)| !files.contains_key(name)) {
-        push(Kind::Removed, name.to_string(), whom(&file.scope));
+        push(ChangeKind::Removed, name.to_string(), whom(&file.scope));
     }
     changes
 }
@@ -231,9 +236,9 @@ impl fmt::Display for Plan {
             let width = site.changes.iter().take(MAX_LINES).map(|change| change.what.len()).max().unwrap_or(0);
             for change in site.changes.iter().take(MAX_LINES) {
                 let sign = match change.kind {
-                    Kind::Added => '+',
-                    Kind::Changed => '~',
-                    Kind::Removed => '-',
+                    ChangeKind::Added => '+',
+                    ChangeKind::Changed => '~',
+                    ChangeKind::Removed => '-',
                 };
                 writeln!(f, "  {sign} {:width$}  {}", change.what, change.whom)?;
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow};
 use zeroize::Zeroizing;
 
-use super::problem::{NotClean, Report};
+use super::problem::{CheckReport, NotClean};
 use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
 use access::{Catalog, Decision, FileRequest, Policy, Resolution};
@@ -36,14 +36,14 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
     let name: FileName = name.parse()?;
     let mut findings = Findings::default();
     let Some(fleet) = FleetDir::read(layout, &mut findings) else {
-        return Err(NotClean(Report { problems: findings.finish(), ..Report::default() }).into());
+        return Err(NotClean(CheckReport { problems: findings.finish(), ..CheckReport::default() }).into());
     };
     let site = fleet.inventory.sites.get(site).ok_or_else(|| anyhow!("there is no site `{site}`"))?;
     let phones = fleet.inventory.phones_of(&site.name);
     let files = fleet.site_files(site, &phones, &mut findings);
     let problems = findings.finish();
     if !problems.is_empty() {
-        return Err(NotClean(Report { problems, ..Report::default() }).into());
+        return Err(NotClean(CheckReport { problems, ..CheckReport::default() }).into());
     }
     let by_name: BTreeMap<FileName, SiteFile> = files.iter().map(|file| (file.name.clone(), file.clone())).collect();
 

@@ -6,7 +6,7 @@ use settings::{Problem, count};
 
 /// Everything that one run found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CheckReport {
     /// In the order of files and lines.
     pub problems: Vec<Problem>,
     /// What was not checked, and why.
@@ -19,14 +19,14 @@ pub struct Report {
     pub files: usize,
 }
 
-impl Report {
+impl CheckReport {
     /// Whether publishing may go on.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
@@ -50,4 +50,4 @@ impl fmt::Display for Report {
 /// Publishing was refused because of problems.
 #[derive(Debug, thiserror::Error)]
 #[error("the fleet directory has {}", count(.0.problems.len(), "problem"))]
-pub struct NotClean(pub Report);
+pub struct NotClean(pub CheckReport);

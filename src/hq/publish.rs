@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::enrol;
-use super::inventory::Site;
+use super::inventory::InventorySite;
 use super::lint::{self, Draft};
 use super::problem::NotClean;
 use super::progress::Progress;
@@ -34,7 +34,7 @@ use repository::tree::Tree;
 
 use decide::Needs;
 use make::Maker;
-use read::{Enrolled, Found};
+use read::{Enrolled, ReadFleet};
 use trust::Signers;
 
 pub(super) use firmware::pending_path;
@@ -68,11 +68,11 @@ pub(super) fn publish_to(
     // Before the previous release is read; `serve` holds it for moments, another publisher for as long as it takes.
     let _held = TreeLock::wait(&layout.online())?;
 
-    let found = Found::read(layout)?;
+    let found = ReadFleet::read(layout)?;
     let found_sites = found.sites(layout, enrolled, names.as_deref(), *now)?;
 
     let needs = Needs::of(found_sites);
-    let Found { mut ledger, draft, .. } = found;
+    let ReadFleet { mut ledger, draft, .. } = found;
     let fleet = checked(draft, &needs)?;
 
     let signers = Signers::read(layout)?;
@@ -112,7 +112,7 @@ pub(super) fn clean(layout: &Layout) -> anyhow::Result<FleetDir> {
 }
 
 /// The sites of these names, or all.
-pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyhow::Result<Vec<&'f Site>> {
+pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyhow::Result<Vec<&'f InventorySite>> {
     let Some(names) = names else { return Ok(fleet.inventory.sites.values().collect()) };
     let mut sites = BTreeMap::new();
     for name in names {

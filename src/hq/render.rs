@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::assets::{Asset, Assets};
 use super::images::Images;
-use super::inventory::{Inventory, PhoneLine, Site, Variable};
+use super::inventory::{FleetInventory, InventorySite, PhoneLine, Variable};
 use super::secrets::{PREFIX, Secrets};
 use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
 use access::owner;
@@ -25,7 +25,7 @@ pub use findings::Findings;
 #[derive(Debug)]
 pub struct FleetDir {
     /// Who and where.
-    pub inventory: Inventory,
+    pub inventory: FleetInventory,
     /// How files are made.
     pub templates: Templates,
     /// Files that are served as they are.
@@ -49,7 +49,7 @@ pub struct SiteFile {
     /// The content.
     pub body: Body,
     /// What it was made from.
-    pub origin: Place,
+    pub origin: Location,
 }
 
 /// The content of a file.
@@ -63,7 +63,7 @@ pub enum Body {
 
 /// A file and perhaps a line of the fleet directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     /// Relative to the fleet directory.
     pub file: String,
     /// From 1.
@@ -73,7 +73,7 @@ pub struct Place {
 impl FleetDir {
     /// Reads everything. `None` if there is no usable `fleet.toml`.
     pub fn read(layout: &Layout, findings: &mut Findings) -> Option<Self> {
-        let inventory = Inventory::read(layout, &mut findings.problems)?;
+        let inventory = FleetInventory::read(layout, &mut findings.problems)?;
         let templates = Templates::read(layout, &mut findings.problems);
         let assets = Assets::read(layout, &templates, &mut findings.problems);
         let images = Images::read(layout, &mut findings.problems);
@@ -110,7 +110,7 @@ impl FleetDir {
     }
 
     /// Every file of a site in the order of the names, and everything that is wrong with them in `findings`.
-    pub fn site_files(&self, site: &Site, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
+    pub fn site_files(&self, site: &InventorySite, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
         let mut files = Vec::new();
         let mut by_set: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
         for phone in phones {
@@ -132,7 +132,7 @@ impl FleetDir {
 
     fn set_files(
         &self,
-        site: &Site,
+        site: &InventorySite,
         set: &ModelSet,
         phones: &[&PhoneLine],
         files: &mut Vec<SiteFile>,
@@ -156,7 +156,7 @@ impl FleetDir {
                 name: asset.name.clone(),
                 scope: Scope::Model(set.name.clone()),
                 class: Class::Firmware,
-                origin: Place { file: asset.file.clone(), line: None },
+                origin: Location { file: asset.file.clone(), line: None },
                 body: Body::Asset(Arc::clone(asset)),
             });
         }
@@ -193,7 +193,7 @@ impl FleetDir {
             name: asset.name.clone(),
             scope,
             class,
-            origin: Place { file: asset.file.clone(), line: None },
+            origin: Location { file: asset.file.clone(), line: None },
             body: Body::Asset(Arc::clone(asset)),
         })
     }
@@ -208,7 +208,7 @@ impl FleetDir {
     ) -> Option<SiteFile> {
         let engine = &self.templates.engine;
         let pattern = file.name_template();
-        let place = Place { file: set.file(), line: Some(file.line) };
+        let place = Location { file: set.file(), line: Some(file.line) };
         let name = match engine.render(&pattern, context) {
             Ok(name) => name,
             Err(mut error) => {
@@ -262,7 +262,13 @@ impl FleetDir {
 
     /// What a template sees: `fleet`, `site`, `phone` and the variables, the phone's over the site's over the fleet's
     /// over the model's.
-    fn context(&self, site: &Site, set: &ModelSet, phone: Option<&PhoneLine>, findings: &mut Findings) -> Value {
+    fn context(
+        &self,
+        site: &InventorySite,
+        set: &ModelSet,
+        phone: Option<&PhoneLine>,
+        findings: &mut Findings,
+    ) -> Value {
         let mut merged: BTreeMap<&str, &Variable> = BTreeMap::new();
         let layers = [&set.variables, &self.inventory.fleet.variables, &site.variables];
         for (name, variable) in layers.into_iter().chain(phone.map(|phone| &phone.variables)).flatten() {

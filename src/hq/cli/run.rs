@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
 use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
-use crate::inventory::{Inventory, Site};
+use crate::inventory::{FleetInventory, InventorySite};
 use crate::preview::{self, Preview};
-use crate::problem::{NotClean, Report};
+use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
 use crate::{enrol, lint, plan, progress, secrets};
 use ids::UnixTime;
@@ -118,9 +118,10 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
 }
 
 /// The inventory, or the problems that keep it from being read.
-fn inventory(layout: &Layout) -> anyhow::Result<Inventory> {
+fn inventory(layout: &Layout) -> anyhow::Result<FleetInventory> {
     let mut problems = Vec::new();
-    Inventory::read(layout, &mut problems).ok_or_else(|| NotClean(Report { problems, ..Report::default() }).into())
+    FleetInventory::read(layout, &mut problems)
+        .ok_or_else(|| NotClean(CheckReport { problems, ..CheckReport::default() }).into())
 }
 
 fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -191,18 +192,19 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
             let width = images.names().map(str::len).max().unwrap_or(0).max(5);
             writeln!(out, "{:width$}  {:>5}", "IMAGE", "SITES")?;
             for name in images.names() {
-                let wants = |site: &&Site| site.settings.image.as_ref().is_some_and(|image| image.name == name);
+                let wants =
+                    |site: &&InventorySite| site.settings.image.as_ref().is_some_and(|image| image.name == name);
                 writeln!(out, "{name:width$}  {:>5}", inventory.sites.values().filter(wants).count())?;
             }
             if !problems.is_empty() {
-                return Err(NotClean(Report { problems, ..Report::default() }).into());
+                return Err(NotClean(CheckReport { problems, ..CheckReport::default() }).into());
             }
         }
     }
     Ok(())
 }
 
-fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
+fn find<'i>(inventory: &'i FleetInventory, name: &str) -> anyhow::Result<&'i InventorySite> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
         anyhow!("there is no site `{name}`").hint(match settings::nearest(name, &known) {
@@ -213,7 +215,12 @@ fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
 }
 
 /// Locks the appliance out and says what else its thief may know.
-fn revoke(layout: &Layout, inventory: &Inventory, site: &Site, out: &mut dyn Write) -> anyhow::Result<()> {
+fn revoke(
+    layout: &Layout,
+    inventory: &FleetInventory,
+    site: &InventorySite,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let revoked = enrol::revoke(layout, &site.id)?;
     writeln!(
         out,

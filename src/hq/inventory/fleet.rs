@@ -1,6 +1,6 @@
 //! `fleet.toml`.
 
-use super::{Fleet, Settings, read_variables, tables};
+use super::{ApplianceSettings, Fleet, read_variables, tables};
 use settings::{Problem, Source};
 
 /// Reads the file. `None` if it lacks what nothing works without.
@@ -33,7 +33,7 @@ pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet
         None => Vec::new(),
     };
     let mut defaults = table.table("defaults", problems);
-    let mut base = Settings::default();
+    let mut base = ApplianceSettings::default();
     tables::apply(&mut defaults, &mut base, problems);
     let vars = read_variables(defaults.table("variables", problems), problems);
     defaults.finish(problems);

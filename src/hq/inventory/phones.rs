@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{PhoneLine, Site, Variable, Variables, variable_name_problem};
+use super::{InventorySite, PhoneLine, Variable, Variables, variable_name_problem};
 use bundle::limits::MAX_PHONES;
 use ids::MacAddr;
 use settings::{Problem, Source, nearest};
@@ -11,7 +11,11 @@ use settings::{Problem, Source, nearest};
 const NEEDED: [&str; 3] = ["mac", "site", "model"];
 
 /// Reads the file. Lines with a problem are left out.
-pub(super) fn read(source: &Source, sites: &BTreeMap<String, Site>, problems: &mut Vec<Problem>) -> Vec<PhoneLine> {
+pub(super) fn read(
+    source: &Source,
+    sites: &BTreeMap<String, InventorySite>,
+    problems: &mut Vec<Problem>,
+) -> Vec<PhoneLine> {
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .comment(Some(b'#'))
@@ -99,7 +103,7 @@ fn phone(
     columns: &[String],
     record: &csv::StringRecord,
     line: usize,
-    sites: &BTreeMap<String, Site>,
+    sites: &BTreeMap<String, InventorySite>,
     problems: &mut Vec<Problem>,
 ) -> Option<PhoneLine> {
     let mut say = |message: String, hint: Option<String>| {

@@ -5,7 +5,7 @@ use settings::{Problem, Table, Wrong};
 
 /// How an appliance behaves, and when it may change over to a new release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct ApplianceSettings {
     /// What the manifest carries as settings.
     pub site: SiteSettings,
     /// From and until, in minutes of the day UTC.
@@ -26,7 +26,7 @@ pub struct ImageName {
 }
 
 /// Reads the three tables out of `parent` over `settings`.
-pub(super) fn apply(parent: &mut Table<'_>, settings: &mut Settings, problems: &mut Vec<Problem>) {
+pub(super) fn apply(parent: &mut Table<'_>, settings: &mut ApplianceSettings, problems: &mut Vec<Problem>) {
     settings::read_dhcp(parent.table("dhcp", problems), &mut settings.site.dhcp, problems);
 
     let mut table = parent.table("tftp", problems);

@@ -78,7 +78,7 @@ impl fmt::Display for Role {
 
 /// One change to a role.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum RoleChange {
     /// A further key.
     Add(Role, PublicKey),
     /// A key is no longer trusted.
@@ -87,7 +87,7 @@ pub enum Change {
     Threshold(Role, u32),
 }
 
-impl Change {
+impl RoleChange {
     /// Makes the change. Whether the result is sound is for [`tidy`].
     pub(super) fn apply(&self, root: &mut Root) -> anyhow::Result<()> {
         match self {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{Keys, Role};
+use super::{FleetKeys, Role};
 use repository::keyring;
 use tuf::KeyId;
 use tuf::schema::Root;
@@ -12,7 +12,7 @@ use tuf::schema::Root;
 /// So many digits of an id tell keys apart and fit a line.
 const DIGITS: usize = 16;
 
-impl Keys {
+impl FleetKeys {
     /// The roles with their keys; where something is prepared, what would come (`+`) and go (`-`), and which
     /// signatures it has.
     pub fn describe(&self) -> anyhow::Result<String> {

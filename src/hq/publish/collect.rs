@@ -108,7 +108,7 @@ fn published(layout: &Layout) -> anyhow::Result<Vec<SiteId>> {
     Ok(sites.collect())
 }
 
-struct Found {
+struct TreeEntry {
     path: PathBuf,
     name: String,
     bytes: u64,
@@ -116,7 +116,7 @@ struct Found {
 }
 
 /// The entries of a folder; none if it is not there.
-fn files(folder: &Path) -> anyhow::Result<Vec<Found>> {
+fn files(folder: &Path) -> anyhow::Result<Vec<TreeEntry>> {
     let unreadable = || format!("cannot read {}", folder.display());
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
@@ -129,7 +129,7 @@ fn files(folder: &Path) -> anyhow::Result<Vec<Found>> {
         let metadata = entry.metadata().with_context(unreadable)?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         let written = metadata.modified().with_context(unreadable)?;
-        found.push(Found { path: entry.path(), name, bytes: metadata.len(), written });
+        found.push(TreeEntry { path: entry.path(), name, bytes: metadata.len(), written });
     }
     Ok(found)
 }
@@ -156,7 +156,7 @@ fn replaced(
     version_of: &dyn Fn(&str) -> Option<(String, u64)>,
     collected: &mut Collected,
 ) -> anyhow::Result<()> {
-    let mut roles: BTreeMap<String, Vec<(u64, Found)>> = BTreeMap::new();
+    let mut roles: BTreeMap<String, Vec<(u64, TreeEntry)>> = BTreeMap::new();
     for file in files(folder)? {
         if let Some((role, version)) = version_of(&file.name) {
             roles.entry(role).or_default().push((version, file));

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::inventory::{PhoneLine, Site, Variables};
+use crate::inventory::{InventorySite, PhoneLine, Variables};
 use crate::secrets::{PREFIX, Secrets};
 use bundle::RecipientPublic;
 use ids::Digest;
@@ -66,7 +66,7 @@ impl Fingerprints {
     /// The fingerprint of a site. `None` if a secret cannot be had.
     pub fn of_site(
         &self,
-        site: &Site,
+        site: &InventorySite,
         phones: &[&PhoneLine],
         secrets: &Secrets,
         recipients: &[RecipientPublic],

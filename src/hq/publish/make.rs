@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use anyhow::Context as _;
 use tracing::debug;
 
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::parallel::in_parallel;
 use crate::progress::Progress;
 use crate::render::{Findings, FleetDir};
@@ -27,14 +27,14 @@ use super::firmware::{self, Catalogue};
 use super::pack::{Packed, Sealer};
 use super::read::Enrolled;
 use super::summary::Outcome;
-use super::trust::{Keys, Signers};
+use super::trust::{PublishKeys, Signers};
 
 /// What is the same for all sites of one run.
 pub(super) struct Maker<'a> {
     layout: &'a Layout,
     fleet: &'a FleetDir,
     enrolled: &'a Enrolled,
-    keys: &'a Keys,
+    keys: &'a PublishKeys,
     /// Every signed root, by version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
@@ -50,11 +50,11 @@ pub(super) struct SiteDone {
     /// For people and for the ledger.
     pub(super) outcome: Outcome,
     /// What was written for it; `None` if its files were not made.
-    pub(super) made: Option<Made>,
+    pub(super) made: Option<MadeRelease>,
 }
 
 /// A release that is complete but for the switch.
-pub(super) struct Made {
+pub(super) struct MadeRelease {
     /// In this order: new roots, then the timestamp that may be signed under them.
     pub(super) switches: Vec<Switch>,
     /// When its metadata must be signed anew.
@@ -101,12 +101,12 @@ impl<'a> Maker<'a> {
     /// Makes what these sites need, on all processors. Results in the order of the sites.
     pub(super) fn sites(
         &self,
-        sites: &[&Site],
+        sites: &[&InventorySite],
         needs: &Needs,
         progress: &mut dyn Progress,
     ) -> anyhow::Result<Vec<SiteDone>> {
         let by_site = self.fleet.inventory.phones_by_site();
-        let one = |site: &&Site| {
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             self.site(site, phones, needs)
         };
@@ -116,7 +116,7 @@ impl<'a> Maker<'a> {
         Ok(done)
     }
 
-    fn site(&self, site: &Site, phones: &[&PhoneLine], needs: &Needs) -> anyhow::Result<SiteDone> {
+    fn site(&self, site: &InventorySite, phones: &[&PhoneLine], needs: &Needs) -> anyhow::Result<SiteDone> {
         let decided = needs.site(&site.id).with_context(|| format!("nothing was decided about site {}", site.name))?;
         let (doubt, fingerprint) = match decided {
             (Need::Nothing(generation), _) => {
@@ -130,12 +130,12 @@ impl<'a> Maker<'a> {
         let packed = self.sealer.pack(self.fleet, site, phones, files)?;
         let Prepared { outcome, switches, due } =
             self.compare(site, &packed).with_context(|| format!("cannot publish site {}", site.name))?;
-        let made = Made { switches, due, objects: packed.objects(), fingerprint };
+        let made = MadeRelease { switches, due, objects: packed.objects(), fingerprint };
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
     /// Keeps the published release if it may stay, and writes a new one if not.
-    fn compare(&self, site: &Site, packed: &Packed) -> anyhow::Result<Prepared> {
+    fn compare(&self, site: &InventorySite, packed: &Packed) -> anyhow::Result<Prepared> {
         let content = self.content(site, packed)?;
         let previous = published::read(self.layout, &site.id)?;
         let holds = || self.holds_under_newest_root(previous.as_ref());
@@ -156,7 +156,7 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn content<'p>(&self, site: &Site, packed: &'p Packed) -> anyhow::Result<Content<'p>> {
+    fn content<'p>(&self, site: &InventorySite, packed: &'p Packed) -> anyhow::Result<Content<'p>> {
         let mut recipients = self.enrolled.get(&site.id).cloned().unwrap_or_default();
         recipients.push(self.keys.recovery);
         recipients.sort();
@@ -171,7 +171,7 @@ impl<'a> Maker<'a> {
     }
 
     /// The same release, with roots that its folder lacks and fresh online signatures where they are due.
-    fn keep(&self, site: &Site, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
+    fn keep(&self, site: &InventorySite, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
         let generation = previous.generation();
         let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
         let fresh = freshen::freshen(self.layout, previous, &self.keys.online, self.now)?;
@@ -183,7 +183,7 @@ impl<'a> Maker<'a> {
     /// The next release.
     fn renew(
         &self,
-        site: &Site,
+        site: &InventorySite,
         content: &Content<'_>,
         previous: Option<&PublishedRelease>,
     ) -> anyhow::Result<Prepared> {
@@ -201,7 +201,7 @@ impl<'a> Maker<'a> {
     /// Writes all of a release but its timestamp, which is prepared for the switch.
     fn release(
         &self,
-        site: &Site,
+        site: &InventorySite,
         content: &Content<'_>,
         generation: Generation,
         previous: Option<&PublishedRelease>,
@@ -258,7 +258,7 @@ impl<'a> Maker<'a> {
 
     /// Prepares the roots that the site's folder does not have. They appear in one moment, as far as a site can tell,
     /// with what is signed under them.
-    fn site_roots(&self, site: &Site) -> anyhow::Result<Vec<Switch>> {
+    fn site_roots(&self, site: &InventorySite) -> anyhow::Result<Vec<Switch>> {
         let metadata = self.layout.site_metadata(&site.id);
         let mut switches = Vec::new();
         for (version, bytes) in self.roots {

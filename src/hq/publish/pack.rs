@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, bail};
 
 use crate::assets::Asset;
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::render::{Body, FleetDir, SiteFile};
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
@@ -51,7 +51,7 @@ impl<'a> Sealer<'a> {
     pub fn pack(
         &self,
         fleet: &FleetDir,
-        site: &Site,
+        site: &InventorySite,
         phones: &[&PhoneLine],
         files: Vec<SiteFile>,
     ) -> anyhow::Result<Packed> {
@@ -81,7 +81,7 @@ impl<'a> Sealer<'a> {
         Ok(Packed { inventory, shards, image, inventory_object, shard_objects, totals })
     }
 
-    fn image(&self, fleet: &FleetDir, site: &Site) -> anyhow::Result<Option<Image>> {
+    fn image(&self, fleet: &FleetDir, site: &InventorySite) -> anyhow::Result<Option<Image>> {
         let Some(name) = &site.settings.image else { return Ok(None) };
         let image = fleet.images.get(&name.name).with_context(|| format!("there is no image {}", name.name))?;
         let (sha256, blob) = self.asset("fleet", &image.asset)?;
@@ -142,7 +142,7 @@ impl Packed {
     pub fn manifest(
         &self,
         fleet: &FleetId,
-        site: &Site,
+        site: &InventorySite,
         generation: Generation,
         created: UnixTime,
         catalogue_version: u64,
@@ -165,7 +165,12 @@ impl Packed {
 
     /// A hash over all that a site gets and who can open it. Equal hash, nothing to publish. Content keys are among
     /// what is hashed, so it tells an outsider nothing.
-    pub fn content(&self, fleet: &FleetId, site: &Site, recipients: &[RecipientPublic]) -> anyhow::Result<Digest> {
+    pub fn content(
+        &self,
+        fleet: &FleetId,
+        site: &InventorySite,
+        recipients: &[RecipientPublic],
+    ) -> anyhow::Result<Digest> {
         let manifest = self.manifest(fleet, site, Generation(0), UnixTime(0), 0);
         let bytes = serde_json::to_vec(&(manifest, recipients)).context("cannot write the manifest")?;
         Ok(Digest::of(&zeroize::Zeroizing::new(bytes)))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::lint::Draft;
 use crate::parallel::in_parallel;
 use crate::problem::NotClean;
@@ -19,7 +19,7 @@ use super::fingerprint::Fingerprints;
 pub(super) type Enrolled = BTreeMap<SiteId, Vec<RecipientPublic>>;
 
 /// The fleet directory, and what the last run noted about it.
-pub(super) struct Found {
+pub(super) struct ReadFleet {
     /// What the last run noted.
     pub(super) ledger: Ledger,
     /// The fleet directory. Problems of single sites are not looked for yet.
@@ -53,7 +53,7 @@ pub(super) struct Facts {
     pub(super) enrolled: bool,
 }
 
-impl Found {
+impl ReadFleet {
     /// Reads the ledger and the fleet directory.
     pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
         let ledger = Ledger::read(layout);
@@ -73,10 +73,10 @@ impl Found {
         now: UnixTime,
     ) -> anyhow::Result<Vec<SiteFound>> {
         let inventory = &self.draft.fleet.inventory;
-        let asked = |site: &&Site| names.is_none_or(|names| names.contains(&site.name));
-        let sites: Vec<&Site> = inventory.sites.values().filter(asked).collect();
+        let asked = |site: &&InventorySite| names.is_none_or(|names| names.contains(&site.name));
+        let sites: Vec<&InventorySite> = inventory.sites.values().filter(asked).collect();
         let by_site = inventory.phones_by_site();
-        let one = |site: &&Site| {
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             let recipients = enrolled.get(&site.id).map(Vec::as_slice).unwrap_or_default();
             let fingerprint = self.fingerprint(site, phones, recipients);
@@ -93,7 +93,12 @@ impl Found {
         in_parallel(&sites, one, |_| {})
     }
 
-    fn fingerprint(&self, site: &Site, phones: &[&PhoneLine], recipients: &[RecipientPublic]) -> Option<Digest> {
+    fn fingerprint(
+        &self,
+        site: &InventorySite,
+        phones: &[&PhoneLine],
+        recipients: &[RecipientPublic],
+    ) -> Option<Digest> {
         self.fingerprints.as_ref()?.of_site(site, phones, &self.draft.fleet.secrets, recipients)
     }
 }

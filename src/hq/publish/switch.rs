@@ -2,14 +2,14 @@
 
 use anyhow::Context as _;
 
-use crate::inventory::Site;
+use crate::inventory::InventorySite;
 use ids::{Generation, SiteId, UnixTime};
 use online::db;
 use repository::layout::Layout;
 use repository::ledger::{KeptRelease, Ledger};
 use repository::tree::{Switch, Tree};
 
-use super::make::{Made, SiteDone};
+use super::make::{MadeRelease, SiteDone};
 use super::summary::{SiteSummary, Summary};
 use super::trust;
 
@@ -28,7 +28,7 @@ pub(super) fn switch(
     layout: &Layout,
     tree: &Tree,
     ledger: &mut Ledger,
-    done: Vec<(&Site, SiteDone)>,
+    done: Vec<(&InventorySite, SiteDone)>,
     now: UnixTime,
 ) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
@@ -56,8 +56,15 @@ pub(super) fn switch(
 }
 
 impl Switchover {
-    fn add(&mut self, site: &Site, generation: Generation, made: Made, ledger: &mut Ledger, now: UnixTime) {
-        let Made { switches, due, objects, fingerprint } = made;
+    fn add(
+        &mut self,
+        site: &InventorySite,
+        generation: Generation,
+        made: MadeRelease,
+        ledger: &mut Ledger,
+        now: UnixTime,
+    ) {
+        let MadeRelease { switches, due, objects, fingerprint } = made;
         ledger.note(&site.id, fingerprint, KeptRelease { generation, until: None, objects }, due, now);
         self.switches.extend(switches);
         self.sites.push((site.id.clone(), site.name.clone(), generation));

@@ -17,7 +17,7 @@ use tuf::{SigningKey, Trusted};
 /// Who signs what is published, and the roots that sites follow to trust it.
 pub(super) struct Signers {
     /// The keys.
-    pub(super) keys: Keys,
+    pub(super) keys: PublishKeys,
     /// Every signed root, by version.
     pub(super) roots: BTreeMap<u64, Vec<u8>>,
 }
@@ -27,13 +27,13 @@ impl Signers {
     pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
         let roots = roots(layout)?;
         let newest = newest_root(&roots)?;
-        let keys = Keys::load(layout, newest.root())?;
+        let keys = PublishKeys::load(layout, newest.root())?;
         Ok(Self { keys, roots })
     }
 }
 
 /// The keys that publishing needs. Root, firmware and recovery keys are not among them.
-pub(super) struct Keys {
+pub(super) struct PublishKeys {
     /// Content keys are derived from it.
     pub(super) publisher: PublisherSecret,
     /// Signs `targets`.
@@ -46,7 +46,7 @@ pub(super) struct Keys {
     pub(super) firmware: FirmwareKeys,
 }
 
-impl Keys {
+impl PublishKeys {
     /// Reads the keys and checks them against the newest root.
     pub(super) fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
