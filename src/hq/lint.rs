@@ -1,4 +1,4 @@
-//! `check`: every problem of a fleet directory in one run. Nothing is written, nothing is fetched.
+//! `check`: finds every problem of a fleet directory in one run. It writes nothing and needs no network.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +18,13 @@ pub use super::problem::CheckReport;
 pub const MAX_RENDERED_BYTES: u64 = 550_000;
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_COMPRESSED_FILE_BYTES);
 
-/// Looks at everything.
+/// Checks a whole fleet directory.
 pub fn check(layout: &Layout) -> CheckReport {
     read(layout).1
 }
 
-/// [`check`], and what was read if it can be used. Whoever publishes must look at the report first.
+/// The same, and returns what was read, `None` if that is unusable. A caller that publishes must look at the report
+/// first.
 pub fn read(layout: &Layout) -> (Option<FleetDir>, CheckReport) {
     match Draft::read(layout) {
         Ok(draft) => {
@@ -34,10 +35,10 @@ pub fn read(layout: &Layout) -> (Option<FleetDir>, CheckReport) {
     }
 }
 
-/// A fleet directory that was read, and what was wrong so far: what concerns all sites.
+/// A fleet directory that was read but whose sites were not checked yet, with the problems found so far.
 #[derive(Debug)]
 pub struct Draft {
-    /// What was read.
+    /// The fleet directory as it was read, with its templates compiled.
     pub fleet: FleetDir,
     findings: Findings,
 }
@@ -52,7 +53,7 @@ impl Draft {
         }
     }
 
-    /// Renders the files of each site that `wanted` says, one by one on all processors, and looks at them.
+    /// Renders and checks the files of each site for which `wanted` holds, on all processors.
     pub fn check(
         self,
         wanted: impl Fn(&FleetDir, &InventorySite, &[&PhoneLine]) -> bool + Sync,
@@ -92,7 +93,7 @@ impl Draft {
     }
 }
 
-/// Passwords that stand in git in clear: allowed, as in a laboratory, but said.
+/// Notes on passwords in clear in files that are kept in git. They are allowed, for laboratories, but people are told.
 fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
     let sites = fleet.inventory.sites.values().map(|site| &site.variables);
     let phones = fleet.inventory.phones.iter().map(|phone| &phone.variables);
@@ -115,6 +116,7 @@ fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
         .collect()
 }
 
+/// Adds the problems of a site's files to `findings`.
 fn site_problems(
     fleet: &FleetDir,
     site: &InventorySite,
@@ -170,7 +172,7 @@ fn twice(site: &InventorySite, file: &SiteFile, other: &SiteFile) -> Problem {
     problem.hint("phones ask by name alone, in any case, so a name can stand for one file only")
 }
 
-/// A name that carries an address must be that device's own.
+/// The problem of a file whose name carries a device's address but which other devices could fetch.
 fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
     let carried = fleet.owner_of(&file.name)?;
     match &file.scope {
@@ -186,7 +188,7 @@ fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
     }
 }
 
-/// The load that a configuration names must be there, and for that phone: else it tries for ever.
+/// The problem of a configuration that names a load which its phone cannot fetch. Such a phone tries for ever.
 fn load_problem(
     file: &SiteFile,
     names: &BTreeMap<&FileName, &SiteFile>,

@@ -1,7 +1,8 @@
-//! `plan`: what publishing would change, site by site and phone by phone. Nothing is written.
+//! `plan`: shows what publishing would change, site by site and phone by phone. It writes nothing to the published
+//! tree.
 //!
-//! What is published is opened with the recovery key by the code that sites run, so a plan also proves that the
-//! published state can be opened.
+//! It opens the published releases with the recovery key and the code that sites run, so it also proves that they can
+//! be opened.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,57 +20,57 @@ use repository::tree::Discard;
 use repository::{keyring, published};
 use settings::count;
 
-/// All sites.
+/// What publishing would change, for all planned sites.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order of their names.
+    /// The sites in the order of their names, those without a change included.
     pub sites: Vec<SitePlan>,
 }
 
-/// One site.
+/// What publishing would change at one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SitePlan {
-    /// What people call it.
+    /// The site's name, for people.
     pub name: String,
-    /// Its id.
+    /// The site's id.
     pub site: SiteId,
-    /// Whether anybody can open a release of it yet.
+    /// Whether an appliance has enrolled, so that the site would get a release.
     pub enrolled: bool,
-    /// What is published now; 0 for nothing.
+    /// The generation that is published now; 0 if there is none.
     pub generation: Generation,
-    /// What would change, in the order of the names.
+    /// The changes: settings and image first, then phones, then files; additions and changes before removals.
     pub changes: Vec<PlannedChange>,
 }
 
-/// One change.
+/// One change that publishing would make at a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedChange {
-    /// Which way.
+    /// Whether the thing is added, changed or removed.
     pub kind: ChangeKind,
-    /// What changes: a file's or phone's name, or a setting.
+    /// What changes, for people: a file's name, a phone's address, a table of settings or an image.
     pub what: String,
-    /// Who gets it, for people.
+    /// Who is concerned, for people: a phone's label, a model, or the appliance.
     pub whom: String,
 }
 
-/// Which way something changes.
+/// How a thing differs between the published release and the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// New.
+    /// The published release does not have it.
     Added,
-    /// Other than before.
+    /// The published release has another version of it.
     Changed,
-    /// Gone.
+    /// The next release would not have it any more.
     Removed,
 }
 
-/// Works out what `publish` would change at these sites, or all.
+/// Finds what `publish` would change at the sites of these names, or at all sites if `sites` is `None`.
 pub fn plan(layout: &Layout, sites: Option<&[String]>, progress: &mut dyn Progress) -> anyhow::Result<Plan> {
     let enrolled = enrol::recipients(layout)?;
     plan_for(layout, &|site| enrolled.get(site).is_some_and(|keys| !keys.is_empty()), sites, progress)
 }
 
-/// [`plan`] with these sites enrolled.
+/// The same, where `enrolled` says which sites have an appliance.
 pub(super) fn plan_for(
     layout: &Layout,
     enrolled: &dyn Fn(&SiteId) -> bool,
@@ -104,7 +105,7 @@ pub(super) fn plan_for(
     Ok(plan)
 }
 
-/// What is published.
+/// The published release of a site, opened. Empty if there is none.
 #[derive(Default)]
 struct Before {
     generation: Generation,
@@ -217,7 +218,7 @@ impl Plan {
     }
 }
 
-/// How many changes of a site are listed before the rest is counted.
+/// How many changes of a site are printed; the rest is only counted.
 const MAX_LINES: usize = 40;
 
 impl fmt::Display for Plan {

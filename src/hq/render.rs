@@ -1,4 +1,4 @@
-//! From what people write to the files that phones get, a site at a time.
+//! Makes the files that phones get from what people write, one site at a time.
 
 mod findings;
 
@@ -21,57 +21,59 @@ use settings::Problem;
 
 pub use findings::Findings;
 
-/// A whole fleet directory, read and compiled.
+/// A whole fleet directory, with its templates compiled.
 #[derive(Debug)]
 pub struct FleetDir {
-    /// Who and where.
+    /// The fleet, its sites and its phones.
     pub inventory: FleetInventory,
-    /// How files are made.
+    /// The compiled templates, and what each `model.toml` says.
     pub templates: Templates,
-    /// Files that are served as they are.
+    /// The files of `files/` and `firmware/`, which are served as they are.
     pub assets: Assets,
-    /// What appliances run.
+    /// The images of the appliance in `images/`.
     pub images: Images,
-    /// Passwords.
+    /// The values that `secret:NAME` stands for.
     pub secrets: Secrets,
+    /// The addresses of all phones in the inventory.
     macs: HashSet<MacAddr>,
 }
 
 /// One file of a site before it is sealed.
 #[derive(Debug, Clone)]
 pub struct SiteFile {
-    /// The name on the wire.
+    /// The name by which phones ask for it.
     pub name: FileName,
-    /// Who may have it.
+    /// Which phones may fetch it.
     pub scope: Scope,
-    /// What it is for.
+    /// What kind of file it is: configuration, firmware, trust list, …
     pub class: Class,
-    /// The content.
+    /// Its content: rendered bytes, or a file of the fleet directory.
     pub body: Body,
-    /// What it was made from.
+    /// What it was made from, for messages.
     pub origin: Location,
 }
 
 /// The content of a file.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// Rendered here. Wiped after use: it holds passwords.
+    /// It was rendered here. The bytes are wiped after use, because they may hold passwords.
     Rendered(Zeroizing<Vec<u8>>),
-    /// On the disk.
+    /// It is a file of the fleet directory, which is not read yet.
     Asset(Arc<Asset>),
 }
 
-/// A file and perhaps a line of the fleet directory.
+/// A file of the fleet directory, and a line of it if that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Relative to the fleet directory.
+    /// The path relative to the fleet directory.
     pub file: String,
-    /// From 1.
+    /// The line, from 1; `None` means the file as a whole.
     pub line: Option<usize>,
 }
 
 impl FleetDir {
-    /// Reads everything. `None` if there is no usable `fleet.toml`.
+    /// Reads a fleet directory and compiles its templates. What is wrong goes to `findings`. `None` if there is no
+    /// usable `fleet.toml`.
     pub fn read(layout: &Layout, findings: &mut Findings) -> Option<Self> {
         let inventory = FleetInventory::read(layout, &mut findings.problems)?;
         let templates = Templates::read(layout, &mut findings.problems);
@@ -90,10 +92,10 @@ impl FleetDir {
         Some(fleet)
     }
 
-    /// Every image that a site asks for must be there.
+    /// Adds a problem for every image that a site asks for and that is not in `images/`.
     fn check_images(&self, findings: &mut Findings) {
         let asked = self.inventory.sites.values().filter_map(|site| site.settings.image.as_ref());
-        // What the fleet asks for is asked for by many sites.
+        // `once`, because many sites have the fleet's image.
         for image in asked.filter(|image| self.images.get(&image.name).is_none()) {
             let known: Vec<&str> = self.images.names().collect();
             let problem = Problem::at_line(&image.file, image.line, format!("there is no image `{}`", image.name));
@@ -104,12 +106,13 @@ impl FleetDir {
         }
     }
 
-    /// The device whose address a name carries, in the inventory or by the general rule.
+    /// The device whose address a file name carries: a phone of the inventory, or any address by the general rule.
+    /// `None` if it carries none.
     pub fn owner_of(&self, name: &FileName) -> Option<MacAddr> {
         owner::in_inventory(name, &|mac| self.macs.contains(&mac)).or_else(|| owner::by_rule(name))
     }
 
-    /// Every file of a site in the order of the names, and everything that is wrong with them in `findings`.
+    /// Makes every file of a site, in the order of the names. What is wrong with them goes to `findings`.
     pub fn site_files(&self, site: &InventorySite, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
         let mut files = Vec::new();
         let mut by_set: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
@@ -167,7 +170,7 @@ impl FleetDir {
         let scope = match owner {
             None => Scope::Everyone,
             Some(mac) if self.inventory.fleet.device_files => {
-                // A phone of another site is nothing to this one.
+                // The file belongs to a phone of another site.
                 if self.macs.contains(&mac) && !phones.iter().any(|phone| phone.mac == mac) {
                     return None;
                 }
@@ -251,7 +254,7 @@ impl FleetDir {
                     findings.once(error.problem().hint("put it into a file with scope \"device\""));
                     return None;
                 }
-                // A template that did not compile was reported when it was read.
+                // If the template did not compile, that was reported when it was read.
                 if self.templates.engine.has(&file.template) {
                     findings.failed(error, phone);
                 }
@@ -260,8 +263,8 @@ impl FleetDir {
         }
     }
 
-    /// What a template sees: `fleet`, `site`, `phone` and the variables, the phone's over the site's over the fleet's
-    /// over the model's.
+    /// The values that a template can use: `fleet`, `site`, `phone` and the variables. A phone's variable wins over the
+    /// site's, the site's over the fleet's, the fleet's over the model's.
     fn context(
         &self,
         site: &InventorySite,
@@ -304,7 +307,8 @@ impl FleetDir {
         Value::from(context)
     }
 
-    /// The value of a secret. One that cannot be had is a problem; the template is looked at all the same.
+    /// The value of a secret. If it cannot be had, that is a problem, and a placeholder lets the template be checked
+    /// all the same.
     fn secret(&self, name: &str, variable: &Variable, findings: &mut Findings) -> Value {
         match self.secrets.resolve(name) {
             Ok(secret) => Value::from(secret.as_str()),
@@ -319,7 +323,7 @@ impl FleetDir {
         }
     }
 
-    /// Whether anything calls this variable a secret.
+    /// Whether this variable stands for a secret at any phone, site or model, or in the fleet.
     fn is_secret(&self, variable: &str) -> bool {
         let inventory = &self.inventory;
         let sites = inventory.sites.values().map(|site| &site.variables);
@@ -344,13 +348,13 @@ impl FleetDir {
     }
 }
 
-/// The secret that a variable stands for.
+/// The name of the secret that a variable stands for; `None` if it stands for none.
 fn secret_name(variable: &Variable) -> Option<&str> {
     variable.value.as_str()?.strip_prefix(PREFIX)
 }
 
 impl SiteFile {
-    /// The size in bytes.
+    /// The size of its content in bytes.
     pub fn bytes(&self) -> u64 {
         match &self.body {
             Body::Rendered(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),

@@ -1,4 +1,4 @@
-//! `keys`: ceremonies on files.
+//! `keys`: the commands of key ceremonies, which work on files.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ pub enum RootCommand {
     },
 }
 
-/// Does what the command says; `now` decides how long a prepared root lives.
+/// Runs the command. The expiry of a prepared root counts from `now`.
 pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         KeysCommand::Show => write!(out, "{}", FleetKeys::read(layout)?.describe()?)?,
@@ -159,7 +159,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
         }
         KeysCommand::Sign { file, key } => {
             let key = keyring::load_signing(key)?;
-            // A holder's machine may have nothing but the file and the key.
+            // A holder's machine may have only the file and the key, and no fleet directory.
             let keys = if layout.signed().is_dir() { Some(FleetKeys::read(layout)?) } else { None };
             keys::add_signature(file, &key, keys.as_ref())?;
             writeln!(out, "signed {} with the key {}", file.display(), key.public().id().0)?;
@@ -202,11 +202,11 @@ fn rotate(
     let old = RoleChange::Remove(role, keys.find(role, old)?);
     let new = match key {
         Some(file) => public(file)?,
-        // A key that nobody keeps: it shows what would happen.
+        // A dry run prepares the root with a key that is not kept.
         None if how.dry_run => tuf::SigningKey::generate().public(),
         None => {
             let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
-            // Before there is a file: a change that cannot be would leave it behind.
+            // Try the change before a key file is made, so that an impossible one leaves no file behind.
             FleetKeys::read(layout)?
                 .prepare(&[old.clone(), RoleChange::Add(role, tuf::SigningKey::generate().public())], now)?;
             let (path, key) = keys.create_for(role, passphrase.as_ref())?;
@@ -237,7 +237,7 @@ fn prepare(
     Ok(())
 }
 
-/// `ROLE=rest`.
+/// Splits `ROLE=REST` into the role and the rest.
 fn split(text: &str) -> anyhow::Result<(Role, &str)> {
     let (role, rest) = text.split_once('=').ok_or_else(|| anyhow!("`{text}` is not ROLE=…"))?;
     let role = <Role as clap::ValueEnum>::from_str(role, false)
@@ -246,7 +246,7 @@ fn split(text: &str) -> anyhow::Result<(Role, &str)> {
     Ok((role, rest))
 }
 
-/// The one key of a file with public keys.
+/// Reads the public key of a `.pub` file, which must hold exactly one.
 fn public(file: &std::path::Path) -> anyhow::Result<PublicKey> {
     match keyring::load_public_signing(file)?.as_slice() {
         [key] => Ok(key.clone()),

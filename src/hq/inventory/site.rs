@@ -1,4 +1,4 @@
-//! `sites/NAME.toml`.
+//! Reads `sites/NAME.toml`.
 
 use super::{Fleet, InventorySite, read_variables, tables};
 use ids::Digest;

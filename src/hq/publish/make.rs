@@ -1,5 +1,5 @@
-//! The third stage of `publish`: a site's files are rendered and sealed, and its release is signed. All of it is written
-//! under names that nobody asks for yet.
+//! The third stage of `publish` renders and seals a site's files and signs its release. It writes everything under
+//! names that no site asks for yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -29,52 +29,52 @@ use super::read::Enrolled;
 use super::summary::Outcome;
 use super::trust::{PublishKeys, Signers};
 
-/// What is the same for all sites of one run.
+/// Makes releases. It holds what is the same for all sites of one run.
 pub(super) struct Maker<'a> {
     layout: &'a Layout,
     fleet: &'a FleetDir,
     enrolled: &'a Enrolled,
     keys: &'a PublishKeys,
-    /// Every signed root, by version.
+    /// Every signed root of the fleet directory, by version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
     now: UnixTime,
     sealer: Sealer<'a>,
     catalogue: Catalogue,
-    /// What the database says was published, read when the first site without a tree needs it.
+    /// The generations that the database has, read when the first site without published metadata needs them.
     generations: OnceLock<BTreeMap<SiteId, Generation>>,
 }
 
-/// What came of one site.
+/// The result of this stage for one site.
 pub(super) struct SiteDone {
-    /// For people and for the ledger.
+    /// What was done, for the summary.
     pub(super) outcome: Outcome,
-    /// What was written for it; `None` if its files were not made.
+    /// The release that was made or confirmed; `None` if the site's files were not made.
     pub(super) made: Option<MadeRelease>,
 }
 
-/// A release that is complete but for the switch.
+/// A release that is written and only waits for the switch.
 pub(super) struct MadeRelease {
-    /// In this order: new roots, then the timestamp that may be signed under them.
+    /// The files to switch, in this order: new roots first, then the timestamp, which may be signed under them.
     pub(super) switches: Vec<Switch>,
-    /// When its metadata must be signed anew.
+    /// When the first of its metadata files must be signed anew.
     pub(super) due: UnixTime,
-    /// The sealed objects that it names.
+    /// The digests of the sealed objects that it names.
     pub(super) objects: BTreeSet<Digest>,
-    /// Over all that it was made of.
+    /// The keyed hash over all that it was made of; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
 }
 
-/// What a site's release would hold.
+/// The content of a site's next release, to be compared with the published one.
 struct Content<'p> {
     packed: &'p Packed,
     /// The site's own keys and the recovery key.
     recipients: Vec<RecipientPublic>,
-    /// Over all of it. Equal hash, nothing to publish.
+    /// The hash over all of it. If the published release has the same hash, its content is the same.
     hash: Digest,
 }
 
-/// What becomes of a site's release.
+/// A release that was compared with the published one, with the switches that it needs.
 struct Prepared {
     outcome: Outcome,
     switches: Vec<Switch>,
@@ -82,7 +82,7 @@ struct Prepared {
 }
 
 impl<'a> Maker<'a> {
-    /// Gets the firmware catalogue ready, which every release names: as it is, or signed anew.
+    /// Gets the firmware catalogue, which every release names, and signs a new one if need be.
     pub(super) fn new(
         layout: &'a Layout,
         fleet: &'a FleetDir,
@@ -98,7 +98,7 @@ impl<'a> Maker<'a> {
         Ok(Self { layout, fleet, enrolled, keys, roots, tree, now, sealer, catalogue, generations })
     }
 
-    /// Makes what these sites need, on all processors. Results in the order of the sites.
+    /// Makes what these sites need, on all processors. The results are in the order of the sites.
     pub(super) fn sites(
         &self,
         sites: &[&InventorySite],
@@ -134,7 +134,7 @@ impl<'a> Maker<'a> {
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
-    /// Keeps the published release if it may stay, and writes a new one if not.
+    /// Compares the content with the published release, then keeps that release or writes a new one.
     fn compare(&self, site: &InventorySite, packed: &Packed) -> anyhow::Result<Prepared> {
         let content = self.content(site, packed)?;
         let previous = published::read(self.layout, &site.id)?;
@@ -170,7 +170,8 @@ impl<'a> Maker<'a> {
         newest.zip(previous).is_some_and(|((_, root), previous)| previous.holds_under(root))
     }
 
-    /// The same release, with roots that its folder lacks and fresh online signatures where they are due.
+    /// Keeps the published release. Adds roots that the site's folder lacks, and fresh online signatures if they are
+    /// due.
     fn keep(&self, site: &InventorySite, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
         let generation = previous.generation();
         let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
@@ -180,7 +181,7 @@ impl<'a> Maker<'a> {
         Ok(Prepared { outcome, switches, due })
     }
 
-    /// The next release.
+    /// Writes the next release.
     fn renew(
         &self,
         site: &InventorySite,
@@ -198,7 +199,7 @@ impl<'a> Maker<'a> {
         Ok(Prepared { outcome, switches, due })
     }
 
-    /// Writes all of a release but its timestamp, which is prepared for the switch.
+    /// Writes all files of a release but its timestamp, and prepares that for the switch.
     fn release(
         &self,
         site: &InventorySite,
@@ -224,7 +225,8 @@ impl<'a> Maker<'a> {
         let (snapshot_version, timestamp_version) = match previous {
             Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
             None if generation == Generation(1) => (1, 1),
-            // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
+            // The published tree was lost. Its versions counted up from 1, so the time in seconds is higher than all of
+            // them.
             None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
         };
         let snapshot = roles::snapshot(
@@ -242,7 +244,8 @@ impl<'a> Maker<'a> {
         Ok((aside, path))
     }
 
-    /// What the database says was published, for when the tree is gone: sites refuse what they have seen.
+    /// The newest generation of a site by the database; 0 if it has none. It counts when the published tree is lost,
+    /// because sites refuse a generation that is not newer than theirs.
     fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
         let generations = match self.generations.get() {
             Some(generations) => generations,
@@ -256,8 +259,8 @@ impl<'a> Maker<'a> {
         Ok(generations.get(site).copied().unwrap_or_default())
     }
 
-    /// Prepares the roots that the site's folder does not have. They appear in one moment, as far as a site can tell,
-    /// with what is signed under them.
+    /// Prepares the roots that the site's folder lacks. They are switched together with the timestamp, so that a site
+    /// finds a new root and what is signed under it at the same moment.
     fn site_roots(&self, site: &InventorySite) -> anyhow::Result<Vec<Switch>> {
         let metadata = self.layout.site_metadata(&site.id);
         let mut switches = Vec::new();
@@ -271,7 +274,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// The next version. A stolen online key can use all of them up; once it is replaced, sites count from anew (§5.3.11).
+/// The next version of `snapshot` or `timestamp`. A thief of the online key can use up all versions; when the key is
+/// replaced, sites forget the old versions (TUF specification §5.3.11).
 fn after(version: u64) -> u64 {
     version.checked_add(1).unwrap_or(1)
 }

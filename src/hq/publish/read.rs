@@ -1,4 +1,4 @@
-//! The first stage of `publish`: what is read before anything is decided.
+//! The first stage of `publish` reads what the decisions depend on.
 
 use std::collections::BTreeMap;
 
@@ -15,41 +15,41 @@ use repository::ledger::Ledger;
 
 use super::fingerprint::Fingerprints;
 
-/// The keys that each site's appliance can open a release with.
+/// The public sealing keys of each site's appliances.
 pub(super) type Enrolled = BTreeMap<SiteId, Vec<RecipientPublic>>;
 
 /// The fleet directory, and what the last run noted about it.
 pub(super) struct ReadFleet {
-    /// What the last run noted.
+    /// The ledger that the last run wrote.
     pub(super) ledger: Ledger,
-    /// The fleet directory. Problems of single sites are not looked for yet.
+    /// The fleet directory. Its sites were not checked for problems yet.
     pub(super) draft: Draft,
-    /// `None` if a key or a file that every release is made of cannot be read; then nothing counts as unchanged.
+    /// `None` if a key or a file that all releases depend on cannot be read. Then no site counts as unchanged.
     fingerprints: Option<Fingerprints>,
 }
 
-/// One site, before its files are made.
+/// What was read about one site, before its files are made.
 pub(super) struct SiteFound {
-    /// Its id.
+    /// The site's id.
     pub(super) site: SiteId,
-    /// What the decision depends on.
+    /// The facts that the first decision depends on.
     pub(super) facts: Facts,
-    /// Over all that its release is made of; the next run compares it.
+    /// The keyed hash over all that its release is made of, for the ledger; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
 }
 
 /// What is known of a site before its files are made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
-    /// The publisher asked for this site by its name.
+    /// Whether the publisher named this site on the command line.
     pub(super) named: bool,
-    /// The ledger has a release of it.
+    /// Whether the ledger has a release of it.
     pub(super) noted: bool,
-    /// Everything that its release is made of could be read.
+    /// Whether everything that its release is made of could be read.
     pub(super) fingerprinted: bool,
-    /// Its release, if that is made of the same, lies there as it was left, and needs no new signature yet.
+    /// Its release, if that is made of the same, is published as the last run left it, and needs no new signature yet.
     pub(super) as_left: Option<Generation>,
-    /// An appliance could open a release.
+    /// Whether an appliance has enrolled, which could open a release.
     pub(super) enrolled: bool,
 }
 
@@ -64,7 +64,7 @@ impl ReadFleet {
         Ok(Self { ledger, draft, fingerprints })
     }
 
-    /// What is known of the sites of these names, or of all.
+    /// What is known of the sites of these names, or of all sites if `names` is `None`.
     pub(super) fn sites(
         &self,
         layout: &Layout,
@@ -103,7 +103,7 @@ impl ReadFleet {
     }
 }
 
-/// Adds the secrets that variables of the fleet and of the models name.
+/// Adds the secrets that variables of the fleet and of the models name. `None` if one cannot be had.
 fn with_secrets(fingerprints: Fingerprints, fleet: &FleetDir) -> Option<Fingerprints> {
     let sets = fleet.templates.sets.values().map(|set| &set.variables);
     let mut variables = std::iter::once(&fleet.inventory.fleet.variables).chain(sets);

@@ -1,4 +1,4 @@
-//! The last stage of `publish`: sites get what was made.
+//! The last stage of `publish` makes the new releases visible to sites.
 
 use anyhow::Context as _;
 
@@ -13,17 +13,17 @@ use super::make::{MadeRelease, SiteDone};
 use super::summary::{SiteSummary, Summary};
 use super::trust;
 
-/// What is to be switched, and for whom.
+/// The files to switch, and the sites to which they belong.
 #[derive(Default)]
 struct Switchover {
-    /// In this order: each site's new roots before its timestamp.
+    /// The files in their order: each site's new roots come before its timestamp.
     switches: Vec<Switch>,
     /// The sites that were made or compared, with the release that they get.
     sites: Vec<(SiteId, String, Generation)>,
 }
 
-/// Makes everything durable, then switches site by site, and tells the ledger and the database. The ledger is not
-/// written yet.
+/// Makes everything durable, then switches the files site by site, and notes the releases in `ledger` and the database.
+/// The caller writes the ledger.
 pub(super) fn switch(
     layout: &Layout,
     tree: &Tree,
@@ -39,7 +39,8 @@ pub(super) fn switch(
         }
         summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
     }
-    // A power cut before this leaves the old releases, one after it the new ones, during the switching some of each.
+    // After a power cut before the switch sites have their old releases, after one behind it the new ones; during the
+    // switch some sites have the old and some the new.
     tree.sync()?;
     if !over.switches.is_empty() {
         trust::publish_root(layout)?;
