@@ -27,7 +27,7 @@ pub struct TokenRow {
 /// Why an enrolment or renewal was turned away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No such token was issued.
+    /// HQ has issued no token with this id.
     #[error("this token was not issued here")]
     TokenUnknown,
     /// Another appliance has used this token.
@@ -71,7 +71,7 @@ impl From<&Refused> for Refusal {
     }
 }
 
-/// An enrolment that may go on.
+/// An enrolment that [`admit`] allows; the certificate is not issued yet.
 #[derive(Debug, Clone)]
 pub struct Admitted {
     /// The fleet that the token is for.

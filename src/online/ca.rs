@@ -33,7 +33,7 @@ const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
 const SERVER_LIFE: Duration = Duration::from_secs(2 * 365 * 86_400);
 /// The service's certificate is renewed when less than this is left.
 const SERVER_RENEWAL: Duration = Duration::from_secs(30 * 86_400);
-/// Certificates begin this much earlier than now, for clocks that are a little behind.
+/// How much earlier than now certificates begin to be valid, for clocks that are a little behind.
 const SLACK: Duration = Duration::from_secs(300);
 
 /// Makes a CA and the service's certificate for these host names and addresses, in `online/`.
@@ -84,14 +84,14 @@ pub struct Ca {
     pem: String,
 }
 
-/// A certificate that was issued.
+/// A client certificate that the CA has issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
     /// The client certificate and after it the CA's, in PEM.
     pub chain: String,
     /// The end of its validity (`notAfter`).
     pub expires: UnixTime,
-    /// Its serial number in hex.
+    /// The certificate's serial number in hex.
     pub serial: String,
     /// SHA-256 of the certificate in DER, by which the database finds it.
     pub fingerprint: Digest,
@@ -319,7 +319,7 @@ fn validity(now: UnixTime, life: Duration) -> anyhow::Result<(OffsetDateTime, Of
     Ok((at(UnixTime(now.0.saturating_sub(SLACK.as_secs().cast_signed())))?, at(now.plus(life))?))
 }
 
-/// 127 random bits (RFC 5280 §4.1.2.2 wants positive, unique and at most 20 octets).
+/// A random serial number of 127 bits. RFC 5280 §4.1.2.2 wants it positive, unique and at most 20 octets long.
 fn serial() -> anyhow::Result<SerialNumber> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow!("no randomness: {error}"))?;

@@ -52,7 +52,7 @@ CREATE INDEX check_ins_of_site ON check_ins(site, n);
 pub trait CheckIns: Send + Sync {
     /// Keeps a site's check-in as its newest.
     fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()>;
-    /// The newest check-in of every site.
+    /// The newest check-in of every site, with the time at which it came.
     fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>>;
 }
 
@@ -63,12 +63,12 @@ pub struct Db {
     reader: Mutex<Connection>,
 }
 
-/// A site as HQ knows it.
+/// What the database knows of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteRow {
     /// The id in the site's file.
     pub id: SiteId,
-    /// What people call it.
+    /// The site's name, for people, as the publisher last wrote it.
     pub name: String,
     /// The newest generation that was published for it.
     pub published: Generation,
@@ -85,7 +85,7 @@ pub struct SiteRow {
 pub enum CertificateStanding {
     /// HQ issued it to this site and it is not revoked.
     Good,
-    /// It, or its site, is revoked.
+    /// The certificate or its site is revoked.
     Revoked,
     /// HQ has no record of issuing it to this site.
     Unknown,
@@ -111,7 +111,7 @@ pub struct Enrolment {
 impl Db {
     /// Opens the database, making it (mode 0600) if there is none.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        // SQLite would make it with the umask's mode, and its name durable only with the first transaction.
+        // SQLite would make the file with the umask's mode, and sync the folder only with the first transaction.
         durable::ensure(path, durable::PRIVATE).with_context(|| format!("cannot open database {}", path.display()))?;
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }

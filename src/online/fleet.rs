@@ -39,7 +39,7 @@ pub enum Condition {
 pub struct FleetRow {
     /// The site's id.
     pub site: SiteId,
-    /// What people call it.
+    /// The site's name, for people.
     pub name: String,
     /// The site's condition, by which the table is sorted.
     pub condition: Condition,
@@ -118,7 +118,7 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Fleet
     }
 }
 
-/// One site in full, one fact on a line.
+/// Prints one site in full, one fact on a line.
 pub fn print_site(row: &FleetRow) -> String {
     let [name, seen, release, version, phones, _] = cells(row);
     let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
@@ -147,7 +147,7 @@ pub fn print_site(row: &FleetRow) -> String {
     lines.iter().map(|(what, value)| format!("{what:<12} {value}\n")).collect()
 }
 
-/// The rows as a table for a terminal of this many columns; at least 60 are used.
+/// Prints the rows as a table for a terminal of `width` columns; at least 60 are used.
 pub fn print(rows: &[FleetRow], width: usize) -> String {
     if rows.is_empty() {
         return "no sites yet\n".to_owned();
@@ -250,7 +250,7 @@ fn summary(rows: &[FleetRow]) -> String {
     format!("\n{} {noun}: {}\n", rows.len(), parts.join(", "))
 }
 
-/// A time span in its largest unit, as people say it.
+/// A time span in words, in its largest unit: seconds, minutes, hours or days.
 fn span(span: Duration) -> String {
     match span.as_secs() {
         secs @ 0..60 => format!("{secs} s"),
@@ -260,7 +260,7 @@ fn span(span: Duration) -> String {
     }
 }
 
-/// At most so many characters, with an ellipsis where something is missing.
+/// Cuts a text to at most so many characters, with an ellipsis if something is missing.
 fn cut(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
@@ -270,7 +270,7 @@ fn cut(text: &str, limit: usize) -> String {
     short
 }
 
-/// No escape sequences, no line ends, no direction marks: a site cannot draw on the operator's terminal.
+/// Removes escape sequences, line ends and direction marks, so that a site cannot draw on the operator's terminal.
 fn clean(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

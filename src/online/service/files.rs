@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, ReadBuf};
 
 use ids::{Digest, SiteId};
 
-/// Bytes read from the disk at a time.
+/// How many bytes of a file are read from the disk at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Files up to this size are read before the answer begins, so that its header and body go into one TLS record. They
 /// have no ETag, because nobody resumes so small a download. Only `timestamp.json` has one, because sites poll it.
@@ -30,14 +30,14 @@ pub(super) enum TreeFile {
     Object(Digest),
 }
 
-/// What a file of a site is.
+/// The kind of a file in a site's folder, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SiteFileKind {
     /// `timestamp.json`: the one name whose content changes.
     Timestamp,
-    /// `N.<role>.json`.
+    /// `N.<role>.json`: metadata, whose content never changes.
     Metadata,
-    /// `<sha256>.manifest`.
+    /// `<sha256>.manifest`: the sealed manifest with this digest.
     Manifest(Digest),
 }
 
@@ -137,7 +137,7 @@ pub(super) async fn answer(
         finish(&mut response, tag);
         return Ok(Some(response));
     }
-    // RFC 9110 §14.2: Range is for GET alone. §13.1.5: with If-Range only if the tag matches strongly.
+    // RFC 9110 §14.2: Range counts only for GET. §13.1.5: with If-Range it counts only if the tag matches strongly.
     let wanted = (method == Method::GET && if_range_holds(headers, tag)).then(|| headers.get(RANGE)).flatten();
     let part =
         wanted.and_then(|value| value.to_str().ok()).map_or(ByteRange::Whole, |value| ByteRange::parse(value, len));
@@ -194,7 +194,7 @@ fn insert(response: &mut Response<Body>, name: axum::http::HeaderName, value: &s
     }
 }
 
-/// RFC 9110 §13.1.2: weak comparison, `*` matches what exists.
+/// Whether `If-None-Match` names this tag (RFC 9110 §13.1.2: weak comparison, and `*` matches every file).
 fn none_match(headers: &HeaderMap, tag: Option<&str>) -> bool {
     headers
         .get_all(IF_NONE_MATCH)

@@ -32,7 +32,7 @@ pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig
         .with_client_cert_verifier(Arc::new(Renewable { inner }))
         .with_single_cert(server.chain, server.key)
         .context("server.key and server.pem do not belong together")?;
-    // Appliances never resume a session, so tickets would only be bytes of every handshake.
+    // Appliances never resume a session, so tickets would only make every handshake longer.
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), server.renewed))
@@ -62,7 +62,7 @@ impl ClientCertVerifier for Renewable {
         intermediates: &[CertificateDer<'_>],
         now: TlsTime,
     ) -> Result<ClientCertVerified, Error> {
-        // A certificate that names no site is of no use here, whatever else it says.
+        // A certificate without a site is refused, whatever else it says.
         let identity = ca::identity(end_entity)
             .ok_or_else(|| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NoSite)))))?;
         let refused = match self.inner.verify_client_cert(end_entity, intermediates, now) {
