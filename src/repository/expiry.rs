@@ -104,7 +104,7 @@ impl Ends {
     /// Does not verify signatures, so that a fleet of any size takes moments. Sites verify them.
     fn published(&mut self, layout: &Layout) {
         let Ok(sites) = fs::read_dir(layout.public().join("sites")) else { return };
-        // Sites share their catalogues.
+        // Sites share catalogues, so each version is read once.
         let mut firmware = BTreeMap::new();
         for entry in sites.flatten() {
             // `publish` reports what cannot be read.

@@ -18,11 +18,11 @@ pub use passphrase::Passphrase;
 /// What a key file holds. The first word of its line says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// An Ed25519 seed: signs metadata of one role.
+    /// An Ed25519 seed, which signs metadata of one role.
     Ed25519,
-    /// An X25519 private key: opens manifests.
+    /// An X25519 private key, which opens sealed manifests.
     X25519,
-    /// The publisher's secret, which content keys are derived from.
+    /// The publisher's secret, from which content keys are derived.
     Publisher,
 }
 
@@ -67,7 +67,7 @@ pub fn write(path: &Path, text: &str, passphrase: Option<&Passphrase>) -> anyhow
         .with_context(|| format!("cannot create key file {}", path.display()))
 }
 
-/// The text of a key file, decrypted if it is encrypted.
+/// Reads the text of a key file, and decrypts it if it is encrypted.
 pub fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read key {}", path.display()))?;
     let text = Zeroizing::new(text);
@@ -110,7 +110,7 @@ pub fn load_signing(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_seed(&*load(path, KeyKind::Ed25519)?))
 }
 
-/// Writes public keys, one in hex a line, below a comment.
+/// Writes public keys below a comment, each in hex on its own line.
 pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Result<()> {
     let mut text = String::new();
     for line in comment.lines() {

@@ -101,7 +101,7 @@ impl Ledger {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // A cut file ends without the last line's end.
+        // A file that was cut off does not end with a line's end.
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let header: Header =
             serde_json::from_str(lines.next()?).ok().filter(|header: &Header| header.format == FORMAT)?;

@@ -49,7 +49,7 @@ struct ObjectTally {
 }
 
 impl Tree {
-    /// The tree of this fleet directory.
+    /// The published tree of this fleet directory. No object counts as new yet.
     pub fn new(layout: &Layout) -> Self {
         Self { layout: layout.clone(), files: Batch::below(&layout.public()), tally: Mutex::default() }
     }
