@@ -15,7 +15,7 @@ use appliance::config::{DhcpPart, Settings};
 use appliance::run::{self, Running};
 use hq::enrol;
 use hq::init::{self, InitOptions};
-use hq::inventory::Inventory;
+use hq::inventory::FleetInventory;
 use hq::progress::Silent;
 use hq::publish::{self, PublishOptions, Summary};
 use ids::{Generation, MacAddr};
@@ -78,7 +78,7 @@ impl Hq {
     /// `lineside-hq site enroll`.
     pub fn token(&self, site: &str) -> anyhow::Result<EnrolmentToken> {
         let mut problems = Vec::new();
-        let Some(inventory) = Inventory::read(&self.layout, &mut problems) else {
+        let Some(inventory) = FleetInventory::read(&self.layout, &mut problems) else {
             bail!("the demo's fleet directory does not read: {problems:?}")
         };
         let fleet = &inventory.fleet;

@@ -1,4 +1,4 @@
-//! Files that are served as they are: `files/` and `firmware/FOLDER/`.
+//! Files that phones get as they are: those of `files/` and `firmware/FOLDER/`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,32 +13,32 @@ use ids::FileName;
 use repository::layout::Layout;
 use settings::Problem;
 
-/// Folders within folders of `files/`.
+/// How deep folders may be nested in `files/` and `firmware/FOLDER/`.
 const MAX_DEPTH: usize = 8;
 
-/// A file on the disk.
+/// A file of the fleet directory that is served as it is. It was seen, but not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asset {
-    /// The name on the wire.
+    /// The name by which phones ask for it.
     pub name: FileName,
-    /// Relative to the fleet directory, for messages.
+    /// The path relative to the fleet directory, for messages.
     pub file: String,
-    /// Where it is.
+    /// The path by which it is read.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// Its size in bytes when it was seen.
     pub bytes: u64,
 }
 
-/// All of them.
+/// All files that are served as they are.
 #[derive(Debug, Default)]
 pub struct Assets {
     files: Vec<Arc<Asset>>,
-    /// By template folder: what is served, the files that `.loads` files list included.
+    /// The firmware that is served, by template folder, with the files that its `.loads` files list.
     firmware: BTreeMap<String, Vec<Arc<Asset>>>,
 }
 
 impl Assets {
-    /// Looks at both folders.
+    /// Lists `files/` and `firmware/`. What is wrong goes to `problems`.
     pub fn read(layout: &Layout, templates: &Templates, problems: &mut Vec<Problem>) -> Self {
         let mut files = Vec::new();
         walk(layout, "files", "", 0, &mut files, problems);
@@ -64,7 +64,7 @@ impl Assets {
         Self { files, firmware }
     }
 
-    /// The files for everyone.
+    /// The files of `files/`.
     pub fn files(&self) -> &[Arc<Asset>] {
         &self.files
     }
@@ -74,15 +74,15 @@ impl Assets {
         self.firmware.get(set).map_or(&[], Vec::as_slice)
     }
 
-    /// All that the firmware keys must sign for: firmware that is served anywhere, and other files as large as
-    /// firmware, which sites refuse as anything else.
+    /// All files that the firmware keys must sign for: firmware that any site serves, and every other file over
+    /// [`MAX_UNLISTED_FILE_BYTES`], because sites refuse a file of that size that is not in the firmware catalogue.
     pub fn firmware(&self) -> impl Iterator<Item = &Arc<Asset>> {
         let large = self.files.iter().filter(|asset| asset.bytes > MAX_UNLISTED_FILE_BYTES);
         self.firmware.values().flatten().chain(large)
     }
 }
 
-/// What `firmware = […]` of a model names, and what the `.loads` files among it list.
+/// The files that `firmware = […]` of a model names, and those that the `.loads` files among them list.
 fn served(set: &ModelSet, present: &[Arc<Asset>], problems: &mut Vec<Problem>) -> Vec<Arc<Asset>> {
     let by_name: BTreeMap<&FileName, &Arc<Asset>> = present.iter().map(|asset| (&asset.name, asset)).collect();
     let mut served: BTreeMap<FileName, Arc<Asset>> = BTreeMap::new();
@@ -136,7 +136,7 @@ fn loads_of(asset: &Asset, problems: &mut Vec<Problem>) -> Vec<String> {
     }
 }
 
-/// Finds files below `root`; names on the wire are relative to it.
+/// Adds all files below `root` to `found`. Phones ask for them by their path relative to it.
 fn walk(
     layout: &Layout,
     root: &str,

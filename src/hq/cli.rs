@@ -163,7 +163,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            // Nothing can be done if standard error is closed.
+            // If standard error is closed, there is nowhere left to report to.
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -171,7 +171,7 @@ pub fn main() -> ExitCode {
     match run(&cli, &mut std::io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        // Whoever read the output has seen enough.
+        // The reader of the output, for example `head`, has closed it. That is no failure.
         Err(error) if run::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", run::explain(&error));

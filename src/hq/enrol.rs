@@ -1,7 +1,8 @@
-//! How an appliance becomes a site: tokens, the decision on an enrolment, and the keys that manifests are sealed to.
+//! Enrolment as the publisher sees it: tokens, the check of an enrolment, and the keys that manifests are sealed to.
 //!
-//! Two checks with two keys ([`TokenKeys`]): the online service lets an appliance in, the publisher alone decides
-//! whose sealing key it believes. A service that was broken into can do the first and not the second.
+//! An enrolment is checked twice, with two keys ([`TokenKeys`]). The online service decides whether the appliance gets
+//! a certificate. The publisher alone decides whether releases are sealed to the appliance's key. An attacker who broke
+//! into the service can do the first, but not the second.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,15 +26,16 @@ use repository::layout::Layout;
 use repository::published::newest_root_path;
 use telemetry::Hint as _;
 
-/// How many appliances a site's manifests are sealed to: the one in use and its spare. Of more, the newest count, so
-/// that hardware which was replaced falls out by itself.
+/// The number of appliances that a site's manifests are sealed to: the one in use and its spare. If more enrol, the
+/// newest count, so that replaced hardware drops out by itself.
 pub const MAX_APPLIANCES: usize = 2;
 
+/// The length of a token's id before it is written in hex.
 const TOKEN_ID_BYTES: usize = 8;
 
 /// Makes a token that lets one appliance become this site within [`api::TOKEN_HOURS`].
 ///
-/// The secret is in the result and nowhere else: the database gets one derived key, `keys/tokens/` the other.
+/// Only the result holds the secret. The database gets one key that is derived from it, and `keys/tokens/` the other.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn issue(
     layout: &Layout,
@@ -84,15 +86,16 @@ pub fn issue(
 
 /// The keys that manifests are sealed to, by site, newest appliance first.
 ///
-/// Takes over new enrolments first: each must prove the token's secret to the publisher's own key, then it is pinned in
-/// `enrolled/`. Those that cannot are named in the error, after the good ones have been pinned.
+/// First it takes over new enrolments: it checks each one's proof with the publisher's key of the token, and pins the
+/// appliance's sealing key in `enrolled/`. The error names the enrolments whose proof failed; the others are pinned all
+/// the same.
 pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
     let mut bad = Vec::new();
     if layout.database().is_file() {
         let db = Db::open_existing(&layout.database())?;
         for enrolment in db.new_enrolments()? {
             match take_over(layout, &enrolment) {
-                // In this order a crash leaves what is needed to do it again: what is pinned already is taken as it is.
+                // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
                 Ok(()) => {
                     PublisherToken::remove(layout, &enrolment.token)?;
                     db.accepted(&enrolment.token)?;
@@ -122,14 +125,15 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
     Ok(pinned.into_iter().map(keys).collect())
 }
 
-/// Removes the publisher's halves of tokens that nobody used, a month after they ended: the slack is for an enrolment
-/// that waits for the next publish.
+/// Removes the publisher's keys of tokens that nobody used, a month after they expired. Until then an enrolment may
+/// wait for the next publish.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn forget_expired(layout: &Layout) -> anyhow::Result<()> {
     let now = UnixTime::of(SystemTime::now());
     remove_tokens(layout, |token| now.since(token.expires) > Duration::from_secs(30 * 86_400))
 }
 
+/// Removes the publisher's keys of the tokens that `gone` picks.
 fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> anyhow::Result<()> {
     let dir = token_dir(layout);
     if !dir.is_dir() {
@@ -147,13 +151,13 @@ fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> any
 /// What [`revoke`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Revoked {
-    /// Certificates that are refused from now on.
+    /// How many certificates are refused from now on.
     pub certificates: usize,
-    /// Sealing keys that the next publish leaves out.
+    /// How many sealing keys the next publish leaves out.
     pub recipients: usize,
 }
 
-/// Locks a site out: its certificates, its unused tokens, and its sealing keys. A new token lets it in again.
+/// Revokes a site's certificates, its tokens and its sealing keys. A new token lets it in again.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let db = Db::open_existing(&layout.database())?;
@@ -168,9 +172,9 @@ pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     Ok(Revoked { certificates, recipients })
 }
 
-/// Verifies the publisher's proof of one enrolment and pins its key.
+/// Checks the proof of one enrolment for the publisher and pins the appliance's sealing key.
 fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
-    // The service's database is not believed, so the id is checked before it becomes a path.
+    // The service's database is not trusted, so the id is checked before it becomes part of a path.
     ensure!(is_token_id(&enrolment.token), "its token id is malformed");
     let recipient: RecipientPublic =
         serde_json::from_value(enrolment.recipient.as_str().into()).context("its sealing key is malformed")?;
@@ -199,7 +203,7 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
     pinned.save(&path)
 }
 
-/// `enrolled/<site-id>.toml`.
+/// The file `enrolled/<site-id>.toml`: the sealing keys of a site, newest appliance first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Pinned {
@@ -208,6 +212,7 @@ struct Pinned {
     appliance: Vec<Appliance>,
 }
 
+/// One `[[appliance]]` of that file: its sealing key, when it enrolled, and the id of its token.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Appliance {
@@ -249,7 +254,7 @@ impl Pinned {
     }
 }
 
-/// `keys/tokens/<token>.toml`: what the publisher needs to believe an enrolment.
+/// The file `keys/tokens/<token>.toml`: the key with which the publisher checks the proof of an enrolment.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct PublisherToken {
@@ -287,7 +292,7 @@ impl PublisherToken {
         toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
     }
 
-    /// It has done its work: no second enrolment can be believed on it.
+    /// Removes the file, so that no second enrolment with this token can be proven.
     fn remove(layout: &Layout, token: &str) -> anyhow::Result<()> {
         let path = token_dir(layout).join(format!("{token}.toml"));
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))

@@ -1,8 +1,8 @@
-//! Images of the appliance: RAUC bundles in `images/`, and what each says of itself.
+//! Images of the appliance: RAUC bundles in `images/`, and what the manifest of each says.
 //!
 //! A bundle in the `verity` format ends with its signature, a CMS message that holds the manifest as text, and the
-//! signature's length in the last 8 bytes, big-endian. The signature is checked by the appliance, with the key that is
-//! in its own system; here the manifest is only read, to say which image it is before anything is published.
+//! signature's length in the last 8 bytes, big-endian. The appliance checks the signature with the key in its own
+//! system. Here the manifest is only read, to know which image it is before anything is published.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,32 +23,32 @@ use repository::layout::Layout;
 use settings::Problem;
 use telemetry::Hint as _;
 
-/// How a bundle's file ends.
+/// The suffix of a bundle's file name.
 const SUFFIX: &str = ".raucb";
-/// Squashfs, little-endian: how a bundle begins.
+/// The first bytes of a bundle: the magic number of a little-endian squashfs.
 const MAGIC: &[u8] = b"hsqs";
-/// RAUC's own limit for the signature.
+/// The largest signature, in bytes; RAUC has the same limit.
 const MAX_SIGNATURE_BYTES: u64 = 64 * 1024;
 
-/// One image.
+/// One image of the appliance in `images/`.
 #[derive(Debug, Clone)]
-pub struct BoardImage {
-    /// The file.
+pub struct ImageFile {
+    /// The bundle's file, which is sealed and served as it is.
     pub asset: Arc<Asset>,
-    /// The hardware that it is for.
+    /// The hardware that it is for: `compatible` of its manifest.
     pub compatible: String,
-    /// What it calls itself.
+    /// The version in its manifest.
     pub version: String,
 }
 
 /// All images, by the name that `image = "…"` uses: `COMPATIBLE_VERSION`.
 #[derive(Debug, Default)]
 pub struct Images {
-    by_name: BTreeMap<String, BoardImage>,
+    by_name: BTreeMap<String, ImageFile>,
 }
 
 impl Images {
-    /// Looks at `images/`.
+    /// Reads the manifests of all bundles in `images/`. What is wrong goes to `problems`.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
         let mut by_name = BTreeMap::new();
         for (file, path, is_dir) in entries(layout, "images", problems) {
@@ -67,8 +67,8 @@ impl Images {
                     let asset = file.parse().map(|name| Asset { name, file: full.clone(), path, bytes: found.bytes });
                     match asset {
                         Ok(asset) => {
-                            let Found { compatible, version, .. } = found;
-                            let image = BoardImage { asset: Arc::new(asset), compatible, version };
+                            let RaucBundle { compatible, version, .. } = found;
+                            let image = ImageFile { asset: Arc::new(asset), compatible, version };
                             by_name.insert(name.to_owned(), image);
                         }
                         Err(error) => problems.push(Problem::at_file(full, error.to_string())),
@@ -84,17 +84,17 @@ impl Images {
         Self { by_name }
     }
 
-    /// The image of this name.
-    pub fn get(&self, name: &str) -> Option<&BoardImage> {
+    /// The image of this name; `None` if it is not in `images/`.
+    pub fn get(&self, name: &str) -> Option<&ImageFile> {
         self.by_name.get(name)
     }
 
-    /// All names.
+    /// The names of all images, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// The files, all of which the firmware keys must sign for.
+    /// The bundles' files. The firmware keys must sign for all of them.
     pub fn assets(&self) -> impl Iterator<Item = &Arc<Asset>> {
         self.by_name.values().map(|image| &image.asset)
     }
@@ -104,7 +104,7 @@ impl Images {
 ///
 /// # Errors
 ///
-/// If it is no such bundle, or another one of the same name is there.
+/// If the file is no bundle of the `verity` format, or another bundle of the same name is there.
 pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
     let found = look(bundle).with_context(|| format!("{} is no image of the appliance", bundle.display()))?;
     let name = found.name();
@@ -131,21 +131,22 @@ fn digest(path: &Path) -> anyhow::Result<Digest> {
     fs::read(path).map(|bytes| Digest::of(&bytes)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What a bundle says of itself.
+/// What is known of a bundle: hardware and version from its manifest, and the size of the file.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+struct RaucBundle {
     compatible: String,
     version: String,
     bytes: u64,
 }
 
-impl Found {
+impl RaucBundle {
     fn name(&self) -> String {
         format!("{}_{}", self.compatible, self.version)
     }
 }
 
-fn look(path: &Path) -> anyhow::Result<Found> {
+/// Reads a bundle's manifest. Fails if the file is too large or is no bundle.
+fn look(path: &Path) -> anyhow::Result<RaucBundle> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     if bytes > MAX_FILE_BYTES {
@@ -153,10 +154,10 @@ fn look(path: &Path) -> anyhow::Result<Found> {
     }
     let signature = signature(&mut file, bytes).context("it is no RAUC bundle")?;
     let (compatible, version) = manifest(&signature)?;
-    Ok(Found { compatible, version, bytes })
+    Ok(RaucBundle { compatible, version, bytes })
 }
 
-/// The signature at the end of a bundle.
+/// Reads the signature at the end of a bundle.
 fn signature(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
     let not = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     let mut magic = [0; 4];
@@ -178,7 +179,7 @@ fn signature(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
     Ok(signature)
 }
 
-/// `compatible` and `version` in the section `[update]` of the manifest that a signature holds.
+/// Finds `compatible` and `version` in the section `[update]` of the manifest that a signature holds.
 fn manifest(signature: &[u8]) -> anyhow::Result<(String, String)> {
     const BEGIN: &[u8] = b"[update]\n";
     let none =

@@ -1,4 +1,4 @@
-//! `init`: a fleet directory that works, with samples to change, and all its keys.
+//! `init`: makes a fleet directory that works, with samples to change and all its keys.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use bundle::RecipientSecret;
 use durable::{Batch, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{FleetId, SiteId, UnixTime};
 use online::ca;
-use repository::keyring::{self, Kind, Passphrase};
+use repository::keyring::{self, KeyKind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
 use repository::tree;
@@ -21,17 +21,18 @@ use settings::count;
 use telemetry::Hint as _;
 use tuf::{PublicKey, SigningKey, sign};
 
-/// What the new fleet is.
+/// The options of [`init`].
 #[derive(Debug, Clone)]
 pub struct InitOptions {
-    /// What people call it.
+    /// The fleet's name, 1 to 100 characters.
     pub name: String,
-    /// Where sites will reach HQ: `https://host[:port]`.
+    /// The URL at which sites will reach HQ: `https://host[:port]`.
     pub url: String,
-    /// The time that goes into the signed root.
+    /// The time from which the signed root's expiry counts.
     pub now: UnixTime,
 }
 
+/// The files of a new fleet directory that need no ids, with their samples.
 const FILES: [(&str, &str); 14] = [
     ("README.md", include_str!("samples/README.md")),
     ("phones.csv", include_str!("samples/phones.csv")),
@@ -52,15 +53,16 @@ const FLEET_TOML: &str = include_str!("samples/fleet.toml");
 const SITE_TOML: &str = include_str!("samples/site.toml");
 const POLYCOM_COMMON: &str = include_str!("samples/polycom/common.cfg.j2");
 
-/// The accounts of the sample phones.
+/// The secrets of the sample phones' accounts; each gets a random password.
 const SAMPLE_SECRETS: [&str; 3] = ["sip-101", "sip-102", "sip-103"];
 
-/// Makes the directory: all of it, or nothing. One that exists must be empty.
+/// Makes a fleet directory, whole or not at all. If `dir` exists, it must be empty.
 pub fn init(dir: &Path, options: &InitOptions) -> anyhow::Result<FleetId> {
     init_with(dir, options, None)
 }
 
-/// [`init`] with the offline keys encrypted, if there is a passphrase. What `serve` needs is not: it starts by itself.
+/// The same with the offline keys encrypted, if there is a passphrase. The keys that `serve` needs are never encrypted,
+/// because it starts without a person.
 pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphrase>) -> anyhow::Result<FleetId> {
     if options.name.is_empty() || options.name.len() > 100 || options.name.chars().any(char::is_control) {
         bail!("a fleet's name has 1 to 100 characters");
@@ -93,7 +95,7 @@ pub fn init_with(dir: &Path, options: &InitOptions, passphrase: Option<&Passphra
     fill(&Layout::new(aside.path()), &fleet, &host, options, passphrase)?;
     fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755))?;
     durable::rename(aside.path(), dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    // It has moved; there is nothing left to clean up.
+    // The directory has moved, so there is nothing left to clean up.
     let _ = aside.keep();
     Ok(fleet)
 }
@@ -166,7 +168,7 @@ fn make_keys(
     let publisher = RecipientSecret::generate();
     keyring::save(
         &layout.key("publisher"),
-        Kind::Publisher,
+        KeyKind::Publisher,
         publisher.as_bytes(),
         "Makes the keys that files are sealed with. Offline.",
         passphrase,
@@ -174,7 +176,7 @@ fn make_keys(
     let recovery = RecipientSecret::generate();
     keyring::save(
         &layout.key("recovery"),
-        Kind::X25519,
+        KeyKind::X25519,
         recovery.as_bytes(),
         "Opens everything that was published. Offline; `plan` uses it.",
         passphrase,
@@ -199,7 +201,7 @@ fn make_keys(
     publish::publish_root(layout)
 }
 
-/// Adds `sites/NAME.toml` with a fresh id.
+/// Writes `sites/NAME.toml` with a new random id. Fails if there is such a site.
 pub fn add_site(layout: &Layout, name: &str) -> anyhow::Result<SiteId> {
     if !super::inventory::is_site_name(name) {
         bail!("`{name}` cannot name a site; use 1 to 60 letters, digits, hyphens, dots and underscores");
@@ -227,7 +229,7 @@ fn random_hex() -> anyhow::Result<String> {
     Ok(HEXLOWER.encode(&bytes))
 }
 
-/// The host name or address of `https://host[:port]`.
+/// The host name or address of `https://host[:port]`; `None` if the URL is anything else.
 fn host_of(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://")?.trim_end_matches('/');
     let host = match rest.strip_prefix('[') {

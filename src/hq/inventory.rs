@@ -1,4 +1,5 @@
-//! What people write down: the fleet, its sites and its phones, each value with the place where it stands.
+//! The inventory that people write: the fleet, its sites and its phones. Values that are checked later know the file
+//! and line where they stand.
 
 mod fleet;
 mod phones;
@@ -15,93 +16,94 @@ use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
 use settings::{MAX_TEXT_BYTES, Problem, Source, Table};
 
-pub use tables::Settings;
+pub use tables::ApplianceSettings;
 
-/// The largest `phones.csv`, in bytes: 100,000 sites' phones with some columns.
+/// The largest `phones.csv`, in bytes: the phones of 100,000 sites with some columns.
 const MAX_CSV_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Names that templates know already, so that no variable may have them.
+/// Names that templates define themselves, so that no variable may have them.
 pub const RESERVED: [&str; 4] = ["phone", "site", "fleet", "loop"];
 
-/// All of it.
+/// The whole inventory, as read from the fleet directory.
 #[derive(Debug, Clone)]
-pub struct Inventory {
-    /// `fleet.toml`.
+pub struct FleetInventory {
+    /// What `fleet.toml` says, for all sites.
     pub fleet: Fleet,
-    /// `sites/*.toml` by the name people use.
-    pub sites: BTreeMap<String, Site>,
-    /// `phones.csv`, in its order. Only lines whose address is good and new.
+    /// What the files `sites/*.toml` say, by the site's name.
+    pub sites: BTreeMap<String, InventorySite>,
+    /// The lines of `phones.csv`, in its order. Lines with a problem, and repeated addresses, are left out.
     pub phones: Vec<PhoneLine>,
 }
 
-/// `fleet.toml`.
+/// What `fleet.toml` says about the fleet as a whole.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    /// What people call it.
+    /// The fleet's name, for people.
     pub name: String,
-    /// Its opaque id.
+    /// The fleet's id. `init` makes it at random, so that it tells an outsider nothing.
     pub id: FleetId,
-    /// Where sites reach HQ: `https://host:port`.
+    /// The URL at which sites reach HQ: `https://host:port`.
     pub url: String,
-    /// Where sites download, if not at HQ.
+    /// The URL from which sites download; `None` if they download from HQ.
     pub repository: Option<String>,
     /// Whether `files/` may hold files of one device, named with its address. For laboratories only.
     pub device_files: bool,
-    /// The program that prints a secret, called with the secret's name as last argument.
+    /// The program that prints a secret, with its arguments. The secret's name is added as the last one. Empty if
+    /// secrets are in `secrets.age`.
     pub secrets_command: Vec<String>,
-    /// What sites start from.
-    pub settings: Settings,
-    /// Template variables of all sites.
+    /// The settings in `[defaults]`, from which every site starts.
+    pub settings: ApplianceSettings,
+    /// The template variables in `[defaults.variables]`, for all sites.
     pub variables: Variables,
 }
 
-/// One `sites/NAME.toml`.
+/// What one file `sites/NAME.toml` says.
 #[derive(Debug, Clone)]
-pub struct Site {
-    /// What people call it; the stem of the file.
+pub struct InventorySite {
+    /// The site's name, for people: the stem of its file.
     pub name: String,
-    /// Its opaque id.
+    /// The site's id. `site add` makes it at random, so that it tells an outsider nothing.
     pub id: SiteId,
     /// The fleet's settings with the site's own over them.
-    pub settings: Settings,
-    /// Template variables of the site.
+    pub settings: ApplianceSettings,
+    /// The template variables in `[variables]`, for this site.
     pub variables: Variables,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file's text, by which a later run sees that it changed.
     pub source: Digest,
 }
 
-/// One line of `phones.csv`.
+/// What one line of `phones.csv` says: a phone, its site and its model.
 #[derive(Debug, Clone)]
 pub struct PhoneLine {
-    /// The address on its label.
+    /// The MAC address, as printed on the phone's label.
     pub mac: MacAddr,
-    /// The name of its site.
+    /// The name of its site, which is in [`FleetInventory::sites`].
     pub site: String,
-    /// What it is, one of the `models` of a template set.
+    /// The phone's model. It should be one of the `models` of a template folder; `check` reports it if it is not.
     pub model: String,
-    /// What people call it. May be empty.
+    /// The phone's name, for people. May be empty.
     pub label: String,
-    /// Template variables of the phone: all further columns that are not empty.
+    /// The template variables of the phone: all further columns that are not empty.
     pub variables: Variables,
-    /// The line, from 1.
+    /// The number of its line in `phones.csv`, from 1.
     pub line: usize,
 }
 
-/// Template variables by name.
+/// Template variables by name. A later layer (fleet, site, phone) replaces those of an earlier one.
 pub type Variables = BTreeMap<String, Variable>;
 
-/// A template variable and where it stands.
+/// The value of a template variable, and the file and line where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Variable {
     /// Text, number, true or false, or a list of those. Text `secret:NAME` stands for a secret.
     pub value: Value,
     /// The file, relative to the fleet directory.
     pub file: String,
-    /// The line, from 1.
+    /// The line of that file, from 1.
     pub line: usize,
 }
 
-impl Inventory {
+impl FleetInventory {
     /// Reads the inventory and adds everything that is wrong with it to `problems`. `None` if `fleet.toml` cannot
     /// be used at all; then nothing further can be said.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Option<Self> {
@@ -132,7 +134,8 @@ impl Inventory {
         phones
     }
 
-    /// The phones of every site at once.
+    /// The phones of every site, by the site's name, each in the order of their addresses. Sites without phones are
+    /// left out.
     pub fn phones_by_site(&self) -> BTreeMap<&str, Vec<&PhoneLine>> {
         let mut by_site: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
         for phone in &self.phones {
@@ -145,7 +148,8 @@ impl Inventory {
     }
 }
 
-fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, Site> {
+/// Reads all files of `sites/`, on all processors. Sites with a problem that makes them useless are left out.
+fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BTreeMap<String, InventorySite> {
     let mut files = Vec::new();
     let mut sites = BTreeMap::new();
     let mut ids: BTreeMap<SiteId, String> = BTreeMap::new();
@@ -236,24 +240,24 @@ pub(super) fn entries(
     found
 }
 
-/// Editors' and git's own files: `.gitignore`, `.x.swp`, `x~`.
+/// Whether this is a file of git or of an editor: `.gitignore`, `.x.swp`, `x~`.
 pub(super) fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~')
 }
 
-/// Notes for people may lie anywhere; they are never served.
+/// Whether this is a note for people. Notes may be in any folder and are never served.
 pub(super) fn is_note(name: &str) -> bool {
     name.starts_with("README") || name.ends_with(".md")
 }
 
-/// Whether a text can be a site's name.
+/// Whether a text can be a site's name: 1 to 60 letters, digits, `-`, `_` and `.`, but not `.` or `-` first.
 pub fn is_site_name(name: &str) -> bool {
     (1..=60).contains(&name.len())
         && !name.starts_with(['.', '-'])
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// Reads a `variables` table.
+/// Reads a `variables` table. Variables with a problem are left out.
 pub(super) fn read_variables(table: Table<'_>, problems: &mut Vec<Problem>) -> Variables {
     let file = table.source().name.clone();
     let mut variables = Variables::new();
@@ -322,7 +326,7 @@ mod tests {
         (fleet::read(source, &mut problems), problems)
     }
 
-    fn read_site(source: &Source) -> (Option<Site>, Vec<Problem>) {
+    fn read_site(source: &Source) -> (Option<InventorySite>, Vec<Problem>) {
         let (fleet, mut problems) = read_fleet(&Source::new("fleet.toml", &fleet_sample()));
         (site::read(source, "a", &fleet.expect("a good sample"), &mut problems), problems)
     }

@@ -1,8 +1,8 @@
-//! Who signs what: the keys that the root names, and the ceremonies that change them, on files.
+//! The keys that the root names, and the ceremonies that change them. Ceremonies work on files.
 //!
-//! A ceremony has three steps, each of which may happen on another machine: a new root is prepared
-//! (`root/N.root.json.pending`), holders add their signatures, and it is put in place once enough keys of the old and
-//! of the new root have signed (specification §5.3.4, §6.1). [`Keys::describe`] says what would be trusted.
+//! A ceremony has three steps, each of which may happen on another machine. A new root is prepared
+//! (`root/N.root.json.pending`). Holders add their signatures. The root is put in place once enough keys of the old and
+//! of the new root have signed (TUF specification §5.3.4, §6.1). [`FleetKeys::describe`] says what would be trusted.
 
 mod change;
 mod describe;
@@ -25,29 +25,30 @@ use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
-pub use change::{Change, Role};
+pub use change::{Role, RoleChange};
 
-/// No metadata that people sign is larger, in bytes.
+/// The largest file that is read here, in bytes. No metadata that people sign is larger.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
+/// What people have to do after a change of keys.
 const PUBLISH: &str = "lineside-hq publish    signs every site's metadata under the new root";
 
-/// The keys of a fleet: what is trusted now, and what is prepared.
+/// The keys of a fleet: the root that is trusted now, and the root that is prepared, if there is one.
 #[derive(Debug)]
-pub struct Keys {
+pub struct FleetKeys {
     layout: Layout,
     trusted: Trusted,
-    pending: Option<Pending>,
+    pending: Option<PendingRoot>,
 }
 
-/// A root that waits for signatures.
+/// A prepared root that waits for signatures: its file, the bytes with the signatures so far, and the signed part.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingRoot {
     path: PathBuf,
     bytes: Vec<u8>,
     root: Root,
 }
 
-/// Somebody whose signature is asked for.
+/// How many of the asked signatures a file has, and how many it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Signatures {
     have: u32,
@@ -65,8 +66,8 @@ impl Signatures {
     }
 }
 
-impl Keys {
-    /// Reads `root/`.
+impl FleetKeys {
+    /// Reads the newest root in `root/`, and the prepared one if there is one.
     pub fn read(layout: &Layout) -> anyhow::Result<Self> {
         let trusted = publish::newest_root(&publish::roots(layout)?)?;
         let mut keys = Self { layout: layout.clone(), trusted, pending: None };
@@ -74,17 +75,17 @@ impl Keys {
         if path.exists() {
             let bytes = read_bounded(&path)?;
             let root = parse_root(&bytes).with_context(|| format!("{} is no root", path.display()))?;
-            keys.pending = Some(Pending { path, bytes, root });
+            keys.pending = Some(PendingRoot { path, bytes, root });
         }
         Ok(keys)
     }
 
-    /// The root that sites trust, or will when they poll next.
+    /// The newest root in place. Sites trust it after the next publish and poll.
     pub fn trusted(&self) -> &Root {
         self.trusted.root()
     }
 
-    /// The root that is prepared.
+    /// The root that is prepared; `None` if there is none.
     pub fn pending(&self) -> Option<&Root> {
         self.pending.as_ref().map(|pending| &pending.root)
     }
@@ -97,9 +98,9 @@ impl Keys {
         publish::pending_path(&self.layout.signed().join(format!("{}.root.json", self.next_version())))
     }
 
-    /// Prepares the next root with these changes, on top of what is prepared already. Signatures on an earlier draft
-    /// are dropped, as they are for something else. Nothing is written before [`Keys::save`].
-    pub fn prepare(&mut self, changes: &[Change], now: UnixTime) -> anyhow::Result<()> {
+    /// Prepares the next root with these changes, in addition to what is prepared already. Signatures on the earlier
+    /// draft are dropped, because they do not cover the changes. Nothing is written before [`FleetKeys::save`].
+    pub fn prepare(&mut self, changes: &[RoleChange], now: UnixTime) -> anyhow::Result<()> {
         let base = self.pending().unwrap_or_else(|| self.trusted());
         let mut root = base.clone();
         for change in changes {
@@ -109,32 +110,32 @@ impl Keys {
         root.version = self.next_version();
         root.expires = now.plus(roles::ROOT_LIFE);
         let bytes = sign::sign(&root, &[]);
-        self.pending = Some(Pending { path: self.pending_path(), bytes, root });
+        self.pending = Some(PendingRoot { path: self.pending_path(), bytes, root });
         Ok(())
     }
 
-    /// Writes what is prepared and says where.
+    /// Writes the prepared root and returns its path.
     pub fn save(&self) -> anyhow::Result<&Path> {
         let pending = self.needs_pending()?;
         tree::write_file(&pending.path, &pending.bytes)?;
         Ok(&pending.path)
     }
 
-    /// Forgets what is prepared; whether there was anything.
+    /// Deletes the prepared root. Returns whether there was one.
     pub fn discard(&mut self) -> anyhow::Result<bool> {
         let Some(pending) = self.pending.take() else { return Ok(false) };
         durable::remove(&pending.path).with_context(|| format!("cannot remove {}", pending.path.display()))?;
         Ok(true)
     }
 
-    fn needs_pending(&self) -> anyhow::Result<&Pending> {
+    fn needs_pending(&self) -> anyhow::Result<&PendingRoot> {
         self.pending
             .as_ref()
             .ok_or_else(|| anyhow!("no new root is prepared"))
             .hint("`lineside-hq keys root new-version` prepares one")
     }
 
-    /// How far the prepared root is: signatures by the keys trusted now, and by its own.
+    /// The signatures on the prepared root: by the keys trusted now, and by those that it names.
     fn progress(&self) -> anyhow::Result<(Signatures, Signatures)> {
         let pending = self.needs_pending()?;
         let of = |root: &Root| -> anyhow::Result<Signatures> {
@@ -144,7 +145,7 @@ impl Keys {
         Ok((of(self.trusted())?, of(&pending.root)?))
     }
 
-    /// Whether the prepared root can be put in place; an error says what it lacks.
+    /// Checks that the prepared root can be put in place. The error says what it lacks.
     pub fn check(&self) -> anyhow::Result<()> {
         let pending = self.needs_pending()?;
         let (old, new) = self.progress()?;
@@ -157,15 +158,15 @@ impl Keys {
         }
         let fleet = |root: &Root| root.extra.get(EXTRA_FIELD).and_then(|extra| extra.get("fleet")).cloned();
         ensure!(fleet(&pending.root) == fleet(self.trusted()), "{} is for another fleet", pending.path.display());
-        // The last word has the code that sites run.
+        // The code that sites run decides last.
         let mut refresh = Refresh::start(self.trusted.clone(), MetadataLimits::default(), UnixTime(0));
         refresh.received(&pending.bytes).context("sites would refuse the new root")?;
         ensure!(refresh.trusted().root() == &pending.root, "sites would understand the new root differently");
         Ok(())
     }
 
-    /// Puts the prepared root in place, and new keys of single roles where `publish` and `serve` look for them.
-    /// Returns what people have to do next. Interrupted, it goes on where it was.
+    /// Puts the prepared root in place, and new release and online keys where `publish` and `serve` look for them.
+    /// Returns what people have to do next. If it was interrupted, the next call finishes the work.
     pub fn finish(&mut self) -> anyhow::Result<Vec<String>> {
         if self.pending.is_none() {
             let next = self.install_keys(self.trusted())?;
@@ -186,7 +187,8 @@ impl Keys {
         Ok(next)
     }
 
-    /// Moves keys that waited for this root to where they are used; what people have to do then, if there were any.
+    /// Moves the keys that waited for this root to where they are used. Returns what people have to do then; empty if
+    /// no key waited.
     fn install_keys(&self, root: &Root) -> anyhow::Result<Vec<String>> {
         let mut next = Vec::new();
         for role in [Role::Release, Role::Online] {
@@ -206,17 +208,17 @@ impl Keys {
         Ok(next)
     }
 
-    /// Where a new key of a role waits for its root.
+    /// The file in which a new key of a role waits for its root.
     fn next_key(&self, role: Role) -> PathBuf {
         self.layout.key(&format!("{role}.next"))
     }
 
-    /// Where a role's key is used.
+    /// The file from which `publish` or `serve` reads a role's key.
     fn used_key(&self, role: Role) -> PathBuf {
         if role == Role::Online { self.layout.online_key() } else { self.layout.key(role.word()) }
     }
 
-    /// Makes a key of a role in `keys/`.
+    /// Makes a new key of a role in `keys/` and returns its file and the key.
     pub fn create_for(&self, role: Role, passphrase: Option<&Passphrase>) -> anyhow::Result<(PathBuf, SigningKey)> {
         let (path, comment) = match role {
             Role::Release => (self.next_key(role), "Signs what sites get. Offline.".to_owned()),
@@ -224,18 +226,18 @@ impl Keys {
             Role::Root | Role::Firmware => {
                 let free = |number: &u32| !self.layout.key(&format!("{role}-{number}")).exists();
                 let used = u32::try_from(role.keys(self.trusted()).keyids.len()).unwrap_or(0);
-                // Those that went to their holders are not here, so their numbers are not used again either.
+                // Keys that were handed to their holders are not here, so counting begins above the number of all keys.
                 let number = (used.saturating_add(1)..).find(free).unwrap_or(u32::MAX);
                 (self.layout.key(&format!("{role}-{number}")), format!("A {role} key. Offline."))
             }
         };
-        // `serve` starts by itself.
+        // The online key is never encrypted, because `serve` starts without a person.
         let passphrase = passphrase.filter(|_| role != Role::Online);
         let key = keyring::create(&path, &comment, passphrase)?;
         Ok((path, key))
     }
 
-    /// The key of a role that a person means: its id or the beginning of one; the only one if none is said.
+    /// Finds the key of a role by its id or the beginning of it. Without `meant`, the role must have only one key.
     pub fn find(&self, role: Role, meant: Option<&str>) -> anyhow::Result<KeyId> {
         let root = self.pending().unwrap_or_else(|| self.trusted());
         let ids = role.keys(root).keyids;
@@ -249,10 +251,10 @@ impl Keys {
     }
 }
 
-/// Adds a holder's signature to a file; what it is and whose keys count is said to the holder before.
+/// Adds a holder's signature to a root or firmware catalogue. Refuses a key whose signature would not count on it.
 ///
-/// `keys` is what is trusted here, if anything is: a holder's machine may have the one file and nothing else.
-pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&Keys>) -> anyhow::Result<()> {
+/// `keys` are those of the fleet directory here. It is `None` on a holder's machine that has only this one file.
+pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&FleetKeys>) -> anyhow::Result<()> {
     let bytes = read_bounded(path)?;
     let counting = counting(&bytes, keys).with_context(|| format!("cannot sign {}", path.display()))?;
     if let Some(counting) = counting
@@ -263,8 +265,8 @@ pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&Keys>) -> anyh
     tree::write_file(path, &sign::add_signature(&bytes, key)?)
 }
 
-/// Whose signatures count; `None` if that cannot be known here.
-fn counting(bytes: &[u8], keys: Option<&Keys>) -> anyhow::Result<Option<Vec<PublicKey>>> {
+/// The keys whose signatures count on this file; `None` if that cannot be known here.
+fn counting(bytes: &[u8], keys: Option<&FleetKeys>) -> anyhow::Result<Option<Vec<PublicKey>>> {
     let envelope: Envelope<Value> = serde_json::from_slice(bytes).context("it is no metadata")?;
     match envelope.signed.get("_type").and_then(Value::as_str) {
         Some("root") => {
@@ -279,7 +281,7 @@ fn counting(bytes: &[u8], keys: Option<&Keys>) -> anyhow::Result<Option<Vec<Publ
     }
 }
 
-/// Moves a key file out of `keys/` to its holder's medium: copied, read back, then removed here.
+/// Moves a key file out of `keys/` to its holder's medium: copies it, reads the copy back, then removes the original.
 pub fn hand_over(layout: &Layout, name: &str, to: &Path, passphrase: Option<&Passphrase>) -> anyhow::Result<PathBuf> {
     let from = layout.key(name);
     ensure!(!name.contains('/') && from.exists(), "there is no key {}", from.display());
@@ -288,7 +290,7 @@ pub fn hand_over(layout: &Layout, name: &str, to: &Path, passphrase: Option<&Pas
     let copy = to.join(format!("{name}.key"));
     match passphrase {
         Some(_) => keyring::write(&copy, &text, passphrase)?,
-        // As it is: an encrypted one stays encrypted.
+        // The file is copied as it is, so an encrypted key stays encrypted.
         None => keyring::write(&copy, &Zeroizing::new(fs::read_to_string(&from)?), None)?,
     }
     ensure!(*keyring::read(&copy)? == *text, "{} does not read back; nothing was removed", copy.display());

@@ -1,11 +1,12 @@
-//! The publisher's desk: inventory and templates in; rendered, sealed, signed site repositories out; the command line.
+//! The publisher's desk: it renders, seals and signs each site's repository from inventory and templates. It also has
+//! the command line.
 //!
-//! The fleet directory ([`repository::layout`]) is the user interface: plain files in git. What is published goes to
-//! [`online`], which serves it and knows nothing of this room.
+//! The fleet directory ([`repository::layout`]) is the user interface: plain files in git. [`online`] serves what is
+//! published; it does not depend on this room.
 //!
 //! Read in this order: [`inventory`], [`templates`], [`assets`] and [`images`] (what people write and put there),
-//! [`render`] (what phones get), [`lint`] (what is wrong with it), [`publish`] (what sites download), then [`plan`] and
-//! [`preview`], which read the published state back by the code that sites run.
+//! [`render`] (the files that phones get), [`lint`] (problems of the fleet directory), [`publish`] (what sites
+//! download), then [`plan`], which reads the published state back by the code that sites run, and [`preview`].
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 

@@ -1,8 +1,8 @@
-//! `check`: every problem of a fleet directory in one run. Nothing is written, nothing is fetched.
+//! `check`: finds every problem of a fleet directory in one run. It writes nothing and needs no network.
 
 use std::collections::BTreeMap;
 
-use super::inventory::{PhoneLine, Site};
+use super::inventory::{InventorySite, PhoneLine};
 use super::loads;
 use super::parallel::in_parallel;
 use super::render::{Body, Findings, FleetDir, SiteFile};
@@ -12,19 +12,20 @@ use ids::{FileName, MacAddr};
 use repository::layout::Layout;
 use settings::Problem;
 
-pub use super::problem::Report;
+pub use super::problem::CheckReport;
 
 /// The largest rendered file, in bytes. Phones of the 7900 series refuse configurations over 550,001 bytes.
 pub const MAX_RENDERED_BYTES: u64 = 550_000;
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_COMPRESSED_FILE_BYTES);
 
-/// Looks at everything.
-pub fn check(layout: &Layout) -> Report {
+/// Checks a whole fleet directory.
+pub fn check(layout: &Layout) -> CheckReport {
     read(layout).1
 }
 
-/// [`check`], and what was read if it can be used. Whoever publishes must look at the report first.
-pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
+/// The same, and returns what was read, `None` if that is unusable. A caller that publishes must look at the report
+/// first.
+pub fn read(layout: &Layout) -> (Option<FleetDir>, CheckReport) {
     match Draft::read(layout) {
         Ok(draft) => {
             let (fleet, report) = draft.check(|_, _, _| true);
@@ -34,32 +35,35 @@ pub fn read(layout: &Layout) -> (Option<FleetDir>, Report) {
     }
 }
 
-/// A fleet directory that was read, and what was wrong so far: what concerns all sites.
+/// A fleet directory that was read but whose sites were not checked yet, with the problems found so far.
 #[derive(Debug)]
 pub struct Draft {
-    /// What was read.
+    /// The fleet directory as it was read, with its templates compiled.
     pub fleet: FleetDir,
     findings: Findings,
 }
 
 impl Draft {
     /// Reads a fleet directory. The report says why it cannot be used at all.
-    pub fn read(layout: &Layout) -> Result<Self, Report> {
+    pub fn read(layout: &Layout) -> Result<Self, CheckReport> {
         let mut findings = Findings::default();
         match FleetDir::read(layout, &mut findings) {
             Some(fleet) => Ok(Self { fleet, findings }),
-            None => Err(Report { problems: findings.finish(), ..Report::default() }),
+            None => Err(CheckReport { problems: findings.finish(), ..CheckReport::default() }),
         }
     }
 
-    /// Renders the files of each site that `wanted` says, one by one on all processors, and looks at them.
-    pub fn check(self, wanted: impl Fn(&FleetDir, &Site, &[&PhoneLine]) -> bool + Sync) -> (FleetDir, Report) {
+    /// Renders and checks the files of each site for which `wanted` holds, on all processors.
+    pub fn check(
+        self,
+        wanted: impl Fn(&FleetDir, &InventorySite, &[&PhoneLine]) -> bool + Sync,
+    ) -> (FleetDir, CheckReport) {
         let Self { fleet, mut findings } = self;
-        let mut report = Report::default();
+        let mut report = CheckReport::default();
         let nobody = Vec::new();
         let by_site = fleet.inventory.phones_by_site();
-        let sites: Vec<&Site> = fleet.inventory.sites.values().collect();
-        let one = |site: &&Site| {
+        let sites: Vec<&InventorySite> = fleet.inventory.sites.values().collect();
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
             let mut findings = Findings::default();
             if !wanted(&fleet, site, phones) {
@@ -89,7 +93,7 @@ impl Draft {
     }
 }
 
-/// Passwords that stand in git in clear: allowed, as in a laboratory, but said.
+/// Notes on passwords in clear in files that are kept in git. They are allowed, for laboratories, but people are told.
 fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
     let sites = fleet.inventory.sites.values().map(|site| &site.variables);
     let phones = fleet.inventory.phones.iter().map(|phone| &phone.variables);
@@ -112,7 +116,14 @@ fn clear_secrets(fleet: &FleetDir) -> Vec<String> {
         .collect()
 }
 
-fn site_problems(fleet: &FleetDir, site: &Site, phones: &[&PhoneLine], files: &[SiteFile], findings: &mut Findings) {
+/// Adds the problems of a site's files to `findings`.
+fn site_problems(
+    fleet: &FleetDir,
+    site: &InventorySite,
+    phones: &[&PhoneLine],
+    files: &[SiteFile],
+    findings: &mut Findings,
+) {
     let mut names: BTreeMap<&FileName, &SiteFile> = BTreeMap::new();
     for file in files {
         if let Some(other) = names.insert(&file.name, file) {
@@ -149,7 +160,7 @@ fn at(file: &SiteFile, message: String) -> Problem {
     Problem::at_file(&file.origin.file, message).line(file.origin.line)
 }
 
-fn twice(site: &Site, file: &SiteFile, other: &SiteFile) -> Problem {
+fn twice(site: &InventorySite, file: &SiteFile, other: &SiteFile) -> Problem {
     let place = match other.origin.line {
         Some(line) => format!("{}:{line}", other.origin.file),
         None => other.origin.file.clone(),
@@ -161,7 +172,7 @@ fn twice(site: &Site, file: &SiteFile, other: &SiteFile) -> Problem {
     problem.hint("phones ask by name alone, in any case, so a name can stand for one file only")
 }
 
-/// A name that carries an address must be that device's own.
+/// The problem of a file whose name carries a device's address but which other devices could fetch.
 fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
     let carried = fleet.owner_of(&file.name)?;
     match &file.scope {
@@ -177,7 +188,7 @@ fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
     }
 }
 
-/// The load that a configuration names must be there, and for that phone: else it tries for ever.
+/// The problem of a configuration that names a load which its phone cannot fetch. Such a phone tries for ever.
 fn load_problem(
     file: &SiteFile,
     names: &BTreeMap<&FileName, &SiteFile>,

@@ -1,13 +1,13 @@
-//! Cisco's `.loads` files: a signed header, then the names of the files that make up one firmware; and the place in a
-//! configuration that names a `.loads` file.
+//! Cisco's `.loads` files: a signed header, then the names of the files that make up one firmware. Also finds the
+//! `.loads` file that a configuration names.
 
-/// Real ones have under 2 KB.
+/// The largest `.loads` file, in bytes. Real ones have less than 2 KB.
 pub const MAX_LOADS_BYTES: u64 = 64 * 1024;
 
 /// The file names that a `.loads` file lists, in its order.
 ///
-/// One name a line; `#` begins a comment, `KEY=value` lines are settings, and some families write size and MD5 behind
-/// the name. The header is a list of tag, length and value; tag 2 holds the length of all of it.
+/// Each line has one name. `#` begins a comment, `KEY=value` lines are settings, and some families write size and MD5
+/// behind the name. The header is a list of tag, length and value; tag 2 holds the length of all of it.
 pub fn listed(bytes: &[u8]) -> Vec<String> {
     let text = bytes.get(header_bytes(bytes)..).unwrap_or_default();
     let mut names: Vec<String> = Vec::new();

@@ -1,4 +1,4 @@
-//! Work on many sites at once.
+//! Working on many items, for example sites, on all processors.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,13 +6,13 @@ use std::sync::mpsc;
 
 use anyhow::bail;
 
-/// The most threads.
+/// The largest number of threads.
 const MAX_WORKERS: usize = 16;
-/// Items that a thread takes at a time are worked on for about a millisecond; results wait for their turn.
+/// How many results may wait for the caller. An item takes about a millisecond, so no thread waits long.
 const QUEUE: usize = 256;
 
-/// Does `one` for each item on all processors; `done` is told of each in whatever order. Results in the order of the
-/// items; the first error ends it.
+/// Calls `one` for each item, on all processors, and returns the results in the order of the items. The first error
+/// ends it. `done` is called after each item, in any order, on the caller's thread.
 pub(super) fn in_parallel<I: Sync, T: Send>(
     items: &[I],
     one: impl Fn(&I) -> anyhow::Result<T> + Sync,
@@ -28,7 +28,7 @@ pub(super) fn in_parallel<I: Sync, T: Send>(
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(index) else { break };
-                    // Nobody listens any more: another item failed.
+                    // The receiver is gone because another item failed.
                     if sender.send((index, item, one(item))).is_err() {
                         break;
                     }

@@ -1,13 +1,14 @@
-//! `plan`: what publishing would change, site by site and phone by phone. Nothing is written.
+//! `plan`: shows what publishing would change, site by site and phone by phone. It writes nothing to the published
+//! tree.
 //!
-//! What is published is opened with the recovery key by the code that sites run, so a plan also proves that the
-//! published state can be opened.
+//! It opens the published releases with the recovery key and the code that sites run, so it also proves that they can
+//! be opened.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::enrol;
-use super::inventory::{Inventory, Site};
+use super::inventory::{FleetInventory, InventorySite};
 use super::progress::Progress;
 use super::publish;
 use super::publish::pack::{Packed, Sealer};
@@ -19,57 +20,57 @@ use repository::tree::Discard;
 use repository::{keyring, published};
 use settings::count;
 
-/// All sites.
+/// What publishing would change, for all planned sites.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order of their names.
+    /// The sites in the order of their names, those without a change included.
     pub sites: Vec<SitePlan>,
 }
 
-/// One site.
+/// What publishing would change at one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SitePlan {
-    /// What people call it.
+    /// The site's name, for people.
     pub name: String,
-    /// Its id.
+    /// The site's id.
     pub site: SiteId,
-    /// Whether anybody can open a release of it yet.
+    /// Whether an appliance has enrolled, so that the site would get a release.
     pub enrolled: bool,
-    /// What is published now; 0 for nothing.
+    /// The generation that is published now; 0 if there is none.
     pub generation: Generation,
-    /// What would change, in the order of the names.
-    pub changes: Vec<Change>,
+    /// The changes: settings and image first, then phones, then files; additions and changes before removals.
+    pub changes: Vec<PlannedChange>,
 }
 
-/// One change.
+/// One change that publishing would make at a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Which way.
-    pub kind: Kind,
-    /// What changes: a file's or phone's name, or a setting.
+pub struct PlannedChange {
+    /// Whether the thing is added, changed or removed.
+    pub kind: ChangeKind,
+    /// What changes, for people: a file's name, a phone's address, a table of settings or an image.
     pub what: String,
-    /// Who gets it, for people.
+    /// Who is concerned, for people: a phone's label, a model, or the appliance.
     pub whom: String,
 }
 
-/// Which way something changes.
+/// How a thing differs between the published release and the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// New.
+pub enum ChangeKind {
+    /// The published release does not have it.
     Added,
-    /// Other than before.
+    /// The published release has another version of it.
     Changed,
-    /// Gone.
+    /// The next release would not have it any more.
     Removed,
 }
 
-/// Works out what `publish` would change at these sites, or all.
+/// Finds what `publish` would change at the sites of these names, or at all sites if `sites` is `None`.
 pub fn plan(layout: &Layout, sites: Option<&[String]>, progress: &mut dyn Progress) -> anyhow::Result<Plan> {
     let enrolled = enrol::recipients(layout)?;
     plan_for(layout, &|site| enrolled.get(site).is_some_and(|keys| !keys.is_empty()), sites, progress)
 }
 
-/// [`plan`] with these sites enrolled.
+/// The same, where `enrolled` says which sites have an appliance.
 pub(super) fn plan_for(
     layout: &Layout,
     enrolled: &dyn Fn(&SiteId) -> bool,
@@ -79,7 +80,7 @@ pub(super) fn plan_for(
     let fleet = publish::clean(layout)?;
     let sites = publish::chosen(&fleet, sites)?;
     let secret = publish::publisher_secret(layout)?;
-    let recovery = keyring::load(&layout.key("recovery"), keyring::Kind::X25519)?;
+    let recovery = keyring::load(&layout.key("recovery"), keyring::KeyKind::X25519)?;
     let recovery = RecipientSecret::from_bytes(*recovery);
     let by_site = fleet.inventory.phones_by_site();
     let nobody = Vec::new();
@@ -104,7 +105,7 @@ pub(super) fn plan_for(
     Ok(plan)
 }
 
-/// What is published.
+/// The published release of a site, opened. Empty if there is none.
 #[derive(Default)]
 struct Before {
     generation: Generation,
@@ -113,7 +114,12 @@ struct Before {
     phones: BTreeMap<MacAddr, Phone>,
 }
 
-fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSecret) -> anyhow::Result<Before> {
+fn before(
+    layout: &Layout,
+    fleet: &FleetDir,
+    site: &InventorySite,
+    recovery: &RecipientSecret,
+) -> anyhow::Result<Before> {
     let Some(previous) = published::read(layout, &site.id)? else { return Ok(Before::default()) };
     let opened = previous.open(layout, &fleet.inventory.fleet.id, recovery)?;
     let catalog = opened.catalog();
@@ -125,7 +131,7 @@ fn before(layout: &Layout, fleet: &FleetDir, site: &Site, recovery: &RecipientSe
     })
 }
 
-fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed) -> Vec<Change> {
+fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, packed: &Packed) -> Vec<PlannedChange> {
     let labels: BTreeMap<MacAddr, &str> = inventory
         .phones
         .iter()
@@ -141,27 +147,27 @@ fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed)
         }
     };
     let mut changes = Vec::new();
-    let mut push = |kind, what: String, whom: String| changes.push(Change { kind, what, whom });
+    let mut push = |kind, what: String, whom: String| changes.push(PlannedChange { kind, what, whom });
 
     if let Some(manifest) = &before.manifest {
         if manifest.settings.dhcp != site.settings.site.dhcp {
-            push(Kind::Changed, "[dhcp]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[dhcp]".to_owned(), "the appliance".to_owned());
         }
         if manifest.settings.tftp != site.settings.site.tftp {
-            push(Kind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
         }
         if manifest.settings.poll_seconds != site.settings.site.poll_seconds
             || manifest.activation_window != site.settings.activation_window
         {
-            push(Kind::Changed, "[update]".to_owned(), "the appliance".to_owned());
+            push(ChangeKind::Changed, "[update]".to_owned(), "the appliance".to_owned());
         }
     }
     let before_image = before.manifest.as_ref().and_then(|manifest| manifest.image.as_ref());
     if before_image != packed.image.as_ref() {
         let kind = match (before_image, &packed.image) {
-            (None, _) => Kind::Added,
-            (_, None) => Kind::Removed,
-            _ => Kind::Changed,
+            (None, _) => ChangeKind::Added,
+            (_, None) => ChangeKind::Removed,
+            _ => ChangeKind::Changed,
         };
         let image = packed.image.as_ref().or(before_image);
         let name = image.map(|image| format!("image {} {}", image.compatible, image.version));
@@ -170,29 +176,29 @@ fn changes(inventory: &Inventory, site: &Site, before: &Before, packed: &Packed)
     let now: BTreeMap<MacAddr, &Phone> = packed.inventory.phones.iter().map(|phone| (phone.mac, phone)).collect();
     for (mac, phone) in &now {
         match before.phones.get(mac) {
-            None => push(Kind::Added, format!("phone {mac}"), phone_what(phone)),
-            Some(old) if old != *phone => push(Kind::Changed, format!("phone {mac}"), phone_what(phone)),
+            None => push(ChangeKind::Added, format!("phone {mac}"), phone_what(phone)),
+            Some(old) if old != *phone => push(ChangeKind::Changed, format!("phone {mac}"), phone_what(phone)),
             Some(_) => {}
         }
     }
     for (mac, phone) in before.phones.iter().filter(|(mac, _)| !now.contains_key(mac)) {
-        push(Kind::Removed, format!("phone {mac}"), phone_what(phone));
+        push(ChangeKind::Removed, format!("phone {mac}"), phone_what(phone));
     }
 
     let files: BTreeMap<&FileName, &FileEntry> =
         packed.shards.iter().flat_map(|shard| &shard.files).map(|file| (&file.name, file)).collect();
     for (name, file) in &files {
         let kind = match before.files.get(*name) {
-            None => Kind::Added,
+            None => ChangeKind::Added,
             Some(old) if old.sha256 != file.sha256 || old.scope != file.scope || old.class != file.class => {
-                Kind::Changed
+                ChangeKind::Changed
             }
             Some(_) => continue,
         };
         push(kind, name.to_string(), whom(&file.scope));
     }
     for (name, file) in before.files.iter().filter(|(name, _)| !files.contains_key(name)) {
-        push(Kind::Removed, name.to_string(), whom(&file.scope));
+        push(ChangeKind::Removed, name.to_string(), whom(&file.scope));
     }
     changes
 }
@@ -212,7 +218,7 @@ impl Plan {
     }
 }
 
-/// How many changes of a site are listed before the rest is counted.
+/// How many changes of a site are printed; the rest is only counted.
 const MAX_LINES: usize = 40;
 
 impl fmt::Display for Plan {
@@ -231,9 +237,9 @@ impl fmt::Display for Plan {
             let width = site.changes.iter().take(MAX_LINES).map(|change| change.what.len()).max().unwrap_or(0);
             for change in site.changes.iter().take(MAX_LINES) {
                 let sign = match change.kind {
-                    Kind::Added => '+',
-                    Kind::Changed => '~',
-                    Kind::Removed => '-',
+                    ChangeKind::Added => '+',
+                    ChangeKind::Changed => '~',
+                    ChangeKind::Removed => '-',
                 };
                 writeln!(f, "  {sign} {:width$}  {}", change.what, change.whom)?;
             }

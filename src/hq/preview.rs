@@ -1,4 +1,5 @@
-//! `preview`: the bytes that a phone would get under a name, or why it would get none. By the policy that sites run.
+//! `preview`: the bytes that a phone would get for a file name, or why it would get none. The policy is the code that
+//! sites run.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, anyhow};
 use zeroize::Zeroizing;
 
-use super::problem::{NotClean, Report};
+use super::problem::{CheckReport, NotClean};
 use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
 use access::{Catalog, Decision, FileRequest, Policy, Resolution};
@@ -17,38 +18,39 @@ use repository::layout::Layout;
 use repository::tree::Discard;
 use seal::PublisherSecret;
 
-/// A network and an address in it for the phone (RFC 5737, TEST-NET-1). The policy only asks whether they fit.
+/// A network, and below it the phone's address in that network (RFC 5737, TEST-NET-1). The policy asks only whether
+/// they fit.
 const LAN: Lan = Lan::new(Ipv4Addr::new(192, 0, 2, 0), 24);
 const PHONE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 17);
 
-/// What a phone would get.
+/// The answer that a phone would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Preview {
-    /// These bytes.
+    /// The file with these bytes. They are wiped after use, because they may hold passwords.
     Served(Zeroizing<Vec<u8>>),
-    /// `File not found`, for this reason.
+    /// The TFTP error `File not found`, for this reason.
     Refused(String),
 }
 
-/// Renders the site as it stands in the directory, published or not, and asks the policy.
+/// Renders a site from the fleet directory, published or not, and asks the policy about one file for one phone.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Result<Preview> {
     let mac: MacAddr = mac.parse()?;
     let name: FileName = name.parse()?;
     let mut findings = Findings::default();
     let Some(fleet) = FleetDir::read(layout, &mut findings) else {
-        return Err(NotClean(Report { problems: findings.finish(), ..Report::default() }).into());
+        return Err(NotClean(CheckReport { problems: findings.finish(), ..CheckReport::default() }).into());
     };
     let site = fleet.inventory.sites.get(site).ok_or_else(|| anyhow!("there is no site `{site}`"))?;
     let phones = fleet.inventory.phones_of(&site.name);
     let files = fleet.site_files(site, &phones, &mut findings);
     let problems = findings.finish();
     if !problems.is_empty() {
-        return Err(NotClean(Report { problems, ..Report::default() }).into());
+        return Err(NotClean(CheckReport { problems, ..CheckReport::default() }).into());
     }
     let by_name: BTreeMap<FileName, SiteFile> = files.iter().map(|file| (file.name.clone(), file.clone())).collect();
 
-    // Nothing sealed here leaves this process, so any secret will do, and no key is needed.
+    // What is sealed here does not leave this process, so any secret will do and no key is needed.
     let secret = PublisherSecret::from_bytes([0; 32]);
     let packed = Sealer::new(&secret, &Discard).pack(&fleet, site, &phones, files)?;
     let manifest = packed.manifest(&fleet.inventory.fleet.id, site, Generation(1), UnixTime(0), 0);
@@ -73,7 +75,7 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
     }
 }
 
-/// For people at HQ; the phone hears "File not found" in every case.
+/// The reason of a refusal, for people at HQ. The phone hears "File not found" in every case.
 fn explain(fleet: &FleetDir, catalog: &Catalog, mac: MacAddr, name: &FileName, reason: FileRefusal) -> String {
     let known = catalog.phone(mac).is_some();
     let at = fleet.inventory.phones.iter().find(|phone| phone.mac == mac);

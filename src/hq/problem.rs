@@ -1,32 +1,32 @@
-//! Everything that is wrong with a fleet directory, as one run found it.
+//! The result of `check`: everything that is wrong with a fleet directory.
 
 use std::fmt;
 
 use settings::{Problem, count};
 
-/// Everything that one run found.
+/// Everything that one check of a fleet directory found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// In the order of files and lines.
+pub struct CheckReport {
+    /// The problems, in the order of files and lines.
     pub problems: Vec<Problem>,
-    /// What was not checked, and why.
+    /// Remarks that are no problems: what was not checked and why, and passwords in clear.
     pub notes: Vec<String>,
-    /// How many sites were looked at.
+    /// How many sites were checked.
     pub sites: usize,
-    /// How many phones.
+    /// How many phones these sites have.
     pub phones: usize,
-    /// How many files phones can ask for, over all sites.
+    /// How many files their phones can ask for, in all.
     pub files: usize,
 }
 
-impl Report {
-    /// Whether publishing may go on.
+impl CheckReport {
+    /// Whether there is no problem, so that `publish` may go on.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
@@ -47,7 +47,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Publishing was refused because of problems.
+/// The error of a command that refuses to work on a fleet directory with problems.
 #[derive(Debug, thiserror::Error)]
 #[error("the fleet directory has {}", count(.0.problems.len(), "problem"))]
-pub struct NotClean(pub Report);
+pub struct NotClean(pub CheckReport);

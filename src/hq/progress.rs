@@ -1,20 +1,20 @@
-//! How far a long command is: a bar at a terminal, nothing in a pipe or a test.
+//! The progress of a long command: a bar on a terminal, nothing in a pipe or a test.
 
 use std::io::IsTerminal as _;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Told about the course of things.
+/// Something that is told how far a command is.
 pub trait Progress {
-    /// A stage begins, of so many steps.
+    /// A stage begins that has so many steps.
     fn stage(&mut self, what: &str, steps: u64);
     /// One step is done; `what` was worked on.
     fn step(&mut self, what: &str);
-    /// The last stage ended.
+    /// The stage that began last has ended.
     fn done(&mut self);
 }
 
-/// Says nothing.
+/// Shows no progress, in a pipe or a test.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Silent;
 
@@ -24,7 +24,7 @@ impl Progress for Silent {
     fn done(&mut self) {}
 }
 
-/// A bar on standard error.
+/// Shows a bar on standard error.
 #[derive(Debug, Default)]
 pub struct Bar {
     bar: Option<ProgressBar>,
@@ -34,7 +34,7 @@ impl Progress for Bar {
     fn stage(&mut self, what: &str, steps: u64) {
         self.done();
         let bar = ProgressBar::new(steps);
-        // The template is a constant; without it the default style shows.
+        // The template is a constant and parses. If it did not, the bar would have the default style.
         if let Ok(style) = ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {wide_msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -62,7 +62,7 @@ impl Drop for Bar {
     }
 }
 
-/// A bar if someone watches.
+/// A bar if standard error is a terminal, else nothing.
 pub fn for_terminal() -> Box<dyn Progress> {
     if std::io::stderr().is_terminal() { Box::new(Bar::default()) } else { Box::new(Silent) }
 }

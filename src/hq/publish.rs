@@ -1,10 +1,11 @@
-//! `publish`: from the fleet directory and the previous release to what sites download.
+//! `publish`: makes what sites download from the fleet directory and each site's previous release.
 //!
-//! The same directory, previous release and time give the same bytes. Everything is written aside; the one thing
-//! that readers notice is the rename of each site's `timestamp.json`, last. A site whose content did not change gets
-//! no new generation, only fresh `timestamp` and `snapshot` metadata when theirs are half through their life.
+//! The same directory, previous release and time give the same bytes. All files are written under names that no site
+//! asks for yet; at the end each site's `timestamp.json` is renamed into place, and only that makes the release
+//! visible. A site whose content did not change gets no new generation, only fresh `timestamp` and `snapshot` metadata
+//! after half of their life.
 //!
-//! A run has four stages, a file each: [`read`], [`decide`], [`make`], [`switch`]. Read them in this order.
+//! A run has four stages, each in its own file: [`read`], [`decide`], [`make`], [`switch`]. Read them in this order.
 
 pub mod collect;
 mod decide;
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::enrol;
-use super::inventory::Site;
+use super::inventory::InventorySite;
 use super::lint::{self, Draft};
 use super::problem::NotClean;
 use super::progress::Progress;
@@ -34,30 +35,30 @@ use repository::tree::Tree;
 
 use decide::Needs;
 use make::Maker;
-use read::{Enrolled, Found};
+use read::{Enrolled, ReadFleet};
 use trust::Signers;
 
 pub(super) use firmware::pending_path;
 pub use summary::{Outcome, SiteSummary, Summary};
 pub(super) use trust::{newest_root, publish_root, publisher_secret, roots};
 
-/// What to publish.
+/// The options of [`publish`].
 #[derive(Debug, Clone)]
 pub struct PublishOptions {
-    /// These sites only, by name, each looked at thoroughly; all if `None`, and then those for which nothing changed in
-    /// the fleet directory since the last time are taken to be as they were left.
+    /// The names of the sites to publish; `None` publishes all. The files of a named site are always made and compared.
+    /// With `None`, a site for which nothing changed since the last run is skipped.
     pub sites: Option<Vec<String>>,
-    /// The time that goes into the metadata.
+    /// The time from which the metadata's expiry counts.
     pub now: UnixTime,
 }
 
-/// Publishes. Refuses, with a [`NotClean`], when `check` finds problems.
+/// Publishes sites. Refuses with a [`NotClean`] if `check` finds problems.
 pub fn publish(layout: &Layout, options: &PublishOptions, progress: &mut dyn Progress) -> anyhow::Result<Summary> {
     let recipients = enrol::recipients(layout)?;
     publish_to(layout, &recipients, options, progress)
 }
 
-/// [`publish`], sealed to these keys.
+/// The same, with the given sealing keys of each site's appliances.
 pub(super) fn publish_to(
     layout: &Layout,
     enrolled: &Enrolled,
@@ -65,14 +66,15 @@ pub(super) fn publish_to(
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Summary> {
     let PublishOptions { sites: names, now } = options;
-    // Before the previous release is read; `serve` holds it for moments, another publisher for as long as it takes.
+    // Taken before the previous release is read. `serve` holds the lock for moments, another publisher until it is
+    // done.
     let _held = TreeLock::wait(&layout.online())?;
 
-    let found = Found::read(layout)?;
+    let found = ReadFleet::read(layout)?;
     let found_sites = found.sites(layout, enrolled, names.as_deref(), *now)?;
 
     let needs = Needs::of(found_sites);
-    let Found { mut ledger, draft, .. } = found;
+    let ReadFleet { mut ledger, draft, .. } = found;
     let fleet = checked(draft, &needs)?;
 
     let signers = Signers::read(layout)?;
@@ -90,7 +92,7 @@ pub(super) fn publish_to(
     Ok(summary)
 }
 
-/// The fleet directory, if nothing is wrong with it nor with the files of any site that needs something.
+/// The fleet directory, if it has no problem and the files of the sites that need something have none.
 fn checked(draft: Draft, needs: &Needs) -> anyhow::Result<FleetDir> {
     let (fleet, report) = draft.check(|_, site, _| needs.check(&site.id));
     if !report.is_clean() {
@@ -102,7 +104,7 @@ fn checked(draft: Draft, needs: &Needs) -> anyhow::Result<FleetDir> {
     Ok(fleet)
 }
 
-/// The fleet directory if nothing is wrong with it.
+/// The fleet directory, if `check` finds no problem in all of it.
 pub(super) fn clean(layout: &Layout) -> anyhow::Result<FleetDir> {
     let (fleet, report) = lint::read(layout);
     match fleet {
@@ -111,8 +113,8 @@ pub(super) fn clean(layout: &Layout) -> anyhow::Result<FleetDir> {
     }
 }
 
-/// The sites of these names, or all.
-pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyhow::Result<Vec<&'f Site>> {
+/// The sites of these names, or all sites if `names` is `None`. Fails if a name is unknown.
+pub(super) fn chosen<'f>(fleet: &'f FleetDir, names: Option<&[String]>) -> anyhow::Result<Vec<&'f InventorySite>> {
     let Some(names) = names else { return Ok(fleet.inventory.sites.values().collect()) };
     let mut sites = BTreeMap::new();
     for name in names {

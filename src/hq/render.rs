@@ -1,4 +1,4 @@
-//! From what people write to the files that phones get, a site at a time.
+//! Makes the files that phones get from what people write, one site at a time.
 
 mod findings;
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::assets::{Asset, Assets};
 use super::images::Images;
-use super::inventory::{Inventory, PhoneLine, Site, Variable};
+use super::inventory::{FleetInventory, InventorySite, PhoneLine, Variable};
 use super::secrets::{PREFIX, Secrets};
 use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
 use access::owner;
@@ -21,59 +21,61 @@ use settings::Problem;
 
 pub use findings::Findings;
 
-/// A whole fleet directory, read and compiled.
+/// A whole fleet directory, with its templates compiled.
 #[derive(Debug)]
 pub struct FleetDir {
-    /// Who and where.
-    pub inventory: Inventory,
-    /// How files are made.
+    /// The fleet, its sites and its phones.
+    pub inventory: FleetInventory,
+    /// The compiled templates, and what each `model.toml` says.
     pub templates: Templates,
-    /// Files that are served as they are.
+    /// The files of `files/` and `firmware/`, which are served as they are.
     pub assets: Assets,
-    /// What appliances run.
+    /// The images of the appliance in `images/`.
     pub images: Images,
-    /// Passwords.
+    /// The values that `secret:NAME` stands for.
     pub secrets: Secrets,
+    /// The addresses of all phones in the inventory.
     macs: HashSet<MacAddr>,
 }
 
 /// One file of a site before it is sealed.
 #[derive(Debug, Clone)]
 pub struct SiteFile {
-    /// The name on the wire.
+    /// The name by which phones ask for it.
     pub name: FileName,
-    /// Who may have it.
+    /// Which phones may fetch it.
     pub scope: Scope,
-    /// What it is for.
+    /// What kind of file it is: configuration, firmware, trust list, …
     pub class: Class,
-    /// The content.
+    /// Its content: rendered bytes, or a file of the fleet directory.
     pub body: Body,
-    /// What it was made from.
-    pub origin: Place,
+    /// What it was made from, for messages.
+    pub origin: Location,
 }
 
 /// The content of a file.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// Rendered here. Wiped after use: it holds passwords.
+    /// It was rendered here. The bytes are wiped after use, because they may hold passwords.
     Rendered(Zeroizing<Vec<u8>>),
-    /// On the disk.
+    /// It is a file of the fleet directory, which is not read yet.
     Asset(Arc<Asset>),
 }
 
-/// A file and perhaps a line of the fleet directory.
+/// A file of the fleet directory, and a line of it if that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Relative to the fleet directory.
+pub struct Location {
+    /// The path relative to the fleet directory.
     pub file: String,
-    /// From 1.
+    /// The line, from 1; `None` means the file as a whole.
     pub line: Option<usize>,
 }
 
 impl FleetDir {
-    /// Reads everything. `None` if there is no usable `fleet.toml`.
+    /// Reads a fleet directory and compiles its templates. What is wrong goes to `findings`. `None` if there is no
+    /// usable `fleet.toml`.
     pub fn read(layout: &Layout, findings: &mut Findings) -> Option<Self> {
-        let inventory = Inventory::read(layout, &mut findings.problems)?;
+        let inventory = FleetInventory::read(layout, &mut findings.problems)?;
         let templates = Templates::read(layout, &mut findings.problems);
         let assets = Assets::read(layout, &templates, &mut findings.problems);
         let images = Images::read(layout, &mut findings.problems);
@@ -90,10 +92,10 @@ impl FleetDir {
         Some(fleet)
     }
 
-    /// Every image that a site asks for must be there.
+    /// Adds a problem for every image that a site asks for and that is not in `images/`.
     fn check_images(&self, findings: &mut Findings) {
         let asked = self.inventory.sites.values().filter_map(|site| site.settings.image.as_ref());
-        // What the fleet asks for is asked for by many sites.
+        // `once`, because many sites have the fleet's image.
         for image in asked.filter(|image| self.images.get(&image.name).is_none()) {
             let known: Vec<&str> = self.images.names().collect();
             let problem = Problem::at_line(&image.file, image.line, format!("there is no image `{}`", image.name));
@@ -104,13 +106,14 @@ impl FleetDir {
         }
     }
 
-    /// The device whose address a name carries, in the inventory or by the general rule.
+    /// The device whose address a file name carries: a phone of the inventory, or any address by the general rule.
+    /// `None` if it carries none.
     pub fn owner_of(&self, name: &FileName) -> Option<MacAddr> {
         owner::in_inventory(name, &|mac| self.macs.contains(&mac)).or_else(|| owner::by_rule(name))
     }
 
-    /// Every file of a site in the order of the names, and everything that is wrong with them in `findings`.
-    pub fn site_files(&self, site: &Site, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
+    /// Makes every file of a site, in the order of the names. What is wrong with them goes to `findings`.
+    pub fn site_files(&self, site: &InventorySite, phones: &[&PhoneLine], findings: &mut Findings) -> Vec<SiteFile> {
         let mut files = Vec::new();
         let mut by_set: BTreeMap<&str, Vec<&PhoneLine>> = BTreeMap::new();
         for phone in phones {
@@ -132,7 +135,7 @@ impl FleetDir {
 
     fn set_files(
         &self,
-        site: &Site,
+        site: &InventorySite,
         set: &ModelSet,
         phones: &[&PhoneLine],
         files: &mut Vec<SiteFile>,
@@ -156,7 +159,7 @@ impl FleetDir {
                 name: asset.name.clone(),
                 scope: Scope::Model(set.name.clone()),
                 class: Class::Firmware,
-                origin: Place { file: asset.file.clone(), line: None },
+                origin: Location { file: asset.file.clone(), line: None },
                 body: Body::Asset(Arc::clone(asset)),
             });
         }
@@ -167,7 +170,7 @@ impl FleetDir {
         let scope = match owner {
             None => Scope::Everyone,
             Some(mac) if self.inventory.fleet.device_files => {
-                // A phone of another site is nothing to this one.
+                // The file belongs to a phone of another site.
                 if self.macs.contains(&mac) && !phones.iter().any(|phone| phone.mac == mac) {
                     return None;
                 }
@@ -193,7 +196,7 @@ impl FleetDir {
             name: asset.name.clone(),
             scope,
             class,
-            origin: Place { file: asset.file.clone(), line: None },
+            origin: Location { file: asset.file.clone(), line: None },
             body: Body::Asset(Arc::clone(asset)),
         })
     }
@@ -208,7 +211,7 @@ impl FleetDir {
     ) -> Option<SiteFile> {
         let engine = &self.templates.engine;
         let pattern = file.name_template();
-        let place = Place { file: set.file(), line: Some(file.line) };
+        let place = Location { file: set.file(), line: Some(file.line) };
         let name = match engine.render(&pattern, context) {
             Ok(name) => name,
             Err(mut error) => {
@@ -251,7 +254,7 @@ impl FleetDir {
                     findings.once(error.problem().hint("put it into a file with scope \"device\""));
                     return None;
                 }
-                // A template that did not compile was reported when it was read.
+                // If the template did not compile, that was reported when it was read.
                 if self.templates.engine.has(&file.template) {
                     findings.failed(error, phone);
                 }
@@ -260,9 +263,15 @@ impl FleetDir {
         }
     }
 
-    /// What a template sees: `fleet`, `site`, `phone` and the variables, the phone's over the site's over the fleet's
-    /// over the model's.
-    fn context(&self, site: &Site, set: &ModelSet, phone: Option<&PhoneLine>, findings: &mut Findings) -> Value {
+    /// The values that a template can use: `fleet`, `site`, `phone` and the variables. A phone's variable wins over the
+    /// site's, the site's over the fleet's, the fleet's over the model's.
+    fn context(
+        &self,
+        site: &InventorySite,
+        set: &ModelSet,
+        phone: Option<&PhoneLine>,
+        findings: &mut Findings,
+    ) -> Value {
         let mut merged: BTreeMap<&str, &Variable> = BTreeMap::new();
         let layers = [&set.variables, &self.inventory.fleet.variables, &site.variables];
         for (name, variable) in layers.into_iter().chain(phone.map(|phone| &phone.variables)).flatten() {
@@ -298,7 +307,8 @@ impl FleetDir {
         Value::from(context)
     }
 
-    /// The value of a secret. One that cannot be had is a problem; the template is looked at all the same.
+    /// The value of a secret. If it cannot be had, that is a problem, and a placeholder lets the template be checked
+    /// all the same.
     fn secret(&self, name: &str, variable: &Variable, findings: &mut Findings) -> Value {
         match self.secrets.resolve(name) {
             Ok(secret) => Value::from(secret.as_str()),
@@ -313,7 +323,7 @@ impl FleetDir {
         }
     }
 
-    /// Whether anything calls this variable a secret.
+    /// Whether this variable stands for a secret at any phone, site or model, or in the fleet.
     fn is_secret(&self, variable: &str) -> bool {
         let inventory = &self.inventory;
         let sites = inventory.sites.values().map(|site| &site.variables);
@@ -338,13 +348,13 @@ impl FleetDir {
     }
 }
 
-/// The secret that a variable stands for.
+/// The name of the secret that a variable stands for; `None` if it stands for none.
 fn secret_name(variable: &Variable) -> Option<&str> {
     variable.value.as_str()?.strip_prefix(PREFIX)
 }
 
 impl SiteFile {
-    /// The size in bytes.
+    /// The size of its content in bytes.
     pub fn bytes(&self) -> u64 {
         match &self.body {
             Body::Rendered(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),

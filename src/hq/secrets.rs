@@ -1,7 +1,8 @@
-//! SIP passwords and the like: `secret:NAME` in a variable stands for a value that is never in git in clear.
+//! Secrets, for example SIP passwords: `secret:NAME` in a variable stands for a value that is never in git in clear.
 //!
-//! It comes from `secrets.age` (encrypted with age to `keys/secrets.key`; inside is TOML, `NAME = "value"`), or from
-//! the program that `secrets-command` in `fleet.toml` names, which prints the secret whose name it is given.
+//! The value comes from `secrets.age`, which holds TOML (`NAME = "value"`) encrypted with age to `keys/secrets.key`. Or
+//! it comes from the program that `secrets-command` in `fleet.toml` names, which prints the secret whose name it is
+//! given.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,22 +17,23 @@ use super::inventory::Fleet;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
 
-/// What a variable that stands for a secret begins with.
+/// The beginning of a variable's text that stands for a secret.
 pub const PREFIX: &str = "secret:";
 
-/// The longest secret, in bytes.
+/// The longest value of a secret, in bytes.
 const MAX_SECRET_BYTES: usize = 4096;
 
-/// Where secrets come from in this run.
+/// The secrets of a fleet, from wherever they come in this run.
 #[derive(Debug)]
 pub struct Secrets(Origin);
 
+/// Where the secrets come from.
 enum Origin {
-    /// `secrets.age`, opened.
+    /// They are in `secrets.age`, which was decrypted.
     File(BTreeMap<String, Zeroizing<String>>),
-    /// A program, asked once for each name.
+    /// A program prints them. It is called once for each name.
     Command { command: Vec<String>, known: Mutex<BTreeMap<String, Result<Zeroizing<String>, String>>> },
-    /// The key is not on this machine: every name gets a placeholder, so that the rest can be checked.
+    /// `keys/secrets.key` is not on this machine. Every name gets a placeholder, so that the rest can be checked.
     Locked,
 }
 
@@ -46,7 +48,7 @@ impl std::fmt::Debug for Origin {
 }
 
 impl Secrets {
-    /// Opens what the fleet uses.
+    /// Opens the secrets as `fleet.toml` says.
     pub fn open(layout: &Layout, fleet: &Fleet) -> anyhow::Result<Self> {
         if !fleet.secrets_command.is_empty() {
             let command = fleet.secrets_command.clone();
@@ -58,17 +60,17 @@ impl Secrets {
         read(layout).map(|values| Self(Origin::File(values)))
     }
 
-    /// Placeholders for every name.
+    /// Secrets that give a placeholder for every name.
     pub fn locked() -> Self {
         Self(Origin::Locked)
     }
 
-    /// Whether real values are at hand.
+    /// Whether the real values are at hand, and not placeholders.
     pub fn is_unlocked(&self) -> bool {
         !matches!(self.0, Origin::Locked)
     }
 
-    /// The value of a secret; an error says why there is none.
+    /// The value of a secret. The error says why there is none.
     pub fn resolve(&self, name: &str) -> Result<Zeroizing<String>, String> {
         match &self.0 {
             Origin::Locked => Ok(Zeroizing::new("locked".to_owned())),
@@ -81,7 +83,7 @@ impl Secrets {
     }
 }
 
-/// Runs the program for one name.
+/// Runs the program for one name and returns the first line that it prints.
 fn ask(command: &[String], name: &str) -> Result<Zeroizing<String>, String> {
     // A name that looks like an option must not become one.
     if name.starts_with('-') || name.is_empty() {
@@ -131,7 +133,7 @@ fn identity(layout: &Layout) -> anyhow::Result<age::x25519::Identity> {
     line.parse().map_err(|error| anyhow!("{} is not an age key: {error}", path.display()))
 }
 
-/// All secrets of `secrets.age`; none if there is no such file.
+/// Decrypts all secrets of `secrets.age`. Empty if there is no such file.
 pub fn read(layout: &Layout) -> anyhow::Result<BTreeMap<String, Zeroizing<String>>> {
     let path = layout.secrets();
     let sealed = match fs::read(&path) {
@@ -143,13 +145,13 @@ pub fn read(layout: &Layout) -> anyhow::Result<BTreeMap<String, Zeroizing<String
         .map_err(|error| anyhow!("secrets.age does not open with keys/secrets.key: {error}"))?;
     let clear = Zeroizing::new(clear);
     let text = std::str::from_utf8(&clear).map_err(|_| anyhow!("secrets.age holds something that is not text"))?;
-    // The parser's message would quote the line, and so the secret.
+    // The parser's message is dropped, because it would quote the line with the secret.
     let values: BTreeMap<String, String> =
         toml::from_str(text).map_err(|_| anyhow!("the text in secrets.age is not lines of NAME = \"value\""))?;
     Ok(values.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect())
 }
 
-/// Replaces `secrets.age`.
+/// Encrypts these secrets into `secrets.age` and replaces the file.
 pub fn write(layout: &Layout, values: &BTreeMap<String, Zeroizing<String>>) -> anyhow::Result<()> {
     write_to(layout, &identity(layout)?.to_public(), values)
 }
@@ -171,12 +173,12 @@ fn write_to(
     repository::tree::write_file(&layout.secrets(), sealed.as_bytes())
 }
 
-/// A basic string of TOML.
+/// This text as a basic string of TOML.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Refuses names that could not stand behind `secret:` in a line of `phones.csv`.
+/// Fails for a name that could not follow `secret:` in a line of `phones.csv`.
 pub fn check_name(name: &str) -> anyhow::Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '@');
     if name.is_empty() || name.len() > 100 || name.starts_with('-') || !name.chars().all(good) {
@@ -185,7 +187,7 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A new random password: 20 letters and digits without those that look alike, about 114 bits (I34).
+/// Makes a random password of 20 letters and digits, about 114 bits, without those that look alike (I34).
 pub fn generate() -> anyhow::Result<Zeroizing<String>> {
     const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let mut password = Zeroizing::new(String::new());
@@ -193,7 +195,7 @@ pub fn generate() -> anyhow::Result<Zeroizing<String>> {
     while password.len() < 20 {
         getrandom::fill(&mut *bytes).map_err(|error| anyhow!("no random numbers from the system: {error}"))?;
         for byte in bytes.iter() {
-            // Only values below the length: a modulus would prefer some letters.
+            // Values beyond the last letter are skipped: a modulus would prefer some letters.
             if let Some(letter) = LETTERS.get(usize::from(byte & 63))
                 && password.len() < 20
             {

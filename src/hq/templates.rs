@@ -1,7 +1,7 @@
-//! `templates/`: one folder a model, with `model.toml` and the templates it names.
+//! `templates/`: one folder for each model, with `model.toml` and the templates that it names.
 //!
-//! Templates are Jinja (minijinja). A variable that is not set is an error, never an empty text: a phone with half a
-//! configuration is worse than one with the old configuration. In XML every value is escaped.
+//! Templates are Jinja (minijinja). A variable that is not set is an error and never an empty text, because a phone
+//! with half a configuration is worse than one with its old configuration. In XML every value is escaped.
 
 mod engine;
 mod model;
@@ -16,19 +16,19 @@ use settings::{MAX_TEXT_BYTES, Problem, Source};
 pub use engine::{Engine, RenderError};
 pub use model::{FileScope, ModelSet, NamedLine, TemplateFile};
 
-/// All template sets, compiled.
+/// All of `templates/`, compiled.
 #[derive(Debug)]
 pub struct Templates {
-    /// By the name of the folder.
+    /// The template set of each folder, by the folder's name.
     pub sets: BTreeMap<String, ModelSet>,
-    /// The folder of each model that `phones.csv` may name.
+    /// The folder of each model that `phones.csv` may name, by the model's name.
     pub by_model: BTreeMap<String, String>,
-    /// What renders them.
+    /// The engine, which holds all compiled templates.
     pub engine: Engine,
 }
 
 impl Templates {
-    /// Reads and compiles everything; what is wrong goes to `problems`.
+    /// Reads and compiles all of `templates/`. What is wrong goes to `problems`.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
         let mut sets = BTreeMap::new();
         let mut sources = Vec::new();
@@ -65,7 +65,7 @@ impl Templates {
         Self { sets, by_model, engine }
     }
 
-    /// The template set of a model.
+    /// The template set of a model; `None` if no folder has the model.
     pub fn of_model(&self, model: &str) -> Option<&ModelSet> {
         self.sets.get(self.by_model.get(model)?)
     }

@@ -1,57 +1,57 @@
-//! Whom the service lets in: the decision on an enrolment. Pure; [`crate::db::Db::enrol`] acts on it.
+//! The decision on an enrolment: may this appliance become a site? Pure; [`crate::db::Db::enrol`] acts on it.
 
 use crate::ca::{Csr, CsrError};
 use api::{EnrolRequest, HqRefusal, Refusal};
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, SiteId, UnixTime};
 
-/// A token as HQ knows it; the secret is not here.
+/// A token as the database keeps it. The token's secret is not in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenRow {
-    /// The token's id.
+    /// The token's id: 16 hex digits, public.
     pub id: String,
-    /// The site that it makes.
+    /// The site that the appliance becomes.
     pub site: SiteId,
-    /// The fleet.
+    /// The fleet of that site.
     pub fleet: FleetId,
-    /// [`api::TokenKeys::service`].
+    /// The key that the service checks the proof with ([`api::TokenKeys::service`]), derived from the token's secret.
     pub service_key: [u8; 32],
-    /// After this it is refused.
+    /// From this time on the token is refused.
     pub expires: UnixTime,
     /// Whether the site was revoked after it was issued.
     pub revoked: bool,
-    /// Who used it: [`applicant`].
+    /// The appliance that used it, as [`applicant`] names it; `None` while it is unused.
     pub used_by: Option<String>,
 }
 
 /// Why an enrolment or renewal was turned away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No such token was issued.
+    /// HQ has issued no token with this id.
     #[error("this token was not issued here")]
     TokenUnknown,
-    /// Another appliance used it.
+    /// Another appliance has used this token.
     #[error("another appliance has used this token; issue a new one")]
     TokenUsed,
-    /// Too late.
+    /// More than [`api::TOKEN_HOURS`] have passed since the token was issued.
     #[error("this token has expired; issue a new one")]
     TokenExpired,
-    /// The HMAC does not hold.
+    /// The HMAC over the request does not fit the token's secret.
     #[error("the proof does not fit the token")]
     ProofWrong,
     /// The site was revoked after the token or certificate was issued.
     #[error("this site was revoked; issue a new token if it shall come back")]
     Revoked,
-    /// Not what a request looks like.
+    /// The certificate signing request cannot be used.
     #[error("{0}")]
     Malformed(CsrError),
-    /// Over [`crate::db::MAX_CERTIFICATES_A_DAY`].
+    /// The site had [`crate::db::MAX_CERTIFICATES_A_DAY`] certificates within a day already.
     #[error("too many certificates for this site today; try again tomorrow")]
     TooMany,
 }
 
 impl Refused {
-    /// What HQ says it refuses for.
+    /// The code of this refusal in HQ's answer.
     pub const fn refusal(&self) -> HqRefusal {
         match self {
             Self::TokenUnknown => HqRefusal::TokenUnknown,
@@ -71,25 +71,25 @@ impl From<&Refused> for Refusal {
     }
 }
 
-/// An enrolment that may go on.
+/// An enrolment that [`admit`] allows; the certificate is not issued yet.
 #[derive(Debug, Clone)]
 pub struct Admitted {
     /// The fleet that the token is for.
     pub fleet: FleetId,
     /// The site that the token is for.
     pub site: SiteId,
-    /// The checked request.
+    /// The certificate signing request; its signature and curve were checked.
     pub csr: Csr,
-    /// Who asks: see [`applicant`].
+    /// The appliance that asks, as [`applicant`] names it.
     pub applicant: String,
     /// Whether this appliance was admitted before and lost the answer.
     pub retry: bool,
 }
 
-/// Decides on an enrolment. Pure; [`crate::db::Db::enrol`] acts on the decision.
+/// Decides on an enrolment. `token` is the row of the token that the request names, `None` if there is none.
 pub fn admit(token: Option<&TokenRow>, request: &EnrolRequest, now: UnixTime) -> Result<Admitted, Refused> {
     let token = token.ok_or(Refused::TokenUnknown)?;
-    // First of all: who cannot prove the secret learns nothing about the token's state.
+    // First of all: a caller who cannot prove the secret learns nothing about the token's state.
     let names = (&token.fleet, &token.site, token.id.as_str());
     let EnrolRequest { csr, recipient, service_proof, .. } = request;
     if request.token != token.id || !api::enrolment_proven(&token.service_key, names, csr, recipient, service_proof) {
@@ -110,7 +110,8 @@ pub fn admit(token: Option<&TokenRow>, request: &EnrolRequest, now: UnixTime) ->
     Ok(Admitted { fleet: token.fleet.clone(), site: token.site.clone(), csr, applicant, retry })
 }
 
-/// An appliance is its two keys: the same keys may ask again, because an answer can be lost on the way.
+/// A name for an appliance: a digest over its TLS key and its sealing key. The same keys may ask again, because an
+/// answer can be lost on the way.
 pub fn applicant(csr: &Csr, recipient: &RecipientPublic) -> String {
     Digest::of(format!("{}\n{recipient:?}", csr.key_digest).as_bytes()).to_string()
 }

@@ -1,7 +1,7 @@
-//! HQ's certificate authority: P-256, and nothing else.
+//! HQ's certificate authority, on P-256 only.
 //!
-//! It signs two kinds of certificate: the service's own, and one client certificate per appliance whose SAN URI
-//! names the site (I4). Of a request only the public key is taken; subject, names, usages and dates are ours.
+//! It signs two kinds of certificate: the service's own, and one client certificate per appliance, whose SAN URI names
+//! the site (I4). The CA takes only the public key from a request and sets subject, names, usages and dates itself.
 
 use std::fs;
 use std::net::IpAddr;
@@ -27,13 +27,13 @@ use ids::{Digest, FleetId, SiteId, UnixTime};
 use repository::layout::Layout;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// The CA outlives every card that pins it.
+/// How long the CA's certificate is valid: longer than an SD card that pins it lasts.
 const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// The service's certificate; renewed by `serve` itself.
+/// How long the service's certificate is valid. `serve` renews it by itself.
 const SERVER_LIFE: Duration = Duration::from_secs(2 * 365 * 86_400);
-/// With less than this left the service's certificate is renewed.
+/// The service's certificate is renewed when less than this is left.
 const SERVER_RENEWAL: Duration = Duration::from_secs(30 * 86_400);
-/// Certificates begin this much earlier than now, for clocks that are a little behind.
+/// How much earlier than now certificates begin to be valid, for clocks that are a little behind.
 const SLACK: Duration = Duration::from_secs(300);
 
 /// Makes a CA and the service's certificate for these host names and addresses, in `online/`.
@@ -62,7 +62,7 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     Ok(certificate)
 }
 
-/// Makes a new server certificate for other host names and addresses. A running service takes it at its next start.
+/// Makes a new server certificate for other host names and addresses. A running service uses it after its next start.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn rename(online: &Path, host_names: &[String]) -> anyhow::Result<()> {
     ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
@@ -78,7 +78,7 @@ pub fn digest(online: &Path) -> anyhow::Result<Digest> {
     Ok(Digest::of(&der))
 }
 
-/// The CA with its key.
+/// The CA: its certificate, and the key that signs with it.
 pub struct Ca {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -86,33 +86,33 @@ pub struct Ca {
     pem: String,
 }
 
-/// A certificate that was issued.
+/// A client certificate that the CA has issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
-    /// The certificate and the CA's, PEM.
+    /// The client certificate and after it the CA's, in PEM.
     pub chain: String,
-    /// When it ends.
+    /// The end of its validity (`notAfter`).
     pub expires: UnixTime,
-    /// Its serial number in hex.
+    /// The certificate's serial number in hex.
     pub serial: String,
-    /// SHA-256 of its DER.
+    /// SHA-256 of the certificate in DER, by which the database finds it.
     pub fingerprint: Digest,
 }
 
 /// What a client certificate says, after the CA's signature held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The fleet.
+    /// The fleet, from the SAN URI.
     pub fleet: FleetId,
-    /// The site: the only place it is ever taken from.
+    /// The site, from the SAN URI. The service takes a caller's site from nowhere else.
     pub site: SiteId,
-    /// When the certificate ends.
+    /// The end of the certificate's validity (`notAfter`).
     pub not_after: UnixTime,
-    /// SHA-256 of its DER.
+    /// SHA-256 of the certificate in DER, by which the database finds it.
     pub fingerprint: Digest,
 }
 
-/// A checked request: proof of possession held and the key is on P-256.
+/// A certificate signing request whose key is on P-256 and signed the request (proof of possession).
 #[derive(Debug, Clone)]
 pub struct Csr {
     key: SubjectPublicKeyInfo,
@@ -123,10 +123,10 @@ pub struct Csr {
 /// Why a request for a certificate was turned away.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    /// No PKCS#10 in PEM.
+    /// It is not PKCS#10 in PEM.
     #[error("the request is not a PKCS#10 certificate signing request in PEM")]
     Malformed,
-    /// Another curve or algorithm.
+    /// Its key is of another curve or algorithm than P-256.
     #[error("the request's key is not on P-256")]
     Key,
     /// It is not signed by the key it holds.
@@ -143,7 +143,7 @@ impl Csr {
             return Err(CsrError::Malformed);
         }
         let raw = request.certification_request_info.subject_pki.raw;
-        // The curve first: the signature's algorithm alone does not tell it.
+        // The curve is checked first, because the signature's algorithm does not tell it.
         let key = SubjectPublicKeyInfo::from_der(raw).map_err(|_| CsrError::Key)?;
         if rcgen::PublicKeyData::algorithm(&key) != &PKCS_ECDSA_P256_SHA256 {
             return Err(CsrError::Key);
@@ -182,7 +182,7 @@ impl Ca {
         &self.certificate
     }
 
-    /// A client certificate for a site, good for [`api::CERTIFICATE_DAYS`] from `now`.
+    /// Issues a client certificate for a site, valid for [`api::CERTIFICATE_DAYS`] from `now`.
     pub fn issue_client(&self, csr: &Csr, fleet: &FleetId, site: &SiteId, now: UnixTime) -> anyhow::Result<Issued> {
         let uri = api::site_uri(fleet, site);
         let mut params = CertificateParams::default();
@@ -206,9 +206,9 @@ impl Ca {
         })
     }
 
-    /// The service's chain and key. Makes a new certificate for the same names first, if the one on disk has less
-    /// than 30 days left or does not fit its key (a crash between the two files).
-    pub fn server(&self, now: UnixTime) -> anyhow::Result<Server> {
+    /// The service's chain and key. It first makes a new certificate for the same names, if the one on the disk has
+    /// less than 30 days left or does not fit its key (after a crash between the two files).
+    pub fn server(&self, now: UnixTime) -> anyhow::Result<ServerCertificate> {
         let (key_path, chain_path) = (self.dir.join("server.key"), self.dir.join("server.pem"));
         let leaf = read_chain(&chain_path)?.into_iter().next().ok_or_else(|| anyhow!("server.pem is empty"))?;
         let (_, parsed) = x509_parser::parse_x509_certificate(&leaf)
@@ -226,7 +226,7 @@ impl Ca {
         }
         let key = PrivateKeyDer::from_pem_file(&key_path)
             .map_err(|error| anyhow!("cannot read {}: {error}", key_path.display()))?;
-        Ok(Server { chain: read_chain(&chain_path)?, key, renewed })
+        Ok(ServerCertificate { chain: read_chain(&chain_path)?, key, renewed })
     }
 
     fn issue_server(&self, names: &[SanType], now: UnixTime) -> anyhow::Result<()> {
@@ -242,24 +242,24 @@ impl Ca {
         params.serial_number = Some(serial()?);
         let leaf = params.signed_by(&key, &self.issuer).context("cannot sign the service's certificate")?.pem();
         replace_secret(&self.dir.join("server.key"), &Zeroizing::new(key.serialize_pem()))?;
-        // With the CA behind it: an enrolling appliance knows only the CA's SHA-256 and finds it in the chain.
+        // The CA's certificate follows: an enrolling appliance knows only its SHA-256 and looks for it in the chain.
         replace_secret(&self.dir.join("server.pem"), &format!("{leaf}{}", self.pem))
     }
 }
 
-/// What the TLS service needs.
-pub struct Server {
-    /// Leaf, then CA.
+/// The service's certificate with its key, as the TLS configuration takes them.
+pub struct ServerCertificate {
+    /// The service's certificate, then the CA's.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's key.
+    /// The private key of the service's certificate.
     pub key: PrivateKeyDer<'static>,
-    /// Whether it was made just now.
+    /// Whether [`Ca::server`] made it in this call.
     pub renewed: bool,
 }
 
 /// Reads the site out of a client certificate whose signature has been checked.
 ///
-/// `None` if it does not have exactly one URI, naming a fleet and a site.
+/// `None` unless its only name is a URI that names a fleet and a site.
 pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
@@ -298,7 +298,7 @@ fn san(name: &str) -> anyhow::Result<SanType> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    // What rustls will take as a server name, nothing looser.
+    // Only what rustls takes as a server name.
     if rustls::pki_types::DnsName::try_from(name).is_err() {
         bail!("`{name}` is neither a host name nor an IP address");
     }
@@ -311,7 +311,7 @@ fn common_name(text: &str) -> DistinguishedName {
     name
 }
 
-/// A name that fits a certificate: X.520 bounds a common name to 64 characters, 13 of which are ours.
+/// Shortens a fleet's name for the CA's common name: X.520 allows 64 characters, and ours takes 13 of them.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(50).collect()
 }
@@ -321,7 +321,7 @@ fn validity(now: UnixTime, life: Duration) -> anyhow::Result<(OffsetDateTime, Of
     Ok((at(UnixTime(now.0.saturating_sub(SLACK.as_secs().cast_signed())))?, at(now.plus(life))?))
 }
 
-/// 127 random bits (RFC 5280 §4.1.2.2 wants positive, unique and at most 20 octets).
+/// A random serial number of 127 bits. RFC 5280 §4.1.2.2 wants it positive, unique and at most 20 octets long.
 fn serial() -> anyhow::Result<SerialNumber> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| anyhow!("no randomness: {error}"))?;

@@ -1,7 +1,7 @@
-//! What the online half knows: tokens, sites, enrolments, certificates and check-ins, in one SQLite file.
+//! What HQ's host knows: tokens, sites, enrolments, certificates and check-ins, in one SQLite file.
 //!
-//! The tool and the service open the same file side by side. Nothing here is content or a key that signs content:
-//! who reads this file learns which sites there are, who writes it can lock sites out, and no more.
+//! The command line and the service open the same file side by side. It holds neither content nor a key that signs
+//! content. Whoever reads the file learns which sites there are, and whoever writes it can lock sites out, but no more.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use api::{self, CheckIn, EnrolRequest, SiteState};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use repository::layout::Layout;
 
-/// How many check-ins of a site are kept.
+/// How many check-ins of each site are kept; older ones are deleted.
 pub const HISTORY: u32 = 100;
 /// How many certificates one site may have issued in a day; a loop in an appliance must not fill the disk.
 pub const MAX_CERTIFICATES_A_DAY: u32 = 20;
@@ -48,70 +48,70 @@ CREATE TABLE check_ins (
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
 
-/// Where check-ins go. [`Db`] takes them; a large fleet may put them elsewhere.
+/// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
 pub trait CheckIns: Send + Sync {
     /// Keeps a site's check-in as its newest.
     fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()>;
-    /// The newest check-in of every site.
+    /// The newest check-in of every site, with the time at which it came.
     fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>>;
 }
 
-/// The database. Calls block; the service makes them off its async threads.
+/// The database. Every call blocks, so the service makes them on threads that may block.
 pub struct Db {
-    /// Writes wait for the disk, so reads have a connection of their own (WAL lets both go on).
+    /// A write waits for the disk, so reads have their own connection. WAL lets both run at once.
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
 }
 
-/// A site as HQ knows it.
+/// What the database knows of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteRow {
-    /// Its id.
+    /// The id in the site's file.
     pub id: SiteId,
-    /// What people call it.
+    /// The site's name, for people, as the publisher last wrote it.
     pub name: String,
     /// The newest generation that was published for it.
     pub published: Generation,
-    /// When it was revoked, if it is.
+    /// When it was revoked; `None` if it is not, or if a new token let it in again.
     pub revoked_at: Option<UnixTime>,
     /// Whether an appliance was enrolled.
     pub enrolled: bool,
-    /// When its newest certificate ends.
+    /// The latest end of its certificates that are not revoked; `None` if there is none.
     pub certificate_until: Option<UnixTime>,
 }
 
 /// What the database says of a presented certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// We issued it to this site and it is not revoked.
+pub enum CertificateStanding {
+    /// HQ issued it to this site and it is not revoked.
     Good,
-    /// It, or its site, is revoked.
+    /// The certificate or its site is revoked.
     Revoked,
-    /// We have no record of issuing it to this site.
+    /// HQ has no record of issuing it to this site.
     Unknown,
 }
 
 /// An enrolment that the publisher has not taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrolment {
-    /// The token used.
+    /// The id of the token that the appliance used.
     pub token: String,
-    /// The site.
+    /// The site that the token is for.
     pub site: SiteId,
-    /// The request, as far as the publisher's proof covers it.
+    /// The certificate signing request in PEM, which the publisher's proof covers.
     pub csr: String,
-    /// The key to seal to, in hex.
+    /// The appliance's public sealing key, in hex. The publisher's proof covers it, too.
     pub recipient: String,
-    /// [`EnrolRequest::publisher_proof`].
+    /// The proof for the publisher, as the appliance sent it ([`EnrolRequest::publisher_proof`]).
     pub publisher_proof: String,
-    /// When.
+    /// When the service accepted it, by its clock.
     pub at: UnixTime,
 }
 
 impl Db {
     /// Opens the database, making it (mode 0600) if there is none.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        // SQLite would make it with the umask's mode, and its name durable only with the first transaction.
+        // SQLite would make the file with the umask's mode, and sync the folder only with the first transaction.
         durable::ensure(path, durable::PRIVATE).with_context(|| format!("cannot open database {}", path.display()))?;
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }
@@ -159,30 +159,38 @@ impl Db {
         Ok(value)
     }
 
-    /// Keeps what the service must know of a new token. A revoked site is let in again by it, and only by it.
+    /// Keeps what the service must know of a new token. A new token also ends the revocation of its site; nothing else
+    /// does.
     pub fn add_token(&self, token: &TokenRow, site_name: &str) -> anyhow::Result<()> {
         self.write(|db| {
             upsert_site(db, &token.site, site_name)?;
             db.execute(
                 "UPDATE sites SET fleet = ?2, revoked_at = NULL WHERE id = ?1",
-                params![Text(&token.site), Text(&token.fleet)],
+                params![TextColumn(&token.site), TextColumn(&token.fleet)],
             )?;
             db.execute(
                 "INSERT INTO tokens (id, site, fleet, service_key, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![token.id, Text(&token.site), Text(&token.fleet), token.service_key, Time(token.expires)],
+                params![
+                    token.id,
+                    TextColumn(&token.site),
+                    TextColumn(&token.fleet),
+                    token.service_key,
+                    TimeColumn(token.expires)
+                ],
             )?;
             Ok(())
         })
     }
 
-    /// Decides on an enrolment ([`admit::admit`]), has the certificate issued and uses the token up, all or nothing.
+    /// Decides on an enrolment ([`admit::admit`]), has `issue` make the certificate and marks the token as used, all in
+    /// one transaction.
     pub fn enrol(
         &self,
         request: &EnrolRequest,
         now: UnixTime,
         issue: impl FnOnce(&Csr, &FleetId, &SiteId) -> anyhow::Result<Issued>,
     ) -> anyhow::Result<Result<(SiteId, Issued), Refused>> {
-        // A first look without the lock that writers share: strangers shall not be able to hold it.
+        // The first decision needs no write lock, so that callers without a valid token cannot hold it.
         if let Err(refused) = admit::admit(token(&self.read(), &request.token)?.as_ref(), request, now) {
             return Ok(Err(refused));
         }
@@ -200,19 +208,19 @@ impl Db {
             if !admitted.retry {
                 db.execute(
                     "UPDATE tokens SET used_at = ?2, used_by = ?3 WHERE id = ?1",
-                    params![request.token, Time(now), admitted.applicant],
+                    params![request.token, TimeColumn(now), admitted.applicant],
                 )?;
                 db.execute(
                     "INSERT INTO enrolments (token, site, csr, recipient, publisher_proof, version, at)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     params![
                         request.token,
-                        Text(&admitted.site),
+                        TextColumn(&admitted.site),
                         request.csr,
                         format!("{:?}", request.recipient),
                         request.publisher_proof,
                         request.version,
-                        Time(now)
+                        TimeColumn(now)
                     ],
                 )?;
             }
@@ -220,7 +228,7 @@ impl Db {
         })
     }
 
-    /// Records a renewed certificate of a site, unless the old one has been revoked meanwhile.
+    /// Has `issue` renew a site's certificate and records it, unless the old one was revoked meanwhile.
     pub fn renew(
         &self,
         site: &SiteId,
@@ -229,7 +237,7 @@ impl Db {
         issue: impl FnOnce() -> anyhow::Result<Issued>,
     ) -> anyhow::Result<Result<Issued, Refused>> {
         self.write(|db| {
-            if standing(db, site, old)? != Standing::Good {
+            if standing(db, site, old)? != CertificateStanding::Good {
                 return Ok(Err(Refused::Revoked));
             }
             if issued_today(db, site, now)? >= MAX_CERTIFICATES_A_DAY {
@@ -242,31 +250,31 @@ impl Db {
     }
 
     /// What is known of a certificate that was presented for this site.
-    pub fn standing(&self, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<Standing> {
+    pub fn standing(&self, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<CertificateStanding> {
         standing(&self.read(), site, fingerprint)
     }
 
-    /// The newest generation published for a site; 0 for none.
+    /// The newest generation that was published for a site; 0 if there was none.
     pub fn published(&self, site: &SiteId) -> anyhow::Result<Generation> {
         let db = self.read();
         let mut statement = db.prepare_cached("SELECT published FROM sites WHERE id = ?1")?;
         Ok(statement
-            .query_row([Text(site)], |row| row.get::<_, Release>(0))
+            .query_row([TextColumn(site)], |row| row.get::<_, GenerationColumn>(0))
             .optional()?
             .map_or(Generation(0), |release| release.0))
     }
 
-    /// Locks a site out: its certificates, and its tokens whether used or not. Returns how many certificates.
+    /// Revokes a site's certificates and all its tokens. Returns how many certificates that were.
     pub fn revoke(&self, site: &SiteId, now: UnixTime) -> anyhow::Result<usize> {
         self.write(|db| {
             let known = db.execute(
                 "UPDATE sites SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1",
-                params![Text(site), Time(now)],
+                params![TextColumn(site), TimeColumn(now)],
             )?;
             ensure!(known == 1, "site {site} was never published nor given a token");
-            db.execute("UPDATE tokens SET revoked = 1 WHERE site = ?1", [Text(site)])?;
-            db.execute("UPDATE enrolments SET accepted = 1 WHERE site = ?1", [Text(site)])?;
-            Ok(db.execute("UPDATE certificates SET revoked = 1 WHERE site = ?1 AND revoked = 0", [Text(site)])?)
+            db.execute("UPDATE tokens SET revoked = 1 WHERE site = ?1", [TextColumn(site)])?;
+            db.execute("UPDATE enrolments SET accepted = 1 WHERE site = ?1", [TextColumn(site)])?;
+            Ok(db.execute("UPDATE certificates SET revoked = 1 WHERE site = ?1 AND revoked = 0", [TextColumn(site)])?)
         })
     }
 
@@ -283,32 +291,32 @@ impl Db {
                 csr: row.get(2)?,
                 recipient: row.get(3)?,
                 publisher_proof: row.get(4)?,
-                at: row.get::<_, Time>(5)?.0,
+                at: row.get::<_, TimeColumn>(5)?.0,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The publisher has taken this enrolment over.
+    /// Notes that the publisher has taken over the enrolment with this token.
     pub fn accepted(&self, token: &str) -> anyhow::Result<()> {
         self.write(|db| Ok(db.execute("UPDATE enrolments SET accepted = 1 WHERE token = ?1", [token]).map(drop)?))
     }
 
-    /// Notes what was published. A generation never goes down.
+    /// Notes the published generation of each site (id, name, generation). A lower one than before is ignored.
     pub fn published_now(&self, published: &[(SiteId, String, Generation)]) -> anyhow::Result<()> {
         self.write(|db| {
             for (site, name, generation) in published {
                 upsert_site(db, site, name)?;
                 db.execute(
                     "UPDATE sites SET published = max(published, ?2) WHERE id = ?1",
-                    params![Text(site), Release(*generation)],
+                    params![TextColumn(site), GenerationColumn(*generation)],
                 )?;
             }
             Ok(())
         })
     }
 
-    /// All sites.
+    /// Every site that was published or given a token, by name.
     pub fn sites(&self) -> anyhow::Result<Vec<SiteRow>> {
         let db = self.read();
         let mut statement = db.prepare(
@@ -321,10 +329,10 @@ impl Db {
             Ok(SiteRow {
                 id: parsed(row, 0)?,
                 name: row.get(1)?,
-                published: row.get::<_, Release>(2)?.0,
-                revoked_at: row.get::<_, Option<Time>>(3)?.map(|time| time.0),
+                published: row.get::<_, GenerationColumn>(2)?.0,
+                revoked_at: row.get::<_, Option<TimeColumn>>(3)?.map(|time| time.0),
                 enrolled: row.get(4)?,
-                certificate_until: row.get::<_, Option<Time>>(5)?.map(|time| time.0),
+                certificate_until: row.get::<_, Option<TimeColumn>>(5)?.map(|time| time.0),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -336,15 +344,15 @@ impl CheckIns for Db {
         let body = serde_json::to_string(check_in)?;
         self.write(|db| {
             db.prepare_cached("INSERT INTO check_ins (site, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
-                Text(site),
-                Time(at),
+                TextColumn(site),
+                TimeColumn(at),
                 body
             ])?;
             db.prepare_cached(
                 "DELETE FROM check_ins WHERE site = ?1 AND n <=
                  (SELECT n FROM check_ins WHERE site = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
             )?
-            .execute(params![Text(site), HISTORY])?;
+            .execute(params![TextColumn(site), HISTORY])?;
             Ok(())
         })
     }
@@ -353,11 +361,11 @@ impl CheckIns for Db {
         let db = self.read();
         let mut statement =
             db.prepare("SELECT site, at, body FROM check_ins WHERE n IN (SELECT max(n) FROM check_ins GROUP BY site)")?;
-        let rows =
-            statement.query_map([], |row| Ok((parsed(row, 0)?, row.get::<_, Time>(1)?.0, row.get::<_, String>(2)?)))?;
+        let rows = statement
+            .query_map([], |row| Ok((parsed(row, 0)?, row.get::<_, TimeColumn>(1)?.0, row.get::<_, String>(2)?)))?;
         rows.map(|row| {
             let (site, at, body) = row?;
-            // One that another version wrote must not hide all the others.
+            // A check-in that another version wrote must not hide those of all other sites.
             let unreadable = |_| CheckIn { state: SiteState::Unreadable.code().to_owned(), ..CheckIn::default() };
             Ok((site, (at, serde_json::from_str(&body).unwrap_or_else(unreadable))))
         })
@@ -373,7 +381,7 @@ pub fn note_published(layout: &Layout, published: &[(SiteId, String, Generation)
 fn upsert_site(db: &Connection, site: &SiteId, name: &str) -> anyhow::Result<()> {
     db.execute(
         "INSERT INTO sites (id, name) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET name = excluded.name",
-        params![Text(site), name],
+        params![TextColumn(site), name],
     )?;
     Ok(())
 }
@@ -387,7 +395,7 @@ fn token(db: &Connection, id: &str) -> anyhow::Result<Option<TokenRow>> {
             site: parsed(row, 1)?,
             fleet: parsed(row, 2)?,
             service_key: row.get(3)?,
-            expires: row.get::<_, Time>(4)?.0,
+            expires: row.get::<_, TimeColumn>(4)?.0,
             revoked: row.get(5)?,
             used_by: row.get(6)?,
         })
@@ -395,40 +403,50 @@ fn token(db: &Connection, id: &str) -> anyhow::Result<Option<TokenRow>> {
     Ok(row.optional()?)
 }
 
-fn standing(db: &Connection, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<Standing> {
+fn standing(db: &Connection, site: &SiteId, fingerprint: &Digest) -> anyhow::Result<CertificateStanding> {
     let mut statement = db.prepare_cached(
         "SELECT certificates.revoked OR sites.revoked_at IS NOT NULL FROM certificates JOIN sites ON sites.id = site
          WHERE fingerprint = ?1 AND site = ?2",
     )?;
-    let revoked = statement.query_row(params![Text(fingerprint), Text(site)], |row| row.get(0)).optional()?;
+    let revoked =
+        statement.query_row(params![TextColumn(fingerprint), TextColumn(site)], |row| row.get(0)).optional()?;
     Ok(match revoked {
-        Some(false) => Standing::Good,
-        Some(true) => Standing::Revoked,
-        None => Standing::Unknown,
+        Some(false) => CertificateStanding::Good,
+        Some(true) => CertificateStanding::Revoked,
+        None => CertificateStanding::Unknown,
     })
 }
 
 fn issued_today(db: &Connection, site: &SiteId, now: UnixTime) -> anyhow::Result<u32> {
     let since = UnixTime(now.0.saturating_sub(86_400));
     let mut statement = db.prepare_cached("SELECT count(*) FROM certificates WHERE site = ?1 AND issued_at > ?2")?;
-    Ok(statement.query_row(params![Text(site), Time(since)], |row| row.get(0))?)
+    Ok(statement.query_row(params![TextColumn(site), TimeColumn(since)], |row| row.get(0))?)
 }
 
 fn add_certificate(db: &Connection, site: &SiteId, issued: &Issued, now: UnixTime) -> anyhow::Result<()> {
     db.execute(
         "INSERT INTO certificates (serial, site, issued_at, not_after, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![issued.serial, Text(site), Time(now), Time(issued.expires), Text(&issued.fingerprint)],
+        params![
+            issued.serial,
+            TextColumn(site),
+            TimeColumn(now),
+            TimeColumn(issued.expires),
+            TextColumn(&issued.fingerprint)
+        ],
     )?;
-    // What cannot even renew any more is of no use to anyone.
+    // A certificate that is too old to be renewed is of no use.
     let dead = UnixTime(now.0.saturating_sub(i64::from(api::RENEWABLE_DAYS) * 86_400));
-    db.execute("DELETE FROM certificates WHERE site = ?1 AND not_after < ?2", params![Text(site), Time(dead)])?;
+    db.execute(
+        "DELETE FROM certificates WHERE site = ?1 AND not_after < ?2",
+        params![TextColumn(site), TimeColumn(dead)],
+    )?;
     Ok(())
 }
 
-/// A value in its text form.
-struct Text<'a, T>(&'a T);
+/// A column that holds a value as the text that it displays.
+struct TextColumn<'a, T>(&'a T);
 
-impl<T: std::fmt::Display> ToSql for Text<'_, T> {
+impl<T: std::fmt::Display> ToSql for TextColumn<'_, T> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.0.to_string()))
     }
@@ -443,25 +461,25 @@ where
     })
 }
 
-/// Seconds since 1970 as a column.
-struct Time(UnixTime);
+/// A column that holds a time as seconds since 1970, UTC.
+struct TimeColumn(UnixTime);
 
-impl ToSql for Time {
+impl ToSql for TimeColumn {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::from(self.0.0))
     }
 }
 
-impl FromSql for Time {
+impl FromSql for TimeColumn {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         i64::column_result(value).map(|seconds| Self(UnixTime(seconds)))
     }
 }
 
-/// The number of a release as a column.
-struct Release(Generation);
+/// A column that holds the number of a release.
+struct GenerationColumn(Generation);
 
-impl ToSql for Release {
+impl ToSql for GenerationColumn {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         let value =
             i64::try_from(self.0.0).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -469,7 +487,7 @@ impl ToSql for Release {
     }
 }
 
-impl FromSql for Release {
+impl FromSql for GenerationColumn {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let value = i64::column_result(value)?;
         u64::try_from(value).map(|number| Self(Generation(number))).map_err(|_| FromSqlError::OutOfRange(value))

@@ -1,4 +1,4 @@
-//! The fleet at a glance: one line a site, trouble first. Pure but for reading the database.
+//! The table of `lineside-hq fleet`: one line for each site, those in trouble first. Only [`rows`] reads the database.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use crate::db::{CheckIns as _, Db, SiteRow};
 use api::{Alert, CheckIn, ImageSeen, SiteState, keys_text};
 use ids::{Generation, SiteId, UnixTime};
 
-/// A site that has said nothing for so long is in trouble: with a poll every 5 minutes and back-off to 30, it is not
-/// only a bad moment.
+/// A site that did not check in for this long is in trouble. Sites poll every 5 minutes and back off to 30 at the most,
+/// so more than one poll has failed.
 pub const SILENT: Duration = Duration::from_secs(3600);
 /// A certificate with less than this left should have been renewed long ago ([`api::RENEW_AFTER_DAYS`]).
 pub const CERTIFICATE_LATE: Duration = Duration::from_secs(21 * 86_400);
 
-/// How a site is, worst first.
+/// The condition of a site, from its last check-in and HQ's own records. The worst comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
-    /// It says that something is wrong with its release or its way to HQ.
+    /// It reported a state other than `ok`: something is wrong with its release or its connection to HQ.
     Failing,
-    /// It was there, and has not been heard of for [`SILENT`].
+    /// It checked in before, but not within the last [`SILENT`].
     Silent,
-    /// It raised alerts, or does not renew its certificate.
+    /// It reported alerts, or it did not renew its certificate in time.
     Alert,
     /// It serves an older release than the newest published one.
     Behind,
@@ -28,57 +28,57 @@ pub enum Condition {
     NeverSeen,
     /// No appliance has enrolled for it yet.
     NotEnrolled,
-    /// All is well.
+    /// It serves the newest release and reported neither a problem nor an alert.
     Well,
-    /// It was revoked.
+    /// The publisher revoked it; HQ refuses its certificates.
     Revoked,
 }
 
-/// One site.
+/// One line of the table: what HQ knows of a site and what the site last reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Its id.
+pub struct FleetRow {
+    /// The site's id.
     pub site: SiteId,
-    /// What people call it.
+    /// The site's name, for people.
     pub name: String,
-    /// How it is.
+    /// The site's condition, by which the table is sorted.
     pub condition: Condition,
-    /// When it last checked in, and how long ago that is.
+    /// When it last checked in, and how long ago that is; `None` if it never did.
     pub last_seen: Option<(UnixTime, Duration)>,
     /// The newest generation published for it.
     pub published: Generation,
-    /// The generation that it serves.
+    /// The generation that it reported to serve; `None` before its first check-in.
     pub served: Option<Generation>,
-    /// The appliance's version.
+    /// The version of the appliance's program; empty before its first check-in.
     pub version: String,
-    /// The image that it runs, where it is one of ours.
+    /// The image that it runs; `None` if the appliance is not one of our images.
     pub image: Option<ImageSeen>,
-    /// Bytes written to its card, in how many seconds.
+    /// How many bytes it wrote to its card, and in how many seconds since its start; `None` if it does not know.
     pub card_written: Option<(u64, u64)>,
     /// Whether its keys are encrypted on its card; `None` before it first checked in.
     pub keys_encrypted: Option<bool>,
-    /// Phones seen lately, and how many of them the inventory does not have.
+    /// How many phones it saw lately, and how many of them are not in its inventory.
     pub phones: (usize, usize),
-    /// The state as the site says it, with the reason in words.
+    /// The code of the state that it reported, and the reason in words; both empty before its first check-in.
     pub state: (String, String),
-    /// What someone should look at.
+    /// The alerts that it reported.
     pub alerts: Vec<Alert>,
-    /// When its newest certificate ends.
+    /// The latest end of its certificates; `None` if it has none.
     pub certificate_until: Option<UnixTime>,
 }
 
-/// All sites, trouble first, then by name.
+/// All sites, the worst condition first, then by name.
 ///
-/// What sites said about themselves is cleaned of control characters: it ends up on somebody's terminal.
-pub fn rows(database: &Path, now: UnixTime) -> anyhow::Result<Vec<Row>> {
+/// Control characters are removed from what sites reported, because it is printed on an operator's terminal.
+pub fn rows(database: &Path, now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
     let db = Db::open_existing(database)?;
     let mut told = db.latest()?;
-    let mut rows: Vec<Row> = db.sites()?.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
+    let mut rows: Vec<FleetRow> = db.sites()?.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
     rows.sort_by(|a, b| (a.condition, &a.name, &a.site).cmp(&(b.condition, &b.name, &b.site)));
     Ok(rows)
 }
 
-fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
+fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> FleetRow {
     let (at, told) = told.unzip();
     let told = told.unwrap_or_default();
     let last_seen = at.map(|at| (at, now.since(at)));
@@ -95,7 +95,7 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
     };
     let unknown = told.phones.iter().filter(|phone| !phone.known).count();
     let clean_alert = |alert: Alert| Alert { code: clean(&alert.code), text: clean(&alert.text), ..alert };
-    Row {
+    FleetRow {
         site: site.id,
         name: clean(&site.name),
         condition,
@@ -118,8 +118,8 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Row {
     }
 }
 
-/// One site in full, a line each thing.
-pub fn print_site(row: &Row) -> String {
+/// Prints one site in full, one fact on a line.
+pub fn print_site(row: &FleetRow) -> String {
     let [name, seen, release, version, phones, _] = cells(row);
     let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
     lines.extend([("version", version), ("phones", phones)]);
@@ -147,14 +147,14 @@ pub fn print_site(row: &Row) -> String {
     lines.iter().map(|(what, value)| format!("{what:<12} {value}\n")).collect()
 }
 
-/// The rows as a table for a terminal of this many columns; at least 60 are used.
-pub fn print(rows: &[Row], width: usize) -> String {
+/// Prints the rows as a table for a terminal of `width` columns; at least 60 are used.
+pub fn print(rows: &[FleetRow], width: usize) -> String {
     if rows.is_empty() {
         return "no sites yet\n".to_owned();
     }
     let head = ["SITE", "SEEN", "RELEASE", "VERSION", "PHONES", "STATE"].map(str::to_owned);
     let table: Vec<[String; 6]> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
-    // No column but the last may crowd out the others; the last takes what is left.
+    // Each column but the last has a largest width; the last takes what is left.
     let limits = [24, 14, 11, 12, 12];
     let mut widths = [0; 5];
     for line in &table {
@@ -178,7 +178,7 @@ pub fn print(rows: &[Row], width: usize) -> String {
     text
 }
 
-fn cells(row: &Row) -> [String; 6] {
+fn cells(row: &FleetRow) -> [String; 6] {
     let seen = match (row.condition, row.last_seen) {
         (_, Some((_, ago))) => format!("{} ago", span(ago)),
         (Condition::NotEnrolled, None) => "not enrolled".to_owned(),
@@ -198,8 +198,8 @@ fn cells(row: &Row) -> [String; 6] {
     [row.name.clone(), seen, release, version, phones, state(row)]
 }
 
-/// What the last column says: the most important thing first.
-fn state(row: &Row) -> String {
+/// The text of the last column, the most important part first.
+fn state(row: &FleetRow) -> String {
     let mut parts = Vec::new();
     let (code, reason) = (&row.state.0, &row.state.1);
     match row.condition {
@@ -228,7 +228,7 @@ fn state(row: &Row) -> String {
     parts.join("; ")
 }
 
-fn summary(rows: &[Row]) -> String {
+fn summary(rows: &[FleetRow]) -> String {
     let count = |condition| rows.iter().filter(|row| row.condition == condition).count();
     let words = [
         (Condition::Failing, "failing"),
@@ -250,7 +250,7 @@ fn summary(rows: &[Row]) -> String {
     format!("\n{} {noun}: {}\n", rows.len(), parts.join(", "))
 }
 
-/// A time span in its largest unit, as people say it.
+/// A time span in words, in its largest unit: seconds, minutes, hours or days.
 fn span(span: Duration) -> String {
     match span.as_secs() {
         secs @ 0..60 => format!("{secs} s"),
@@ -260,7 +260,7 @@ fn span(span: Duration) -> String {
     }
 }
 
-/// At most so many characters, with an ellipsis where something is missing.
+/// Cuts a text to at most so many characters, with an ellipsis if something is missing.
 fn cut(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
         return text.to_owned();
@@ -270,7 +270,7 @@ fn cut(text: &str, limit: usize) -> String {
     short
 }
 
-/// No escape sequences, no line ends, no direction marks: a site cannot draw on the operator's terminal.
+/// Removes escape sequences, line ends and direction marks, so that a site cannot draw on the operator's terminal.
 fn clean(text: &str) -> String {
     let hidden = |c: char| {
         c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

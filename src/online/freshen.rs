@@ -1,4 +1,5 @@
-//! What the online key alone can do: keep `timestamp` and `snapshot` fresh. It cannot change what they name.
+//! Signing `timestamp` and `snapshot` metadata anew before it expires. The online key can do this alone; it cannot
+//! change what a site gets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +8,17 @@ use anyhow::{Context as _, bail};
 
 use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
-use repository::published::{self, Previous};
+use repository::published::{self, PublishedRelease};
 use repository::tree::{self, Switch};
 use repository::{keyring, roles};
 use tuf::SigningKey;
 use tuf::sign;
 
-/// Signs `timestamp` and, if need be, `snapshot` metadata anew for every published site where half of its life is
-/// over. `online` is the online directory alone, so that the machine that runs `serve` can do it every day and sites
-/// never find expired metadata because nobody published. Returns how many sites were freshened.
+/// Signs `timestamp` and, if need be, `snapshot` metadata anew for every published site of which half of its life is
+/// over. Returns how many sites that were.
+///
+/// It needs the `online/` directory and nothing else. So `serve` can run it every day, and metadata does not expire
+/// when nobody publishes.
 ///
 /// The caller holds the [`repository::lock::TreeLock`].
 pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
@@ -31,7 +34,7 @@ pub fn refresh(online: &Path, now: UnixTime) -> anyhow::Result<usize> {
     for entry in listing {
         let entry = entry.with_context(|| format!("cannot read {}", sites.display()))?;
         let Some(site) = entry.file_name().to_str().and_then(|name| name.parse::<SiteId>().ok()) else { continue };
-        // One site's damage is no reason to let the others' metadata expire.
+        // If the metadata of one site is damaged, that of the others must still be freshened.
         match freshen_site(&layout, &site, &key, now) {
             Ok(true) => freshened += 1,
             Ok(false) => {}
@@ -48,10 +51,10 @@ fn freshen_site(layout: &Layout, site: &SiteId, key: &SigningKey, now: UnixTime)
     Ok(true)
 }
 
-/// Prepares a fresh timestamp, and a snapshot if it needs one. `None` if both are fresh enough.
+/// Prepares a fresh timestamp, and writes a fresh snapshot if that is due. `None` if both are fresh enough.
 pub fn freshen(
     layout: &Layout,
-    previous: &Previous,
+    previous: &PublishedRelease,
     key: &SigningKey,
     now: UnixTime,
 ) -> anyhow::Result<Option<Switch>> {

@@ -22,7 +22,7 @@ pub(crate) fn fleet() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path());
     ca::init(&layout, "Example", &["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    keyring::save(&layout.online_key(), keyring::Kind::Ed25519, &[7; 32], "test", None).unwrap();
+    keyring::save(&layout.online_key(), keyring::KeyKind::Ed25519, &[7; 32], "test", None).unwrap();
     for dir in [layout.dir().join("root"), layout.public().join("root")] {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("9.root.json"), b"old root").unwrap();

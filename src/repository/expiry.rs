@@ -1,8 +1,8 @@
-//! What will expire soon, and what to do about it. Expired metadata takes nothing from a phone, but it keeps new
-//! releases from its site, so people hear of it in time.
+//! What will expire soon, and what to do about it. A site whose metadata expired goes on serving its phones, but it
+//! takes no new release, so people are warned in time.
 //!
-//! `timestamp` and `snapshot` are signed anew by `serve` itself, `targets` and `firmware` by any `publish` in the last
-//! quarter of their year; each limit here lies behind those, so that a warning means that nobody did.
+//! `serve` signs `timestamp` and `snapshot` anew by itself. Every `publish` signs `targets` and `firmware` anew in the
+//! last quarter of their year. Each limit here begins later than that, so a warning means that neither of them ran.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use tuf::schema::{self, Envelope, Root, Snapshot, Targets, Timestamp};
 
 const DAY: u64 = 86_400;
 
-/// Roles, how many days before the end people hear of it, and what helps.
+/// Each role with the number of days before its expiry at which people are warned, and the command that helps.
 const ROOT: (&str, u64, &str) = ("root", 180, "lineside-hq keys root new-version, signed by enough root keys");
 const FIRMWARE: (&str, u64, &str) = ("firmware", 60, "lineside-hq publish, with the firmware keys");
 const TARGETS: (&str, u64, &str) = ("targets", 60, "lineside-hq publish");
@@ -27,16 +27,16 @@ const SNAPSHOT: (&str, u64, &str) =
 const TIMESTAMP: (&str, u64, &str) =
     ("timestamp", 7, "lineside-hq serve, which does it by itself, or publish --refresh");
 
-/// Something signed that ends soon, or has.
+/// Signed metadata of one role that expires soon or has expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// What.
+    /// The role as people know it: `root`, `firmware`, `targets`, `snapshot` or `timestamp`.
     pub role: &'static str,
-    /// Of how many sites; 0 for what the whole fleet shares.
+    /// The number of sites whose metadata is meant; 0 for `root` and `firmware`, which the whole fleet shares.
     pub sites: usize,
-    /// The earliest end.
+    /// The earliest expiry among these sites.
     pub expires: UnixTime,
-    /// Whether that is over.
+    /// Whether that time has passed.
     pub expired: bool,
     hint: &'static str,
 }
@@ -54,7 +54,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What the fleet directory signs for, and what is published.
+/// Warns about the newest root of the fleet directory and about all published metadata, the earliest expiry first.
 pub fn of_fleet(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     let mut ends = Ends::new(now);
     if let Some((_, bytes)) = numbered(&layout.signed(), "root").ok().and_then(|mut roots| roots.pop_last()) {
@@ -64,7 +64,7 @@ pub fn of_fleet(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     ends.warnings()
 }
 
-/// What is published, as far as `online/` alone shows.
+/// The same for a host that has only `online/`: about the root there and all published metadata.
 pub fn of_published(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     let mut ends = Ends::new(now);
     if let Ok(bytes) = fs::read(layout.public().join("root.json")) {
@@ -74,7 +74,7 @@ pub fn of_published(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     ends.warnings()
 }
 
-/// The earliest ends that are near, by role.
+/// Gathers the expiries that are near, by role.
 struct Ends {
     now: UnixTime,
     near: BTreeMap<&'static str, Warning>,
@@ -101,13 +101,13 @@ impl Ends {
         }
     }
 
-    /// Signatures are not looked at, so that fleets of any size are gone through in moments; sites look.
+    /// Does not verify signatures, so that a fleet of any size takes moments. Sites verify them.
     fn published(&mut self, layout: &Layout) {
         let Ok(sites) = fs::read_dir(layout.public().join("sites")) else { return };
-        // Sites share their catalogues.
+        // Sites share catalogues, so each version is read once.
         let mut firmware = BTreeMap::new();
         for entry in sites.flatten() {
-            // What cannot be read is for `publish` to say.
+            // `publish` reports what cannot be read.
             let metadata = entry.path().join("metadata");
             let Some(timestamp) = read::<Timestamp>(&metadata.join("timestamp.json")) else { continue };
             self.note(TIMESTAMP, 1, timestamp.expires);
@@ -135,7 +135,7 @@ impl Ends {
     }
 }
 
-/// The signed part of a file that we wrote, if it is there and whole.
+/// The signed part of a metadata file; `None` if the file is missing or damaged.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     Some(serde_json::from_slice::<Envelope<T>>(&fs::read(path).ok()?).ok()?.signed)
 }

@@ -1,5 +1,5 @@
-//! Key files: one 32-byte secret each, as text with a comment that says what it is for, mode 0600; as they are, or
-//! encrypted with a passphrase (the age format with scrypt, so that the age tools read them).
+//! Key files. Each is text with one 32-byte secret and a comment that says what the key is for, mode 0600. It may be
+//! encrypted with a passphrase, in the age format with scrypt, so that the age tools read it.
 
 mod passphrase;
 
@@ -15,18 +15,18 @@ use tuf::{PublicKey, SigningKey};
 
 pub use passphrase::Passphrase;
 
-/// What a key file holds; the first word of its line.
+/// What a key file holds. The first word of its line says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// An Ed25519 seed: signs metadata of one role.
+pub enum KeyKind {
+    /// An Ed25519 seed, which signs metadata of one role.
     Ed25519,
-    /// An X25519 private key: opens manifests.
+    /// An X25519 private key, which opens sealed manifests.
     X25519,
-    /// The publisher's secret, which content keys are derived from.
+    /// The publisher's secret, from which content keys are derived.
     Publisher,
 }
 
-impl Kind {
+impl KeyKind {
     const fn word(self) -> &'static str {
         match self {
             Self::Ed25519 => "lineside-ed25519",
@@ -36,10 +36,11 @@ impl Kind {
     }
 }
 
-/// Writes a new key file, encrypted if there is a passphrase. Refuses to replace one: a key that is gone is gone.
+/// Writes a new key file, encrypted if there is a passphrase. Refuses to replace a file, because a lost key cannot be
+/// made again.
 pub fn save(
     path: &Path,
-    kind: Kind,
+    kind: KeyKind,
     secret: &[u8; 32],
     comment: &str,
     passphrase: Option<&Passphrase>,
@@ -66,15 +67,15 @@ pub fn write(path: &Path, text: &str, passphrase: Option<&Passphrase>) -> anyhow
         .with_context(|| format!("cannot create key file {}", path.display()))
 }
 
-/// The text of a key file, decrypted if it is encrypted.
+/// Reads the text of a key file, and decrypts it if it is encrypted.
 pub fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read key {}", path.display()))?;
     let text = Zeroizing::new(text);
     if passphrase::is_encrypted(&text) { passphrase::decrypt(path, &text) } else { Ok(text) }
 }
 
-/// Reads a key file of this kind.
-pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+/// Reads the secret of a key file. Fails if the file holds a key of another kind.
+pub fn load(path: &Path, kind: KeyKind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
     let text = read(path)?;
     let line = text
         .lines()
@@ -93,23 +94,23 @@ pub fn load(path: &Path, kind: Kind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
     Ok(Zeroizing::new(secret))
 }
 
-/// What a file with an online key says of itself.
+/// The comment in the file of an online key.
 pub const ONLINE: &str = "Keeps metadata fresh. It cannot change what sites get.";
 
-/// Makes an Ed25519 key and its file. The comment gets the key's id as a further line.
+/// Makes an Ed25519 key and writes its file. The key's id is added to the comment as a further line.
 pub fn create(path: &Path, comment: &str, passphrase: Option<&Passphrase>) -> anyhow::Result<SigningKey> {
     let key = SigningKey::generate();
     let comment = format!("{comment}\npublic id: {}", key.public().id().0);
-    save(path, Kind::Ed25519, &key.seed(), &comment, passphrase)?;
+    save(path, KeyKind::Ed25519, &key.seed(), &comment, passphrase)?;
     Ok(key)
 }
 
-/// Reads an Ed25519 key file.
+/// Reads the signing key of an Ed25519 key file.
 pub fn load_signing(path: &Path) -> anyhow::Result<SigningKey> {
-    Ok(SigningKey::from_seed(&*load(path, Kind::Ed25519)?))
+    Ok(SigningKey::from_seed(&*load(path, KeyKind::Ed25519)?))
 }
 
-/// Writes public keys, one in hex a line, below a comment.
+/// Writes public keys below a comment, each in hex on its own line.
 pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Result<()> {
     let mut text = String::new();
     for line in comment.lines() {
@@ -121,7 +122,7 @@ pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Res
     durable::replace(path, text.as_bytes(), SHARED).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads the public keys of a file.
+/// Reads a file that [`save_public`] wrote, in its order.
 pub fn load_public(path: &Path) -> anyhow::Result<Vec<[u8; 32]>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     text.lines()
@@ -134,7 +135,7 @@ pub fn load_public(path: &Path) -> anyhow::Result<Vec<[u8; 32]>> {
         .collect()
 }
 
-/// Reads the Ed25519 public keys of a file.
+/// Reads a file that [`save_public`] wrote and checks that each of its keys is an Ed25519 public key.
 pub fn load_public_signing(path: &Path) -> anyhow::Result<Vec<PublicKey>> {
     load_public(path)?
         .iter()
@@ -142,7 +143,7 @@ pub fn load_public_signing(path: &Path) -> anyhow::Result<Vec<PublicKey>> {
         .collect()
 }
 
-/// The key files of a folder by name; none if there is no folder.
+/// The `*.key` files of a folder in the order of their names; empty if there is no such folder.
 pub fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,

@@ -1,4 +1,4 @@
-//! Where things are in a fleet directory.
+//! The paths of files and folders in a fleet directory.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +12,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The fleet directory `dir`. Nothing is read.
+    /// The paths below the fleet directory `dir`. Nothing is read from the disk.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         Self { online: dir.join("online"), dir }
     }
 
-    /// The online directory alone, as it is on a machine that only runs `serve`.
+    /// The paths below an `online/` directory alone, for a machine that only runs `serve`. The other paths make no
+    /// sense then.
     pub fn of_online(online: impl Into<PathBuf>) -> Self {
         let online = online.into();
         Self { dir: online.clone(), online }
@@ -29,32 +30,32 @@ impl Layout {
         &self.dir
     }
 
-    /// Name, ids, HQ's URL and the defaults of all sites.
+    /// The file with the fleet's name, its id, HQ's URL and the defaults of all sites.
     pub fn fleet_toml(&self) -> PathBuf {
         self.dir.join("fleet.toml")
     }
 
-    /// One TOML file a site, named as people call the site.
+    /// The folder with one TOML file for each site, named as people call the site.
     pub fn sites(&self) -> PathBuf {
         self.dir.join("sites")
     }
 
-    /// All phones of all sites, a line each.
+    /// The file with all phones of all sites, one on a line.
     pub fn phones_csv(&self) -> PathBuf {
         self.dir.join("phones.csv")
     }
 
-    /// One folder a model, with `model.toml` and the templates it names.
+    /// The folder with one folder for each model, which holds `model.toml` and the templates that it names.
     pub fn templates(&self) -> PathBuf {
         self.dir.join("templates")
     }
 
-    /// Firmware images, one folder a model.
+    /// The folder with the phones' firmware, in one folder for each model.
     pub fn firmware(&self) -> PathBuf {
         self.dir.join("firmware")
     }
 
-    /// Images of the appliance itself.
+    /// The folder with images of the appliance itself (RAUC bundles).
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
     }
@@ -64,7 +65,8 @@ impl Layout {
         self.dir.join("files")
     }
 
-    /// The sealing keys of enrolled sites, one public file a site. In git: a change of key shows in review.
+    /// The folder with one file for each enrolled site: the public keys that its releases are sealed to. It is kept in
+    /// git, so that a change of key shows in review.
     pub fn enrolled(&self) -> PathBuf {
         self.dir.join("enrolled")
     }
@@ -74,32 +76,33 @@ impl Layout {
         self.dir.join("keys")
     }
 
-    /// All that `serve` needs; may live on another machine. Never in git.
+    /// The folder with all that `serve` needs. It may be on another machine. Never in git.
     pub fn online(&self) -> PathBuf {
         self.online.clone()
     }
 
-    /// Tokens, sites, certificates and check-ins.
+    /// The database of tokens, sites, certificates and check-ins.
     pub fn database(&self) -> PathBuf {
         self.online().join("hq.sqlite")
     }
 
-    /// The published tree.
+    /// The published tree: all files that sites download.
     pub fn public(&self) -> PathBuf {
         self.online().join("public")
     }
 
-    /// What the publisher remembers of its last runs. May be lost: then the next run looks at everything.
+    /// What the publisher remembers of its last runs ([`crate::ledger`]). If it is lost, the next run looks at every
+    /// site.
     pub fn ledger(&self) -> PathBuf {
         self.online().join("ledger.jsonl")
     }
 
-    /// The folders of all published sites.
+    /// The folder with one folder for each published site.
     pub fn public_sites(&self) -> PathBuf {
         self.public().join("sites")
     }
 
-    /// The shelves of all sealed objects.
+    /// The folder of all sealed objects, in subfolders named with the first two digits of the digest.
     pub fn public_objects(&self) -> PathBuf {
         self.public().join("objects")
     }
@@ -109,37 +112,38 @@ impl Layout {
         self.online().join("online.key")
     }
 
-    /// Signed metadata that belongs to the whole fleet: `<N>.root.json` and `<N>.firmware.json`. Public, in git.
+    /// The folder with signed metadata of the whole fleet: `<N>.root.json` and `<N>.firmware.json`. Public, kept in
+    /// git.
     pub fn signed(&self) -> PathBuf {
         self.dir.join("root")
     }
 
-    /// The public half of the recovery key. In git: publishing seals to it and never opens with it.
+    /// The public half of the recovery key, kept in git. Every release is sealed to it, too.
     pub fn recovery_public(&self) -> PathBuf {
         self.signed().join("recovery.pub")
     }
 
-    /// SIP passwords and the like, encrypted with age. In git.
+    /// The file with SIP passwords and other secrets, encrypted with age. Kept in git.
     pub fn secrets(&self) -> PathBuf {
         self.dir.join("secrets.age")
     }
 
-    /// One of the offline keys, by the stem of its file: `release`, `root-1`, `recovery`, …
+    /// The file of one offline key, by its stem: `release`, `root-1`, `recovery`, …
     pub fn key(&self, stem: &str) -> PathBuf {
         self.keys().join(format!("{stem}.key"))
     }
 
-    /// The published metadata of a site.
+    /// The folder with the published metadata of a site.
     pub fn site_metadata(&self, site: &SiteId) -> PathBuf {
         self.public().join("sites").join(site.as_str()).join("metadata")
     }
 
-    /// The sealed manifests of a site.
+    /// The folder with the sealed manifests of a site.
     pub fn site_targets(&self, site: &SiteId) -> PathBuf {
         self.public().join("sites").join(site.as_str()).join("targets")
     }
 
-    /// Where a sealed object of this digest is.
+    /// The file of the sealed object with this digest (of the ciphertext).
     pub fn object(&self, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         let shelf = name.get(..2).unwrap_or_default().to_owned();

@@ -1,8 +1,9 @@
 //! What the publisher remembers of its last runs: what each site's release was made of, and which objects it names.
 //!
-//! It saves work and says what can be deleted; it is no part of trust. If it is lost or damaged the next run looks at
-//! every site again, and nothing is deleted whose use is unknown. It tells whoever reads `online/` no more than a web
-//! server's log does: fingerprints are keyed, objects are named by the digests of ciphertext.
+//! The ledger saves work and says what can be deleted. No trust depends on it: if it is lost or damaged, the next run
+//! looks at every site again and deletes nothing whose use is unknown. Whoever reads it in `online/` learns no more
+//! than from a web server's log, because fingerprints are keyed hashes and objects are named by the digests of
+//! ciphertext.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,62 +15,65 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
-use crate::published::Previous;
+use crate::published::PublishedRelease;
 use crate::{roles, tree};
 use ids::{Digest, Generation, SiteId, UnixTime};
 
-/// Old releases, and sites that left the fleet directory, stay so long: appliances, mirrors and people are slow.
+/// How long replaced releases, and sites that left the fleet directory, stay published. Appliances, mirrors and people
+/// need time to follow.
 pub const KEEP: Duration = Duration::from_secs(30 * 86_400);
 
-/// Changes when an old ledger must not be believed any more.
+/// The version of the file's format. A ledger of another version is ignored.
 const FORMAT: u32 = 1;
 
-/// The ledger in memory.
+/// The ledger, as read from its file or about to be written to it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Every site that was ever published and is not forgotten.
-    pub sites: BTreeMap<SiteId, Entry>,
-    /// When old releases were last looked for.
+    /// Every site that was published and not deleted since.
+    pub sites: BTreeMap<SiteId, SiteEntry>,
+    /// When a run last looked for releases to delete; `None` if none ever did.
     pub collected: Option<UnixTime>,
 }
 
+/// The first line of the file. Each further line is a [`SiteEntry`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     format: u32,
     collected: Option<UnixTime>,
 }
 
-/// One site.
+/// What the ledger knows of one site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its id.
+pub struct SiteEntry {
+    /// The site's id, which is also the key of the entry.
     pub site: SiteId,
-    /// Over all that its release was made of.
+    /// A keyed hash over all that its newest release was made of; `None` if a part could not be read, so that the next
+    /// run makes its files again.
     pub fingerprint: Option<Digest>,
-    /// Its `timestamp.json` as it was left.
+    /// The size and time of its `timestamp.json` after the last run; `None` before the switch.
     pub stamp: Option<Stamp>,
-    /// From then on its metadata must be signed anew.
+    /// When its metadata must be signed anew ([`due`]).
     pub due: UnixTime,
-    /// The newest release first.
-    pub releases: Vec<Release>,
-    /// Since when the fleet directory does not have it any more.
+    /// Its releases that are not deleted yet, the newest first.
+    pub releases: Vec<KeptRelease>,
+    /// When a run first missed the site in the fleet directory; `None` while it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<UnixTime>,
 }
 
-/// What one release of a site names.
+/// One release of a site, and the objects that must stay as long as it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Release {
-    /// Its number.
+pub struct KeptRelease {
+    /// The release's number.
     pub generation: Generation,
-    /// When a newer one took its place.
+    /// When a newer release replaced it; `None` for the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixTime>,
-    /// Its sealed objects.
+    /// The digests of the sealed objects that the release names: files, shards, inventory and image.
     pub objects: BTreeSet<Digest>,
 }
 
-/// Enough of a file to notice that somebody else wrote it.
+/// Size and modification time of a file. If somebody else wrote the file, one of them differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     bytes: u64,
@@ -78,7 +82,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file that is there; `None` if there is none.
+    /// The stamp of this file; `None` if it is not there.
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self { bytes: metadata.len(), seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() })
@@ -86,7 +90,7 @@ impl Stamp {
 }
 
 impl Ledger {
-    /// Reads it; empty if there is none, or if it cannot be understood.
+    /// Reads the ledger of a fleet directory. It is empty if there is none, or if the file cannot be understood.
     pub fn read(layout: &Layout) -> Self {
         let path = layout.ledger();
         let Ok(text) = fs::read_to_string(&path) else { return Self::default() };
@@ -97,16 +101,16 @@ impl Ledger {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // A cut file ends without the last line's end.
+        // A file that was cut off does not end with a line's end.
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let header: Header =
             serde_json::from_str(lines.next()?).ok().filter(|header: &Header| header.format == FORMAT)?;
-        let entries = lines.map(|line| serde_json::from_str::<Entry>(line).ok());
+        let entries = lines.map(|line| serde_json::from_str::<SiteEntry>(line).ok());
         let sites = entries.map(|entry| entry.map(|entry| (entry.site.clone(), entry))).collect::<Option<_>>()?;
         Some(Self { sites, collected: header.collected })
     }
 
-    /// Replaces the file.
+    /// Writes the ledger to its file, durably and all at once.
     pub fn write(&self, layout: &Layout) -> anyhow::Result<()> {
         let mut text = serde_json::to_string(&Header { format: FORMAT, collected: self.collected })?;
         for entry in self.sites.values() {
@@ -117,7 +121,8 @@ impl Ledger {
         tree::write_file(&layout.ledger(), text.as_bytes()).context("cannot keep the publisher's ledger")
     }
 
-    /// The release of a site that needs nothing: made of the same, as it was left, and not due.
+    /// The site's newest release, if it needs nothing: it was made of the same (`fingerprint`), its `timestamp.json` is
+    /// as the last run left it, and its metadata is not due. `None` if the site must be looked at.
     pub fn unchanged(&self, layout: &Layout, site: &SiteId, fingerprint: &Digest, now: UnixTime) -> Option<Generation> {
         let entry = self.sites.get(site)?;
         let same = entry.fingerprint.as_ref() == Some(fingerprint) && entry.gone.is_none() && now < entry.due;
@@ -126,9 +131,16 @@ impl Ledger {
         entry.releases.first().filter(|_| same && left).map(|release| release.generation)
     }
 
-    /// Takes down what a site's release was made of and names.
-    pub fn note(&mut self, site: &SiteId, fingerprint: Option<Digest>, release: Release, due: UnixTime, now: UnixTime) {
-        let entry = self.sites.entry(site.clone()).or_insert_with(|| Entry {
+    /// Notes a site's new or confirmed release and what it was made of. Releases before it count as replaced at `now`.
+    pub fn note(
+        &mut self,
+        site: &SiteId,
+        fingerprint: Option<Digest>,
+        release: KeptRelease,
+        due: UnixTime,
+        now: UnixTime,
+    ) {
+        let entry = self.sites.entry(site.clone()).or_insert_with(|| SiteEntry {
             site: site.clone(),
             fingerprint: None,
             stamp: None,
@@ -144,7 +156,7 @@ impl Ledger {
         entry.releases.insert(0, release);
     }
 
-    /// Takes down how the site's `timestamp.json` was left, after the switch.
+    /// Notes size and time of the site's `timestamp.json`. Called after the switch.
     pub fn stamp(&mut self, layout: &Layout, site: &SiteId) {
         if let Some(entry) = self.sites.get_mut(site) {
             entry.stamp = Stamp::of(&layout.site_metadata(site).join("timestamp.json"));
@@ -152,14 +164,15 @@ impl Ledger {
     }
 }
 
-/// When anything of a site's metadata must be signed anew: the moment at which [`roles::is_near`] begins to hold.
-pub fn due(previous: &Previous) -> UnixTime {
+/// When the first of a site's metadata files must be signed anew: the moment at which [`roles::is_near`] begins to
+/// hold.
+pub fn due(previous: &PublishedRelease) -> UnixTime {
     let targets = near(previous.targets.expires).min(near(previous.firmware_expires()));
     let snapshot = before(previous.snapshot.expires, roles::SNAPSHOT_LIFE / 2);
     targets.min(snapshot).min(before(previous.timestamp.expires, roles::TIMESTAMP_LIFE / 2))
 }
 
-/// The same for `targets` and `firmware` metadata that expires then.
+/// When `targets` or `firmware` metadata with this expiry must be signed anew.
 pub fn near(expires: UnixTime) -> UnixTime {
     before(expires, roles::TARGETS_LIFE / 4)
 }
@@ -177,7 +190,7 @@ mod tests {
         let mut ledger = Ledger { collected: Some(UnixTime(5)), ..Ledger::default() };
         let objects = BTreeSet::from([Digest::of(b"a"), Digest::of(b"b")]);
         for (generation, now) in [(1, 100), (2, 200)] {
-            let release = Release { generation: Generation(generation), until: None, objects: objects.clone() };
+            let release = KeptRelease { generation: Generation(generation), until: None, objects: objects.clone() };
             let site = "s-1".parse().unwrap();
             ledger.note(&site, Some(Digest::of(b"x")), release, UnixTime(900), UnixTime(now));
         }

@@ -1,8 +1,8 @@
-//! The published tree and its keys: what both halves of HQ, the publisher's desk and the host, share.
+//! The published tree and its keys: what the publisher's desk and HQ's host share.
 //!
-//! Read [`layout`] (where things are), [`roles`] (what HQ writes into metadata), [`keyring`] (key files), [`tree`] (how
-//! files get into the published tree), [`published`] (how they are read back, by the code that sites run), then
-//! [`ledger`] (what the publisher remembers), [`lock`] (who writes the tree) and [`expiry`] (what ends soon).
+//! Read [`layout`] (the paths), [`roles`] (what HQ writes into metadata), [`keyring`] (key files), [`tree`] (how files
+//! get into the published tree), [`published`] (how they are read back, by the code that sites run), then [`ledger`]
+//! (what the publisher remembers), [`lock`] (who may write the tree) and [`expiry`] (what expires soon).
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 

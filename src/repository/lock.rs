@@ -1,4 +1,4 @@
-//! Who writes the published tree: one process at a time.
+//! The lock on the published tree: one process writes it at a time.
 //!
 //! `publish` and the upkeep of `serve` both read a site's newest metadata and write the next. Without a lock the
 //! slower of the two would put an older release back under a newer version.
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Holds the tree until it is dropped, or the process ends in whatever way.
+/// The right to write the published tree. It ends when this value is dropped or the process ends, even by a crash.
 #[derive(Debug)]
 #[must_use = "the tree is only held while this lives"]
 pub struct TreeLock {
@@ -16,14 +16,14 @@ pub struct TreeLock {
 }
 
 impl TreeLock {
-    /// Waits until nobody else writes the tree of this `online/` directory.
+    /// Waits until no other process holds the lock of this `online/` directory, then takes it.
     pub fn wait(online: &Path) -> anyhow::Result<Self> {
         let (file, path) = Self::open(online)?;
         file.lock().with_context(|| format!("cannot lock {path}"))?;
         Ok(Self { _file: file })
     }
 
-    /// Does not wait: `None` if somebody else writes it now.
+    /// Takes the lock if it is free; `None` if another process holds it.
     pub fn try_now(online: &Path) -> anyhow::Result<Option<Self>> {
         let (file, path) = Self::open(online)?;
         match file.try_lock() {

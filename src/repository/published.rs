@@ -15,28 +15,28 @@ use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
 use tuf::{MetadataLimits, PublicKey, Refresh, RefreshStep, Trusted};
 
-/// Larger than any limit of the client.
+/// The largest metadata file that is read, in bytes: above every limit of the sites' client.
 const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What a site finds when it polls now.
+/// The published release of a site: the metadata that the site would accept if it polled now.
 #[derive(Debug)]
-pub struct Previous {
-    /// As the site trusts it.
+pub struct PublishedRelease {
+    /// The verified metadata, as the site's client holds it.
     pub trusted: Trusted,
-    /// Whose it is.
+    /// The id of the site.
     pub site: SiteId,
-    /// Its timestamp.
+    /// The signed part of its `timestamp.json`.
     pub timestamp: Timestamp,
-    /// Its snapshot.
+    /// The signed part of its newest `N.snapshot.json`.
     pub snapshot: Snapshot,
-    /// Its targets.
+    /// The signed part of its newest `N.targets.json`; its version is the release's generation.
     pub targets: Targets,
 }
 
 /// Reads the published metadata of a site; `None` if nothing was published for it.
 ///
-/// Expiry does not matter here: HQ may have slept longer than a timestamp lives.
-pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> {
+/// Expired metadata is accepted here, because nobody may have run HQ for longer than a timestamp is valid.
+pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<PublishedRelease>> {
     let metadata = layout.site_metadata(site);
     if !metadata.join("timestamp.json").exists() {
         return Ok(None);
@@ -45,7 +45,8 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> 
     let root = fs::read(&first).with_context(|| format!("cannot read {}", first.display()))?;
     let newest = numbered(&metadata, "root")?.last_key_value().map_or(1, |(version, _)| *version);
     let trusted = refresh(&metadata, &root, newest).or_else(|error| {
-        // A publisher that died between a new root and what is signed under it: the release before that is the one.
+        // A publisher may have died after it wrote a new root and before it signed a release under it. Then the release
+        // under the root before that one counts.
         (1..newest).rev().find_map(|last| refresh(&metadata, &root, last).ok()).ok_or(error)
     });
     let trusted = trusted.with_context(|| {
@@ -56,10 +57,10 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<Previous>> 
     else {
         bail!("what is published for {site} is incomplete");
     };
-    Ok(Some(Previous { trusted, site: site.clone(), timestamp, snapshot, targets }))
+    Ok(Some(PublishedRelease { trusted, site: site.clone(), timestamp, snapshot, targets }))
 }
 
-/// By the roots up to version `last`.
+/// Runs the sites' client over the files of `metadata`, with roots up to version `last` only.
 fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
     let limits = MetadataLimits { targets_bytes: MAX_METADATA_BYTES, ..MetadataLimits::default() };
     let mut refresh = Refresh::start(Trusted::pin(root)?, limits, UnixTime(0));
@@ -82,30 +83,30 @@ fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
     }
 }
 
-impl Previous {
-    /// The number of the release.
+impl PublishedRelease {
+    /// The release's number: the version of its `targets` metadata.
     pub const fn generation(&self) -> Generation {
         Generation(self.targets.version)
     }
 
-    /// The hash over its content.
+    /// The content hash that its `targets` metadata carries ([`roles::content_of`]).
     pub fn content(&self) -> Option<Digest> {
         roles::content_of(&self.targets)
     }
 
-    /// When its firmware catalogue expires; long ago if it has none.
+    /// When its firmware catalogue expires; 1970 if it has none, so that it counts as expired.
     pub fn firmware_expires(&self) -> UnixTime {
         self.trusted.delegated(FIRMWARE).map_or(UnixTime(0), |firmware| firmware.expires)
     }
 
-    /// Whether all of it is signed by the keys of this root.
+    /// Whether all of its metadata is signed by the keys that this root names.
     pub fn holds_under(&self, root: &[u8]) -> bool {
         let mut files = self.trusted.files();
         files.insert("root.json".to_owned(), root.to_vec());
         Trusted::reopen(&files).is_ok()
     }
 
-    /// Whom its targets delegate firmware to.
+    /// The keys to which its `targets` metadata delegates firmware.
     pub fn firmware_keys(&self) -> FirmwareKeys {
         let delegations = self.targets.delegations.as_ref();
         let role = delegations.and_then(|all| Some((all, all.roles.iter().find(|role| role.name == FIRMWARE)?)));
@@ -119,7 +120,7 @@ impl Previous {
         FirmwareKeys { keys, threshold }
     }
 
-    /// Whether its firmware catalogue has this image.
+    /// Whether its firmware catalogue lists a file of this digest and size.
     pub fn lists_firmware(&self, digest: &Digest, bytes: u64) -> bool {
         self.trusted.target(&roles::firmware_path(digest)).is_some_and(|target| target.length == bytes)
     }
@@ -142,7 +143,7 @@ impl Previous {
     }
 }
 
-/// The files `N.<role>.json` of a folder by N. None if there is no folder.
+/// The content of the files `N.<role>.json` in a folder, by N. Empty if there is no folder.
 pub fn numbered(folder: &Path, role: &str) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
     let mut found = BTreeMap::new();
     let listing = match fs::read_dir(folder) {

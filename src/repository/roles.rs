@@ -1,4 +1,5 @@
-//! What HQ writes into metadata: roles, thresholds, lifetimes and the fields of ours.
+//! What HQ writes into metadata: roles, thresholds, lifetimes and our own fields. Sections are those of the TUF
+//! specification.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,30 +15,30 @@ use tuf::schema::{
 };
 
 const DAY: u64 = 86_400;
-/// How long `root` is valid: people with offline keys meet rarely.
+/// How long `root` is valid: ten years, because the holders of offline keys meet rarely.
 pub const ROOT_LIFE: Duration = Duration::from_secs(3650 * DAY);
 /// How long `targets` and `firmware` are valid.
 pub const TARGETS_LIFE: Duration = Duration::from_secs(365 * DAY);
 /// How long `snapshot` is valid.
 pub const SNAPSHOT_LIFE: Duration = Duration::from_secs(90 * DAY);
-/// How long `timestamp` is valid: so long a withheld update can go unnoticed.
+/// How long `timestamp` is valid. Somebody who withholds updates from a site is noticed after this time.
 pub const TIMESTAMP_LIFE: Duration = Duration::from_secs(30 * DAY);
 
-/// How many root and firmware keys there are.
+/// How many root keys `init` makes, and how many firmware keys.
 pub const OFFLINE_KEYS: u32 = 3;
-/// How many of them must sign.
+/// How many root keys must sign a root, and how many firmware keys a firmware catalogue.
 pub const OFFLINE_THRESHOLD: u32 = 2;
 
-/// Whose metadata it is.
+/// The two ids that are in the metadata of a site, so that one site's repository cannot be given to another.
 #[derive(Debug, Clone, Copy)]
-pub struct Whose<'a> {
-    /// The fleet.
+pub struct SiteIds<'a> {
+    /// The id in `fleet.toml`.
     pub fleet: &'a FleetId,
-    /// The site.
+    /// The id in the site's file.
     pub site: &'a SiteId,
 }
 
-impl Whose<'_> {
+impl SiteIds<'_> {
     fn extra(self) -> BTreeMap<String, Value> {
         extra(json!({ "fleet": self.fleet, "site": self.site }))
     }
@@ -47,7 +48,7 @@ fn extra(value: Value) -> BTreeMap<String, Value> {
     BTreeMap::from([(EXTRA_FIELD.to_owned(), value)])
 }
 
-/// Whether metadata shall be signed anew: a part of its life, `1/fraction`, or less is left.
+/// Whether metadata must be signed anew: less than `life / fraction` is left until `expires`.
 pub fn is_near(expires: UnixTime, life: Duration, fraction: u32, now: UnixTime) -> bool {
     expires.since(now) < life / fraction.max(1)
 }
@@ -55,17 +56,17 @@ pub fn is_near(expires: UnixTime, life: Duration, fraction: u32, now: UnixTime) 
 /// The public keys that `root` names.
 #[derive(Debug)]
 pub struct RootKeys<'a> {
-    /// Offline, two of three.
+    /// The root keys, which are offline; two of three must sign.
     pub root: &'a [PublicKey],
-    /// The release key.
+    /// The release key, which signs `targets`.
     pub targets: PublicKey,
     /// The online key, for `snapshot` and `timestamp`.
     pub online: PublicKey,
-    /// Offline, two of three.
+    /// The firmware keys, which are offline; two of three must sign.
     pub firmware: &'a [PublicKey],
 }
 
-/// `root` (§4.3).
+/// The `root` role (§4.3). `authorities` are the certificates of HQ's CA in PEM, which sites take from it.
 pub fn root(version: u64, now: UnixTime, fleet: &FleetId, authorities: &[String], keys: &RootKeys<'_>) -> Root {
     let role = |keys: &[PublicKey], threshold| RoleKeys {
         keyids: keys.iter().map(PublicKey::id).collect(),
@@ -101,17 +102,17 @@ pub fn root(version: u64, now: UnixTime, fleet: &FleetId, authorities: &[String]
     }
 }
 
-/// Who approves firmware, as the root says.
+/// The keys that approve firmware, as the root names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirmwareKeys {
-    /// The keys.
+    /// The public keys of all holders.
     pub keys: Vec<PublicKey>,
-    /// How many of them must sign.
+    /// How many of them must sign a firmware catalogue; 0 if no delegation was found.
     pub threshold: u32,
 }
 
 impl FirmwareKeys {
-    /// Those whom this root names; nobody can approve firmware if it names none.
+    /// The keys that this root names. If it names none, nobody can approve firmware.
     pub fn of(root: &Root) -> Self {
         match root.firmware() {
             Some(role) => Self { keys: root.public_keys(&role), threshold: role.threshold },
@@ -120,9 +121,11 @@ impl FirmwareKeys {
     }
 }
 
-/// `targets` of a site (§4.5): the sealed manifest, and who signs for firmware.
+/// The `targets` role of a site (§4.5): it lists the sealed manifest and delegates firmware to the firmware keys.
+///
+/// `content` is the hash over the clear content, which the next run of `publish` compares.
 pub fn targets(
-    whose: Whose<'_>,
+    whose: SiteIds<'_>,
     generation: Generation,
     now: UnixTime,
     manifest: &[u8],
@@ -152,13 +155,14 @@ pub fn targets(
     }
 }
 
-/// The content hash that [`targets`] carries, by which the next run sees that nothing changed.
+/// The content hash that [`targets`] wrote; `None` if there is none. The next run of `publish` compares it to see
+/// whether anything changed.
 pub fn content_of(targets: &Targets) -> Option<Digest> {
     let custom = targets.targets.get(MANIFEST_TARGET)?.custom.as_ref()?;
     custom.get("content")?.as_str()?.parse().ok()
 }
 
-/// A target of these bytes.
+/// An entry of `targets` metadata for a file with these bytes.
 pub fn target(bytes: &[u8]) -> Target {
     sized_target(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Digest::of(bytes))
 }
@@ -172,7 +176,7 @@ fn sized_target(length: u64, digest: Digest) -> Target {
     }
 }
 
-/// The path of a firmware file among targets. A digest, so that who reads the metadata learns no model (I21).
+/// The path of a firmware file among targets. It is a digest, so that a reader of the metadata learns no model (I21).
 pub fn firmware_path(digest: &Digest) -> String {
     format!("{FIRMWARE}/{digest}")
 }
@@ -190,9 +194,9 @@ pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<
     }
 }
 
-/// `snapshot` of a site (§4.4) over these files, given as version and bytes.
+/// The `snapshot` role of a site (§4.4) over these files, each given as version and bytes.
 pub fn snapshot(
-    whose: Whose<'_>,
+    whose: SiteIds<'_>,
     version: u64,
     now: UnixTime,
     targets: (u64, &[u8]),
@@ -211,8 +215,8 @@ pub fn snapshot(
     }
 }
 
-/// `timestamp` of a site (§4.6) over this snapshot, given as version and bytes.
-pub fn timestamp(whose: Whose<'_>, version: u64, now: UnixTime, snapshot: (u64, &[u8])) -> Timestamp {
+/// The `timestamp` role of a site (§4.6) over this snapshot, given as version and bytes.
+pub fn timestamp(whose: SiteIds<'_>, version: u64, now: UnixTime, snapshot: (u64, &[u8])) -> Timestamp {
     Timestamp {
         kind: "timestamp".to_owned(),
         spec_version: SPEC_VERSION.to_owned(),
@@ -223,7 +227,7 @@ pub fn timestamp(whose: Whose<'_>, version: u64, now: UnixTime, snapshot: (u64, 
     }
 }
 
-/// What is said of a metadata file of this version and these bytes.
+/// How `snapshot` and `timestamp` list a metadata file of this version with these bytes.
 pub fn meta((version, bytes): (u64, &[u8])) -> MetaFile {
     MetaFile {
         version,

@@ -1,4 +1,4 @@
-//! The published tree: files appear whole or not at all, sealed objects are written once.
+//! Writing the published tree. Files appear whole or not at all, and each sealed object is written once.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -13,16 +13,16 @@ use bundle::ObjectRef;
 use durable::{Batch, SHARED, SHARED_DIR};
 use ids::Digest;
 
-/// A prepared file, and where [`switch`] puts it.
+/// A prepared file, and the path to which [`switch`] renames it.
 pub type Switch = (PathBuf, PathBuf);
 
-/// Where sealed objects go.
+/// A place that keeps sealed objects.
 pub trait Objects: Sync {
-    /// Keeps an object that is not there yet. Sites are sealed in parallel, so this is called from several threads.
+    /// Keeps an object unless it is there already. Sites are sealed in parallel, so several threads call this at once.
     fn put(&self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()>;
 }
 
-/// Objects that nobody keeps: for `plan` and `preview`.
+/// Keeps no object. For `plan` and `preview`, which seal without publishing.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Discard;
 
@@ -32,48 +32,50 @@ impl Objects for Discard {
     }
 }
 
-/// Objects below `public/objects`.
+/// The published tree of one run of `publish`. It keeps objects below `public/objects` and counts the new ones.
 #[derive(Debug)]
 pub struct Tree {
     layout: Layout,
     files: Batch,
-    state: Mutex<State>,
+    tally: Mutex<ObjectTally>,
 }
 
+/// Which objects were put in this run, and how many of them were new, with the sum of their sealed bytes.
 #[derive(Debug, Default)]
-struct State {
+struct ObjectTally {
     seen: HashSet<Digest>,
     new_objects: u64,
     new_bytes: u64,
 }
 
 impl Tree {
-    /// The tree of this fleet directory.
+    /// The published tree of this fleet directory. No object counts as new yet.
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), files: Batch::below(&layout.public()), state: Mutex::default() }
+        Self { layout: layout.clone(), files: Batch::below(&layout.public()), tally: Mutex::default() }
     }
 
-    /// Writes a file that nothing names yet, durable after [`Tree::sync`]. Missing folders are made.
+    /// Writes a file that no metadata names yet. It is durable after [`Tree::sync`]. Missing folders are made.
     pub fn write(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         self.files.write(path, bytes, SHARED).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The same, unless it is there already.
+    /// The same, unless the file has this content already.
     pub fn write_if_new(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         if fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { self.write(path, bytes) }
     }
 
-    /// Writes `path` under another name, durable after [`Tree::sync`]; then [`Tree::switch`] may put it in place.
+    /// Writes the new content of `path` under another name and returns that. After [`Tree::sync`], [`Tree::switch`] may
+    /// put it in place.
     pub fn prepare(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
         self.files.prepare(path, bytes, SHARED).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Makes everything durable that was written since the last time. Before any `timestamp.json` is switched.
+    /// Makes durable what was written since the last call. It must be called before a `timestamp.json` is switched.
     pub fn sync(&self) -> anyhow::Result<()> {
         self.files.sync().context("cannot write the published tree")
     }
 
-    /// Puts prepared files in place, and makes that durable.
+    /// Puts prepared files in place, in this order, and makes that durable.
     pub fn switch(&self, switches: &[Switch]) -> anyhow::Result<()> {
         for (aside, path) in switches {
             put_in_place(aside, path, |aside, path| self.files.put_in_place(aside, path))?;
@@ -81,20 +83,20 @@ impl Tree {
         self.sync()
     }
 
-    /// How many objects were new, and their bytes.
+    /// How many objects were new in this run, and the sum of their sealed bytes.
     pub fn new_objects(&self) -> (u64, u64) {
-        let state = self.state();
-        (state.new_objects, state.new_bytes)
+        let tally = self.tally();
+        (tally.new_objects, tally.new_bytes)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tally(&self) -> MutexGuard<'_, ObjectTally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Objects for Tree {
     fn put(&self, reference: &ObjectRef, sealed: &[u8]) -> anyhow::Result<()> {
-        if !self.state().seen.insert(reference.digest) {
+        if !self.tally().seen.insert(reference.digest) {
             return Ok(());
         }
         let path = self.layout.object(&reference.digest);
@@ -103,32 +105,33 @@ impl Objects for Tree {
             return Ok(());
         }
         self.write(&path, sealed)?;
-        let mut state = self.state();
-        state.new_objects += 1;
-        state.new_bytes += reference.bytes;
+        let mut tally = self.tally();
+        tally.new_objects += 1;
+        tally.new_bytes += reference.bytes;
         Ok(())
     }
 }
 
-/// Replaces a file durably. Missing folders are made.
+/// Replaces one file durably, all at once. Missing folders are made.
 pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let aside = prepare(path, bytes)?;
     switch(&aside, path)
 }
 
-/// Writes `path` with another name and syncs it; [`switch`] puts it in place. Missing folders are made.
+/// Writes the new content of `path` under another name, syncs it and returns that name. [`switch`] puts it in place.
+/// Missing folders are made.
 pub fn prepare(path: &Path, bytes: &[u8]) -> anyhow::Result<PathBuf> {
     durable::create_dirs(durable::parent(path), SHARED_DIR)
         .and_then(|()| durable::prepare(path, bytes, SHARED))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Puts a prepared file in place, and makes that durable.
+/// Puts one prepared file in place, and makes that durable.
 pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
     put_in_place(aside, path, durable::rename)
 }
 
-/// Puts a prepared file in place: before this readers see the old one, after it the new one.
+/// Renames a prepared file into place. Readers see the old file before this and the new one after it.
 ///
 /// Web servers tell versions of a file apart by size and time in whole seconds (nginx's and Apache's entity tags).
 /// Two releases within one second would look like one to a site that asks conditionally, so the new file's time is

@@ -1,4 +1,4 @@
-//! `keys`: ceremonies on files.
+//! `keys`: the commands of key ceremonies, which work on files.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
-use crate::keys::{self, Change, Keys, Role};
+use crate::keys::{self, FleetKeys, Role, RoleChange};
 use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
@@ -115,10 +115,10 @@ pub enum RootCommand {
     },
 }
 
-/// Does what the command says; `now` decides how long a prepared root lives.
+/// Runs the command. The expiry of a prepared root counts from `now`.
 pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
-        KeysCommand::Show => write!(out, "{}", Keys::read(layout)?.describe()?)?,
+        KeysCommand::Show => write!(out, "{}", FleetKeys::read(layout)?.describe()?)?,
         KeysCommand::Create { file, passphrase } => {
             let passphrase = passphrase.then(Passphrase::for_new_keys).transpose()?;
             let key = keyring::create(file, "A key of one holder. Keep it offline.", passphrase.as_ref())?;
@@ -136,53 +136,53 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             rotate(layout, *role, old.as_deref(), key.as_ref(), how, now, out)?
         }
         KeysCommand::Revoke { role, id, how } => {
-            let keys = Keys::read(layout)?;
-            let change = Change::Remove(*role, keys.find(*role, Some(id))?);
+            let keys = FleetKeys::read(layout)?;
+            let change = RoleChange::Remove(*role, keys.find(*role, Some(id))?);
             prepare(keys, &[change], how.dry_run, now, out)?;
         }
         KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, dry_run }) => {
-            let keys = Keys::read(layout)?;
+            let keys = FleetKeys::read(layout)?;
             let mut changes = Vec::new();
             for text in add {
                 let (role, file) = split(text)?;
-                changes.push(Change::Add(role, public(&PathBuf::from(file))?));
+                changes.push(RoleChange::Add(role, public(&PathBuf::from(file))?));
             }
             for text in remove {
                 let (role, id) = split(text)?;
-                changes.push(Change::Remove(role, keys.find(role, Some(id))?));
+                changes.push(RoleChange::Remove(role, keys.find(role, Some(id))?));
             }
             for text in threshold {
                 let (role, number) = split(text)?;
-                changes.push(Change::Threshold(role, number.parse().context("a threshold is a number")?));
+                changes.push(RoleChange::Threshold(role, number.parse().context("a threshold is a number")?));
             }
             prepare(keys, &changes, *dry_run, now, out)?;
         }
         KeysCommand::Sign { file, key } => {
             let key = keyring::load_signing(key)?;
-            // A holder's machine may have nothing but the file and the key.
-            let keys = if layout.signed().is_dir() { Some(Keys::read(layout)?) } else { None };
+            // A holder's machine may have only the file and the key, and no fleet directory.
+            let keys = if layout.signed().is_dir() { Some(FleetKeys::read(layout)?) } else { None };
             keys::add_signature(file, &key, keys.as_ref())?;
             writeln!(out, "signed {} with the key {}", file.display(), key.public().id().0)?;
             if layout.signed().is_dir() {
-                write!(out, "{}", Keys::read(layout)?.describe()?)?;
+                write!(out, "{}", FleetKeys::read(layout)?.describe()?)?;
             }
         }
         KeysCommand::Finish { dry_run } => {
-            let mut keys = Keys::read(layout)?;
+            let mut keys = FleetKeys::read(layout)?;
             write!(out, "{}", keys.describe()?)?;
             if *dry_run {
                 keys.check()?;
                 writeln!(out, "it can be put in place; nothing was changed")?;
             } else {
                 let next = keys.finish()?;
-                writeln!(out, "root version {} is in place\n\nnext:", Keys::read(layout)?.trusted().version)?;
+                writeln!(out, "root version {} is in place\n\nnext:", FleetKeys::read(layout)?.trusted().version)?;
                 for line in next {
                     writeln!(out, "  {line}")?;
                 }
             }
         }
         KeysCommand::Discard => {
-            let gone = Keys::read(layout)?.discard()?;
+            let gone = FleetKeys::read(layout)?.discard()?;
             writeln!(out, "{}", if gone { "forgot the prepared root" } else { "no root was prepared" })?;
         }
     }
@@ -198,28 +198,28 @@ fn rotate(
     now: UnixTime,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let keys = Keys::read(layout)?;
-    let old = Change::Remove(role, keys.find(role, old)?);
+    let keys = FleetKeys::read(layout)?;
+    let old = RoleChange::Remove(role, keys.find(role, old)?);
     let new = match key {
         Some(file) => public(file)?,
-        // A key that nobody keeps: it shows what would happen.
+        // A dry run prepares the root with a key that is not kept.
         None if how.dry_run => tuf::SigningKey::generate().public(),
         None => {
             let passphrase = how.passphrase.then(Passphrase::for_new_keys).transpose()?;
-            // Before there is a file: a change that cannot be would leave it behind.
-            Keys::read(layout)?
-                .prepare(&[old.clone(), Change::Add(role, tuf::SigningKey::generate().public())], now)?;
+            // Try the change before a key file is made, so that an impossible one leaves no file behind.
+            FleetKeys::read(layout)?
+                .prepare(&[old.clone(), RoleChange::Add(role, tuf::SigningKey::generate().public())], now)?;
             let (path, key) = keys.create_for(role, passphrase.as_ref())?;
             writeln!(out, "made {}", path.display())?;
             key.public()
         }
     };
-    prepare(keys, &[old, Change::Add(role, new)], how.dry_run, now, out)
+    prepare(keys, &[old, RoleChange::Add(role, new)], how.dry_run, now, out)
 }
 
 fn prepare(
-    mut keys: Keys,
-    changes: &[Change],
+    mut keys: FleetKeys,
+    changes: &[RoleChange],
     dry_run: bool,
     now: UnixTime,
     out: &mut dyn Write,
@@ -237,7 +237,7 @@ fn prepare(
     Ok(())
 }
 
-/// `ROLE=rest`.
+/// Splits `ROLE=REST` into the role and the rest.
 fn split(text: &str) -> anyhow::Result<(Role, &str)> {
     let (role, rest) = text.split_once('=').ok_or_else(|| anyhow!("`{text}` is not ROLE=…"))?;
     let role = <Role as clap::ValueEnum>::from_str(role, false)
@@ -246,7 +246,7 @@ fn split(text: &str) -> anyhow::Result<(Role, &str)> {
     Ok((role, rest))
 }
 
-/// The one key of a file with public keys.
+/// Reads the public key of a `.pub` file, which must hold exactly one.
 fn public(file: &std::path::Path) -> anyhow::Result<PublicKey> {
     match keyring::load_public_signing(file)?.as_slice() {
         [key] => Ok(key.clone()),

@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
 use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
-use crate::inventory::{Inventory, Site};
+use crate::inventory::{FleetInventory, InventorySite};
 use crate::preview::{self, Preview};
-use crate::problem::{NotClean, Report};
+use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
 use crate::{enrol, lint, plan, progress, secrets};
 use ids::UnixTime;
@@ -25,7 +25,7 @@ use repository::lock::TreeLock;
 use settings::count;
 use telemetry::Hint as _;
 
-/// Runs one command; what people asked for goes to `out`. Returns whether all is well.
+/// Runs one command and prints its result to `out`. Returns `false` if `check` found problems.
 pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
     if let Command::Check = cli.command {
         let report = lint::check(&Layout::new(&cli.fleet));
@@ -118,10 +118,11 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
     Ok(())
 }
 
-/// The inventory, or the problems that keep it from being read.
-fn inventory(layout: &Layout) -> anyhow::Result<Inventory> {
+/// Reads the inventory. Fails with the problems that make it unreadable.
+fn inventory(layout: &Layout) -> anyhow::Result<FleetInventory> {
     let mut problems = Vec::new();
-    Inventory::read(layout, &mut problems).ok_or_else(|| NotClean(Report { problems, ..Report::default() }).into())
+    FleetInventory::read(layout, &mut problems)
+        .ok_or_else(|| NotClean(CheckReport { problems, ..CheckReport::default() }).into())
 }
 
 fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -192,18 +193,19 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
             let width = images.names().map(str::len).max().unwrap_or(0).max(5);
             writeln!(out, "{:width$}  {:>5}", "IMAGE", "SITES")?;
             for name in images.names() {
-                let wants = |site: &&Site| site.settings.image.as_ref().is_some_and(|image| image.name == name);
+                let wants =
+                    |site: &&InventorySite| site.settings.image.as_ref().is_some_and(|image| image.name == name);
                 writeln!(out, "{name:width$}  {:>5}", inventory.sites.values().filter(wants).count())?;
             }
             if !problems.is_empty() {
-                return Err(NotClean(Report { problems, ..Report::default() }).into());
+                return Err(NotClean(CheckReport { problems, ..CheckReport::default() }).into());
             }
         }
     }
     Ok(())
 }
 
-fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
+fn find<'i>(inventory: &'i FleetInventory, name: &str) -> anyhow::Result<&'i InventorySite> {
     inventory.sites.get(name).ok_or_else(|| {
         let known: Vec<&str> = inventory.sites.keys().map(String::as_str).collect();
         anyhow!("there is no site `{name}`").hint(match settings::nearest(name, &known) {
@@ -213,8 +215,13 @@ fn find<'i>(inventory: &'i Inventory, name: &str) -> anyhow::Result<&'i Site> {
     })
 }
 
-/// Locks the appliance out and says what else its thief may know.
-fn revoke(layout: &Layout, inventory: &Inventory, site: &Site, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Revokes a site and lists the accounts that the thief of its appliance may know.
+fn revoke(
+    layout: &Layout,
+    inventory: &FleetInventory,
+    site: &InventorySite,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let revoked = enrol::revoke(layout, &site.id)?;
     writeln!(
         out,
@@ -238,7 +245,7 @@ fn revoke(layout: &Layout, inventory: &Inventory, site: &Site, out: &mut dyn Wri
     Ok(())
 }
 
-/// How wide a table may be.
+/// The width of a table in columns: `COLUMNS` if it is set, else 100.
 fn terminal_width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     columns.filter(|columns| (40..=400).contains(columns)).unwrap_or(100)
@@ -306,7 +313,7 @@ fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
     })
 }
 
-/// Writes a file that only its owner can read.
+/// Writes a new file that only its owner can read. Fails if there is one already.
 fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     durable::create_new(path, bytes, durable::PRIVATE).with_context(|| format!("cannot create {}", path.display()))
 }
@@ -314,19 +321,19 @@ fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 fn qr_code(text: &str) -> anyhow::Result<String> {
     let code = qrcode::QrCode::with_error_correction_level(text, qrcode::EcLevel::L)
         .map_err(|error| anyhow!("the token does not fit a QR code: {error}"))?;
-    // Terminals are dark: what is printed is the light part.
+    // Terminals have a dark background, so the printed characters are the light modules.
     use qrcode::render::unicode::Dense1x2;
     let mut picture = code.render::<Dense1x2>();
     Ok(picture.dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).quiet_zone(true).build())
 }
 
-/// Whether the output was closed, as `head` does.
+/// Whether the command failed because its reader closed the output, as `head` does.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// What people see of an error: the chain, and what to try.
+/// The text of an error for people: the chain of causes, then a hint.
 pub(super) fn explain(error: &anyhow::Error) -> String {
     if let Some(NotClean(report)) = error.downcast_ref::<NotClean>() {
         return format!("{report}\nerror: nothing was done, because the fleet directory has problems\n");

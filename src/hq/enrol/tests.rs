@@ -17,7 +17,7 @@ pub(super) fn fleet() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path());
     ca::init(&layout, "Example", &["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    keyring::save(&layout.online_key(), keyring::Kind::Ed25519, &[7; 32], "test", None).unwrap();
+    keyring::save(&layout.online_key(), keyring::KeyKind::Ed25519, &[7; 32], "test", None).unwrap();
     for dir in [layout.dir().join("root"), layout.public().join("root")] {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("9.root.json"), b"old root").unwrap();
@@ -268,14 +268,14 @@ fn revoking_ends_certificates_tokens_and_keys_until_a_new_token() {
     assert_eq!(revoke(&layout, &site).unwrap(), Revoked { certificates: 1, recipients: 1 });
 
     let db = Db::open(&layout.database()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::CertificateStanding::Revoked);
     assert_eq!(enrol(&layout, &appliance.request(&used), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(enrol(&layout, &Appliance::new(2).request(&unused), now()).unwrap_err(), Refused::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 0);
 
     let fresh = token_for(&layout, "s-1");
     enrol(&layout, &Appliance::new(3).request(&fresh), now()).unwrap();
-    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::Standing::Revoked);
+    assert_eq!(db.standing(&site, &issued.fingerprint).unwrap(), online::db::CertificateStanding::Revoked);
     assert_eq!(recipients(&layout).unwrap().len(), 1);
     assert!(revoke(&layout, &"s-none".parse().unwrap()).is_err());
 }

@@ -1,9 +1,9 @@
-//! `fleet.toml`.
+//! Reads `fleet.toml`.
 
-use super::{Fleet, Settings, read_variables, tables};
+use super::{ApplianceSettings, Fleet, read_variables, tables};
 use settings::{Problem, Source};
 
-/// Reads the file. `None` if it lacks what nothing works without.
+/// Reads `fleet.toml`. `None` if it has no usable name, id or URL.
 pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet> {
     let mut table = source.toml(problems);
     let name = table.required::<String>("name", problems);
@@ -33,7 +33,7 @@ pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet
         None => Vec::new(),
     };
     let mut defaults = table.table("defaults", problems);
-    let mut base = Settings::default();
+    let mut base = ApplianceSettings::default();
     tables::apply(&mut defaults, &mut base, problems);
     let vars = read_variables(defaults.table("variables", problems), problems);
     defaults.finish(problems);

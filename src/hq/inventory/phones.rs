@@ -1,17 +1,21 @@
-//! `phones.csv`: a header, then a line for each phone.
+//! Reads `phones.csv`: a header, then a line for each phone.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{PhoneLine, Site, Variable, Variables, variable_name_problem};
+use super::{InventorySite, PhoneLine, Variable, Variables, variable_name_problem};
 use bundle::limits::MAX_PHONES;
 use ids::MacAddr;
 use settings::{Problem, Source, nearest};
 
-/// The columns that every file has.
+/// The columns that the file must have.
 const NEEDED: [&str; 3] = ["mac", "site", "model"];
 
-/// Reads the file. Lines with a problem are left out.
-pub(super) fn read(source: &Source, sites: &BTreeMap<String, Site>, problems: &mut Vec<Problem>) -> Vec<PhoneLine> {
+/// Reads `phones.csv`. Lines with a problem are left out.
+pub(super) fn read(
+    source: &Source,
+    sites: &BTreeMap<String, InventorySite>,
+    problems: &mut Vec<Problem>,
+) -> Vec<PhoneLine> {
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .comment(Some(b'#'))
@@ -46,7 +50,7 @@ pub(super) fn read(source: &Source, sites: &BTreeMap<String, Site>, problems: &m
             let offset = usize::try_from(position.byte()).unwrap_or(usize::MAX);
             first_line(&source.text, offset, line_of(position))
         });
-        // A line of separators only, as spreadsheets leave behind.
+        // The line has only separators, as spreadsheets leave them behind.
         if record.iter().all(str::is_empty) {
             continue;
         }
@@ -99,7 +103,7 @@ fn phone(
     columns: &[String],
     record: &csv::StringRecord,
     line: usize,
-    sites: &BTreeMap<String, Site>,
+    sites: &BTreeMap<String, InventorySite>,
     problems: &mut Vec<Problem>,
 ) -> Option<PhoneLine> {
     let mut say = |message: String, hint: Option<String>| {
@@ -143,8 +147,8 @@ fn phone(
             "model" if text.is_empty() => say("`model` is empty".to_owned(), None),
             "model" => model = Some(text.to_owned()),
             "label" => label = text.to_owned(),
-            // An empty cell leaves the variable to the site and the fleet: a blank password by accident would
-            // lock phones out (C19).
+            // With an empty cell the site's or the fleet's value counts. If it set an empty password by accident,
+            // phones would be locked out (C19).
             _ if text.is_empty() => {}
             _ => {
                 let value = serde_json::Value::String(text.to_owned());
@@ -165,8 +169,8 @@ fn line_of(position: &csv::Position) -> usize {
     usize::try_from(position.line()).unwrap_or(usize::MAX)
 }
 
-/// The line of the first record at or behind `offset`, which is on `line`: the reader takes comments and empty lines
-/// before a record for part of it.
+/// The line of the first record at or after `offset`, which is on `line`. The CSV reader counts comments and empty
+/// lines before a record as part of it, so they are skipped here.
 fn first_line(text: &str, offset: usize, line: usize) -> usize {
     let rest = text.get(offset..).unwrap_or_default();
     let skipped = |line: &&str| line.starts_with('#') || line.trim_end_matches('\r').is_empty();

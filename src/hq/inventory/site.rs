@@ -1,11 +1,11 @@
-//! `sites/NAME.toml`.
+//! Reads `sites/NAME.toml`.
 
-use super::{Fleet, Site, read_variables, tables};
+use super::{Fleet, InventorySite, read_variables, tables};
 use ids::Digest;
 use settings::{Problem, Source};
 
 /// Reads one file. `None` if it has no usable id.
-pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Vec<Problem>) -> Option<Site> {
+pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Vec<Problem>) -> Option<InventorySite> {
     let mut table = source.toml(problems);
     let id = table.required("id", problems);
     let mut own = fleet.settings.clone();
@@ -14,5 +14,5 @@ pub(super) fn read(source: &Source, name: &str, fleet: &Fleet, problems: &mut Ve
     table.finish(problems);
     let (_, id) = id?;
     let source = Digest::of(source.text.as_bytes());
-    Some(Site { name: name.to_owned(), id, settings: own, variables: vars, source })
+    Some(InventorySite { name: name.to_owned(), id, settings: own, variables: vars, source })
 }

@@ -1,32 +1,33 @@
-//! The tables `[dhcp]`, `[tftp]` and `[update]`: the fleet's defaults, then the site's own keys over them.
+//! Reads the tables `[dhcp]`, `[tftp]` and `[update]`: first the fleet's defaults, then the site's own keys over them.
 
 use bundle::SiteSettings;
 use settings::{Problem, Table, Wrong};
 
-/// How an appliance behaves, and when it may change over to a new release.
+/// How a site's appliance behaves, when it may activate a new release, and which image it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// What the manifest carries as settings.
+pub struct ApplianceSettings {
+    /// The settings that go into the manifest.
     pub site: SiteSettings,
-    /// From and until, in minutes of the day UTC.
+    /// When the appliance may activate a new release: from and until, in minutes of the day, UTC. `None` means at any
+    /// time.
     pub activation_window: Option<(u16, u16)>,
-    /// The image that the appliance shall run, by its name in `images/`.
+    /// The image that the appliance must run; `None` leaves the image that it has.
     pub image: Option<ImageName>,
 }
 
-/// An image and where it is asked for.
+/// The name of an image, and the file and line that ask for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
-    /// Its name in `images/`, without the suffix.
+    /// The image's name in `images/`, without the suffix.
     pub name: String,
     /// The file, relative to the fleet directory.
     pub file: String,
-    /// The line, from 1.
+    /// The line of that file, from 1.
     pub line: usize,
 }
 
 /// Reads the three tables out of `parent` over `settings`.
-pub(super) fn apply(parent: &mut Table<'_>, settings: &mut Settings, problems: &mut Vec<Problem>) {
+pub(super) fn apply(parent: &mut Table<'_>, settings: &mut ApplianceSettings, problems: &mut Vec<Problem>) {
     settings::read_dhcp(parent.table("dhcp", problems), &mut settings.site.dhcp, problems);
 
     let mut table = parent.table("tftp", problems);
@@ -45,7 +46,7 @@ pub(super) fn apply(parent: &mut Table<'_>, settings: &mut Settings, problems: &
         table.checked("activation-window", "two different times in UTC: [\"01:00\", \"04:30\"]", problems, window);
     settings.activation_window = window.map(|(_, times)| times).or(settings.activation_window);
     if let Some((line, name)) = table.value::<String>("image", problems) {
-        // A site says "" to leave the fleet's choice.
+        // With "" a site opts out of the fleet's image.
         let file = table.source().name.clone();
         settings.image = (!name.is_empty()).then_some(ImageName { name, file, line });
     }
@@ -59,7 +60,7 @@ fn window(times: [String; 2]) -> Result<(u16, u16), Wrong> {
     }
 }
 
-/// Minutes of the day of `HH:MM`.
+/// Parses `HH:MM` as minutes of the day.
 fn minutes(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
     let digits = |part: &str| (part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse().ok());

@@ -1,4 +1,4 @@
-//! One change to who is trusted, and what must hold of a root after it.
+//! Changes of the keys that a root names, and what must hold of the root after them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,24 +11,24 @@ use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
 use tuf::{KeyId, PublicKey};
 
-/// What a key may sign.
+/// A role as people know it: what its keys may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Who is trusted.
+    /// Its keys sign the root, which names the keys of all roles.
     Root,
-    /// What sites get: TUF's `targets`.
+    /// Its key signs what sites get: TUF's `targets`.
     Release,
-    /// That it is fresh: TUF's `snapshot` and `timestamp`.
+    /// Its key signs that a release is fresh: TUF's `snapshot` and `timestamp`.
     Online,
-    /// What firmware may be served.
+    /// Its keys sign the catalogue of firmware that may be served.
     Firmware,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles, in the order in which they are listed.
     pub const ALL: [Self; 4] = [Self::Root, Self::Release, Self::Online, Self::Firmware];
 
-    /// As people write it.
+    /// The role's name on the command line and in the names of key files.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -38,7 +38,7 @@ impl Role {
         }
     }
 
-    /// TUF's roles.
+    /// The TUF roles that it stands for; none for `Firmware`, which is in our own field of the root.
     const fn roles(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["root"],
@@ -48,7 +48,7 @@ impl Role {
         }
     }
 
-    /// Its keys and threshold in a root; none if the root does not say.
+    /// The role's keys and threshold in a root; no keys and 0 if the root does not name the role.
     pub fn keys(self, root: &Root) -> RoleKeys {
         let nobody = RoleKeys { keyids: Vec::new(), threshold: 0, extra: BTreeMap::new() };
         match self.roles().first() {
@@ -76,19 +76,19 @@ impl fmt::Display for Role {
     }
 }
 
-/// One change to a role.
+/// One change of a role's keys in a root.
 #[derive(Debug, Clone)]
-pub enum Change {
-    /// A further key.
+pub enum RoleChange {
+    /// The role gets this further key.
     Add(Role, PublicKey),
-    /// A key is no longer trusted.
+    /// The role loses the key with this id.
     Remove(Role, KeyId),
-    /// How many of the keys must sign.
+    /// So many of the role's keys must sign.
     Threshold(Role, u32),
 }
 
-impl Change {
-    /// Makes the change. Whether the result is sound is for [`tidy`].
+impl RoleChange {
+    /// Makes the change in `root`. [`tidy`] checks the result after the last change.
     pub(super) fn apply(&self, root: &mut Root) -> anyhow::Result<()> {
         match self {
             Self::Add(role, key) => {
@@ -113,7 +113,8 @@ impl Change {
     }
 }
 
-/// Drops keys that nobody needs and refuses roots that would lock people out or weaken what they rely on.
+/// Drops keys that no role names. Refuses a root that needs no signature, needs more signatures than it has keys, or
+/// uses one key for two roles.
 pub(super) fn tidy(root: &mut Root) -> anyhow::Result<()> {
     let mut owners: BTreeMap<KeyId, Role> = BTreeMap::new();
     for role in Role::ALL {

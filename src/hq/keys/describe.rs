@@ -1,20 +1,20 @@
-//! What is trusted, for people: now, and after what is prepared.
+//! The text of `keys show`: the keys that are trusted now, and what the prepared root would change.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{Keys, Role};
+use super::{FleetKeys, Role};
 use repository::keyring;
 use tuf::KeyId;
 use tuf::schema::Root;
 
-/// So many digits of an id tell keys apart and fit a line.
+/// How many digits of a key's id are shown: enough to tell keys apart, and short enough for a line.
 const DIGITS: usize = 16;
 
-impl Keys {
-    /// The roles with their keys; where something is prepared, what would come (`+`) and go (`-`), and which
-    /// signatures it has.
+impl FleetKeys {
+    /// Lists the roles with their keys. If a root is prepared, it marks the keys that would come (`+`) and go (`-`) and
+    /// counts the signatures.
     pub fn describe(&self) -> anyhow::Result<String> {
         let files = self.files();
         let mut text = String::new();
@@ -36,7 +36,7 @@ impl Keys {
         Ok(text)
     }
 
-    /// The key files that can be read without a passphrase, by the ids in their comments.
+    /// The key files that can be read without a passphrase, by the public ids in their comments.
     fn files(&self) -> BTreeMap<String, PathBuf> {
         let mut paths = keyring::files(&self.layout.keys()).unwrap_or_default();
         paths.push(self.layout.online_key());

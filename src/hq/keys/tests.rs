@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::*;
 use crate::testing::{NOW, Sample, sample};
 
-fn read(sample: &Sample) -> Keys {
-    Keys::read(&sample.layout).unwrap()
+fn read(sample: &Sample) -> FleetKeys {
+    FleetKeys::read(&sample.layout).unwrap()
 }
 
 fn root_key(sample: &Sample, number: u32) -> SigningKey {
@@ -17,7 +17,7 @@ fn sign_with(sample: &Sample, path: &Path, number: u32) {
 }
 
 /// Prepares, has root keys 1 and 2 sign, and puts it in place.
-fn ceremony(sample: &Sample, changes: &[Change]) -> Vec<String> {
+fn ceremony(sample: &Sample, changes: &[RoleChange]) -> Vec<String> {
     let mut keys = read(sample);
     keys.prepare(changes, NOW).unwrap();
     let path = keys.save().unwrap().to_owned();
@@ -51,8 +51,9 @@ fn a_root_key_is_replaced_only_with_signatures_of_the_old_and_of_the_new_root() 
     let mut keys = read(&sample);
     let (made, fresh) = keys.create_for(Role::Root, None).unwrap();
     assert!(made.ends_with("root-4.key"));
-    let raise = Change::Threshold(Role::Root, 3);
-    keys.prepare(&[Change::Remove(Role::Root, lost), Change::Add(Role::Root, fresh.public()), raise], NOW).unwrap();
+    let raise = RoleChange::Threshold(Role::Root, 3);
+    keys.prepare(&[RoleChange::Remove(Role::Root, lost), RoleChange::Add(Role::Root, fresh.public()), raise], NOW)
+        .unwrap();
     let path = keys.save().unwrap().to_owned();
     sign_with(&sample, &path, 1);
     sign_with(&sample, &path, 2);
@@ -84,17 +85,17 @@ fn a_root_that_would_lock_people_out_is_not_prepared() {
     let sample = sample();
     let mut keys = read(&sample);
     let ids = Role::Root.keys(keys.trusted()).keyids;
-    let mut refused = |changes: &[Change], why: &str| {
+    let mut refused = |changes: &[RoleChange], why: &str| {
         let error = keys.prepare(changes, NOW).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     };
-    let remove = |id: &KeyId| Change::Remove(Role::Root, id.clone());
+    let remove = |id: &KeyId| RoleChange::Remove(Role::Root, id.clone());
     refused(&[remove(&ids[0]), remove(&ids[1])], "would have 1 keys and need 2");
-    refused(&[Change::Threshold(Role::Root, 0)], "would need no signature");
-    refused(&[Change::Threshold(Role::Firmware, 4)], "would have 3 keys and need 4");
-    refused(&[Change::Remove(Role::Release, ids[0].clone())], "release has no key");
-    refused(&[Change::Add(Role::Release, root_key(&sample, 1).public())], "cannot be for root and for release");
-    refused(&[Change::Add(Role::Root, root_key(&sample, 1).public())], "already");
+    refused(&[RoleChange::Threshold(Role::Root, 0)], "would need no signature");
+    refused(&[RoleChange::Threshold(Role::Firmware, 4)], "would have 3 keys and need 4");
+    refused(&[RoleChange::Remove(Role::Release, ids[0].clone())], "release has no key");
+    refused(&[RoleChange::Add(Role::Release, root_key(&sample, 1).public())], "cannot be for root and for release");
+    refused(&[RoleChange::Add(Role::Root, root_key(&sample, 1).public())], "already");
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn a_change_drops_signatures_on_the_earlier_draft() {
     let path = keys.save().unwrap().to_owned();
     sign_with(&sample, &path, 1);
     let mut keys = read(&sample);
-    keys.prepare(&[Change::Threshold(Role::Firmware, 3)], NOW).unwrap();
+    keys.prepare(&[RoleChange::Threshold(Role::Firmware, 3)], NOW).unwrap();
     keys.save().unwrap();
     assert!(read(&sample).check().unwrap_err().to_string().contains("has 0 of 2"));
     assert!(read(&sample).discard().unwrap() && !path.exists());
@@ -119,7 +120,8 @@ fn a_rotated_online_key_is_put_where_serve_finds_it() {
     let old = keys.find(Role::Online, None).unwrap();
     let (path, fresh) = keys.create_for(Role::Online, Some(&Passphrase::new("long enough").unwrap())).unwrap();
     assert!(path.ends_with("online.next.key"));
-    let next = ceremony(&sample, &[Change::Remove(Role::Online, old), Change::Add(Role::Online, fresh.public())]);
+    let next =
+        ceremony(&sample, &[RoleChange::Remove(Role::Online, old), RoleChange::Add(Role::Online, fresh.public())]);
     assert!(next[0].contains("publish") && next[1].contains("start `lineside-hq serve` again"), "{next:?}");
     // Not encrypted: `serve` starts by itself.
     assert_eq!(keyring::load_signing(&sample.layout.online_key()).unwrap().public(), fresh.public());
@@ -136,7 +138,7 @@ fn what_would_be_trusted_is_said_before_it_is() {
     let firmware = Role::Firmware.keys(keys.trusted()).keyids;
     let fresh = SigningKey::from_seed(&[8; 32]).public();
     keys.prepare(
-        &[Change::Remove(Role::Firmware, firmware[2].clone()), Change::Add(Role::Firmware, fresh.clone())],
+        &[RoleChange::Remove(Role::Firmware, firmware[2].clone()), RoleChange::Add(Role::Firmware, fresh.clone())],
         NOW,
     )
     .unwrap();
@@ -184,7 +186,7 @@ fn a_ceremony_that_was_interrupted_after_the_root_goes_on_with_the_keys() {
     let (path, fresh) = keys.create_for(Role::Release, None).unwrap();
     let aside = sample.layout.dir().join("not yet");
     fs::rename(&path, &aside).unwrap();
-    ceremony(&sample, &[Change::Remove(Role::Release, old), Change::Add(Role::Release, fresh.public())]);
+    ceremony(&sample, &[RoleChange::Remove(Role::Release, old), RoleChange::Add(Role::Release, fresh.public())]);
     fs::rename(&aside, &path).unwrap();
     assert_eq!(read(&sample).finish().unwrap().len(), 1);
     assert_eq!(keyring::load_signing(&sample.layout.key("release")).unwrap().public(), fresh.public());

@@ -1,8 +1,8 @@
-//! What can be deleted from the published tree: objects and metadata of releases that were replaced long ago, and
+//! Deletes from the published tree what nobody needs: objects and metadata of releases that were replaced long ago, and
 //! sites that left the fleet directory long ago.
 //!
-//! Nothing is deleted within `KEEP` of being replaced, so downloads under way, mirrors that lag behind and people who
-//! removed the wrong file have that long.
+//! Nothing is deleted before [`KEEP`] has passed. Downloads under way, mirrors that lag behind and people who removed
+//! the wrong file have that long.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -15,21 +15,21 @@ use ids::{Digest, SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::ledger::{KEEP, Ledger};
 
-/// Old releases are looked for so often.
+/// How often a run looks for what can be deleted.
 const EVERY: Duration = Duration::from_secs(86_400);
 
-/// What was deleted.
+/// How much was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Sites.
+    /// The number of sites that had left the fleet directory.
     pub sites: u64,
-    /// Files, those of the sites not counted.
+    /// The number of files of old releases, without those of the deleted sites.
     pub files: u64,
-    /// Their bytes.
+    /// The size of these files in bytes.
     pub bytes: u64,
 }
 
-/// Looks for what can go, if that was not done today. `present` are the sites of the fleet directory.
+/// Deletes what nobody needs, unless a run did so within a day. `present` are the sites of the fleet directory.
 ///
 /// The caller holds the tree's lock and has switched everything over.
 pub(super) fn collect(
@@ -39,7 +39,7 @@ pub(super) fn collect(
     now: UnixTime,
 ) -> anyhow::Result<Collected> {
     mark_gone(ledger, present, now);
-    // A clock that was wrong once must not stop it for ever.
+    // A time in the future, from a clock that was wrong once, must not stop this for ever.
     if ledger.collected.is_some_and(|last| last <= now && now.since(last) < EVERY) {
         return Ok(Collected::default());
     }
@@ -56,7 +56,7 @@ pub(super) fn collect(
             replaced(&layout.site_targets(&site), &manifest, &mut collected)?;
         }
     }
-    // A site whose objects nobody knows may need any of them.
+    // A site whose objects the ledger does not know may need any object.
     if all_known {
         objects(layout, ledger, &mut collected)?;
     }
@@ -64,7 +64,7 @@ pub(super) fn collect(
     Ok(collected)
 }
 
-/// Notes since when a site is not in the fleet directory.
+/// Notes in the ledger since when each site is missing from the fleet directory.
 fn mark_gone(ledger: &mut Ledger, present: &HashSet<&SiteId>, now: UnixTime) {
     for (site, entry) in &mut ledger.sites {
         if present.contains(site) {
@@ -75,7 +75,8 @@ fn mark_gone(ledger: &mut Ledger, present: &HashSet<&SiteId>, now: UnixTime) {
     }
 }
 
-/// Deletes what was published for sites that are gone for long, their timestamp first: no release is ever half there.
+/// Deletes what was published for sites that are gone for [`KEEP`]. The timestamp goes first, so that no site finds
+/// half of a release. Returns how many sites that were.
 fn forget(layout: &Layout, ledger: &mut Ledger, now: UnixTime) -> anyhow::Result<u64> {
     let long_gone = |gone: Option<UnixTime>| gone.is_some_and(|gone| now.since(gone) >= KEEP);
     let gone: Vec<SiteId> =
@@ -102,21 +103,22 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The sites that have a folder in the tree.
+/// The ids of the sites that have a folder in the published tree.
 fn published(layout: &Layout) -> anyhow::Result<Vec<SiteId>> {
     let sites = files(&layout.public_sites())?.into_iter().filter_map(|file| file.name.parse().ok());
     Ok(sites.collect())
 }
 
-struct Found {
+/// A file or folder of the published tree, with its size and the time when it was written.
+struct TreeEntry {
     path: PathBuf,
     name: String,
     bytes: u64,
     written: SystemTime,
 }
 
-/// The entries of a folder; none if it is not there.
-fn files(folder: &Path) -> anyhow::Result<Vec<Found>> {
+/// The entries of a folder; empty if there is no such folder.
+fn files(folder: &Path) -> anyhow::Result<Vec<TreeEntry>> {
     let unreadable = || format!("cannot read {}", folder.display());
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
@@ -129,35 +131,36 @@ fn files(folder: &Path) -> anyhow::Result<Vec<Found>> {
         let metadata = entry.metadata().with_context(unreadable)?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         let written = metadata.modified().with_context(unreadable)?;
-        found.push(Found { path: entry.path(), name, bytes: metadata.len(), written });
+        found.push(TreeEntry { path: entry.path(), name, bytes: metadata.len(), written });
     }
     Ok(found)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn is_old(written: SystemTime) -> bool {
-    // Of the disk's clock, like the files' own times. One that was set back deletes later.
+    // This is the system's clock, which also set the files' times. If it was set back, files are deleted later.
     SystemTime::now().duration_since(written).is_ok_and(|age| age >= KEEP)
 }
 
-/// What a file is a version of, and which: `N.<role>.json`. Roots stay for ever: sites follow their chain.
+/// Role and version of a metadata file `N.<role>.json`. `None` for roots, which stay for ever because sites follow
+/// their chain, and for other names.
 fn role(name: &str) -> Option<(String, u64)> {
     let (version, role) = name.strip_suffix(".json")?.split_once('.')?;
     (role != "root").then_some((role.to_owned(), version.parse().ok()?))
 }
 
-/// Manifests have no number, so their age decides which is the newest.
+/// The same for a sealed manifest. Manifests have no version, so all get 0 and their age decides which is the newest.
 fn manifest(name: &str) -> Option<(String, u64)> {
     name.strip_suffix(".manifest")?.parse::<Digest>().ok().map(|_| ("manifest".to_owned(), 0))
 }
 
-/// Deletes versions that were replaced long ago: that is, when the next one was written.
+/// Deletes versions of files that were replaced long ago. A version counts as replaced when the next one was written.
 fn replaced(
     folder: &Path,
     version_of: &dyn Fn(&str) -> Option<(String, u64)>,
     collected: &mut Collected,
 ) -> anyhow::Result<()> {
-    let mut roles: BTreeMap<String, Vec<(u64, Found)>> = BTreeMap::new();
+    let mut roles: BTreeMap<String, Vec<(u64, TreeEntry)>> = BTreeMap::new();
     for file in files(folder)? {
         if let Some((role, version)) = version_of(&file.name) {
             roles.entry(role).or_default().push((version, file));
@@ -177,7 +180,7 @@ fn replaced(
     Ok(())
 }
 
-/// Deletes objects that no kept release names and that are not new either.
+/// Deletes objects that no release in the ledger names, and unfinished files, if they are older than [`KEEP`].
 fn objects(layout: &Layout, ledger: &Ledger, collected: &mut Collected) -> anyhow::Result<()> {
     let releases = ledger.sites.values().flat_map(|entry| &entry.releases);
     let named: HashSet<&Digest> = releases.flat_map(|release| &release.objects).collect();

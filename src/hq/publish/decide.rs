@@ -1,7 +1,8 @@
-//! The second stage of `publish`: which sites need what, and why. Nothing here reads a file or a clock.
+//! The second stage of `publish` decides what each site needs, and why. Nothing here reads a file or a clock.
 //!
-//! There are two questions. Before a site's files are made: does anybody have to make them ([`need`])? And once they
-//! are made and sealed: do they become a new release, or does the present one stay ([`new_release`])?
+//! There are two decisions. The first comes before a site's files are made: must they be made at all ([`need`])? The
+//! second comes when they are made and sealed: does the site get a new release, or does the present one stay
+//! ([`new_release`])?
 
 use std::collections::BTreeMap;
 
@@ -10,32 +11,32 @@ use repository::roles;
 
 use super::read::{Facts, SiteFound};
 
-/// What a site needs.
+/// What must be done for a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Nothing: this release stays.
+    /// Nothing. The release with this number stays.
     Nothing(Generation),
-    /// An appliance. Without one nobody could open a release.
+    /// An appliance must enrol first. Without one nobody could open a release.
     Appliance,
-    /// Its files are made and compared with what is published.
+    /// Its files must be made and compared with what is published.
     Comparison(Doubt),
 }
 
-/// Why a site's files are made and compared.
+/// Why a site's files must be made and compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// The publisher wants this site looked at.
+    /// The publisher named this site on the command line.
     Named,
-    /// No earlier run noted a release.
+    /// The ledger has no release of it.
     New,
     /// A secret or a file that it is made of cannot be read.
     Unreadable,
-    /// It is made of something else now, somebody else wrote its metadata, or that must be signed anew.
+    /// What it is made of changed, somebody else wrote its metadata, or the metadata must be signed anew.
     Changed,
 }
 
 impl Doubt {
-    /// For the log.
+    /// The reason in words, for the log.
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Named => "it was asked for by name",
@@ -46,7 +47,7 @@ impl Doubt {
     }
 }
 
-/// Whether a site's files must be made.
+/// Decides what must be done for a site before its files are made.
 pub(super) const fn need(facts: Facts) -> Need {
     let doubt = match facts {
         Facts { named: true, .. } => Doubt::Named,
@@ -62,7 +63,7 @@ pub(super) const fn need(facts: Facts) -> Need {
 pub(super) struct Needs(BTreeMap<SiteId, (Need, Option<Digest>)>);
 
 impl Needs {
-    /// Decides for each of these sites.
+    /// Applies [`need`] to each of these sites.
     pub(super) fn of(sites: Vec<SiteFound>) -> Self {
         Self(sites.into_iter().map(|found| (found.site, (need(found.facts), found.fingerprint))).collect())
     }
@@ -72,39 +73,40 @@ impl Needs {
         self.0.get(site).copied()
     }
 
-    /// Whether this site is checked for problems. One that waits for its appliance is: people enrol it next.
+    /// Whether this site is checked for problems. A site that waits for its appliance is checked, too, because people
+    /// will enrol one next.
     pub(super) fn check(&self, site: &SiteId) -> bool {
         self.site(site).is_some_and(|(need, _)| !matches!(need, Need::Nothing(_)))
     }
 }
 
-/// The published release of a site beside the files that were just made for it.
+/// How the published release of a site compares with the files that were just made for it.
 pub(super) struct Compared<'a> {
-    /// Files, settings and recipients are the same.
+    /// Whether files, settings and recipients are the same.
     pub(super) same_content: bool,
-    /// Whether all of it is signed by the keys of the newest root. Asked only if the content is the same, because
-    /// the answer costs the check of every signature.
+    /// Answers whether all of its metadata is signed by the keys of the newest root. It is called only if the content
+    /// is the same, because it verifies every signature.
     pub(super) holds_under_newest_root: &'a dyn Fn() -> bool,
-    /// It leaves firmware to the same keys as the newest root.
+    /// Whether it delegates firmware to the same keys as the newest root.
     pub(super) same_firmware_keys: bool,
     /// When its `targets` metadata expires.
     pub(super) targets_expire: UnixTime,
     /// When its firmware catalogue expires.
     pub(super) firmware_expires: UnixTime,
-    /// Its firmware catalogue lists every file that must be in one.
+    /// Whether its firmware catalogue lists every file that must be in one.
     pub(super) lists_firmware: bool,
 }
 
-/// Why a site gets a new release.
+/// Why a site gets a new release instead of keeping the present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It has none.
+    /// It has no release yet.
     First,
     /// Its files, settings or recipients changed.
     Content,
-    /// Keys changed, so everything is signed anew.
+    /// The root names other keys now, so everything is signed anew.
     Root,
-    /// Other keys sign firmware now.
+    /// The root names other keys for firmware now.
     FirmwareKeys,
     /// A quarter or less is left of the life of its `targets` metadata or of its firmware catalogue.
     Expiry,
@@ -113,7 +115,7 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    /// For the log.
+    /// The reason in words, for the log.
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::First => "it is the first one",
@@ -126,7 +128,8 @@ impl Cause {
     }
 }
 
-/// Whether a site gets a new release; `None` if the present one stays, with fresh metadata at the most.
+/// Decides whether a site gets a new release; `published` is `None` if it has none. The answer is `None` if the present
+/// release stays; only its `timestamp` and `snapshot` may be signed anew then.
 pub(super) fn new_release(published: Option<&Compared<'_>>, now: UnixTime) -> Option<Cause> {
     let Some(published) = published else { return Some(Cause::First) };
     let near = |expires| roles::is_near(expires, roles::TARGETS_LIFE, 4, now);

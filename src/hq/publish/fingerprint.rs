@@ -1,6 +1,7 @@
-//! A keyed hash over all that a site's release is made of: equal, and the release would be the same.
+//! The fingerprint of a site: a keyed hash over all that its release is made of. If two are equal, the release would be
+//! the same.
 //!
-//! Keyed with the publisher's secret, because passwords are among what is hashed and the result lies in `online/`.
+//! The hash is keyed with the publisher's secret, because passwords go into it and the result is kept in `online/`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,20 +11,20 @@ use anyhow::Context as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use crate::inventory::{PhoneLine, Site, Variables};
+use crate::inventory::{InventorySite, PhoneLine, Variables};
 use crate::secrets::{PREFIX, Secrets};
 use bundle::RecipientPublic;
 use ids::Digest;
 use repository::layout::Layout;
 use repository::published;
 
-/// Folders within folders, beyond which nothing is served either.
+/// How deep folders are followed. Nothing deeper is served.
 const MAX_DEPTH: usize = 10;
 
-/// Makes fingerprints of sites in one run.
+/// Makes the fingerprints of all sites in one run. It has hashed what all sites share.
 pub(super) struct Fingerprints(Hmac<Sha256>);
 
-/// What is hashed, each part with its length before it.
+/// A hash over parts, each with its length before it, so that parts cannot run into each other.
 struct Parts(Hmac<Sha256>);
 
 impl Parts {
@@ -39,16 +40,18 @@ impl Parts {
 }
 
 impl Fingerprints {
-    /// Hashes what all sites share. Before the directory is read: a file that changes meanwhile gives a fingerprint
-    /// that will not be found again, never one that hides the change.
+    /// Hashes what all sites share.
+    ///
+    /// It must be called before the fleet directory is read. If a file changes between the two, the next run sees
+    /// another fingerprint and makes the files again; in the other order the change would be missed.
     pub(super) fn of_fleet(layout: &Layout, key: &[u8; 32]) -> anyhow::Result<Self> {
         let mut parts = Parts(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"));
         parts.add("lineside publisher's fingerprint");
         parts.add(env!("CARGO_PKG_VERSION"));
         parts.add(fs::read(layout.fleet_toml()).context("cannot read fleet.toml")?);
         walk(&layout.templates(), 0, &mut parts, true)?;
-        // Not the firmware catalogue: publishing makes it, of what is in `files` and `firmware`, signed by those whom
-        // the root names.
+        // The firmware catalogue is left out: publishing makes it from `files` and `firmware`, and the root, which is
+        // hashed here, names who signs it.
         for (version, root) in published::numbered(&layout.signed(), "root")? {
             parts.add(version.to_be_bytes());
             parts.add(root);
@@ -63,10 +66,10 @@ impl Fingerprints {
         Ok(Self(parts.0))
     }
 
-    /// The fingerprint of a site. `None` if a secret cannot be had.
+    /// The fingerprint of a site; `None` if one of its secrets cannot be had.
     pub(super) fn of_site(
         &self,
-        site: &Site,
+        site: &InventorySite,
         phones: &[&PhoneLine],
         secrets: &Secrets,
         recipients: &[RecipientPublic],
@@ -95,7 +98,8 @@ impl Fingerprints {
         Some(parts.finish())
     }
 
-    /// Adds secrets that the whole fleet's variables name; they may change without `fleet.toml`.
+    /// Adds the secrets that variables of the whole fleet name, because a secret may change without `fleet.toml`.
+    /// `None` if one cannot be had.
     pub(super) fn with_secrets(self, variables: &Variables, secrets: &Secrets) -> Option<Self> {
         let mut parts = Parts(self.0);
         secret_values(variables, secrets, &mut parts)?;
@@ -112,7 +116,7 @@ fn secret_values(variables: &Variables, secrets: &Secrets, parts: &mut Parts) ->
     Some(())
 }
 
-/// Adds every file below a folder: its content, or what changes with its content.
+/// Adds every file below a folder: its bytes if `content` is set, else its times, size and inode, which change with it.
 fn walk(folder: &Path, depth: usize, parts: &mut Parts, content: bool) -> anyhow::Result<()> {
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,

@@ -1,7 +1,8 @@
-//! The `firmware` role: every image that may be served at all, signed by two of three offline keys.
+//! The firmware catalogue (role `firmware`): every image that may be served at all, signed by two of three offline
+//! keys.
 //!
-//! It is signed only when the set of images changed or its year is nearly over, and kept in git, so that whoever
-//! publishes every day needs no firmware key.
+//! It is signed only when the set of images changed or its year is nearly over, and it is kept in git. So people who
+//! publish every day need no firmware key.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,11 +26,11 @@ use tuf::sign;
 /// The signed firmware catalogue.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    /// Its version.
+    /// The version of its metadata.
     pub version: u64,
-    /// As it was signed.
+    /// The metadata with its signatures, byte for byte.
     pub bytes: Vec<u8>,
-    /// When it expires.
+    /// When the metadata expires.
     pub expires: UnixTime,
 }
 
@@ -40,10 +41,10 @@ impl Catalogue {
     }
 }
 
-/// The catalogue of all firmware that any model serves, and of all images of the appliance; signs a new one if need be.
+/// The catalogue of all firmware that any model serves, and of all images of the appliance. Signs a new one if need be.
 ///
-/// Where too few of the keys are at hand, it is left as `root/N.firmware.json.pending` with the signatures that could
-/// be made; holders add theirs with `keys sign`, and the next run takes it.
+/// If too few of the keys are at hand, it leaves `root/N.firmware.json.pending` with the signatures that it could make
+/// and fails. Holders add theirs with `keys sign`, and the next run uses the file.
 pub(super) fn catalogue(
     layout: &Layout,
     fleet: &FleetDir,
@@ -91,14 +92,14 @@ pub(super) fn catalogue(
     Catalogue::of(version, bytes)
 }
 
-/// Where metadata waits for signatures.
+/// The file in which metadata waits for signatures before it becomes `path`.
 pub(crate) fn pending_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".pending");
     name.into()
 }
 
-/// Whether a catalogue lists just the wanted images and lives long enough.
+/// Whether a catalogue lists exactly the wanted images and is not due to be signed anew.
 fn is_current(bytes: &[u8], wanted: &Targets, now: UnixTime) -> anyhow::Result<bool> {
     let listed: Envelope<Targets> =
         serde_json::from_slice(bytes).context("a firmware catalogue in root/ is damaged")?;
@@ -110,7 +111,7 @@ fn signatures(bytes: &[u8], keys: &FirmwareKeys) -> anyhow::Result<u32> {
     Ok(u32::try_from(sign::signed_by(bytes, &keys.keys)?.len()).unwrap_or(u32::MAX))
 }
 
-/// The firmware keys that are here, as many as are still needed: `keys/firmware-*.key`.
+/// The firmware keys in `keys/firmware-*.key` that `keys` names, at most as many as signatures are still needed.
 fn keys_at_hand(layout: &Layout, keys: &FirmwareKeys, have: u32) -> anyhow::Result<Vec<SigningKey>> {
     let wanted = usize::try_from(keys.threshold.saturating_sub(have)).unwrap_or(usize::MAX);
     let mut found = Vec::new();

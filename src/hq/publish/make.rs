@@ -1,5 +1,5 @@
-//! The third stage of `publish`: a site's files are rendered and sealed, and its release is signed. All of it is written
-//! under names that nobody asks for yet.
+//! The third stage of `publish` renders and seals a site's files and signs its release. It writes everything under
+//! names that no site asks for yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use anyhow::Context as _;
 use tracing::debug;
 
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::parallel::in_parallel;
 use crate::progress::Progress;
 use crate::render::{Findings, FleetDir};
@@ -16,8 +16,8 @@ use ids::{Digest, Generation, SiteId, UnixTime};
 use online::{db, freshen};
 use repository::layout::Layout;
 use repository::ledger;
-use repository::published::{self, Previous};
-use repository::roles::{self, Whose};
+use repository::published::{self, PublishedRelease};
+use repository::roles::{self, SiteIds};
 use repository::tree::{Switch, Tree};
 use seal::manifest;
 use tuf::sign;
@@ -27,54 +27,54 @@ use super::firmware::{self, Catalogue};
 use super::pack::{Packed, Sealer};
 use super::read::Enrolled;
 use super::summary::Outcome;
-use super::trust::{Keys, Signers};
+use super::trust::{PublishKeys, Signers};
 
-/// What is the same for all sites of one run.
+/// Makes releases. It holds what is the same for all sites of one run.
 pub(super) struct Maker<'a> {
     layout: &'a Layout,
     fleet: &'a FleetDir,
     enrolled: &'a Enrolled,
-    keys: &'a Keys,
-    /// Every signed root, by version.
+    keys: &'a PublishKeys,
+    /// Every signed root of the fleet directory, by version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
     now: UnixTime,
     sealer: Sealer<'a>,
     catalogue: Catalogue,
-    /// What the database says was published, read when the first site without a tree needs it.
+    /// The generations that the database has, read when the first site without published metadata needs them.
     generations: OnceLock<BTreeMap<SiteId, Generation>>,
 }
 
-/// What came of one site.
+/// The result of this stage for one site.
 pub(super) struct SiteDone {
-    /// For people and for the ledger.
+    /// What was done, for the summary.
     pub(super) outcome: Outcome,
-    /// What was written for it; `None` if its files were not made.
-    pub(super) made: Option<Made>,
+    /// The release that was made or confirmed; `None` if the site's files were not made.
+    pub(super) made: Option<MadeRelease>,
 }
 
-/// A release that is complete but for the switch.
-pub(super) struct Made {
-    /// In this order: new roots, then the timestamp that may be signed under them.
+/// A release that is written and only waits for the switch.
+pub(super) struct MadeRelease {
+    /// The files to switch, in this order: new roots first, then the timestamp, which may be signed under them.
     pub(super) switches: Vec<Switch>,
-    /// When its metadata must be signed anew.
+    /// When the first of its metadata files must be signed anew.
     pub(super) due: UnixTime,
-    /// The sealed objects that it names.
+    /// The digests of the sealed objects that it names.
     pub(super) objects: BTreeSet<Digest>,
-    /// Over all that it was made of.
+    /// The keyed hash over all that it was made of; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
 }
 
-/// What a site's release would hold.
+/// The content of a site's next release, to be compared with the published one.
 struct Content<'p> {
     packed: &'p Packed,
     /// The site's own keys and the recovery key.
     recipients: Vec<RecipientPublic>,
-    /// Over all of it. Equal hash, nothing to publish.
+    /// The hash over all of it. If the published release has the same hash, its content is the same.
     hash: Digest,
 }
 
-/// What becomes of a site's release.
+/// A release that was compared with the published one, with the switches that it needs.
 struct Prepared {
     outcome: Outcome,
     switches: Vec<Switch>,
@@ -82,7 +82,7 @@ struct Prepared {
 }
 
 impl<'a> Maker<'a> {
-    /// Gets the firmware catalogue ready, which every release names: as it is, or signed anew.
+    /// Gets the firmware catalogue, which every release names, and signs a new one if need be.
     pub(super) fn new(
         layout: &'a Layout,
         fleet: &'a FleetDir,
@@ -98,15 +98,15 @@ impl<'a> Maker<'a> {
         Ok(Self { layout, fleet, enrolled, keys, roots, tree, now, sealer, catalogue, generations })
     }
 
-    /// Makes what these sites need, on all processors. Results in the order of the sites.
+    /// Makes what these sites need, on all processors. The results are in the order of the sites.
     pub(super) fn sites(
         &self,
-        sites: &[&Site],
+        sites: &[&InventorySite],
         needs: &Needs,
         progress: &mut dyn Progress,
     ) -> anyhow::Result<Vec<SiteDone>> {
         let by_site = self.fleet.inventory.phones_by_site();
-        let one = |site: &&Site| {
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             self.site(site, phones, needs)
         };
@@ -116,7 +116,7 @@ impl<'a> Maker<'a> {
         Ok(done)
     }
 
-    fn site(&self, site: &Site, phones: &[&PhoneLine], needs: &Needs) -> anyhow::Result<SiteDone> {
+    fn site(&self, site: &InventorySite, phones: &[&PhoneLine], needs: &Needs) -> anyhow::Result<SiteDone> {
         let decided = needs.site(&site.id).with_context(|| format!("nothing was decided about site {}", site.name))?;
         let (doubt, fingerprint) = match decided {
             (Need::Nothing(generation), _) => {
@@ -130,12 +130,12 @@ impl<'a> Maker<'a> {
         let packed = self.sealer.pack(self.fleet, site, phones, files)?;
         let Prepared { outcome, switches, due } =
             self.compare(site, &packed).with_context(|| format!("cannot publish site {}", site.name))?;
-        let made = Made { switches, due, objects: packed.objects(), fingerprint };
+        let made = MadeRelease { switches, due, objects: packed.objects(), fingerprint };
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
-    /// Keeps the published release if it may stay, and writes a new one if not.
-    fn compare(&self, site: &Site, packed: &Packed) -> anyhow::Result<Prepared> {
+    /// Compares the content with the published release, then keeps that release or writes a new one.
+    fn compare(&self, site: &InventorySite, packed: &Packed) -> anyhow::Result<Prepared> {
         let content = self.content(site, packed)?;
         let previous = published::read(self.layout, &site.id)?;
         let holds = || self.holds_under_newest_root(previous.as_ref());
@@ -156,7 +156,7 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn content<'p>(&self, site: &Site, packed: &'p Packed) -> anyhow::Result<Content<'p>> {
+    fn content<'p>(&self, site: &InventorySite, packed: &'p Packed) -> anyhow::Result<Content<'p>> {
         let mut recipients = self.enrolled.get(&site.id).cloned().unwrap_or_default();
         recipients.push(self.keys.recovery);
         recipients.sort();
@@ -165,13 +165,14 @@ impl<'a> Maker<'a> {
         Ok(Content { packed, recipients, hash })
     }
 
-    fn holds_under_newest_root(&self, previous: Option<&Previous>) -> bool {
+    fn holds_under_newest_root(&self, previous: Option<&PublishedRelease>) -> bool {
         let newest = self.roots.last_key_value();
         newest.zip(previous).is_some_and(|((_, root), previous)| previous.holds_under(root))
     }
 
-    /// The same release, with roots that its folder lacks and fresh online signatures where they are due.
-    fn keep(&self, site: &Site, previous: &Previous) -> anyhow::Result<Prepared> {
+    /// Keeps the published release. Adds roots that the site's folder lacks, and fresh online signatures if they are
+    /// due.
+    fn keep(&self, site: &InventorySite, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
         let generation = previous.generation();
         let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
         let fresh = freshen::freshen(self.layout, previous, &self.keys.online, self.now)?;
@@ -180,8 +181,13 @@ impl<'a> Maker<'a> {
         Ok(Prepared { outcome, switches, due })
     }
 
-    /// The next release.
-    fn renew(&self, site: &Site, content: &Content<'_>, previous: Option<&Previous>) -> anyhow::Result<Prepared> {
+    /// Writes the next release.
+    fn renew(
+        &self,
+        site: &InventorySite,
+        content: &Content<'_>,
+        previous: Option<&PublishedRelease>,
+    ) -> anyhow::Result<Prepared> {
         let generation = match previous {
             Some(previous) => previous.generation().next(),
             None => self.last_generation(&site.id)?.next(),
@@ -193,17 +199,17 @@ impl<'a> Maker<'a> {
         Ok(Prepared { outcome, switches, due })
     }
 
-    /// Writes all of a release but its timestamp, which is prepared for the switch.
+    /// Writes all files of a release but its timestamp, and prepares that for the switch.
     fn release(
         &self,
-        site: &Site,
+        site: &InventorySite,
         content: &Content<'_>,
         generation: Generation,
-        previous: Option<&Previous>,
+        previous: Option<&PublishedRelease>,
     ) -> anyhow::Result<Switch> {
         let Content { packed, recipients, hash } = content;
         let fleet = &self.fleet.inventory.fleet.id;
-        let whose = Whose { fleet, site: &site.id };
+        let whose = SiteIds { fleet, site: &site.id };
         let metadata = self.layout.site_metadata(&site.id);
 
         let manifest = packed.manifest(fleet, site, generation, self.now, self.catalogue.version);
@@ -219,7 +225,8 @@ impl<'a> Maker<'a> {
         let (snapshot_version, timestamp_version) = match previous {
             Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
             None if generation == Generation(1) => (1, 1),
-            // The tree was lost. Its versions counted up from 1, so the time in seconds is above them.
+            // The published tree was lost. Its versions counted up from 1, so the time in seconds is higher than all of
+            // them.
             None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
         };
         let snapshot = roles::snapshot(
@@ -237,7 +244,8 @@ impl<'a> Maker<'a> {
         Ok((aside, path))
     }
 
-    /// What the database says was published, for when the tree is gone: sites refuse what they have seen.
+    /// The newest generation of a site by the database; 0 if it has none. It counts when the published tree is lost,
+    /// because sites refuse a generation that is not newer than theirs.
     fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
         let generations = match self.generations.get() {
             Some(generations) => generations,
@@ -251,9 +259,9 @@ impl<'a> Maker<'a> {
         Ok(generations.get(site).copied().unwrap_or_default())
     }
 
-    /// Prepares the roots that the site's folder does not have. They appear in one moment, as far as a site can tell,
-    /// with what is signed under them.
-    fn site_roots(&self, site: &Site) -> anyhow::Result<Vec<Switch>> {
+    /// Prepares the roots that the site's folder lacks. They are switched together with the timestamp, so that a site
+    /// finds a new root and what is signed under it at the same moment.
+    fn site_roots(&self, site: &InventorySite) -> anyhow::Result<Vec<Switch>> {
         let metadata = self.layout.site_metadata(&site.id);
         let mut switches = Vec::new();
         for (version, bytes) in self.roots {
@@ -266,7 +274,8 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// The next version. A stolen online key can use all of them up; once it is replaced, sites count from anew (§5.3.11).
+/// The next version of `snapshot` or `timestamp`. A thief of the online key can use up all versions; when the key is
+/// replaced, sites forget the old versions (TUF specification §5.3.11).
 fn after(version: u64) -> u64 {
     version.checked_add(1).unwrap_or(1)
 }

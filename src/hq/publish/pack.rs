@@ -1,4 +1,4 @@
-//! The files of a site, sealed: entries, shards, inventory, and the manifest over them.
+//! Seals the files of a site and makes entries, shards, the inventory, and the manifest over them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, bail};
 
 use crate::assets::Asset;
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::render::{Body, FleetDir, SiteFile};
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
@@ -20,21 +20,21 @@ use ids::{Digest, FleetId, Generation, UnixTime};
 use repository::tree::Objects;
 use seal::{PublisherSecret, object};
 
-/// Seals files, and each file that the whole fleet shares once.
+/// Seals the files of all sites in one run. It seals a file that the whole fleet shares only once.
 pub struct Sealer<'a> {
     secret: &'a PublisherSecret,
     objects: &'a dyn Objects,
     assets: Mutex<HashMap<(PathBuf, String), (Digest, ObjectRef)>>,
 }
 
-/// A site, sealed but for the manifest.
+/// The content of a site's release. All of it is sealed but the manifest.
 #[derive(Debug)]
 pub struct Packed {
-    /// The phones.
+    /// The site's phones, each with its address, model and label.
     pub inventory: Inventory,
-    /// The files.
+    /// The entries of all files, distributed by the hash of their names.
     pub shards: Vec<Shard>,
-    /// What the appliance shall run.
+    /// The image that the appliance must run; `None` leaves the image that it has.
     pub image: Option<Image>,
     inventory_object: ObjectRef,
     shard_objects: Vec<ObjectRef>,
@@ -42,16 +42,16 @@ pub struct Packed {
 }
 
 impl<'a> Sealer<'a> {
-    /// Seals under this secret into these objects.
+    /// A sealer that derives content keys from `secret` and puts sealed objects into `objects`.
     pub fn new(secret: &'a PublisherSecret, objects: &'a dyn Objects) -> Self {
         Self { secret, objects, assets: Mutex::default() }
     }
 
-    /// Seals a site.
+    /// Seals the files of a site, and makes its inventory and shards.
     pub fn pack(
         &self,
         fleet: &FleetDir,
-        site: &Site,
+        site: &InventorySite,
         phones: &[&PhoneLine],
         files: Vec<SiteFile>,
     ) -> anyhow::Result<Packed> {
@@ -81,7 +81,7 @@ impl<'a> Sealer<'a> {
         Ok(Packed { inventory, shards, image, inventory_object, shard_objects, totals })
     }
 
-    fn image(&self, fleet: &FleetDir, site: &Site) -> anyhow::Result<Option<Image>> {
+    fn image(&self, fleet: &FleetDir, site: &InventorySite) -> anyhow::Result<Option<Image>> {
         let Some(name) = &site.settings.image else { return Ok(None) };
         let image = fleet.images.get(&name.name).with_context(|| format!("there is no image {}", name.name))?;
         let (sha256, blob) = self.asset("fleet", &image.asset)?;
@@ -90,7 +90,8 @@ impl<'a> Sealer<'a> {
     }
 
     fn entry(&self, site_scope: &str, file: SiteFile) -> anyhow::Result<FileEntry> {
-        // Files that differ from site to site are sealed for the site or the device; the rest once for the fleet.
+        // The content key is derived from this scope: a file for one device or one site is sealed for it alone, and a
+        // file that all sites share is sealed once for the fleet.
         let scope = match (&file.scope, file.class) {
             (Scope::Device(mac), _) => format!("device {mac}"),
             (_, Class::Firmware) => "fleet".to_owned(),
@@ -104,10 +105,11 @@ impl<'a> Sealer<'a> {
         Ok(FileEntry { name: file.name, scope: file.scope, class: file.class, sha256, blob })
     }
 
-    /// Seals a file of the disk, or says what it was sealed to before.
+    /// Seals a file of the fleet directory, or returns what it was sealed to before in this run. Returns the digest of
+    /// its clear content, too.
     pub fn asset(&self, scope: &str, asset: &Asset) -> anyhow::Result<(Digest, ObjectRef)> {
         let key = (asset.path.clone(), scope.to_owned());
-        // Held while the file is sealed, so that no other thread seals the same large image meanwhile.
+        // The lock is held while the file is sealed, so that no other thread seals the same large image.
         let mut assets = self.assets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = assets.get(&key) {
             return Ok(known.clone());
@@ -138,11 +140,11 @@ impl<'a> Sealer<'a> {
 }
 
 impl Packed {
-    /// The manifest over this content.
+    /// The manifest over this content, not sealed yet.
     pub fn manifest(
         &self,
         fleet: &FleetId,
-        site: &Site,
+        site: &InventorySite,
         generation: Generation,
         created: UnixTime,
         catalogue_version: u64,
@@ -163,9 +165,14 @@ impl Packed {
         }
     }
 
-    /// A hash over all that a site gets and who can open it. Equal hash, nothing to publish. Content keys are among
-    /// what is hashed, so it tells an outsider nothing.
-    pub fn content(&self, fleet: &FleetId, site: &Site, recipients: &[RecipientPublic]) -> anyhow::Result<Digest> {
+    /// A hash over all that a site gets and over the recipients who can open it. If it is the same as the published
+    /// one, there is nothing to publish. Content keys are among what is hashed, so it tells an outsider nothing.
+    pub fn content(
+        &self,
+        fleet: &FleetId,
+        site: &InventorySite,
+        recipients: &[RecipientPublic],
+    ) -> anyhow::Result<Digest> {
         let manifest = self.manifest(fleet, site, Generation(0), UnixTime(0), 0);
         let bytes = serde_json::to_vec(&(manifest, recipients)).context("cannot write the manifest")?;
         Ok(Digest::of(&zeroize::Zeroizing::new(bytes)))
@@ -179,7 +186,7 @@ impl Packed {
         files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes)).chain(image)
     }
 
-    /// The sealed objects that its release names.
+    /// The digests of all sealed objects that the release names.
     pub fn objects(&self) -> BTreeSet<Digest> {
         let files = self.shards.iter().flat_map(|shard| &shard.files).map(|file| file.blob.digest);
         let image = self.image.iter().map(|image| image.blob.digest);

@@ -1,8 +1,8 @@
-//! The first stage of `publish`: what is read before anything is decided.
+//! The first stage of `publish` reads what the decisions depend on.
 
 use std::collections::BTreeMap;
 
-use crate::inventory::{PhoneLine, Site};
+use crate::inventory::{InventorySite, PhoneLine};
 use crate::lint::Draft;
 use crate::parallel::in_parallel;
 use crate::problem::NotClean;
@@ -15,56 +15,56 @@ use repository::ledger::Ledger;
 
 use super::fingerprint::Fingerprints;
 
-/// The keys that each site's appliance can open a release with.
+/// The public sealing keys of each site's appliances.
 pub(super) type Enrolled = BTreeMap<SiteId, Vec<RecipientPublic>>;
 
 /// The fleet directory, and what the last run noted about it.
-pub(super) struct Found {
-    /// What the last run noted.
+pub(super) struct ReadFleet {
+    /// The ledger that the last run wrote.
     pub(super) ledger: Ledger,
-    /// The fleet directory. Problems of single sites are not looked for yet.
+    /// The fleet directory. Its sites were not checked for problems yet.
     pub(super) draft: Draft,
-    /// `None` if a key or a file that every release is made of cannot be read; then nothing counts as unchanged.
+    /// `None` if a key or a file that all releases depend on cannot be read. Then no site counts as unchanged.
     fingerprints: Option<Fingerprints>,
 }
 
-/// One site, before its files are made.
+/// What was read about one site, before its files are made.
 pub(super) struct SiteFound {
-    /// Its id.
+    /// The site's id.
     pub(super) site: SiteId,
-    /// What the decision depends on.
+    /// The facts that the first decision depends on.
     pub(super) facts: Facts,
-    /// Over all that its release is made of; the next run compares it.
+    /// The keyed hash over all that its release is made of, for the ledger; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
 }
 
 /// What is known of a site before its files are made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
-    /// The publisher asked for this site by its name.
+    /// Whether the publisher named this site on the command line.
     pub(super) named: bool,
-    /// The ledger has a release of it.
+    /// Whether the ledger has a release of it.
     pub(super) noted: bool,
-    /// Everything that its release is made of could be read.
+    /// Whether everything that its release is made of could be read.
     pub(super) fingerprinted: bool,
-    /// Its release, if that is made of the same, lies there as it was left, and needs no new signature yet.
+    /// Its release, if that is made of the same, is published as the last run left it, and needs no new signature yet.
     pub(super) as_left: Option<Generation>,
-    /// An appliance could open a release.
+    /// Whether an appliance has enrolled, which could open a release.
     pub(super) enrolled: bool,
 }
 
-impl Found {
+impl ReadFleet {
     /// Reads the ledger and the fleet directory.
     pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
         let ledger = Ledger::read(layout);
-        let fingerprints = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)
+        let fingerprints = keyring::load(&layout.key("publisher"), keyring::KeyKind::Publisher)
             .and_then(|secret| Fingerprints::of_fleet(layout, &secret));
         let draft = Draft::read(layout).map_err(NotClean)?;
         let fingerprints = fingerprints.ok().and_then(|all| with_secrets(all, &draft.fleet));
         Ok(Self { ledger, draft, fingerprints })
     }
 
-    /// What is known of the sites of these names, or of all.
+    /// What is known of the sites of these names, or of all sites if `names` is `None`.
     pub(super) fn sites(
         &self,
         layout: &Layout,
@@ -73,10 +73,10 @@ impl Found {
         now: UnixTime,
     ) -> anyhow::Result<Vec<SiteFound>> {
         let inventory = &self.draft.fleet.inventory;
-        let asked = |site: &&Site| names.is_none_or(|names| names.contains(&site.name));
-        let sites: Vec<&Site> = inventory.sites.values().filter(asked).collect();
+        let asked = |site: &&InventorySite| names.is_none_or(|names| names.contains(&site.name));
+        let sites: Vec<&InventorySite> = inventory.sites.values().filter(asked).collect();
         let by_site = inventory.phones_by_site();
-        let one = |site: &&Site| {
+        let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
             let recipients = enrolled.get(&site.id).map(Vec::as_slice).unwrap_or_default();
             let fingerprint = self.fingerprint(site, phones, recipients);
@@ -93,12 +93,17 @@ impl Found {
         in_parallel(&sites, one, |_| {})
     }
 
-    fn fingerprint(&self, site: &Site, phones: &[&PhoneLine], recipients: &[RecipientPublic]) -> Option<Digest> {
+    fn fingerprint(
+        &self,
+        site: &InventorySite,
+        phones: &[&PhoneLine],
+        recipients: &[RecipientPublic],
+    ) -> Option<Digest> {
         self.fingerprints.as_ref()?.of_site(site, phones, &self.draft.fleet.secrets, recipients)
     }
 }
 
-/// Adds the secrets that variables of the fleet and of the models name.
+/// Adds the secrets that variables of the fleet and of the models name. `None` if one cannot be had.
 fn with_secrets(fingerprints: Fingerprints, fleet: &FleetDir) -> Option<Fingerprints> {
     let sets = fleet.templates.sets.values().map(|set| &set.variables);
     let mut variables = std::iter::once(&fleet.inventory.fleet.variables).chain(sets);

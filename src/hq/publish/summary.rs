@@ -1,53 +1,53 @@
-//! What came of a run of `publish`, and how it is printed.
+//! The result of a run of `publish`, and how it is printed.
 
 use super::collect::Collected;
 use ids::{Generation, SiteId};
 use settings::count;
 
-/// What came of a run of `publish`.
+/// The result of a run of `publish`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Each site that was looked at, in the order of the names.
     pub sites: Vec<SiteSummary>,
-    /// How many sealed objects were new.
+    /// How many sealed objects the published tree did not have before.
     pub new_objects: u64,
-    /// Their bytes.
+    /// The size of these objects in bytes, sealed.
     pub new_bytes: u64,
-    /// What nobody needs any more.
+    /// What was deleted because nobody needs it any more.
     pub collected: Collected,
 }
 
-/// What came of one site.
+/// The result for one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteSummary {
-    /// Its id.
+    /// The site's id.
     pub site: SiteId,
-    /// What people call it.
+    /// The site's name, for people.
     pub name: String,
-    /// What was done.
+    /// What the run did for it.
     pub outcome: Outcome,
 }
 
 /// What was done for a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// A new release.
+    /// It gets a new release.
     Published {
         /// The release's number.
         generation: Generation,
         /// How many files phones can ask for.
         files: u32,
     },
-    /// The same release with fresh metadata.
+    /// It keeps its release, with fresh metadata.
     Refreshed(Generation),
-    /// Nothing: its release and metadata stay.
+    /// Nothing was done: its release and metadata stay.
     Unchanged(Generation),
-    /// Nobody could open it yet.
+    /// It gets no release, because no appliance has enrolled that could open one.
     WaitingForEnrolment,
 }
 
 impl Outcome {
-    /// The release that the site gets now; 0 for none.
+    /// The number of the release that the site gets now; 0 if there is none.
     pub const fn generation(self) -> Generation {
         match self {
             Self::Published { generation, .. } | Self::Refreshed(generation) | Self::Unchanged(generation) => {

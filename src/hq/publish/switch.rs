@@ -1,34 +1,34 @@
-//! The last stage of `publish`: sites get what was made.
+//! The last stage of `publish` makes the new releases visible to sites.
 
 use anyhow::Context as _;
 
-use crate::inventory::Site;
+use crate::inventory::InventorySite;
 use ids::{Generation, SiteId, UnixTime};
 use online::db;
 use repository::layout::Layout;
-use repository::ledger::{Ledger, Release};
+use repository::ledger::{KeptRelease, Ledger};
 use repository::tree::{Switch, Tree};
 
-use super::make::{Made, SiteDone};
+use super::make::{MadeRelease, SiteDone};
 use super::summary::{SiteSummary, Summary};
 use super::trust;
 
-/// What is to be switched, and for whom.
+/// The files to switch, and the sites to which they belong.
 #[derive(Default)]
 struct Switchover {
-    /// In this order: each site's new roots before its timestamp.
+    /// The files in their order: each site's new roots come before its timestamp.
     switches: Vec<Switch>,
     /// The sites that were made or compared, with the release that they get.
     sites: Vec<(SiteId, String, Generation)>,
 }
 
-/// Makes everything durable, then switches site by site, and tells the ledger and the database. The ledger is not
-/// written yet.
+/// Makes everything durable, then switches the files site by site, and notes the releases in `ledger` and the database.
+/// The caller writes the ledger.
 pub(super) fn switch(
     layout: &Layout,
     tree: &Tree,
     ledger: &mut Ledger,
-    done: Vec<(&Site, SiteDone)>,
+    done: Vec<(&InventorySite, SiteDone)>,
     now: UnixTime,
 ) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
@@ -39,7 +39,8 @@ pub(super) fn switch(
         }
         summary.sites.push(SiteSummary { site: site.id.clone(), name: site.name.clone(), outcome });
     }
-    // A power cut before this leaves the old releases, one after it the new ones, during the switching some of each.
+    // After a power cut before the switch sites have their old releases, after one behind it the new ones; during the
+    // switch some sites have the old and some the new.
     tree.sync()?;
     if !over.switches.is_empty() {
         trust::publish_root(layout)?;
@@ -56,9 +57,16 @@ pub(super) fn switch(
 }
 
 impl Switchover {
-    fn add(&mut self, site: &Site, generation: Generation, made: Made, ledger: &mut Ledger, now: UnixTime) {
-        let Made { switches, due, objects, fingerprint } = made;
-        ledger.note(&site.id, fingerprint, Release { generation, until: None, objects }, due, now);
+    fn add(
+        &mut self,
+        site: &InventorySite,
+        generation: Generation,
+        made: MadeRelease,
+        ledger: &mut Ledger,
+        now: UnixTime,
+    ) {
+        let MadeRelease { switches, due, objects, fingerprint } = made;
+        ledger.note(&site.id, fingerprint, KeptRelease { generation, until: None, objects }, due, now);
         self.switches.extend(switches);
         self.sites.push((site.id.clone(), site.name.clone(), generation));
     }

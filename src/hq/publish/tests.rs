@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::images;
-use crate::plan::{self, Kind};
+use crate::plan::{self, ChangeKind};
 use crate::progress::Silent;
 use crate::testing::{NOW, Sample, sample};
 use access::{MANIFEST_TARGET, Opened, OpenedManifest};
@@ -245,7 +245,7 @@ fn a_plan_names_the_phones_by_their_labels() {
   - polycom-common.cfg       all phones
 1 site to change"
     );
-    assert!(fleet.plan().sites[0].changes.iter().any(|change| change.kind == Kind::Removed));
+    assert!(fleet.plan().sites[0].changes.iter().any(|change| change.kind == ChangeKind::Removed));
 }
 
 #[test]

@@ -14,11 +14,11 @@ use telemetry::Hint as _;
 use tuf::schema::Root;
 use tuf::{SigningKey, Trusted};
 
-/// Who signs what is published, and the roots that sites follow to trust it.
+/// The keys that sign a release, and the roots that sites follow to trust them.
 pub(super) struct Signers {
-    /// The keys.
-    pub(super) keys: Keys,
-    /// Every signed root, by version.
+    /// The keys that publishing needs, all named by the newest root.
+    pub(super) keys: PublishKeys,
+    /// Every signed root of the fleet directory, by version.
     pub(super) roots: BTreeMap<u64, Vec<u8>>,
 }
 
@@ -27,27 +27,27 @@ impl Signers {
     pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
         let roots = roots(layout)?;
         let newest = newest_root(&roots)?;
-        let keys = Keys::load(layout, newest.root())?;
+        let keys = PublishKeys::load(layout, newest.root())?;
         Ok(Self { keys, roots })
     }
 }
 
 /// The keys that publishing needs. Root, firmware and recovery keys are not among them.
-pub(super) struct Keys {
-    /// Content keys are derived from it.
+pub(super) struct PublishKeys {
+    /// The secret that content keys are derived from.
     pub(super) publisher: PublisherSecret,
-    /// Signs `targets`.
+    /// The release key, which signs `targets`.
     pub(super) release: SigningKey,
-    /// Signs `snapshot` and `timestamp`.
+    /// The online key, which signs `snapshot` and `timestamp`.
     pub(super) online: SigningKey,
-    /// Every release is sealed to it besides the site's keys.
+    /// HQ's recovery key (public). Every release is sealed to it besides the site's keys.
     pub(super) recovery: RecipientPublic,
-    /// Who may sign the firmware catalogue; their public halves.
+    /// The public keys that may sign the firmware catalogue, and how many must.
     pub(super) firmware: FirmwareKeys,
 }
 
-impl Keys {
-    /// Reads the keys and checks them against the newest root.
+impl PublishKeys {
+    /// Reads the keys. Fails if the newest root does not name one of them for its role.
     pub(super) fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
             let key = keyring::load_signing(&path)?;
@@ -70,7 +70,7 @@ impl Keys {
 
 /// The secret that content keys are derived from.
 pub(crate) fn publisher_secret(layout: &Layout) -> anyhow::Result<PublisherSecret> {
-    let secret = keyring::load(&layout.key("publisher"), keyring::Kind::Publisher)?;
+    let secret = keyring::load(&layout.key("publisher"), keyring::KeyKind::Publisher)?;
     Ok(PublisherSecret::from_bytes(*secret))
 }
 
@@ -83,7 +83,7 @@ fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
     }
 }
 
-/// The signed roots, newest last, by version.
+/// The signed roots of the fleet directory by version, the newest last. Fails if there is none.
 pub(crate) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
     let roots = published::numbered(&layout.signed(), "root")?;
     if roots.is_empty() {
@@ -92,14 +92,14 @@ pub(crate) fn roots(layout: &Layout) -> anyhow::Result<BTreeMap<u64, Vec<u8>>> {
     Ok(roots)
 }
 
-/// The newest of these roots, which holds by its own keys.
+/// Verifies the newest of these roots by the keys that it names itself.
 pub(crate) fn newest_root(roots: &BTreeMap<u64, Vec<u8>>) -> anyhow::Result<Trusted> {
     let Some((version, bytes)) = roots.last_key_value() else { bail!("there is no signed root") };
     let root = Trusted::pin(bytes).with_context(|| format!("{version}.root.json does not hold"))?;
     Ok(root)
 }
 
-/// The newest root where `serve` finds it for enrolment.
+/// Writes the newest root to `public/root.json`, where `serve` finds it for appliances that enrol.
 pub(crate) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
     match roots(layout)?.last_key_value() {
         Some((_, newest)) => write_if_new(&layout.public().join("root.json"), newest),

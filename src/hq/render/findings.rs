@@ -1,4 +1,5 @@
-//! What rendering found, gathered so that one mistake in a template is one problem and not one for each phone.
+//! Gathers the problems that rendering finds, so that a mistake in a template is one problem and not one for each
+//! phone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,12 +7,14 @@ use crate::inventory::PhoneLine;
 use crate::templates::RenderError;
 use settings::{Problem, count};
 
-/// Problems of one run.
+/// The problems of one run.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// As they come.
+    /// Problems in the order in which they were found.
     pub problems: Vec<Problem>,
+    /// Problems that many sites or phones may share. Each is kept once.
     once: BTreeSet<Problem>,
+    /// Errors of templates, with a text that names the first phone and the number of phones.
     failed: BTreeMap<RenderError, (Option<String>, usize)>,
 }
 
@@ -21,7 +24,7 @@ impl Findings {
         self.once.insert(problem);
     }
 
-    /// A template failed for this phone.
+    /// Adds the error of a template, for this phone or, with `None`, for a file that phones share.
     pub fn failed(&mut self, error: RenderError, phone: Option<&PhoneLine>) {
         let (_, number) = self
             .failed
@@ -30,7 +33,7 @@ impl Findings {
         *number += 1;
     }
 
-    /// Adds what was found elsewhere, after what is here.
+    /// Adds the findings of another site.
     pub fn take(&mut self, other: Self) {
         self.problems.extend(other.problems);
         self.once.extend(other.once);

@@ -1,4 +1,4 @@
-//! The template engine, set up so that mistakes are errors with a place.
+//! The template engine (minijinja), set up so that every mistake is an error with its file and line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, Value};
 use settings::Problem;
 
-/// Compiled templates.
+/// All compiled templates, and how they are rendered.
 #[derive(Debug)]
 pub struct Engine {
     environment: Environment<'static>,
@@ -18,23 +18,23 @@ pub struct Engine {
 pub struct RenderError {
     /// The template, as `FOLDER/FILE.j2`.
     pub template: String,
-    /// The line, from 1.
+    /// The line, from 1; `None` if it is not known.
     pub line: Option<usize>,
-    /// What is wrong; never holds a value.
+    /// What is wrong, in words. It never holds the value of a variable, which may be a secret.
     pub message: String,
-    /// Whether a variable is missing.
+    /// Whether the reason is a variable that is not set.
     pub missing: bool,
 }
 
 impl RenderError {
-    /// As a problem of the template.
+    /// This error as a problem in the template's file.
     pub fn problem(&self) -> Problem {
         Problem::at_file(format!("templates/{}", self.template), &self.message).line(self.line)
     }
 }
 
 impl Engine {
-    /// An engine without templates. `escape` says which ones are XML.
+    /// An engine without templates. `escape` says by the template's name whether its values are escaped for XML.
     pub fn new(escape: BTreeMap<String, bool>) -> Self {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -55,7 +55,7 @@ impl Engine {
         Self { environment }
     }
 
-    /// Compiles a template.
+    /// Compiles a template and keeps it under this name (`FOLDER/FILE.j2`).
     pub fn add(&mut self, name: &str, text: &str) -> Result<(), RenderError> {
         self.environment.add_template_owned(name.to_owned(), text.to_owned()).map_err(|error| describe(&error, name))
     }
@@ -65,14 +65,14 @@ impl Engine {
         self.environment.get_template(name).is_ok()
     }
 
-    /// Renders a template.
+    /// Renders the template of this name with these values. A variable that is not set is an error.
     pub fn render(&self, name: &str, context: &Value) -> Result<String, RenderError> {
         let template = self.environment.get_template(name).map_err(|error| describe(&error, name))?;
         template.render(context.clone()).map_err(|error| describe(&error, name))
     }
 }
 
-/// Writes a value; in XML with the five characters escaped that XML 1.0 §4.6 names, and no others: the parsers of
+/// Writes a value. In XML it escapes the five characters that XML 1.0 §4.6 names and no others, because the parsers of
 /// old phones know little more.
 fn format_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), minijinja::Error> {
     let text = value.to_string();
@@ -93,7 +93,7 @@ fn format_value(output: &mut Output<'_>, state: &mut State<'_, '_>, value: &Valu
 }
 
 fn describe(error: &minijinja::Error, name: &str) -> RenderError {
-    // An error inside an included template is wrapped; the innermost one has the place.
+    // An error inside an included template is wrapped. The innermost error has the file and line.
     let mut innermost = error;
     let mut source = std::error::Error::source(error);
     while let Some(next) = source {

@@ -1,76 +1,76 @@
-//! `templates/FOLDER/model.toml`.
+//! Reads `templates/FOLDER/model.toml`.
 
 use crate::inventory::{Variables, read_variables};
 use bundle::Class;
 use settings::{Problem, Source, Table};
 
-/// The templates of one kind of phone.
+/// What one `model.toml` says: the templates of one kind of phone.
 #[derive(Debug, Clone)]
 pub struct ModelSet {
-    /// The folder; also what a site's inventory calls the model.
+    /// The folder's name. The sealed inventory of a site has it as the model of its phones.
     pub name: String,
-    /// What `phones.csv` may call it.
+    /// The models that `phones.csv` may name for it; the folder's name if `models` is not set.
     pub models: Vec<NamedLine>,
-    /// The files that phones get.
+    /// The files that are rendered for its phones.
     pub files: Vec<TemplateFile>,
-    /// The files of `firmware/FOLDER/` that are served, besides those that a `.loads` file among them lists.
+    /// The files of `firmware/FOLDER/` that are served. Files that a `.loads` file among them lists are served, too.
     pub firmware: Vec<NamedLine>,
-    /// Variables that hold unless the fleet, the site or the phone says otherwise.
+    /// Template variables that count unless the fleet, the site or the phone sets them.
     pub variables: Variables,
 }
 
-/// A name and the line on which it stands.
+/// A name in `model.toml` and the line on which it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLine {
-    /// The name.
+    /// The name of a model or of a firmware file.
     pub name: String,
-    /// The line, from 1.
+    /// The line of `model.toml`, from 1.
     pub line: usize,
 }
 
-/// One `[[file]]`.
+/// One `[[file]]` of `model.toml`: a file that is rendered from a template.
 #[derive(Debug, Clone)]
 pub struct TemplateFile {
-    /// The line at which it begins.
+    /// The line of `model.toml` at which it begins, from 1.
     pub line: usize,
-    /// The name on the wire; itself a template.
+    /// The name by which phones ask for it. It is itself a template.
     pub name: String,
     /// The template, as `FOLDER/FILE.j2`.
     pub template: String,
-    /// Who may have it.
+    /// Which phones may fetch it.
     pub scope: FileScope,
-    /// What it is for.
+    /// What kind of file it is; a configuration unless `class` is set.
     pub class: Class,
     /// Whether values are escaped for XML; `None` decides by the names and the first bytes.
     pub escape: Option<bool>,
 }
 
-/// Who may have a rendered file.
+/// Which phones may fetch a rendered file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileScope {
-    /// The phone that it is rendered for.
+    /// Only the phone that it is rendered for.
     Device,
-    /// The site's phones of this folder.
+    /// All phones of the site whose model is in this folder.
     Model,
     /// Every phone of the site.
     Everyone,
 }
 
 impl ModelSet {
-    /// `templates/FOLDER/model.toml`.
+    /// The path of its `model.toml`, relative to the fleet directory.
     pub fn file(&self) -> String {
         format!("templates/{}/model.toml", self.name)
     }
 }
 
 impl TemplateFile {
-    /// Under what name the pattern of the file's name is compiled.
+    /// The name under which the engine keeps the template of the file's name.
     pub fn name_template(&self) -> String {
         format!("{}#name-{}", self.template, self.line)
     }
 }
 
-/// Reads the file.
+/// Reads a `model.toml`. Parts with a problem are left out.
 pub(super) fn read(source: &Source, folder: &str, problems: &mut Vec<Problem>) -> ModelSet {
     let mut table = source.toml(problems);
     let models = match names(&mut table, "models", problems) {

@@ -1,26 +1,26 @@
-//! How often a site may check in: each check-in is a write that waits for the disk, and all sites share one.
+//! How often a site may check in. Each check-in is a write that waits for the disk, and all sites share one disk.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ids::{Rate, SiteId, TokenBucket};
 
-/// One check-in in so long, on average. Sites poll every 5 minutes; a test set-up may be quicker.
+/// The average time between two check-ins of a site. Sites poll every 5 minutes; a test set-up may be quicker.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// So many may come at once after a quiet time.
+/// How many check-ins may come at once after a quiet time.
 const BURST: u32 = 30;
-/// Both.
+/// The token bucket of each site.
 const RATE: Rate = Rate::one_in(INTERVAL).with_burst(BURST);
 
-/// Remembers what each site may do yet. Sites are those that enrolled, so it is bounded; what is in order again is
-/// forgotten.
+/// The token buckets of all sites that checked in lately. Only enrolled sites get here, so their number is bounded, and
+/// full buckets are dropped.
 #[derive(Debug, Default)]
 pub(super) struct CheckInRate {
     sites: HashMap<SiteId, TokenBucket>,
 }
 
 impl CheckInRate {
-    /// Takes one, or says after how long the next is welcome.
+    /// Counts a check-in of this site. `Err` refuses it and says after how long the next one is allowed.
     pub(super) fn take(&mut self, site: &SiteId, now: Instant) -> Result<(), Duration> {
         let mut bucket = self.sites.get(site).copied().unwrap_or_default();
         bucket.take(RATE, now)?;

@@ -1,4 +1,5 @@
-//! The published tree over HTTP (RFC 9110): whole files, one range, or "not modified". Streamed from the disk.
+//! The published tree over HTTP (RFC 9110): answers with a whole file, one range of it, or "not modified". Large files
+//! are streamed from the disk.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
@@ -14,35 +15,36 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, ReadBuf};
 
 use ids::{Digest, SiteId};
 
-/// Bytes read from the disk at a time.
+/// How many bytes of a file are read from the disk at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Files up to this size are read before the answer begins, so that its head and body travel in one TLS record, and have
-/// no ETag: nobody goes on in the middle of them. `timestamp.json`, the one file that is polled, has one.
+/// Files up to this size are read before the answer begins, so that its header and body go into one TLS record. They
+/// have no ETag, because nobody resumes so small a download. Only `timestamp.json` has one, because sites poll it.
 const SMALL_BYTES: u64 = 16 * 1024;
 
 /// A file of the published tree that a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Named {
-    /// Under `sites/<id>/`.
-    OfSite(SiteId, Kind, String),
-    /// `objects/<first two>/<sha256>`.
+pub(super) enum TreeFile {
+    /// A file under `sites/<id>/`: the site, what the file is, and its name.
+    OfSite(SiteId, SiteFileKind, String),
+    /// A sealed object, `objects/<first two digits>/<sha256>`.
     Object(Digest),
 }
 
-/// What a file of a site is.
+/// The kind of a file in a site's folder, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SiteFileKind {
     /// `timestamp.json`: the one name whose content changes.
     Timestamp,
-    /// `N.<role>.json`.
+    /// `N.<role>.json`: metadata, whose content never changes.
     Metadata,
-    /// `<sha256>.manifest`.
+    /// `<sha256>.manifest`: the sealed manifest with this digest.
     Manifest(Digest),
 }
 
-impl Named {
-    /// Reads the path of a URL, component by component and without decoding: no name here has a character that
-    /// needs escaping, so whoever escapes is up to something.
+impl TreeFile {
+    /// Parses the path of a URL, component by component. `None` if no file of the tree can have this name.
+    ///
+    /// Percent-encoding is not decoded: no name here needs it, so only an attacker would send it.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.split('/');
         let named = match (parts.next()?, parts.next()?, parts.next()?) {
@@ -53,9 +55,9 @@ impl Named {
             ("sites", site, folder) => {
                 let (site, name) = (site.parse().ok()?, parts.next()?);
                 let kind = match folder {
-                    "metadata" if name == "timestamp.json" => Kind::Timestamp,
-                    "metadata" => versioned(name).then_some(Kind::Metadata)?,
-                    "targets" => Kind::Manifest(name.strip_suffix(".manifest")?.parse().ok()?),
+                    "metadata" if name == "timestamp.json" => SiteFileKind::Timestamp,
+                    "metadata" => versioned(name).then_some(SiteFileKind::Metadata)?,
+                    "targets" => SiteFileKind::Manifest(name.strip_suffix(".manifest")?.parse().ok()?),
                     _ => return None,
                 };
                 Self::OfSite(site, kind, name.to_owned())
@@ -68,7 +70,7 @@ impl Named {
     fn path(&self, public: &Path) -> PathBuf {
         match self {
             Self::OfSite(site, kind, name) => {
-                let folder = if matches!(kind, Kind::Manifest(_)) { "targets" } else { "metadata" };
+                let folder = if matches!(kind, SiteFileKind::Manifest(_)) { "targets" } else { "metadata" };
                 public.join("sites").join(site.as_str()).join(folder).join(name)
             }
             Self::Object(digest) => {
@@ -92,13 +94,13 @@ fn versioned(name: &str) -> bool {
 /// Answers a GET or HEAD for a file; `None` if there is no such file.
 pub(super) async fn answer(
     public: &Path,
-    named: &Named,
+    named: &TreeFile,
     method: &Method,
     headers: &HeaderMap,
 ) -> std::io::Result<Option<Response<Body>>> {
     let mut file = match File::open(named.path(public)).await {
         Ok(file) => file,
-        // A file in the place of a directory, too, is only a name that does not exist.
+        // A path that goes through a file as if that were a directory does not exist either.
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
@@ -109,7 +111,7 @@ pub(super) async fn answer(
         return Ok(None);
     }
     let len = metadata.len();
-    // Read before it is served: what is hashed is what is sent, even if the publisher switches meanwhile.
+    // Read before the answer begins: the hash is over what is sent, even if the publisher switches meanwhile.
     let mut small = None;
     if len <= SMALL_BYTES {
         let mut bytes = Vec::new();
@@ -117,10 +119,10 @@ pub(super) async fn answer(
         small = Some(Bytes::from(bytes));
     }
     let tag = match (named, &small) {
-        (Named::OfSite(_, Kind::Timestamp, _), Some(bytes)) => Some(tag(&Digest::of(bytes))),
+        (TreeFile::OfSite(_, SiteFileKind::Timestamp, _), Some(bytes)) => Some(tag(&Digest::of(bytes))),
         (_, Some(_)) => None,
-        (Named::Object(digest) | Named::OfSite(_, Kind::Manifest(digest), _), None) => Some(tag(digest)),
-        (Named::OfSite(..), None) => {
+        (TreeFile::Object(digest) | TreeFile::OfSite(_, SiteFileKind::Manifest(digest), _), None) => Some(tag(digest)),
+        (TreeFile::OfSite(..), None) => {
             use std::os::unix::fs::MetadataExt as _;
             let (inode, seconds) = (metadata.ino(), metadata.mtime());
             Some(format!("\"{inode:x}-{seconds:x}-{:x}\"", metadata.mtime_nsec() ^ len.cast_signed()))
@@ -135,13 +137,14 @@ pub(super) async fn answer(
         finish(&mut response, tag);
         return Ok(Some(response));
     }
-    // RFC 9110 §14.2: Range is for GET alone. §13.1.5: with If-Range only if the tag matches strongly.
+    // RFC 9110 §14.2: Range counts only for GET. §13.1.5: with If-Range it counts only if the tag matches strongly.
     let wanted = (method == Method::GET && if_range_holds(headers, tag)).then(|| headers.get(RANGE)).flatten();
-    let part = wanted.and_then(|value| value.to_str().ok()).map_or(Part::Whole, |value| Part::parse(value, len));
+    let part =
+        wanted.and_then(|value| value.to_str().ok()).map_or(ByteRange::Whole, |value| ByteRange::parse(value, len));
     let (status, from, count) = match part {
-        Part::Whole => (StatusCode::OK, 0, len),
-        Part::Range { from, to } => (StatusCode::PARTIAL_CONTENT, from, to - from + 1),
-        Part::Unsatisfiable => {
+        ByteRange::Whole => (StatusCode::OK, 0, len),
+        ByteRange::Range { from, to } => (StatusCode::PARTIAL_CONTENT, from, to - from + 1),
+        ByteRange::Unsatisfiable => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             insert(&mut response, CONTENT_RANGE, &format!("bytes */{len}"));
@@ -168,16 +171,17 @@ pub(super) async fn answer(
     Ok(Some(response))
 }
 
-/// The entity tag of content with this digest. 128 bits are enough to tell versions apart, and every idle poll carries
-/// it twice.
+/// The entity tag of content with this digest. It has 128 bits: enough to tell versions apart, and short, because every
+/// idle poll carries it twice.
 fn tag(digest: &Digest) -> String {
     let half = digest.as_bytes().get(..16).unwrap_or_default();
     format!("\"{}\"", data_encoding::BASE64URL_NOPAD.encode(half))
 }
 
-/// The header that a 304 repeats (RFC 9110 §15.4.5). No `Cache-Control`: behind client certificates there is nobody to
-/// cache, and what sites keep they keep by digest. `Accept-Ranges` and the type of what has none would tell nothing
-/// either; each byte here is sent to every site.
+/// Adds the header that a 304 repeats, too (RFC 9110 §15.4.5).
+///
+/// There is no `Cache-Control`: no cache can read an answer to a client certificate, and sites keep files by digest.
+/// `Accept-Ranges` and `Content-Type` would tell sites nothing new, and every site would pay for their bytes.
 fn finish(response: &mut Response<Body>, tag: Option<&str>) {
     if let Some(tag) = tag {
         insert(response, ETAG, tag);
@@ -190,7 +194,7 @@ fn insert(response: &mut Response<Body>, name: axum::http::HeaderName, value: &s
     }
 }
 
-/// RFC 9110 §13.1.2: weak comparison, `*` matches what exists.
+/// Whether `If-None-Match` names this tag (RFC 9110 §13.1.2: weak comparison, and `*` matches every file).
 fn none_match(headers: &HeaderMap, tag: Option<&str>) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
@@ -207,20 +211,20 @@ fn if_range_holds(headers: &HeaderMap, tag: Option<&str>) -> bool {
     headers.get(IF_RANGE).is_none_or(|value| tag.is_some_and(|tag| value.as_bytes() == tag.as_bytes()))
 }
 
-/// Which part of a file is sent.
+/// The part of a file that a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum ByteRange {
+    /// All of it, with status 200.
     Whole,
-    /// First and last byte, both included.
-    Range {
-        from: u64,
-        to: u64,
-    },
+    /// The first and last byte, both included, with status 206.
+    Range { from: u64, to: u64 },
+    /// Nothing, with status 416: the range begins behind the file's end.
     Unsatisfiable,
 }
 
-impl Part {
-    /// RFC 9110 §14.1.2. Several ranges, other units and what cannot be read are ignored, as §14.2 allows.
+impl ByteRange {
+    /// Parses a `Range` header (RFC 9110 §14.1.2) for a file of `len` bytes. Several ranges, other units and malformed
+    /// values give the whole file, as §14.2 allows.
     fn parse(value: &str, len: u64) -> Self {
         let Some((first, last)) = value.strip_prefix("bytes=").and_then(|set| set.trim().split_once('-')) else {
             return Self::Whole;
@@ -268,7 +272,7 @@ impl HttpBody for FileBody {
         }
         let read = buffer.filled().len();
         if read == 0 {
-            // Shorter than it was: the connection breaks off, so that nobody takes it for whole.
+            // The file is shorter than it was. The connection breaks off, so that the client notices.
             return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
         }
         bytes.truncate(read);
@@ -300,7 +304,7 @@ mod tests {
             format!("/sites/s-1/targets/{sha}.manifest"),
             format!("/objects/{two}/{sha}"),
         ] {
-            assert!(Named::parse(&path).is_some(), "{path}");
+            assert!(TreeFile::parse(&path).is_some(), "{path}");
         }
         for path in [
             "/",
@@ -331,41 +335,41 @@ mod tests {
             &format!("/objects/{two}/{}", sha.to_uppercase()),
             &format!("/objects/{two}/{sha}/"),
         ] {
-            assert_eq!(Named::parse(path), None, "{path}");
+            assert_eq!(TreeFile::parse(path), None, "{path}");
         }
     }
 
     #[test]
     fn ranges_are_read_as_the_rfc_says() {
         let cases = [
-            ("bytes=0-0", Part::Range { from: 0, to: 0 }),
-            ("bytes=0-99", Part::Range { from: 0, to: 9 }),
-            ("bytes=4-", Part::Range { from: 4, to: 9 }),
-            ("bytes=-3", Part::Range { from: 7, to: 9 }),
-            ("bytes=-99", Part::Range { from: 0, to: 9 }),
-            ("bytes=-0", Part::Unsatisfiable),
-            ("bytes=10-", Part::Unsatisfiable),
-            ("bytes=10-20", Part::Unsatisfiable),
-            ("bytes=5-4", Part::Whole),
-            ("bytes=0-1,3-4", Part::Whole),
-            ("bytes=-", Part::Whole),
-            ("bytes=a-b", Part::Whole),
-            ("bytes=+1-2", Part::Whole),
-            ("bytes=99999999999999999999-", Part::Whole),
-            ("lines=1-2", Part::Whole),
+            ("bytes=0-0", ByteRange::Range { from: 0, to: 0 }),
+            ("bytes=0-99", ByteRange::Range { from: 0, to: 9 }),
+            ("bytes=4-", ByteRange::Range { from: 4, to: 9 }),
+            ("bytes=-3", ByteRange::Range { from: 7, to: 9 }),
+            ("bytes=-99", ByteRange::Range { from: 0, to: 9 }),
+            ("bytes=-0", ByteRange::Unsatisfiable),
+            ("bytes=10-", ByteRange::Unsatisfiable),
+            ("bytes=10-20", ByteRange::Unsatisfiable),
+            ("bytes=5-4", ByteRange::Whole),
+            ("bytes=0-1,3-4", ByteRange::Whole),
+            ("bytes=-", ByteRange::Whole),
+            ("bytes=a-b", ByteRange::Whole),
+            ("bytes=+1-2", ByteRange::Whole),
+            ("bytes=99999999999999999999-", ByteRange::Whole),
+            ("lines=1-2", ByteRange::Whole),
         ];
         for (value, part) in cases {
-            assert_eq!(Part::parse(value, 10), part, "{value}");
+            assert_eq!(ByteRange::parse(value, 10), part, "{value}");
         }
-        assert_eq!(Part::parse("bytes=0-", 0), Part::Unsatisfiable);
-        assert_eq!(Part::parse("bytes=-1", 0), Part::Unsatisfiable);
+        assert_eq!(ByteRange::parse("bytes=0-", 0), ByteRange::Unsatisfiable);
+        assert_eq!(ByteRange::parse("bytes=-1", 0), ByteRange::Unsatisfiable);
     }
 
     proptest::proptest! {
         #[test]
         fn no_name_leaves_the_tree(path in "[/.a-z0-9%\\\\-]{0,80}|/(sites|objects)/[a-z0-9./%-]{0,90}|\\PC{0,60}") {
             let public = Path::new("/public");
-            if let Some(named) = Named::parse(&path) {
+            if let Some(named) = TreeFile::parse(&path) {
                 let file = named.path(public);
                 proptest::prop_assert!(file.starts_with(public), "{file:?}");
                 let plain = |part: std::path::Component<'_>| !matches!(part, std::path::Component::ParentDir);
@@ -376,7 +380,7 @@ mod tests {
 
         #[test]
         fn a_range_lies_within_its_file(value in "bytes=[0-9]{0,21}-[0-9]{0,21}|\\PC{0,30}", len in 0..u64::MAX) {
-            if let Part::Range { from, to } = Part::parse(&value, len) {
+            if let ByteRange::Range { from, to } = ByteRange::parse(&value, len) {
                 proptest::prop_assert!(from <= to && to < len, "{from}-{to} of {len}");
             }
         }

@@ -1,7 +1,7 @@
-//! The small online part of HQ: the published tree by client certificate, enrolment, renewal and check-in.
+//! The HTTPS service of `serve`: downloads from the published tree by client certificate, enrolment, renewal, check-in.
 //!
-//! It runs from `online/` alone, so it can live on a machine that has never seen an offline key. It can neither read
-//! nor forge what it serves. Read `routes` (what is answered to whom), `files` (the tree), `tls` (who is who).
+//! It runs from `online/` alone, so it can run on a machine that has never seen an offline key. It can neither read nor
+//! forge what it serves. Read `routes` (requests and answers), `files` (the tree), `tls` (client certificates).
 
 mod check_in_rate;
 mod files;
@@ -37,7 +37,7 @@ use tracing::{debug, error, info, warn};
 
 use self::routes::{App, Peer};
 use self::stall::Stall;
-use self::strangers::{Place, Strangers};
+use self::strangers::{StrangerSlot, Strangers};
 use crate::ca::{self, Ca};
 use crate::db::{CheckIns, Db};
 use crate::freshen;
@@ -47,55 +47,57 @@ use repository::layout::Layout;
 use repository::lock::TreeLock;
 use repository::{expiry, keyring};
 
-/// Open connections at the most.
+/// The most connections that are open at once.
 pub const MAX_CONNECTIONS: usize = 1024;
-/// Of these, how many may be without a client certificate: in their handshake, or enrolling.
+/// The most of these that may be without a client certificate: in their handshake, or enrolling.
 pub const MAX_STRANGERS: usize = 256;
-/// Of these, how many from one address. Handshakes take milliseconds, so sites behind one NAT do not meet it.
+/// The most of these from one address. A handshake takes milliseconds, so sites behind one NAT stay below this limit.
 pub const MAX_STRANGERS_OF_ADDRESS: usize = 64;
-/// Open connections of one site. An appliance fetches 8 objects at a time.
+/// The most open connections of one site. An appliance fetches 8 objects at a time.
 pub const MAX_SITE_CONNECTIONS: usize = 32;
-/// With more open than this, each answer closes its connection, so that idle ones make room for other sites.
+/// If more connections than this are open, each answer closes its connection, so that other sites find room.
 pub const CROWDED: usize = 768;
-/// From the connection to the end of the TLS handshake.
+/// The time from a connection's acceptance to the end of its TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A site's connection may be idle so long, request headers included: two polls fit in.
+/// How long a site's connection may be idle, the arrival of request headers included. Two polls fit in.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
-/// The same without a client certificate.
+/// The same for a connection without a client certificate.
 pub const STRANGER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that takes no byte for so long is given up.
+/// A connection is closed when its peer takes no byte for this long.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// At the end, answers under way get this long.
+/// How long answers under way may take after the service was told to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Metadata lives for weeks; looking so often leaves many tries.
+/// How often published metadata is looked through for what must be signed anew. It is valid for weeks, so many tries
+/// may fail.
 const UPKEEP: Duration = Duration::from_secs(6 * 3600);
-/// How much of a request's header is read.
+/// The most bytes of a request's header that are read.
 const HEADER_BYTES: usize = 16 * 1024;
+/// The most header fields of a request.
 const HEADERS: usize = 64;
 
-/// What the service needs to know.
+/// The options of [`serve`].
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// The `online/` directory.
     pub dir: PathBuf,
-    /// Where to listen.
+    /// The address and port to listen on; port 0 lets the system choose.
     pub listen: SocketAddr,
 }
 
-/// A service that listens and does not answer yet.
+/// A service that listens but does not answer yet; [`Server::run`] answers.
 pub struct Server {
     listener: StdListener,
     app: Arc<App>,
     tls: Arc<ServerConfig>,
 }
 
-/// Binds and runs until `stop`.
+/// Listens and answers until `stop` is cancelled.
 pub async fn serve(options: ServeOptions, stop: CancellationToken) -> anyhow::Result<()> {
     Server::bind(options)?.run(stop).await
 }
 
 impl Server {
-    /// Reads `dir` and listens, so that a caller knows that the address is there.
+    /// Reads `dir` and begins to listen, so that connections are accepted when this returns.
     pub fn bind(options: ServeOptions) -> anyhow::Result<Self> {
         let ServeOptions { dir, listen } = options;
         let ca = Ca::load(&dir)?;
@@ -121,17 +123,18 @@ impl Server {
         Ok(Self { listener, app: Arc::new(app), tls })
     }
 
-    /// Where it listens, with the port that the system chose if it was to choose.
+    /// The address that it listens on, with the port that the system chose.
     pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
         self.listener.local_addr().context("the listening socket has no address")
     }
 
-    /// Answers until `stop`, then lets answers under way end. No request or connection ends it.
+    /// Answers until `stop` is cancelled, then waits for answers under way ([`STOP_TIMEOUT`]). No failed request or
+    /// connection ends it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let address = self.local_addr()?;
         let Self { listener, app, mut tls } = self;
         let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(OpenConnections {
             router: routes::router(Arc::clone(&app)),
             app: Arc::clone(&app),
             open: AtomicUsize::new(0),
@@ -145,10 +148,11 @@ impl Server {
         let upkeep = tokio::spawn(upkeep(Arc::clone(&app), stop.clone()));
         info!(%address, "HQ is listening");
         loop {
-            // A stranger's place first: without one, connections wait in the kernel's queue.
+            // Every connection needs a stranger's slot first. While none is free, connections wait in the kernel's
+            // queue.
             let next = async {
-                let place = strangers.free().await;
-                (place, listener.accept().await)
+                let slot = strangers.free().await;
+                (slot, listener.accept().await)
             };
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -156,17 +160,18 @@ impl Server {
                 Some(ended) = connections.join_next() => if let Err(error) = ended {
                     error!(%error, "a connection's task failed");
                 },
-                (place, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (place, accepted) {
-                    (Some(place), Ok((stream, address))) => {
-                        let Some(place) = strangers.take(place, address.ip()) else {
+                (slot, accepted) = next, if connections.len() < MAX_CONNECTIONS => match (slot, accepted) {
+                    (Some(slot), Ok((stream, address))) => {
+                        let Some(slot) = strangers.take(slot, address.ip()) else {
                             count_refused(&shared, address, HqRefusal::Strangers, "this address has too many connections open");
                             continue;
                         };
                         let acceptor = TlsAcceptor::from(Arc::clone(&tls));
-                        connections.spawn(connection(Arc::clone(&shared), acceptor, stream, address, place));
+                        connections.spawn(connection(Arc::clone(&shared), acceptor, stream, address, slot));
                     }
                     (_, Err(error)) => {
-                        // Out of descriptors, or a peer that was gone already. Not at full speed.
+                        // The process is out of descriptors, or the peer has gone. Wait, so that the loop does not
+                        // spin.
                         warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
@@ -186,7 +191,7 @@ impl Server {
     }
 }
 
-/// Renews the service's certificate when it is time, and says what was refused.
+/// Renews the service's certificate if it is due, and logs how many requests were refused for which reason.
 async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> {
     let refused = std::mem::take(&mut *app.refused.lock().unwrap_or_else(PoisonError::into_inner));
     if !refused.is_empty() {
@@ -199,7 +204,7 @@ async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> 
             info!("the service's certificate was renewed");
             fresh
         }
-        // As it was, so that TLS sessions go on.
+        // The configuration stays the same one, so that TLS sessions go on.
         Ok(Ok((_, false))) => tls,
         Ok(Err(error)) => {
             error!(error = format!("{error:#}"), "cannot renew the service's certificate");
@@ -223,7 +228,7 @@ async fn upkeep(app: Arc<App>, stop: CancellationToken) {
         }
         let dir = app.dir.clone();
         let refreshed = tokio::task::spawn_blocking(move || {
-            // Whoever publishes now makes it fresh.
+            // A `publish` that runs now signs fresh metadata itself.
             let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
             let freshened = freshen::refresh(&dir, now());
             for warning in expiry::of_published(&Layout::of_online(&dir), now()) {
@@ -239,8 +244,8 @@ async fn upkeep(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
-/// What all connections share.
-struct Shared {
+/// What the tasks of all connections share, and the count of open connections: in all, and by site.
+struct OpenConnections {
     router: Router,
     app: Arc<App>,
     open: AtomicUsize,
@@ -248,15 +253,15 @@ struct Shared {
     stop: CancellationToken,
 }
 
-/// Counts a connection while it is there.
+/// Counts a connection as open until it is dropped.
 struct Counted<'a> {
-    shared: &'a Shared,
+    shared: &'a OpenConnections,
     site: Option<SiteId>,
 }
 
 impl<'a> Counted<'a> {
-    /// `None` if the site has too many already.
-    fn new(shared: &'a Shared, site: Option<SiteId>) -> Option<Self> {
+    /// Counts a connection; `None` if the site has [`MAX_SITE_CONNECTIONS`] open already.
+    fn new(shared: &'a OpenConnections, site: Option<SiteId>) -> Option<Self> {
         if let Some(site) = &site {
             let mut sites = shared.sites.lock().unwrap_or_else(PoisonError::into_inner);
             let open = sites.entry(site.clone()).or_default();
@@ -285,8 +290,14 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// One connection from its handshake to its end.
-async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr, place: Place) {
+/// Serves one connection from its handshake to its end.
+async fn connection(
+    shared: Arc<OpenConnections>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    slot: StrangerSlot,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%address, %error, "cannot set TCP_NODELAY");
     }
@@ -302,8 +313,8 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let identity = certificate.and_then(ca::identity);
     let site = identity.as_ref().map(|identity| identity.site.clone());
-    // Known sites no longer take a stranger's place.
-    let place = site.is_none().then_some(place);
+    // A site has shown its certificate, so it gives its stranger's slot back.
+    let slot = site.is_none().then_some(slot);
     let idle = if site.is_some() { IDLE_TIMEOUT } else { STRANGER_TIMEOUT };
     let Some(_counted) = Counted::new(&shared, site) else {
         return count_refused(&shared, address, HqRefusal::SiteConnections, "this site has too many connections open");
@@ -313,7 +324,7 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // Runs from the end of one answer to the end of the next request's header.
+            // This timer runs from the end of one answer to the end of the next request's header.
             .header_read_timeout(idle)
             .max_buf_size(HEADER_BYTES)
             .max_headers(HEADERS)
@@ -326,19 +337,19 @@ async fn connection(shared: Arc<Shared>, acceptor: TlsAcceptor, stream: TcpStrea
             served.await
         }
     };
-    drop(place);
+    drop(slot);
     if let Err(error) = outcome {
         debug!(%address, %error, "connection ended early");
     }
 }
 
-fn count_refused(shared: &Shared, address: SocketAddr, refusal: HqRefusal, reason: &str) {
+fn count_refused(shared: &OpenConnections, address: SocketAddr, refusal: HqRefusal, reason: &str) {
     *shared.app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refusal).or_default() += 1;
     debug!(%address, code = refusal.code(), reason, "connection refused");
 }
 
 async fn answer(
-    shared: Arc<Shared>,
+    shared: Arc<OpenConnections>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<axum::http::Response<Body>, std::convert::Infallible> {

@@ -1,7 +1,7 @@
-//! What the service answers, and to whom.
+//! The service's routes: what it answers to which caller.
 //!
-//! The site comes from the client certificate and from nowhere else (I4). Every refusal is a [`Refusal`] in JSON with a
-//! stable code, leaves a log line with its reason, and is counted.
+//! The caller's site is taken from the client certificate and from nowhere else (I4). Every refusal is sent as a
+//! [`Refusal`] in JSON with a stable code, logged with its reason, and counted.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -24,10 +24,10 @@ use serde::de::DeserializeOwned;
 use tracing::{debug, error, info, warn};
 
 use super::check_in_rate::CheckInRate;
-use super::files::{self, Named};
+use super::files::{self, TreeFile};
 use crate::admit::Refused;
 use crate::ca::{Ca, Csr, Identity};
-use crate::db::{CheckIns, Db, Standing};
+use crate::db::{CertificateStanding, CheckIns, Db};
 use api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, HqRefusal, MAX_BODY_BYTES, Refusal, RenewRequest,
     SignedTime,
@@ -36,12 +36,12 @@ use ids::UnixTime;
 use repository::published::newest_root_path;
 use tuf::SigningKey;
 
-/// A body arrives within this time or not at all.
+/// A request is refused if its body has not arrived within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest signed root that is served (the client's own limit).
 const MAX_ROOT_BYTES: u64 = 64 * 1024;
 
-/// What all requests share.
+/// What the handlers of all requests share.
 pub(super) struct App {
     pub(super) dir: PathBuf,
     pub(super) public: PathBuf,
@@ -53,28 +53,28 @@ pub(super) struct App {
     pub(super) check_in_rate: Mutex<CheckInRate>,
 }
 
-/// Who is at the other end of a connection.
+/// The caller at the other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
-    /// From the verified client certificate, if there is one.
+    /// The site, from the verified client certificate; `None` without one.
     pub(super) identity: Option<Identity>,
 }
 
-/// A refusal on its way out.
+/// A refusal before it becomes an HTTP answer and a log line.
 #[derive(Debug, Clone)]
-pub(super) struct No {
+pub(super) struct HttpRefusal {
     status: StatusCode,
     refusal: HqRefusal,
-    /// For the client.
+    /// The reason that the client is told.
     reason: String,
-    /// For the log, where that may say more.
+    /// The reason for the log, if the client must not be told; `None` logs `reason`.
     why: Option<&'static str>,
-    /// In seconds, where trying again helps.
+    /// The `Retry-After` of the answer, in seconds; `None` if it does not help to try again.
     retry_after: Option<u64>,
 }
 
-impl No {
+impl HttpRefusal {
     fn new(status: StatusCode, refusal: HqRefusal, reason: impl Into<String>) -> Self {
         Self { status, refusal, reason: reason.into(), why: None, retry_after: None }
     }
@@ -87,16 +87,16 @@ impl No {
         Self::new(StatusCode::BAD_REQUEST, HqRefusal::Malformed, reason)
     }
 
-    /// Our own fault: the log knows more.
+    /// HQ itself failed. The error goes to the log; the client is told to try again in a minute.
     fn unavailable(error: &anyhow::Error) -> Self {
         error!(error = format!("{error:#}"), "a request failed");
-        let no =
+        let refused =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, HqRefusal::Unavailable, "HQ has a problem; try again later");
-        Self { retry_after: Some(60), ..no }
+        Self { retry_after: Some(60), ..refused }
     }
 }
 
-impl From<Refused> for No {
+impl From<Refused> for HttpRefusal {
     fn from(refused: Refused) -> Self {
         let status = match refused {
             Refused::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -108,10 +108,10 @@ impl From<Refused> for No {
     }
 }
 
-impl IntoResponse for No {
+impl IntoResponse for HttpRefusal {
     fn into_response(self) -> Response<Body> {
         let refusal = Refusal { code: self.refusal.code().to_owned(), reason: self.reason.clone() };
-        // Each update looks for a next root that is not there: the status says it all.
+        // Each poll asks for a next root, which is usually missing. The status alone says so.
         let told = if self.status == StatusCode::NOT_FOUND { None } else { json(self.status, &refusal).ok() };
         let mut response = told.unwrap_or_else(|| Response::new(Body::empty()));
         *response.status_mut() = self.status;
@@ -123,9 +123,9 @@ impl IntoResponse for No {
     }
 }
 
-type Answer = Result<Response<Body>, No>;
+type Answer = Result<Response<Body>, HttpRefusal>;
 
-/// The routes.
+/// The router of the service: the API's paths, and the published tree for every other path.
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route(api::ROOT_PATH, get(root))
@@ -139,33 +139,33 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 /// Logs and counts what was refused.
 pub(super) fn note(app: &App, peer: &Peer, method: &Method, path: &str, response: &Response<Body>) {
-    let Some(no) = response.extensions().get::<No>() else { return };
-    *app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(no.refusal).or_default() += 1;
+    let Some(refused) = response.extensions().get::<HttpRefusal>() else { return };
+    *app.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refused.refusal).or_default() += 1;
     let path: String = path.chars().take(200).collect();
-    let (code, reason, address) = (no.refusal.code(), no.why.unwrap_or(&no.reason), peer.address);
+    let (code, reason, address) = (refused.refusal.code(), refused.why.unwrap_or(&refused.reason), peer.address);
     match &peer.identity {
-        // A name that is not there is an everyday thing: roots are looked for until there is none.
-        Some(identity) if no.why.is_none() && no.status == StatusCode::NOT_FOUND => {
+        // A missing file is usual: each poll asks for the next root until there is none.
+        Some(identity) if refused.why.is_none() && refused.status == StatusCode::NOT_FOUND => {
             debug!(site = %identity.site, %address, %method, path, code, reason, "refused");
         }
         Some(identity) => warn!(site = %identity.site, %address, %method, path, code, reason, "refused"),
-        // Only who holds a token's secret gets this far.
-        None if matches!(no.refusal, HqRefusal::TokenUsed | HqRefusal::TokenExpired | HqRefusal::Revoked) => {
+        // Only a caller who proved a token's secret gets this far.
+        None if matches!(refused.refusal, HqRefusal::TokenUsed | HqRefusal::TokenExpired | HqRefusal::Revoked) => {
             warn!(%address, %method, path, code, reason, "enrolment refused");
         }
         None => debug!(%address, %method, path, code, reason, "refused"),
     }
 }
 
-/// The newest signed root: the one thing that anybody may have.
+/// Answers with the newest signed root. It is the only file that needs no certificate.
 async fn root(State(app): State<Arc<App>>) -> Answer {
-    let bytes = blocking(move || newest_root(&app.public)).await?.ok_or_else(No::not_found)?;
+    let bytes = blocking(move || newest_root(&app.public)).await?.ok_or_else(HttpRefusal::not_found)?;
     let mut response = Response::new(Body::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-/// The publisher writes `root.json`; before its first publish there may be numbered ones only.
+/// Reads `root.json`, which the publisher writes. Before the first publish there may be only numbered roots.
 fn newest_root(public: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let fixed = public.join("root.json");
     let path = if fixed.is_file() { Some(fixed) } else { newest_root_path(&public.join("root"))? };
@@ -175,7 +175,7 @@ fn newest_root(public: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?))
 }
 
-/// An appliance with a token becomes a site.
+/// Enrols an appliance that has a token.
 async fn enrol(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let peer = peer(&request)?;
     let wanted: EnrolRequest = read_json(request).await?;
@@ -188,7 +188,7 @@ async fn enrol(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     ok(&Certificate { certificate: issued.chain, expires: issued.expires })
 }
 
-/// A site gets a fresh certificate. The TLS handshake has proven the old key.
+/// Renews a site's certificate. The TLS handshake has proven that the caller has the old key.
 async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::MayRenew).await?;
     let wanted: RenewRequest = read_json(request).await?;
@@ -206,18 +206,19 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     ok(&Certificate { certificate: issued.chain, expires: issued.expires })
 }
 
-/// A site says how it is, and learns HQ's time and its newest generation, signed.
+/// Takes a site's check-in. Answers with HQ's time and the site's newest generation, signed by the online key.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
     let paced = app.check_in_rate.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
     if let Err(wait) = paced {
-        let no = No::new(StatusCode::TOO_MANY_REQUESTS, HqRefusal::TooOften, "this site checks in too often");
-        return Err(No { retry_after: Some(wait.as_secs() + 1), ..no });
+        let refused =
+            HttpRefusal::new(StatusCode::TOO_MANY_REQUESTS, HqRefusal::TooOften, "this site checks in too often");
+        return Err(HttpRefusal { retry_after: Some(wait.as_secs() + 1), ..refused });
     }
     let told: CheckIn = read_json(request).await?;
     if data_encoding::HEXLOWER.decode(told.nonce.as_bytes()).ok().is_none_or(|nonce| nonce.len() != 16) {
-        return Err(No::malformed("the nonce is not 16 bytes in lower-case hex"));
+        return Err(HttpRefusal::malformed("the nonce is not 16 bytes in lower-case hex"));
     }
     let answer = blocking(move || {
         let time = now();
@@ -233,7 +234,8 @@ async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer
     ok(&answer)
 }
 
-/// The published tree: a site's own part of it, and objects, whose names are secrets of nobody.
+/// Serves the published tree: a site's own folder, and every sealed object. Objects need no further check, because only
+/// their recipients can open them.
 async fn tree(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let identity = site(&app, peer(&request)?, Expired::Refused).await?;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -241,36 +243,39 @@ async fn tree(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(response);
     }
-    let named = Named::parse(request.uri().path()).ok_or_else(No::not_found)?;
-    if let Named::OfSite(owner, ..) = &named
+    let named = TreeFile::parse(request.uri().path()).ok_or_else(HttpRefusal::not_found)?;
+    if let TreeFile::OfSite(owner, ..) = &named
         && *owner != identity.site
     {
-        // The same answer as for what does not exist; only the log knows.
-        return Err(No { why: Some("files of another site"), ..No::not_found() });
+        // The answer is the same as for a file that does not exist. Only the log says more.
+        return Err(HttpRefusal { why: Some("files of another site"), ..HttpRefusal::not_found() });
     }
     files::answer(&app.public, &named, request.method(), request.headers())
         .await
-        .map_err(|error| No::unavailable(&anyhow::Error::new(error).context("cannot read a published file")))?
-        .ok_or_else(No::not_found)
+        .map_err(|error| HttpRefusal::unavailable(&anyhow::Error::new(error).context("cannot read a published file")))?
+        .ok_or_else(HttpRefusal::not_found)
 }
 
-async fn wrong_method() -> No {
-    No::new(StatusCode::METHOD_NOT_ALLOWED, HqRefusal::Method, "this method does not go here")
+async fn wrong_method() -> HttpRefusal {
+    HttpRefusal::new(StatusCode::METHOD_NOT_ALLOWED, HqRefusal::Method, "this method does not go here")
 }
 
-/// Whether an expired certificate is good for this request.
+/// Whether this request may be made with an expired certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expired {
+    /// It may not.
     Refused,
+    /// It may, up to [`api::RENEWABLE_DAYS`] after the expiry.
     MayRenew,
 }
 
-/// Who asks, if it may ask at all. Looked up at every request: a connection can outlive certificate and standing.
-async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, No> {
-    let no = |refusal, reason: &str| No::new(StatusCode::FORBIDDEN, refusal, reason);
+/// The site that asks, if its certificate is valid and not revoked. This is checked for every request, because a
+/// connection can live longer than its certificate.
+async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, HttpRefusal> {
+    let forbidden = |refusal, reason: &str| HttpRefusal::new(StatusCode::FORBIDDEN, refusal, reason);
     let identity = peer
         .identity
-        .ok_or_else(|| no(HqRefusal::NoCertificate, "this needs a site's client certificate; enrol first"))?;
+        .ok_or_else(|| forbidden(HqRefusal::NoCertificate, "this needs a site's client certificate; enrol first"))?;
     let late = now().since(identity.not_after);
     let grace = match expired {
         Expired::Refused => Duration::ZERO,
@@ -281,21 +286,23 @@ async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, 
         blocking(move || app.db.standing(&identity.site, &identity.fingerprint)).await?
     };
     match standing {
-        Standing::Revoked => Err(Refused::Revoked.into()),
-        Standing::Unknown => Err(no(HqRefusal::CertificateUnknown, "this certificate is not in HQ's records")),
-        Standing::Good if late > grace && expired == Expired::Refused => {
-            Err(no(HqRefusal::CertificateExpired, "the client certificate has expired; renew it"))
+        CertificateStanding::Revoked => Err(Refused::Revoked.into()),
+        CertificateStanding::Unknown => {
+            Err(forbidden(HqRefusal::CertificateUnknown, "this certificate is not in HQ's records"))
         }
-        Standing::Good if late > grace => Err(no(
+        CertificateStanding::Good if late > grace && expired == Expired::Refused => {
+            Err(forbidden(HqRefusal::CertificateExpired, "the client certificate has expired; renew it"))
+        }
+        CertificateStanding::Good if late > grace => Err(forbidden(
             HqRefusal::CertificateExpired,
             "the client certificate expired too long ago; enrol with a new token",
         )),
-        Standing::Good => Ok(identity),
+        CertificateStanding::Good => Ok(identity),
     }
 }
 
-fn peer(request: &Request<Body>) -> Result<Peer, No> {
-    let missing = || No::unavailable(&anyhow::anyhow!("a request came without its connection"));
+fn peer(request: &Request<Body>) -> Result<Peer, HttpRefusal> {
+    let missing = || HttpRefusal::unavailable(&anyhow::anyhow!("a request came without its connection"));
     request.extensions().get::<Peer>().cloned().ok_or_else(missing)
 }
 
@@ -304,31 +311,34 @@ fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
-/// Runs what waits for the disk or computes long off the async threads.
-async fn blocking<T: Send + 'static>(act: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Result<T, No> {
+/// Runs `act`, which waits for the disk or computes for long, on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, HttpRefusal> {
     match tokio::task::spawn_blocking(act).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(No::unavailable(&error)),
-        Err(error) => Err(No::unavailable(&anyhow::Error::new(error))),
+        Ok(Err(error)) => Err(HttpRefusal::unavailable(&error)),
+        Err(error) => Err(HttpRefusal::unavailable(&anyhow::Error::new(error))),
     }
 }
 
-/// A JSON body of at most [`MAX_BODY_BYTES`].
-async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, No> {
+/// Reads a JSON body of at most [`MAX_BODY_BYTES`].
+async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, HttpRefusal> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|len| usize::try_from(len).map_or(true, |len| len > MAX_BODY_BYTES)) {
         return Err(too_large());
     }
     let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(request.into_body()))
         .await
-        .map_err(|_| No::new(StatusCode::REQUEST_TIMEOUT, HqRefusal::Slow, "the body took too long"))??;
-    serde_json::from_slice(&bytes).map_err(|error| No::malformed(format!("the body is not what belongs here: {error}")))
+        .map_err(|_| HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, HqRefusal::Slow, "the body took too long"))??;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| HttpRefusal::malformed(format!("the body is not what belongs here: {error}")))
 }
 
-async fn read_body(mut body: Body) -> Result<Vec<u8>, No> {
+async fn read_body(mut body: Body) -> Result<Vec<u8>, HttpRefusal> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let frame = frame.map_err(|_| No::malformed("the body broke off"))?;
+        let frame = frame.map_err(|_| HttpRefusal::malformed("the body broke off"))?;
         let data: Bytes = frame.into_data().unwrap_or_default();
         if bytes.len().saturating_add(data.len()) > MAX_BODY_BYTES {
             return Err(too_large());
@@ -338,13 +348,13 @@ async fn read_body(mut body: Body) -> Result<Vec<u8>, No> {
     Ok(bytes)
 }
 
-fn too_large() -> No {
+fn too_large() -> HttpRefusal {
     let reason = format!("the body has more than the {MAX_BODY_BYTES} bytes allowed");
-    No::new(StatusCode::PAYLOAD_TOO_LARGE, HqRefusal::TooLarge, reason)
+    HttpRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, HqRefusal::TooLarge, reason)
 }
 
 fn ok<T: Serialize>(value: &T) -> Answer {
-    json(StatusCode::OK, value).map_err(|error| No::unavailable(&error))
+    json(StatusCode::OK, value).map_err(|error| HttpRefusal::unavailable(&error))
 }
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> anyhow::Result<Response<Body>> {

@@ -1,4 +1,4 @@
-//! A peer that stops reading must not hold a connection for ever.
+//! A limit for peers that stop reading, so that they do not hold a connection for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A stream whose writes fail when the peer has taken nothing for this long.
+/// A stream whose writes fail when the peer has taken nothing for `patience`.
 pub(super) struct Stall<S> {
     stream: S,
     patience: Duration,

@@ -1,4 +1,4 @@
-//! Places for connections without a client certificate, so that they cannot crowd sites out.
+//! Slots for connections without a client certificate, so that they cannot crowd sites out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{MAX_STRANGERS, MAX_STRANGERS_OF_ADDRESS};
 
-/// All places.
+/// All slots: how many are free, and how many each address holds.
 pub(super) struct Strangers {
     free: Arc<Semaphore>,
     of_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One place, given back on drop.
-pub(super) struct Place {
+/// One slot, taken by a connection and given back on drop.
+pub(super) struct StrangerSlot {
     strangers: Arc<Strangers>,
     from: IpAddr,
     _permit: OwnedSemaphorePermit,
@@ -26,13 +26,13 @@ impl Strangers {
         Arc::new(Self { free: Arc::new(Semaphore::new(MAX_STRANGERS)), of_address: Mutex::default() })
     }
 
-    /// Waits until there is a place for somebody. `None` would mean that the places are gone for good.
+    /// Waits until a slot is free. `None` only if the semaphore was closed, which nobody does.
     pub(super) async fn free(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).acquire_owned().await.ok()
     }
 
-    /// Gives the place to this address; `None` if it has its share already.
-    pub(super) fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+    /// Gives the free slot to this address; `None` if the address holds [`MAX_STRANGERS_OF_ADDRESS`] already.
+    pub(super) fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<StrangerSlot> {
         let from = source(address);
         let mut taken = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(from).or_default();
@@ -40,11 +40,11 @@ impl Strangers {
             return None;
         }
         *count += 1;
-        Some(Place { strangers: Arc::clone(self), from, _permit: permit })
+        Some(StrangerSlot { strangers: Arc::clone(self), from, _permit: permit })
     }
 }
 
-impl Drop for Place {
+impl Drop for StrangerSlot {
     fn drop(&mut self) {
         let mut taken = self.strangers.of_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&self.from) {
@@ -56,7 +56,8 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one source: an IPv4 address, or the /64 that one IPv6 network has to itself.
+/// The address under which a caller is counted: an IPv4 address, or the /64 of an IPv6 address, because one network has
+/// that to itself.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

@@ -1,4 +1,5 @@
-//! TLS 1.3 with client certificates of HQ's CA, asked for and not required: enrolment comes before there is one.
+//! The TLS 1.3 configuration. It asks for a client certificate of HQ's CA but does not require one, because an
+//! appliance has none before it enrols.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use rustls::{
 use crate::ca::{self, Ca};
 use ids::UnixTime;
 
-/// The configuration for the CA's current server certificate, and whether that was renewed just now.
+/// The configuration with the service's current certificate, and whether that was renewed in this call.
 pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig>, bool)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -31,15 +32,16 @@ pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig
         .with_client_cert_verifier(Arc::new(Renewable { inner }))
         .with_single_cert(server.chain, server.key)
         .context("server.key and server.pem do not belong together")?;
-    // Appliances never resume a session, so tickets would only be bytes of every handshake.
+    // Appliances never resume a session, so tickets would only make every handshake longer.
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), server.renewed))
 }
 
-/// Verifies as rustls does, but lets a certificate through that expired at most [`api::RENEWABLE_DAYS`] ago.
+/// Verifies client certificates as rustls does, but accepts one that expired at most [`api::RENEWABLE_DAYS`] ago.
 ///
-/// What it may still do is decided per request, by its end: a connection can outlive a certificate anyway.
+/// `routes` decides for each request what an expired certificate may do, because a connection can live longer than its
+/// certificate anyway.
 #[derive(Debug)]
 struct Renewable {
     inner: Arc<dyn ClientCertVerifier>,
@@ -60,7 +62,7 @@ impl ClientCertVerifier for Renewable {
         intermediates: &[CertificateDer<'_>],
         now: TlsTime,
     ) -> Result<ClientCertVerified, Error> {
-        // A certificate that names no site is of no use here, whatever else it says.
+        // A certificate without a site is refused, whatever else it says.
         let identity = ca::identity(end_entity)
             .ok_or_else(|| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NoSite)))))?;
         let refused = match self.inner.verify_client_cert(end_entity, intermediates, now) {
@@ -74,7 +76,7 @@ impl ClientCertVerifier for Renewable {
         if now.as_secs() > not_after.saturating_add(grace.as_secs()) {
             return Err(refused);
         }
-        // All other checks, as of the last second in which it was valid.
+        // All other checks are made as of the last second in which it was valid.
         self.inner.verify_client_cert(
             end_entity,
             intermediates,
@@ -105,6 +107,7 @@ impl ClientCertVerifier for Renewable {
     }
 }
 
+/// The client certificate has no SAN URI of a site.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate names no site")]
 struct NoSite;

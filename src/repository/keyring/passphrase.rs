@@ -10,25 +10,27 @@ use zeroize::Zeroizing;
 
 use telemetry::Hint as _;
 
-/// Where programs put the passphrase.
+/// The environment variable through which a program passes the passphrase.
 const VARIABLE: &str = "LINESIDE_PASSPHRASE";
-/// The shortest that is taken for a new key, in characters.
+/// The least length of a passphrase for a new key, in characters.
 const LEAST: usize = 8;
-/// scrypt's work (RFC 7914) as a power of two: 128 MiB and about half a second for each key.
+/// scrypt's cost N (RFC 7914) as a power of two: 128 MiB and about half a second for each key.
 const WORK: u8 = if cfg!(test) { 10 } else { 17 };
-/// Eight times that. More is refused, so that a strange file does not eat the memory.
+/// The highest cost that is accepted when a file is read, eight times ours, so that a foreign file cannot use up the
+/// memory.
 const MOST_WORK: u8 = 20;
+/// How an encrypted file begins.
 const HEAD: &str = "-----BEGIN AGE ENCRYPTED FILE-----";
 
-/// A passphrase. `Debug` does not print it; memory is wiped on drop.
+/// A passphrase of key files. `Debug` does not print it, and its memory is wiped on drop.
 #[derive(Debug, Clone)]
 pub struct Passphrase(SecretString);
 
-/// The last one that opened a file: a holder of several keys types it once.
+/// The last passphrase that opened a file, so that the holder of several keys types it once.
 static LAST: Mutex<Option<Passphrase>> = Mutex::new(None);
 
 impl Passphrase {
-    /// A passphrase for new keys, from the environment or asked for twice.
+    /// Takes a passphrase for new keys from the environment, or asks for it twice on the terminal.
     pub fn for_new_keys() -> anyhow::Result<Self> {
         let new = match from_environment() {
             Some(given) => given,
@@ -42,7 +44,7 @@ impl Passphrase {
         new.checked()
     }
 
-    /// This text as a passphrase for new keys, if it is long enough.
+    /// Takes this text as a passphrase for new keys. Fails if it is too short.
     pub fn new(text: &str) -> anyhow::Result<Self> {
         Self(SecretString::from(text.to_owned())).checked()
     }
@@ -59,7 +61,7 @@ impl Passphrase {
         age::encrypt_and_armor(&recipient, text.as_bytes()).map_err(|error| anyhow!("cannot encrypt the key: {error}"))
     }
 
-    /// `None` if it is another one.
+    /// Decrypts an armored file; `None` if it was encrypted with another passphrase.
     fn decrypt(&self, text: &str) -> anyhow::Result<Option<Zeroizing<String>>> {
         let mut identity = age::scrypt::Identity::new(self.0.clone());
         identity.set_max_work_factor(MOST_WORK);
@@ -79,7 +81,8 @@ pub(super) fn is_encrypted(text: &str) -> bool {
     text.trim_start().starts_with(HEAD)
 }
 
-/// Opens the text of an encrypted key file: with the last passphrase, that of the environment, or one that is typed.
+/// Decrypts the text of a key file with the last passphrase, then with that of the environment, then with one that the
+/// holder types (three tries).
 pub(super) fn decrypt(path: &Path, text: &str) -> anyhow::Result<Zeroizing<String>> {
     let name = path.display();
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();

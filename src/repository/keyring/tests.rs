@@ -6,8 +6,8 @@ fn an_encrypted_key_opens_with_its_passphrase_and_is_not_in_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let (path, plain) = (dir.path().join("a.key"), dir.path().join("b.key"));
     let passphrase = Passphrase::new("correct horse").unwrap();
-    save(&path, Kind::Ed25519, &[7; 32], "what for", Some(&passphrase)).unwrap();
-    save(&plain, Kind::Ed25519, &[7; 32], "what for", None).unwrap();
+    save(&path, KeyKind::Ed25519, &[7; 32], "what for", Some(&passphrase)).unwrap();
+    save(&plain, KeyKind::Ed25519, &[7; 32], "what for", None).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"));
     assert!(!text.contains("0707") && !text.contains("lineside-ed25519"));
@@ -24,10 +24,10 @@ fn an_encrypted_key_opens_with_its_passphrase_and_is_not_in_the_file() {
 fn a_plain_key_is_read_as_ever_and_another_kind_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.key");
-    save(&path, Kind::X25519, &[7; 32], "what for", None).unwrap();
-    assert_eq!(*load(&path, Kind::X25519).unwrap(), [7; 32]);
-    assert!(load(&path, Kind::Ed25519).unwrap_err().to_string().contains("holds a lineside-x25519 key"));
-    assert!(save(&path, Kind::X25519, &[8; 32], "", None).is_err(), "it must not be replaced");
+    save(&path, KeyKind::X25519, &[7; 32], "what for", None).unwrap();
+    assert_eq!(*load(&path, KeyKind::X25519).unwrap(), [7; 32]);
+    assert!(load(&path, KeyKind::Ed25519).unwrap_err().to_string().contains("holds a lineside-x25519 key"));
+    assert!(save(&path, KeyKind::X25519, &[8; 32], "", None).is_err(), "it must not be replaced");
     assert_eq!(files(dir.path()).unwrap(), [path]);
 }
 
@@ -57,9 +57,9 @@ fn public_keys_replace_what_has_their_name_and_follow_no_link() {
 fn a_secret_key_is_private_and_never_written_through_a_link() {
     let dir = tempfile::tempdir().unwrap();
     let victim = plant(dir.path(), "a.key");
-    save(&dir.path().join("a.key"), Kind::Ed25519, &[7; 32], "what for", None).unwrap_err();
+    save(&dir.path().join("a.key"), KeyKind::Ed25519, &[7; 32], "what for", None).unwrap_err();
     assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
-    save(&dir.path().join("b.key"), Kind::Ed25519, &[7; 32], "what for", None).unwrap();
+    save(&dir.path().join("b.key"), KeyKind::Ed25519, &[7; 32], "what for", None).unwrap();
     let mode = fs::metadata(dir.path().join("b.key")).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
 }

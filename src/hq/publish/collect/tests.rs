@@ -3,7 +3,7 @@ use std::fs::File;
 
 use super::*;
 use ids::Generation;
-use repository::ledger::Release;
+use repository::ledger::KeptRelease;
 
 const NOW: UnixTime = UnixTime(1_795_132_800);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -22,7 +22,7 @@ fn tree() -> Tree {
         Tree { layout: Layout::new(dir.path()), ledger: Ledger::default(), site: "s-1".parse().unwrap(), _dir: dir };
     for (generation, objects) in [(1, ["shared", "old"]), (2, ["shared", "new"])] {
         let objects = objects.iter().map(|object| tree.object(object)).collect();
-        let release = Release { generation: Generation(generation), until: None, objects };
+        let release = KeptRelease { generation: Generation(generation), until: None, objects };
         tree.ledger.note(&tree.site, None, release, NOW, NOW);
         for name in ["targets", "snapshot"] {
             tree.metadata(&format!("{generation}.{name}.json"));

@@ -1,31 +1,31 @@
 //! Publishing while keys change.
 
 use super::*;
-use crate::keys::{self, Change, Keys, Role};
+use crate::keys::{self, FleetKeys, Role, RoleChange};
 use repository::published;
 use tuf::{KeyId, SigningKey, sign};
 
 /// A new root with these changes, signed by root keys 1 and 2.
-fn ceremony(fleet: &Enrolled, changes: &[Change]) {
+fn ceremony(fleet: &Enrolled, changes: &[RoleChange]) {
     let layout = &fleet.sample.layout;
-    let mut prepared = Keys::read(layout).unwrap();
+    let mut prepared = FleetKeys::read(layout).unwrap();
     prepared.prepare(changes, NOW).unwrap();
     let path = prepared.save().unwrap().to_owned();
     for number in [1, 2] {
         let key = keyring::load_signing(&layout.key(&format!("root-{number}"))).unwrap();
         keys::add_signature(&path, &key, None).unwrap();
     }
-    Keys::read(layout).unwrap().finish().unwrap();
+    FleetKeys::read(layout).unwrap().finish().unwrap();
 }
 
 fn ids(fleet: &Enrolled, role: Role) -> Vec<KeyId> {
-    role.keys(Keys::read(&fleet.sample.layout).unwrap().trusted()).keyids
+    role.keys(FleetKeys::read(&fleet.sample.layout).unwrap().trusted()).keyids
 }
 
 /// Replaces the only key of a role.
 fn rotate(fleet: &Enrolled, role: Role) {
-    let (_, key) = Keys::read(&fleet.sample.layout).unwrap().create_for(role, None).unwrap();
-    ceremony(fleet, &[Change::Remove(role, ids(fleet, role)[0].clone()), Change::Add(role, key.public())]);
+    let (_, key) = FleetKeys::read(&fleet.sample.layout).unwrap().create_for(role, None).unwrap();
+    ceremony(fleet, &[RoleChange::Remove(role, ids(fleet, role)[0].clone()), RoleChange::Add(role, key.public())]);
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn firmware_is_signed_anew_by_its_new_keys_and_holders_can_sign_elsewhere() {
         .map(|name| keyring::create(&stick.path().join(format!("{name}.key")), "a holder's", None).unwrap())
         .collect();
     let old = ids(&fleet, Role::Firmware);
-    let mut changes: Vec<Change> = old.into_iter().map(|id| Change::Remove(Role::Firmware, id)).collect();
-    changes.extend(holders.iter().map(|key| Change::Add(Role::Firmware, key.public())));
+    let mut changes: Vec<RoleChange> = old.into_iter().map(|id| RoleChange::Remove(Role::Firmware, id)).collect();
+    changes.extend(holders.iter().map(|key| RoleChange::Add(Role::Firmware, key.public())));
     ceremony(&fleet, &changes);
     let error = fleet.try_publish(NOW).unwrap_err().to_string();
     assert!(error.contains("needs 2 signatures and has 0"), "{error}");
     let pending = layout.signed().join("2.firmware.json.pending");
-    let known = Keys::read(layout).unwrap();
+    let known = FleetKeys::read(layout).unwrap();
     keys::add_signature(&pending, &holders[0], Some(&known)).unwrap();
     assert!(fleet.try_publish(NOW).unwrap_err().to_string().contains("has 1"));
     let replaced = keyring::load_signing(&layout.key("firmware-1")).unwrap();
