@@ -15,23 +15,23 @@ const RESTART_AFTER: Duration = Duration::from_secs(10);
 
 /// Follows the kernel's reports of links and IPv4 addresses. Where there are none (no netlink in a sandbox), it is a
 /// clock.
-pub(super) struct Changes {
-    kernel: Option<Kernel>,
+pub(super) struct InterfaceChanges {
+    kernel: Option<KernelReports>,
     /// Not before that is the next report taken, or a new connection tried.
     next: Instant,
 }
 
-struct Kernel {
+struct KernelReports {
     /// Must be driven for reports to come.
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What a report says does not matter: whoever hears of it looks for himself.
     reports: Pin<Box<dyn Stream<Item = ()> + Send>>,
 }
 
-impl Changes {
+impl InterfaceChanges {
     /// Begins to listen. Must be called in a tokio runtime.
     pub(super) fn new() -> Self {
-        let kernel = Kernel::connect();
+        let kernel = KernelReports::connect();
         Self { kernel, next: Instant::now() }
     }
 
@@ -39,7 +39,7 @@ impl Changes {
     /// changes between two calls is not lost. Cancel safe.
     pub(super) async fn wait(&mut self, often: Duration, seldom: Duration) {
         if self.kernel.is_none() && self.next <= Instant::now() {
-            self.kernel = Kernel::connect();
+            self.kernel = KernelReports::connect();
             self.next = Instant::now() + RESTART_AFTER;
         }
         let Some(kernel) = &mut self.kernel else { return sleep(often).await };
@@ -57,7 +57,7 @@ impl Changes {
     }
 }
 
-impl Kernel {
+impl KernelReports {
     fn connect() -> Option<Self> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
         match rtnetlink::new_multicast_connection(&groups) {
@@ -94,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_reports_it_is_a_clock_and_tries_again_later() {
-        let mut changes = Changes { kernel: None, next: Instant::now() + NEVER };
+        let mut changes = InterfaceChanges { kernel: None, next: Instant::now() + NEVER };
         let begin = Instant::now();
         changes.wait(Duration::from_millis(30), NEVER).await;
         assert!(begin.elapsed() >= Duration::from_millis(30) && changes.kernel.is_none());
@@ -103,8 +103,8 @@ mod tests {
     #[tokio::test]
     async fn a_report_ends_the_wait_and_a_storm_of_them_is_one_change() {
         let reports = Box::pin(futures_util::stream::iter([(); 1000]).chain(futures_util::stream::pending()));
-        let kernel = Kernel { connection: Box::pin(std::future::pending()), reports };
-        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        let kernel = KernelReports { connection: Box::pin(std::future::pending()), reports };
+        let mut changes = InterfaceChanges { kernel: Some(kernel), next: Instant::now() };
         changes.wait(NEVER, NEVER).await;
         let begin = Instant::now();
         changes.wait(NEVER, Duration::from_millis(200)).await;
@@ -113,9 +113,11 @@ mod tests {
 
     #[tokio::test]
     async fn when_reports_end_whoever_waits_looks_at_once_and_then_often() {
-        let kernel =
-            Kernel { connection: Box::pin(std::future::ready(())), reports: Box::pin(futures_util::stream::pending()) };
-        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        let kernel = KernelReports {
+            connection: Box::pin(std::future::ready(())),
+            reports: Box::pin(futures_util::stream::pending()),
+        };
+        let mut changes = InterfaceChanges { kernel: Some(kernel), next: Instant::now() };
         changes.wait(NEVER, NEVER).await;
         assert!(changes.kernel.is_none());
         changes.wait(Duration::from_millis(5), NEVER).await;

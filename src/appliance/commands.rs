@@ -8,19 +8,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::health::Health;
-use status::service::Command;
+use status::service::SocketCommand;
 use update::RollBackRequest;
 
 /// How many commands may wait. The socket answers one asker at a time.
 pub(super) const QUEUE: usize = 8;
 
 /// An answer for people.
-type Answer = oneshot::Sender<Result<String, String>>;
+type CommandAnswer = oneshot::Sender<Result<String, String>>;
 
 /// Does what the status socket is asked for.
 pub(super) struct Commands {
     /// What people ask for.
-    pub(super) asked: mpsc::Receiver<Command>,
+    pub(super) asked: mpsc::Receiver<SocketCommand>,
     /// Makes the updater poll.
     pub(super) poll_now: Arc<Notify>,
     /// Makes the updater go back by one release. It takes one request at a time.
@@ -46,9 +46,9 @@ impl Commands {
                 command = self.asked.recv() => command,
             };
             match command {
-                Some(Command::Poll) => self.poll_now.notify_one(),
-                Some(Command::RollBack(answer)) => self.roll_back(answer, &mut answers),
-                Some(Command::Health(answer)) => {
+                Some(SocketCommand::Poll) => self.poll_now.notify_one(),
+                Some(SocketCommand::RollBack(answer)) => self.roll_back(answer, &mut answers),
+                Some(SocketCommand::Health(answer)) => {
                     answers.spawn(check(self.health.clone(), answer));
                 }
                 None => return,
@@ -57,7 +57,7 @@ impl Commands {
     }
 
     /// Hands a roll-back to the updater and waits for what comes of it.
-    fn roll_back(&self, answer: Answer, answers: &mut JoinSet<()>) {
+    fn roll_back(&self, answer: CommandAnswer, answers: &mut JoinSet<()>) {
         let (done, outcome) = oneshot::channel();
         if self.roll_backs.try_send(done).is_err() {
             // Whoever asked may have gone.
@@ -74,7 +74,7 @@ impl Commands {
     }
 }
 
-async fn check(health: Health, answer: Answer) {
+async fn check(health: Health, answer: CommandAnswer) {
     // Whoever asked may have gone.
     let _ = answer.send(health.check().await.map_err(|error| format!("{error:#}")));
 }

@@ -1,4 +1,4 @@
-//! The appliance's one configuration file: TOML in, checked [`Settings`] out, every problem in one run.
+//! The appliance's one configuration file: TOML in, checked [`ApplianceSettings`] out, every problem in one run.
 //!
 //! All keys have defaults that work; an empty file is a good one. What HQ signs for the site (DHCP mode, TFTP
 //! limits, poll interval) comes with the release and is not written here.
@@ -27,7 +27,7 @@ pub const SAMPLE: &str = include_str!("lineside.toml");
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct ApplianceSettings {
     /// The LAN interface; `None` takes the only one with a private address.
     pub interface: Option<String>,
     /// Whether loopback may be the LAN: for the demo and tests.
@@ -94,7 +94,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Settings {
+impl ApplianceSettings {
     /// Reads and checks a file. A missing file is the defaults only if `path` is [`DEFAULT_PATH`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let source = match Source::read(path, &path.to_string_lossy(), MAX_BYTES) {
@@ -118,7 +118,7 @@ impl Settings {
 }
 
 /// What stands in the file, and the default of each key that is missing or wrong.
-fn read(source: &Source, problems: &mut Vec<Problem>) -> Settings {
+fn read(source: &Source, problems: &mut Vec<Problem>) -> ApplianceSettings {
     let mut root = source.toml(problems);
 
     let mut lan = root.table("lan", problems);
@@ -173,7 +173,7 @@ fn read(source: &Source, problems: &mut Vec<Problem>) -> Settings {
     table.finish(problems);
 
     root.finish(problems);
-    Settings {
+    ApplianceSettings {
         interface: interface.map(|(_, name)| name).filter(|name| name != "auto"),
         allow_loopback,
         neighbours: neighbours.map(|(_, known)| known).unwrap_or_default(),
@@ -228,8 +228,8 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
-        Settings::parse(&Source::new("lineside.toml", text))
+    fn parse(text: &str) -> Result<ApplianceSettings, Vec<Problem>> {
+        ApplianceSettings::parse(&Source::new("lineside.toml", text))
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_sample_documents_every_key_and_no_other() {
-        let keys = sample::keys(SAMPLE, |source| Settings::parse(source).unwrap_err());
+        let keys = sample::keys(SAMPLE, |source| ApplianceSettings::parse(source).unwrap_err());
         assert_eq!(keys.documented, keys.known);
         for key in ["tftp.port", "dhcp.server-port", "dhcp.range", "dhcp.vendor-options.code", "log.filter"] {
             assert!(keys.known.contains(key), "{key} is not among {:?}", keys.known);
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_must_be_there() {
-        let error = Settings::load(Path::new("/nonexistent/lineside.toml")).unwrap_err();
+        let error = ApplianceSettings::load(Path::new("/nonexistent/lineside.toml")).unwrap_err();
         let told = "/nonexistent/lineside.toml has 1 problem\n/nonexistent/lineside.toml: the file is missing";
         assert_eq!(error.to_string(), told);
     }

@@ -17,7 +17,7 @@ use access::{Catalog, DeviceTable, Files};
 use api::SiteState;
 use bundle::{FileEntry, Scope};
 use ids::{Digest, Lan, MacAddr};
-use status::{Report, Stats};
+use status::{Stats, StatusReport};
 use tftp::packet::{Packet, TransferMode, TransferRequest};
 
 /// How long one block may take.
@@ -56,7 +56,7 @@ impl Health {
         if !interfaces.into_iter().any(|found| is_ethernet(&found)) {
             bail!("there is no network interface");
         }
-        let report = Report::of(&self.stats);
+        let report = StatusReport::of(&self.stats);
         if report.state == SiteState::Starting.code() {
             bail!("no poll has ended yet: whether HQ can be reached is not known");
         }

@@ -46,7 +46,7 @@ const ALERT: AlertCode = AlertCode::Image;
 /// What the system says, a line each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct State {
+struct ImageState {
     version: String,
     slot: String,
     good: bool,
@@ -56,7 +56,7 @@ struct State {
     outcome: String,
 }
 
-impl State {
+impl ImageState {
     /// The system's file; `None` if this is no image of ours.
     fn read(path: &Path) -> Option<Self> {
         let bytes = fs::metadata(path).ok()?.len();
@@ -93,7 +93,7 @@ impl State {
 
 /// What is to be done about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Decision {
+enum InstallDecision {
     /// It runs, or there is none.
     Nothing,
     /// Not now: this boot is not found good yet, or the window is shut.
@@ -104,27 +104,27 @@ enum Decision {
     Refuse(String),
 }
 
-fn decide(image: Option<&BoardImage>, state: &State, now: UnixTime) -> Decision {
-    let Some(image) = image else { return Decision::Nothing };
+fn decide(image: Option<&BoardImage>, state: &ImageState, now: UnixTime) -> InstallDecision {
+    let Some(image) = image else { return InstallDecision::Nothing };
     if image.version == state.version {
-        return Decision::Nothing;
+        return InstallDecision::Nothing;
     }
     let own = state.compatible();
     if image.compatible != own {
-        return Decision::Refuse(format!(
+        return InstallDecision::Refuse(format!(
             "image {} is for {}, and this is {own}; it stays at {}",
             image.version, image.compatible, state.version
         ));
     }
     if state.tried_sha256.parse::<Digest>().is_ok_and(|tried| tried == image.bundle.sha256) {
         // Once is enough: a bad image must not restart a site's phones for ever.
-        return Decision::Refuse(format!(
+        return InstallDecision::Refuse(format!(
             "image {} was tried ({}); this runs {}. Publish a newer one",
             image.version, state.outcome, state.version
         ));
     }
     // The other slot is what this boot falls back to if it turns out to be bad.
-    if state.good && may_activate(image.window, now) { Decision::Install } else { Decision::Wait }
+    if state.good && may_activate(image.window, now) { InstallDecision::Install } else { InstallDecision::Wait }
 }
 
 /// Follows what the release wants.
@@ -163,7 +163,7 @@ impl ImageService {
             if !self.state_file.exists() {
                 continue;
             }
-            let Some(state) = State::read(&self.state_file) else { continue };
+            let Some(state) = ImageState::read(&self.state_file) else { continue };
             self.stats.image(state.seen());
             let catalog = Arc::clone(&self.catalog.borrow_and_update());
             let alert = if folder.join(BUNDLE).exists() {
@@ -173,9 +173,9 @@ impl ImageService {
             } else {
                 handed = None;
                 match decide(catalog.image(), &state, clock::now()) {
-                    Decision::Nothing | Decision::Wait => None,
-                    Decision::Refuse(why) => Some(why),
-                    Decision::Install => match self.hand_over(&catalog, &folder).await {
+                    InstallDecision::Nothing | InstallDecision::Wait => None,
+                    InstallDecision::Refuse(why) => Some(why),
+                    InstallDecision::Install => match self.hand_over(&catalog, &folder).await {
                         Ok(()) => None,
                         Err(error) => Some(format!("an image cannot be handed to the installer: {error}")),
                     },
@@ -236,58 +236,60 @@ mod tests {
         BoardImage { version, compatible, bundle: Arc::new(bundle), window: None }
     }
 
-    fn running(version: &str) -> State {
+    fn running(version: &str) -> ImageState {
         let (version, slot, good) = (version.to_owned(), "A".to_owned(), true);
-        State { version, slot, good, compatible: Some("lineside-arm64".to_owned()), ..State::default() }
+        ImageState { version, slot, good, compatible: Some("lineside-arm64".to_owned()), ..ImageState::default() }
     }
 
     #[test]
     fn what_the_system_says_is_read_and_nonsense_is_no_image() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.toml");
-        assert_eq!(State::read(&path), None);
+        assert_eq!(ImageState::read(&path), None);
         let said = "version = \"1.2\"\nslot = \"B\"\ngood = true\ncompatible = \"lineside-arm64\"\nfuture = 1\n\
                     tried_version = \"1.3\"\ntried_sha256 = \"00\"\noutcome = \"fell back: \\u001b[2J three boots\"\n";
         fs::write(&path, said).unwrap();
-        let state = State::read(&path).unwrap();
+        let state = ImageState::read(&path).unwrap();
         assert_eq!((state.version.as_str(), state.good), ("1.2", true));
         let seen = state.seen();
         assert_eq!((seen.slot.as_str(), seen.outcome.as_str()), ("B", "fell back: [2J three boots"));
         for nonsense in ["version = \"a b\"\n", "version = 1\n", "<html>", &"#".repeat(20_000)] {
             fs::write(&path, nonsense).unwrap();
-            assert_eq!(State::read(&path), None, "{}", nonsense.len());
+            assert_eq!(ImageState::read(&path), None, "{}", nonsense.len());
         }
     }
 
     #[test]
     fn an_image_is_installed_once_at_its_time_on_its_hardware_and_from_a_good_boot() {
         let new = image("1.3", b"new");
-        assert_eq!(decide(None, &running("1.2"), NOON), Decision::Nothing);
-        assert_eq!(decide(Some(&new), &running("1.3"), NOON), Decision::Nothing);
-        assert_eq!(decide(Some(&new), &running("1.2"), NOON), Decision::Install);
-        let doubtful = State { good: false, ..running("1.2") };
-        assert_eq!(decide(Some(&new), &doubtful, NOON), Decision::Wait);
+        assert_eq!(decide(None, &running("1.2"), NOON), InstallDecision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.3"), NOON), InstallDecision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.2"), NOON), InstallDecision::Install);
+        let doubtful = ImageState { good: false, ..running("1.2") };
+        assert_eq!(decide(Some(&new), &doubtful, NOON), InstallDecision::Wait);
         let night = BoardImage { window: Some((60, 240)), ..new.clone() };
-        assert_eq!(decide(Some(&night), &running("1.2"), NOON), Decision::Wait);
-        assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), Decision::Install);
+        assert_eq!(decide(Some(&night), &running("1.2"), NOON), InstallDecision::Wait);
+        assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), InstallDecision::Install);
 
         let other = BoardImage { compatible: "lineside-amd64".to_owned(), ..new.clone() };
-        assert!(matches!(decide(Some(&other), &running("1.2"), NOON), Decision::Refuse(why) if why.contains("amd64")));
-        let fell = State {
+        assert!(
+            matches!(decide(Some(&other), &running("1.2"), NOON), InstallDecision::Refuse(why) if why.contains("amd64"))
+        );
+        let fell = ImageState {
             tried_version: "1.3".to_owned(),
             tried_sha256: new.bundle.sha256.to_string(),
             outcome: "fell back: three boots were not good".to_owned(),
             ..running("1.2")
         };
-        let Decision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
+        let InstallDecision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
         assert!(why.contains("three boots"), "{why}");
         // Another bundle is another try.
-        assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), Decision::Install);
+        assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), InstallDecision::Install);
     }
 
-    struct Memory(Vec<u8>);
+    struct FilesInMemory(Vec<u8>);
 
-    impl Content for Memory {
+    impl Content for FilesInMemory {
         fn len(&self) -> u64 {
             self.0.len() as u64
         }
@@ -297,7 +299,7 @@ mod tests {
         }
     }
 
-    impl Files for Memory {
+    impl Files for FilesInMemory {
         fn open(&self, _: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
             Ok(Arc::new(Self(self.0.clone())))
         }
@@ -309,10 +311,10 @@ mod tests {
         let folder = dir.path().join(FOLDER);
         let content: Vec<u8> = (0..CHUNK_BYTES * 2 + 77).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let wanted = image("1.3", &content);
-        let wrong = write(&Memory(content.iter().map(|byte| byte ^ 1).collect()), &wanted, &folder).unwrap_err();
+        let wrong = write(&FilesInMemory(content.iter().map(|byte| byte ^ 1).collect()), &wanted, &folder).unwrap_err();
         assert_eq!(wrong.to_string(), "it is not what the release says");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-        write(&Memory(content.clone()), &wanted, &folder).unwrap();
+        write(&FilesInMemory(content.clone()), &wanted, &folder).unwrap();
         assert_eq!(fs::read(folder.join(BUNDLE)).unwrap(), content);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }

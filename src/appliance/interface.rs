@@ -75,7 +75,7 @@ impl InterfaceError {
 
 /// An IPv4 address of an interface, as the system lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct ListedAddress {
     name: String,
     up: bool,
     loopback: bool,
@@ -95,14 +95,14 @@ pub fn find(name: Option<&str>, allow_loopback: bool) -> Result<LanInterface, In
     Ok(LanInterface { name, index, lan, mtu: mtu.unwrap_or(1500) })
 }
 
-fn list() -> Result<Vec<Found>, InterfaceError> {
-    let mut all: Vec<Found> = Vec::new();
+fn list() -> Result<Vec<ListedAddress>, InterfaceError> {
+    let mut all: Vec<ListedAddress> = Vec::new();
     for entry in getifaddrs().map_err(InterfaceError::List)? {
         let v4 = |storage: Option<nix::sys::socket::SockaddrStorage>| {
             storage.and_then(|storage| storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
         };
         let netmask = v4(entry.netmask).unwrap_or(Ipv4Addr::BROADCAST);
-        all.push(Found {
+        all.push(ListedAddress {
             name: entry.interface_name,
             up: entry.flags.contains(InterfaceFlags::IFF_UP),
             loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
@@ -112,14 +112,14 @@ fn list() -> Result<Vec<Found>, InterfaceError> {
     Ok(all)
 }
 
-fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(String, Lan), InterfaceError> {
-    let fits = |found: &Found, lan: Lan| {
+fn choose(all: &[ListedAddress], name: Option<&str>, allow_loopback: bool) -> Result<(String, Lan), InterfaceError> {
+    let fits = |found: &ListedAddress, lan: Lan| {
         let address = lan.address();
         if found.loopback { allow_loopback && address.is_loopback() } else { is_private(address) }
     };
     let Some(name) = name else {
         let addresses = all.iter().filter(|found| found.up && !found.loopback);
-        let fitting: Vec<(&Found, Lan)> = addresses
+        let fitting: Vec<(&ListedAddress, Lan)> = addresses
             .filter_map(|found| Some((found, found.address.filter(|&address| fits(found, address))?)))
             .collect();
         return match fitting.as_slice() {
@@ -138,7 +138,7 @@ fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(St
     if own.peek().is_none() {
         return Err(InterfaceError::NotFound { name: name.to_owned(), available: describe(all) });
     }
-    let addresses: Vec<(&Found, Lan)> = own.filter_map(|found| Some((found, found.address?))).collect();
+    let addresses: Vec<(&ListedAddress, Lan)> = own.filter_map(|found| Some((found, found.address?))).collect();
     match (addresses.iter().find(|(found, address)| fits(found, *address)), addresses.first()) {
         (Some((_, address)), _) => Ok((name.to_owned(), *address)),
         (None, Some((_, lan))) => Err(InterfaceError::Public { name: name.to_owned(), address: lan.address() }),
@@ -147,7 +147,7 @@ fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(St
 }
 
 /// `eth0 (192.168.1.2/24), wlan0 (no address)`.
-fn describe(all: &[Found]) -> String {
+fn describe(all: &[ListedAddress]) -> String {
     let mut names: Vec<&str> = all.iter().map(|found| found.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -222,11 +222,11 @@ mod tests {
         assert!(lan.index > 0 && lan.mtu >= 1500);
     }
 
-    fn at(name: &str, text: &str) -> Found {
-        Found { address: Some(text.parse().unwrap()), ..bare(name) }
+    fn at(name: &str, text: &str) -> ListedAddress {
+        ListedAddress { address: Some(text.parse().unwrap()), ..bare(name) }
     }
 
-    fn bare(name: &str) -> Found {
-        Found { name: name.to_owned(), up: true, loopback: name == "lo", address: None }
+    fn bare(name: &str) -> ListedAddress {
+        ListedAddress { name: name.to_owned(), up: true, loopback: name == "lo", address: None }
     }
 }

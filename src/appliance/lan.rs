@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::activation::{self, Sockets};
-use super::changes::Changes;
-use super::config::Settings;
+use super::changes::InterfaceChanges;
+use super::config::ApplianceSettings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
@@ -44,8 +44,8 @@ const RESOLVE_QUEUE: usize = 256;
 const NO_LAN: AlertCode = AlertCode::NoLan;
 
 /// What the services of the LAN are made of, each time anew.
-pub(super) struct Lan {
-    pub(super) settings: Settings,
+pub(super) struct LanServices {
+    pub(super) settings: ApplianceSettings,
     /// Those of systemd's that we have. They outlive an address: each time the services get copies.
     pub(super) sockets: Sockets,
     pub(super) store: Store,
@@ -54,13 +54,13 @@ pub(super) struct Lan {
 }
 
 /// Sockets on one address of the LAN interface.
-pub(super) struct Bound {
+pub(super) struct LanSockets {
     interface: LanInterface,
     tftp: Option<tftp::Service>,
     dhcp: Option<dhcp::Service>,
 }
 
-impl Bound {
+impl LanSockets {
     /// Where TFTP is served, if it is.
     pub(super) fn tftp(&self) -> Option<SocketAddrV4> {
         self.tftp.as_ref().map(tftp::Service::local_addr)
@@ -72,21 +72,21 @@ impl Bound {
     }
 }
 
-impl Lan {
+impl LanServices {
     /// Opens the sockets that the settings ask for.
-    pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<Bound> {
+    pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<LanSockets> {
         let settings = &self.settings;
         let tftp = settings.tftp.enabled.then(|| self.tftp_service(&interface)).transpose()?;
         let dhcp = settings.dhcp.enabled.then(|| self.dhcp_service(&interface)).transpose()?;
-        Ok(Bound { interface, tftp, dhcp })
+        Ok(LanSockets { interface, tftp, dhcp })
     }
 
     /// Serves until `stop`, on one address after the other. An error is one of the services', not of the interface.
     ///
     /// Without sockets to begin with, the interface is waited for.
-    pub(super) async fn run(self, mut bound: Option<Bound>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn run(self, mut bound: Option<LanSockets>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut name = self.settings.interface.clone();
-        let mut changes = Changes::new();
+        let mut changes = InterfaceChanges::new();
         loop {
             if let Some(bound) = bound {
                 // The same interface by name from now on, whatever else looks like a LAN.
@@ -106,8 +106,13 @@ impl Lan {
     }
 
     /// Serves on one address: true when it has changed, false after a stop.
-    async fn serve(&self, bound: Bound, changes: &mut Changes, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let Bound { interface, tftp, dhcp } = bound;
+    async fn serve(
+        &self,
+        bound: LanSockets,
+        changes: &mut InterfaceChanges,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let LanSockets { interface, tftp, dhcp } = bound;
         // On another network an address says nothing about the device that had it here.
         let devices = Arc::new(RwLock::new(known_devices(&self.settings, &interface)));
         let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
@@ -157,7 +162,7 @@ impl Lan {
         &self,
         interface: &LanInterface,
         tasks: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
-        changes: &mut Changes,
+        changes: &mut InterfaceChanges,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         // Between the look that found the address and the first report, it may have gone.
@@ -178,7 +183,7 @@ impl Lan {
         }
     }
 
-    async fn has_changed(&self, before: &LanInterface, changes: &mut Changes) -> bool {
+    async fn has_changed(&self, before: &LanInterface, changes: &mut InterfaceChanges) -> bool {
         let mut found = self.find(Some(&before.name));
         let until = Instant::now() + FLAP;
         while found.is_err() && Instant::now() < until {
@@ -203,7 +208,7 @@ impl Lan {
     }
 
     /// Waits for an address and binds it.
-    async fn bind_again(&self, name: Option<&str>, changes: &mut Changes) -> Bound {
+    async fn bind_again(&self, name: Option<&str>, changes: &mut InterfaceChanges) -> LanSockets {
         let mut said = None;
         loop {
             let bound = self.find(name).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
@@ -281,7 +286,7 @@ fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::Joi
     }
 }
 
-fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
+fn known_devices(settings: &ApplianceSettings, lan: &LanInterface) -> DeviceTable {
     let mut devices = if lan.address().is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
     for (address, mac) in &settings.neighbours {
         if !devices.fixed(*address, *mac) {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use status::stats::{MAX_ALERTS, MAX_DEVICES};
-use status::{Memory, Stats, memory};
+use status::{Stats, StatsMemory, memory};
 use store::Store;
 
 /// How often what changed is written.
@@ -34,11 +34,11 @@ type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The record's memory on disk. Clones are the same memory. Operations may block on the disk.
 #[derive(Debug, Clone)]
 pub struct StoredMemory {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<MemoryOnDisk>>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct MemoryOnDisk {
     store: Store,
     stats: Stats,
     /// What is on disk, by tree; `None` until it was read.
@@ -48,7 +48,7 @@ struct Inner {
 impl StoredMemory {
     /// A memory for this record. Nothing is read yet.
     pub fn new(store: Store, stats: Stats) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { store, stats, kept: None })) }
+        Self { inner: Arc::new(Mutex::new(MemoryOnDisk { store, stats, kept: None })) }
     }
 
     /// Reads what an earlier run kept into the record, once. What cannot be read is forgotten.
@@ -81,12 +81,12 @@ impl StoredMemory {
     }
 
     /// What is in there is a copy: whatever a panic left of it, it can be written anew.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, MemoryOnDisk> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl MemoryOnDisk {
     fn recall(&mut self) {
         if self.kept.is_some() {
             return;
@@ -98,7 +98,7 @@ impl Inner {
             let value = u64::from_le_bytes(value.as_slice().try_into().ok()?);
             Some((String::from_utf8(name.clone()).ok()?, value))
         };
-        self.stats.recall(Memory {
+        self.stats.recall(StatsMemory {
             phones: values(kept.get(PHONES)),
             files: values(kept.get(FILES)),
             counters: kept.get(COUNTERS).into_iter().flatten().filter_map(counter).collect(),
@@ -143,7 +143,7 @@ fn values<T: DeserializeOwned>(entries: Option<&Entries>) -> Vec<T> {
     entries.into_iter().flatten().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect()
 }
 
-fn trees(memory: &Memory) -> BTreeMap<&'static str, Entries> {
+fn trees(memory: &StatsMemory) -> BTreeMap<&'static str, Entries> {
     fn entry<T: Serialize>(key: Vec<u8>, value: &T) -> Option<(Vec<u8>, Vec<u8>)> {
         Some((key, serde_json::to_vec(value).ok()?))
     }
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use api::{AlertCode, TransferEnd};
     use ids::{Generation, MacAddr};
-    use status::{Report, TransferRecord};
+    use status::{StatusReport, TransferRecord};
 
     fn asked(stats: &Stats, last: u8, file: &str) {
         stats.transfer(TransferRecord {
@@ -183,11 +183,11 @@ mod tests {
     }
 
     /// One run of an appliance: what it knew at its start, and what it kept at its end.
-    fn run(dir: &Path, act: impl FnOnce(&Stats, &StoredMemory)) -> Report {
+    fn run(dir: &Path, act: impl FnOnce(&Stats, &StoredMemory)) -> StatusReport {
         let stats = Stats::new();
         let memory = StoredMemory::new(Store::open(dir).unwrap(), stats.clone());
         memory.recall();
-        let report = Report::of(&stats);
+        let report = StatusReport::of(&stats);
         act(&stats, &memory);
         memory.keep();
         report
@@ -204,7 +204,7 @@ mod tests {
         assert!(empty.phones.is_empty() && empty.counters.is_empty());
         let before = run(dir.path(), |stats, _| asked(stats, 1, "c.cfg"));
         assert_eq!((before.phones.len(), before.files.len(), before.alerts.len()), (2, 2, 1));
-        let after = run(dir.path(), |stats, _| stats.told(&Report::of(stats).alerts));
+        let after = run(dir.path(), |stats, _| stats.told(&StatusReport::of(stats).alerts));
         assert_eq!((after.files.len(), after.alerts.len()), (3, 1));
         assert_eq!(after.counters.get("tftp.delivered"), Some(&3));
         let told = run(dir.path(), |_, _| ());

@@ -106,7 +106,11 @@ impl NeighbourService {
     /// Follows the table over one connection to its end.
     async fn follow(
         &mut self,
-        (connection, handle, mut reports): (impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin),
+        (connection, handle, mut reports): (
+            impl Future<Output = ()>,
+            Handle,
+            impl Stream<Item = NeighbourReport> + Unpin,
+        ),
         probe: &UdpSocket,
         asked: &mut Asked,
         resolve: &mut mpsc::Receiver<Ipv4Addr>,
@@ -244,10 +248,11 @@ fn describe(change: &AddressChange) -> String {
 }
 
 /// One report of the kernel.
-type Report = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
+type NeighbourReport = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
 
 /// The connection to be driven, the way to ask, and what comes unasked.
-fn connect() -> Result<(impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin), NeighbourError> {
+fn connect() -> Result<(impl Future<Output = ()>, Handle, impl Stream<Item = NeighbourReport> + Unpin), NeighbourError>
+{
     rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh]).map_err(NeighbourError::Socket)
 }
 

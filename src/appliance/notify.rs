@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use api::{Alert, AlertCode, SiteState};
-use status::{Report, Stats};
+use status::{Stats, StatusReport};
 
 /// How often it is looked whether the appliance's state changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let report = Report::of(&stats);
+        let report = StatusReport::of(&stats);
         let now = (led(&report), format!("serving generation {}; HQ: {}", report.generation, report.state));
         if told.as_ref() == Some(&now) {
             continue;
@@ -70,7 +70,7 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
 }
 
 /// What the LED shows: `serving`, `stale` (served, but HQ has not confirmed it) or `fault`. See `systemd/led`.
-fn led(report: &Report) -> &'static str {
+fn led(report: &StatusReport) -> &'static str {
     let broken = |alert: &Alert| {
         matches!(AlertCode::from_code(&alert.code), Some(AlertCode::ReleaseDamaged | AlertCode::DhcpLeaseLog))
     };
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_led_tells_service_from_silence_and_fault() {
-        let shown = |stats: &Stats| led(&Report::of(stats));
+        let shown = |stats: &Stats| led(&StatusReport::of(stats));
         assert_eq!(shown(&Stats::new()), "serving");
         assert_eq!(shown(&after_poll(SiteState::Ok)), "serving");
         assert_eq!(shown(&after_poll(SiteState::Unreachable)), "stale");

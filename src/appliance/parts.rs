@@ -9,36 +9,36 @@ use tracing::{error, info, warn};
 use super::activation::Sockets;
 use super::clock;
 use super::commands::{self, Commands};
-use super::config::Settings;
+use super::config::ApplianceSettings;
 use super::health::Health;
 use super::image::ImageService;
 use super::interface::{self, LanInterface};
-use super::lan::{Bound, Lan};
+use super::lan::{LanServices, LanSockets};
 use super::memory::StoredMemory;
 use access::{Catalog, Files, Opened};
 use api::{AlertCode, SiteState};
-use status::service::{Command, Service as StatusService};
+use status::service::{SocketCommand, StatusService};
 use status::{PollState, Stats};
 use store::Store;
 use telemetry::Hint as _;
 use update::{RollBackRequest, SiteIdentity, Updater};
 
 /// Everything that runs, before it does.
-pub(super) struct Parts {
+pub(super) struct ApplianceParts {
     /// TFTP, DHCP and the neighbour table.
-    pub(super) lan: Lan,
+    pub(super) lan: LanServices,
     /// The sockets of the LAN; `None` until there is an address.
-    pub(super) bound: Option<Bound>,
+    pub(super) bound: Option<LanSockets>,
     /// Follows the image that the release wants.
     pub(super) image: ImageService,
     /// Keeps over restarts what `status` knows.
     pub(super) memory: StoredMemory,
     /// `None` on an appliance that is not enrolled.
-    pub(super) update: Option<Update>,
+    pub(super) update: Option<UpdaterParts>,
     /// The status socket.
     pub(super) status: StatusService,
     /// From the status socket to `commands`.
-    pub(super) asks: mpsc::Sender<Command>,
+    pub(super) asks: mpsc::Sender<SocketCommand>,
     /// Does what the status socket is asked for.
     pub(super) commands: Commands,
     /// The record of what happens here.
@@ -48,7 +48,7 @@ pub(super) struct Parts {
 }
 
 /// The updater, and whom it hears and tells.
-pub(super) struct Update {
+pub(super) struct UpdaterParts {
     /// It polls.
     pub(super) updater: Updater,
     /// New releases go here.
@@ -58,15 +58,15 @@ pub(super) struct Update {
 }
 
 /// An appliance that is a site.
-struct Enrolled {
+struct EnrolledAppliance {
     identity: SiteIdentity,
     /// The release that was served before, verified again; `None` if there is none or it does not hold.
     active: Option<Opened>,
 }
 
-impl Parts {
+impl ApplianceParts {
     /// Makes everything that the settings ask for. If a socket is not to be had, nothing has begun.
-    pub(super) async fn open(settings: &Settings, sockets: Sockets) -> anyhow::Result<Self> {
+    pub(super) async fn open(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<Self> {
         let interface = lan_interface(settings)?;
         let store = open_store(settings)?;
         let stats = Stats::with_clock(Arc::new(clock::now));
@@ -81,7 +81,7 @@ impl Parts {
         let (releases, catalog) = watch::channel(initial);
         let (asks, asked) = mpsc::channel(commands::QUEUE);
         let (go_back, roll_backs) = mpsc::channel(1);
-        let lan = Lan {
+        let lan = LanServices {
             settings: settings.clone(),
             sockets,
             store: store.clone(),
@@ -97,7 +97,7 @@ impl Parts {
             bound,
             image: image(settings, &store, catalog, &stats),
             memory: StoredMemory::new(store.clone(), stats.clone()),
-            update: enrolled.map(|site| Update {
+            update: enrolled.map(|site| UpdaterParts {
                 updater: updater(settings, store, site, &stats),
                 releases,
                 roll_backs,
@@ -112,7 +112,7 @@ impl Parts {
 }
 
 /// The LAN interface; `None` if it may still come.
-fn lan_interface(settings: &Settings) -> anyhow::Result<Option<LanInterface>> {
+fn lan_interface(settings: &ApplianceSettings) -> anyhow::Result<Option<LanInterface>> {
     match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
         Ok(interface) => Ok(Some(interface)),
         // A VLAN is made, or an address comes by DHCP, when this runs already.
@@ -124,7 +124,7 @@ fn lan_interface(settings: &Settings) -> anyhow::Result<Option<LanInterface>> {
     }
 }
 
-fn open_store(settings: &Settings) -> anyhow::Result<Store> {
+fn open_store(settings: &ApplianceSettings) -> anyhow::Result<Store> {
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
         .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
@@ -141,7 +141,7 @@ fn fetch_what_is_damaged(store: &Store, poll_now: &Arc<Notify>) {
 }
 
 /// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolled>> {
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<EnrolledAppliance>> {
     let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
@@ -159,32 +159,37 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
     let (store, identity_here) = (store.clone(), identity.clone());
     let active = tokio::task::spawn_blocking(move || update::load_active(&store, &identity_here)).await?;
     match active {
-        Ok(active) => Ok(Some(Enrolled { identity, active })),
+        Ok(active) => Ok(Some(EnrolledAppliance { identity, active })),
         Err(error) => {
             // The next poll fetches what is damaged. Until then there is nothing that may be served.
             error!(%error, "the stored release does not hold");
             stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
-            Ok(Some(Enrolled { identity, active: None }))
+            Ok(Some(EnrolledAppliance { identity, active: None }))
         }
     }
 }
 
 /// What is served until the first poll.
-fn first_catalog(enrolled: Option<&Enrolled>) -> anyhow::Result<Arc<Catalog>> {
+fn first_catalog(enrolled: Option<&EnrolledAppliance>) -> anyhow::Result<Arc<Catalog>> {
     Ok(match enrolled {
-        Some(Enrolled { active: Some(active), .. }) => Arc::clone(active.catalog()),
-        Some(Enrolled { identity, active: None }) => Arc::new(Catalog::empty(identity.site().clone())),
+        Some(EnrolledAppliance { active: Some(active), .. }) => Arc::clone(active.catalog()),
+        Some(EnrolledAppliance { identity, active: None }) => Arc::new(Catalog::empty(identity.site().clone())),
         None => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     })
 }
 
-fn status_socket(settings: &Settings) -> anyhow::Result<StatusService> {
+fn status_socket(settings: &ApplianceSettings) -> anyhow::Result<StatusService> {
     StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .hint("set status.socket to a path in a directory that you may write")
 }
 
-fn health(settings: &Settings, store: &Store, catalog: &watch::Receiver<Arc<Catalog>>, stats: &Stats) -> Health {
+fn health(
+    settings: &ApplianceSettings,
+    store: &Store,
+    catalog: &watch::Receiver<Arc<Catalog>>,
+    stats: &Stats,
+) -> Health {
     Health {
         catalog: catalog.clone(),
         files: Arc::new(store.clone()) as Arc<dyn Files>,
@@ -193,7 +198,12 @@ fn health(settings: &Settings, store: &Store, catalog: &watch::Receiver<Arc<Cata
     }
 }
 
-fn image(settings: &Settings, store: &Store, catalog: watch::Receiver<Arc<Catalog>>, stats: &Stats) -> ImageService {
+fn image(
+    settings: &ApplianceSettings,
+    store: &Store,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    stats: &Stats,
+) -> ImageService {
     ImageService {
         state_file: settings.image_state.clone(),
         state: settings.state.clone(),
@@ -203,11 +213,11 @@ fn image(settings: &Settings, store: &Store, catalog: watch::Receiver<Arc<Catalo
     }
 }
 
-fn updater(settings: &Settings, store: Store, site: Enrolled, stats: &Stats) -> Updater {
-    let Enrolled { identity, active } = site;
+fn updater(settings: &ApplianceSettings, store: Store, site: EnrolledAppliance, stats: &Stats) -> Updater {
+    let EnrolledAppliance { identity, active } = site;
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || status::StatusReport::of(&told).check_in());
     let clock = Box::new(update::HostClock::new(clock::synchronised));
     Updater::new(store, identity, polling, stats.clone(), clock, report).with_active(active)
 }

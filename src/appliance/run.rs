@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::activation::Sockets;
-use super::config::Settings;
-use super::lan::Bound;
+use super::config::ApplianceSettings;
+use super::lan::LanSockets;
 use super::memory::StoredMemory;
 use super::notify;
-use super::parts::{Parts, Update};
+use super::parts::{ApplianceParts, UpdaterParts};
 use status::Stats;
 
 /// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
@@ -24,9 +24,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// What writing down what was seen may take at the end.
 const KEEP_WITHIN: Duration = Duration::from_secs(2);
 
-/// An appliance that runs. Dropping it without [`Running::stop`] aborts everything.
+/// An appliance that runs. Dropping it without [`RunningAppliance::stop`] aborts everything.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningAppliance {
     /// Where TFTP was served first, if it is; the LAN's address may have changed since.
     pub tftp: Option<SocketAddrV4>,
     /// Where DHCP was answered first, if it is.
@@ -44,7 +44,7 @@ pub struct Running {
 ///
 /// # Errors
 /// If it cannot start, or a service lost its socket for good: then systemd starts us again.
-pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
+pub async fn until_stopped(settings: &ApplianceSettings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -69,21 +69,21 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If the state directory, the LAN interface or a socket is not to be had. What was started is stopped again.
-pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
+pub async fn start(settings: &ApplianceSettings) -> anyhow::Result<RunningAppliance> {
     start_on(settings, Sockets::default()).await
 }
 
-async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
-    Ok(Running::start(Parts::open(settings, sockets).await?))
+async fn start_on(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<RunningAppliance> {
+    Ok(RunningAppliance::start(ApplianceParts::open(settings, sockets).await?))
 }
 
-impl Running {
+impl RunningAppliance {
     /// Starts every task of the process. `lan` starts three of its own, on each address anew.
-    fn start(parts: Parts) -> Self {
-        let Parts { lan, bound, image, memory, update, status, asks, commands, stats, poll_now } = parts;
+    fn start(parts: ApplianceParts) -> Self {
+        let ApplianceParts { lan, bound, image, memory, update, status, asks, commands, stats, poll_now } = parts;
         let mut running = Self {
-            tftp: bound.as_ref().and_then(Bound::tftp),
-            dhcp: bound.as_ref().and_then(Bound::dhcp),
+            tftp: bound.as_ref().and_then(LanSockets::tftp),
+            dhcp: bound.as_ref().and_then(LanSockets::dhcp),
             stats: stats.clone(),
             poll_now: Arc::clone(&poll_now),
             memory: memory.clone(),
@@ -93,7 +93,7 @@ impl Running {
         running.spawn("lan", |stop| lan.run(bound, stop));
         running.spawn("image", |stop| image.run(stop));
         running.spawn("memory", |stop| memory.run(stop));
-        if let Some(Update { updater, releases, roll_backs }) = update {
+        if let Some(UpdaterParts { updater, releases, roll_backs }) = update {
             running.spawn("update", |stop| updater.run(releases, poll_now, roll_backs, stop));
         }
         running.spawn("notify", |stop| notify::follow(stats.clone(), stop));
@@ -106,7 +106,7 @@ impl Running {
     /// Starts one named task, which ends when `stop` says so. Returning earlier ends the process.
     fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
-        F: Future<Output: Ending> + Send + 'static,
+        F: Future<Output: TaskEnding> + Send + 'static,
     {
         let task = task(self.stop.clone());
         self.tasks.spawn(async move { (name, task.await.ending()) });
@@ -146,17 +146,17 @@ impl Running {
 }
 
 /// How a task ended. Some of them cannot fail.
-trait Ending {
+trait TaskEnding {
     fn ending(self) -> anyhow::Result<()>;
 }
 
-impl Ending for () {
+impl TaskEnding for () {
     fn ending(self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
-impl<E: Into<anyhow::Error>> Ending for Result<(), E> {
+impl<E: Into<anyhow::Error>> TaskEnding for Result<(), E> {
     fn ending(self) -> anyhow::Result<()> {
         self.map_err(Into::into)
     }

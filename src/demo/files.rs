@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
+use super::stage::{DemoHq, DemoSite, free_udp_port, unprivileged_dhcp};
 use access::owner;
 use hq::{init, lint};
 use ids::{FileName, Generation, MacAddr};
@@ -20,9 +20,9 @@ const MAX_FILES: usize = 20_000;
 /// HQ and a site that serve a directory.
 #[derive(Debug)]
 pub struct Served {
-    hq: Hq,
+    hq: DemoHq,
     /// `None` if it is left to `lineside run`.
-    site: Option<Site>,
+    site: Option<DemoSite>,
     files: usize,
     own: usize,
     at: SocketAddrV4,
@@ -56,7 +56,7 @@ pub async fn serve(
     ensure!(!names.is_empty(), "{} has no files", dir.display());
 
     let scratch = tempfile::Builder::new().prefix("lineside-demo-").tempdir()?;
-    let hq = Hq::start(scratch.path(), "Files").await?;
+    let hq = DemoHq::start(scratch.path(), "Files").await?;
     let mut phones: BTreeMap<MacAddr, ()> = neighbours.iter().map(|(_, mac)| (*mac, ())).collect();
     let mut own = 0;
     for name in &names {
@@ -72,7 +72,7 @@ pub async fn serve(
     let relay = free_udp_port()?;
     let devices = neighbours.iter().copied().collect();
     let home = keep.unwrap_or(scratch.path());
-    let site = Site::start(home, "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
+    let site = DemoSite::start(home, "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
     hq.publish().await?;
     site.serves(Generation(1)).await?;
     let at = site.tftp()?;
@@ -102,7 +102,12 @@ impl Served {
 }
 
 /// A fleet directory with one site, one model with next to no template, and the files as they are.
-fn fill<'a>(hq: &Hq, dir: &Path, names: &[FileName], phones: impl Iterator<Item = &'a MacAddr>) -> anyhow::Result<()> {
+fn fill<'a>(
+    hq: &DemoHq,
+    dir: &Path,
+    names: &[FileName],
+    phones: impl Iterator<Item = &'a MacAddr>,
+) -> anyhow::Result<()> {
     let layout = &hq.layout;
     for folder in [layout.templates(), layout.sites(), layout.files()] {
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;

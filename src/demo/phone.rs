@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a phone knows of itself.
 #[derive(Debug, Clone)]
-pub struct Phone {
+pub struct SimulatedPhone {
     /// What people call it.
     pub name: String,
     /// Its address on its label.
@@ -33,7 +33,7 @@ pub struct Phone {
 
 /// What DHCP told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub struct DhcpAnswer {
     /// Its own address.
     pub ip: Ipv4Addr,
     /// Option 66.
@@ -53,9 +53,9 @@ pub enum Fetched {
     Silence,
 }
 
-impl Phone {
+impl SimulatedPhone {
     /// DISCOVER, OFFER, REQUEST, ACK through a relay agent at `relay`, which answers come back to.
-    pub async fn lease(&self, server: SocketAddrV4, relay: SocketAddrV4) -> anyhow::Result<Address> {
+    pub async fn lease(&self, server: SocketAddrV4, relay: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(relay).await.with_context(|| format!("cannot be a relay agent at {relay}"))?;
         let mut discover = self.message(MessageType::Discover);
         discover.set_giaddr(*relay.ip());
@@ -67,16 +67,16 @@ impl Phone {
             request.opts_mut().insert(id.clone());
         }
         let ack = self.exchange(&socket, server, &request, MessageType::Ack).await?;
-        Ok(told(&ack, ack.yiaddr()))
+        Ok(dhcp_answer(&ack, ack.yiaddr()))
     }
 
     /// INFORM from an address that it has already.
-    pub async fn inform(&self, server: SocketAddrV4, own: SocketAddrV4) -> anyhow::Result<Address> {
+    pub async fn inform(&self, server: SocketAddrV4, own: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(own).await.with_context(|| format!("cannot use {own}"))?;
         let mut inform = self.message(MessageType::Inform);
         inform.set_ciaddr(*own.ip());
         let ack = self.exchange(&socket, server, &inform, MessageType::Ack).await?;
-        Ok(told(&ack, *own.ip()))
+        Ok(dhcp_answer(&ack, *own.ip()))
     }
 
     fn message(&self, kind: MessageType) -> Message {
@@ -125,23 +125,23 @@ impl Phone {
         if let Some(blksize) = self.blksize {
             request.extend_from_slice(format!("blksize\0{blksize}\0tsize\0{}\0", 0).as_bytes());
         }
-        Receiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }.run(&request).await
+        TftpReceiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }.run(&request).await
     }
 
     /// Tries to write a file, as Polycom phones do with their logs. Returns the server's answer.
     pub async fn put(&self, server: SocketAddrV4, own: Ipv4Addr, name: &str) -> anyhow::Result<Fetched> {
         let socket = UdpSocket::bind((own, 0)).await.with_context(|| format!("cannot use {own}"))?;
-        Receiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }
+        TftpReceiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }
             .run(&request(2, name))
             .await
     }
 }
 
-fn told(message: &Message, ip: Ipv4Addr) -> Address {
+fn dhcp_answer(message: &Message, ip: Ipv4Addr) -> DhcpAnswer {
     let raw = |code: u8| message.opts().get(OptionCode::from(code)).and_then(option_bytes);
     let tftp_servers = raw(150).unwrap_or_default();
     let (addresses, _) = tftp_servers.as_chunks::<4>();
-    Address {
+    DhcpAnswer {
         ip,
         tftp_server_name: raw(66).map(|name| String::from_utf8_lossy(&name).into_owned()),
         tftp_servers: addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect(),
@@ -159,7 +159,7 @@ fn request(opcode: u8, name: &str) -> Vec<u8> {
 }
 
 /// The receiving half of RFC 1350, as simple as a phone's.
-struct Receiver {
+struct TftpReceiver {
     socket: UdpSocket,
     server: SocketAddrV4,
     reply_to: Option<std::net::SocketAddr>,
@@ -168,7 +168,7 @@ struct Receiver {
     content: Vec<u8>,
 }
 
-impl Receiver {
+impl TftpReceiver {
     async fn run(mut self, request: &[u8]) -> anyhow::Result<Fetched> {
         let mut last = request.to_vec();
         let mut tries = 0;

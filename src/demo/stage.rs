@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use api::{EnrolmentToken, SiteState};
 use appliance::clock;
-use appliance::config::{DhcpPart, Settings};
-use appliance::run::{self, Running};
+use appliance::config::{ApplianceSettings, DhcpPart};
+use appliance::run::{self, RunningAppliance};
 use hq::enrol;
 use hq::init::{self, InitOptions};
 use hq::inventory::Inventory;
@@ -21,7 +21,7 @@ use hq::publish::{self, PublishOptions, Summary};
 use ids::{Generation, MacAddr};
 use online::service;
 use repository::layout::Layout;
-use status::Report;
+use status::StatusReport;
 use store::Store;
 
 /// How long anything may take before the demo gives up on it.
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A fresh HQ.
 #[derive(Debug)]
-pub struct Hq {
+pub struct DemoHq {
     /// Its fleet directory.
     pub layout: Layout,
     /// Where it serves.
@@ -37,7 +37,7 @@ pub struct Hq {
     serving: Option<(CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>)>,
 }
 
-impl Hq {
+impl DemoHq {
     /// `lineside-hq init`, then what `lineside-hq serve` does.
     pub async fn start(dir: &Path, name: &str) -> anyhow::Result<Self> {
         // The URL is part of what init signs and certifies, so the port has to be known before.
@@ -51,7 +51,7 @@ impl Hq {
         Ok(hq)
     }
 
-    /// Starts serving, again after [`Hq::go_away`].
+    /// Starts serving, again after [`DemoHq::go_away`].
     pub fn serve(&mut self) -> anyhow::Result<()> {
         let server = service::Server::bind(service::ServeOptions { dir: self.layout.online(), listen: self.address })?;
         let stop = CancellationToken::new();
@@ -103,15 +103,15 @@ impl Hq {
 
 /// One appliance.
 #[derive(Debug)]
-pub struct Site {
+pub struct DemoSite {
     /// Its name at HQ.
     pub name: String,
     /// Its services.
-    pub running: Running,
-    settings: Settings,
+    pub running: RunningAppliance,
+    settings: ApplianceSettings,
 }
 
-impl Site {
+impl DemoSite {
     /// `lineside enroll` with a token, then what `lineside run` does, as an ordinary user on loopback.
     pub async fn start(
         dir: &Path,
@@ -122,7 +122,7 @@ impl Site {
         dhcp: DhcpPart,
     ) -> anyhow::Result<Self> {
         let state = dir.join(name);
-        let settings = Settings {
+        let settings = ApplianceSettings {
             interface: Some("lo".to_owned()),
             allow_loopback: true,
             neighbours,
@@ -164,7 +164,7 @@ impl Site {
 
     /// The file that makes `lineside run` this appliance.
     pub fn config(&self) -> String {
-        let Settings { neighbours, state, tftp, dhcp, poll, status_socket, log, .. } = &self.settings;
+        let ApplianceSettings { neighbours, state, tftp, dhcp, poll, status_socket, log, .. } = &self.settings;
         let fixed: Vec<String> = neighbours.iter().map(|(address, mac)| format!("\"{address}\" = \"{mac}\"")).collect();
         format!(
             "[lan]\ninterface = \"lo\"\nallow-loopback = true\nneighbours = {{ {} }}\n\n[storage]\nstate = {state:?}\n\n\
@@ -183,13 +183,13 @@ impl Site {
     }
 
     /// What `lineside status` shows.
-    pub fn report(&self) -> Report {
-        Report::of(&self.running.stats)
+    pub fn report(&self) -> StatusReport {
+        StatusReport::of(&self.running.stats)
     }
 
     /// Polls now and waits until that poll's outcome satisfies.
-    pub async fn poll_until(&self, what: &str, holds: impl Fn(&Report) -> bool) -> anyhow::Result<Report> {
-        let polls = |report: &Report| -> u64 {
+    pub async fn poll_until(&self, what: &str, holds: impl Fn(&StatusReport) -> bool) -> anyhow::Result<StatusReport> {
+        let polls = |report: &StatusReport| -> u64 {
             report.counters.iter().filter(|(name, _)| name.starts_with("poll.")).map(|(_, count)| count).sum()
         };
         let end = Instant::now() + PATIENCE;
@@ -215,7 +215,7 @@ impl Site {
     }
 
     /// Polls until it serves this generation and all is well.
-    pub async fn serves(&self, generation: Generation) -> anyhow::Result<Report> {
+    pub async fn serves(&self, generation: Generation) -> anyhow::Result<StatusReport> {
         self.poll_until("the release", |report| report.generation == generation && report.state == SiteState::Ok.code())
             .await
     }

@@ -15,7 +15,7 @@ const STRANGER: &str = "zzzzzzzzzzzzzzzz";
 
 /// The keys of a sample and of its reader, each with the tables that it is in: `dhcp.range`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Keys {
+pub struct SampleKeys {
     /// What stands in the sample. Tables whose keys people choose are left out.
     pub documented: BTreeSet<String>,
     /// What the reader asks for.
@@ -34,7 +34,7 @@ pub fn uncommented(sample: &str) -> String {
 /// The keys in `sample`, beside those that `read` asks for. `read` answers with its problems.
 ///
 /// A reader is asked by its own messages: each table gets a key that nobody knows, and the hint lists those known.
-pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> Keys {
+pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> SampleKeys {
     let text = uncommented(sample);
     let mut with_strangers = format!("{STRANGER} = 1\n");
     for line in text.lines() {
@@ -59,7 +59,7 @@ pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> Keys {
     let parsed = text.parse::<Table>().unwrap_or_default();
     collect("", &parsed, &mut documented);
     documented.retain(|key| tables.contains(key.rfind('.').map_or("", |dot| key.get(..=dot).unwrap_or_default())));
-    Keys { documented, known }
+    SampleKeys { documented, known }
 }
 
 fn collect(path: &str, table: &Table, found: &mut BTreeSet<String>) {

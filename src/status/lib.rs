@@ -5,12 +5,12 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
-mod kept;
+mod carried_over;
 pub mod memory;
 pub mod report;
 pub mod service;
 pub mod stats;
 
-pub use memory::{FileSeen, Memory};
-pub use report::Report;
+pub use memory::{FileSeen, StatsMemory};
+pub use report::StatusReport;
 pub use stats::{PollState, Stats, TransferRecord};

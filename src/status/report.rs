@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::FileSeen;
+use super::carried_over::FileSeen;
 use super::stats::{Stats, TransferShown};
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
@@ -20,7 +20,7 @@ const TEXT_TRANSFERS: usize = 12;
 /// Everything that `lineside status` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Report {
+pub struct StatusReport {
     /// The appliance's version.
     pub version: String,
     /// When this was asked.
@@ -67,7 +67,7 @@ pub struct Report {
     pub counters: BTreeMap<String, u64>,
 }
 
-impl Report {
+impl StatusReport {
     /// The record as it is now.
     pub fn of(stats: &Stats) -> Self {
         let now = stats.now();
@@ -237,7 +237,7 @@ mod tests {
         });
         stats.alert(AlertCode::GuessingDevice, "00:00:5e:00:53:01 guesses names".to_owned());
         clock.store(1_300, Ordering::Relaxed);
-        let text = Report::of(&stats).text();
+        let text = StatusReport::of(&stats).text();
         for part in
             ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        guessing-device: 00:00:5e"]
         {
@@ -261,7 +261,7 @@ mod tests {
                 outcome: TransferEnd::Unconfirmed.into(),
             });
         }
-        let text = Report::of(&stats).text();
+        let text = StatusReport::of(&stats).text();
         let rows: Vec<Vec<&str>> = text
             .lines()
             .skip_while(|line| !line.contains("last transfers"))
@@ -278,10 +278,10 @@ mod tests {
     #[test]
     fn how_the_keys_lie_on_the_card_is_told_as_it_is() -> Result<(), serde_json::Error> {
         let stats = Stats::new();
-        assert!(!Report::of(&stats).text().contains("\nkeys"), "there are none yet");
+        assert!(!StatusReport::of(&stats).text().contains("\nkeys"), "there are none yet");
         for encrypted in [false, true] {
             stats.keys_encrypted(encrypted);
-            let report = Report::of(&stats);
+            let report = StatusReport::of(&stats);
             assert!(report.text().contains(&format!("\nkeys         {}\n", keys_text(encrypted))), "{}", report.text());
             let sent = serde_json::to_string(&report.check_in())?;
             // What every board without a TPM says costs no bytes at every poll.
@@ -308,7 +308,7 @@ mod tests {
                 outcome: TransferEnd::Delivered.into(),
             });
         }
-        let check_in = Report::of(&stats).check_in();
+        let check_in = StatusReport::of(&stats).check_in();
         assert_eq!(check_in.phones.len(), CHECK_IN_PHONES);
         assert_eq!(check_in.counters.get("tftp.delivered"), Some(&500));
     }

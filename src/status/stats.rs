@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::{FileSeen, Kept};
+use super::carried_over::{CarriedOver, FileSeen};
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
 use ids::{Generation, MacAddr, UnixTime};
 
@@ -87,18 +87,18 @@ pub struct PollState {
 }
 
 /// Gives the time that history is stamped with.
-pub type Clock = dyn Fn() -> UnixTime + Send + Sync;
+pub type StatsClock = dyn Fn() -> UnixTime + Send + Sync;
 
 /// The shared record. Clones are the same record.
 #[derive(Clone)]
 pub struct Stats {
-    inner: Arc<Mutex<Inner>>,
-    clock: Arc<Clock>,
+    inner: Arc<Mutex<Record>>,
+    clock: Arc<StatsClock>,
 }
 
 /// What is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Inner {
+pub(super) struct Record {
     pub(super) started: Option<UnixTime>,
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) devices: HashMap<MacAddr, PhoneSeen>,
@@ -110,7 +110,7 @@ pub(super) struct Inner {
     pub(super) image: Option<ImageSeen>,
     pub(super) card_written_bytes: Option<u64>,
     pub(super) keys_encrypted: Option<bool>,
-    pub(super) kept: Kept,
+    pub(super) kept: CarriedOver,
 }
 
 impl Default for Stats {
@@ -132,8 +132,8 @@ impl Stats {
     }
 
     /// An empty record that stamps history with this clock.
-    pub fn with_clock(clock: Arc<Clock>) -> Self {
-        let inner = Inner { started: Some(clock()), ..Inner::default() };
+    pub fn with_clock(clock: Arc<StatsClock>) -> Self {
+        let inner = Record { started: Some(clock()), ..Record::default() };
         Self { inner: Arc::new(Mutex::new(inner)), clock }
     }
 
@@ -276,12 +276,12 @@ impl Stats {
     }
 
     /// The record may be read whatever a panicking writer left: every write leaves it whole.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Record> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl Record {
     fn seen(&mut self, phone: PhoneSeen) {
         if self.devices.len() >= MAX_DEVICES
             && !self.devices.contains_key(&phone.mac)

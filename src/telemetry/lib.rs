@@ -16,7 +16,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use hint::{Hint, Hinted, explain, hints};
-use targets::Named;
+use targets::EventLine;
 
 /// The environment variable that overrides the filter, for example `lineside=debug,lineside::tftp=trace`.
 pub const FILTER_VARIABLE: &str = "LINESIDE_LOG";
@@ -31,7 +31,7 @@ pub fn start(default_filter: &str) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         // Under systemd standard error is the journal, which stamps each line itself.
-        .event_format(Named { time: std::env::var_os("JOURNAL_STREAM").is_none() });
+        .event_format(EventLine { time: std::env::var_os("JOURNAL_STREAM").is_none() });
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         tracing::debug!("logging had been started before");
     }

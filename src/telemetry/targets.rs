@@ -65,12 +65,12 @@ fn shown(target: &str) -> (&'static str, &'static str, &str) {
 }
 
 /// One event a line, as `tracing_subscriber`'s own format has it: time, level, spans, target, fields.
-pub(crate) struct Named {
+pub(crate) struct EventLine {
     /// Whether the line begins with the time in UTC.
     pub(crate) time: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Named
+impl<S, N> FormatEvent<S, N> for EventLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -143,7 +143,7 @@ mod tests {
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || to.clone())
             .with_ansi(false)
-            .event_format(Named { time: false });
+            .event_format(EventLine { time: false });
         let filter = EnvFilter::builder().parse_lossy(to_crates(filter));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter).with(layer), || {
             let span = tracing::info_span!(target: "tftp::service", "transfer", device = 7);

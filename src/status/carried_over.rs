@@ -26,13 +26,13 @@ pub struct FileSeen {
     pub bytes: u64,
     /// The release that it was served from.
     pub generation: Generation,
-    /// How it ended: [`Outcome::code`](super::Outcome::code).
+    /// How it ended: the code of an [`api::FileOutcome`].
     pub outcome: String,
 }
 
 /// What is worth keeping over a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct StatsMemory {
     /// Devices seen.
     pub phones: Vec<PhoneSeen>,
     /// What became of each file that a phone of the inventory asked for.
@@ -45,7 +45,7 @@ pub struct Memory {
 
 /// What one record knows beyond what it shows.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct CarriedOver {
     pub(super) files: BTreeMap<(MacAddr, String), FileSeen>,
     /// Alerts that no check-in has carried yet.
     pub(super) untold: BTreeSet<(String, String)>,
@@ -53,7 +53,7 @@ pub(super) struct Kept {
     pub(super) recalled: BTreeSet<(String, String)>,
 }
 
-impl Kept {
+impl CarriedOver {
     /// A phone of the inventory was served, or not.
     pub(super) fn file(&mut self, seen: FileSeen) {
         let key = (seen.mac, seen.file.clone());
