@@ -1,4 +1,4 @@
-//! When interfaces or their addresses change, as the kernel tells it.
+//! Waits until the kernel reports that interfaces or their addresses have changed.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,35 +8,36 @@ use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
-/// How long the kernel's next word waits after one that was followed: a storm of them costs 20 looks a second.
+/// The pause between two reports. However many reports arrive, the caller looks at most 20 times a second.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long after the end of a connection to the kernel a new one is tried.
+/// How long after a netlink connection ended a new one is tried.
 const RESTART_AFTER: Duration = Duration::from_secs(10);
 
-/// Follows the kernel's reports of links and IPv4 addresses. Where there are none (no netlink in a sandbox), it is a
-/// clock.
+/// Follows the kernel's reports of links and IPv4 addresses. Where the kernel does not report (a sandbox without
+/// netlink), it lets the caller look at regular intervals.
 pub(super) struct InterfaceChanges {
     kernel: Option<KernelReports>,
-    /// Not before that is the next report taken, or a new connection tried.
+    /// The earliest time at which the next report is taken, or a new connection tried.
     next: Instant,
 }
 
 struct KernelReports {
-    /// Must be driven for reports to come.
+    /// The netlink connection. Reports arrive only while this future is polled.
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// What a report says does not matter: whoever hears of it looks for himself.
+    /// The reports without their content: the caller looks at the interface itself.
     reports: Pin<Box<dyn Stream<Item = ()> + Send>>,
 }
 
 impl InterfaceChanges {
-    /// Begins to listen. Must be called in a tokio runtime.
+    /// Begins to listen for reports. Must be called in a tokio runtime.
     pub(super) fn new() -> Self {
         let kernel = KernelReports::connect();
         Self { kernel, next: Instant::now() }
     }
 
-    /// Waits until something may have changed: `seldom` while the kernel reports, `often` while it does not. What
-    /// changes between two calls is not lost. Cancel safe.
+    /// Waits until something may have changed. While the kernel reports, it waits for a report, but no longer than
+    /// `seldom`; while the kernel does not report, it waits for `often`. A change between two calls is not lost. Cancel
+    /// safe.
     pub(super) async fn wait(&mut self, often: Duration, seldom: Duration) {
         if self.kernel.is_none() && self.next <= Instant::now() {
             self.kernel = KernelReports::connect();
@@ -71,7 +72,8 @@ impl KernelReports {
         }
     }
 
-    /// Waits for a report, and until `earliest`; takes all there are then. Says whether there will be no more.
+    /// Waits until `earliest` and then for a report, and takes all reports that are there. Returns true if the
+    /// connection has ended and no more reports will come.
     async fn report(&mut self, earliest: Instant) -> bool {
         tokio::select! {
             () = &mut self.connection => return true,

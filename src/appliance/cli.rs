@@ -157,7 +157,7 @@ async fn status(settings: &ApplianceSettings, json: bool, poll: bool) -> anyhow:
     print(&report.text())
 }
 
-/// Reads beside the running appliance, which replaces whole files.
+/// Reads the log files directly. That is safe beside a running appliance, which replaces only whole files.
 fn show_logs(settings: &ApplianceSettings, device: Option<MacAddr>) -> anyhow::Result<()> {
     let state = &settings.state;
     let unreadable = || format!("cannot read the logs under {}; run as the user that owns it", state.display());
@@ -188,7 +188,7 @@ fn show_logs(settings: &ApplianceSettings, device: Option<MacAddr>) -> anyhow::R
     print(&out)
 }
 
-/// A device wrote it; a terminal must not obey what is in it.
+/// A device wrote the text, so control characters are replaced: a terminal must not obey them.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars()

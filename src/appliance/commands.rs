@@ -1,4 +1,4 @@
-//! Does what people ask for on the status socket: a poll, a roll-back, a check of the appliance's health.
+//! Carries out what people ask for on the status socket: a poll, a roll-back, a check of the appliance's health.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use super::health::Health;
 use status::service::SocketCommand;
 use update::RollBackRequest;
 
-/// How many commands may wait. The socket answers one asker at a time.
+/// How many commands may wait. It is seldom more than one, because the socket serves one client at a time.
 pub(super) const QUEUE: usize = 8;
 
-/// An answer for people.
+/// Where the outcome of a command goes: a sentence for people, whether it worked or not.
 type CommandAnswer = oneshot::Sender<Result<String, String>>;
 
-/// Does what the status socket is asked for.
+/// The task that carries out the commands of the status socket.
 pub(super) struct Commands {
-    /// What people ask for.
+    /// The commands, from [`StatusService`](status::service::StatusService).
     pub(super) asked: mpsc::Receiver<SocketCommand>,
-    /// Makes the updater poll.
+    /// Wakes the updater, which then polls HQ.
     pub(super) poll_now: Arc<Notify>,
-    /// Makes the updater go back by one release. It takes one request at a time.
+    /// Asks the updater to go back by one release. It takes one request at a time.
     pub(super) roll_backs: mpsc::Sender<RollBackRequest>,
-    /// Looks whether the appliance does what it is for.
+    /// Checks whether the appliance does what it is for.
     pub(super) health: Health,
 }
 
 impl Commands {
-    /// Takes one command after the other until `stop`, or until nobody can ask any more. It waits on the next command,
-    /// and on the answers that take a moment: these are tasks of its own, which end with it.
+    /// Takes one command after the other until `stop`, or until all senders of commands are gone. An answer that takes
+    /// time is a task of its own, so that the next command does not wait for it. Those tasks end with this one.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut answers = JoinSet::new();
         loop {
@@ -56,7 +56,7 @@ impl Commands {
         }
     }
 
-    /// Hands a roll-back to the updater and waits for what comes of it.
+    /// Hands a roll-back to the updater, and lets a task wait for its outcome.
     fn roll_back(&self, answer: CommandAnswer, answers: &mut JoinSet<()>) {
         let (done, outcome) = oneshot::channel();
         if self.roll_backs.try_send(done).is_err() {

@@ -1,9 +1,11 @@
-//! The appliance's own image: what runs, what the release wants, and handing a new one to whoever installs it.
+//! The system image of the appliance: which one runs, which one the release wants, and how a new one is handed to the
+//! installer.
 //!
-//! The appliance may neither write to the slots nor run a program. It puts the release's bundle, complete and as signed,
-//! where the system's installer finds it (`lineside-os-install.path`), which checks RAUC's own signature, writes the
-//! other slot and restarts the machine. What became of it is in a file that the system writes; here it is told to HQ.
-//! Without that file this is no image of ours, but a package on somebody's Debian: then nothing is ever installed.
+//! The appliance may neither write to the slots nor run a program. It puts the release's RAUC bundle, complete and as
+//! signed, into a folder that the system's installer watches (`lineside-os-install.path`). The installer checks RAUC's
+//! own signature, writes the other slot and restarts the machine. The system then writes into a file what became of the
+//! image, and the appliance reports that to HQ. Without that file the appliance is a package on somebody's Debian, not
+//! an image of ours; then nothing is ever installed.
 
 use std::fs;
 use std::io;
@@ -28,22 +30,22 @@ use ids::{Digest, UnixTime};
 use status::Stats;
 use update::plan::may_activate;
 
-/// The installer's folder within the state directory.
+/// The folder that the installer watches, within the state directory.
 const FOLDER: &str = "os";
-/// What the installer takes.
+/// The file name under which the installer takes a bundle.
 const BUNDLE: &str = "install.raucb";
-/// The same while it is written.
+/// The name of the bundle while it is being written; the installer ignores it.
 const PART: &str = "install.raucb.part";
-/// The largest state file that is read, in bytes; a real one has under 500.
+/// The largest file of the system that is read, in bytes; a real one has under 500.
 const MAX_STATE_BYTES: u64 = 16 * 1024;
-/// How often the system's file and the clock are looked at.
+/// How often the file of the system and the clock are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How long the installer may leave a bundle lying.
+/// How long the installer may take to pick up a bundle before that becomes an alert.
 const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
-/// The alert for an image that is not what the release wants.
+/// The alert while the image that the release wants does not run here.
 const ALERT: AlertCode = AlertCode::Image;
 
-/// What the system says, a line each.
+/// What the system says about its image, in TOML; keys that are missing are empty (`image/README.md`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct ImageState {
@@ -57,7 +59,7 @@ struct ImageState {
 }
 
 impl ImageState {
-    /// The system's file; `None` if this is no image of ours.
+    /// Reads the file of the system. `None` if it is too large or not understood, which is also logged.
     fn read(path: &Path) -> Option<Self> {
         let bytes = fs::metadata(path).ok()?.len();
         let text = if bytes > MAX_STATE_BYTES { None } else { fs::read_to_string(path).ok() };
@@ -91,16 +93,16 @@ impl ImageState {
     }
 }
 
-/// What is to be done about an image.
+/// What is to be done about the image that the release wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum InstallDecision {
-    /// It runs, or there is none.
+    /// It runs already, or the release names none.
     Nothing,
-    /// Not now: this boot is not found good yet, or the window is shut.
+    /// Not now: this boot has not passed its health check yet, or it is outside the activation window.
     Wait,
-    /// Hand it over.
+    /// The installer shall get it now.
     Install,
-    /// Never, and why.
+    /// It is never installed here; the text says why, for people.
     Refuse(String),
 }
 
@@ -117,36 +119,36 @@ fn decide(image: Option<&BoardImage>, state: &ImageState, now: UnixTime) -> Inst
         ));
     }
     if state.tried_sha256.parse::<Digest>().is_ok_and(|tried| tried == image.bundle.sha256) {
-        // Once is enough: a bad image must not restart a site's phones for ever.
+        // An image is tried once: a bad one must not restart the box of a site again and again.
         return InstallDecision::Refuse(format!(
             "image {} was tried ({}); this runs {}. Publish a newer one",
             image.version, state.outcome, state.version
         ));
     }
-    // The other slot is what this boot falls back to if it turns out to be bad.
+    // Before this boot has passed, the other slot must stay: it is what the machine falls back to.
     if state.good && may_activate(image.window, now) { InstallDecision::Install } else { InstallDecision::Wait }
 }
 
-/// Follows what the release wants.
+/// The task that hands images to the installer and reports which one runs.
 pub struct ImageService {
-    /// Where the system says what runs.
+    /// The file in which the system says which image runs and what became of the last one.
     pub state_file: PathBuf,
-    /// The state directory.
+    /// The state directory; the installer's folder is in it.
     pub state: PathBuf,
-    /// The release.
+    /// The release that is served, which may name an image.
     pub catalog: watch::Receiver<Arc<Catalog>>,
-    /// Where its files are.
+    /// Opens the files of that release.
     pub files: Arc<dyn Files>,
-    /// Told what runs and what became of it.
+    /// The record that is told which image runs and what became of the last one.
     pub stats: Stats,
 }
 
 impl ImageService {
-    /// Follows until `stop`.
+    /// Looks at the system's file every 30 s and at each new release, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let card = Card::of(&self.state);
         let folder = self.state.join(FOLDER);
-        // Half a bundle of a process that ended.
+        // An earlier process may have left half a bundle.
         let _ = fs::remove_file(folder.join(PART));
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -201,11 +203,12 @@ impl ImageService {
     }
 }
 
-/// Writes the bundle in clear: under its name only when all of it is on the disk and is what was signed for.
+/// Writes the bundle in clear. It gets the name that the installer takes only when all of it is on the disk and has the
+/// length and SHA-256 that were signed for.
 fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()> {
     durable::create_dirs(folder, SHARED_DIR)?;
     let content = files.open(&image.bundle).map_err(io::Error::other)?;
-    // Whatever fails, it goes away: the disk may be full of it.
+    // `part` is removed when a step fails, because the disk may be full of it.
     let mut part = Disk::default().aside_named(&folder.join(PART), &folder.join(BUNDLE), SHARED)?;
     for index in 0..content.len().div_ceil(CHUNK_BYTES as u64) {
         part.append(&content.chunk(index).map_err(io::Error::other)?)?;
@@ -283,7 +286,7 @@ mod tests {
         };
         let InstallDecision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
         assert!(why.contains("three boots"), "{why}");
-        // Another bundle is another try.
+        // Another bundle is tried again.
         assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), InstallDecision::Install);
     }
 

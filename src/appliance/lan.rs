@@ -34,7 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_SELDOM: Duration = Duration::from_secs(20);
 /// How often it is tried to serve again after the address went, besides when something changes.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// A network daemon that starts again takes the address away and puts it back. Transfers survive what is shorter than that.
+/// A network daemon that starts again takes the address away and puts it back. Transfers survive what is shorter than
+/// that.
 const FLAP: Duration = Duration::from_millis(200);
 /// How long the services of an address that is gone may take to end. Their transfers have lost their address.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
@@ -255,7 +256,8 @@ impl LanServices {
     fn dhcp_service(&self, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {
         let settings = &self.settings.dhcp;
         let config = dhcp::Config {
-            // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
+            // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all
+            // there is.
             interface: (!lan.address().is_loopback()).then(|| lan.name.clone()),
             lan: lan.lan,
             server_port: settings.server_port,

@@ -1,7 +1,7 @@
 //! The kernel's neighbour table: which device answers for which address on the LAN.
 //!
-//! Feeds [`DeviceTable`], which decides whose files an address may have. The kernel keeps the table for its own needs, so
-//! it is never complete: [`NeighbourService`] also makes the kernel ask for addresses that somebody wants to know.
+//! Feeds [`DeviceTable`], which decides whose files an address may have. The kernel keeps the table for its own needs,
+//! so it is never complete: [`NeighbourService`] also makes the kernel ask for addresses that somebody wants to know.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -127,8 +127,8 @@ impl NeighbourService {
                 },
                 Some(address) = resolve.recv() => self.ask(probe, asked, address).await,
                 _ = reread.tick() => {
-                    // What was reported before the table is read must not be applied after it. What is reported while it
-                    // is read is applied after it, in order: the last report of an address is as new as the table.
+                    // What was reported before the table is read must not be applied after it. What is reported while
+                    // it is read is applied after it, in order: the last report of an address is as new as the table.
                     while let Some(Some((message, _))) = reports.next().now_or_never() {
                         self.report(message);
                     }
@@ -189,8 +189,8 @@ impl NeighbourService {
         }
     }
 
-    /// The entry's address, and the device that answers for it if there is one. `None` for entries of other interfaces and
-    /// families.
+    /// The entry's address, and the device that answers for it if there is one. `None` for entries of other interfaces
+    /// and families.
     fn read_entry(&self, message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<MacAddr>)> {
         if message.header.family != AddressFamily::Inet || message.header.ifindex != self.lan.index {
             return None;
@@ -206,8 +206,8 @@ impl NeighbourService {
                 _ => {}
             }
         }
-        // Stale means "not confirmed lately", not "wrong": the last device that answered. Delay and probe are on their way
-        // from stale to reachable or failed.
+        // Stale means "not confirmed lately", not "wrong": the last device that answered. Delay and probe are on their
+        // way from stale to reachable or failed.
         let counts = matches!(
             message.header.state,
             NeighbourState::Reachable
