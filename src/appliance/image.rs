@@ -45,7 +45,8 @@ const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// The alert while the image that the release wants does not run here.
 const ALERT: AlertCode = AlertCode::Image;
 
-/// What the system says about its image, in TOML; keys that are missing are empty (`image/README.md`).
+/// What the system says about its image, in TOML. A key that is missing is empty.
+/// `image/rootfs/usr/lib/lineside/os/state` writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct ImageState {

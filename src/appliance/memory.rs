@@ -1,7 +1,8 @@
-//! Keeps what `status` knows over restarts, in the store's database of what may be lost.
+//! Keeps what `status` knows over restarts, in the cache of the store, which may be lost.
 //!
-//! Read once at the start, written every quarter of an hour and at the end, and only what changed: an SD card wears out
-//! by being written. Deleting `cache.sled` while the appliance is stopped changes nothing that a phone can see.
+//! It is read once at the start, and written every quarter of an hour and at the end. Only what changed is written,
+//! because writing wears an SD card out. To delete `cache.sled` while the appliance is stopped changes nothing that a
+//! phone sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,58 +16,61 @@ use status::stats::{MAX_ALERTS, MAX_DEVICES};
 use status::{Stats, StatsMemory, memory};
 use store::Store;
 
-/// How often what changed is written.
+/// The time between two writes.
 pub const KEEP_EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// Devices seen: MAC address to [`api::PhoneSeen`] as JSON.
+/// The tree of devices seen. It maps a MAC address to an [`api::PhoneSeen`] in JSON.
 const PHONES: &str = "phones";
-/// Outcome per phone and file: MAC address and name to [`status::FileSeen`] as JSON.
+/// The tree of outcomes. It maps MAC address, NUL and file name to a [`status::FileSeen`] in JSON.
 const FILES: &str = "files";
-/// Name to value, little-endian.
+/// The tree of counters. It maps a name to a `u64`, little-endian.
 const COUNTERS: &str = "counters";
-/// Alerts that HQ has not heard: code, NUL and text to [`api::Alert`] as JSON.
+/// The tree of alerts that no check-in has carried yet. It maps code, NUL and text to an [`api::Alert`] in JSON.
 const OUTBOX: &str = "outbox";
 const TREES: [(&str, usize); 4] =
     [(PHONES, MAX_DEVICES), (FILES, memory::MAX_FILES), (COUNTERS, memory::MAX_COUNTERS), (OUTBOX, MAX_ALERTS)];
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The record's memory on disk. Clones are the same memory. Operations may block on the disk.
+/// What the record of `status` keeps on disk. Clones are the same memory. Every operation may block on the disk.
 #[derive(Debug, Clone)]
 pub struct StoredMemory {
     inner: Arc<Mutex<MemoryOnDisk>>,
 }
 
+/// The record, and what of it is on disk.
 #[derive(Debug)]
 struct MemoryOnDisk {
     store: Store,
     stats: Stats,
-    /// What is on disk, by tree; `None` until it was read.
+    /// What is on disk, by tree. `None` until [`MemoryOnDisk::recall`] has read it.
     kept: Option<BTreeMap<&'static str, Entries>>,
 }
 
 impl StoredMemory {
-    /// A memory for this record. Nothing is read yet.
+    /// A memory for the record `stats` in this store. Nothing is read yet.
     pub fn new(store: Store, stats: Stats) -> Self {
         Self { inner: Arc::new(Mutex::new(MemoryOnDisk { store, stats, kept: None })) }
     }
 
-    /// Reads what an earlier run kept into the record, once. What cannot be read is forgotten.
+    /// Reads what an earlier run kept into the record. Only the first call does. Entries that cannot be read are
+    /// dropped.
     pub fn recall(&self) {
         self.lock().recall();
     }
 
-    /// Writes what changed since the last time, if anything did. Returns how many entries that were.
+    /// Writes the entries that changed since the last call, and returns how many there were.
     pub fn keep(&self) -> usize {
         let mut inner = self.lock();
         inner.recall();
         inner.keep()
     }
 
-    /// Recalls, then keeps what changed until `stop`. The last word is the caller's, when nothing changes any more.
+    /// Recalls, then writes what changed every [`KEEP_EVERY`] until `stop`. It does not write at the end: the caller
+    /// does, once nothing changes any more.
     ///
     /// # Errors
-    /// If a panic on the way here left the memory in pieces.
+    /// If a read or a write panicked.
     pub async fn run(self, stop: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let memory = self.clone();
         tokio::task::spawn_blocking(move || memory.recall()).await?;
@@ -80,7 +84,7 @@ impl StoredMemory {
         }
     }
 
-    /// What is in there is a copy: whatever a panic left of it, it can be written anew.
+    /// A lock that a panic has poisoned is taken all the same: what it protects is a copy and can be written again.
     fn lock(&self) -> MutexGuard<'_, MemoryOnDisk> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +136,7 @@ impl MemoryOnDisk {
             cache.flush();
         }
         if cache.resets() != resets {
-            // It started empty in between: all of it is new next time.
+            // The cache was emptied meanwhile. The next call writes everything again.
             kept.clear();
         }
         changed

@@ -1,4 +1,4 @@
-//! What the appliance consists of: made, with its sockets open, but not running yet.
+//! The parts of the appliance before they run: made from the settings, with their sockets open.
 
 use std::sync::Arc;
 
@@ -23,49 +23,50 @@ use store::Store;
 use telemetry::Hint as _;
 use update::{RollBackRequest, SiteIdentity, Updater};
 
-/// Everything that runs, before it does.
+/// All parts of the appliance, ready to run. [`super::run`] starts them.
 pub(super) struct ApplianceParts {
-    /// TFTP, DHCP and the neighbour table.
+    /// The `lan` task, which runs TFTP, DHCP and the neighbour table.
     pub(super) lan: LanServices,
-    /// The sockets of the LAN; `None` until there is an address.
+    /// The sockets of the LAN. `None` if the LAN interface has no address yet; then `lan` waits for one.
     pub(super) bound: Option<LanSockets>,
-    /// Follows the image that the release wants.
+    /// The `image` task, which hands a new image to the installer.
     pub(super) image: ImageService,
-    /// Keeps over restarts what `status` knows.
+    /// The `memory` task, which keeps over restarts what `status` knows.
     pub(super) memory: StoredMemory,
-    /// `None` on an appliance that is not enrolled.
+    /// The `update` task; `None` on an appliance that is not enrolled, which has no HQ to poll.
     pub(super) update: Option<UpdaterParts>,
-    /// The status socket.
+    /// The `status` task, which answers on the status socket.
     pub(super) status: StatusService,
-    /// From the status socket to `commands`.
+    /// The way for commands from `status` to `commands`.
     pub(super) asks: mpsc::Sender<SocketCommand>,
-    /// Does what the status socket is asked for.
+    /// The `commands` task, which carries out what the status socket is asked for.
     pub(super) commands: Commands,
-    /// The record of what happens here.
+    /// The record of what happens at this site; all services write to it.
     pub(super) stats: Stats,
-    /// Makes the updater poll.
+    /// Wakes the updater, which then polls HQ.
     pub(super) poll_now: Arc<Notify>,
 }
 
-/// The updater, and whom it hears and tells.
+/// The updater with its channels.
 pub(super) struct UpdaterParts {
-    /// It polls.
+    /// Polls HQ, and fetches, verifies and activates releases.
     pub(super) updater: Updater,
-    /// New releases go here.
+    /// The updater sends each release that it activates; the services serve it from then on.
     pub(super) releases: watch::Sender<Arc<Catalog>>,
-    /// Roll-backs come from here.
+    /// Requests to go back by one release, from `commands`.
     pub(super) roll_backs: mpsc::Receiver<RollBackRequest>,
 }
 
-/// An appliance that is a site.
+/// What is known of an appliance that has enrolled and so is a site.
 struct EnrolledAppliance {
     identity: SiteIdentity,
-    /// The release that was served before, verified again; `None` if there is none or it does not hold.
+    /// The stored release, verified again. `None` if there is none, or if the verification failed.
     active: Option<Opened>,
 }
 
 impl ApplianceParts {
-    /// Makes everything that the settings ask for. If a socket is not to be had, nothing has begun.
+    /// Makes everything that the settings ask for, and starts nothing. An error is a setting, a socket or a directory
+    /// that cannot be used.
     pub(super) async fn open(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<Self> {
         let interface = lan_interface(settings)?;
         let store = open_store(settings)?;
@@ -111,11 +112,11 @@ impl ApplianceParts {
     }
 }
 
-/// The LAN interface; `None` if it may still come.
+/// Finds the LAN interface. `None` if it, or its address, may still come.
 fn lan_interface(settings: &ApplianceSettings) -> anyhow::Result<Option<LanInterface>> {
     match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
         Ok(interface) => Ok(Some(interface)),
-        // A VLAN is made, or an address comes by DHCP, when this runs already.
+        // Another service may make a VLAN, or get the address by DHCP, after the appliance has started.
         Err(error) if error.may_pass() => {
             warn!(%error, "there is no LAN to serve yet; it is waited for");
             Ok(None)
@@ -134,13 +135,14 @@ fn open_store(settings: &ApplianceSettings) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// What turns out to be damaged on the card is fetched again at once.
+/// Makes the updater poll at once when an object on the card turns out to be damaged, so that it is fetched again.
 fn fetch_what_is_damaged(store: &Store, poll_now: &Arc<Notify>) {
     let poll_now = Arc::clone(poll_now);
     store.on_damage(Box::new(move |_| poll_now.notify_one()));
 }
 
-/// The identity, and the release that was served before; re-verified before it is served again.
+/// Loads the identity and the stored release, which is verified again before it is served. `None` if the appliance has
+/// not enrolled.
 async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<EnrolledAppliance>> {
     let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
@@ -169,7 +171,7 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
     }
 }
 
-/// What is served until the first poll.
+/// The catalog until the first poll: the stored release, or an empty one.
 fn first_catalog(enrolled: Option<&EnrolledAppliance>) -> anyhow::Result<Arc<Catalog>> {
     Ok(match enrolled {
         Some(EnrolledAppliance { active: Some(active), .. }) => Arc::clone(active.catalog()),
