@@ -1,4 +1,4 @@
-//! Answers `lineside status` on a local socket: one word in, one JSON line out.
+//! Answers `lineside status` on a Unix socket. A request is one word, an answer is one JSON value.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -17,21 +17,21 @@ use super::stats::Stats;
 const MAX_REQUEST_BYTES: u64 = 32;
 /// The longest answer that [`ask`] reads, in bytes.
 const MAX_ANSWER_BYTES: u64 = 4 * 1024 * 1024;
-/// How long one exchange may take; a roll-back re-verifies a whole release.
+/// How long one exchange may take. A roll-back takes longest, because it verifies a whole release again.
 const EXCHANGE: Duration = Duration::from_secs(60);
 
-/// What the socket can be asked to do.
+/// What a client of the socket can have the appliance do; `appliance::commands` carries it out.
 #[derive(Debug)]
 pub enum SocketCommand {
-    /// Poll HQ now.
+    /// Poll HQ now. It has no answer.
     Poll,
-    /// Go back to the release before. The answer is for people.
+    /// Go back to the release before this one. The answer is a sentence for people, `Err` if it failed.
     RollBack(oneshot::Sender<Result<String, String>>),
-    /// Whether this appliance does what it is for. The answer is for people.
+    /// Check whether the appliance does what it is for. The answer is a sentence for people, `Err` if it does not.
     Health(oneshot::Sender<Result<String, String>>),
 }
 
-/// The socket's owner; the file goes when it is dropped.
+/// The listening socket. To drop it removes its file.
 #[derive(Debug)]
 pub struct StatusService {
     listener: UnixListener,
@@ -39,7 +39,7 @@ pub struct StatusService {
 }
 
 impl StatusService {
-    /// Listens on `path`, mode 0660. A socket left over from a process that died is replaced.
+    /// Listens on `path`, with mode 0660. A socket that a dead process has left there is replaced.
     #[expect(clippy::disallowed_methods, reason = "a socket's folder is below /run, which no power cut survives")]
     pub fn bind(path: &Path) -> std::io::Result<Self> {
         if let Some(parent) = path.parent() {
@@ -55,7 +55,7 @@ impl StatusService {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until `stop`. One asker at a time: each exchange is short and bounded.
+    /// Answers until `stop`, one client at a time; each exchange ends within a minute. Commands go to `commands`.
     pub async fn run(self, stats: Stats, commands: mpsc::Sender<SocketCommand>, stop: CancellationToken) {
         loop {
             let stream = tokio::select! {
@@ -82,7 +82,7 @@ impl StatusService {
 
 impl Drop for StatusService {
     fn drop(&mut self) {
-        // The file may be gone already; nothing is lost either way.
+        // The file may be gone already, which is fine.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -104,7 +104,7 @@ async fn answer(mut stream: UnixStream, stats: &Stats, commands: &mpsc::Sender<S
     stream.shutdown().await
 }
 
-/// Has a command done, and returns what came of it.
+/// Sends a command, waits for its outcome and returns that as JSON.
 async fn outcome(
     commands: &mpsc::Sender<SocketCommand>,
     command: impl FnOnce(oneshot::Sender<Result<String, String>>) -> SocketCommand,
