@@ -1,4 +1,4 @@
-//! A simulated phone: asks for an address like one behind a relay agent, then for its files by TFTP.
+//! A simulated phone. It asks for an address by DHCP as if it were behind a relay agent, then for its files by TFTP.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use ids::MacAddr;
 
 /// How long a phone waits for an answer before it asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often it asks.
+/// How often a phone sends one request before it gives up.
 const TRIES: u32 = 4;
-/// The largest file that it has room for, in bytes.
+/// The largest file that a phone has room for, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a phone knows of itself.
 #[derive(Debug, Clone)]
 pub struct SimulatedPhone {
-    /// What people call it.
+    /// The name in the demo's output.
     pub name: String,
-    /// Its address on its label.
+    /// The MAC address on its label.
     pub mac: MacAddr,
     /// Its DHCP vendor class (option 60).
     pub vendor_class: &'static str,
@@ -31,30 +31,30 @@ pub struct SimulatedPhone {
     pub blksize: Option<u16>,
 }
 
-/// What DHCP told it.
+/// What a DHCP server told a phone, in a DHCPACK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DhcpAnswer {
-    /// Its own address.
+    /// The phone's own address: the leased one (`yiaddr`), or after an INFORM the one that it had.
     pub ip: Ipv4Addr,
-    /// Option 66.
+    /// The TFTP server's name, option 66 (RFC 2132 §9.4); `None` if the answer had none.
     pub tftp_server_name: Option<String>,
-    /// Option 150.
+    /// The TFTP servers' addresses, option 150 (RFC 5859); empty if the answer had none.
     pub tftp_servers: Vec<Ipv4Addr>,
 }
 
 /// How a request for a file ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// The whole file.
+    /// The whole file arrived.
     File(Vec<u8>),
-    /// An ERROR packet: code and text.
+    /// The server sent an ERROR packet with this code and text (RFC 1350 §5).
     Refused(u16, String),
-    /// No answer.
+    /// The server did not answer.
     Silence,
 }
 
 impl SimulatedPhone {
-    /// DISCOVER, OFFER, REQUEST, ACK through a relay agent at `relay`, which answers come back to.
+    /// Gets a lease by DISCOVER and REQUEST, as if through a relay agent at `relay`, where the answers arrive.
     pub async fn lease(&self, server: SocketAddrV4, relay: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(relay).await.with_context(|| format!("cannot be a relay agent at {relay}"))?;
         let mut discover = self.message(MessageType::Discover);
@@ -70,7 +70,7 @@ impl SimulatedPhone {
         Ok(dhcp_answer(&ack, ack.yiaddr()))
     }
 
-    /// INFORM from an address that it has already.
+    /// Asks by INFORM from `own`, an address that the phone has already (RFC 2131 §3.4).
     pub async fn inform(&self, server: SocketAddrV4, own: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(own).await.with_context(|| format!("cannot use {own}"))?;
         let mut inform = self.message(MessageType::Inform);
@@ -84,7 +84,7 @@ impl SimulatedPhone {
         message.set_chaddr(&self.mac.octets());
         let options = message.opts_mut();
         options.insert(DhcpOption::MessageType(kind));
-        // Real phones end it with a NUL more often than not.
+        // Most real phones end the vendor class with a NUL.
         options.insert(DhcpOption::ClassIdentifier([self.vendor_class.as_bytes(), &[0]].concat()));
         options.insert(DhcpOption::ParameterRequestList(vec![
             OptionCode::SubnetMask,
@@ -118,7 +118,7 @@ impl SimulatedPhone {
         Err(anyhow!("{}: no {expected:?} from {server}", self.name))
     }
 
-    /// Asks for a file from `own` address.
+    /// Asks for a file by TFTP from the address `own`.
     pub async fn fetch(&self, server: SocketAddrV4, own: Ipv4Addr, name: &str) -> anyhow::Result<Fetched> {
         let socket = UdpSocket::bind((own, 0)).await.with_context(|| format!("cannot use {own}"))?;
         let mut request = request(1, name);
@@ -148,7 +148,7 @@ fn dhcp_answer(message: &Message, ip: Ipv4Addr) -> DhcpAnswer {
     }
 }
 
-/// The bytes of an option, whatever type the parser gave it: the value behind code and length.
+/// The value of an option in bytes, whatever type the parser gave it: what follows its code and length.
 fn option_bytes(option: &DhcpOption) -> Option<Vec<u8>> {
     let bytes = option.to_vec().ok()?;
     bytes.get(2..).map(<[u8]>::to_vec)
@@ -158,7 +158,7 @@ fn request(opcode: u8, name: &str) -> Vec<u8> {
     [&[0, opcode], name.as_bytes(), b"\0octet\0"].concat()
 }
 
-/// The receiving half of RFC 1350, as simple as a phone's.
+/// The receiver of a transfer by RFC 1350, as simple as in a phone.
 struct TftpReceiver {
     socket: UdpSocket,
     server: SocketAddrV4,

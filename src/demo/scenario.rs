@@ -1,4 +1,5 @@
-//! The story: what Lineside is for, scene by scene, each with a claim that fails the demo if it does not hold.
+//! The scenes of the demo: what Lineside is for, step by step. Each scene makes a claim, and a claim that does not hold
+//! fails the demo.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
@@ -13,25 +14,25 @@ use ids::{Digest, Generation, MacAddr, UnixTime};
 const RECEPTION: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0xaa, 0x00, 0x01]);
 const MEETING: MacAddr = MacAddr::new([0x00, 0x1b, 0x54, 0xaa, 0x00, 0x02]);
 const WORKSHOP: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0xbb, 0x00, 0x03]);
-/// Where curl is the reception's phone: what it sends from unless told otherwise.
+/// The address of berlin's reception phone. curl sends from it without `--interface`, and so is that phone.
 const YOU: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const WORKSHOP_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 20, 13);
 const STRANGER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 66, 6);
 
-/// The story has been told; everything still runs.
+/// HQ and the sites after the last scene. They still run.
 #[derive(Debug)]
 pub struct Finished {
     hq: DemoHq,
     berlin: DemoSite,
     lisbon: DemoSite,
-    // Last: what runs on it ends first.
+    // The last field, so that what uses the directory is dropped first.
     dir: tempfile::TempDir,
 }
 
-/// Plays all scenes.
+/// Plays all scenes and prints them.
 ///
 /// # Errors
-/// If a scene's claim does not hold, or something on the way fails: what, and in which scene.
+/// If a claim does not hold or a step fails. The message says what and where.
 pub async fn play() -> anyhow::Result<Finished> {
     let dir = tempfile::Builder::new().prefix("lineside-demo-").tempdir()?;
     let mut narrator = Narrator::default();
@@ -161,7 +162,7 @@ pub async fn play() -> anyhow::Result<Finished> {
 }
 
 impl Finished {
-    /// What a person can do while everything runs.
+    /// Prints commands that a person can try while everything runs.
     pub fn tell_what_to_try(&self) {
         let (Ok(berlin), Ok(lisbon)) = (self.berlin.tftp(), self.lisbon.tftp()) else { return };
         let file = format!("SEP{}.cnf.xml", RECEPTION.upper());
@@ -201,7 +202,7 @@ impl Finished {
     }
 }
 
-/// Prints scenes and what was seen in them.
+/// Prints the title of each scene, numbered from 1, and what was seen in it.
 #[derive(Default)]
 struct Narrator {
     scenes: u32,
@@ -247,7 +248,7 @@ fn phones() -> (SimulatedPhone, SimulatedPhone, SimulatedPhone) {
 }
 
 impl SimulatedPhone {
-    /// The name of its configuration.
+    /// The file name of its configuration, as phones of its vendor ask for it.
     fn file(&self) -> String {
         if self.vendor_class.starts_with("Polycom") {
             format!("{}.cfg", self.mac.lower())
@@ -278,7 +279,7 @@ fn said(address: &DhcpAnswer) -> String {
     format!("option 66 is {name}, option 150 is {}", servers.join(", "))
 }
 
-/// A Cisco phone asks for trust lists first, and walks on at once when there are none.
+/// Boots a Cisco phone. It asks for three trust lists first, and goes on to its configuration when there are none.
 async fn boot_cisco(
     narrator: &mut Narrator,
     phone: &SimulatedPhone,
@@ -296,7 +297,7 @@ async fn boot_cisco(
     Ok(content)
 }
 
-/// A Polycom phone first tries to write its log.
+/// Boots a Polycom phone. It tries to write its log first, which is refused here.
 async fn boot_polycom(narrator: &mut Narrator, phone: &SimulatedPhone, site: &DemoSite) -> anyhow::Result<()> {
     let server = site.tftp()?;
     let log = format!("{}-app.log", phone.mac.lower());
@@ -327,7 +328,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-/// What HQ says to a second box that comes with a token that was used.
+/// Enrols a second box with a used token, and returns the reason with which HQ refuses it.
 async fn enrol_again(state: PathBuf, token: &api::EnrolmentToken) -> anyhow::Result<String> {
     let store = store::Store::open(&state)?;
     match update::enrol(token, &store, appliance::clock::synchronised()).await {
@@ -347,7 +348,8 @@ fn objects(hq: &DemoHq) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Looks for the reception's password and address in everything that HQ hosts and the card holds.
+/// Checks that no file of the published tree or of the site's card has the reception's password or MAC address in
+/// clear.
 fn nothing_in_clear(hq: &DemoHq, site: &DemoSite) -> anyhow::Result<()> {
     let preview = hq::preview::preview(
         &hq.layout,
