@@ -1,10 +1,10 @@
-//! What every program does the same way: how it logs, and how it tells errors (`hint`).
+//! What all programs do in the same way: write logs, and print errors with hints (`hint`).
 //!
-//! Logs go to standard error, one line each, without a time where the journal adds its own. The filter comes
-//! from `LINESIDE_LOG` (syntax of `tracing_subscriber::EnvFilter`), else from the caller.
+//! Logs go to standard error, one event a line. Where the journal stamps each line, the line has no time of its own.
+//! The filter comes from `LINESIDE_LOG` (in the syntax of `tracing_subscriber::EnvFilter`), or else from the caller.
 //!
-//! Rooms are crates, and a crate's own log targets begin with its name (`tftp::service`). People filter and read them
-//! below one name, `lineside::tftp::service`: `targets` translates both ways.
+//! Rooms are crates, and the log targets of a crate begin with its name (`tftp::service`). People filter and read them
+//! below one name, as `lineside::tftp::service`. The module `targets` translates in both directions.
 
 mod hint;
 mod targets;
@@ -21,9 +21,9 @@ use targets::EventLine;
 /// The environment variable that overrides the filter, for example `lineside=debug,lineside::tftp=trace`.
 pub const FILTER_VARIABLE: &str = "LINESIDE_LOG";
 
-/// Starts logging with `default_filter` unless [`FILTER_VARIABLE`] says otherwise.
+/// Starts logging. The filter is `default_filter` unless [`FILTER_VARIABLE`] is set.
 ///
-/// A second call in one process changes nothing, so that tests and the demo may both call it.
+/// A second call in one process changes nothing, so tests and the demo may both call it.
 pub fn start(default_filter: &str) {
     let wanted = std::env::var(FILTER_VARIABLE);
     let filter = EnvFilter::builder().parse_lossy(targets::to_crates(wanted.as_deref().unwrap_or(default_filter)));
