@@ -1,8 +1,8 @@
 //! Sockets that systemd opened (`sd_listen_fds(3)`): with them the appliance needs no capability at all.
 //!
-//! `systemd/lineside-*.socket` name them `tftp`, `dhcp` and `dhcp-client`. They are bound to a port on all interfaces,
-//! because only we find out which one the LAN is; we bind them to it before anything is read. Packet sockets come from
-//! systemd too, which had them from [`super::opener`].
+//! `systemd/lineside-*.socket` name them `tftp`, `dhcp` and `dhcp-client`. systemd binds them to a port on all
+//! interfaces, because only the appliance finds out which interface the LAN is. The appliance binds them to that
+//! interface before it reads anything. Packet sockets come from systemd as well: [`super::opener`] left them there.
 
 use std::io;
 use std::net::UdpSocket;
@@ -16,24 +16,24 @@ use tracing::warn;
 use dhcp::PacketSockets;
 use dhcp::service::Purpose;
 
-/// The most datagrams that are thrown away at adoption: more than a socket's buffer holds.
+/// The most datagrams that [`adopt`] throws away: more than a socket's buffer holds.
 const MAX_STALE: usize = 65_536;
 
-/// What systemd opened for us. Empty where it did not.
+/// The sockets that systemd opened for us. All are missing in a process that systemd did not start.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// UDP port 69.
+    /// The socket of `lineside-tftp.socket`: UDP port 69, where read requests arrive.
     pub tftp: Option<OwnedFd>,
-    /// UDP port 67.
+    /// The socket of the DHCP server: UDP port 67.
     pub dhcp: Option<OwnedFd>,
-    /// UDP port 68, to hear what other DHCP servers say.
+    /// UDP port 68, where a client hears the answers of other DHCP servers.
     pub dhcp_client: Option<OwnedFd>,
-    /// What [`super::opener`] left with systemd for us.
+    /// The packet sockets that [`super::opener`] left with systemd.
     pub packets: PacketSockets,
 }
 
 impl Sockets {
-    /// Takes the sockets that were passed to this process, once: later calls return none.
+    /// Takes the sockets that systemd passed to this process. Only the first call returns any.
     ///
     /// # Errors
     /// If the environment names sockets that are not there.
@@ -60,21 +60,21 @@ impl Sockets {
 }
 
 fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: systemd passes LISTEN_FDS descriptors from 3 on to this very process (LISTEN_PID), nothing else here has
-    // them, and `of_process` runs once.
+    // SAFETY: systemd passes LISTEN_FDS descriptors, from 3 on, to this very process (LISTEN_PID). Nothing else here
+    // owns them, and `of_process` hands them out once.
     #[expect(unsafe_code, reason = "a descriptor by number can be had in no other way")]
     unsafe {
         OwnedFd::from_raw_fd(fd)
     }
 }
 
-/// A copy of a socket of systemd's, made one of the LAN: IPv4 and UDP, on `interface` only, non-blocking.
+/// Copies a socket of systemd's and makes it one of the LAN: non-blocking, and bound to `interface` alone.
 ///
-/// What came before from anywhere is thrown away, unless the socket was the interface's already: then it waited for us
-/// while we were restarted.
+/// Datagrams that arrived before the socket was bound may come from any network, so they are thrown away. If the socket
+/// was bound to this interface already, they arrived on the LAN while the service restarted, and they are kept.
 ///
 /// # Errors
-/// If it is no IPv4 UDP socket, or belongs to another interface.
+/// If `fd` is no IPv4 UDP socket, or is bound to another interface.
 pub fn adopt(fd: &OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket> {
     check(fd)?;
     let socket = Socket::from(fd.try_clone().context("cannot copy the socket")?);
@@ -88,7 +88,7 @@ pub fn adopt(fd: &OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket>
                 "it is bound to {}, and the LAN is {interface}; restart the service (systemctl restart lineside)",
                 String::from_utf8_lossy(name)
             ),
-            // Without a capability since Linux 5.7, and only once.
+            // Since Linux 5.7 this takes no capability, as long as the socket is not bound yet.
             None => {
                 socket.bind_device(Some(interface.as_bytes())).context("cannot bind it to the LAN interface")?;
                 drain(&socket);
@@ -98,10 +98,11 @@ pub fn adopt(fd: &OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket>
     Ok(socket.into())
 }
 
-/// Keeps broadcasts from a socket that is bound to no address: RFC 1123 §4.2.3.1, a TFTP server ignores them.
+/// Makes the kernel drop broadcasts on a socket that is bound to no address. A TFTP server ignores requests that were
+/// sent to a broadcast address (RFC 1123 §4.2.3.1).
 ///
 /// # Errors
-/// If the kernel takes no filter.
+/// If the kernel refuses the packet filter.
 pub fn ignore_broadcasts(socket: &UdpSocket) -> io::Result<()> {
     const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
     const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -155,7 +156,7 @@ mod tests {
             eprintln!("SKIPPED the rest: qemu-user cannot tell which interface a socket is bound to");
             return;
         }
-        // A restart of the service: the socket is the LAN's, and what waited in it is served.
+        // After a restart of the service the socket is bound to the LAN already. What waited in it is served.
         sender.send_to(b"waited", address).unwrap();
         let again = adopt(&adopted.try_clone().unwrap().into(), Some("lo")).unwrap();
         again.set_nonblocking(false).unwrap();

@@ -1,16 +1,17 @@
-//! Bytes written to the card, which wears out by them: the kernel's count for the disk that the state is on.
+//! How many bytes were written to the card. Writing wears an SD card out. The kernel counts the writes of the disk that
+//! the state directory is on.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
-/// What `/sys/block/*/stat` counts in, whatever the disk's own sectors are (`Documentation/block/stat.rst`).
+/// The unit of `/sys/block/*/stat`, whatever the size of the disk's own sectors (`Documentation/block/stat.rst`).
 const SECTOR_BYTES: u64 = 512;
-/// Sectors written are the seventh number.
+/// The index of the sectors written among the numbers of that file: the seventh.
 const WRITTEN: usize = 6;
 
-/// A disk's count since this process looked first.
+/// The write counter of one disk, and what it stood at when this process first read it.
 #[derive(Debug)]
 pub struct Card {
     stat: PathBuf,
@@ -18,21 +19,21 @@ pub struct Card {
 }
 
 impl Card {
-    /// The disk that `path` is on; `None` if it is on none, as in a container.
+    /// The disk that `path` is on. `None` if there is no such disk or the kernel counts none, as in a container.
     pub fn of(path: &Path) -> Option<Self> {
         Self::under(Path::new("/sys/dev/block"), std::fs::metadata(path).ok()?.dev())
     }
 
     fn under(devices: &Path, device: u64) -> Option<Self> {
         let device = devices.join(format!("{}:{}", major(device), minor(device)));
-        // The whole disk's count, not the partition's: others write, too.
+        // The whole disk is counted, because writes to its other partitions wear it out as well.
         let is_partition = device.join("partition").exists();
         let stat = if is_partition { device.canonicalize().ok()?.parent()?.join("stat") } else { device.join("stat") };
         let before = read(&stat)?;
         Some(Self { stat, before })
     }
 
-    /// Bytes written since.
+    /// Bytes written to the disk since [`Card::of`]; `None` if the counter can no longer be read.
     pub fn written(&self) -> Option<u64> {
         read(&self.stat).map(|now| now.saturating_sub(self.before).saturating_mul(SECTOR_BYTES))
     }

@@ -1,4 +1,4 @@
-//! When interfaces or their addresses change, as the kernel tells it.
+//! Waits until the kernel reports that interfaces or their addresses have changed.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,40 +8,41 @@ use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
-/// How long the kernel's next word waits after one that was followed: a storm of them costs 20 looks a second.
+/// The pause between two reports. However many reports arrive, the caller looks at most 20 times a second.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long after the end of a connection to the kernel a new one is tried.
+/// How long after a netlink connection ended a new one is tried.
 const RESTART_AFTER: Duration = Duration::from_secs(10);
 
-/// Follows the kernel's reports of links and IPv4 addresses. Where there are none (no netlink in a sandbox), it is a
-/// clock.
-pub(super) struct Changes {
-    kernel: Option<Kernel>,
-    /// Not before that is the next report taken, or a new connection tried.
+/// Follows the kernel's reports of links and IPv4 addresses. Where the kernel does not report (a sandbox without
+/// netlink), it lets the caller look at regular intervals.
+pub(super) struct InterfaceChanges {
+    kernel: Option<KernelReports>,
+    /// The earliest time at which the next report is taken, or a new connection tried.
     next: Instant,
 }
 
-struct Kernel {
-    /// Must be driven for reports to come.
+struct KernelReports {
+    /// The netlink connection. Reports arrive only while this future is polled.
     connection: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// What a report says does not matter: whoever hears of it looks for himself.
+    /// The reports without their content: the caller looks at the interface itself.
     reports: Pin<Box<dyn Stream<Item = ()> + Send>>,
 }
 
-impl Changes {
-    /// Begins to listen. Must be called in a tokio runtime.
+/// Begins to listen for reports. Must be called in a tokio runtime.
+impl InterfaceChanges {
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) fn new() -> Self {
-        let kernel = Kernel::connect();
+        let kernel = KernelReports::connect();
         Self { kernel, next: Instant::now() }
     }
 
-    /// Waits until something may have changed: `seldom` while the kernel reports, `often` while it does not. What
-    /// changes between two calls is not lost. Cancel safe.
+    /// Waits until something may have changed. While the kernel reports, it waits for a report, but no longer than
+    /// `seldom`; while the kernel does not report, it waits for `often`. A change between two calls is not lost. Cancel
+    /// safe.
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) async fn wait(&mut self, often: Duration, seldom: Duration) {
         if self.kernel.is_none() && self.next <= Instant::now() {
-            self.kernel = Kernel::connect();
+            self.kernel = KernelReports::connect();
             self.next = Instant::now() + RESTART_AFTER;
         }
         let Some(kernel) = &mut self.kernel else { return sleep(often).await };
@@ -59,7 +60,7 @@ impl Changes {
     }
 }
 
-impl Kernel {
+impl KernelReports {
     fn connect() -> Option<Self> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr];
         match rtnetlink::new_multicast_connection(&groups) {
@@ -73,7 +74,8 @@ impl Kernel {
         }
     }
 
-    /// Waits for a report, and until `earliest`; takes all there are then. Says whether there will be no more.
+    /// Waits until `earliest` and then for a report, and takes all reports that are there. Returns true if the
+    /// connection has ended and no more reports will come.
     async fn report(&mut self, earliest: Instant) -> bool {
         tokio::select! {
             () = &mut self.connection => return true,
@@ -96,7 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_reports_it_is_a_clock_and_tries_again_later() {
-        let mut changes = Changes { kernel: None, next: Instant::now() + NEVER };
+        let mut changes = InterfaceChanges { kernel: None, next: Instant::now() + NEVER };
         let begin = Instant::now();
         changes.wait(Duration::from_millis(30), NEVER).await;
         assert!(begin.elapsed() >= Duration::from_millis(30) && changes.kernel.is_none());
@@ -105,8 +107,8 @@ mod tests {
     #[tokio::test]
     async fn a_report_ends_the_wait_and_a_storm_of_them_is_one_change() {
         let reports = Box::pin(futures_util::stream::iter([(); 1000]).chain(futures_util::stream::pending()));
-        let kernel = Kernel { connection: Box::pin(std::future::pending()), reports };
-        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        let kernel = KernelReports { connection: Box::pin(std::future::pending()), reports };
+        let mut changes = InterfaceChanges { kernel: Some(kernel), next: Instant::now() };
         changes.wait(NEVER, NEVER).await;
         let begin = Instant::now();
         changes.wait(NEVER, Duration::from_millis(200)).await;
@@ -115,9 +117,11 @@ mod tests {
 
     #[tokio::test]
     async fn when_reports_end_whoever_waits_looks_at_once_and_then_often() {
-        let kernel =
-            Kernel { connection: Box::pin(std::future::ready(())), reports: Box::pin(futures_util::stream::pending()) };
-        let mut changes = Changes { kernel: Some(kernel), next: Instant::now() };
+        let kernel = KernelReports {
+            connection: Box::pin(std::future::ready(())),
+            reports: Box::pin(futures_util::stream::pending()),
+        };
+        let mut changes = InterfaceChanges { kernel: Some(kernel), next: Instant::now() };
         changes.wait(NEVER, NEVER).await;
         assert!(changes.kernel.is_none());
         changes.wait(Duration::from_millis(5), NEVER).await;

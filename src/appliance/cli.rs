@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Parser, Subcommand};
 
-use super::config::{DEFAULT_PATH, Settings};
+use super::config::{ApplianceSettings, DEFAULT_PATH};
 use super::{clock, doctor, opener, run};
 use access::{LogKind, OwnLog};
 use api::EnrolmentToken;
 use ids::{MacAddr, UnixTime};
-use status::{Report, service};
+use status::{StatusReport, service};
 use store::{Store, StoreError, logs};
 use telemetry::Hint as _;
 
@@ -92,27 +92,27 @@ pub async fn main() -> ExitCode {
 async fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::CheckConfig { file } => check_config(file.as_deref().unwrap_or(&cli.config)),
-        Command::Enroll { token, keep } => enroll(&Settings::load(&cli.config)?, &token, keep).await,
+        Command::Enroll { token, keep } => enroll(&ApplianceSettings::load(&cli.config)?, &token, keep).await,
         Command::Run => {
-            let settings = Settings::load(&cli.config)?;
+            let settings = ApplianceSettings::load(&cli.config)?;
             telemetry::start(&settings.log);
             run::until_stopped(&settings).await
         }
-        Command::Status { json, poll } => status(&Settings::load(&cli.config)?, json, poll).await,
-        Command::Health => health(&Settings::load(&cli.config)?).await,
+        Command::Status { json, poll } => status(&ApplianceSettings::load(&cli.config)?, json, poll).await,
+        Command::Health => health(&ApplianceSettings::load(&cli.config)?).await,
         Command::Doctor { interface } => print(&doctor::examine(interface.as_deref()).await?),
-        Command::Logs { device } => show_logs(&Settings::load(&cli.config)?, device),
+        Command::Logs { device } => show_logs(&ApplianceSettings::load(&cli.config)?, device),
         Command::OpenPacketSockets => opener::hand_over(),
-        Command::RollBack => roll_back(&Settings::load(&cli.config)?).await,
+        Command::RollBack => roll_back(&ApplianceSettings::load(&cli.config)?).await,
     }
 }
 
 fn check_config(path: &Path) -> anyhow::Result<()> {
-    let settings = Settings::load(path)?;
+    let settings = ApplianceSettings::load(path)?;
     print(&format!("{}: no problems; state is kept in {}\n", path.display(), settings.state.display()))
 }
 
-async fn enroll(settings: &Settings, path: &Path, keep: bool) -> anyhow::Result<()> {
+async fn enroll(settings: &ApplianceSettings, path: &Path, keep: bool) -> anyhow::Result<()> {
     telemetry::start("warn");
     let token = read_token(path)?;
     let store = Store::open(&settings.state).map_err(explain_store)?;
@@ -143,13 +143,13 @@ fn read_token(path: &Path) -> anyhow::Result<EnrolmentToken> {
         .hint("use the file that `lineside-hq site enroll SITE --output FILE` wrote, unchanged")
 }
 
-async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<()> {
+async fn status(settings: &ApplianceSettings, json: bool, poll: bool) -> anyhow::Result<()> {
     let answer = ask(settings, if poll { "poll" } else { "status" }).await?;
     if poll {
         let said: String = serde_json::from_str(&answer).context("the appliance's answer is not understood")?;
         return print(&format!("{said}\n"));
     }
-    let report: Report = serde_json::from_str(&answer)
+    let report: StatusReport = serde_json::from_str(&answer)
         .context("the appliance's answer is not understood; is it another version? Restart it")?;
     if json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
@@ -157,8 +157,8 @@ async fn status(settings: &Settings, json: bool, poll: bool) -> anyhow::Result<(
     print(&report.text())
 }
 
-/// Reads beside the running appliance, which replaces whole files.
-fn show_logs(settings: &Settings, device: Option<MacAddr>) -> anyhow::Result<()> {
+/// Reads the log files directly. That is safe beside a running appliance, which replaces only whole files.
+fn show_logs(settings: &ApplianceSettings, device: Option<MacAddr>) -> anyhow::Result<()> {
     let state = &settings.state;
     let unreadable = || format!("cannot read the logs under {}; run as the user that owns it", state.display());
     let Some(device) = device else {
@@ -188,7 +188,7 @@ fn show_logs(settings: &Settings, device: Option<MacAddr>) -> anyhow::Result<()>
     print(&out)
 }
 
-/// A device wrote it; a terminal must not obey what is in it.
+/// A device wrote the text, so control characters are replaced: a terminal must not obey them.
 fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.chars()
@@ -197,14 +197,14 @@ fn printable(text: &[u8]) -> String {
         .collect()
 }
 
-async fn ask(settings: &Settings, request: &str) -> anyhow::Result<String> {
+async fn ask(settings: &ApplianceSettings, request: &str) -> anyhow::Result<String> {
     let path = &settings.status_socket;
     service::ask(path, request).await.with_context(|| {
         format!("no appliance answers on {}; is `lineside run` running, and may you read its socket?", path.display())
     })
 }
 
-async fn health(settings: &Settings) -> anyhow::Result<()> {
+async fn health(settings: &ApplianceSettings) -> anyhow::Result<()> {
     let answer = ask(settings, "health").await?;
     let outcome: Result<String, String> =
         serde_json::from_str(&answer).context("the appliance's answer is not understood")?;
@@ -212,7 +212,7 @@ async fn health(settings: &Settings) -> anyhow::Result<()> {
     print(&format!("healthy: {said}\n"))
 }
 
-async fn roll_back(settings: &Settings) -> anyhow::Result<()> {
+async fn roll_back(settings: &ApplianceSettings) -> anyhow::Result<()> {
     if let Ok(answer) = service::ask(&settings.status_socket, "roll-back").await {
         let outcome: Result<String, String> =
             serde_json::from_str(&answer).context("the appliance's answer is not understood")?;

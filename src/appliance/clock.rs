@@ -5,21 +5,22 @@ use std::time::SystemTime;
 
 use ids::UnixTime;
 
-/// The system clock's time, right or wrong.
+/// The time of the system clock, whether it is right or not: see [`synchronised`].
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
-/// What systemd-timesyncd leaves when it has set the clock since the system started.
+/// The file that systemd-timesyncd makes once it has set the clock after a boot.
 const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 
 /// Whether the kernel says that its clock is synchronised (`adjtimex(2)`: not `TIME_ERROR`).
 ///
-/// Our own unit forbids the call (`ProtectClock` cannot tell reading from setting); there systemd-timesyncd's word counts.
-/// Beside another NTP client the clock then counts as unsynchronised, and signed times alone are believed.
+/// Our own systemd unit forbids the call, because `ProtectClock` cannot tell reading the clock from setting it. There
+/// the file of systemd-timesyncd decides. With another NTP client the clock then counts as unsynchronised, and only
+/// signed times are believed.
 pub fn synchronised() -> bool {
-    // SAFETY: all-zero is a valid timex, and its modes of 0 make adjtimex only read.
+    // SAFETY: a timex of zeros is valid, and with modes 0 adjtimex only reads.
     #[expect(unsafe_code, reason = "no package of ours wraps adjtimex, and this is the whole call")]
     let state = unsafe {
         let mut timex: libc::timex = std::mem::zeroed();

@@ -1,4 +1,4 @@
-//! Does what people ask for on the status socket: a poll, a roll-back, a check of the appliance's health.
+//! Carries out what people ask for on the status socket: a poll, a roll-back, a check of the appliance's health.
 
 use std::sync::Arc;
 
@@ -8,30 +8,30 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::health::Health;
-use status::service::Command;
+use status::service::SocketCommand;
 use update::RollBackRequest;
 
-/// How many commands may wait. The socket answers one asker at a time.
+/// How many commands may wait. It is seldom more than one, because the socket serves one client at a time.
 pub(super) const QUEUE: usize = 8;
 
-/// An answer for people.
-type Answer = oneshot::Sender<Result<String, String>>;
+/// Where the outcome of a command goes: a sentence for people, whether it worked or not.
+type CommandAnswer = oneshot::Sender<Result<String, String>>;
 
-/// Does what the status socket is asked for.
+/// The task that carries out the commands of the status socket.
 pub(super) struct Commands {
-    /// What people ask for.
-    pub(super) asked: mpsc::Receiver<Command>,
-    /// Makes the updater poll.
+    /// The commands, from [`StatusService`](status::service::StatusService).
+    pub(super) asked: mpsc::Receiver<SocketCommand>,
+    /// Wakes the updater, which then polls HQ.
     pub(super) poll_now: Arc<Notify>,
-    /// Makes the updater go back by one release. It takes one request at a time.
+    /// Asks the updater to go back by one release. It takes one request at a time.
     pub(super) roll_backs: mpsc::Sender<RollBackRequest>,
-    /// Looks whether the appliance does what it is for.
+    /// Checks whether the appliance does what it is for.
     pub(super) health: Health,
 }
 
 impl Commands {
-    /// Takes one command after the other until `stop`, or until nobody can ask any more. It waits on the next command,
-    /// and on the answers that take a moment: these are tasks of its own, which end with it.
+    /// Takes one command after the other until `stop`, or until all senders of commands are gone. An answer that takes
+    /// time is a task of its own, so that the next command does not wait for it. Those tasks end with this one.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut answers = JoinSet::new();
         loop {
@@ -46,9 +46,9 @@ impl Commands {
                 command = self.asked.recv() => command,
             };
             match command {
-                Some(Command::Poll) => self.poll_now.notify_one(),
-                Some(Command::RollBack(answer)) => self.roll_back(answer, &mut answers),
-                Some(Command::Health(answer)) => {
+                Some(SocketCommand::Poll) => self.poll_now.notify_one(),
+                Some(SocketCommand::RollBack(answer)) => self.roll_back(answer, &mut answers),
+                Some(SocketCommand::Health(answer)) => {
                     answers.spawn(check(self.health.clone(), answer));
                 }
                 None => return,
@@ -56,8 +56,8 @@ impl Commands {
         }
     }
 
-    /// Hands a roll-back to the updater and waits for what comes of it.
-    fn roll_back(&self, answer: Answer, answers: &mut JoinSet<()>) {
+    /// Hands a roll-back to the updater, and lets a task wait for its outcome.
+    fn roll_back(&self, answer: CommandAnswer, answers: &mut JoinSet<()>) {
         let (done, outcome) = oneshot::channel();
         if self.roll_backs.try_send(done).is_err() {
             // Whoever asked may have gone.
@@ -74,7 +74,7 @@ impl Commands {
     }
 }
 
-async fn check(health: Health, answer: Answer) {
+async fn check(health: Health, answer: CommandAnswer) {
     // Whoever asked may have gone.
     let _ = answer.send(health.check().await.map_err(|error| format!("{error:#}")));
 }

@@ -1,6 +1,7 @@
-//! The appliance's one configuration file: TOML in, checked [`Settings`] out, every problem in one run.
+//! The appliance's one configuration file. TOML is read into checked [`ApplianceSettings`]. One run reports all
+//! problems.
 //!
-//! All keys have defaults that work; an empty file is a good one. What HQ signs for the site (DHCP mode, TFTP
+//! Every key has a default that works, so an empty file is valid. What HQ signs for the site (DHCP mode, TFTP
 //! limits, poll interval) comes with the release and is not written here.
 
 use std::collections::BTreeMap;
@@ -13,9 +14,9 @@ use bundle::DhcpSettings;
 use ids::MacAddr;
 use settings::{Problem, Source, Table, Wrong, count};
 
-/// Where the file is unless `--config` says otherwise.
+/// The path of the configuration file if `--config` names no other.
 pub const DEFAULT_PATH: &str = "/etc/lineside/lineside.toml";
-/// The largest file that is read, in bytes.
+/// The largest configuration file that is read, in bytes.
 const MAX_BYTES: u64 = 256 * 1024;
 /// The longest path of a socket: `sun_path` holds 108 bytes, and the kernel's own error names neither key nor limit.
 const MAX_SOCKET_BYTES: usize = 100;
@@ -25,37 +26,37 @@ const MAX_INTERFACE_BYTES: usize = 15;
 /// The sample file, which is also its documentation.
 pub const SAMPLE: &str = include_str!("lineside.toml");
 
-/// A checked configuration.
+/// What the configuration file says, checked, with a default for each key that it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The LAN interface; `None` takes the only one with a private address.
+pub struct ApplianceSettings {
+    /// The name of the LAN interface. `None` takes the only interface with a private address.
     pub interface: Option<String>,
     /// Whether loopback may be the LAN: for the demo and tests.
     pub allow_loopback: bool,
     /// Fixed addresses of devices, for labs where there is no link layer.
     pub neighbours: BTreeMap<Ipv4Addr, MacAddr>,
-    /// Where everything is kept that must survive.
+    /// The state directory: everything that must survive a restart.
     pub state: PathBuf,
-    /// TFTP.
+    /// What the `[tftp]` table says.
     pub tftp: TftpPart,
-    /// DHCP.
+    /// What the `[dhcp]` table says.
     pub dhcp: DhcpPart,
-    /// Where the system says which image runs, if it is one of ours.
+    /// The file in which the system says which image runs. It exists only on an image of ours.
     pub image_state: PathBuf,
-    /// Time between polls while no release says otherwise.
+    /// The time between two polls of HQ, as long as no release sets another.
     pub poll: Duration,
-    /// The socket of `lineside status`.
+    /// The path of the Unix socket that `lineside status` asks.
     pub status_socket: PathBuf,
-    /// The log filter.
+    /// Which log lines are written, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log: String,
 }
 
 /// The `[tftp]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TftpPart {
-    /// Whether to serve.
+    /// Whether TFTP is served.
     pub enabled: bool,
-    /// UDP port, 69 in production.
+    /// The UDP port of the TFTP server: 69 in production; 0 takes any free port.
     pub port: u16,
     /// The most transfers at a time, 1 to 10,000.
     pub max_transfers: usize,
@@ -66,24 +67,24 @@ pub struct TftpPart {
 /// The `[dhcp]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DhcpPart {
-    /// Whether to take part in DHCP at all.
+    /// Whether the appliance takes part in DHCP at all.
     pub enabled: bool,
-    /// UDP port to listen on, 67 in production.
+    /// The UDP port that the appliance listens on: 67 in production; 0 takes any free port.
     pub server_port: u16,
-    /// UDP port of clients, 68 in production.
+    /// The UDP port of clients, where answers go: 68 in production.
     pub client_port: u16,
-    /// UDP port of relay agents, 67 in production.
+    /// The UDP port of relay agents, where answers to relayed messages go: 67 in production.
     pub relay_port: u16,
-    /// What to do while no release says otherwise, as in a lab without HQ.
+    /// What DHCP does as long as no release sets it, as in a lab without HQ.
     pub local: DhcpSettings,
 }
 
 /// Everything that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
-    /// The file.
+    /// The path of the configuration file.
     pub path: PathBuf,
-    /// At least one.
+    /// What is wrong, in the order of lines; never empty.
     pub problems: Vec<Problem>,
 }
 
@@ -94,8 +95,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Settings {
-    /// Reads and checks a file. A missing file is the defaults only if `path` is [`DEFAULT_PATH`].
+impl ApplianceSettings {
+    /// Reads and checks a configuration file. A file that is missing gives the defaults only if `path` is
+    /// [`DEFAULT_PATH`]; a file that somebody named must be there.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let source = match Source::read(path, &path.to_string_lossy(), MAX_BYTES) {
             Err(_) if path == Path::new(DEFAULT_PATH) && matches!(path.try_exists(), Ok(false)) => {
@@ -108,7 +110,7 @@ impl Settings {
             .map_err(|problems| ConfigError { path: path.to_owned(), problems })
     }
 
-    /// Checks a file.
+    /// Checks the text of a configuration file, and reports all of its problems in the order of lines.
     pub fn parse(source: &Source) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let settings = read(source, &mut problems);
@@ -117,8 +119,8 @@ impl Settings {
     }
 }
 
-/// What stands in the file, and the default of each key that is missing or wrong.
-fn read(source: &Source, problems: &mut Vec<Problem>) -> Settings {
+/// Reads every key. A key that is missing or wrong gets its default; a wrong one adds to `problems` as well.
+fn read(source: &Source, problems: &mut Vec<Problem>) -> ApplianceSettings {
     let mut root = source.toml(problems);
 
     let mut lan = root.table("lan", problems);
@@ -173,7 +175,7 @@ fn read(source: &Source, problems: &mut Vec<Problem>) -> Settings {
     table.finish(problems);
 
     root.finish(problems);
-    Settings {
+    ApplianceSettings {
         interface: interface.map(|(_, name)| name).filter(|name| name != "auto"),
         allow_loopback,
         neighbours: neighbours.map(|(_, known)| known).unwrap_or_default(),
@@ -191,7 +193,7 @@ fn flag(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -
     table.checked(key, "true or false", problems, Ok::<bool, Wrong>).map(|(_, yes)| yes)
 }
 
-/// 0 takes a free one.
+/// Takes the number of a UDP port. 0 means any port that is free.
 fn port(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Option<u16> {
     table.number(key, 0..=65_535, problems)
 }
@@ -228,8 +230,8 @@ mod tests {
 
     use super::*;
 
-    fn parse(text: &str) -> Result<Settings, Vec<Problem>> {
-        Settings::parse(&Source::new("lineside.toml", text))
+    fn parse(text: &str) -> Result<ApplianceSettings, Vec<Problem>> {
+        ApplianceSettings::parse(&Source::new("lineside.toml", text))
     }
 
     #[test]
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_sample_documents_every_key_and_no_other() {
-        let keys = sample::keys(SAMPLE, |source| Settings::parse(source).unwrap_err());
+        let keys = sample::keys(SAMPLE, |source| ApplianceSettings::parse(source).unwrap_err());
         assert_eq!(keys.documented, keys.known);
         for key in ["tftp.port", "dhcp.server-port", "dhcp.range", "dhcp.vendor-options.code", "log.filter"] {
             assert!(keys.known.contains(key), "{key} is not among {:?}", keys.known);
@@ -332,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_must_be_there() {
-        let error = Settings::load(Path::new("/nonexistent/lineside.toml")).unwrap_err();
+        let error = ApplianceSettings::load(Path::new("/nonexistent/lineside.toml")).unwrap_err();
         let told = "/nonexistent/lineside.toml has 1 problem\n/nonexistent/lineside.toml: the file is missing";
         assert_eq!(error.to_string(), told);
     }

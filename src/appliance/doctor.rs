@@ -1,4 +1,4 @@
-//! `lineside doctor`: looks at a LAN and says in plain words what is there and what to do. Needs no set-up.
+//! `lineside doctor` looks at a LAN and says in plain words what is there and what to do. It needs no set-up.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -13,15 +13,16 @@ use dhcp::lan::{OtherServer, Points};
 use dhcp::{LanView, service};
 use telemetry::Hint as _;
 
-/// How long servers have to answer: dnsmasq pings for 3 s first, and the first question may be lost.
+/// How long servers have to answer: dnsmasq pings an address for 3 s before it offers it, and the first DISCOVER may be
+/// lost.
 const LISTEN: Duration = Duration::from_secs(9);
-/// How often is asked meanwhile.
+/// The time between two questions while it listens.
 const ASK_EVERY: Duration = Duration::from_secs(4);
 
-/// Looks at the LAN and says what is there.
+/// Asks for DHCP servers on the LAN, listens for 9 seconds, and returns what to tell the person who ran the command.
 ///
 /// # Errors
-/// If no LAN interface is found, or its client port may not be used: that takes root or `CAP_NET_BIND_SERVICE`.
+/// If no LAN interface is found, or UDP port 68 cannot be opened there: that takes root or `CAP_NET_BIND_SERVICE`.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     let lan = interface::find(interface, false).hint("name the interface: lineside doctor --interface eth0")?;
@@ -38,7 +39,7 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
             _ = ask.tick() => listener.ask(Some(lan.address())).await.context("cannot ask for DHCP servers")?,
             heard = listener.hear() => {
                 let (message, answers) = heard.context("cannot listen for DHCP servers")?;
-                // A running lineside on this machine answers DHCPINFORM, too.
+                // A lineside that runs on this machine answers DHCPINFORM as well.
                 if message.server != lan.address() {
                     seen.heard(&message.overheard(answers), clock::now());
                 }
@@ -49,7 +50,7 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     Ok(advice(&lan, &servers))
 }
 
-/// What there is to say about a LAN with these servers.
+/// The whole text: the servers that answered, the mode to take, what each mode does, and lines for the router.
 fn advice(lan: &LanInterface, servers: &[OtherServer]) -> String {
     let own = lan.address();
     let mut out = String::new();

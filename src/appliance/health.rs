@@ -1,7 +1,7 @@
-//! Whether this appliance does what it is for: a boot of a new image counts as good only if it says so.
+//! Checks whether this appliance does what it is for. A boot of a new image counts as good only if this check passes.
 //!
-//! It depends on nothing that a new image could not help: a site whose router, line or HQ is down, or whose cable is
-//! pulled, is healthy as long as that is known and a file of the release can be had by TFTP.
+//! The check depends on nothing that another image could not mend. A site whose router, line or HQ is down, or whose
+//! cable is pulled, is healthy as long as the last poll says so and a file of the release can be fetched by TFTP.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, RwLock};
@@ -17,36 +17,36 @@ use access::{Catalog, DeviceTable, Files};
 use api::SiteState;
 use bundle::{FileEntry, Scope};
 use ids::{Digest, Lan, MacAddr};
-use status::{Report, Stats};
+use status::{Stats, StatusReport};
 use tftp::packet::{Packet, TransferMode, TransferRequest};
 
-/// How long one block may take.
+/// How long the server may take to answer one packet.
 const BLOCK_WITHIN: Duration = Duration::from_secs(5);
-/// How often a request is sent: a busy board may lose the first.
+/// How often one packet is sent at the most: a busy board may lose the first.
 const TRIES: u32 = 3;
-/// The largest file that is fetched, in bytes. A release's smallest has some hundreds.
+/// The largest file that is fetched, in bytes. The smallest file of a release has some hundreds.
 const MAX_BYTES: u64 = 1024 * 1024;
-/// RFC 1350 §2.
+/// The data in a full block, in octets, without options (RFC 1350 §2).
 const BLOCK_BYTES: usize = 512;
 
-/// What the check looks at.
+/// What the check looks at. Clones look at the same.
 #[derive(Clone)]
 pub struct Health {
     /// The release that is served.
     pub catalog: watch::Receiver<Arc<Catalog>>,
-    /// Where its files are.
+    /// Opens the files of that release.
     pub files: Arc<dyn Files>,
-    /// How the last poll ended.
+    /// The record of what happens here, which knows how the last poll ended.
     pub stats: Stats,
-    /// Whether TFTP is to be served at all.
+    /// Whether the settings ask for TFTP at all. If not, no file is fetched.
     pub tftp: bool,
 }
 
 impl Health {
-    /// Looks, and says what was seen.
+    /// Runs the check, and returns in a sentence what it saw.
     ///
     /// # Errors
-    /// What is wrong, or not known yet.
+    /// What is wrong, or what is not known yet because no poll has ended.
     pub async fn check(&self) -> anyhow::Result<String> {
         let interfaces = nix::ifaddrs::getifaddrs().context("interfaces cannot be listed")?;
         let is_ethernet = |found: &nix::ifaddrs::InterfaceAddress| {
@@ -56,7 +56,7 @@ impl Health {
         if !interfaces.into_iter().any(|found| is_ethernet(&found)) {
             bail!("there is no network interface");
         }
-        let report = Report::of(&self.stats);
+        let report = StatusReport::of(&self.stats);
         if report.state == SiteState::Starting.code() {
             bail!("no poll has ended yet: whether HQ can be reached is not known");
         }
@@ -71,8 +71,8 @@ impl Health {
         Ok(format!("generation {}, HQ: {}; {served}", catalog.generation(), report.state))
     }
 
-    /// Serves the release on loopback for a moment, and fetches a file there as the phone whose it is. The LAN's port
-    /// hears nothing that this machine sends itself; all behind it is the same.
+    /// Serves the release on loopback for a moment, and fetches a file there as a phone that may have it. The socket of
+    /// the LAN does not hear what this machine sends to itself; everything behind the socket is the same code.
     async fn fetch(&self, entry: &FileEntry, phone: MacAddr) -> anyhow::Result<()> {
         let own = Ipv4Addr::LOCALHOST;
         let service = tftp::Service::bind(tftp::Config::new(SocketAddrV4::new(own, 0), Lan::new(own, 8)))?;
@@ -85,7 +85,7 @@ impl Health {
             files: Arc::clone(&self.files),
             devices: Arc::new(RwLock::new(devices)),
             resolve,
-            // A record of its own: no phone was served.
+            // A record of its own, so that this transfer does not count as a phone's.
             stats: Stats::new(),
         };
         let stop = CancellationToken::new();
@@ -98,7 +98,8 @@ impl Health {
     }
 }
 
-/// A file that is sure to be served, the smallest, and a phone that may have it.
+/// The smallest file of the release that some phone may have, and that phone. `None` if there is none of at most
+/// [`MAX_BYTES`].
 fn probe(catalog: &Catalog) -> Option<(&FileEntry, MacAddr)> {
     let phone = |entry: &FileEntry| match &entry.scope {
         Scope::Device(mac) => catalog.phone(*mac).map(|phone| phone.mac),
@@ -110,7 +111,7 @@ fn probe(catalog: &Catalog) -> Option<(&FileEntry, MacAddr)> {
     found.min_by_key(|(entry, _)| entry.blob.clear_bytes)
 }
 
-/// One plain transfer, block after block, compared with what the release says.
+/// Fetches the file by TFTP without options, block after block, and compares its SHA-256 with the release's.
 async fn fetch(server: SocketAddrV4, entry: &FileEntry) -> anyhow::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let request =

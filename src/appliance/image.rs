@@ -1,9 +1,11 @@
-//! The appliance's own image: what runs, what the release wants, and handing a new one to whoever installs it.
+//! The system image of the appliance: which one runs, which one the release wants, and how a new one is handed to the
+//! installer.
 //!
-//! The appliance may neither write to the slots nor run a program. It puts the release's bundle, complete and as signed,
-//! where the system's installer finds it (`lineside-os-install.path`), which checks RAUC's own signature, writes the
-//! other slot and restarts the machine. What became of it is in a file that the system writes; here it is told to HQ.
-//! Without that file this is no image of ours, but a package on somebody's Debian: then nothing is ever installed.
+//! The appliance may neither write to the slots nor run a program. It puts the release's RAUC bundle, complete and as
+//! signed, into a folder that the system's installer watches (`lineside-os-install.path`). The installer checks RAUC's
+//! own signature, writes the other slot and restarts the machine. The system then writes into a file what became of the
+//! image, and the appliance reports that to HQ. Without that file the appliance is a package on somebody's Debian, not
+//! an image of ours; then nothing is ever installed.
 
 use std::fs;
 use std::io;
@@ -28,25 +30,26 @@ use ids::{Digest, UnixTime};
 use status::Stats;
 use update::plan::may_activate;
 
-/// The installer's folder within the state directory.
+/// The folder that the installer watches, within the state directory.
 const FOLDER: &str = "os";
-/// What the installer takes.
+/// The file name under which the installer takes a bundle.
 const BUNDLE: &str = "install.raucb";
-/// The same while it is written.
+/// The name of the bundle while it is being written; the installer ignores it.
 const PART: &str = "install.raucb.part";
-/// The largest state file that is read, in bytes; a real one has under 500.
+/// The largest file of the system that is read, in bytes; a real one has under 500.
 const MAX_STATE_BYTES: u64 = 16 * 1024;
-/// How often the system's file and the clock are looked at.
+/// How often the file of the system and the clock are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How long the installer may leave a bundle lying.
+/// How long the installer may take to pick up a bundle before that becomes an alert.
 const INSTALL_WITHIN: Duration = Duration::from_secs(30 * 60);
-/// The alert for an image that is not what the release wants.
+/// The alert while the image that the release wants does not run here.
 const ALERT: AlertCode = AlertCode::Image;
 
-/// What the system says, a line each.
+/// What the system says about its image, in TOML. A key that is missing is empty.
+/// `image/rootfs/usr/lib/lineside/os/state` writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct State {
+struct ImageState {
     version: String,
     slot: String,
     good: bool,
@@ -56,8 +59,8 @@ struct State {
     outcome: String,
 }
 
-impl State {
-    /// The system's file; `None` if this is no image of ours.
+impl ImageState {
+    /// Reads the file of the system. `None` if it is too large or not understood, which is also logged.
     fn read(path: &Path) -> Option<Self> {
         let bytes = fs::metadata(path).ok()?.len();
         let text = if bytes > MAX_STATE_BYTES { None } else { fs::read_to_string(path).ok() };
@@ -91,62 +94,62 @@ impl State {
     }
 }
 
-/// What is to be done about an image.
+/// What is to be done about the image that the release wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Decision {
-    /// It runs, or there is none.
+enum InstallDecision {
+    /// It runs already, or the release names none.
     Nothing,
-    /// Not now: this boot is not found good yet, or the window is shut.
+    /// Not now: this boot has not passed its health check yet, or it is outside the activation window.
     Wait,
-    /// Hand it over.
+    /// The installer shall get it now.
     Install,
-    /// Never, and why.
+    /// It is never installed here; the text says why, for people.
     Refuse(String),
 }
 
-fn decide(image: Option<&BoardImage>, state: &State, now: UnixTime) -> Decision {
-    let Some(image) = image else { return Decision::Nothing };
+fn decide(image: Option<&BoardImage>, state: &ImageState, now: UnixTime) -> InstallDecision {
+    let Some(image) = image else { return InstallDecision::Nothing };
     if image.version == state.version {
-        return Decision::Nothing;
+        return InstallDecision::Nothing;
     }
     let own = state.compatible();
     if image.compatible != own {
-        return Decision::Refuse(format!(
+        return InstallDecision::Refuse(format!(
             "image {} is for {}, and this is {own}; it stays at {}",
             image.version, image.compatible, state.version
         ));
     }
     if state.tried_sha256.parse::<Digest>().is_ok_and(|tried| tried == image.bundle.sha256) {
-        // Once is enough: a bad image must not restart a site's phones for ever.
-        return Decision::Refuse(format!(
+        // An image is tried once: a bad one must not restart the box of a site again and again.
+        return InstallDecision::Refuse(format!(
             "image {} was tried ({}); this runs {}. Publish a newer one",
             image.version, state.outcome, state.version
         ));
     }
-    // The other slot is what this boot falls back to if it turns out to be bad.
-    if state.good && may_activate(image.window, now) { Decision::Install } else { Decision::Wait }
+    // Before this boot has passed, the other slot must stay: it is what the machine falls back to.
+    if state.good && may_activate(image.window, now) { InstallDecision::Install } else { InstallDecision::Wait }
 }
 
-/// Follows what the release wants.
+/// The task that hands images to the installer and reports which one runs.
 pub struct ImageService {
-    /// Where the system says what runs.
+    /// The file in which the system says which image runs and what became of the last one.
     pub state_file: PathBuf,
-    /// The state directory.
+    /// The state directory; the installer's folder is in it.
     pub state: PathBuf,
-    /// The release.
+    /// The release that is served, which may name an image.
     pub catalog: watch::Receiver<Arc<Catalog>>,
-    /// Where its files are.
+    /// Opens the files of that release.
     pub files: Arc<dyn Files>,
-    /// Told what runs and what became of it.
+    /// The record that is told which image runs and what became of the last one.
     pub stats: Stats,
 }
 
 impl ImageService {
-    /// Follows until `stop`.
+    /// Looks at the system's file every 30 s and at each new release, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let card = Card::of(&self.state);
         let folder = self.state.join(FOLDER);
-        // Half a bundle of a process that ended.
+        // An earlier process may have left half a bundle.
         let _ = fs::remove_file(folder.join(PART));
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -163,7 +166,7 @@ impl ImageService {
             if !self.state_file.exists() {
                 continue;
             }
-            let Some(state) = State::read(&self.state_file) else { continue };
+            let Some(state) = ImageState::read(&self.state_file) else { continue };
             self.stats.image(state.seen());
             let catalog = Arc::clone(&self.catalog.borrow_and_update());
             let alert = if folder.join(BUNDLE).exists() {
@@ -173,9 +176,9 @@ impl ImageService {
             } else {
                 handed = None;
                 match decide(catalog.image(), &state, clock::now()) {
-                    Decision::Nothing | Decision::Wait => None,
-                    Decision::Refuse(why) => Some(why),
-                    Decision::Install => match self.hand_over(&catalog, &folder).await {
+                    InstallDecision::Nothing | InstallDecision::Wait => None,
+                    InstallDecision::Refuse(why) => Some(why),
+                    InstallDecision::Install => match self.hand_over(&catalog, &folder).await {
                         Ok(()) => None,
                         Err(error) => Some(format!("an image cannot be handed to the installer: {error}")),
                     },
@@ -201,11 +204,12 @@ impl ImageService {
     }
 }
 
-/// Writes the bundle in clear: under its name only when all of it is on the disk and is what was signed for.
+/// Writes the bundle in clear. It gets the name that the installer takes only when all of it is on the disk and has the
+/// length and SHA-256 that were signed for.
 fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()> {
     durable::create_dirs(folder, SHARED_DIR)?;
     let content = files.open(&image.bundle).map_err(io::Error::other)?;
-    // Whatever fails, it goes away: the disk may be full of it.
+    // `part` is removed when a step fails, because the disk may be full of it.
     let mut part = Disk::default().aside_named(&folder.join(PART), &folder.join(BUNDLE), SHARED)?;
     for index in 0..content.len().div_ceil(CHUNK_BYTES as u64) {
         part.append(&content.chunk(index).map_err(io::Error::other)?)?;
@@ -236,58 +240,60 @@ mod tests {
         BoardImage { version, compatible, bundle: Arc::new(bundle), window: None }
     }
 
-    fn running(version: &str) -> State {
+    fn running(version: &str) -> ImageState {
         let (version, slot, good) = (version.to_owned(), "A".to_owned(), true);
-        State { version, slot, good, compatible: Some("lineside-arm64".to_owned()), ..State::default() }
+        ImageState { version, slot, good, compatible: Some("lineside-arm64".to_owned()), ..ImageState::default() }
     }
 
     #[test]
     fn what_the_system_says_is_read_and_nonsense_is_no_image() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.toml");
-        assert_eq!(State::read(&path), None);
+        assert_eq!(ImageState::read(&path), None);
         let said = "version = \"1.2\"\nslot = \"B\"\ngood = true\ncompatible = \"lineside-arm64\"\nfuture = 1\n\
                     tried_version = \"1.3\"\ntried_sha256 = \"00\"\noutcome = \"fell back: \\u001b[2J three boots\"\n";
         fs::write(&path, said).unwrap();
-        let state = State::read(&path).unwrap();
+        let state = ImageState::read(&path).unwrap();
         assert_eq!((state.version.as_str(), state.good), ("1.2", true));
         let seen = state.seen();
         assert_eq!((seen.slot.as_str(), seen.outcome.as_str()), ("B", "fell back: [2J three boots"));
         for nonsense in ["version = \"a b\"\n", "version = 1\n", "<html>", &"#".repeat(20_000)] {
             fs::write(&path, nonsense).unwrap();
-            assert_eq!(State::read(&path), None, "{}", nonsense.len());
+            assert_eq!(ImageState::read(&path), None, "{}", nonsense.len());
         }
     }
 
     #[test]
     fn an_image_is_installed_once_at_its_time_on_its_hardware_and_from_a_good_boot() {
         let new = image("1.3", b"new");
-        assert_eq!(decide(None, &running("1.2"), NOON), Decision::Nothing);
-        assert_eq!(decide(Some(&new), &running("1.3"), NOON), Decision::Nothing);
-        assert_eq!(decide(Some(&new), &running("1.2"), NOON), Decision::Install);
-        let doubtful = State { good: false, ..running("1.2") };
-        assert_eq!(decide(Some(&new), &doubtful, NOON), Decision::Wait);
+        assert_eq!(decide(None, &running("1.2"), NOON), InstallDecision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.3"), NOON), InstallDecision::Nothing);
+        assert_eq!(decide(Some(&new), &running("1.2"), NOON), InstallDecision::Install);
+        let doubtful = ImageState { good: false, ..running("1.2") };
+        assert_eq!(decide(Some(&new), &doubtful, NOON), InstallDecision::Wait);
         let night = BoardImage { window: Some((60, 240)), ..new.clone() };
-        assert_eq!(decide(Some(&night), &running("1.2"), NOON), Decision::Wait);
-        assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), Decision::Install);
+        assert_eq!(decide(Some(&night), &running("1.2"), NOON), InstallDecision::Wait);
+        assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), InstallDecision::Install);
 
         let other = BoardImage { compatible: "lineside-amd64".to_owned(), ..new.clone() };
-        assert!(matches!(decide(Some(&other), &running("1.2"), NOON), Decision::Refuse(why) if why.contains("amd64")));
-        let fell = State {
+        assert!(
+            matches!(decide(Some(&other), &running("1.2"), NOON), InstallDecision::Refuse(why) if why.contains("amd64"))
+        );
+        let fell = ImageState {
             tried_version: "1.3".to_owned(),
             tried_sha256: new.bundle.sha256.to_string(),
             outcome: "fell back: three boots were not good".to_owned(),
             ..running("1.2")
         };
-        let Decision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
+        let InstallDecision::Refuse(why) = decide(Some(&new), &fell, NOON) else { panic!("tried again") };
         assert!(why.contains("three boots"), "{why}");
-        // Another bundle is another try.
-        assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), Decision::Install);
+        // Another bundle is tried again.
+        assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), InstallDecision::Install);
     }
 
-    struct Memory(Vec<u8>);
+    struct FilesInMemory(Vec<u8>);
 
-    impl Content for Memory {
+    impl Content for FilesInMemory {
         fn len(&self) -> u64 {
             self.0.len() as u64
         }
@@ -297,7 +303,7 @@ mod tests {
         }
     }
 
-    impl Files for Memory {
+    impl Files for FilesInMemory {
         fn open(&self, _: &Arc<FileEntry>) -> Result<Arc<dyn Content>, ContentError> {
             Ok(Arc::new(Self(self.0.clone())))
         }
@@ -309,10 +315,10 @@ mod tests {
         let folder = dir.path().join(FOLDER);
         let content: Vec<u8> = (0..CHUNK_BYTES * 2 + 77).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let wanted = image("1.3", &content);
-        let wrong = write(&Memory(content.iter().map(|byte| byte ^ 1).collect()), &wanted, &folder).unwrap_err();
+        let wrong = write(&FilesInMemory(content.iter().map(|byte| byte ^ 1).collect()), &wanted, &folder).unwrap_err();
         assert_eq!(wrong.to_string(), "it is not what the release says");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-        write(&Memory(content.clone()), &wanted, &folder).unwrap();
+        write(&FilesInMemory(content.clone()), &wanted, &folder).unwrap();
         assert_eq!(fs::read(folder.join(BUNDLE)).unwrap(), content);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }

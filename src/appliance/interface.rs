@@ -1,4 +1,4 @@
-//! The LAN's interface: which it is, and what the appliance's address on it is.
+//! Finds the interface of the LAN and the address that the appliance has on it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,18 +11,18 @@ use ids::{Lan, is_private};
 /// The interface that phones are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LanInterface {
-    /// Its name, for example `eth0`.
+    /// The kernel's name for it, for example `eth0`.
     pub name: String,
-    /// The kernel's number for it.
+    /// The kernel's index of it. An adapter that is plugged in again gets another one.
     pub index: u32,
-    /// Our address on it, and the LAN's prefix.
+    /// The appliance's address on it, with the prefix length of the LAN.
     pub lan: Lan,
-    /// The largest IP packet on it, in octets.
+    /// The largest IP packet that it carries, in octets; 1500 if the kernel does not say.
     pub mtu: u32,
 }
 
 impl LanInterface {
-    /// Our address on it.
+    /// The appliance's address on it, without the prefix length.
     pub const fn address(&self) -> Ipv4Addr {
         self.lan.address()
     }
@@ -31,63 +31,63 @@ impl LanInterface {
 /// Why there is no LAN to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
-    /// The system does not say.
+    /// The operating system does not list its interfaces.
     #[error("cannot list network interfaces")]
     List(#[source] nix::Error),
-    /// No interface of this name.
+    /// The settings name an interface that is not there.
     #[error("there is no network interface {name}; there are {available}")]
     NotFound {
-        /// As it was given.
+        /// The name in the settings.
         name: String,
-        /// What there is.
+        /// All interfaces with their addresses, for the message.
         available: String,
     },
-    /// It has no IPv4 address.
+    /// The interface that the settings name has no IPv4 address.
     #[error("{name} has no IPv4 address; there are {available}")]
     NoAddress {
-        /// Its name.
+        /// The name of the interface.
         name: String,
-        /// What there is.
+        /// All interfaces with their addresses, for the message.
         available: String,
     },
-    /// Its addresses are not those of a private LAN.
+    /// The interface that the settings name has only addresses that are no private network's.
     #[error("{name} has {address}, which is no address of a private network; phones are served on LANs only")]
     Public {
-        /// Its name.
+        /// The name of the interface.
         name: String,
-        /// Its address.
+        /// The first of its addresses.
         address: Ipv4Addr,
     },
-    /// No name was given and there is none that would do.
+    /// The settings name none, and no interface is fit. The text lists what there is.
     #[error("no network interface has an address of a private network; there are {0}")]
     None(String),
-    /// No name was given and several would do.
+    /// The settings name none, and several interfaces are fit. The text lists their names.
     #[error("several network interfaces could be the LAN; name one of {0}")]
     Several(String),
 }
 
 impl InterfaceError {
-    /// Whether it may be otherwise in a moment without anybody changing a setting.
+    /// Whether the error may go away without a change of the settings: an interface or an address may still come.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::NoAddress { .. } | Self::None(_))
     }
 }
 
-/// An IPv4 address of an interface, as the system lists it.
+/// One entry of `getifaddrs(3)`: an interface, and one of its IPv4 addresses if it has any.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct ListedAddress {
     name: String,
     up: bool,
     loopback: bool,
     address: Option<Lan>,
 }
 
-/// Finds the LAN's interface: the one named, else the only one with an address of a private network (RFC 1918, RFC 3927
-/// link-local, RFC 6598). Loopback counts only if `allow_loopback`, and only by name.
+/// Finds the interface of the LAN: the one with this name, or without a name the only one with an address of a private
+/// network (RFC 1918, RFC 3927 link-local, RFC 6598). Loopback is taken only by name, and only if `allow_loopback`.
 ///
 /// # Errors
 ///
-/// See [`InterfaceError`]; messages name what there is.
+/// See [`InterfaceError`]. Its messages list the interfaces that there are.
 pub fn find(name: Option<&str>, allow_loopback: bool) -> Result<LanInterface, InterfaceError> {
     let (name, lan) = choose(&list()?, name, allow_loopback)?;
     let index = if_nametoindex(name.as_str()).map_err(InterfaceError::List)?;
@@ -95,14 +95,14 @@ pub fn find(name: Option<&str>, allow_loopback: bool) -> Result<LanInterface, In
     Ok(LanInterface { name, index, lan, mtu: mtu.unwrap_or(1500) })
 }
 
-fn list() -> Result<Vec<Found>, InterfaceError> {
-    let mut all: Vec<Found> = Vec::new();
+fn list() -> Result<Vec<ListedAddress>, InterfaceError> {
+    let mut all: Vec<ListedAddress> = Vec::new();
     for entry in getifaddrs().map_err(InterfaceError::List)? {
         let v4 = |storage: Option<nix::sys::socket::SockaddrStorage>| {
             storage.and_then(|storage| storage.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
         };
         let netmask = v4(entry.netmask).unwrap_or(Ipv4Addr::BROADCAST);
-        all.push(Found {
+        all.push(ListedAddress {
             name: entry.interface_name,
             up: entry.flags.contains(InterfaceFlags::IFF_UP),
             loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
@@ -112,14 +112,14 @@ fn list() -> Result<Vec<Found>, InterfaceError> {
     Ok(all)
 }
 
-fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(String, Lan), InterfaceError> {
-    let fits = |found: &Found, lan: Lan| {
+fn choose(all: &[ListedAddress], name: Option<&str>, allow_loopback: bool) -> Result<(String, Lan), InterfaceError> {
+    let fits = |found: &ListedAddress, lan: Lan| {
         let address = lan.address();
         if found.loopback { allow_loopback && address.is_loopback() } else { is_private(address) }
     };
     let Some(name) = name else {
         let addresses = all.iter().filter(|found| found.up && !found.loopback);
-        let fitting: Vec<(&Found, Lan)> = addresses
+        let fitting: Vec<(&ListedAddress, Lan)> = addresses
             .filter_map(|found| Some((found, found.address.filter(|&address| fits(found, address))?)))
             .collect();
         return match fitting.as_slice() {
@@ -138,7 +138,7 @@ fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(St
     if own.peek().is_none() {
         return Err(InterfaceError::NotFound { name: name.to_owned(), available: describe(all) });
     }
-    let addresses: Vec<(&Found, Lan)> = own.filter_map(|found| Some((found, found.address?))).collect();
+    let addresses: Vec<(&ListedAddress, Lan)> = own.filter_map(|found| Some((found, found.address?))).collect();
     match (addresses.iter().find(|(found, address)| fits(found, *address)), addresses.first()) {
         (Some((_, address)), _) => Ok((name.to_owned(), *address)),
         (None, Some((_, lan))) => Err(InterfaceError::Public { name: name.to_owned(), address: lan.address() }),
@@ -146,8 +146,8 @@ fn choose(all: &[Found], name: Option<&str>, allow_loopback: bool) -> Result<(St
     }
 }
 
-/// `eth0 (192.168.1.2/24), wlan0 (no address)`.
-fn describe(all: &[Found]) -> String {
+/// Lists the interfaces for a message: `eth0 (192.168.1.2/24), wlan0 (no IPv4 address)`.
+fn describe(all: &[ListedAddress]) -> String {
     let mut names: Vec<&str> = all.iter().map(|found| found.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
@@ -222,11 +222,11 @@ mod tests {
         assert!(lan.index > 0 && lan.mtu >= 1500);
     }
 
-    fn at(name: &str, text: &str) -> Found {
-        Found { address: Some(text.parse().unwrap()), ..bare(name) }
+    fn at(name: &str, text: &str) -> ListedAddress {
+        ListedAddress { address: Some(text.parse().unwrap()), ..bare(name) }
     }
 
-    fn bare(name: &str) -> Found {
-        Found { name: name.to_owned(), up: true, loopback: name == "lo", address: None }
+    fn bare(name: &str) -> ListedAddress {
+        ListedAddress { name: name.to_owned(), up: true, loopback: name == "lo", address: None }
     }
 }

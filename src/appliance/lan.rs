@@ -1,9 +1,9 @@
-//! What serves the LAN: TFTP, DHCP and the neighbour table, on the address that the LAN interface has now.
+//! Runs what serves the LAN: TFTP, DHCP and the neighbour table, on the address that the LAN interface has now.
 //!
-//! Interfaces come and go under a running appliance: a cable is pulled and a network daemon takes the address back, a
-//! router is replaced and the network has another number, a USB adapter is plugged in again under another index. So the
-//! address is looked at whenever the kernel says that something has changed, and now and then in any case, and what
-//! depends on it begins anew on what it is then. Everything else goes on: the release, the store, the polls.
+//! Interfaces come and go under a running appliance. A cable is pulled and a network daemon takes the address back. A
+//! router is replaced and the network has another number. A USB adapter is plugged in again and has another index. So
+//! the `lan` task looks at the address whenever the kernel reports a change, and now and then in any case. When the
+//! address has changed, the services of the LAN start again on the new one. The release, the store and the polls go on.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::activation::{self, Sockets};
-use super::changes::Changes;
-use super::config::Settings;
+use super::changes::InterfaceChanges;
+use super::config::ApplianceSettings;
 use super::interface::{self, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
@@ -30,66 +30,67 @@ use store::Store;
 
 /// How often the interface is looked at while the kernel does not report changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How often it is looked at while the kernel does, in case a report was lost.
+/// How often the interface is looked at while the kernel reports changes, in case a report was lost.
 const LOOK_SELDOM: Duration = Duration::from_secs(20);
-/// How often it is tried to serve again after the address went, besides when something changes.
+/// How often the services try to start again after the address went, besides at each report of the kernel.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// A network daemon that starts again takes the address away and puts it back. Transfers survive what is shorter than that.
+/// For how long the address may be missing before the services end. A network daemon that starts again takes the
+/// address away and puts it back; transfers survive that.
 const FLAP: Duration = Duration::from_millis(200);
-/// How long the services of an address that is gone may take to end. Their transfers have lost their address.
+/// How long services may take to end once their address is gone. Their transfers are lost in any case.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
-/// How many addresses may wait to be resolved.
+/// How many addresses may wait until the neighbour table asks for them by ARP.
 const RESOLVE_QUEUE: usize = 256;
-/// The alert while there is no LAN to serve.
+/// The alert as long as there is no LAN to serve.
 const NO_LAN: AlertCode = AlertCode::NoLan;
 
-/// What the services of the LAN are made of, each time anew.
-pub(super) struct Lan {
-    pub(super) settings: Settings,
-    /// Those of systemd's that we have. They outlive an address: each time the services get copies.
+/// The `lan` task, and what it makes the services of the LAN from whenever the address changes.
+pub(super) struct LanServices {
+    pub(super) settings: ApplianceSettings,
+    /// The sockets that systemd opened. They outlive an address, because services get copies of them.
     pub(super) sockets: Sockets,
     pub(super) store: Store,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
     pub(super) stats: Stats,
 }
 
-/// Sockets on one address of the LAN interface.
-pub(super) struct Bound {
+/// The services of the LAN with their sockets open on one address of the LAN interface, but not running yet.
+pub(super) struct LanSockets {
     interface: LanInterface,
     tftp: Option<tftp::Service>,
     dhcp: Option<dhcp::Service>,
 }
 
-impl Bound {
-    /// Where TFTP is served, if it is.
+impl LanSockets {
+    /// The address and port that TFTP is served on; `None` if the settings disable TFTP.
     pub(super) fn tftp(&self) -> Option<SocketAddrV4> {
         self.tftp.as_ref().map(tftp::Service::local_addr)
     }
 
-    /// Where DHCP is answered, if it is.
+    /// The address and port that DHCP is answered on; `None` if the settings disable DHCP.
     pub(super) fn dhcp(&self) -> Option<SocketAddrV4> {
         self.dhcp.as_ref().map(|service| SocketAddrV4::new(self.interface.address(), service.port()))
     }
 }
 
-impl Lan {
-    /// Opens the sockets that the settings ask for.
-    pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<Bound> {
+impl LanServices {
+    /// Opens the sockets that the settings ask for on the address of this interface.
+    pub(super) fn bind(&self, interface: LanInterface) -> anyhow::Result<LanSockets> {
         let settings = &self.settings;
         let tftp = settings.tftp.enabled.then(|| self.tftp_service(&interface)).transpose()?;
         let dhcp = settings.dhcp.enabled.then(|| self.dhcp_service(&interface)).transpose()?;
-        Ok(Bound { interface, tftp, dhcp })
+        Ok(LanSockets { interface, tftp, dhcp })
     }
 
-    /// Serves until `stop`, on one address after the other. An error is one of the services', not of the interface.
+    /// Serves until `stop`, on one address after the other. If `bound` is `None`, it first waits for the interface.
     ///
-    /// Without sockets to begin with, the interface is waited for.
-    pub(super) async fn run(self, mut bound: Option<Bound>, stop: CancellationToken) -> anyhow::Result<()> {
+    /// An error means that a service failed. A missing interface is no error.
+    pub(super) async fn run(self, mut bound: Option<LanSockets>, stop: CancellationToken) -> anyhow::Result<()> {
         let mut name = self.settings.interface.clone();
-        let mut changes = Changes::new();
+        let mut changes = InterfaceChanges::new();
         loop {
             if let Some(bound) = bound {
-                // The same interface by name from now on, whatever else looks like a LAN.
+                // From now on only the interface of this name counts, whatever else looks like a LAN.
                 name = Some(bound.interface.name.clone());
                 if !self.serve(bound, &mut changes, &stop).await? {
                     return Ok(());
@@ -105,10 +106,15 @@ impl Lan {
         }
     }
 
-    /// Serves on one address: true when it has changed, false after a stop.
-    async fn serve(&self, bound: Bound, changes: &mut Changes, stop: &CancellationToken) -> anyhow::Result<bool> {
-        let Bound { interface, tftp, dhcp } = bound;
-        // On another network an address says nothing about the device that had it here.
+    /// Serves on one address. Returns true once the address has changed, and false after a stop.
+    async fn serve(
+        &self,
+        bound: LanSockets,
+        changes: &mut InterfaceChanges,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<bool> {
+        let LanSockets { interface, tftp, dhcp } = bound;
+        // A new table for each address: on another network an IP address belongs to another device.
         let devices = Arc::new(RwLock::new(known_devices(&self.settings, &interface)));
         let (resolve, to_resolve) = mpsc::channel(RESOLVE_QUEUE);
         let leave = stop.child_token();
@@ -142,7 +148,8 @@ impl Lan {
 
         let lost = self.watch(&interface, &mut tasks, changes, stop).await?;
         leave.cancel();
-        // After a stop whoever stopped us has patience; an address that is gone is worth none.
+        // After a stop transfers are drained, and the caller sets the limit. On an address that is gone they cannot go
+        // on.
         let all = async { while tasks.join_next().await.is_some() {} };
         if !lost {
             all.await;
@@ -152,21 +159,22 @@ impl Lan {
         Ok(lost)
     }
 
-    /// Waits until the address is lost (true) or a stop comes (false). An error is a service that ended otherwise.
+    /// Waits until the address is lost (true) or a stop comes (false). An error is a service that ended while the
+    /// address was still there.
     async fn watch(
         &self,
         interface: &LanInterface,
         tasks: &mut JoinSet<(&'static str, anyhow::Result<()>)>,
-        changes: &mut Changes,
+        changes: &mut InterfaceChanges,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
-        // Between the look that found the address and the first report, it may have gone.
+        // Look first: the address may have gone before the kernel's first report.
         let mut ended = None;
         loop {
             if self.has_changed(interface, changes).await && !stop.is_cancelled() {
                 return Ok(true);
             }
-            // A service that lost its socket together with its address has not failed.
+            // A service that ended because its address went has not failed. Here the address is still there.
             if ended.is_some() && !stop.is_cancelled() {
                 return why(ended.flatten());
             }
@@ -179,7 +187,7 @@ impl Lan {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-    async fn has_changed(&self, before: &LanInterface, changes: &mut Changes) -> bool {
+    async fn has_changed(&self, before: &LanInterface, changes: &mut InterfaceChanges) -> bool {
         let mut found = self.find(Some(&before.name));
         let until = Instant::now() + FLAP;
         while found.is_err() && Instant::now() < until {
@@ -203,8 +211,8 @@ impl Lan {
         interface::find(name, self.settings.allow_loopback)
     }
 
-    /// Waits for an address and binds it.
-    async fn bind_again(&self, name: Option<&str>, changes: &mut Changes) -> Bound {
+    /// Waits until the interface has an address and the sockets open on it.
+    async fn bind_again(&self, name: Option<&str>, changes: &mut InterfaceChanges) -> LanSockets {
         let mut said = None;
         loop {
             let bound = self.find(name).map_err(anyhow::Error::from).and_then(|interface| self.bind(interface));
@@ -251,7 +259,8 @@ impl Lan {
     fn dhcp_service(&self, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {
         let settings = &self.settings.dhcp;
         let config = dhcp::Config {
-            // Loopback has no hardware addresses and nobody else's DHCP server: relayed and unicast requests are all there is.
+            // Loopback has no hardware addresses and no other DHCP server, so there are only relayed and unicast
+            // requests.
             interface: (!lan.address().is_loopback()).then(|| lan.name.clone()),
             lan: lan.lan,
             server_port: settings.server_port,
@@ -272,7 +281,7 @@ impl Lan {
     }
 }
 
-/// Why a service has ended, which none should.
+/// The error for a service that has ended, which none should do by itself.
 fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Result<bool> {
     match ended {
         Some(Ok((name, Ok(())))) => bail!("{name} has ended by itself"),
@@ -282,7 +291,7 @@ fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::Joi
     }
 }
 
-fn known_devices(settings: &Settings, lan: &LanInterface) -> DeviceTable {
+fn known_devices(settings: &ApplianceSettings, lan: &LanInterface) -> DeviceTable {
     let mut devices = if lan.address().is_loopback() { DeviceTable::without_link() } else { DeviceTable::default() };
     for (address, mac) in &settings.neighbours {
         if !devices.fixed(*address, *mac) {

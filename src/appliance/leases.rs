@@ -1,4 +1,5 @@
-//! DHCP's own leases, kept in a journal of the store; and leases of others that were completed, which may be lost.
+//! Keeps leases on disk: our own in a journal of the store, and the router's leases that we completed in its cache. The
+//! cache may be lost.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,21 +12,22 @@ use dhcp::leases::{Lease, LeaseLog};
 use ids::UnixTime;
 use store::{Journal, Store, StoreError};
 
-/// A journal of this length is rewritten with what is current: some 7,000 leases.
+/// At this length the journal is rewritten with the current leases alone. It is room for some 7,000 leases.
 const REWRITE_BYTES: u64 = 1024 * 1024;
-/// Room in one record, well under what a journal takes.
+/// The most bytes in one record, well under what a journal takes.
 const RECORD_BYTES: usize = 32 * 1024;
 
-/// In the cache: MAC address to [`CompletedLease`], and under [`BOOT`] the run of the machine that stamped them.
+/// The tree of the cache that maps a MAC address to a [`CompletedLease`]. Under [`BOOT`] it has the boot id of the
+/// kernel whose clock stamped them.
 const COMPLETED: &str = "dhcp-completed";
-/// Not six octets long, so no MAC address.
+/// The key of the boot id. It is not six octets long, so it is no MAC address.
 const BOOT: &[u8] = b"boot";
-/// The most completed leases that are remembered.
+/// The most completed leases that are kept in the cache.
 const MAX_COMPLETED: usize = 1024;
-/// The longest lease that is worth remembering.
+/// The age at which a completed lease is forgotten.
 const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 
-/// The journal `leases`: records of one or more leases, a line each; the last one of an address counts.
+/// The journal `leases`. A record has one or more leases, a line each; the last lease of an address counts.
 #[derive(Debug)]
 pub struct StoredLeases {
     store: Store,
@@ -34,10 +36,10 @@ pub struct StoredLeases {
 }
 
 impl StoredLeases {
-    /// Opens the journal of a store. Lines that are no lease are left out.
+    /// Opens the journal in this store. Lines that are no lease are ignored.
     ///
     /// # Errors
-    /// If the disk refuses, or another process has the journal.
+    /// If the disk fails, or another process has the journal open.
     pub fn open(store: &Store) -> Result<Self, StoreError> {
         let (journal, records) = store.journal("leases")?;
         let lines = records.iter().flat_map(|record| record.split(|byte| *byte == b'\n'));
@@ -98,7 +100,7 @@ impl LeaseLog for StoredLeases {
 
     fn recall(&mut self) -> Option<Vec<(CompletedLease, Duration)>> {
         let cache = self.store.cache();
-        // How long ago something was is known if the clock is right, or if this machine has run all the while.
+        // The age of a lease is known if the clock is right now, or if the machine has not restarted since.
         let same_run = cache.get(COMPLETED, BOOT).as_deref() == Some(boot().as_bytes());
         if !same_run && !clock::synchronised() && cache.count(COMPLETED) > 0 {
             return None;
@@ -121,7 +123,7 @@ impl LeaseLog for StoredLeases {
     }
 }
 
-/// What names this run of the machine; empty if the kernel does not say.
+/// The kernel's id of this boot; empty if it has none to read.
 fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! The appliance as a process: command line, configuration, and the list of everything that runs.
+//! The appliance as a process: its command line, its configuration and the list of all tasks that run.
 //!
-//! Read `parts` (what it consists of), then [`run`] (what runs), then what `run` names.
+//! Read `parts` first (what the appliance consists of), then [`run`] (which tasks it runs), then the modules of the
+//! tasks.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 

@@ -1,7 +1,8 @@
-//! Keeps what `status` knows over restarts, in the store's database of what may be lost.
+//! Keeps what `status` knows over restarts, in the cache of the store, which may be lost.
 //!
-//! Read once at the start, written every quarter of an hour and at the end, and only what changed: an SD card wears out
-//! by being written. Deleting `cache.sled` while the appliance is stopped changes nothing that a phone can see.
+//! It is read once at the start, and written every quarter of an hour and at the end. Only what changed is written,
+//! because writing wears an SD card out. To delete `cache.sled` while the appliance is stopped changes nothing that a
+//! phone sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,61 +13,64 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use status::stats::{MAX_ALERTS, MAX_DEVICES};
-use status::{Memory, Stats, memory};
+use status::{Stats, StatsMemory, memory};
 use store::Store;
 
-/// How often what changed is written.
+/// The time between two writes.
 pub const KEEP_EVERY: Duration = Duration::from_secs(15 * 60);
 
-/// Devices seen: MAC address to [`api::PhoneSeen`] as JSON.
+/// The tree of devices seen. It maps a MAC address to an [`api::PhoneSeen`] in JSON.
 const PHONES: &str = "phones";
-/// Outcome per phone and file: MAC address and name to [`status::FileSeen`] as JSON.
+/// The tree of outcomes. It maps MAC address, NUL and file name to a [`status::FileSeen`] in JSON.
 const FILES: &str = "files";
-/// Name to value, little-endian.
+/// The tree of counters. It maps a name to a `u64`, little-endian.
 const COUNTERS: &str = "counters";
-/// Alerts that HQ has not heard: code, NUL and text to [`api::Alert`] as JSON.
+/// The tree of alerts that no check-in has carried yet. It maps code, NUL and text to an [`api::Alert`] in JSON.
 const OUTBOX: &str = "outbox";
 const TREES: [(&str, usize); 4] =
     [(PHONES, MAX_DEVICES), (FILES, memory::MAX_FILES), (COUNTERS, memory::MAX_COUNTERS), (OUTBOX, MAX_ALERTS)];
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The record's memory on disk. Clones are the same memory. Operations may block on the disk.
+/// What the record of `status` keeps on disk. Clones are the same memory. Every operation may block on the disk.
 #[derive(Debug, Clone)]
 pub struct StoredMemory {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<MemoryOnDisk>>,
 }
 
+/// The record, and what of it is on disk.
 #[derive(Debug)]
-struct Inner {
+struct MemoryOnDisk {
     store: Store,
     stats: Stats,
-    /// What is on disk, by tree; `None` until it was read.
+    /// What is on disk, by tree. `None` until [`MemoryOnDisk::recall`] has read it.
     kept: Option<BTreeMap<&'static str, Entries>>,
 }
 
 impl StoredMemory {
-    /// A memory for this record. Nothing is read yet.
+    /// A memory for the record `stats` in this store. Nothing is read yet.
     pub fn new(store: Store, stats: Stats) -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner { store, stats, kept: None })) }
+        Self { inner: Arc::new(Mutex::new(MemoryOnDisk { store, stats, kept: None })) }
     }
 
-    /// Reads what an earlier run kept into the record, once. What cannot be read is forgotten.
+    /// Reads what an earlier run kept into the record. Only the first call does. Entries that cannot be read are
+    /// dropped.
     pub fn recall(&self) {
         self.lock().recall();
     }
 
-    /// Writes what changed since the last time, if anything did. Returns how many entries that were.
+    /// Writes the entries that changed since the last call, and returns how many there were.
     pub fn keep(&self) -> usize {
         let mut inner = self.lock();
         inner.recall();
         inner.keep()
     }
 
-    /// Recalls, then keeps what changed until `stop`. The last word is the caller's, when nothing changes any more.
+    /// Recalls, then writes what changed every [`KEEP_EVERY`] until `stop`. It does not write at the end: the caller
+    /// does, once nothing changes any more.
     ///
     /// # Errors
-    /// If a panic on the way here left the memory in pieces.
+    /// If a read or a write panicked.
     pub async fn run(self, stop: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let memory = self.clone();
         tokio::task::spawn_blocking(move || memory.recall()).await?;
@@ -80,13 +84,13 @@ impl StoredMemory {
         }
     }
 
-    /// What is in there is a copy: whatever a panic left of it, it can be written anew.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// A lock that a panic has poisoned is taken all the same: what it protects is a copy and can be written again.
+    fn lock(&self) -> MutexGuard<'_, MemoryOnDisk> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl MemoryOnDisk {
     fn recall(&mut self) {
         if self.kept.is_some() {
             return;
@@ -98,7 +102,7 @@ impl Inner {
             let value = u64::from_le_bytes(value.as_slice().try_into().ok()?);
             Some((String::from_utf8(name.clone()).ok()?, value))
         };
-        self.stats.recall(Memory {
+        self.stats.recall(StatsMemory {
             phones: values(kept.get(PHONES)),
             files: values(kept.get(FILES)),
             counters: kept.get(COUNTERS).into_iter().flatten().filter_map(counter).collect(),
@@ -132,7 +136,7 @@ impl Inner {
             cache.flush();
         }
         if cache.resets() != resets {
-            // It started empty in between: all of it is new next time.
+            // The cache was emptied meanwhile. The next call writes everything again.
             kept.clear();
         }
         changed
@@ -143,7 +147,7 @@ fn values<T: DeserializeOwned>(entries: Option<&Entries>) -> Vec<T> {
     entries.into_iter().flatten().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect()
 }
 
-fn trees(memory: &Memory) -> BTreeMap<&'static str, Entries> {
+fn trees(memory: &StatsMemory) -> BTreeMap<&'static str, Entries> {
     fn entry<T: Serialize>(key: Vec<u8>, value: &T) -> Option<(Vec<u8>, Vec<u8>)> {
         Some((key, serde_json::to_vec(value).ok()?))
     }
@@ -166,7 +170,7 @@ mod tests {
     use super::*;
     use api::{AlertCode, TransferEnd};
     use ids::{Generation, MacAddr};
-    use status::{Report, TransferRecord};
+    use status::{StatusReport, TransferRecord};
 
     fn asked(stats: &Stats, last: u8, file: &str) {
         stats.transfer(TransferRecord {
@@ -183,11 +187,11 @@ mod tests {
     }
 
     /// One run of an appliance: what it knew at its start, and what it kept at its end.
-    fn run(dir: &Path, act: impl FnOnce(&Stats, &StoredMemory)) -> Report {
+    fn run(dir: &Path, act: impl FnOnce(&Stats, &StoredMemory)) -> StatusReport {
         let stats = Stats::new();
         let memory = StoredMemory::new(Store::open(dir).unwrap(), stats.clone());
         memory.recall();
-        let report = Report::of(&stats);
+        let report = StatusReport::of(&stats);
         act(&stats, &memory);
         memory.keep();
         report
@@ -204,7 +208,7 @@ mod tests {
         assert!(empty.phones.is_empty() && empty.counters.is_empty());
         let before = run(dir.path(), |stats, _| asked(stats, 1, "c.cfg"));
         assert_eq!((before.phones.len(), before.files.len(), before.alerts.len()), (2, 2, 1));
-        let after = run(dir.path(), |stats, _| stats.told(&Report::of(stats).alerts));
+        let after = run(dir.path(), |stats, _| stats.told(&StatusReport::of(stats).alerts));
         assert_eq!((after.files.len(), after.alerts.len()), (3, 1));
         assert_eq!(after.counters.get("tftp.delivered"), Some(&3));
         let told = run(dir.path(), |_, _| ());

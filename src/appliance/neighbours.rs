@@ -1,7 +1,8 @@
-//! The kernel's neighbour table: which device answers for which address on the LAN.
+//! Follows the kernel's neighbour table: which device answers for which address on the LAN.
 //!
-//! Feeds [`DeviceTable`], which decides whose files an address may have. The kernel keeps the table for its own needs, so
-//! it is never complete: [`NeighbourService`] also makes the kernel ask for addresses that somebody wants to know.
+//! It feeds the [`DeviceTable`], which decides whose files an address may have. The kernel keeps the neighbour table
+//! for its own needs, so the table is never complete. [`NeighbourService`] therefore also makes the kernel ask by ARP
+//! for addresses that `tftp` wants to know.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -30,51 +31,53 @@ use status::Stats;
 
 /// How often the whole table is read again, in case changes were lost on the way.
 const READ_EVERY: Duration = Duration::from_secs(60);
-/// How long after the end of a connection to the kernel a new one is tried.
+/// How long after a netlink connection ended a new one is tried.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// The shortest time between two questions for one address.
+/// The shortest time between two ARP questions for one address.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// The most addresses whose last question is remembered: over it, questions are dropped for up to a second. With it a
-/// flood of requests from invented addresses becomes 256 ARP questions a second at most.
+/// The most addresses that are asked for within [`ASK_AGAIN`]; further questions are dropped. So a flood of requests
+/// from invented addresses causes at most 256 ARP questions a second.
 const MAX_ASKED: usize = 256;
-/// Where datagrams go that only make the kernel ask (RFC 863). Empty, so that nothing could be made of them.
+/// The UDP port of the datagrams that make the kernel ask by ARP: discard (RFC 863). The datagrams are empty.
 const DISCARD_PORT: u16 = 9;
 
 /// Why the neighbour table cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum NeighbourError {
-    /// No netlink socket, or no datagram socket.
+    /// A netlink socket or a datagram socket cannot be opened.
     #[error("cannot open a socket for the neighbour table")]
     Socket(#[source] io::Error),
-    /// The kernel did not answer.
+    /// The kernel did not answer the request for the whole table.
     #[error("cannot read the neighbour table")]
     Read(#[source] rtnetlink::Error),
-    /// The kernel ended the connection.
+    /// The netlink connection has ended.
     #[error("the kernel's reports of neighbours have ended")]
     Ended,
 }
 
-/// Follows the neighbour table of one interface.
+/// The task that follows the neighbour table of one interface.
 #[derive(Debug)]
 pub struct NeighbourService {
     lan: LanInterface,
     devices: Arc<RwLock<DeviceTable>>,
     stats: Stats,
-    /// Addresses that the table held when it was last read or reported, to notice those that went silently.
+    /// The entries as the kernel last gave them. When the whole table is read again, they show which addresses have
+    /// gone without a report.
     held: HashMap<Ipv4Addr, MacAddr>,
 }
 
 impl NeighbourService {
-    /// For the neighbours on `lan`.
+    /// A service for the neighbours on `lan`. It has not begun to follow them.
     pub fn new(lan: LanInterface, devices: Arc<RwLock<DeviceTable>>, stats: Stats) -> Self {
         Self { lan, devices, stats, held: HashMap::new() }
     }
 
-    /// Reads the table, then follows it and asks for the addresses that come in `resolve`, until `stop`.
+    /// Reads the table, then follows its changes until `stop`. It asks for each address that arrives in `resolve`.
     ///
     /// # Errors
     ///
-    /// If sockets cannot be had at the start. Later the kernel is asked again, every second if need be.
+    /// If a socket cannot be opened at the start. Later failures are no errors: the kernel is then asked again every
+    /// second.
     pub async fn run(
         mut self,
         mut resolve: mpsc::Receiver<Ipv4Addr>,
@@ -103,10 +106,14 @@ impl NeighbourService {
         }
     }
 
-    /// Follows the table over one connection to its end.
+    /// Follows the table over one netlink connection, and returns why that ended.
     async fn follow(
         &mut self,
-        (connection, handle, mut reports): (impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin),
+        (connection, handle, mut reports): (
+            impl Future<Output = ()>,
+            Handle,
+            impl Stream<Item = NeighbourReport> + Unpin,
+        ),
         probe: &UdpSocket,
         asked: &mut Asked,
         resolve: &mut mpsc::Receiver<Ipv4Addr>,
@@ -123,12 +130,12 @@ impl NeighbourService {
                 },
                 Some(address) = resolve.recv() => self.ask(probe, asked, address).await,
                 _ = reread.tick() => {
-                    // What was reported before the table is read must not be applied after it. What is reported while it
-                    // is read is applied after it, in order: the last report of an address is as new as the table.
+                    // Reports that are older than the table must be applied before it. Reports that arrive while the
+                    // table is read are applied after it, in order, so that the last one of an address counts.
                     while let Some(Some((message, _))) = reports.next().now_or_never() {
                         self.report(message);
                     }
-                    // The connection must be driven while it is read from.
+                    // The answer arrives only while the connection is polled.
                     let table = tokio::select! {
                         table = read(&handle) => table,
                         () = &mut connection => return NeighbourError::Ended,
@@ -148,14 +155,14 @@ impl NeighbourService {
             self.stats.count("neighbours.not-asked");
             return;
         }
-        // Not `try_send_to`: it refuses until the runtime has once seen the socket ready.
+        // `try_send_to` would fail until the runtime has seen the socket ready for the first time.
         match probe.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
             Ok(_) => self.stats.count("neighbours.asked"),
             Err(error) => debug!(%address, %error, "cannot ask for an address"),
         }
     }
 
-    /// Whether the address can belong to a device on this link at all.
+    /// Whether a device on this link can have the address: a host's address of the LAN, and not ours.
     fn is_neighbour(&self, address: Ipv4Addr) -> bool {
         self.lan.lan.is_host(address) && address != self.lan.address()
     }
@@ -173,7 +180,7 @@ impl NeighbourService {
         }
     }
 
-    /// The whole table, and so also what went from it unreported.
+    /// Applies the whole table, and removes the addresses that have gone without a report.
     fn replace(&mut self, table: &[NeighbourMessage]) {
         let now: HashMap<Ipv4Addr, Option<MacAddr>> =
             table.iter().filter_map(|message| self.read_entry(message)).collect();
@@ -186,8 +193,8 @@ impl NeighbourService {
         }
     }
 
-    /// The entry's address, and the device that answers for it if there is one. `None` for entries of other interfaces and
-    /// families.
+    /// The address of an entry, and the device that answers for it if there is one. `None` for an entry of another
+    /// interface or address family.
     fn read_entry(&self, message: &NeighbourMessage) -> Option<(Ipv4Addr, Option<MacAddr>)> {
         if message.header.family != AddressFamily::Inet || message.header.ifindex != self.lan.index {
             return None;
@@ -203,8 +210,8 @@ impl NeighbourService {
                 _ => {}
             }
         }
-        // Stale means "not confirmed lately", not "wrong": the last device that answered. Delay and probe are on their way
-        // from stale to reachable or failed.
+        // A stale entry was not confirmed lately. It still names the last device that answered. Delay and probe are the
+        // states between stale and either reachable or failed.
         let counts = matches!(
             message.header.state,
             NeighbourState::Reachable
@@ -224,7 +231,7 @@ impl NeighbourService {
             }
             return;
         };
-        // Told again even if it is the same: the device table is bounded and may have dropped it.
+        // An entry that has not changed is passed on as well, because the bounded device table may have dropped it.
         if self.held.insert(address, mac) != Some(mac) {
             trace!(%address, %mac, "neighbour");
         }
@@ -244,11 +251,12 @@ fn describe(change: &AddressChange) -> String {
     }
 }
 
-/// One report of the kernel.
-type Report = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
+/// A report of the kernel, with the netlink address that it came from.
+type NeighbourReport = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
 
-/// The connection to be driven, the way to ask, and what comes unasked.
-fn connect() -> Result<(impl Future<Output = ()>, Handle, impl Stream<Item = Report> + Unpin), NeighbourError> {
+/// Opens a netlink connection. Returns the future that must be polled, the handle for requests, and the reports.
+fn connect() -> Result<(impl Future<Output = ()>, Handle, impl Stream<Item = NeighbourReport> + Unpin), NeighbourError>
+{
     rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh]).map_err(NeighbourError::Socket)
 }
 
@@ -264,7 +272,8 @@ fn probe_socket(lan: &LanInterface) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// When which address was asked for, to ask at most once a second and a bounded number of times in all.
+/// The addresses that were asked for within [`ASK_AGAIN`], oldest first. It limits ARP questions for each address and
+/// in all.
 #[derive(Debug, Default)]
 struct Asked {
     order: VecDeque<(Ipv4Addr, Instant)>,

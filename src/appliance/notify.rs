@@ -1,4 +1,4 @@
-//! Tells systemd how it goes, and does nothing where there is no systemd.
+//! Tells systemd how the appliance is (`sd_notify(3)`). Without systemd it does nothing.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -8,29 +8,31 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 use api::{Alert, AlertCode, SiteState};
-use status::{Report, Stats};
+use status::{Stats, StatusReport};
 
-/// How often it is looked whether the appliance's state changed.
+/// How often the state of the appliance is compared with what systemd was told.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Everything is up: `Type=notify` units become active now.
+/// Says that everything is up; a unit of `Type=notify` becomes active.
 pub fn ready(text: &str) {
     say(&[NotifyState::Ready, NotifyState::Status(text)]);
 }
 
-/// One line for `systemctl status`.
+/// Sets the line that `systemctl status` shows.
 pub fn status(text: &str) {
     say(&[NotifyState::Status(text)]);
 }
 
-/// The process is draining transfers and will end.
+/// Says that the process drains its transfers and will end.
 pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// Pets the watchdog at a third of its interval until `stop`, if the unit asks for one (`WatchdogSec`).
+/// Tells the watchdog of systemd that we are alive, at a third of its interval (`WatchdogSec`), until `stop`. Without a
+/// watchdog it only waits for `stop`.
 ///
-/// It runs on the same runtime as the services: if that hangs, systemd restarts us.
+/// The task runs on the same runtime as the services. If the runtime hangs, the watchdog hears nothing and systemd
+/// restarts the appliance.
 pub async fn watchdog(stop: CancellationToken) {
     let Some(interval) = sd_notify::watchdog_enabled() else {
         stop.cancelled().await;
@@ -45,8 +47,8 @@ pub async fn watchdog(stop: CancellationToken) {
     }
 }
 
-/// Tells how the appliance is whenever that changes, until `stop`: one line for `systemctl status`, and one word for
-/// the board's LED in the file `led` of systemd's runtime directory, if the unit has one.
+/// Tells systemd how the appliance is whenever that changes, until `stop`. It sets the line of `systemctl status`. If
+/// the unit has a runtime directory, it also writes one word for the board's LED into the file `led` there.
 pub async fn follow(stats: Stats, stop: CancellationToken) {
     let led_file = std::env::var_os("RUNTIME_DIRECTORY").map(|dir| PathBuf::from(dir).join("led"));
     let mut told = None;
@@ -56,7 +58,7 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let report = Report::of(&stats);
+        let report = StatusReport::of(&stats);
         let now = (led(&report), format!("serving generation {}; HQ: {}", report.generation, report.state));
         if told.as_ref() == Some(&now) {
             continue;
@@ -69,8 +71,9 @@ pub async fn follow(stats: Stats, stop: CancellationToken) {
     }
 }
 
-/// What the LED shows: `serving`, `stale` (served, but HQ has not confirmed it) or `fault`. See `systemd/led`.
-fn led(report: &Report) -> &'static str {
+/// The word for the LED: `serving`, `stale` (phones are served, but HQ has not confirmed the release) or `fault`. The
+/// script `systemd/led` shows it.
+fn led(report: &StatusReport) -> &'static str {
     let broken = |alert: &Alert| {
         matches!(AlertCode::from_code(&alert.code), Some(AlertCode::ReleaseDamaged | AlertCode::DhcpLeaseLog))
     };
@@ -87,7 +90,8 @@ fn led(report: &Report) -> &'static str {
     reason = "below /run, which no power cut survives; systemd waits for this very write"
 )]
 fn write_word(file: &Path, word: &str) -> std::io::Result<()> {
-    // Written in one go: systemd looks when it is closed. The LED's unit is another user, without a right to read all.
+    // One write, because `lineside-led.path` starts when the file is closed. The unit of the LED runs as another user,
+    // so everybody may read the file.
     std::fs::write(file, format!("{word}\n"))?;
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))
 }
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_led_tells_service_from_silence_and_fault() {
-        let shown = |stats: &Stats| led(&Report::of(stats));
+        let shown = |stats: &Stats| led(&StatusReport::of(stats));
         assert_eq!(shown(&Stats::new()), "serving");
         assert_eq!(shown(&after_poll(SiteState::Ok)), "serving");
         assert_eq!(shown(&after_poll(SiteState::Unreachable)), "stale");

@@ -1,6 +1,6 @@
-//! Opens the packet sockets of DHCP and leaves them with systemd (`sd_pid_notify_with_fds(3)`, `FDSTORE=1`), which passes
-//! them to the appliance at each start. So the one thing that takes `CAP_NET_RAW` is this, which reads nothing from
-//! anywhere and is gone before the appliance begins.
+//! Opens the packet sockets of DHCP and leaves them with systemd (`sd_pid_notify_with_fds(3)`, `FDSTORE=1`). systemd
+//! passes them to the appliance at each start. This is the only process that needs `CAP_NET_RAW`. It reads no input,
+//! and it ends before the appliance starts.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,13 +12,13 @@ use sd_notify::NotifyState;
 
 use dhcp::service::{Purpose, open_packet_socket};
 
-/// How long systemd may take to have read what we sent.
+/// How long systemd may take to read what we sent.
 const BARRIER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Opens them and hands them over.
+/// Opens the packet sockets and hands them over to systemd.
 ///
 /// # Errors
-/// Without `CAP_NET_RAW`, or if it was not systemd that started us with a place to keep them.
+/// Without `CAP_NET_RAW`, or if no service manager that keeps sockets has started the process.
 pub fn hand_over() -> anyhow::Result<()> {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         bail!("no service manager keeps sockets for us; this is what lineside.service starts");
@@ -30,7 +30,7 @@ pub fn hand_over() -> anyhow::Result<()> {
             .context("cannot open a packet socket (CAP_NET_RAW)")?;
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         let name = || NotifyState::FdName(purpose.name());
-        // Those of an earlier start are not used up, but no one knows what they were bound to.
+        // Sockets of an earlier start still work, but nobody knows which interface they are bound to.
         sd_notify::notify(&[NotifyState::FdStoreRemove, name()]).context("systemd does not listen")?;
         tell(&[NotifyState::FdStore, name()], &fds)?;
     }
@@ -41,8 +41,8 @@ fn tell(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> anyhow::Result<()
     sd_notify::notify_with_fds(states, fds).context("systemd does not take the sockets")
 }
 
-/// Waits until systemd has read what was sent (`sd_notify_barrier(3)`): what comes from a process that is gone it may
-/// not know where to put.
+/// Waits until systemd has read what was sent (`sd_notify_barrier(3)`). systemd may not know which unit a message
+/// belongs to once its sender has ended.
 fn barrier() -> anyhow::Result<()> {
     let (ours, theirs) = io::pipe()?;
     tell(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;

@@ -1,4 +1,4 @@
-//! What the appliance consists of: made, with its sockets open, but not running yet.
+//! The parts of the appliance before they run: made from the settings, with their sockets open.
 
 use std::sync::Arc;
 
@@ -9,64 +9,65 @@ use tracing::{error, info, warn};
 use super::activation::Sockets;
 use super::clock;
 use super::commands::{self, Commands};
-use super::config::Settings;
+use super::config::ApplianceSettings;
 use super::health::Health;
 use super::image::ImageService;
 use super::interface::{self, LanInterface};
-use super::lan::{Bound, Lan};
+use super::lan::{LanServices, LanSockets};
 use super::memory::StoredMemory;
 use access::{Catalog, Files, Opened};
 use api::{AlertCode, SiteState};
-use status::service::{Command, Service as StatusService};
+use status::service::{SocketCommand, StatusService};
 use status::{PollState, Stats};
 use store::Store;
 use telemetry::Hint as _;
 use update::{RollBackRequest, SiteIdentity, Updater};
 
-/// Everything that runs, before it does.
-pub(super) struct Parts {
-    /// TFTP, DHCP and the neighbour table.
-    pub(super) lan: Lan,
-    /// The sockets of the LAN; `None` until there is an address.
-    pub(super) bound: Option<Bound>,
-    /// Follows the image that the release wants.
+/// All parts of the appliance, ready to run. [`super::run`] starts them.
+pub(super) struct ApplianceParts {
+    /// The `lan` task, which runs TFTP, DHCP and the neighbour table.
+    pub(super) lan: LanServices,
+    /// The sockets of the LAN. `None` if the LAN interface has no address yet; then `lan` waits for one.
+    pub(super) bound: Option<LanSockets>,
+    /// The `image` task, which hands a new image to the installer.
     pub(super) image: ImageService,
-    /// Keeps over restarts what `status` knows.
+    /// The `memory` task, which keeps over restarts what `status` knows.
     pub(super) memory: StoredMemory,
-    /// `None` on an appliance that is not enrolled.
-    pub(super) update: Option<Update>,
-    /// The status socket.
+    /// The `update` task; `None` on an appliance that is not enrolled, which has no HQ to poll.
+    pub(super) update: Option<UpdaterParts>,
+    /// The `status` task, which answers on the status socket.
     pub(super) status: StatusService,
-    /// From the status socket to `commands`.
-    pub(super) asks: mpsc::Sender<Command>,
-    /// Does what the status socket is asked for.
+    /// The way for commands from `status` to `commands`.
+    pub(super) asks: mpsc::Sender<SocketCommand>,
+    /// The `commands` task, which carries out what the status socket is asked for.
     pub(super) commands: Commands,
-    /// The record of what happens here.
+    /// The record of what happens at this site; all services write to it.
     pub(super) stats: Stats,
-    /// Makes the updater poll.
+    /// Wakes the updater, which then polls HQ.
     pub(super) poll_now: Arc<Notify>,
 }
 
-/// The updater, and whom it hears and tells.
-pub(super) struct Update {
-    /// It polls.
+/// The updater with its channels.
+pub(super) struct UpdaterParts {
+    /// Polls HQ, and fetches, verifies and activates releases.
     pub(super) updater: Updater,
-    /// New releases go here.
+    /// The updater sends each release that it activates; the services serve it from then on.
     pub(super) releases: watch::Sender<Arc<Catalog>>,
-    /// Roll-backs come from here.
+    /// Requests to go back by one release, from `commands`.
     pub(super) roll_backs: mpsc::Receiver<RollBackRequest>,
 }
 
-/// An appliance that is a site.
-struct Enrolled {
+/// What is known of an appliance that has enrolled and so is a site.
+struct EnrolledAppliance {
     identity: SiteIdentity,
-    /// The release that was served before, verified again; `None` if there is none or it does not hold.
+    /// The stored release, verified again. `None` if there is none, or if the verification failed.
     active: Option<Opened>,
 }
 
-impl Parts {
-    /// Makes everything that the settings ask for. If a socket is not to be had, nothing has begun.
-    pub(super) async fn open(settings: &Settings, sockets: Sockets) -> anyhow::Result<Self> {
+impl ApplianceParts {
+    /// Makes everything that the settings ask for, and starts nothing. An error is a setting, a socket or a directory
+    /// that cannot be used.
+    pub(super) async fn open(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<Self> {
         let interface = lan_interface(settings)?;
         let store = open_store(settings)?;
         let stats = Stats::with_clock(Arc::new(clock::now));
@@ -81,7 +82,7 @@ impl Parts {
         let (releases, catalog) = watch::channel(initial);
         let (asks, asked) = mpsc::channel(commands::QUEUE);
         let (go_back, roll_backs) = mpsc::channel(1);
-        let lan = Lan {
+        let lan = LanServices {
             settings: settings.clone(),
             sockets,
             store: store.clone(),
@@ -97,7 +98,7 @@ impl Parts {
             bound,
             image: image(settings, &store, catalog, &stats),
             memory: StoredMemory::new(store.clone(), stats.clone()),
-            update: enrolled.map(|site| Update {
+            update: enrolled.map(|site| UpdaterParts {
                 updater: updater(settings, store, site, &stats),
                 releases,
                 roll_backs,
@@ -111,11 +112,11 @@ impl Parts {
     }
 }
 
-/// The LAN interface; `None` if it may still come.
-fn lan_interface(settings: &Settings) -> anyhow::Result<Option<LanInterface>> {
+/// Finds the LAN interface. `None` if it, or its address, may still come.
+fn lan_interface(settings: &ApplianceSettings) -> anyhow::Result<Option<LanInterface>> {
     match interface::find(settings.interface.as_deref(), settings.allow_loopback) {
         Ok(interface) => Ok(Some(interface)),
-        // A VLAN is made, or an address comes by DHCP, when this runs already.
+        // Another service may make a VLAN, or get the address by DHCP, after the appliance has started.
         Err(error) if error.may_pass() => {
             warn!(%error, "there is no LAN to serve yet; it is waited for");
             Ok(None)
@@ -124,7 +125,7 @@ fn lan_interface(settings: &Settings) -> anyhow::Result<Option<LanInterface>> {
     }
 }
 
-fn open_store(settings: &Settings) -> anyhow::Result<Store> {
+fn open_store(settings: &ApplianceSettings) -> anyhow::Result<Store> {
     let store = Store::open(&settings.state)
         .context("cannot open the state directory")
         .hint("run as the user that owns it, stop another lineside, or set storage.state")?;
@@ -134,14 +135,15 @@ fn open_store(settings: &Settings) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// What turns out to be damaged on the card is fetched again at once.
+/// Makes the updater poll at once when an object on the card turns out to be damaged, so that it is fetched again.
 fn fetch_what_is_damaged(store: &Store, poll_now: &Arc<Notify>) {
     let poll_now = Arc::clone(poll_now);
     store.on_damage(Box::new(move |_| poll_now.notify_one()));
 }
 
-/// The identity, and the release that was served before; re-verified before it is served again.
-async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolled>> {
+/// Loads the identity and the stored release, which is verified again before it is served. `None` if the appliance has
+/// not enrolled.
+async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<EnrolledAppliance>> {
     let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
@@ -159,32 +161,37 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
     let (store, identity_here) = (store.clone(), identity.clone());
     let active = tokio::task::spawn_blocking(move || update::load_active(&store, &identity_here)).await?;
     match active {
-        Ok(active) => Ok(Some(Enrolled { identity, active })),
+        Ok(active) => Ok(Some(EnrolledAppliance { identity, active })),
         Err(error) => {
             // The next poll fetches what is damaged. Until then there is nothing that may be served.
             error!(%error, "the stored release does not hold");
             stats.alert(AlertCode::ReleaseDamaged, format!("the stored release does not hold: {error}"));
-            Ok(Some(Enrolled { identity, active: None }))
+            Ok(Some(EnrolledAppliance { identity, active: None }))
         }
     }
 }
 
-/// What is served until the first poll.
-fn first_catalog(enrolled: Option<&Enrolled>) -> anyhow::Result<Arc<Catalog>> {
+/// The catalog until the first poll: the stored release, or an empty one.
+fn first_catalog(enrolled: Option<&EnrolledAppliance>) -> anyhow::Result<Arc<Catalog>> {
     Ok(match enrolled {
-        Some(Enrolled { active: Some(active), .. }) => Arc::clone(active.catalog()),
-        Some(Enrolled { identity, active: None }) => Arc::new(Catalog::empty(identity.site().clone())),
+        Some(EnrolledAppliance { active: Some(active), .. }) => Arc::clone(active.catalog()),
+        Some(EnrolledAppliance { identity, active: None }) => Arc::new(Catalog::empty(identity.site().clone())),
         None => Arc::new(Catalog::empty("not-enrolled".parse().context("a constant id")?)),
     })
 }
 
-fn status_socket(settings: &Settings) -> anyhow::Result<StatusService> {
+fn status_socket(settings: &ApplianceSettings) -> anyhow::Result<StatusService> {
     StatusService::bind(&settings.status_socket)
         .with_context(|| format!("cannot listen on {}", settings.status_socket.display()))
         .hint("set status.socket to a path in a directory that you may write")
 }
 
-fn health(settings: &Settings, store: &Store, catalog: &watch::Receiver<Arc<Catalog>>, stats: &Stats) -> Health {
+fn health(
+    settings: &ApplianceSettings,
+    store: &Store,
+    catalog: &watch::Receiver<Arc<Catalog>>,
+    stats: &Stats,
+) -> Health {
     Health {
         catalog: catalog.clone(),
         files: Arc::new(store.clone()) as Arc<dyn Files>,
@@ -193,7 +200,12 @@ fn health(settings: &Settings, store: &Store, catalog: &watch::Receiver<Arc<Cata
     }
 }
 
-fn image(settings: &Settings, store: &Store, catalog: watch::Receiver<Arc<Catalog>>, stats: &Stats) -> ImageService {
+fn image(
+    settings: &ApplianceSettings,
+    store: &Store,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    stats: &Stats,
+) -> ImageService {
     ImageService {
         state_file: settings.image_state.clone(),
         state: settings.state.clone(),
@@ -203,11 +215,11 @@ fn image(settings: &Settings, store: &Store, catalog: watch::Receiver<Arc<Catalo
     }
 }
 
-fn updater(settings: &Settings, store: Store, site: Enrolled, stats: &Stats) -> Updater {
-    let Enrolled { identity, active } = site;
+fn updater(settings: &ApplianceSettings, store: Store, site: EnrolledAppliance, stats: &Stats) -> Updater {
+    let EnrolledAppliance { identity, active } = site;
     let polling = update::UpdaterSettings { poll: settings.poll, ..update::UpdaterSettings::default() };
     let told = stats.clone();
-    let report: update::CheckInSource = Arc::new(move || status::Report::of(&told).check_in());
+    let report: update::CheckInSource = Arc::new(move || status::StatusReport::of(&told).check_in());
     let clock = Box::new(update::HostClock::new(clock::synchronised));
     Updater::new(store, identity, polling, stats.clone(), clock, report).with_active(active)
 }

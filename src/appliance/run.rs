@@ -1,4 +1,4 @@
-//! Everything that runs in the process, and its beginning and end.
+//! Starts all tasks of the process, and ends them.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -12,39 +12,40 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::activation::Sockets;
-use super::config::Settings;
-use super::lan::Bound;
+use super::config::ApplianceSettings;
+use super::lan::LanSockets;
 use super::memory::StoredMemory;
 use super::notify;
-use super::parts::{Parts, Update};
+use super::parts::{ApplianceParts, UpdaterParts};
 use status::Stats;
 
-/// From SIGTERM to the end: transfers are drained for 8 s, the rest takes less.
+/// The most time from SIGTERM to the end of all tasks. TFTP drains its transfers for 8 s; the rest takes less.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// What writing down what was seen may take at the end.
+/// The most time that the last write of [`StoredMemory`] may take.
 const KEEP_WITHIN: Duration = Duration::from_secs(2);
 
-/// An appliance that runs. Dropping it without [`Running::stop`] aborts everything.
+/// An appliance that runs. To drop it without [`RunningAppliance::stop`] aborts all of its tasks.
 #[derive(Debug)]
-pub struct Running {
-    /// Where TFTP was served first, if it is; the LAN's address may have changed since.
+pub struct RunningAppliance {
+    /// The address and port of TFTP at the start. `None` if TFTP is off or there was no LAN yet. The LAN may have
+    /// another address by now.
     pub tftp: Option<SocketAddrV4>,
-    /// Where DHCP was answered first, if it is.
+    /// The address and port of DHCP at the start; `None` as for `tftp`.
     pub dhcp: Option<SocketAddrV4>,
-    /// The record of what happens here.
+    /// The record of what happens at this site.
     pub stats: Stats,
-    /// Makes the updater poll.
+    /// Wakes the updater, which then polls HQ.
     pub poll_now: Arc<Notify>,
     memory: StoredMemory,
     stop: CancellationToken,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
 }
 
-/// Runs the appliance until SIGTERM or SIGINT; SIGHUP polls now.
+/// Runs the appliance until SIGTERM or SIGINT. SIGHUP makes it poll HQ at once.
 ///
 /// # Errors
-/// If it cannot start, or a service lost its socket for good: then systemd starts us again.
-pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
+/// If it cannot start, or a service cannot go on. systemd then starts the process again.
+pub async fn until_stopped(settings: &ApplianceSettings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -68,22 +69,22 @@ pub async fn until_stopped(settings: &Settings) -> anyhow::Result<()> {
 /// Starts everything that the settings ask for. Must be called in a tokio runtime.
 ///
 /// # Errors
-/// If the state directory, the LAN interface or a socket is not to be had. What was started is stopped again.
-pub async fn start(settings: &Settings) -> anyhow::Result<Running> {
+/// If the state directory, the LAN interface or a socket cannot be used. Then nothing has started.
+pub async fn start(settings: &ApplianceSettings) -> anyhow::Result<RunningAppliance> {
     start_on(settings, Sockets::default()).await
 }
 
-async fn start_on(settings: &Settings, sockets: Sockets) -> anyhow::Result<Running> {
-    Ok(Running::start(Parts::open(settings, sockets).await?))
+async fn start_on(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<RunningAppliance> {
+    Ok(RunningAppliance::start(ApplianceParts::open(settings, sockets).await?))
 }
 
-impl Running {
-    /// Starts every task of the process. `lan` starts three of its own, on each address anew.
-    fn start(parts: Parts) -> Self {
-        let Parts { lan, bound, image, memory, update, status, asks, commands, stats, poll_now } = parts;
+impl RunningAppliance {
+    /// Starts every task of the process. `lan` starts three more itself, again on each new address.
+    fn start(parts: ApplianceParts) -> Self {
+        let ApplianceParts { lan, bound, image, memory, update, status, asks, commands, stats, poll_now } = parts;
         let mut running = Self {
-            tftp: bound.as_ref().and_then(Bound::tftp),
-            dhcp: bound.as_ref().and_then(Bound::dhcp),
+            tftp: bound.as_ref().and_then(LanSockets::tftp),
+            dhcp: bound.as_ref().and_then(LanSockets::dhcp),
             stats: stats.clone(),
             poll_now: Arc::clone(&poll_now),
             memory: memory.clone(),
@@ -93,7 +94,7 @@ impl Running {
         running.spawn("lan", |stop| lan.run(bound, stop));
         running.spawn("image", |stop| image.run(stop));
         running.spawn("memory", |stop| memory.run(stop));
-        if let Some(Update { updater, releases, roll_backs }) = update {
+        if let Some(UpdaterParts { updater, releases, roll_backs }) = update {
             running.spawn("update", |stop| updater.run(releases, poll_now, roll_backs, stop));
         }
         running.spawn("notify", |stop| notify::follow(stats.clone(), stop));
@@ -103,16 +104,17 @@ impl Running {
         running
     }
 
-    /// Starts one named task, which ends when `stop` says so. Returning earlier ends the process.
+    /// Starts a task under this name. It must run until its token is cancelled: a task that returns earlier ends the
+    /// process.
     fn spawn<F>(&mut self, name: &'static str, task: impl FnOnce(CancellationToken) -> F)
     where
-        F: Future<Output: Ending> + Send + 'static,
+        F: Future<Output: TaskEnding> + Send + 'static,
     {
         let task = task(self.stop.clone());
         self.tasks.spawn(async move { (name, task.await.ending()) });
     }
 
-    /// Waits until a task ends by itself, which none should.
+    /// Waits until a task ends by itself, which none should, and returns that as an error.
     pub async fn ended(&mut self) -> anyhow::Result<()> {
         match self.tasks.join_next().await {
             Some(Ok((name, Ok(())))) => bail!("{name} has ended by itself"),
@@ -122,7 +124,7 @@ impl Running {
         }
     }
 
-    /// Drains and stops everything, within 10 seconds.
+    /// Drains transfers and ends all tasks, within 10 seconds; then writes what `status` knows to the disk.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let drained = tokio::time::timeout(STOP_WITHIN, async {
@@ -136,7 +138,7 @@ impl Running {
             warn!("not everything ended in time");
             self.tasks.shutdown().await;
         }
-        // Now that nothing happens any more. Whatever the disk does, the end does not wait for it.
+        // Nothing changes the record any more. The write has a limit, so that a slow disk does not hold up the end.
         let memory = self.memory.clone();
         let kept = tokio::task::spawn_blocking(move || memory.keep());
         if tokio::time::timeout(KEEP_WITHIN, kept).await.is_err() {
@@ -145,18 +147,18 @@ impl Running {
     }
 }
 
-/// How a task ended. Some of them cannot fail.
-trait Ending {
+/// How a task ended, in one type: some tasks return an error, and some cannot fail.
+trait TaskEnding {
     fn ending(self) -> anyhow::Result<()>;
 }
 
-impl Ending for () {
+impl TaskEnding for () {
     fn ending(self) -> anyhow::Result<()> {
         Ok(())
     }
 }
 
-impl<E: Into<anyhow::Error>> Ending for Result<(), E> {
+impl<E: Into<anyhow::Error>> TaskEnding for Result<(), E> {
     fn ending(self) -> anyhow::Result<()> {
         self.map_err(Into::into)
     }

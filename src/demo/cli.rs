@@ -44,10 +44,10 @@ fn neighbour(text: &str) -> Result<(Ipv4Addr, MacAddr), String> {
     ))
 }
 
-/// Runs the demo: 0 if everything held, 1 if not.
+/// Runs the demo. The exit status is 0 if every claim held and 1 if not.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // What the services log would drown the story; LINESIDE_LOG=info shows it.
+    // The log of the services would hide the scenes between its lines. LINESIDE_LOG=info shows it.
     telemetry::start("error");
     let outcome = match &cli.files {
         Some(dir) => serve_files(&cli, dir.clone()).await,

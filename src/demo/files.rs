@@ -1,5 +1,5 @@
-//! `--files`: a directory's files, published at a fresh HQ, pulled, verified and served by a site of its own. Load
-//! tests reach the real path through this.
+//! `--files`: publishes the files of a directory at a new HQ, and serves them from a site of its own, which pulls and
+//! verifies them. Load tests measure the real path this way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::stage::{Hq, Site, free_udp_port, unprivileged_dhcp};
+use super::stage::{DemoHq, DemoSite, free_udp_port, unprivileged_dhcp};
 use access::owner;
 use hq::{init, lint};
 use ids::{FileName, Generation, MacAddr};
@@ -17,16 +17,18 @@ use ids::{FileName, Generation, MacAddr};
 /// The most files that are taken from a directory.
 const MAX_FILES: usize = 20_000;
 
-/// HQ and a site that serve a directory.
+/// HQ and a site that serve the files of a directory.
 #[derive(Debug)]
 pub struct Served {
-    hq: Hq,
-    /// `None` if it is left to `lineside run`.
-    site: Option<Site>,
+    hq: DemoHq,
+    /// The site; `None` with `--keep`, where `lineside run` serves in its place.
+    site: Option<DemoSite>,
     files: usize,
+    /// How many of the files belong to one device alone.
     own: usize,
+    /// The address and port that TFTP is served on.
     at: SocketAddrV4,
-    // Last: what runs on it ends first.
+    // The last field, so that what uses the directory is dropped first.
     _dir: tempfile::TempDir,
 }
 
@@ -38,12 +40,13 @@ impl fmt::Display for Served {
     }
 }
 
-/// Publishes and serves the files below `dir` on the loopback address `tftp`. With `keep`, the appliance's state and
-/// configuration are left in that directory, for `lineside --config KEEP/lineside.toml run` to serve them in a process
-/// of its own; only HQ goes on here.
+/// Publishes the files below `dir` and serves them on the loopback address `tftp`. With `keep` it leaves the
+/// appliance's state and configuration in that directory, and only HQ goes on here. `lineside --config
+/// KEEP/lineside.toml run` then serves the files in a process of its own.
 ///
 /// # Errors
-/// If the directory does not read, holds too much, or a name cannot be one; or if anything on the way fails.
+/// If the directory cannot be read, has more than 20,000 files or has a file name that TFTP cannot carry; or if
+/// publishing or serving fails.
 pub async fn serve(
     dir: &Path,
     tftp: SocketAddrV4,
@@ -56,7 +59,7 @@ pub async fn serve(
     ensure!(!names.is_empty(), "{} has no files", dir.display());
 
     let scratch = tempfile::Builder::new().prefix("lineside-demo-").tempdir()?;
-    let hq = Hq::start(scratch.path(), "Files").await?;
+    let hq = DemoHq::start(scratch.path(), "Files").await?;
     let mut phones: BTreeMap<MacAddr, ()> = neighbours.iter().map(|(_, mac)| (*mac, ())).collect();
     let mut own = 0;
     for name in &names {
@@ -72,7 +75,7 @@ pub async fn serve(
     let relay = free_udp_port()?;
     let devices = neighbours.iter().copied().collect();
     let home = keep.unwrap_or(scratch.path());
-    let site = Site::start(home, "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
+    let site = DemoSite::start(home, "files", &token, tftp, devices, unprivileged_dhcp(relay, relay)).await?;
     hq.publish().await?;
     site.serves(Generation(1)).await?;
     let at = site.tftp()?;
@@ -101,22 +104,27 @@ impl Served {
     }
 }
 
-/// A fleet directory with one site, one model with next to no template, and the files as they are.
-fn fill<'a>(hq: &Hq, dir: &Path, names: &[FileName], phones: impl Iterator<Item = &'a MacAddr>) -> anyhow::Result<()> {
+/// Fills the fleet directory: one site, one model with a template of one line, and the files as they are.
+fn fill<'a>(
+    hq: &DemoHq,
+    dir: &Path,
+    names: &[FileName],
+    phones: impl Iterator<Item = &'a MacAddr>,
+) -> anyhow::Result<()> {
     let layout = &hq.layout;
     for folder in [layout.templates(), layout.sites(), layout.files()] {
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
         std::fs::create_dir_all(&folder)?;
     }
     std::fs::create_dir_all(layout.templates().join("any"))?;
-    // A model names at least one file; this one is everyone's.
+    // A model must name at least one file. This one is for everyone.
     let about = "[[file]]\nname = \"lineside-demo.txt\"\ntemplate = \"about.j2\"\nscope = \"everyone\"\n";
     hq.write("templates/any/model.toml", &format!("models = [\"any\"]\n{about}"))?;
     hq.write("templates/any/about.j2", "Served by the Lineside demo.\n")?;
     init::add_site(layout, "files")?;
     hq.edit("fleet.toml", "[defaults.dhcp]", "device-files = true\n\n[defaults.dhcp]")?;
     let settings = std::fs::read_to_string(layout.fleet_toml())?;
-    // Top-level keys come before the first table; the line above went right before it.
+    // A top-level key must stand before the first table, so the line above was put right before it.
     ensure!(settings.contains("device-files = true"), "the sample fleet.toml has changed");
     let mut lines = "mac,site,model,label\n".to_owned();
     for mac in phones {

@@ -1,8 +1,8 @@
 //! The product shown in one unprivileged process: a fresh HQ, two sites and simulated phones, on loopback.
 //!
-//! Nothing here is a mock of Lineside: HQ publishes and serves, appliances enrol, pull, verify and serve by the code
-//! that is shipped. Simulated are the phones ([`phone`]), and the LAN is 127.0.0.0/8. [`stage`] sets up HQ and sites,
-//! [`scenario`] is the story, [`files`] the way for load tests.
+//! Nothing here is a mock of Lineside: HQ and the appliances run the code that is shipped. Only the phones are
+//! simulated ([`phone`]), and the LAN is 127.0.0.0/8. [`stage`] sets up HQ and sites. [`scenario`] plays the scenes.
+//! [`files`] serves a directory for load tests.
 
 #![expect(clippy::disallowed_methods, reason = "all of it is in a temporary folder")]
 

@@ -1,4 +1,4 @@
-//! A simulated phone: asks for an address like one behind a relay agent, then for its files by TFTP.
+//! A simulated phone. It asks for an address by DHCP as if it were behind a relay agent, then for its files by TFTP.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use ids::MacAddr;
 
 /// How long a phone waits for an answer before it asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often it asks.
+/// How often a phone sends one request before it gives up.
 const TRIES: u32 = 4;
-/// The largest file that it has room for, in bytes.
+/// The largest file that a phone has room for, in bytes.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a phone knows of itself.
 #[derive(Debug, Clone)]
-pub struct Phone {
-    /// What people call it.
+pub struct SimulatedPhone {
+    /// The name in the demo's output.
     pub name: String,
-    /// Its address on its label.
+    /// The MAC address on its label.
     pub mac: MacAddr,
     /// Its DHCP vendor class (option 60).
     pub vendor_class: &'static str,
@@ -31,31 +31,31 @@ pub struct Phone {
     pub blksize: Option<u16>,
 }
 
-/// What DHCP told it.
+/// What a DHCP server told a phone, in a DHCPACK.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// Its own address.
+pub struct DhcpAnswer {
+    /// The phone's own address: the leased one (`yiaddr`), or after an INFORM the one that it had.
     pub ip: Ipv4Addr,
-    /// Option 66.
+    /// The TFTP server's name, option 66 (RFC 2132 §9.4); `None` if the answer had none.
     pub tftp_server_name: Option<String>,
-    /// Option 150.
+    /// The TFTP servers' addresses, option 150 (RFC 5859); empty if the answer had none.
     pub tftp_servers: Vec<Ipv4Addr>,
 }
 
 /// How a request for a file ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// The whole file.
+    /// The whole file arrived.
     File(Vec<u8>),
-    /// An ERROR packet: code and text.
+    /// The server sent an ERROR packet with this code and text (RFC 1350 §5).
     Refused(u16, String),
-    /// No answer.
+    /// The server did not answer.
     Silence,
 }
 
-impl Phone {
-    /// DISCOVER, OFFER, REQUEST, ACK through a relay agent at `relay`, which answers come back to.
-    pub async fn lease(&self, server: SocketAddrV4, relay: SocketAddrV4) -> anyhow::Result<Address> {
+impl SimulatedPhone {
+    /// Gets a lease by DISCOVER and REQUEST, as if through a relay agent at `relay`, where the answers arrive.
+    pub async fn lease(&self, server: SocketAddrV4, relay: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(relay).await.with_context(|| format!("cannot be a relay agent at {relay}"))?;
         let mut discover = self.message(MessageType::Discover);
         discover.set_giaddr(*relay.ip());
@@ -67,16 +67,16 @@ impl Phone {
             request.opts_mut().insert(id.clone());
         }
         let ack = self.exchange(&socket, server, &request, MessageType::Ack).await?;
-        Ok(told(&ack, ack.yiaddr()))
+        Ok(dhcp_answer(&ack, ack.yiaddr()))
     }
 
-    /// INFORM from an address that it has already.
-    pub async fn inform(&self, server: SocketAddrV4, own: SocketAddrV4) -> anyhow::Result<Address> {
+    /// Asks by INFORM from `own`, an address that the phone has already (RFC 2131 §3.4).
+    pub async fn inform(&self, server: SocketAddrV4, own: SocketAddrV4) -> anyhow::Result<DhcpAnswer> {
         let socket = UdpSocket::bind(own).await.with_context(|| format!("cannot use {own}"))?;
         let mut inform = self.message(MessageType::Inform);
         inform.set_ciaddr(*own.ip());
         let ack = self.exchange(&socket, server, &inform, MessageType::Ack).await?;
-        Ok(told(&ack, *own.ip()))
+        Ok(dhcp_answer(&ack, *own.ip()))
     }
 
     fn message(&self, kind: MessageType) -> Message {
@@ -84,7 +84,7 @@ impl Phone {
         message.set_chaddr(&self.mac.octets());
         let options = message.opts_mut();
         options.insert(DhcpOption::MessageType(kind));
-        // Real phones end it with a NUL more often than not.
+        // Most real phones end the vendor class with a NUL.
         options.insert(DhcpOption::ClassIdentifier([self.vendor_class.as_bytes(), &[0]].concat()));
         options.insert(DhcpOption::ParameterRequestList(vec![
             OptionCode::SubnetMask,
@@ -118,37 +118,37 @@ impl Phone {
         Err(anyhow!("{}: no {expected:?} from {server}", self.name))
     }
 
-    /// Asks for a file from `own` address.
+    /// Asks for a file by TFTP from the address `own`.
     pub async fn fetch(&self, server: SocketAddrV4, own: Ipv4Addr, name: &str) -> anyhow::Result<Fetched> {
         let socket = UdpSocket::bind((own, 0)).await.with_context(|| format!("cannot use {own}"))?;
         let mut request = request(1, name);
         if let Some(blksize) = self.blksize {
             request.extend_from_slice(format!("blksize\0{blksize}\0tsize\0{}\0", 0).as_bytes());
         }
-        Receiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }.run(&request).await
+        TftpReceiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }.run(&request).await
     }
 
     /// Tries to write a file, as Polycom phones do with their logs. Returns the server's answer.
     pub async fn put(&self, server: SocketAddrV4, own: Ipv4Addr, name: &str) -> anyhow::Result<Fetched> {
         let socket = UdpSocket::bind((own, 0)).await.with_context(|| format!("cannot use {own}"))?;
-        Receiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }
+        TftpReceiver { socket, server, reply_to: None, block: 0, blksize: 512, content: Vec::new() }
             .run(&request(2, name))
             .await
     }
 }
 
-fn told(message: &Message, ip: Ipv4Addr) -> Address {
+fn dhcp_answer(message: &Message, ip: Ipv4Addr) -> DhcpAnswer {
     let raw = |code: u8| message.opts().get(OptionCode::from(code)).and_then(option_bytes);
     let tftp_servers = raw(150).unwrap_or_default();
     let (addresses, _) = tftp_servers.as_chunks::<4>();
-    Address {
+    DhcpAnswer {
         ip,
         tftp_server_name: raw(66).map(|name| String::from_utf8_lossy(&name).into_owned()),
         tftp_servers: addresses.iter().map(|octets| Ipv4Addr::from(*octets)).collect(),
     }
 }
 
-/// The bytes of an option, whatever type the parser gave it: the value behind code and length.
+/// The value of an option in bytes, whatever type the parser gave it: what follows its code and length.
 fn option_bytes(option: &DhcpOption) -> Option<Vec<u8>> {
     let bytes = option.to_vec().ok()?;
     bytes.get(2..).map(<[u8]>::to_vec)
@@ -158,8 +158,8 @@ fn request(opcode: u8, name: &str) -> Vec<u8> {
     [&[0, opcode], name.as_bytes(), b"\0octet\0"].concat()
 }
 
-/// The receiving half of RFC 1350, as simple as a phone's.
-struct Receiver {
+/// The receiver of a transfer by RFC 1350, as simple as in a phone.
+struct TftpReceiver {
     socket: UdpSocket,
     server: SocketAddrV4,
     reply_to: Option<std::net::SocketAddr>,
@@ -168,7 +168,7 @@ struct Receiver {
     content: Vec<u8>,
 }
 
-impl Receiver {
+impl TftpReceiver {
     async fn run(mut self, request: &[u8]) -> anyhow::Result<Fetched> {
         let mut last = request.to_vec();
         let mut tries = 0;

@@ -1,4 +1,4 @@
-//! HQ and sites of a demo: real ones, in a temporary directory, on free ports of loopback.
+//! HQ and sites of the demo. They are real, in a temporary directory and on free ports of loopback.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use api::{EnrolmentToken, SiteState};
 use appliance::clock;
-use appliance::config::{DhcpPart, Settings};
-use appliance::run::{self, Running};
+use appliance::config::{ApplianceSettings, DhcpPart};
+use appliance::run::{self, RunningAppliance};
 use hq::enrol;
 use hq::init::{self, InitOptions};
 use hq::inventory::FleetInventory;
@@ -21,26 +21,26 @@ use hq::publish::{self, PublishOptions, Summary};
 use ids::{Generation, MacAddr};
 use online::service;
 use repository::layout::Layout;
-use status::Report;
+use status::StatusReport;
 use store::Store;
 
-/// How long anything may take before the demo gives up on it.
+/// How long one step may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A fresh HQ.
+/// A new HQ: its fleet directory, and its service while that runs.
 #[derive(Debug)]
-pub struct Hq {
-    /// Its fleet directory.
+pub struct DemoHq {
+    /// The paths within its fleet directory.
     pub layout: Layout,
-    /// Where it serves.
+    /// The address and port of its service. They stay the same when it stops and serves again.
     pub address: SocketAddr,
     serving: Option<(CancellationToken, tokio::task::JoinHandle<anyhow::Result<()>>)>,
 }
 
-impl Hq {
-    /// `lineside-hq init`, then what `lineside-hq serve` does.
+impl DemoHq {
+    /// Does what `lineside-hq init` does, then what `lineside-hq serve` does.
     pub async fn start(dir: &Path, name: &str) -> anyhow::Result<Self> {
-        // The URL is part of what init signs and certifies, so the port has to be known before.
+        // `init` signs and certifies the URL, so the port must be known before.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr())?;
         let layout = Layout::new(dir.join("hq"));
         let options = InitOptions { name: name.to_owned(), url: format!("https://{address}"), now: clock::now() };
@@ -51,7 +51,7 @@ impl Hq {
         Ok(hq)
     }
 
-    /// Starts serving, again after [`Hq::go_away`].
+    /// Starts serving, again after [`DemoHq::go_away`].
     pub fn serve(&mut self) -> anyhow::Result<()> {
         let server = service::Server::bind(service::ServeOptions { dir: self.layout.online(), listen: self.address })?;
         let stop = CancellationToken::new();
@@ -59,7 +59,7 @@ impl Hq {
         Ok(())
     }
 
-    /// HQ's machine is off: connections are refused.
+    /// Stops serving, as if HQ's machine were off: connections are refused.
     pub async fn go_away(&mut self) -> anyhow::Result<()> {
         if let Some((stop, task)) = self.serving.take() {
             stop.cancel();
@@ -68,14 +68,14 @@ impl Hq {
         Ok(())
     }
 
-    /// `lineside-hq publish`.
+    /// Does what `lineside-hq publish` does, for all sites.
     pub async fn publish(&self) -> anyhow::Result<Summary> {
         let layout = self.layout.clone();
         let options = PublishOptions { sites: None, now: clock::now() };
         tokio::task::spawn_blocking(move || publish::publish(&layout, &options, &mut Silent)).await?
     }
 
-    /// `lineside-hq site enroll`.
+    /// Makes a token for this site, as `lineside-hq site enroll` does.
     pub fn token(&self, site: &str) -> anyhow::Result<EnrolmentToken> {
         let mut problems = Vec::new();
         let Some(inventory) = FleetInventory::read(&self.layout, &mut problems) else {
@@ -92,7 +92,7 @@ impl Hq {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Changes a file of the fleet directory, like a person with an editor.
+    /// Replaces the first `from` in a file of the fleet directory by `to`, as a person would with an editor.
     pub fn edit(&self, file: &str, from: &str, to: &str) -> anyhow::Result<()> {
         let path = self.layout.dir().join(file);
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -101,18 +101,18 @@ impl Hq {
     }
 }
 
-/// One appliance.
+/// One appliance that has enrolled as a site and runs.
 #[derive(Debug)]
-pub struct Site {
-    /// Its name at HQ.
+pub struct DemoSite {
+    /// The name of the site at HQ.
     pub name: String,
-    /// Its services.
-    pub running: Running,
-    settings: Settings,
+    /// The tasks of the appliance.
+    pub running: RunningAppliance,
+    settings: ApplianceSettings,
 }
 
-impl Site {
-    /// `lineside enroll` with a token, then what `lineside run` does, as an ordinary user on loopback.
+impl DemoSite {
+    /// Does what `lineside enroll` does with a token, then what `lineside run` does, as an ordinary user on loopback.
     pub async fn start(
         dir: &Path,
         name: &str,
@@ -122,7 +122,7 @@ impl Site {
         dhcp: DhcpPart,
     ) -> anyhow::Result<Self> {
         let state = dir.join(name);
-        let settings = Settings {
+        let settings = ApplianceSettings {
             interface: Some("lo".to_owned()),
             allow_loopback: true,
             neighbours,
@@ -147,24 +147,24 @@ impl Site {
         Ok(Self { name: name.to_owned(), running, settings })
     }
 
-    /// Where it serves TFTP.
+    /// The address and port of its TFTP.
     pub fn tftp(&self) -> anyhow::Result<SocketAddrV4> {
         self.running.tftp.context("the demo's site serves no TFTP")
     }
 
-    /// Where it answers DHCP.
+    /// The address and port of its DHCP.
     pub fn dhcp(&self) -> anyhow::Result<SocketAddrV4> {
         self.running.dhcp.context("the demo's site answers no DHCP")
     }
 
-    /// The directory that would be on the card.
+    /// Its state directory, which on a box is on the card.
     pub fn state(&self) -> &Path {
         &self.settings.state
     }
 
-    /// The file that makes `lineside run` this appliance.
+    /// A configuration file with which `lineside run` becomes this appliance.
     pub fn config(&self) -> String {
-        let Settings { neighbours, state, tftp, dhcp, poll, status_socket, log, .. } = &self.settings;
+        let ApplianceSettings { neighbours, state, tftp, dhcp, poll, status_socket, log, .. } = &self.settings;
         let fixed: Vec<String> = neighbours.iter().map(|(address, mac)| format!("\"{address}\" = \"{mac}\"")).collect();
         format!(
             "[lan]\ninterface = \"lo\"\nallow-loopback = true\nneighbours = {{ {} }}\n\n[storage]\nstate = {state:?}\n\n\
@@ -183,13 +183,13 @@ impl Site {
     }
 
     /// What `lineside status` shows.
-    pub fn report(&self) -> Report {
-        Report::of(&self.running.stats)
+    pub fn report(&self) -> StatusReport {
+        StatusReport::of(&self.running.stats)
     }
 
-    /// Polls now and waits until that poll's outcome satisfies.
-    pub async fn poll_until(&self, what: &str, holds: impl Fn(&Report) -> bool) -> anyhow::Result<Report> {
-        let polls = |report: &Report| -> u64 {
+    /// Polls HQ again and again until the report after a poll satisfies `holds`. `what` names that in the error.
+    pub async fn poll_until(&self, what: &str, holds: impl Fn(&StatusReport) -> bool) -> anyhow::Result<StatusReport> {
+        let polls = |report: &StatusReport| -> u64 {
             report.counters.iter().filter(|(name, _)| name.starts_with("poll.")).map(|(_, count)| count).sum()
         };
         let end = Instant::now() + PATIENCE;
@@ -214,22 +214,22 @@ impl Site {
         }
     }
 
-    /// Polls until it serves this generation and all is well.
-    pub async fn serves(&self, generation: Generation) -> anyhow::Result<Report> {
+    /// Polls until the site serves this generation and its state is `ok`.
+    pub async fn serves(&self, generation: Generation) -> anyhow::Result<StatusReport> {
         self.poll_until("the release", |report| report.generation == generation && report.state == SiteState::Ok.code())
             .await
     }
 }
 
-/// DHCP on free ports, for phones that are simulated as behind relay agents at `relay_port`.
+/// Settings for DHCP on free ports. The simulated phones are behind relay agents at `relay_port`.
 pub fn unprivileged_dhcp(relay_port: u16, client_port: u16) -> DhcpPart {
     DhcpPart { enabled: true, server_port: 0, client_port, relay_port, local: bundle::DhcpSettings::default() }
 }
 
-/// A UDP port of loopback that is free now.
+/// A UDP port of loopback that is free at the moment; nothing reserves it.
 pub fn free_udp_port() -> anyhow::Result<u16> {
     Ok(std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// Where the services of all sites live.
+/// A temporary directory that several sites share; the last one to drop it removes it.
 pub type SharedDir = Arc<tempfile::TempDir>;

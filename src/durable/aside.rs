@@ -1,4 +1,4 @@
-//! A file that is written beside the one that it replaces.
+//! A new file that is written beside the file that it will replace.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{Disk, DiskFile};
 use super::parent;
 
-/// A file in the making. Dropped before it is put in place, it goes away.
+/// A file that is being written. If it is dropped before it is put in place, it is removed.
 #[derive(Debug)]
 pub struct Aside {
     file: DiskFile,
@@ -19,7 +19,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// `.NAME.new`, or a name that cannot be guessed where that one is taken by what cannot be removed.
+    /// Makes the file `.NAME.new`. If something has that name and cannot be removed, the file gets a name that nobody
+    /// can guess.
     pub(super) fn beside(disk: &Disk, target: &Path, mode: u32) -> io::Result<Self> {
         let name = target.file_name().ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{} does not end in a file's name", target.display()))
@@ -33,7 +34,7 @@ impl Aside {
         let usual = named(".new");
         match Self::at(disk, &usual, target, mode) {
             Err(_) if fs::symlink_metadata(&usual).is_ok() => {
-                // Keyed at random by the system, so that nobody can plant something under this name too.
+                // The hash is keyed at random by the system, so nobody can put something under this name in advance.
                 let unguessable = RandomState::new().hash_one(std::process::id());
                 Self::at(disk, &named(&format!(".{unguessable:016x}.new")), target, mode)
             }
@@ -45,24 +46,24 @@ impl Aside {
         Ok(Self { file: disk.create(aside, mode)?, target: target.to_owned(), pending: true })
     }
 
-    /// Adds to its end.
+    /// Appends all of `bytes`.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.append(bytes)
     }
 
-    /// Makes the content durable.
+    /// Makes the content durable. The name is not: see [`Aside::put_in_place`].
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync()
     }
 
-    /// Leaves it where it is, for somebody who puts it in place later. Returns its name.
+    /// Leaves the file under its temporary name, for a caller that renames it later, and returns its path.
     pub fn keep(mut self) -> PathBuf {
         self.pending = false;
         self.file.path.clone()
     }
 
-    /// Makes it durable and gives it the name that it was made for, durably: before this readers see the old file, after
-    /// it the new one.
+    /// Makes the content durable, renames the file to the name that it was made for, and makes that durable. Until then
+    /// readers see the old file, and from then on the new one.
     pub fn put_in_place(mut self) -> io::Result<()> {
         self.file.sync()?;
         self.rename()?;
@@ -70,7 +71,8 @@ impl Aside {
     }
 
     pub(super) fn rename(&mut self) -> io::Result<()> {
-        // Another writer of the same file would have taken the name from us, and may be half through.
+        // Another writer of the same file may have replaced ours under the temporary name with a file that is not
+        // complete.
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let ours = identity(self.file.file().metadata()?);
         if fs::symlink_metadata(&self.file.path).map(identity).ok() != Some(ours) {

@@ -1,4 +1,4 @@
-//! Many files that become durable together.
+//! Many files that are written one by one and become durable together.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,15 +8,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::disk::Disk;
 use super::{Aside, SHARED_DIR, parent};
 
-/// More files than that are synced with their whole file system; for fewer nobody shall wait for what others write.
+/// A batch with more files than this is synced with its whole file system. That also waits for what others write, so it
+/// does not pay for fewer.
 pub(super) const MAX_SINGLE_SYNCS: usize = 128;
-/// So many files are synced at once: the file system commits them together, which is many times faster.
+/// The number of threads that sync files at once. The file system commits them together, which is many times faster.
 const SYNCS: usize = 16;
 
-/// Files below one folder: written one by one, from several threads if need be, and synced at once.
+/// Files below one folder. They are written one by one, from several threads if need be, and synced together.
 ///
-/// They may be read before they are durable, and a power cut before [`Batch::sync`] may leave any of them without its
-/// content: for files that nothing names yet.
+/// A file can be read before it is durable, and a power cut before [`Batch::sync`] may leave any file without its
+/// content. So a batch is for files that nothing refers to yet.
 #[derive(Debug)]
 pub struct Batch {
     disk: Disk,
@@ -25,40 +26,40 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch of files below `root`, with the folders that lie between.
+    /// A batch of files below `root`. Folders below it that are missing are made with the files.
     pub fn below(root: &Path) -> Self {
         Self::on(Disk::default(), root)
     }
 
-    /// The same on this disk.
+    /// As [`Batch::below`], on a disk that tests can watch.
     pub fn on(disk: Disk, root: &Path) -> Self {
         Self { disk, root: root.to_owned(), unsynced: Mutex::default() }
     }
 
-    /// Writes a file: it appears with all its content. Missing folders are made.
+    /// Writes a file, which appears with all of its content. Missing folders are made.
     ///
     /// # Errors
     ///
-    /// If a step fails; then what was there is there.
+    /// If a step fails; then `path` is as it was.
     pub fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         self.aside(path, bytes, mode)?.rename()?;
         self.unsynced().push(path.to_owned());
         Ok(())
     }
 
-    /// Writes what shall replace `path` under the name that is returned. Missing folders are made. After
-    /// [`Batch::sync`] it can be put in place.
+    /// Writes the file that shall replace `path` under a temporary name, which is returned. Missing folders are made.
+    /// After [`Batch::sync`] the file can be put in place.
     ///
     /// # Errors
     ///
-    /// If a step fails; then nothing has changed.
+    /// If a step fails; then `path` is as it was.
     pub fn prepare(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
         let aside = self.aside(path, bytes, mode)?.keep();
         self.unsynced().push(aside.clone());
         Ok(aside)
     }
 
-    /// Puts a file in place that was prepared and synced. Its new name is durable after the next [`Batch::sync`].
+    /// Renames a file that was prepared and synced to `path`. The new name is durable after the next [`Batch::sync`].
     ///
     /// # Errors
     ///
@@ -71,7 +72,7 @@ impl Batch {
 
     fn aside(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<Aside> {
         for made in self.disk.create_dirs_unsynced(parent(path), SHARED_DIR)? {
-            // The name of the root itself, and of what is above it, is not among what `sync` makes durable.
+            // `sync` does not make the names of the root and of the folders above it durable.
             if !parent(&made).starts_with(&self.root) {
                 self.disk.sync_dir(parent(&made))?;
             }
@@ -81,18 +82,18 @@ impl Batch {
         Ok(aside)
     }
 
-    /// Makes everything durable that was written or put in place since the last time.
+    /// Makes all files durable that were written or put in place since the last call.
     ///
     /// # Errors
     ///
-    /// If anything cannot be synced; then nothing of it counts as durable.
+    /// If any file or folder cannot be synced; then none of these files counts as durable.
     pub fn sync(&self) -> io::Result<()> {
         let paths = std::mem::take(&mut *self.unsynced());
         if paths.len() > MAX_SINGLE_SYNCS {
             return self.disk.sync_all(&self.root).map_err(|error| unsyncable(&self.root, &error));
         }
         self.sync_files(&paths)?;
-        // With the folders above them, which may be new; those that an earlier process made may not be durable either.
+        // The folders above the files may be new as well, and those of an earlier process may not be durable yet.
         let above = |path: &PathBuf| {
             let within = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
             within.map(Path::to_owned).collect::<Vec<_>>()

@@ -36,7 +36,7 @@ const TOKEN_ID_BYTES: usize = 8;
 /// Makes a token that lets one appliance become this site within [`api::TOKEN_HOURS`].
 ///
 /// Only the result holds the secret. The database gets one key that is derived from it, and `keys/tokens/` the other.
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn issue(
     layout: &Layout,
     site: &SiteId,
@@ -127,7 +127,7 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
 
 /// Removes the publisher's keys of tokens that nobody used, a month after they expired. Until then an enrolment may
 /// wait for the next publish.
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 fn forget_expired(layout: &Layout) -> anyhow::Result<()> {
     let now = UnixTime::of(SystemTime::now());
     remove_tokens(layout, |token| now.since(token.expires) > Duration::from_secs(30 * 86_400))
@@ -158,7 +158,7 @@ pub struct Revoked {
 }
 
 /// Revokes a site's certificates, its tokens and its sealing keys. A new token lets it in again.
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let db = Db::open_existing(&layout.database())?;
     let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;

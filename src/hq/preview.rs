@@ -33,7 +33,7 @@ pub enum Preview {
 }
 
 /// Renders a site from the fleet directory, published or not, and asks the policy about one file for one phone.
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Result<Preview> {
     let mac: MacAddr = mac.parse()?;
     let name: FileName = name.parse()?;

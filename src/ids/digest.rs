@@ -4,7 +4,7 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 digest. Written as 64 lower-case hex digits, in file names and in JSON alike.
+/// A SHA-256 digest. It is written as 64 lower-case hex digits, in file names as in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
@@ -19,7 +19,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest that a hasher arrived at.
+    /// A digest from the 32 bytes that SHA-256 gives. They are taken as they are.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

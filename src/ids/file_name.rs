@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 /// The longest name that a phone may ask for or HQ may publish, in bytes.
 ///
-/// The longest seen from a real phone is under 80; a TFTP request of 512 octets could carry about 500.
+/// The longest name seen from a real phone has under 80 bytes. A TFTP request of 512 octets could carry about 500.
 pub const MAX_FILE_NAME_BYTES: usize = 255;
 
 /// A TFTP file name: a key into the catalog, never a path on a disk.
 ///
-/// Parsing normalises what phones really send: a drive letter and leading slashes or backslashes go, other
-/// backslashes become slashes. The spelling is kept for people; equality, order and hash ignore ASCII case,
-/// because phones disagree with their own documentation about it.
+/// Parsing normalises what phones really send: it removes a drive letter and leading slashes and backslashes, and makes
+/// slashes of other backslashes. The spelling is kept for people. Equality, order and hash ignore ASCII case, because
+/// phones do not spell names as their documentation does.
 #[derive(Clone)]
 pub struct FileName(Arc<str>);
 
@@ -25,10 +25,10 @@ pub enum FileNameError {
     /// The name has more than [`MAX_FILE_NAME_BYTES`], after normalising.
     #[error("the file name is longer than {MAX_FILE_NAME_BYTES} bytes")]
     TooLong,
-    /// NUL, another control character, or bytes that are not UTF-8.
+    /// The name has NUL or another control character, or is not UTF-8.
     #[error("the file name has a control character or is not UTF-8")]
     Control,
-    /// `.`, `..` or an empty component.
+    /// The name has a component that is `.`, `..` or empty.
     #[error("the file name has an empty, `.` or `..` component")]
     Traversal,
 }
@@ -58,7 +58,7 @@ impl FromStr for FileName {
     type Err = FileNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // Before the copy below, and generous: what normalising strips is a few bytes.
+        // This check comes before the copy below. It leaves room for the few bytes that normalising removes.
         if text.len() > 2 * MAX_FILE_NAME_BYTES {
             return Err(FileNameError::TooLong);
         }

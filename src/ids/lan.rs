@@ -18,12 +18,12 @@ pub struct LanError(String);
 const SHARED: Lan = Lan::new(Ipv4Addr::new(100, 64, 0, 0), 10);
 
 impl Lan {
-    /// The LAN of a host with this address. More than 32 bits of prefix are 32.
+    /// The LAN of a host with this address. A prefix length above 32 counts as 32.
     pub const fn new(address: Ipv4Addr, prefix_len: u8) -> Self {
         Self { address, prefix_len: if prefix_len > 32 { 32 } else { prefix_len } }
     }
 
-    /// The LAN of a host with this address and netmask. What follows the mask's first zero bit does not count.
+    /// The LAN of a host with this address and netmask. Bits after the first zero bit of the mask are ignored.
     pub fn with_netmask(address: Ipv4Addr, netmask: Ipv4Addr) -> Self {
         Self::new(address, u8::try_from(netmask.to_bits().leading_ones()).unwrap_or(32))
     }
@@ -33,12 +33,12 @@ impl Lan {
         self.address
     }
 
-    /// How many bits of an address are the network's: 0 to 32.
+    /// The number of bits of an address that are the network's: 0 to 32.
     pub const fn prefix_len(self) -> u8 {
         self.prefix_len
     }
 
-    /// `255.255.255.0` for a prefix of 24 bits.
+    /// The netmask, for example `255.255.255.0` for a prefix of 24 bits.
     pub const fn netmask(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.mask())
     }
@@ -48,8 +48,8 @@ impl Lan {
         Ipv4Addr::from_bits(self.address.to_bits() & self.mask())
     }
 
-    /// The last address, with a one in every bit that is not the network's. With a prefix of 31 or 32 bits it is a
-    /// host's: see [`Lan::is_broadcast`].
+    /// The last address, with a one in every bit that is not the network's. With a prefix of 31 or 32 bits this address
+    /// belongs to a host: see [`Lan::is_broadcast`].
     pub const fn broadcast(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.address.to_bits() | !self.mask())
     }
@@ -59,14 +59,14 @@ impl Lan {
         (self.address.to_bits() ^ address.to_bits()) & self.mask() == 0
     }
 
-    /// Whether everybody in this network gets what is sent to the address (RFC 919). A network of two addresses has no
-    /// such address (RFC 3021), nor has a single host.
+    /// Whether every host of this network receives what is sent to the address (RFC 919). A network of two addresses
+    /// has no such address (RFC 3021), and a single host has none.
     pub const fn is_broadcast(self, address: Ipv4Addr) -> bool {
         self.prefix_len < 31 && address.to_bits() == self.broadcast().to_bits()
     }
 
-    /// Whether a host of this network may have the address: neither the network's own address nor its broadcast
-    /// address, where it has these (RFC 1122 §3.2.1.3, RFC 3021).
+    /// Whether a host of this network may have the address. It may not have the network's own address or its broadcast
+    /// address, where the network has these (RFC 1122 §3.2.1.3, RFC 3021).
     pub const fn is_host(self, address: Ipv4Addr) -> bool {
         let is_network = self.prefix_len < 31 && address.to_bits() == self.network().to_bits();
         self.contains(address) && !is_network && !self.is_broadcast(address)
@@ -80,16 +80,16 @@ impl Lan {
     }
 }
 
-/// Whether the address is of a private network, so that nobody on the Internet reaches it: RFC 1918 (10/8, 172.16/12,
-/// 192.168/16), RFC 3927 (link-local, 169.254/16) or RFC 6598 (shared, 100.64/10). Not loopback, which is no network.
+/// Whether the address is of a private network, which nobody on the Internet can reach: RFC 1918 (10/8, 172.16/12,
+/// 192.168/16), RFC 3927 (link-local, 169.254/16) or RFC 6598 (shared, 100.64/10). Loopback is no network.
 ///
 /// TFTP and DHCP are served on such addresses only.
 pub const fn is_private(address: Ipv4Addr) -> bool {
     address.is_private() || address.is_link_local() || SHARED.contains(address)
 }
 
-/// Whether the address is of a private network as [`is_private`] says, or of this host alone (127/8, RFC 1122
-/// §3.2.1.3), where demo and tests serve.
+/// Whether the address is of a private network (see [`is_private`]) or of this host alone (127/8, RFC 1122 §3.2.1.3).
+/// The demo and tests serve on loopback.
 pub const fn is_private_or_loopback(address: Ipv4Addr) -> bool {
     is_private(address) || address.is_loopback()
 }
@@ -100,12 +100,12 @@ impl FromStr for Lan {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
             let (address, bits) = text.split_once('/')?;
-            // `u8` would take `+24` and `024`, too.
+            // Parsing as `u8` alone would also take `+24` and `024`.
             let plain = bits == "0" || (!bits.starts_with('0') && bits.bytes().all(|byte| byte.is_ascii_digit()));
             let prefix_len = bits.parse().ok().filter(|bits| plain && *bits <= 32)?;
             Some(Self::new(address.parse().ok()?, prefix_len))
         };
-        // The longest is 18 characters.
+        // The longest good text has 18 characters; the error keeps no more than 40.
         parse().ok_or_else(|| LanError(text.chars().take(40).collect()))
     }
 }

@@ -1,7 +1,7 @@
-//! The words every room uses: parsed once at the edge, right for ever after.
+//! The types that every room uses. They are parsed once, where a value enters the program.
 //!
-//! A value of one of these types cannot be malformed, so nothing further in checks it again. [`text_serde!`] makes them
-//! text in JSON and TOML. [`TokenBucket`] is the one way to limit how often something happens.
+//! A value of one of these types cannot be malformed, so no other code checks it again. [`text_serde!`] makes them text
+//! in JSON and TOML. [`TokenBucket`] is the one way to limit how often something happens.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have clocks and files as they like"))]
 

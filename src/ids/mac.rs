@@ -3,8 +3,8 @@ use std::str::FromStr;
 
 /// The Ethernet address of a device on the site's LAN.
 ///
-/// `Display` is `00:04:f2:aa:bb:cc`. `FromStr` takes upper and lower case, with `:`, `-`, `.` or no
-/// separators, as people paste it from labels, switches and spreadsheets.
+/// `Display` writes `00:04:f2:aa:bb:cc`. `FromStr` takes upper and lower case, with `:`, `-`, `.` or no separators, as
+/// people copy it from labels, switches and spreadsheets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr([u8; 6]);
 
@@ -24,24 +24,24 @@ impl MacAddr {
         self.0
     }
 
-    /// The vendor's three octets.
+    /// The first three octets, which the IEEE gave the vendor.
     pub const fn oui(self) -> [u8; 3] {
         let [a, b, c, ..] = self.0;
         [a, b, c]
     }
 
-    /// Whether one device can own it: not multicast, not all zero.
+    /// Whether it can be the address of one device: it is neither a group's (multicast) nor all zero.
     pub const fn is_unicast(self) -> bool {
         let [first, ..] = self.0;
         first & 1 == 0 && u64::from_be_bytes(self.widen()) != 0
     }
 
-    /// 12 lower-case hex digits without separators, as Polycom and Yealink put it into names.
+    /// The address as 12 lower-case hex digits without separators. Polycom and Yealink write it so in file names.
     pub fn lower(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// 12 upper-case hex digits without separators, as Cisco puts it into names.
+    /// The address as 12 upper-case hex digits without separators. Cisco writes it so in file names.
     pub fn upper(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02X}")).collect()
     }
@@ -52,9 +52,9 @@ impl MacAddr {
     }
 }
 
-/// The first three octets of a device's address: whose product it is (IEEE MA-L).
+/// The first three octets of a MAC address, which tell the vendor of the device (IEEE MA-L).
 ///
-/// `Display` is `00:04:f2`. `FromStr` takes what that of [`MacAddr`] takes.
+/// `Display` writes `00:04:f2`. `FromStr` takes the same spellings as that of [`MacAddr`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Oui([u8; 3]);
 
@@ -70,13 +70,13 @@ impl FromStr for Oui {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || MacAddrError(text.chars().take(40).collect());
-        // The longest spelling is 8 characters. With another half it is a whole address.
+        // The longest spelling has 8 characters. With six zeros it is the spelling of a whole address.
         if text.len() > 8 {
             return Err(wrong());
         }
         let whole: MacAddr = format!("{text}000000").parse().map_err(|_| wrong())?;
         let oui = Self::of(whole);
-        // A group's address, or none, is no vendor's.
+        // No vendor has zero, or the first octets of a group's address.
         if oui.0 == [0; 3] || oui.0.first().is_some_and(|first| first & 1 != 0) { Err(wrong()) } else { Ok(oui) }
     }
 }
@@ -107,7 +107,7 @@ impl FromStr for MacAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || MacAddrError(text.chars().take(40).collect());
-        // The longest spelling is 17 characters; a bound keeps pasted junk cheap.
+        // The longest spelling has 17 characters. The limit keeps long nonsense cheap.
         if text.len() > 17 {
             return Err(wrong());
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// The longest fleet or site id, in bytes: ids become directory names and certificate URIs.
+/// The longest fleet or site id, in bytes. Ids become names of directories and parts of the URI in a certificate.
 pub const MAX_ID_BYTES: usize = 40;
 
 /// Why a text is no fleet or site id.
@@ -61,7 +61,7 @@ macro_rules! id {
 id! {
     /// The opaque id of one site, in URLs, certificates and signed metadata.
     ///
-    /// It says nothing about the place: people see the site's name, which only HQ knows.
+    /// It says nothing about the place. People see the name of the site, which only HQ knows.
     SiteId
 }
 
@@ -70,13 +70,13 @@ id! {
     FleetId
 }
 
-/// The number of a site's release. Each published change is one higher; 0 means nothing was published yet.
+/// The number of a site's release. Each published change gets the next number; 0 means that nothing was published yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The generation after this one; stays at the end of the range, where no fleet will ever be.
+    /// The generation after this one. At the end of the range, which no fleet reaches, it stays the same.
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -90,12 +90,12 @@ impl fmt::Display for Generation {
 
 /// A point in time as whole seconds since 1970-01-01 UTC, without leap seconds.
 ///
-/// Written in JSON as RFC 3339 with a `Z`, as TUF wants it (specification §4.2.1).
+/// JSON has it as RFC 3339 with a `Z`, as TUF requires (specification §4.2.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixTime(pub i64);
 
 impl UnixTime {
-    /// The time that the system clock shows. What it is worth is for the caller to know.
+    /// The time that a clock shows, in whole seconds. Whether the clock is right is for the caller to know.
     pub fn of(clock: SystemTime) -> Self {
         match clock.duration_since(SystemTime::UNIX_EPOCH) {
             Ok(since) => Self(i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
@@ -103,12 +103,12 @@ impl UnixTime {
         }
     }
 
-    /// This much later, at most the end of time.
+    /// The time that is `span` later, or the end of the range.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(span.as_secs()).unwrap_or(i64::MAX)))
     }
 
-    /// The time from `earlier` to here; zero if it lies ahead.
+    /// The time from `earlier` to this time; zero if `earlier` is in fact later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_secs(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }

@@ -1,10 +1,10 @@
-/// Serde for a type that is text in every format.
+/// Implements serde for a type that is text in every format.
 ///
-/// `text_serde!(MacAddr)` writes what `Display` gives and reads what `FromStr` takes. A type that must not have these,
-/// because it is a secret, names the two functions instead: `text_serde!(ContentKey, ContentKey::hex, ContentKey::of_hex)`,
-/// from `&Self` to something with `Display`, and from `&str` to a `Result` whose error has `Display`.
+/// `text_serde!(MacAddr)` writes what `Display` gives and reads what `FromStr` takes. A secret must not have `Display`,
+/// so its type names two functions instead: `text_serde!(ContentKey, ContentKey::hex, ContentKey::of_hex)`. The first
+/// goes from `&Self` to something with `Display`, the second from `&str` to a `Result` whose error has `Display`.
 ///
-/// The crate that uses it depends on `serde`.
+/// A crate that uses the macro must depend on `serde`.
 #[macro_export]
 macro_rules! text_serde {
     ($name:ty) => {

@@ -1,58 +1,58 @@
 use std::time::{Duration, Instant};
 
-/// How often something may happen in the long run, and how often at once after a pause.
+/// A limit: how often something may happen in the long run, and how many times at once after a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// From one to the next in the long run; never zero.
+    /// The time between two events in the long run; never zero.
     interval: Duration,
-    /// At least 1.
+    /// The number of events that may happen at once after a pause; at least 1.
     burst: u32,
 }
 
 impl Rate {
-    /// So many each second, evenly spaced; 0 counts as 1. Above 1,000,000,000 it is that.
+    /// Allows `count` events a second, evenly spaced. 0 counts as 1, and the most is 1,000,000,000.
     pub const fn per_second(count: u32) -> Self {
         let count = if count == 0 { 1 } else { count };
         Self::one_in(Duration::from_nanos(1_000_000_000 / count as u64))
     }
 
-    /// One in so long a time.
+    /// Allows one event in each `interval`. Zero counts as a nanosecond.
     pub const fn one_in(interval: Duration) -> Self {
         let least = Duration::from_nanos(1);
         Self { interval: if interval.is_zero() { least } else { interval }, burst: 1 }
     }
 
-    /// So many at once after a pause; 0 counts as 1.
+    /// Allows `burst` events at once after a pause. 0 counts as 1.
     #[must_use]
     pub const fn with_burst(self, burst: u32) -> Self {
         Self { burst: if burst == 0 { 1 } else { burst }, ..self }
     }
 
-    /// The time in which an empty bucket fills.
+    /// The time in which an empty bucket becomes full.
     const fn fills_in(self) -> Duration {
         self.interval.saturating_mul(self.burst)
     }
 }
 
-/// A token bucket: tokens flow in at a [`Rate`] up to its burst, and what is done takes one. It begins full.
+/// A token bucket. Tokens flow in at a [`Rate`], up to its burst, and each event takes one. A new bucket is full.
 ///
-/// It is told the time and keeps one point of it: when it will be full again (the generic cell rate algorithm, ITU-T
-/// I.371). So there is nothing to round, and to be told the time often or seldom is the same. The time is a monotonic
-/// clock's: the system clock may be set as anybody likes. If `now` lies before an earlier one, the tokens that
-/// flowed in between are not there yet, and no token is there twice.
+/// The caller passes the time. The bucket keeps only the time at which it will be full again (the generic cell rate
+/// algorithm, ITU-T I.371). So nothing is rounded, and it does not matter how often it is asked. The time comes from a
+/// monotonic clock, so that setting the system clock changes nothing. If `now` is earlier than in a previous call,
+/// tokens that flowed in after it are not there yet, and no token is given twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenBucket {
     full_at: Option<Instant>,
 }
 
 impl TokenBucket {
-    /// Takes a token. If there is none, nothing changes.
+    /// Takes a token. Without a token nothing changes.
     ///
     /// # Errors
     ///
-    /// How long it takes until there is one.
+    /// If there is no token: the time until there is one.
     pub fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
-        // After the end of the clock there are no tokens.
+        // A token that would come after the end of the clock's range never comes.
         let full_at =
             self.full_at.map_or(now, |full_at| full_at.max(now)).checked_add(rate.interval).ok_or(Duration::MAX)?;
         match full_at.saturating_duration_since(now).checked_sub(rate.fills_in()) {
@@ -64,7 +64,7 @@ impl TokenBucket {
         }
     }
 
-    /// Whether it is as full as a new one, so that forgetting it changes nothing.
+    /// Whether the bucket is as full as a new one. Then the caller may forget it.
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at.is_none_or(|full_at| full_at <= now)
     }

@@ -1,5 +1,5 @@
-//! `[dhcp]`: what an appliance does on its site's LAN. HQ signs it into a release; a lab without HQ writes it into
-//! `lineside.toml`.
+//! Reads `[dhcp]`: what an appliance does about DHCP on its site's LAN. HQ signs these settings into a release. A lab
+//! without HQ writes them into `lineside.toml`.
 
 use std::net::Ipv4Addr;
 
@@ -10,11 +10,11 @@ use ids::Oui;
 use crate::problem::Problem;
 use crate::table::{Table, Wrong};
 
-/// The most addresses of a range: more than any LAN of phones has, while a slip of a digit gives more.
+/// The most addresses of a range. No LAN of phones needs as many, but a range with one wrong digit often has more.
 const MAX_RANGE: u32 = 4096;
-/// RFC 2132 §2: a length is one octet.
+/// The longest value of an option, in bytes: its length is one octet (RFC 2132 §2).
 const MAX_OPTION_BYTES: usize = 255;
-/// RFC 1035 §2.3.4.
+/// The longest domain name as text, in bytes. RFC 1035 §2.3.4 allows 255 octets on the wire.
 const MAX_DOMAIN_BYTES: usize = 253;
 
 const RANGE: &str = "the first and the last address of a range: [\"192.168.1.200\", \"192.168.1.250\"]";
@@ -23,9 +23,10 @@ const CLASSES: &str = "a list of texts that option 60 or 124 starts with: [\"Pol
 const OUIS: &str = "a list of how MAC addresses begin: [\"00:04:f2\"]";
 const HEX: &str = "pairs of hex digits without spaces: \"0104c0a80105\"";
 
-/// Reads what the table says over `dhcp` and ends the table: whoever has further keys in it takes them before.
+/// Reads the keys of the table into `dhcp`; what the table leaves out stays as it is. It also ends the table, so a
+/// caller with further keys in it takes them first.
 ///
-/// What is read without a problem keeps the bounds that a release has for it (`SiteSettings::validate`), too.
+/// Values that are read without a problem also keep the limits of a release (`SiteSettings::validate`).
 pub fn read_dhcp(mut table: Table<'_>, dhcp: &mut DhcpSettings, problems: &mut Vec<Problem>) {
     let mut blame = table.line();
     if let Some((line, mode)) = table.value("mode", problems) {
@@ -77,7 +78,7 @@ pub fn read_dhcp(mut table: Table<'_>, dhcp: &mut DhcpSettings, problems: &mut V
     table.finish(problems);
 }
 
-/// What the keys say only together.
+/// Checks the keys that must agree with each other: `mode`, `range`, `routers` and `tftp-servers`.
 fn agree(table: &Table<'_>, line: usize, dhcp: &DhcpSettings, problems: &mut Vec<Problem>) {
     let Some((first, last)) = dhcp.range else {
         if matches!(dhcp.mode, DhcpMode::PhonesOnly | DhcpMode::All) {
@@ -119,7 +120,7 @@ fn range((first, last): (Ipv4Addr, Ipv4Addr)) -> Result<(Ipv4Addr, Ipv4Addr), Wr
     Ok((first, last))
 }
 
-/// A LAN of phones larger than a /16 does not exist; anything further apart is a slip.
+/// Whether two addresses can be on one LAN. No LAN of phones is larger than a /16, so a greater distance is a mistake.
 fn same_network(a: Ipv4Addr, b: Ipv4Addr) -> bool {
     ids::Lan::new(a, 16).contains(b)
 }
@@ -132,7 +133,8 @@ fn host(address: Ipv4Addr) -> Result<Ipv4Addr, Wrong> {
     }
 }
 
-/// Loopback passes: the demo's LAN is there, and an appliance takes no range outside its own LAN anyway.
+/// Whether a host may have the address. Loopback passes, because the demo's LAN is there. An appliance refuses a range
+/// outside its own LAN in any case.
 fn is_host(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.octets() >= [240, 0, 0, 0])
 }
@@ -145,7 +147,7 @@ fn domain(name: String) -> Result<String, Wrong> {
     Err(Wrong::new(format!("is `{}`, which is no domain name", name.escape_debug())))
 }
 
-/// The start of a vendor class.
+/// Checks the start of a vendor class (option 60 or 124): printable, not empty and not too long.
 fn class(text: String) -> Result<String, Wrong> {
     if text.trim().is_empty() {
         return Err(Wrong::new("is an empty text, which every device matches").hint("leave it out"));

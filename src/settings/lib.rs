@@ -1,4 +1,4 @@
-//! Files that people write, read so that one run tells everything that is wrong with them.
+//! Reads the files that people write, and reports in one run everything that is wrong with them.
 //!
 //! Both programs read their settings here: the appliance `lineside.toml`, HQ `fleet.toml`, `sites/*.toml` and
 //! `model.toml`. A [`Problem`] says file, line, what is wrong and what to try. Read in this order: `problem`, `source`
@@ -8,10 +8,10 @@
 //! # How far serde goes
 //!
 //! `#[derive(Deserialize)]` with `deny_unknown_fields` over the whole file would be shorter, but it stops at the first
-//! problem, and whoever starts an appliance at a site over the telephone wants all of them at once. So a [`Table`] is
-//! read key by key. serde reads each value, `serde_path_to_error` says which item of a list was wrong, and the table
-//! does what `deny_unknown_fields` does: what nobody asked for is an unknown key. A key cannot be read without being
-//! known, so the guess at a misspelt key never comes from a list that has drifted.
+//! problem. Somebody who sets up an appliance at a site over the telephone needs all problems at once. So a [`Table`]
+//! is read key by key. serde reads each value, and `serde_path_to_error` says which item of a list is wrong. The table
+//! does what `deny_unknown_fields` does: a key that nobody asked for is an unknown key. Reading a key also makes it
+//! known, so the guess at a misspelt key cannot come from an outdated list.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 

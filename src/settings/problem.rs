@@ -1,17 +1,17 @@
-//! One thing that is wrong with a file, at a place that an editor can jump to.
+//! One problem with a file, with its place in the form `file:line`, which editors can open.
 
 use std::fmt;
 
-/// What is wrong, where, and what to try.
+/// One problem with a file: what is wrong, where it is and what to try.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The file as messages call it: HQ's are relative to the fleet directory.
+    /// The name of the file in messages. HQ's files are named relative to the fleet directory.
     pub file: String,
-    /// The line, from 1, where one is to blame.
+    /// The line, counted from 1; `None` if the problem is with the whole file.
     pub line: Option<usize>,
-    /// In lower case and without a full stop.
+    /// What is wrong, in lower case and without a full stop.
     pub message: String,
-    /// What to try.
+    /// What to try, in lower case and without a full stop; `None` if the message says enough.
     pub hint: Option<String>,
 }
 
@@ -26,20 +26,20 @@ impl Problem {
         Self { file: file.into(), line: Some(line), message: message.into(), hint: None }
     }
 
-    /// The same with advice.
+    /// This problem with a hint, in place of one that it may have.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same, at this line if one is known.
+    /// This problem at another line. `None` changes nothing.
     pub fn line(mut self, line: Option<usize>) -> Self {
         self.line = line.or(self.line);
         self
     }
 }
 
-/// `sites/x.toml:12: message`, and the hint on a line of its own.
+/// Writes `sites/x.toml:12: message`, and the hint on a line of its own.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
@@ -54,7 +54,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// `1 phone`, `2 phones`.
+/// A number with its noun, for nouns with a regular plural: `1 phone`, `2 phones`.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }

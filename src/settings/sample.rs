@@ -1,7 +1,7 @@
-//! What a sample file documents, beside what its reader knows: for the tests that hold the two together.
+//! Compares the keys that a sample file documents with those that its reader knows. Only tests use it.
 //!
-//! A sample shows a key as `key = value`, or commented out as `# key = value`. Whoever reads settings has one, and a
-//! test that `documented` and `known` are the same.
+//! A sample shows a key as `key = value`, or commented out as `# key = value`. Each reader of settings has a sample,
+//! and a test that [`SampleKeys::documented`] and [`SampleKeys::known`] are the same.
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,19 @@ use toml::{Table, Value};
 use crate::problem::Problem;
 use crate::source::Source;
 
-/// No reader knows a key of this name, and none is near it.
+/// A key that no reader knows, and that is no near miss of a known one.
 const STRANGER: &str = "zzzzzzzzzzzzzzzz";
 
-/// The keys of a sample and of its reader, each with the tables that it is in: `dhcp.range`.
+/// The keys of a sample and of its reader, each with the path of its table: `dhcp.range`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Keys {
-    /// What stands in the sample. Tables whose keys people choose are left out.
+pub struct SampleKeys {
+    /// The keys in the sample, without those of tables whose keys people choose.
     pub documented: BTreeSet<String>,
-    /// What the reader asks for.
+    /// The keys that the reader asks for.
     pub known: BTreeSet<String>,
 }
 
-/// The sample with every key that it shows in a comment.
+/// The sample with every key in force that it shows in a comment.
 pub fn uncommented(sample: &str) -> String {
     let line = |line: &str| {
         let shown = line.strip_prefix("#: ").or_else(|| line.strip_prefix("# ")).filter(|rest| is_toml(rest));
@@ -31,10 +31,11 @@ pub fn uncommented(sample: &str) -> String {
     sample.lines().map(line).collect()
 }
 
-/// The keys in `sample`, beside those that `read` asks for. `read` answers with its problems.
+/// The keys in `sample` and those that `read` asks for. `read` returns the problems that it finds.
 ///
-/// A reader is asked by its own messages: each table gets a key that nobody knows, and the hint lists those known.
-pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> Keys {
+/// The reader's own messages tell its keys: each table gets a key that no reader knows, and the hint of that problem
+/// lists the known ones.
+pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> SampleKeys {
     let text = uncommented(sample);
     let mut with_strangers = format!("{STRANGER} = 1\n");
     for line in text.lines() {
@@ -59,7 +60,7 @@ pub fn keys(sample: &str, read: impl FnOnce(&Source) -> Vec<Problem>) -> Keys {
     let parsed = text.parse::<Table>().unwrap_or_default();
     collect("", &parsed, &mut documented);
     documented.retain(|key| tables.contains(key.rfind('.').map_or("", |dot| key.get(..=dot).unwrap_or_default())));
-    Keys { documented, known }
+    SampleKeys { documented, known }
 }
 
 fn collect(path: &str, table: &Table, found: &mut BTreeSet<String>) {
@@ -77,7 +78,7 @@ fn collect(path: &str, table: &Table, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Whether the text behind a comment's sign is a key or the head of a table, and no sentence.
+/// Whether the text of a comment is a key or the head of a table, and no sentence.
 fn is_toml(text: &str) -> bool {
     let plain = |word: &str, more: &[char]| {
         !word.is_empty()

@@ -1,4 +1,4 @@
-//! A text file that people write.
+//! Reads a text file that people write, up to a size.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -9,20 +9,20 @@ use toml::de::DeTable;
 use crate::problem::Problem;
 use crate::table::Table;
 
-/// The largest file of settings or template, in bytes.
+/// The largest file of settings or template that is read, in bytes.
 pub const MAX_TEXT_BYTES: u64 = 1024 * 1024;
 
-/// A text file and what messages call it.
+/// The text of a file, and the name of the file in messages.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// How messages call it.
+    /// The name of the file in messages.
     pub name: String,
-    /// Without the byte order mark that spreadsheets write.
+    /// The text, without the byte order mark that spreadsheets write.
     pub text: String,
 }
 
 impl Source {
-    /// Reads `path`, of at most `max_bytes`. No more is read, whatever the file is.
+    /// Reads `path`, which may have at most `max_bytes`. Not more is read, even of a device that never ends.
     pub fn read(path: &Path, name: &str, max_bytes: u64) -> Result<Self, Problem> {
         let mut bytes = Vec::new();
         File::open(path)
@@ -46,12 +46,12 @@ impl Source {
         }
     }
 
-    /// This text under this name.
+    /// A source with this name and text.
     pub fn new(name: &str, text: &str) -> Self {
         Self { name: name.to_owned(), text: text.trim_start_matches('\u{feff}').to_owned() }
     }
 
-    /// The line of a byte offset, from 1.
+    /// The line of a byte offset, counted from 1.
     pub fn line(&self, offset: usize) -> usize {
         self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
     }
@@ -61,7 +61,7 @@ impl Source {
         Problem::at_line(&self.name, self.line(offset), message)
     }
 
-    /// The file as TOML; every syntax error becomes a problem.
+    /// Parses the text as TOML. Every syntax error becomes a problem, and what could be parsed is returned.
     pub fn toml(&self, problems: &mut Vec<Problem>) -> Table<'_> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         for error in errors {
@@ -72,7 +72,7 @@ impl Source {
     }
 }
 
-/// What an unreadable file is reported as.
+/// The problem with a file that cannot be opened or read.
 pub fn unreadable(name: &str, error: &io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::NotFound => Problem::at_file(name, "the file is missing"),

@@ -1,4 +1,4 @@
-//! A TOML table that is read key by key, with the line of each.
+//! Reads a TOML table key by key, and knows the line of each key.
 
 use std::ops::RangeInclusive;
 
@@ -9,18 +9,18 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use crate::problem::Problem;
 use crate::source::Source;
 
-/// A TOML table being read: each key is taken once, and what is left at the end is unknown.
+/// A TOML table that is being read. Each key is taken once. Keys that are left at the end are unknown.
 #[derive(Debug)]
 pub struct Table<'a> {
     source: &'a Source,
     path: String,
     offset: usize,
     entries: DeTable<'a>,
-    /// The keys that were asked for, there or not.
+    /// The keys that were asked for, whether the table has them or not.
     known: Vec<&'static str>,
 }
 
-/// What is wrong with a value, without the key and the line: the table adds those.
+/// What is wrong with a value. The table adds the key and the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
     message: String,
@@ -28,12 +28,12 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    /// Goes on after the key: "is 5, but must be 1 to 3".
+    /// A message that goes on after the key: "is 5, but must be 1 to 3".
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    /// The same with advice in place of the one that the key has for all.
+    /// This message with a hint of its own, in place of the one that holds for every wrong value of the key.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -50,29 +50,31 @@ impl<'a> Table<'a> {
         self.source.line(self.offset)
     }
 
-    /// The file it is in.
+    /// The file that the table is in.
     pub fn source(&self) -> &'a Source {
         self.source
     }
 
-    /// The key as messages call it: with the tables that it is in.
+    /// The name of a key in messages: with the tables that it is in, as `dhcp.range`.
     pub fn full(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// A problem with a key of this table. `message` goes on after the key's name.
+    /// A problem with a key of this table. `message` goes on after the name of the key.
     pub fn problem(&self, line: usize, key: &str, message: &str) -> Problem {
         Problem::at_line(&self.source.name, line, format!("`{}` {message}", self.full(key)))
     }
 
-    /// Takes a value and its line. One of the wrong kind becomes a problem.
+    /// Takes a value, and returns it with its line. `None` if the key is missing, or has a value of the wrong kind,
+    /// which becomes a problem.
     pub fn value<T: DeserializeOwned>(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<(usize, T)> {
         let (start, value) = self.take(key)?;
         let value = self.read(key, start, value).map_err(|problem| problems.push(problem)).ok()?;
         Some((self.source.line(start), value))
     }
 
-    /// Takes a value that `check` accepts, and its line. `write` says what to write instead of a wrong one.
+    /// Takes a value that `check` accepts, and returns it with its line. `write` is the hint for a wrong one: what to
+    /// write instead.
     pub fn checked<T: DeserializeOwned, V>(
         &mut self,
         key: &'static str,
@@ -92,7 +94,7 @@ impl<'a> Table<'a> {
         None
     }
 
-    /// Takes a number within `range`.
+    /// Takes a number within `range`. A number outside becomes a problem that names the limits.
     pub fn number<N: TryFrom<i64>>(
         &mut self,
         key: &'static str,
@@ -108,7 +110,7 @@ impl<'a> Table<'a> {
         fitting
     }
 
-    /// Takes a list of at most `most` items that `check` accepts. Every wrong item becomes a problem of its own line.
+    /// Takes a list of at most `most` items that `check` accepts. Every wrong item becomes a problem with its own line.
     pub fn list<T: DeserializeOwned, V>(
         &mut self,
         key: &'static str,
@@ -148,7 +150,7 @@ impl<'a> Table<'a> {
         (problems.len() == before).then_some(good)
     }
 
-    /// Says if a key is missing.
+    /// Reports a problem if the key is missing.
     pub fn require(&self, key: &'static str, problems: &mut Vec<Problem>) {
         if !self.entries.contains_key(key) {
             let line = if self.path.is_empty() { 1 } else { self.line() };
@@ -156,7 +158,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes a value that must be there.
+    /// Takes a value as [`Table::value`] does. A missing key becomes a problem.
     pub fn required<T: DeserializeOwned>(
         &mut self,
         key: &'static str,
@@ -166,7 +168,7 @@ impl<'a> Table<'a> {
         self.value(key, problems)
     }
 
-    /// Takes a table. Absent is an empty one.
+    /// Takes a table. A missing one is empty.
     pub fn table(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Table<'a> {
         self.known.push(key);
         let path = self.full(key);
@@ -187,7 +189,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes an array of tables. Absent is none.
+    /// Takes an array of tables. A missing one is empty.
     pub fn tables(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<Table<'a>> {
         self.known.push(key);
         let path = self.full(key);
@@ -209,7 +211,7 @@ impl<'a> Table<'a> {
         tables
     }
 
-    /// All entries that are left, as name, line and value: for a table whose keys people choose.
+    /// Returns all entries that are left, as name, line and value. It is for tables whose keys people choose.
     pub fn rest(self) -> Vec<(String, usize, Spanned<DeValue<'a>>)> {
         let source = self.source;
         self.entries
@@ -218,7 +220,7 @@ impl<'a> Table<'a> {
             .collect()
     }
 
-    /// Ends the reading: a key that nobody asked for is unknown.
+    /// Ends the reading. Every key that nobody asked for becomes a problem.
     pub fn finish(self, problems: &mut Vec<Problem>) {
         for key in self.entries.keys() {
             let problem = self.source.problem(key.span().start, format!("unknown key `{}`", self.full(key.get_ref())));
@@ -229,14 +231,14 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Takes the raw value of a key, with the offset of the key.
+    /// Takes a value unread, with the offset of its key in bytes.
     fn take(&mut self, key: &'static str) -> Option<(usize, Spanned<DeValue<'a>>)> {
         self.known.push(key);
         let (name, value) = self.entries.remove_entry(key)?;
         Some((name.span().start, value))
     }
 
-    /// Reads one value. `start` is where its key is.
+    /// Reads one value. `start` is the offset of its key in bytes.
     fn read<T: DeserializeOwned>(&self, key: &str, start: usize, value: Spanned<DeValue<'a>>) -> Result<T, Problem> {
         serde_path_to_error::deserialize(ValueDeserializer::from(value)).map_err(|error| {
             let mut full = self.full(key);
@@ -246,7 +248,7 @@ impl<'a> Table<'a> {
                 full.push_str(&within);
             }
             let error = error.into_inner();
-            // In a list over several lines it is the item's line.
+            // In a list over several lines this is the line of the wrong item.
             let offset = error.span().map_or(start, |span| span.start);
             let message = error.message().lines().next().unwrap_or_default();
             self.source.problem(offset, format!("`{full}`: {message}"))
@@ -266,7 +268,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The known word that a typo most likely meant: at most two edits away.
+/// The known word that a misspelt one most likely means. `None` if none is within two edits.
 pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     known
         .iter()
@@ -276,7 +278,7 @@ pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance; words longer than 64 bytes are never near.
+/// The Levenshtein distance of two words. Words longer than 64 bytes are never near.
 fn edits(a: &str, b: &str) -> usize {
     if a.len() > 64 || b.len() > 64 {
         return usize::MAX;

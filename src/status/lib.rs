@@ -1,16 +1,17 @@
-//! What happened here: counters, phones seen, transfers, alerts; for `lineside status` and for check-in.
+//! The record of what happened at a site: counters, phones seen, transfers and alerts. `lineside status` shows it, and
+//! each check-in tells HQ a part of it.
 //!
-//! Every service holds a [`Stats`] and tells it; [`report`] makes one picture of it; [`service`] answers on a
-//! local socket.
+//! Every service holds a [`Stats`] and writes to it. [`report`] makes a snapshot of it, and [`service`] answers with
+//! that on a local socket.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
-mod kept;
+mod carried_over;
 pub mod memory;
 pub mod report;
 pub mod service;
 pub mod stats;
 
-pub use memory::{FileSeen, Memory};
-pub use report::Report;
+pub use memory::{FileSeen, StatsMemory};
+pub use report::StatusReport;
 pub use stats::{PollState, Stats, TransferRecord};

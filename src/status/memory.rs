@@ -1,29 +1,29 @@
-//! What of the record outlives the process; whoever has a disk keeps it.
+//! Takes out of the record what outlives the process, and puts it back. `appliance::memory` writes it to the disk.
 //!
-//! All of it may be lost: it tells people more, and changes nothing that a phone can see.
+//! All of it may be lost. It informs people, and changes nothing that a phone can see.
 
-use super::stats::{Inner, MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Stats};
+use super::stats::{MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Record, Stats};
 use api::Alert;
 
-pub use super::kept::{FileSeen, MAX_FILES, MAX_FILES_PER_PHONE, Memory};
+pub use super::carried_over::{FileSeen, MAX_FILES, MAX_FILES_PER_PHONE, StatsMemory};
 
-/// The most counters that are taken back.
+/// The most counters that are taken from an earlier run.
 pub const MAX_COUNTERS: usize = 1_024;
 
 impl Stats {
-    /// What is worth keeping, as it is now.
-    pub fn memory(&self) -> Memory {
+    /// A copy of what is kept over a restart, as it is now.
+    pub fn memory(&self) -> StatsMemory {
         let inner = self.lock();
-        Memory {
+        StatsMemory {
             phones: inner.devices.values().cloned().collect(),
-            files: inner.kept.files.values().cloned().collect(),
+            files: inner.carried_over.files.values().cloned().collect(),
             counters: inner.counters.clone(),
-            untold: inner.kept.untold.iter().filter_map(|key| inner.alerts.get(key).cloned()).collect(),
+            untold: inner.carried_over.untold.iter().filter_map(|key| inner.alerts.get(key).cloned()).collect(),
         }
     }
 
-    /// Takes back what an earlier run kept. What this run knows already counts more; limits hold as ever.
-    pub fn recall(&self, memory: Memory) {
+    /// Adds what an earlier run kept. Where this run knows newer values, those stay. The usual limits hold.
+    pub fn recall(&self, memory: StatsMemory) {
         let mut inner = self.lock();
         for phone in memory.phones.into_iter().filter(|phone| short(&[&phone.file, &phone.outcome])) {
             if inner.devices.len() < MAX_DEVICES {
@@ -31,8 +31,8 @@ impl Stats {
             }
         }
         for seen in memory.files.into_iter().filter(|seen| short(&[&seen.file, &seen.outcome])) {
-            if !inner.kept.files.contains_key(&(seen.mac, seen.file.clone())) {
-                inner.kept.file(seen);
+            if !inner.carried_over.files.contains_key(&(seen.mac, seen.file.clone())) {
+                inner.carried_over.file(seen);
             }
         }
         for (name, value) in memory.counters.into_iter().filter(|(name, _)| short(&[name])).take(MAX_COUNTERS) {
@@ -43,20 +43,20 @@ impl Stats {
             let key = (alert.code.clone(), alert.text.clone());
             if inner.alerts.len() < MAX_ALERTS && !inner.alerts.contains_key(&key) {
                 inner.alerts.insert(key.clone(), alert);
-                inner.kept.untold.insert(key.clone());
-                inner.kept.recalled.insert(key);
+                inner.carried_over.untold.insert(key.clone());
+                inner.carried_over.recalled.insert(key);
             }
         }
     }
 
-    /// HQ has heard these alerts. Those of an earlier run that did not come back go.
+    /// Notes that HQ has heard these alerts. Those that only an earlier run raised are removed.
     pub fn told(&self, alerts: &[Alert]) {
         let mut inner = self.lock();
-        let Inner { alerts: shown, kept, .. } = &mut *inner;
+        let Record { alerts: shown, carried_over, .. } = &mut *inner;
         for alert in alerts {
             let key = (alert.code.clone(), alert.text.clone());
-            kept.untold.remove(&key);
-            if kept.recalled.remove(&key) {
+            carried_over.untold.remove(&key);
+            if carried_over.recalled.remove(&key) {
                 shown.remove(&key);
             }
         }
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    use crate::{Report, TransferRecord};
+    use crate::{StatusReport, TransferRecord};
 
     fn asked(stats: &Stats, last: u16, known: bool, file: &str, outcome: impl Into<FileOutcome>) {
         let [high, low] = last.to_be_bytes();
@@ -105,7 +105,7 @@ mod tests {
         let after = Stats::new();
         after.count("tftp.delivered");
         after.recall(before.memory());
-        let report = Report::of(&after);
+        let report = StatusReport::of(&after);
         assert_eq!(report.phones.len(), 2);
         let files: Vec<_> = report.files.iter().map(|seen| (seen.file.as_str(), seen.outcome.as_str())).collect();
         assert_eq!(files, [("a.cfg", "delivered"), ("b.cfg", "timed-out")]);
@@ -118,14 +118,14 @@ mod tests {
         let before = Stats::new();
         before.alert(AlertCode::AddressConflict, "two at one".to_owned());
         before.alert(AlertCode::GuessingDevice, "told in time".to_owned());
-        before.told(&Report::of(&before).alerts[1..]);
-        assert_eq!(Report::of(&before).alerts.len(), 2, "what this run has seen stays in sight");
+        before.told(&StatusReport::of(&before).alerts[1..]);
+        assert_eq!(StatusReport::of(&before).alerts.len(), 2, "what this run has seen stays in sight");
         let after = Stats::new();
         after.recall(before.memory());
-        let alerts = Report::of(&after).alerts;
+        let alerts = StatusReport::of(&after).alerts;
         assert_eq!(alerts.iter().map(|alert| alert.text.as_str()).collect::<Vec<_>>(), ["two at one"]);
         after.told(&alerts);
-        assert_eq!((Report::of(&after).alerts.len(), after.memory().untold.len()), (0, 0));
+        assert_eq!((StatusReport::of(&after).alerts.len(), after.memory().untold.len()), (0, 0));
     }
 
     #[test]
@@ -137,10 +137,10 @@ mod tests {
         after.recall(before.memory());
         after.alert(AlertCode::AddressConflict, "again".to_owned());
         after.clear_alert(AlertCode::Certificate);
-        let alerts = Report::of(&after).alerts;
+        let alerts = StatusReport::of(&after).alerts;
         assert_eq!((alerts.len(), alerts[0].count), (1, 2));
         after.told(&alerts);
-        assert_eq!((Report::of(&after).alerts.len(), after.memory().untold.len()), (1, 0));
+        assert_eq!((StatusReport::of(&after).alerts.len(), after.memory().untold.len()), (1, 0));
     }
 
     #[test]

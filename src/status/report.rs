@@ -1,39 +1,39 @@
-//! One picture of the record: for people, for programs and for check-in.
+//! A snapshot of the record: as text for people, as JSON for programs, and shortened for a check-in.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::FileSeen;
+use super::carried_over::FileSeen;
 use super::stats::{Stats, TransferShown};
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
 
-/// How many phones a check-in names at the most; what does not fit is in the counters.
+/// The most phones that a check-in names. All transfers are in the counters.
 const CHECK_IN_PHONES: usize = 64;
-/// How many alerts a check-in names at the most.
+/// The most alerts that a check-in names.
 const CHECK_IN_ALERTS: usize = 16;
-/// How many transfers the text shows; `--json` has all that are remembered.
+/// The most transfers that the text shows; `--json` shows all that are remembered.
 const TEXT_TRANSFERS: usize = 12;
 
-/// Everything that `lineside status` shows.
+/// All that `lineside status` shows. With `--json` it is the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Report {
+pub struct StatusReport {
     /// The appliance's version.
     pub version: String,
-    /// When this was asked.
+    /// The time of this snapshot.
     pub now: UnixTime,
-    /// When the process started.
+    /// The time at which the process started.
     pub started: UnixTime,
-    /// The code of a [`SiteState`].
+    /// The code of the [`SiteState`] that the last poll came to.
     pub state: String,
-    /// Why, for people.
+    /// Why the site is in that state, in a sentence for people; empty if there is nothing to explain.
     pub reason: String,
-    /// When the last poll ended.
+    /// The time at which the last poll ended; `None` before the first.
     pub polled: Option<UnixTime>,
-    /// When signed metadata was last found current.
+    /// The time at which signed metadata was last found current; `None` if it never was.
     pub fresh: Option<UnixTime>,
     /// The generation that is served; 0 for none.
     pub generation: Generation,
@@ -41,34 +41,34 @@ pub struct Report {
     pub clock_synchronised: bool,
     /// Bytes free on the file system of the store.
     pub disk_free_bytes: u64,
-    /// The image that the appliance runs, where there is one.
+    /// The image that the appliance runs; `None` where it runs as a package.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSeen>,
-    /// Bytes written to the card since the process started, if the kernel tells.
+    /// Bytes written to the card since the process started; `None` if the kernel does not count them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub card_written_bytes: Option<u64>,
     /// Whether the identity's keys are encrypted on the card for this board; `None` without an identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_encrypted: Option<bool>,
-    /// What DHCP does.
+    /// The DHCP mode that is in force, for example `inform`; empty if DHCP is off.
     pub dhcp_mode: String,
     /// Other DHCP servers on the LAN.
     pub dhcp_servers: Vec<DhcpServerSeen>,
-    /// Devices seen, the most recent first.
+    /// The devices that asked for files, the most recent first.
     pub phones: Vec<PhoneSeen>,
-    /// What became of each file that a phone of the inventory asked for, over restarts.
+    /// The last outcome of each file that a phone of the inventory asked for, also before a restart.
     #[serde(default)]
     pub files: Vec<FileSeen>,
     /// The last transfers, the most recent first.
     pub transfers: Vec<TransferShown>,
-    /// What someone should look at; first what HQ has not heard yet.
+    /// What people should look at. Alerts that HQ has not heard yet come first.
     pub alerts: Vec<Alert>,
-    /// Counters, over restarts.
+    /// Counters by name, for example `tftp.delivered`. They go on over restarts.
     pub counters: BTreeMap<String, u64>,
 }
 
-impl Report {
-    /// The record as it is now.
+impl StatusReport {
+    /// A snapshot of the record as it is now.
     pub fn of(stats: &Stats) -> Self {
         let now = stats.now();
         let inner = stats.lock();
@@ -76,7 +76,7 @@ impl Report {
         phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
         let poll = inner.poll.as_ref();
         let mut alerts: Vec<_> = inner.alerts.iter().collect();
-        alerts.sort_by_key(|(key, _)| !inner.kept.untold.contains(*key));
+        alerts.sort_by_key(|(key, _)| !inner.carried_over.untold.contains(*key));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now,
@@ -94,14 +94,14 @@ impl Report {
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
-            files: inner.kept.files.values().cloned().collect(),
+            files: inner.carried_over.files.values().cloned().collect(),
             transfers: inner.transfers.iter().rev().cloned().collect(),
             alerts: alerts.into_iter().map(|(_, alert)| alert.clone()).collect(),
             counters: inner.counters.clone(),
         }
     }
 
-    /// The part that HQ hears. The nonce is for the caller to fill in.
+    /// The part that HQ hears. The caller fills in the nonce.
     pub fn check_in(&self) -> CheckIn {
         CheckIn {
             version: self.version.clone(),
@@ -198,7 +198,7 @@ impl Report {
     }
 }
 
-/// File names come from the LAN; a terminal must not obey what is in them.
+/// Replaces control characters. File names come from the LAN, and a terminal must not obey what is in them.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -237,7 +237,7 @@ mod tests {
         });
         stats.alert(AlertCode::GuessingDevice, "00:00:5e:00:53:01 guesses names".to_owned());
         clock.store(1_300, Ordering::Relaxed);
-        let text = Report::of(&stats).text();
+        let text = StatusReport::of(&stats).text();
         for part in
             ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        guessing-device: 00:00:5e"]
         {
@@ -261,7 +261,7 @@ mod tests {
                 outcome: TransferEnd::Unconfirmed.into(),
             });
         }
-        let text = Report::of(&stats).text();
+        let text = StatusReport::of(&stats).text();
         let rows: Vec<Vec<&str>> = text
             .lines()
             .skip_while(|line| !line.contains("last transfers"))
@@ -278,10 +278,10 @@ mod tests {
     #[test]
     fn how_the_keys_lie_on_the_card_is_told_as_it_is() -> Result<(), serde_json::Error> {
         let stats = Stats::new();
-        assert!(!Report::of(&stats).text().contains("\nkeys"), "there are none yet");
+        assert!(!StatusReport::of(&stats).text().contains("\nkeys"), "there are none yet");
         for encrypted in [false, true] {
             stats.keys_encrypted(encrypted);
-            let report = Report::of(&stats);
+            let report = StatusReport::of(&stats);
             assert!(report.text().contains(&format!("\nkeys         {}\n", keys_text(encrypted))), "{}", report.text());
             let sent = serde_json::to_string(&report.check_in())?;
             // What every board without a TPM says costs no bytes at every poll.
@@ -308,7 +308,7 @@ mod tests {
                 outcome: TransferEnd::Delivered.into(),
             });
         }
-        let check_in = Report::of(&stats).check_in();
+        let check_in = StatusReport::of(&stats).check_in();
         assert_eq!(check_in.phones.len(), CHECK_IN_PHONES);
         assert_eq!(check_in.counters.get("tftp.delivered"), Some(&500));
     }

@@ -1,4 +1,4 @@
-//! Answers `lineside status` on a local socket: one word in, one JSON line out.
+//! Answers `lineside status` on a Unix socket. A request is one word, an answer is one JSON value.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,36 +10,36 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::report::Report;
+use super::report::StatusReport;
 use super::stats::Stats;
 
 /// The longest request, in bytes.
 const MAX_REQUEST_BYTES: u64 = 32;
 /// The longest answer that [`ask`] reads, in bytes.
 const MAX_ANSWER_BYTES: u64 = 4 * 1024 * 1024;
-/// How long one exchange may take; a roll-back re-verifies a whole release.
+/// How long one exchange may take. A roll-back takes longest, because it verifies a whole release again.
 const EXCHANGE: Duration = Duration::from_secs(60);
 
-/// What the socket can be asked to do.
+/// What a client of the socket can have the appliance do; `appliance::commands` carries it out.
 #[derive(Debug)]
-pub enum Command {
-    /// Poll HQ now.
+pub enum SocketCommand {
+    /// Poll HQ now. It has no answer.
     Poll,
-    /// Go back to the release before. The answer is for people.
+    /// Go back to the release before this one. The answer is a sentence for people, `Err` if it failed.
     RollBack(oneshot::Sender<Result<String, String>>),
-    /// Whether this appliance does what it is for. The answer is for people.
+    /// Check whether the appliance does what it is for. The answer is a sentence for people, `Err` if it does not.
     Health(oneshot::Sender<Result<String, String>>),
 }
 
-/// The socket's owner; the file goes when it is dropped.
+/// The listening socket. To drop it removes its file.
 #[derive(Debug)]
-pub struct Service {
+pub struct StatusService {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl Service {
-    /// Listens on `path`, mode 0660. A socket left over from a process that died is replaced.
+impl StatusService {
+    /// Listens on `path`, with mode 0660. A socket that a dead process has left there is replaced.
     #[expect(clippy::disallowed_methods, reason = "a socket's folder is below /run, which no power cut survives")]
     pub fn bind(path: &Path) -> std::io::Result<Self> {
         if let Some(parent) = path.parent() {
@@ -55,8 +55,8 @@ impl Service {
         Ok(Self { listener, path: path.to_owned() })
     }
 
-    /// Answers until `stop`. One asker at a time: each exchange is short and bounded.
-    pub async fn run(self, stats: Stats, commands: mpsc::Sender<Command>, stop: CancellationToken) {
+    /// Answers until `stop`, one client at a time; each exchange ends within a minute. Commands go to `commands`.
+    pub async fn run(self, stats: Stats, commands: mpsc::Sender<SocketCommand>, stop: CancellationToken) {
         loop {
             let stream = tokio::select! {
                 () = stop.cancelled() => return,
@@ -80,34 +80,34 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for StatusService {
     fn drop(&mut self) {
-        // The file may be gone already; nothing is lost either way.
+        // The file may be gone already, which is fine.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn answer(mut stream: UnixStream, stats: &Stats, commands: &mpsc::Sender<Command>) -> std::io::Result<()> {
+async fn answer(mut stream: UnixStream, stats: &Stats, commands: &mpsc::Sender<SocketCommand>) -> std::io::Result<()> {
     let mut request = String::new();
     (&mut stream).take(MAX_REQUEST_BYTES).read_to_string(&mut request).await?;
     let reply = match request.trim() {
-        "status" => serde_json::to_string(&Report::of(stats)).map_err(std::io::Error::other)?,
-        "poll" => match commands.try_send(Command::Poll) {
+        "status" => serde_json::to_string(&StatusReport::of(stats)).map_err(std::io::Error::other)?,
+        "poll" => match commands.try_send(SocketCommand::Poll) {
             Ok(()) => "\"polling now\"".to_owned(),
             Err(_) => "\"busy; ask again\"".to_owned(),
         },
-        "roll-back" => outcome(commands, Command::RollBack).await?,
-        "health" => outcome(commands, Command::Health).await?,
+        "roll-back" => outcome(commands, SocketCommand::RollBack).await?,
+        "health" => outcome(commands, SocketCommand::Health).await?,
         _ => "\"unknown request\"".to_owned(),
     };
     stream.write_all(reply.as_bytes()).await?;
     stream.shutdown().await
 }
 
-/// Has a command done, and returns what came of it.
+/// Sends a command, waits for its outcome and returns that as JSON.
 async fn outcome(
-    commands: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<Result<String, String>>) -> Command,
+    commands: &mpsc::Sender<SocketCommand>,
+    command: impl FnOnce(oneshot::Sender<Result<String, String>>) -> SocketCommand,
 ) -> std::io::Result<String> {
     let (tell, told) = oneshot::channel();
     let outcome = match commands.send(command(tell)).await {
@@ -138,15 +138,16 @@ mod tests {
     async fn a_status_request_gets_the_report_and_a_poll_request_is_passed_on() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("run/status.sock");
-        let service = Service::bind(&path).expect("bind");
+        let service = StatusService::bind(&path).expect("bind");
         let (commands, mut received) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let task = tokio::spawn(service.run(Stats::new(), commands, stop.clone()));
 
-        let report: Report = serde_json::from_str(&ask(&path, "status").await.expect("status")).expect("a report");
+        let report: StatusReport =
+            serde_json::from_str(&ask(&path, "status").await.expect("status")).expect("a report");
         assert_eq!(report.state, "starting");
         assert_eq!(ask(&path, "poll").await.expect("poll"), "\"polling now\"");
-        assert!(matches!(received.recv().await, Some(Command::Poll)));
+        assert!(matches!(received.recv().await, Some(SocketCommand::Poll)));
         assert_eq!(ask(&path, "rm -rf").await.expect("nonsense"), "\"unknown request\"");
 
         stop.cancel();
@@ -159,8 +160,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("status.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a leftover"));
-        let first = Service::bind(&path).expect("the leftover is replaced");
-        assert!(Service::bind(&path).is_err());
+        let first = StatusService::bind(&path).expect("the leftover is replaced");
+        assert!(StatusService::bind(&path).is_err());
         drop(first);
     }
 }

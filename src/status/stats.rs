@@ -1,4 +1,4 @@
-//! Counters and recent history, in bounded memory. Cheap to share and to tell; never blocks on I/O.
+//! Counters and recent history, in bounded memory. A clone is cheap, and no call waits for I/O.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -7,78 +7,79 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::{FileSeen, Kept};
+use super::carried_over::{CarriedOver, FileSeen};
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
 use ids::{Generation, MacAddr, UnixTime};
 
-/// The most devices that are remembered; the one not seen for longest makes room.
+/// The most devices that are remembered. Strangers make room before phones of the inventory, and of these the one that
+/// was not seen for longest.
 pub const MAX_DEVICES: usize = 2_048;
-/// The most transfers that are remembered.
+/// The most transfers that are remembered; the oldest makes room.
 pub const MAX_TRANSFERS: usize = 256;
-/// The most different alerts at a time; further ones are only counted.
+/// The most different alerts at a time. Further ones are only counted, as `alert.dropped`.
 pub const MAX_ALERTS: usize = 64;
 /// The longest file name or alert text that is kept, in bytes.
 pub const MAX_TEXT_BYTES: usize = 255;
 
-/// One request for a file.
+/// One request for a file, as `tftp` reports it at its end.
 #[derive(Debug, Clone)]
 pub struct TransferRecord {
-    /// Who asked, if known.
+    /// The device that asked; `None` if neither a lease nor a neighbour tells whose the address is.
     pub device: Option<MacAddr>,
-    /// Whether the inventory has it.
+    /// Whether the device is a phone of the inventory.
     pub known: bool,
-    /// From where.
+    /// The IP address that the request came from.
     pub address: std::net::Ipv4Addr,
-    /// What for, as asked; shortened to [`MAX_TEXT_BYTES`].
+    /// The file name as it was asked for; the record shortens it to [`MAX_TEXT_BYTES`].
     pub file: String,
-    /// Bytes acknowledged.
+    /// The bytes of the file that the client acknowledged, or that we took of its log.
     pub bytes: u64,
-    /// Blocks sent more than once.
+    /// The number of packets that were sent more than once.
     pub retransmissions: u32,
-    /// From the request to the end.
+    /// The time from the request to the end.
     pub duration: Duration,
-    /// The release that it was served from.
+    /// The generation of the release that the file was served from; 0 if there was none.
     pub generation: Generation,
-    /// How it ended.
+    /// How the transfer ended, or why there was none.
     pub outcome: FileOutcome,
 }
 
-/// A [`TransferRecord`] as it is shown.
+/// A [`TransferRecord`] as `lineside status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TransferShown {
-    /// When it ended.
+    /// The time at which the request ended.
     pub at: UnixTime,
-    /// Who asked, if known.
+    /// The device that asked; `None` if it is not known.
     pub device: Option<MacAddr>,
-    /// From where.
+    /// The IP address that the request came from.
     pub address: std::net::Ipv4Addr,
-    /// What for.
+    /// The file name as it was asked for, at most [`MAX_TEXT_BYTES`] of it.
     pub file: String,
-    /// Bytes acknowledged.
+    /// The bytes that the client acknowledged, or that we took of its log.
     pub bytes: u64,
-    /// Blocks sent more than once.
+    /// The number of packets that were sent more than once.
     pub retransmissions: u32,
-    /// From the request to the end, in milliseconds.
+    /// The time from the request to the end, in milliseconds.
     pub milliseconds: u64,
-    /// The release that it was served from.
+    /// The generation of the release that the file was served from; 0 if there was none.
     pub generation: Generation,
-    /// How it ended: [`FileOutcome::code`].
+    /// The code of the outcome: [`FileOutcome::code`].
     pub outcome: String,
 }
 
-/// What the last poll came to.
+/// How the last poll of HQ ended, as `update` reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollState {
-    /// When it ended.
+    /// The time at which the poll ended.
     pub at: UnixTime,
-    /// What it came to.
+    /// The state that it left the site in.
     pub state: SiteState,
-    /// Why, for people; empty if [`SiteState::Ok`].
+    /// Why the site is in that state, in a sentence for people; empty if it is [`SiteState::Ok`].
     pub reason: String,
-    /// The generation that is served.
+    /// The generation that is served; 0 for none.
     pub generation: Generation,
-    /// When signed metadata was last found current.
+    /// The time at which signed metadata was last found current; `None` if it never was.
     pub fresh_at: Option<UnixTime>,
     /// Whether the kernel says that the clock is synchronised.
     pub clock_synchronised: bool,
@@ -86,19 +87,19 @@ pub struct PollState {
     pub disk_free_bytes: u64,
 }
 
-/// Gives the time that history is stamped with.
-pub type Clock = dyn Fn() -> UnixTime + Send + Sync;
+/// The clock that gives the record its times. The appliance passes the system clock, a test what it likes.
+pub type StatsClock = dyn Fn() -> UnixTime + Send + Sync;
 
-/// The shared record. Clones are the same record.
+/// The shared record of what happens at a site. Clones are the same record.
 #[derive(Clone)]
 pub struct Stats {
-    inner: Arc<Mutex<Inner>>,
-    clock: Arc<Clock>,
+    inner: Arc<Mutex<Record>>,
+    clock: Arc<StatsClock>,
 }
 
-/// What is remembered.
+/// The content of the record, behind the lock of [`Stats`].
 #[derive(Debug, Default)]
-pub(super) struct Inner {
+pub(super) struct Record {
     pub(super) started: Option<UnixTime>,
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) devices: HashMap<MacAddr, PhoneSeen>,
@@ -110,7 +111,7 @@ pub(super) struct Inner {
     pub(super) image: Option<ImageSeen>,
     pub(super) card_written_bytes: Option<u64>,
     pub(super) keys_encrypted: Option<bool>,
-    pub(super) kept: Kept,
+    pub(super) carried_over: CarriedOver,
 }
 
 impl Default for Stats {
@@ -131,9 +132,9 @@ impl Stats {
         Self::with_clock(Arc::new(|| UnixTime(0)))
     }
 
-    /// An empty record that stamps history with this clock.
-    pub fn with_clock(clock: Arc<Clock>) -> Self {
-        let inner = Inner { started: Some(clock()), ..Inner::default() };
+    /// An empty record that takes its times from this clock.
+    pub fn with_clock(clock: Arc<StatsClock>) -> Self {
+        let inner = Record { started: Some(clock()), ..Record::default() };
         Self { inner: Arc::new(Mutex::new(inner)), clock }
     }
 
@@ -142,12 +143,12 @@ impl Stats {
         self.add(name, 1);
     }
 
-    /// Adds to a counter.
+    /// Adds `amount` to the counter of this name. It stays at the end of the range instead of wrapping.
     pub fn add(&self, name: &'static str, amount: u64) {
         add(&mut self.lock().counters, name, amount);
     }
 
-    /// A request for a file has ended.
+    /// Records that a request for a file has ended: counters, the device's last request, and the list of transfers.
     pub fn transfer(&self, record: TransferRecord) {
         let at = (self.clock)();
         let file = shortened(record.file);
@@ -172,7 +173,7 @@ impl Stats {
                 generation: record.generation,
             });
             if record.known {
-                inner.kept.file(FileSeen {
+                inner.carried_over.file(FileSeen {
                     mac,
                     file: file.clone(),
                     at,
@@ -198,7 +199,7 @@ impl Stats {
         });
     }
 
-    /// Something that someone should look at. The same code and text again counts up.
+    /// Raises an alert, which people should look at. An alert with the same code and text counts up instead.
     pub fn alert(&self, code: AlertCode, text: String) {
         let since = (self.clock)();
         let text = shortened(text);
@@ -208,7 +209,7 @@ impl Stats {
         let key = (code.code().to_owned(), text.clone());
         let new = !inner.alerts.contains_key(&key);
         if !(new && full) {
-            inner.kept.raised(&key, new);
+            inner.carried_over.raised(&key, new);
         }
         match inner.alerts.entry(key) {
             std::collections::btree_map::Entry::Occupied(mut known) => {
@@ -221,67 +222,67 @@ impl Stats {
         }
     }
 
-    /// It is over: alerts of this code go.
+    /// Removes all alerts of this code, because their cause has gone.
     pub fn clear_alert(&self, code: AlertCode) {
         let mut inner = self.lock();
         inner.alerts.retain(|(known, _), _| known != code.code());
-        inner.kept.cleared(code);
+        inner.carried_over.cleared(code);
     }
 
-    /// When a device last asked for a file.
+    /// The time at which a device last asked for a file; `None` if it never did or was forgotten.
     pub fn last_seen(&self, mac: MacAddr) -> Option<UnixTime> {
         self.lock().devices.get(&mac).map(|seen| seen.last_seen)
     }
 
-    /// What DHCP does here now, for example `inform`.
+    /// Sets the DHCP mode that is in force, for example `inform`.
     pub fn dhcp_mode(&self, mode: &'static str) {
         mode.clone_into(&mut self.lock().dhcp_mode);
     }
 
-    /// The other DHCP servers of the LAN.
+    /// Sets the list of other DHCP servers on the LAN.
     pub fn dhcp_servers(&self, servers: Vec<DhcpServerSeen>) {
         self.lock().dhcp_servers = servers;
     }
 
-    /// The image that runs here, where there is one.
+    /// Sets the image that runs here. Without this call there is none.
     pub fn image(&self, image: ImageSeen) {
         self.lock().image = Some(image);
     }
 
-    /// Bytes written to the card since the process started.
+    /// Sets how many bytes were written to the card since the process started.
     pub fn card_written(&self, bytes: u64) {
         self.lock().card_written_bytes = Some(bytes);
     }
 
-    /// Whether the identity's keys are encrypted on the card.
+    /// Sets whether the keys of the identity are encrypted on the card.
     pub fn keys_encrypted(&self, encrypted: bool) {
         self.lock().keys_encrypted = Some(encrypted);
     }
 
-    /// A poll has ended.
+    /// Records how a poll ended.
     pub fn poll(&self, state: PollState) {
         let mut inner = self.lock();
         add(&mut inner.counters, &format!("poll.{}", state.state), 1);
         inner.poll = Some(state);
     }
 
-    /// The time that history is stamped with.
+    /// The time by the clock of the record.
     pub fn now(&self) -> UnixTime {
         (self.clock)()
     }
 
-    /// The value of one counter.
+    /// The value of one counter; 0 if nothing was counted.
     pub fn counter(&self, name: &str) -> u64 {
         self.lock().counters.get(name).copied().unwrap_or(0)
     }
 
-    /// The record may be read whatever a panicking writer left: every write leaves it whole.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// Locks the record. A poisoned lock is taken all the same, because each single change leaves the record valid.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Record> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl Record {
     fn seen(&mut self, phone: PhoneSeen) {
         if self.devices.len() >= MAX_DEVICES
             && !self.devices.contains_key(&phone.mac)

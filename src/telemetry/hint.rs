@@ -1,9 +1,9 @@
-//! What to try, as a part of an error: carried by its type, so that nothing tells it apart by its text.
+//! A hint is what a person can try after an error. The error's type carries it, so no code looks for it in the text.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// An error with advice. It reads as the error alone; [`explain`] prints the advice on a line of its own.
+/// An error with a hint. `Display` writes the error alone; [`explain`] prints the hint on a line of its own.
 #[derive(Debug)]
 pub struct Hinted {
     error: anyhow::Error,
@@ -22,12 +22,12 @@ impl StdError for Hinted {
     }
 }
 
-/// Adds advice to what failed: a full sentence's worth of what to try, in lower case and without a full stop.
+/// Adds a hint to an error. A hint says what to try, in lower case and without a full stop.
 pub trait Hint {
-    /// The same with advice.
+    /// The type with the hint: an error, or a `Result` with one.
     type Hinted;
 
-    /// Adds advice.
+    /// Adds a hint to the error, if there is an error. Hints that it has already stay.
     fn hint(self, what_to_try: impl Into<String>) -> Self::Hinted;
 }
 
@@ -47,12 +47,12 @@ impl<T, E: Into<anyhow::Error>> Hint for Result<T, E> {
     }
 }
 
-/// The advice that an error carries, that of the outermost cause first.
+/// All hints of an error and its causes, from the outermost error inwards.
 pub fn hints(error: &anyhow::Error) -> impl Iterator<Item = &str> {
     error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).map(|hinted| hinted.hint.as_str())
 }
 
-/// An error as a person at a terminal needs it: what failed and why on one line, then what to try.
+/// An error for a person at a terminal: what failed and why on one line, then each hint on a line of its own.
 pub fn explain(error: &anyhow::Error) -> String {
     let hints: String = hints(error).map(|hint| format!("\nhint: {hint}")).collect();
     format!("error: {error:#}{hints}")

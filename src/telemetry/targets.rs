@@ -1,4 +1,4 @@
-//! The names of log targets: rooms as crates on one side, `lineside::…` for people on the other.
+//! Translates the names of log targets: crates have `tftp::…`, and people see `lineside::tftp::…`.
 
 use std::fmt;
 
@@ -8,7 +8,8 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Each crate of ours, and what people call it. `online` was a part of `hq`, and filters still say so.
+/// The name of each crate, and the name that people see. People filter several crates by one name: `online` and
+/// `repository` are `hq`, and `seal` is `bundle`.
 const NAMES: &[(&str, &str)] = &[
     ("access", "access"),
     ("api", "api"),
@@ -30,10 +31,11 @@ const NAMES: &[(&str, &str)] = &[
     ("update", "update"),
 ];
 
-/// What all of our targets begin with. The root package's own do so by themselves.
+/// The beginning of all targets that people see. Targets of the root package have it already.
 const PREFIX: &str = "lineside";
 
-/// A filter in the names of crates: `lineside::tftp=trace` becomes `tftp=trace`, and `lineside=debug` names them all.
+/// Translates a filter into names of crates: `lineside::tftp=trace` becomes `tftp=trace`, and `lineside=debug` a
+/// directive for each crate.
 pub(crate) fn to_crates(filter: &str) -> String {
     let mut directives = Vec::new();
     for directive in filter.split(',') {
@@ -49,13 +51,13 @@ pub(crate) fn to_crates(filter: &str) -> String {
         } else if target == PREFIX {
             directives.extend(NAMES.iter().map(|(own, _)| format!("{own}{rest}")));
         }
-        // As it is, too: the demo's own targets are in the root package.
+        // The directive also stays as it is, for the demo's own targets in the root package.
         directives.push(directive.to_owned());
     }
     directives.join(",")
 }
 
-/// What stands before the rest of a target when people read it.
+/// Translates a target for people, in three parts that are printed one after the other.
 fn shown(target: &str) -> (&'static str, &'static str, &str) {
     let (first, within) = target.split_at(target.find("::").unwrap_or(target.len()));
     match NAMES.iter().find(|(own, _)| *own == first) {
@@ -64,13 +66,13 @@ fn shown(target: &str) -> (&'static str, &'static str, &str) {
     }
 }
 
-/// One event a line, as `tracing_subscriber`'s own format has it: time, level, spans, target, fields.
-pub(crate) struct Named {
-    /// Whether the line begins with the time in UTC.
+/// Formats an event as one line, as `tracing_subscriber` does it: time, level, spans, target, fields.
+pub(crate) struct EventLine {
+    /// Whether the line begins with the time, in UTC.
     pub(crate) time: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Named
+impl<S, N> FormatEvent<S, N> for EventLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -143,7 +145,7 @@ mod tests {
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || to.clone())
             .with_ansi(false)
-            .event_format(Named { time: false });
+            .event_format(EventLine { time: false });
         let filter = EnvFilter::builder().parse_lossy(to_crates(filter));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(filter).with(layer), || {
             let span = tracing::info_span!(target: "tftp::service", "transfer", device = 7);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lineside::api::CheckIn;
 use lineside::ids::Generation;
-use lineside::status::{Report, Stats};
+use lineside::status::{Stats, StatusReport};
 use lineside::update::client::ClientLimits;
 use lineside::update::{PollOutcome, Updater, UpdaterSettings};
 
@@ -46,9 +46,9 @@ impl Attacked {
     }
 
     /// What `lineside status` says after a poll; what is served is as before.
-    async fn polls(&mut self) -> (PollOutcome, Report) {
+    async fn polls(&mut self) -> (PollOutcome, StatusReport) {
         let outcome = self.site.poll().await;
-        let report = Report::of(&self.stats);
+        let report = StatusReport::of(&self.stats);
         assert_eq!((self.site.generation(), self.site.content("a.cfg")), (1, b"one".to_vec()), "{}", outcome.reason);
         assert_eq!((outcome.state.code(), &outcome.reason), (report.state.as_str(), &report.reason));
         assert_eq!(report.generation, Generation(1));

@@ -92,7 +92,7 @@ fn some(names: &[String]) -> Option<&[String]> {
     (!names.is_empty()).then_some(names)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }

@@ -136,7 +136,7 @@ fn files(folder: &Path) -> anyhow::Result<Vec<TreeEntry>> {
     Ok(found)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
 fn is_old(written: SystemTime) -> bool {
     // This is the system's clock, which also set the files' times. If it was set back, files are deleted later.
     SystemTime::now().duration_since(written).is_ok_and(|age| age >= KEEP)

@@ -1,4 +1,4 @@
-//! What a record knows beyond what it shows: plain values, and their bounds.
+//! What the record carries over a restart beyond what it shows: plain values and their limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,54 +7,56 @@ use serde::{Deserialize, Serialize};
 use api::{Alert, AlertCode, PhoneSeen};
 use ids::{Generation, MacAddr, UnixTime};
 
-/// The most files of one phone whose outcome is remembered; the one not asked for longest makes room.
+/// The most files of one phone whose outcome is remembered. The file that was not asked for longest makes room.
 pub const MAX_FILES_PER_PHONE: usize = 16;
-/// The most files of all phones.
+/// The most files of all phones together whose outcome is remembered.
 pub const MAX_FILES: usize = 4_096;
 
 /// How the last request of one phone for one file ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FileSeen {
-    /// Which phone, one of the inventory.
+    /// The MAC address of the phone, which is one of the inventory.
     pub mac: MacAddr,
-    /// Which file, as asked.
+    /// The file name as the phone asked for it.
     pub file: String,
-    /// When it ended.
+    /// The time at which the request ended.
     pub at: UnixTime,
-    /// Bytes acknowledged.
+    /// The bytes of the file that the phone acknowledged.
     pub bytes: u64,
-    /// The release that it was served from.
+    /// The generation of the release that the file was served from.
     pub generation: Generation,
-    /// How it ended: the code of an [`api::FileOutcome`].
+    /// The code of the [`api::FileOutcome`].
     pub outcome: String,
 }
 
-/// What is worth keeping over a restart.
+/// What of the record is kept over a restart, as plain values for whoever writes them to a disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Devices seen.
+pub struct StatsMemory {
+    /// Each device that asked for a file, with its last request.
     pub phones: Vec<PhoneSeen>,
-    /// What became of each file that a phone of the inventory asked for.
+    /// The outcome of each file that a phone of the inventory asked for.
     pub files: Vec<FileSeen>,
-    /// Counters, which go on where they stood.
+    /// Counters by name. They go on from these values after a restart.
     pub counters: BTreeMap<String, u64>,
-    /// The check-in's outbox: alerts that HQ has not heard of yet.
+    /// The alerts that no check-in has carried to HQ yet.
     pub untold: Vec<Alert>,
 }
 
-/// What one record knows beyond what it shows.
+/// The part of the record that outlasts a restart and that only `status::report` and `status::memory` read.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct CarriedOver {
+    /// The last outcome of each file of each phone of the inventory.
     pub(super) files: BTreeMap<(MacAddr, String), FileSeen>,
-    /// Alerts that no check-in has carried yet.
+    /// Code and text of the alerts that no check-in has carried yet.
     pub(super) untold: BTreeSet<(String, String)>,
-    /// Alerts of an earlier run, which stay until HQ has heard them.
+    /// Code and text of the alerts of an earlier run. They are shown until a check-in has carried them.
     pub(super) recalled: BTreeSet<(String, String)>,
 }
 
-impl Kept {
-    /// A phone of the inventory was served, or not.
+impl CarriedOver {
+    /// Remembers how a request of a phone of the inventory ended, and drops the oldest outcome where a limit is
+    /// reached.
     pub(super) fn file(&mut self, seen: FileSeen) {
         let key = (seen.mac, seen.file.clone());
         if !self.files.contains_key(&key) {
@@ -73,7 +75,7 @@ impl Kept {
         self.files.insert(key, seen);
     }
 
-    /// An alert was raised; `new` if it was not up already.
+    /// Notes that an alert was raised. If it is `new`, HQ has to hear of it.
     pub(super) fn raised(&mut self, key: &(String, String), new: bool) {
         self.recalled.remove(key);
         if new {
@@ -81,7 +83,7 @@ impl Kept {
         }
     }
 
-    /// Alerts of this code are over.
+    /// Forgets the alerts of this code, because their cause has gone.
     pub(super) fn cleared(&mut self, code: AlertCode) {
         self.untold.retain(|(known, _)| known != code.code());
         self.recalled.retain(|(known, _)| known != code.code());
