@@ -19,7 +19,7 @@ codes! {
         WrongCa = "wrong-ca",
         /// HQ's root is not the one that the token pins.
         OtherRoot = "other-root",
-        /// The root is another fleet's.
+        /// HQ's root belongs to another fleet than the token names.
         OtherFleet = "other-fleet",
         /// HQ cannot be reached.
         Unreachable = "unreachable",
