@@ -1,8 +1,8 @@
-//! Every code that Lineside reports or refuses with. `src/CODES.md` explains each, a chapter for each enum.
+//! Every code that Lineside reports or refuses with. `src/CODES.md` has a chapter for each enum and explains each code.
 //!
-//! A code is written into check-ins, HQ's answers, `lineside status` and logs, so its spelling never changes. What is
-//! read from there stays text, and `from_code` says which value it is, if this version knows it: a newer version of the
-//! other side may say codes that are not here yet, and whoever reads them shows them as they are.
+//! A code is written into check-ins, HQ's answers, `lineside status` and logs, so its spelling never changes. What a
+//! program reads from there stays text, because a newer version of the other side may use codes that this one does not
+//! know. `from_code` says which value a code stands for, and unknown codes are shown as they are.
 
 mod alerts;
 mod disk;
@@ -16,7 +16,7 @@ pub use files::{FileOutcome, FileRefusal, TransferEnd};
 pub use hq::{EnrolFailure, HqRefusal};
 pub use state::{ReleaseRefusal, SiteState};
 
-/// Defines an enum, all its values and the code of each in one list, so that none can be forgotten.
+/// Defines an enum, the list of its values and the code of each in one place, so that none can be forgotten.
 macro_rules! codes {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)+ }) => {
         $(#[$about])*

@@ -1,7 +1,7 @@
-//! What a site and HQ say to each other besides files: enrolment, renewal and check-in.
+//! The messages of a site and HQ besides files: enrolment, renewal and check-in.
 //!
-//! All bodies are JSON over mutual TLS, except that enrolment comes before there is a client certificate.
-//! HQ takes the site from the certificate, never from a URL or a body (I4).
+//! All bodies are JSON over mutual TLS. Only enrolment has no client certificate yet. HQ takes the site from the
+//! certificate, never from a URL or a body (I4).
 //!
 //! States, refusals and alerts are values of the enums in [`codes`]. On the wire they are text, so that each side can
 //! show what a newer version of the other one says.
@@ -24,24 +24,25 @@ pub use codes::{
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, Generation, MacAddr, SiteId, UnixTime};
 
-/// `GET`: the newest signed root, the one thing that is public.
+/// `GET`: the newest signed root. It needs no client certificate.
 pub const ROOT_PATH: &str = "/v1/root";
-/// `POST` [`EnrolRequest`], without a client certificate.
+/// `POST` an [`EnrolRequest`], without a client certificate.
 pub const ENROL_PATH: &str = "/v1/enrol";
-/// `POST` [`RenewRequest`]; the client certificate may have expired up to [`RENEWABLE_DAYS`] ago.
+/// `POST` a [`RenewRequest`]. The client certificate may have expired up to [`RENEWABLE_DAYS`] ago.
 pub const RENEW_PATH: &str = "/v1/renew";
-/// `POST` [`CheckIn`].
+/// `POST` a [`CheckIn`], with a valid client certificate. The answer is a [`CheckInAnswer`].
 pub const CHECK_IN_PATH: &str = "/v1/check-in";
 
 /// The largest body of any request or answer here, in bytes.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
-/// How long a client certificate is valid.
+/// The days for which a client certificate is valid.
 pub const CERTIFICATE_DAYS: u32 = 90;
 /// The age in days at which an appliance renews its certificate.
 pub const RENEW_AFTER_DAYS: u32 = 60;
-/// For so many days after its expiry a certificate can still be renewed, so that a closed branch needs no visit.
+/// The days after its expiry within which a certificate can still be renewed, so that a branch that was closed for
+/// months needs no visit.
 pub const RENEWABLE_DAYS: u32 = 400;
-/// How long an enrolment token is good for, in hours.
+/// The hours for which an enrolment token is valid.
 pub const TOKEN_HOURS: u32 = 72;
 
 /// The URI in a client certificate's subject alternative name that names the site.
@@ -70,7 +71,7 @@ pub struct EnrolmentToken {
     pub site: SiteId,
     /// SHA-256 of the signed root's bytes as HQ serves them.
     pub root_sha256: Digest,
-    /// SHA-256 of HQ's CA certificate in DER: the first connection is already a verified one (F6).
+    /// SHA-256 of HQ's CA certificate in DER. With it the appliance can verify its first connection (F6).
     pub ca_sha256: Digest,
     /// The id by which HQ knows the token. It is not secret.
     pub token: String,
@@ -86,10 +87,10 @@ impl std::fmt::Debug for EnrolmentToken {
     }
 }
 
-/// What a token's secret proves, derived so that neither side needs to keep the secret.
+/// The two keys that are derived from a token's secret, so that neither side has to keep the secret.
 ///
-/// The online service knows `service` only, the publisher `publisher` only. So a service that was broken into
-/// cannot make the publisher seal a site's files to a key of its own.
+/// The online service knows only `service`, and the publisher only `publisher`. So an attacker who has broken into the
+/// service cannot make the publisher seal a site's files to the attacker's key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenKeys {
     /// Checked by `lineside-hq serve`.
@@ -99,7 +100,7 @@ pub struct TokenKeys {
 }
 
 impl TokenKeys {
-    /// Both keys of a token's secret, bound to fleet, site and token.
+    /// Derives both keys from a token's secret by HKDF-SHA256 (RFC 5869). They are bound to fleet, site and token.
     pub fn derive(secret: &str, fleet: &FleetId, site: &SiteId, token: &str) -> Self {
         let source = Hkdf::<Sha256>::new(None, secret.as_bytes());
         let expand = |role: &str| {
@@ -129,7 +130,7 @@ pub fn enrolment_proof(
     data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
 }
 
-/// Whether `proof` is [`enrolment_proof`] of the rest, compared in constant time.
+/// Whether `proof` is the [`enrolment_proof`] of the other arguments. The comparison takes constant time.
 pub fn enrolment_proven(
     key: &[u8; 32],
     (fleet, site, token): (&FleetId, &SiteId, &str),
@@ -145,7 +146,7 @@ pub fn enrolment_proven(
     mac.verify_slice(&proof).is_ok()
 }
 
-/// An appliance asks to become a site.
+/// The request of an appliance to become a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EnrolRequest {
@@ -153,7 +154,7 @@ pub struct EnrolRequest {
     pub token: String,
     /// Certificate signing request (PKCS#10, PEM) for the appliance's P-256 key.
     pub csr: String,
-    /// The key that its manifests shall be sealed to.
+    /// The public key that HQ shall seal the site's manifests to.
     pub recipient: RecipientPublic,
     /// [`enrolment_proof`] under [`TokenKeys::service`].
     pub service_proof: String,
@@ -163,7 +164,7 @@ pub struct EnrolRequest {
     pub version: String,
 }
 
-/// An appliance asks for a fresh certificate.
+/// The request of a site for a new certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RenewRequest {
@@ -201,7 +202,7 @@ pub struct CheckIn {
     pub generation: Generation,
     /// The code of a [`SiteState`], or one of a newer appliance.
     pub state: String,
-    /// Why, for people, if `state` is not [`SiteState::Ok`].
+    /// Why the site is in that state, in a sentence for people; empty if there is nothing to explain.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// Whether the kernel says that the clock is synchronised.
@@ -212,9 +213,9 @@ pub struct CheckIn {
     pub disk_free_bytes: u64,
     /// The DHCP mode that is in force at the site, for example `inform`.
     pub dhcp_mode: String,
-    /// Other DHCP servers seen on the LAN.
+    /// The other DHCP servers that the site has seen on its LAN.
     pub dhcp_servers: Vec<DhcpServerSeen>,
-    /// Phones seen, the most recent first, as many as fit.
+    /// The phones that asked for files, the most recent first, as many as the sender puts in.
     pub phones: Vec<PhoneSeen>,
     /// The system that the appliance runs; `None` if it is no image of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,11 +230,11 @@ pub struct CheckIn {
     pub alerts: Vec<Alert>,
     /// Counters since the start: `tftp.delivered`, `tftp.refused.other-device`, `dhcp.ack`, …
     pub counters: BTreeMap<String, u64>,
-    /// 16 random bytes in hex, to be signed in the answer.
+    /// 16 random bytes in hex. HQ signs them in its answer, so that the answer cannot be an old one.
     pub nonce: String,
 }
 
-/// How the keys of a site lie on its card, for people.
+/// Says for people how the keys of a site are kept on its card.
 pub fn keys_text(encrypted: bool) -> &'static str {
     if encrypted { "on the card encrypted, for this board's TPM alone" } else { "on the card as files of mode 0600" }
 }
@@ -272,41 +273,41 @@ impl std::fmt::Display for ImageSeen {
 pub struct DhcpServerSeen {
     /// The server identifier in its answers (option 54).
     pub server: Ipv4Addr,
-    /// TFTP servers that it hands out (66 or 150), if any.
+    /// The TFTP servers that it hands out in option 66 or 150; empty if it hands out none.
     #[serde(default)]
     pub tftp: Vec<String>,
-    /// The default router that it hands out, if known.
+    /// The default router that it hands out; `None` if it was not heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<Ipv4Addr>,
-    /// The length of its leases in seconds, if known.
+    /// The length of its leases in seconds; `None` if it was not heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u32>,
-    /// The shortest time in which it answered a DHCPDISCOVER of ours, in milliseconds.
+    /// The shortest time in which it answered a DHCPDISCOVER of ours, in milliseconds; `None` if it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer_millis: Option<u32>,
 }
 
-/// A device that asked for something.
+/// A device that asked for a file, and its last request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PhoneSeen {
     /// The MAC address of the device.
     pub mac: MacAddr,
-    /// Whether the inventory has it.
+    /// Whether it is a phone of the inventory.
     pub known: bool,
-    /// When it last asked.
+    /// The time at which its last request ended.
     pub last_seen: UnixTime,
     /// The last file that it asked for.
     pub file: String,
     /// How that request ended: the code of a [`FileOutcome`], or one of a newer appliance.
     pub outcome: String,
-    /// Bytes that it acknowledged, or that we took.
+    /// The bytes that it acknowledged, or that we took of its log.
     #[serde(default)]
     pub bytes: u64,
-    /// Packets sent more than once.
+    /// The number of packets that were sent more than once.
     #[serde(default)]
     pub retransmissions: u32,
-    /// The time from the request to the end of the transfer.
+    /// The time from the request to the end of the transfer, in milliseconds.
     #[serde(default)]
     pub milliseconds: u64,
     /// The release that the file was served from; 0 if there was none.
@@ -314,7 +315,7 @@ pub struct PhoneSeen {
     pub generation: Generation,
 }
 
-/// Something that someone should look at.
+/// An alert: something that people should look at.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Alert {
@@ -334,21 +335,21 @@ pub struct Alert {
 pub struct CheckInAnswer {
     /// The JSON text of a [`SignedTime`].
     pub signed: String,
-    /// Ed25519 over that text by the `timestamp` key, hex.
+    /// The Ed25519 signature of that text by the `timestamp` key, in hex.
     pub signature: String,
 }
 
-/// What HQ vouches for at check-in: proof of freshness without a clock.
+/// What HQ signs at a check-in. It proves to a site whose clock may be wrong that its release is the newest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SignedTime {
     /// Always `check-in`, so that the signature can be mistaken for nothing else.
     pub purpose: String,
-    /// The site it answers.
+    /// The site that HQ answers.
     pub site: SiteId,
-    /// [`CheckIn::nonce`].
+    /// The [`CheckIn::nonce`] of the site, unchanged.
     pub nonce: String,
-    /// HQ's time.
+    /// The time of HQ's clock.
     pub time: UnixTime,
     /// The newest generation published for the site.
     pub newest: Generation,

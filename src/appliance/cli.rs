@@ -120,7 +120,7 @@ async fn enroll(settings: &ApplianceSettings, path: &Path, keep: bool) -> anyhow
         .await
         .with_context(|| format!("this appliance is not enrolled at {}", token.hq))?;
     if !keep {
-        // On flash the old bytes may live on, which is why a token works once and not for long.
+        // On flash memory the old bytes may still be there. So a token works only once, and for three days.
         durable::wipe(path)
             .with_context(|| format!("enrolled, but {} could not be wiped: delete it by hand", path.display()))?;
     }

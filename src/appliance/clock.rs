@@ -1,4 +1,5 @@
-//! What the kernel says about its clock. A Pi has no clock of its own: after power-on it is 1970 until NTP answers.
+//! Reads the system clock, and whether the kernel trusts it. A Pi has no battery-backed clock: after power-on the time
+//! is wrong until NTP answers.
 
 use std::path::Path;
 use std::time::SystemTime;

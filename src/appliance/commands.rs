@@ -60,14 +60,13 @@ impl Commands {
     fn roll_back(&self, answer: CommandAnswer, answers: &mut JoinSet<()>) {
         let (done, outcome) = oneshot::channel();
         if self.roll_backs.try_send(done).is_err() {
-            // Whoever asked may have gone.
+            // The client may have gone, which is fine here and below.
             let _ = answer.send(Err("this appliance is not enrolled, or is busy with a roll-back".to_owned()));
             return;
         }
         answers.spawn(async move {
             if let Ok(outcome) = outcome.await {
                 let text = outcome.map(|done| done.to_string()).map_err(|error| error.to_string());
-                // Whoever asked may have gone.
                 let _ = answer.send(text);
             }
         });
@@ -75,6 +74,6 @@ impl Commands {
 }
 
 async fn check(health: Health, answer: CommandAnswer) {
-    // Whoever asked may have gone.
+    // The client may have gone, which is fine.
     let _ = answer.send(health.check().await.map_err(|error| format!("{error:#}")));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// Records all steps, by the names of the files; the step that `fails` names is refused.
+/// Records all steps, by the names of the files; the step that `fails` names fails.
 #[derive(Debug, Default)]
 struct Recorder {
     steps: Mutex<Vec<String>>,
@@ -44,7 +44,7 @@ impl Hook for Recorder {
     }
 }
 
-/// A folder called `home`, in one that goes away with the test.
+/// A folder called `home` in a temporary one, which is removed after the test.
 fn home() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("home");
@@ -63,7 +63,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// What every new file of this process loses.
+/// The umask of this process: the mode bits that every new file loses.
 fn umask() -> u32 {
     let (_dir, home) = home();
     fs::write(home.join("probe"), b"").unwrap();
@@ -306,7 +306,7 @@ fn a_batch_syncs_few_files_one_by_one_and_the_folders_above_them_to_its_root() {
     );
     batch.sync().unwrap();
     let mut synced = recorder.steps().split_off(8);
-    // The files' turn is up to their threads.
+    // Threads sync the files in any order.
     synced[..2].sort();
     assert_eq!(synced, ["sync .two.new", "sync one", "sync dir root", "sync dir a"]);
 

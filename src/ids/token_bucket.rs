@@ -152,7 +152,7 @@ mod tests {
                 now += Duration::from_nanos(step);
                 match bucket.take(rate, now) {
                     Ok(()) => granted.push(now),
-                    // Who waits as long as he was told to gets one, and not a moment sooner.
+                    // After exactly that wait there is a token, and a nanosecond earlier there is none.
                     Err(wait) => {
                         let (mut early, mut due) = (bucket, bucket);
                         prop_assert!(early.take(rate, now + wait - Duration::from_nanos(1)).is_err());
@@ -176,7 +176,7 @@ mod tests {
         ) {
             let (interval, start) = (Duration::from_millis(millis), Instant::now());
             let (mut bucket, rate) = (TokenBucket::default(), Rate::one_in(interval).with_burst(burst));
-            // A token is as many parts as its interval has milliseconds; each of them brings one part.
+            // A token has as many parts as its interval has milliseconds. Each millisecond adds one part.
             let most = u64::from(burst) * millis;
             let (mut left, mut now) = (most, 0);
             for step in steps {

@@ -276,7 +276,7 @@ mod tests {
                 "[dhcp]\nrange = [\"10.0.0.1\", \"10.0.0.9\"]\nrouters = [\"10.1.0.1\"]\n",
                 "x.toml:2: `dhcp.range` is not in the network of the router 10.1.0.1\n  hint: phones can reach only a router of their own network",
             ),
-            // One slip is one problem.
+            // One mistake is reported once.
             (
                 "[dhcp]\nmode = \"all\"\nrange = [\"10.0.0.9\", \"10.0.0.1\"]\n",
                 "x.toml:3: `dhcp.range` ends at 10.0.0.1, before it begins at 10.0.0.9\n  hint: write the lower address first",

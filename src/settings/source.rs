@@ -103,7 +103,7 @@ mod tests {
             Source::read(&path, "x.toml", 3).unwrap_err().to_string(),
             "x.toml: the file is over the 3 bytes allowed"
         );
-        // It has no size, and no end.
+        // The device has no size, and its content never ends.
         assert!(Source::read(Path::new("/dev/zero"), "zero", 1000).is_err());
     }
 

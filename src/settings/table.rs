@@ -383,7 +383,7 @@ mod tests {
         let mut problems = Vec::new();
         let mut table = source.toml(&mut problems).table("t", &mut problems);
         assert_eq!(table.number::<u8>("a", 1..=3, &mut problems), None);
-        // The bounds fit what the number is for, or else it does not fit.
+        // A number within the range must also fit the type.
         assert_eq!(table.number::<u8>("b", -5..=3, &mut problems), None);
         assert_eq!(table.number::<u8>("c", 1..=3, &mut problems), Some(3));
         let absolute =

@@ -1,31 +1,32 @@
-//! What someone should look at.
+//! The alerts of a site.
 
 use super::codes;
 
 codes! {
-    /// What someone should look at, at a site.
+    /// What people should look at, at a site.
     AlertCode {
         /// The site's state is [`SiteState::Refused`](super::SiteState::Refused).
         ReleaseRefused = "release-refused",
-        /// The stored release does not hold.
+        /// The stored release failed its verification. Objects that are damaged are fetched again.
         ReleaseDamaged = "release-damaged",
         /// A file that a phone asked for is damaged on the card.
         DamagedFile = "damaged-file",
         /// A release failed its check and is not activated.
         SelfCheck = "self-check",
-        /// The client certificate was not renewed.
+        /// The client certificate is due for renewal, and HQ has not renewed it.
         Certificate = "certificate",
-        /// HQ has published what the published tree does not show.
+        /// HQ has published a newer generation than the published tree has.
         Withheld = "withheld",
-        /// A device guesses file names.
+        /// A device asks for many files of others, or an unknown one for many that do not exist. An unknown device is
+        /// locked out.
         GuessingDevice = "guessing-device",
-        /// One MAC is on two addresses, or an address changed hands.
+        /// One MAC address is on two IP addresses, or an IP address went from one device to another.
         AddressConflict = "address-conflict",
         /// The image that HQ wants does not run here.
         Image = "image",
-        /// The LAN interface is not to be had.
+        /// The LAN interface is missing or has no usable address, so phones are not served.
         NoLan = "no-lan",
-        /// The DHCP mode cannot be had here.
+        /// The DHCP mode that the settings ask for is not possible on this LAN.
         DhcpMode = "dhcp-mode",
         /// Another DHCP server has appeared beside ours.
         DhcpSecondServer = "dhcp-second-server",
@@ -45,7 +46,7 @@ codes! {
         DhcpRangeFull = "dhcp-range-full",
         /// An address of the range is in use by a device that has no lease of it.
         DhcpAddressInUse = "dhcp-address-in-use",
-        /// Leases cannot be kept on disk.
+        /// Leases cannot be written to the disk, so new ones are not acknowledged.
         DhcpLeaseLog = "dhcp-lease-log",
     }
 }

@@ -1,23 +1,23 @@
-//! What the store of a site says about its disk.
+//! How the store of a site fails, and what it repairs.
 
 use super::codes;
 
 codes! {
-    /// Why the store refused.
+    /// Why an operation of the store failed.
     DiskFailure {
-        /// The operating system refused.
+        /// The operating system returned an error.
         Io = "io",
-        /// There is not enough room.
+        /// The file system has too little room for the operation.
         DiskFull = "disk-full",
-        /// Bytes are not the object.
+        /// The bytes do not have the digest that the object is named by.
         CorruptObject = "corrupt-object",
-        /// The object is not here.
+        /// The store does not have the object.
         MissingObject = "missing-object",
-        /// There are more bytes than there may be.
+        /// A download has more bytes than the object.
         TooLong = "too-long",
         /// The download has not arrived in full.
         Incomplete = "incomplete",
-        /// The object is being downloaded already.
+        /// Another download of the same object is running.
         Busy = "busy",
         /// There is no release to go back to.
         NoPrevious = "no-previous",
@@ -31,29 +31,29 @@ codes! {
         TrustLost = "trust-lost",
         /// No file of the store can have this name.
         BadName = "bad-name",
-        /// Another process has the state directory.
+        /// Another process has the state directory open.
         Locked = "locked",
     }
 }
 
 codes! {
-    /// What was damaged, and what the store did about it by itself.
+    /// What was damaged, and how the store repaired it by itself.
     DiskRepair {
-        /// One copy of the trust state was damaged, the other one was used.
+        /// One copy of the trust state was damaged, and the other one is used.
         TrustCopyDamaged = "trust-copy-damaged",
-        /// Both copies were damaged, and rebuilt from the verified release.
+        /// Both copies of the trust state were damaged, and were rebuilt from the verified release.
         TrustRebuilt = "trust-rebuilt",
-        /// The pointer was damaged, and the newest whole release was chosen.
+        /// The pointer to the active release was damaged, and the newest complete release was chosen.
         PointerRebuilt = "pointer-rebuilt",
-        /// The pointer was damaged and no release is whole.
+        /// The pointer to the active release was damaged, and no release is complete.
         PointerLost = "pointer-lost",
         /// The active release was damaged, and the one before it was taken.
         ReleaseReplaced = "release-replaced",
         /// The active release is damaged and there is no other.
         ReleaseLost = "release-lost",
-        /// The disk takes no writes.
+        /// The disk cannot be written to.
         NotWritable = "not-writable",
-        /// A journal ended in bytes that are no record.
+        /// A journal ended in bytes that are no record, and these were cut off.
         JournalCut = "journal-cut",
     }
 }

@@ -3,15 +3,15 @@
 use super::codes;
 
 codes! {
-    /// How a transfer ended that had begun.
+    /// How a transfer ended, once it had begun.
     TransferEnd {
         /// The client acknowledged the last block.
         Delivered = "delivered",
-        /// Everything was sent, the last acknowledgement never came.
+        /// Everything was sent, but the last acknowledgement never came.
         Unconfirmed = "unconfirmed",
         /// The client sent ERROR. Normal for probes (`tsize`, Polycom's header check).
         Aborted = "aborted",
-        /// The client fell silent.
+        /// The client did not answer any more, and the retransmissions ran out.
         TimedOut = "timed-out",
         /// The client's own log was taken and kept.
         Received = "received",
@@ -21,32 +21,32 @@ codes! {
 }
 
 codes! {
-    /// Why a request was not served. It is counted and kept; from `NotFound` to `LockedOut` the client hears one and the
-    /// same answer.
+    /// Why a request was not served. The reason is counted and recorded. For the reasons from `NotFound` to `LockedOut`
+    /// the client hears the same ERROR, so that it learns nothing about files of others.
     FileRefusal {
-        /// No such file in the release.
+        /// The release has no file of this name.
         NotFound = "not-found",
-        /// No file can have such a name.
+        /// The name cannot be a file's: see [`ids::FileNameError`].
         BadName = "bad-name",
-        /// It is another device's.
+        /// The file belongs to another device.
         OtherDevice = "other-device",
-        /// It is for another model.
+        /// The file is for another model of phone.
         OtherModel = "other-model",
-        /// The requester's device is not known or disputed.
+        /// It is not known which device the address belongs to, or two devices claim it.
         UnknownDevice = "unknown-device",
-        /// The requester guessed names and is locked out.
+        /// A device outside the inventory has guessed file names and is locked out for a time.
         LockedOut = "locked-out",
-        /// Too many requests.
+        /// The requests exceed the rate limit. The client gets no answer.
         RateLimited = "rate-limited",
-        /// Not from the site's LAN.
+        /// The address is not of the site's LAN. The client gets no answer.
         OutsideLan = "outside-lan",
-        /// An image or a signed file was asked for as text.
+        /// The client asked in netascii mode for an image or a signed file, which that mode would change.
         OctetOnly = "octet-only",
-        /// A request to write what is not the device's own log, or where no logs are taken.
+        /// The client asked to write something other than its own log, or the site takes no logs.
         WriteRefused = "write-refused",
-        /// The mode is neither octet nor netascii.
+        /// The transfer mode is neither octet nor netascii (RFC 1350 §1).
         UnsupportedMode = "unsupported-mode",
-        /// As many transfers run as may.
+        /// The limit of transfers at a time is reached. Phones try again.
         Busy = "busy",
     }
 }
@@ -54,9 +54,9 @@ codes! {
 /// How one request for a file ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileOutcome {
-    /// A transfer had begun, and this is how it ended.
+    /// A transfer had begun, and ended like this.
     Ended(TransferEnd),
-    /// It was not served, for this reason.
+    /// The request was not served, for this reason.
     Refused(FileRefusal),
 }
 

@@ -7,29 +7,29 @@ codes! {
     EnrolFailure {
         /// Another appliance has used the token.
         TokenUsed = "token-used",
-        /// The token is too old.
+        /// The token is older than [`TOKEN_HOURS`](crate::TOKEN_HOURS).
         TokenExpired = "token-expired",
         /// HQ has not issued the token.
         TokenUnknown = "token-unknown",
-        /// The proof does not fit the token.
+        /// The proof does not fit the token, so the token's secret was changed.
         ProofWrong = "proof-wrong",
-        /// HQ refuses for another reason.
+        /// HQ refuses for another reason, which the text names.
         Refused = "refused",
         /// The server is not the HQ that the token names.
         WrongCa = "wrong-ca",
         /// HQ's root is not the one that the token pins.
         OtherRoot = "other-root",
-        /// The root is another fleet's.
+        /// HQ's root belongs to another fleet than the token names.
         OtherFleet = "other-fleet",
         /// HQ cannot be reached.
         Unreachable = "unreachable",
         /// HQ's answer cannot be used.
         Answer = "answer",
-        /// What HQ issued is not for us, or the identity cannot be kept.
+        /// The certificate that HQ issued is not for this appliance, or the identity cannot be stored.
         Identity = "identity",
-        /// The disk refused.
+        /// The store failed: see [`DiskFailure`](super::DiskFailure).
         Disk = "disk",
-        /// No key can be made.
+        /// No key can be made, because the system has no randomness.
         Key = "key",
     }
 }
@@ -39,7 +39,7 @@ codes! {
     HqRefusal {
         /// Another appliance has used the token.
         TokenUsed = "token-used",
-        /// The token is too old.
+        /// The token is older than [`TOKEN_HOURS`](crate::TOKEN_HOURS).
         TokenExpired = "token-expired",
         /// HQ has not issued the token.
         TokenUnknown = "token-unknown",
@@ -47,31 +47,32 @@ codes! {
         ProofWrong = "proof-wrong",
         /// The site was revoked.
         Revoked = "revoked",
-        /// The site has had too many certificates today.
+        /// HQ has issued too many certificates for this site today.
         TooMany = "too-many",
-        /// No client certificate was shown.
+        /// The client showed no certificate.
         NoCertificate = "no-certificate",
         /// The certificate is not in HQ's records.
         CertificateUnknown = "certificate-unknown",
-        /// The certificate has expired.
+        /// The client certificate has expired.
         CertificateExpired = "certificate-expired",
-        /// There is nothing of this name, or it is another site's.
+        /// Nothing has this name, or it belongs to another site.
         NotFound = "not-found",
-        /// The method has no meaning here.
+        /// The path does not take this HTTP method.
         Method = "method",
-        /// The request is not what belongs here.
+        /// The request does not have the form that the path takes.
         Malformed = "malformed",
         /// The body is over [`MAX_BODY_BYTES`](crate::MAX_BODY_BYTES).
         TooLarge = "too-large",
-        /// The body took too long.
+        /// The body took too long to arrive.
         Slow = "slow",
         /// The site checks in too often.
         TooOften = "too-often",
-        /// HQ has a problem of its own.
+        /// HQ cannot answer because of a problem of its own, which its log names.
         Unavailable = "unavailable",
-        /// TLS did not come about. Nobody is told this, nor the next three: they end a connection before a request.
+        /// The TLS handshake failed. This code and the next three are only logged and counted: the connection ends
+        /// before a request, so no client is told.
         Handshake = "handshake",
-        /// TLS took too long.
+        /// The TLS handshake took too long.
         HandshakeSlow = "handshake-slow",
         /// An address without a certificate has too many connections open.
         Strangers = "strangers",

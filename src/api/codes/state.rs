@@ -1,9 +1,9 @@
-//! How a site is, and why releases are refused.
+//! The states of a site, and why releases are refused.
 
 use super::codes;
 
 codes! {
-    /// What a site's last poll came to. In every state the site serves the release that it has.
+    /// The state in which the last poll left a site. In every state the site serves the release that it has.
     SiteState {
         /// Signed metadata is current and the site serves the release that it names.
         Ok = "ok",
@@ -15,7 +15,7 @@ codes! {
         NoRelease = "no-release",
         /// A release is here and waits for its activation window.
         Waiting = "waiting",
-        /// Signed metadata is past its expiry.
+        /// The signed metadata has expired, and HQ shows no newer one.
         Stale = "stale",
         /// Metadata or a release was turned away. The reason begins with a [`ReleaseRefusal`].
         Refused = "refused",
@@ -31,17 +31,17 @@ codes! {
         Unreachable = "unreachable",
         /// We do not accept HQ's certificate, or HQ does not accept ours.
         Certificate = "certificate",
-        /// HQ answered with a status that has no meaning here.
+        /// HQ answered with an HTTP status that is not expected there, for example a redirect or 5xx.
         Http = "http",
         /// HQ's answer to a renewal or a check-in cannot be used.
         Answer = "answer",
         /// The identity on the card cannot be used.
         Identity = "identity",
-        /// Both copies of the trust state are gone.
+        /// Both copies of the trust state are lost and cannot be rebuilt.
         TrustLost = "trust-lost",
         /// The release does not fit on the card.
         DiskFull = "disk-full",
-        /// The disk refused.
+        /// The store failed: see [`DiskFailure`](super::DiskFailure).
         Disk = "disk",
         /// HQ cannot read the site's last check-in. No site says this; HQ shows it in place of a state.
         Unreadable = "unreadable",
@@ -51,9 +51,9 @@ codes! {
 codes! {
     /// Why metadata or a release was turned away.
     ReleaseRefusal {
-        /// It is not what the format says.
+        /// It does not follow the format.
         Malformed = "malformed",
-        /// Too few trusted keys signed it.
+        /// Fewer trusted keys have signed it than its role requires.
         Untrusted = "untrusted",
         /// It is older than what was trusted before.
         Rollback = "rollback",
@@ -61,11 +61,11 @@ codes! {
         WrongVersion = "wrong-version",
         /// It is not the file that was signed for.
         Mismatch = "mismatch",
-        /// It is past its expiry.
+        /// It has expired.
         Expired = "expired",
-        /// A file of the metadata is not there.
+        /// A file of the metadata is missing on the server.
         Missing = "missing",
-        /// It is over a limit.
+        /// It exceeds a limit, which the text names.
         TooLarge = "too-large",
         /// The signed targets name no manifest.
         NoManifest = "no-manifest",
@@ -75,13 +75,13 @@ codes! {
         NotSealedToUs = "not-sealed-to-us",
         /// It was made for a newer version of Lineside.
         TooNew = "too-new",
-        /// A part of it does not open.
+        /// A part of it cannot be decrypted or decoded.
         Corrupt = "corrupt",
         /// A part of it cannot be read from the card.
         Unreadable = "unreadable",
-        /// It has two files or two phones of one name.
+        /// It has two files or two phones of the same name.
         Duplicate = "duplicate",
-        /// It has an image that the firmware keys did not sign for.
+        /// It has a firmware image that the firmware keys have not signed.
         UnlistedFirmware = "unlisted-firmware",
     }
 }
