@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Lines in a source file: "no file over about 500".
-const MAX_LINES: usize = 520;
+/// Lines in a source file of the rooms, tests beside the code included.
+const MAX_LINES: usize = 510;
 
 /// What only services, clients, HQ, the appliance's process room and the demo may touch.
 const IMPURE: &[&str] =

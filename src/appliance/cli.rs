@@ -228,7 +228,7 @@ fn explain_store(error: StoreError) -> anyhow::Error {
     let hint = match &error {
         StoreError::Locked => "stop the running appliance first (systemctl stop lineside)",
         StoreError::Io { .. } => "run as the user that owns the state directory, or set storage.state",
-        _ => "see README, Troubleshooting",
+        _ => "what to do for each code of the disk is in CODES.md",
     };
     anyhow::Error::new(error).context("cannot open the state directory").hint(hint)
 }

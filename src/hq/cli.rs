@@ -84,7 +84,7 @@ pub enum Command {
     Image(ImageCommand),
     /// Show how the sites are
     Fleet {
-        /// This site only, with everything that it reported
+        /// This site only, one fact a line
         site: Option<String>,
     },
     /// Serve sites: downloads, enrolment, check-in

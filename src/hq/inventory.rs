@@ -16,7 +16,7 @@ use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
 use settings::{MAX_TEXT_BYTES, Problem, Source, Table};
 
-pub use tables::ApplianceSettings;
+pub use tables::ReleaseSettings;
 
 /// The largest `phones.csv`, in bytes: the phones of 100,000 sites with some columns.
 const MAX_CSV_BYTES: u64 = 256 * 1024 * 1024;
@@ -52,7 +52,7 @@ pub struct Fleet {
     /// secrets are in `secrets.age`.
     pub secrets_command: Vec<String>,
     /// The settings in `[defaults]`, from which every site starts.
-    pub settings: ApplianceSettings,
+    pub settings: ReleaseSettings,
     /// The template variables in `[defaults.variables]`, for all sites.
     pub variables: Variables,
 }
@@ -65,7 +65,7 @@ pub struct InventorySite {
     /// The site's id. `site add` makes it at random, so that it tells an outsider nothing.
     pub id: SiteId,
     /// The fleet's settings with the site's own over them.
-    pub settings: ApplianceSettings,
+    pub settings: ReleaseSettings,
     /// The template variables in `[variables]`, for this site.
     pub variables: Variables,
     /// SHA-256 of the file's text, by which a later run sees that it changed.

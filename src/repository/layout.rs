@@ -71,7 +71,7 @@ impl Layout {
         self.dir.join("enrolled")
     }
 
-    /// Offline keys. Never in git, never on the machine that runs `serve`.
+    /// Offline keys. Never in git; only `serve` alone runs without them.
     pub fn keys(&self) -> PathBuf {
         self.dir.join("keys")
     }

@@ -41,9 +41,9 @@ pub struct EnrolledSite {
     pub hq: String,
     /// Where the published tree is. HQ serves it itself unless another host does.
     pub repository: String,
-    /// The fleet.
+    /// The fleet whose HQ enrolled this appliance.
     pub fleet: FleetId,
-    /// The site.
+    /// The site that this appliance became; its certificate names the same.
     pub site: SiteId,
     /// SHA-256 of the root that enrolment pinned.
     pub root_sha256: Digest,
@@ -66,7 +66,7 @@ pub enum IdentityError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
-        /// The file.
+        /// The file below `identity/` in the state directory.
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
@@ -160,12 +160,12 @@ impl SiteIdentity {
         &self.site
     }
 
-    /// The fleet.
+    /// The fleet whose HQ enrolled this appliance.
     pub const fn fleet(&self) -> &FleetId {
         &self.site.fleet
     }
 
-    /// The site.
+    /// The site that this appliance became.
     pub const fn site(&self) -> &SiteId {
         &self.site.site
     }

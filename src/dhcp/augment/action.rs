@@ -12,13 +12,13 @@ use ids::MacAddr;
 pub enum Action {
     /// Send a message to a phone.
     Reply {
-        /// The phone.
+        /// The phone's hardware address (`chaddr`).
         mac: MacAddr,
         /// The address that the phone gets. The frame goes there unless the phone wants broadcasts.
         address: Ipv4Addr,
         /// Whether the phone wants broadcasts.
         broadcast: bool,
-        /// The DHCP message.
+        /// The DHCP message in octets, from `op` on (RFC 2131 §2).
         message: Vec<u8>,
     },
     /// Send a message to the server port of this router.
@@ -34,7 +34,7 @@ pub enum Event {
     Heard(Box<Overheard>),
     /// We completed a phone's lease.
     Completed {
-        /// The phone.
+        /// The phone's hardware address (`chaddr`).
         phone: MacAddr,
         /// The address that it has.
         address: Ipv4Addr,
@@ -43,7 +43,7 @@ pub enum Event {
     },
     /// A phone rebound a lease that we completed before. It is running, so it fetches nothing now.
     Rebound {
-        /// The phone.
+        /// The phone's hardware address (`chaddr`).
         phone: MacAddr,
         /// The address that it has.
         address: Ipv4Addr,
@@ -59,18 +59,18 @@ pub enum Event {
     Offered(MacAddr),
     /// A router sent a NAK after our answer. We leave the phone alone for a day.
     Refused {
-        /// The phone.
+        /// The phone's hardware address (`chaddr`).
         phone: MacAddr,
-        /// The router.
+        /// The router, by its server identifier (RFC 2132 §9.7).
         server: Ipv4Addr,
     },
     /// A router itself points this phone to TFTP servers.
     Points {
-        /// The phone.
+        /// The phone's hardware address (`chaddr`).
         phone: MacAddr,
-        /// The router.
+        /// The router, by its server identifier (RFC 2132 §9.7).
         server: Ipv4Addr,
-        /// The TFTP servers.
+        /// What its options 66 and 150 name.
         tftp: Vec<String>,
     },
     /// We completed nothing.

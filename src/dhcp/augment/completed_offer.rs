@@ -20,7 +20,7 @@ const KIND_AT: usize = 242;
 /// The whole message is made when the router's OFFER comes, so that the phone's REQUEST only fills in its own fields.
 #[derive(Debug, Clone)]
 pub struct CompletedOffer {
-    /// The router.
+    /// The router, by its server identifier (RFC 2132 §9.7).
     pub server: Ipv4Addr,
     /// The address that the router leases.
     pub address: Ipv4Addr,

@@ -1,6 +1,6 @@
 //! Reads `fleet.toml`.
 
-use super::{ApplianceSettings, Fleet, read_variables, tables};
+use super::{ReleaseSettings, Fleet, read_variables, tables};
 use settings::{Problem, Source};
 
 /// Reads `fleet.toml`. `None` if it has no usable name, id or URL.
@@ -33,7 +33,7 @@ pub(super) fn read(source: &Source, problems: &mut Vec<Problem>) -> Option<Fleet
         None => Vec::new(),
     };
     let mut defaults = table.table("defaults", problems);
-    let mut base = ApplianceSettings::default();
+    let mut base = ReleaseSettings::default();
     tables::apply(&mut defaults, &mut base, problems);
     let vars = read_variables(defaults.table("variables", problems), problems);
     defaults.finish(problems);

@@ -5,7 +5,7 @@ use settings::{Problem, Table, Wrong};
 
 /// How a site's appliance behaves, when it may activate a new release, and which image it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ApplianceSettings {
+pub struct ReleaseSettings {
     /// The settings that go into the manifest.
     pub site: SiteSettings,
     /// When the appliance may activate a new release: from and until, in minutes of the day, UTC. `None` means at any
@@ -27,7 +27,7 @@ pub struct ImageName {
 }
 
 /// Reads the three tables out of `parent` over `settings`.
-pub(super) fn apply(parent: &mut Table<'_>, settings: &mut ApplianceSettings, problems: &mut Vec<Problem>) {
+pub(super) fn apply(parent: &mut Table<'_>, settings: &mut ReleaseSettings, problems: &mut Vec<Problem>) {
     settings::read_dhcp(parent.table("dhcp", problems), &mut settings.site.dhcp, problems);
 
     let mut table = parent.table("tftp", problems);

@@ -61,7 +61,7 @@ fn build() -> PathBuf {
 }
 
 fn is_trust(package: &str) -> bool {
-    TRUST.contains(&package) || ["lineside::tuf", "lineside::bundle"].contains(&package)
+    TRUST.contains(&package) || ["tuf", "bundle"].contains(&package)
 }
 
 /// Bytes by package; ours by room.
