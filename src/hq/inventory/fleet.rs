@@ -1,6 +1,6 @@
 //! Reads `fleet.toml`.
 
-use super::{ReleaseSettings, Fleet, read_variables, tables};
+use super::{Fleet, ReleaseSettings, read_variables, tables};
 use settings::{Problem, Source};
 
 /// Reads `fleet.toml`. `None` if it has no usable name, id or URL.
