@@ -5,7 +5,7 @@
 //! visible. A site whose content did not change gets no new generation, only fresh `timestamp` and `snapshot` metadata
 //! after half of their life.
 //!
-//! A run has four stages, each in its own file: [`read`], [`decide`], [`make`], [`switch`]. Read them in this order.
+//! A run has four stages, each in its own file: `read`, `decide`, `make`, `switch`. Read them in this order.
 
 pub mod collect;
 mod decide;
