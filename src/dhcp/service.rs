@@ -152,7 +152,7 @@ impl Service {
     ///
     /// - `stop`, which ends the service;
     /// - a new release, which brings new settings;
-    /// - datagrams on the server port: up to [`MAX_BATCH`] are answered together, with one sync of the lease log;
+    /// - datagrams on the server port: up to `MAX_BATCH` are answered together, with one sync of the lease log;
     /// - what the fast path tells;
     /// - messages of other servers on the client port;
     /// - the time to ask other servers;
@@ -163,7 +163,7 @@ impl Service {
     /// Whatever came, the fast path then gets its orders, addresses are asked for by ARP, and the [`Outbox`] is worked off.
     ///
     /// No error reopens a socket here. An error on one packet is counted and concerns that packet alone. While the interface
-    /// is down, [`ArpSocket`] rests for a second and what ARP said before is forgotten; the sockets stay bound, and work
+    /// is down, `ArpSocket` rests for a second and what ARP said before is forgotten; the sockets stay bound, and work
     /// again when it is up. When the interface gets another address, the appliance starts a new service.
     ///
     /// # Errors

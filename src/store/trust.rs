@@ -21,7 +21,7 @@ const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
 /// Trust state: what must survive any power cut. Two checksummed copies, written in turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustState {
-    /// The trusted metadata, as [`tuf::Trusted::files`] names it.
+    /// The trusted metadata, as `tuf::Trusted::files` names it.
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// The time floor: the latest time that a signed source has shown. `None` if none has been saved.
     pub time_floor: Option<UnixTime>,
