@@ -8,7 +8,7 @@ pub use telemetry;
 pub use {access, api, bundle, tuf};
 
 #[cfg(feature = "appliance")]
-pub use {appliance, dhcp, status, store, tftp, update};
+pub use {appliance, dhcp, ethernet, status, store, tftp, update};
 
 #[cfg(feature = "hq")]
 pub use {hq, online, repository, seal};

@@ -13,8 +13,7 @@ use anyhow::{Context as _, bail};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tracing::warn;
 
-use dhcp::PacketSockets;
-use dhcp::service::Purpose;
+use ethernet::{PacketSockets, Purpose};
 
 /// The most datagrams that [`adopt`] throws away: more than a socket's buffer holds.
 const MAX_STALE: usize = 65_536;

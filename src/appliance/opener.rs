@@ -1,4 +1,4 @@
-//! Opens the packet sockets of DHCP and leaves them with systemd (`sd_pid_notify_with_fds(3)`, `FDSTORE=1`). systemd
+//! Opens the packet sockets and leaves them with systemd (`sd_pid_notify_with_fds(3)`, `FDSTORE=1`). systemd
 //! passes them to the appliance at each start. This is the only process that needs `CAP_NET_RAW`. It reads no input,
 //! and it ends before the appliance starts.
 
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
-use dhcp::service::{Purpose, open_packet_socket};
+use ethernet::Purpose;
 
 /// How long systemd may take to read what we sent.
 const BARRIER_WITHIN: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub fn hand_over() -> anyhow::Result<()> {
     }
     for purpose in Purpose::ALL {
         let sockets: Vec<_> = (0..purpose.count())
-            .map(|_| open_packet_socket(purpose))
+            .map(|_| ethernet::open(purpose))
             .collect::<io::Result<_>>()
             .context("cannot open a packet socket (CAP_NET_RAW)")?;
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();

@@ -33,7 +33,6 @@ pub mod heard;
 pub mod question;
 
 pub mod arp;
-pub mod frame;
 
 // What is known: the range, completed leases, our leases, the LAN, the settings and the mode in force.
 pub mod range;
@@ -71,4 +70,4 @@ pub use leases::{Lease, LeaseLog, Leases, MemoryLog};
 pub use message::{ParseError, Reply, Request};
 pub use responder::{Destination, SilenceReason, Verdict, View, respond, respond_to_inform};
 pub use scope::{ActiveMode, DhcpScope};
-pub use service::{BindError, Config, Feeds, InheritedSockets, PacketSockets, Service};
+pub use service::{BindError, Config, Feeds, InheritedSockets, Service};

@@ -1,7 +1,7 @@
 //! DHCP on one interface: sockets, clocks, and the order in which a change becomes durable, is told, and is answered.
 //!
 //! Read [`Service::run`] (the loop), `server_port` and `blocking_log` (what it works with), then `fast_path` (threads that
-//! answer before a router does), and the sockets: `link`, `arp_socket`, [`packet_sockets`](PacketSockets).
+//! answer before a router does), and the sockets: `link`, `arp_socket`, [`PacketSockets`].
 
 mod arp_socket;
 mod blocking_log;
@@ -9,7 +9,6 @@ mod config;
 mod cpu_share;
 mod fast_path;
 mod link;
-mod packet_sockets;
 mod server_port;
 
 use std::io;
@@ -26,7 +25,6 @@ use self::blocking_log::BlockingLog;
 pub use self::config::{BindError, Config};
 use self::fast_path::FastPath;
 pub use self::link::hardware_address;
-pub use self::packet_sockets::{PacketSockets, Purpose, open as open_packet_socket};
 use self::server_port::ServerPort;
 use super::arp::Claim;
 use super::augment::Event;
@@ -39,6 +37,7 @@ use super::server::{DhcpServer, LinkAccess, Now, Outbox};
 use access::{Catalog, DeviceTable};
 use api::AlertCode;
 use bundle::DhcpSettings;
+use ethernet::PacketSockets;
 use ids::{Generation, UnixTime};
 use status::Stats;
 

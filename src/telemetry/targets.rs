@@ -17,6 +17,7 @@ const NAMES: &[(&str, &str)] = &[
     ("bundle", "bundle"),
     ("dhcp", "dhcp"),
     ("durable", "durable"),
+    ("ethernet", "ethernet"),
     ("hq", "hq"),
     ("ids", "ids"),
     ("online", "hq"),

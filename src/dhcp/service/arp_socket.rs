@@ -10,8 +10,8 @@ use socket2::SockFilter;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
-use super::packet_sockets::{PacketSockets, Purpose};
 use crate::arp::{self, Claim};
+use ethernet::{PacketSockets, Purpose};
 use ids::MacAddr;
 
 /// The most frames that are read together.
@@ -34,8 +34,7 @@ impl ArpSocket {
     /// Listens on the interface of `link`: to everyone, or only to answers to `own`. Must be called in a tokio runtime.
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     pub(super) fn open(sockets: &mut PacketSockets, link: &LinkAddr, own: Option<Ipv4Addr>) -> io::Result<Self> {
-        let filter = own.map(answers_to);
-        let socket = sockets.take(Purpose::Arp, link, filter.as_ref().map(<[SockFilter; 6]>::as_slice))?;
+        let socket = sockets.take(Purpose::Arp, link, own.map(answers_to))?;
         Ok(Self { socket: UdpSocket::from_std(socket.into())?, next: Instant::now() })
     }
 
@@ -68,12 +67,12 @@ impl ArpSocket {
 }
 
 /// A filter that lets through only replies to this address, so that a storm on the LAN takes no answer's place.
-fn answers_to(own: Ipv4Addr) -> [SockFilter; 6] {
+fn answers_to(own: Ipv4Addr) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    [
+    vec![
         SockFilter::new(LOAD_HALF, 0, 0, 20),
         SockFilter::new(EQUAL, 0, 3, 2),
         SockFilter::new(LOAD_WORD, 0, 0, 38),

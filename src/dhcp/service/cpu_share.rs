@@ -10,7 +10,7 @@ use thread_priority::{
 use tracing::debug;
 
 /// The most threads. Few machines here have more processors; the first thread takes what further ones receive.
-pub(super) const MAX_THREADS: usize = 4;
+pub(super) const MAX_THREADS: usize = ethernet::MAX_DHCP_SOCKETS;
 /// The real-time priority, of 99: before everything that is not real time, after what drives hardware (50).
 const PRIORITY: u8 = 20;
 

@@ -22,10 +22,8 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::cpu_share::{self, CpuShare};
-use super::packet_sockets::{PacketSockets, Purpose};
 use crate::augment::{Action, Augment, Event, MAX_SERVERS};
 use crate::completed_lease::CompletedLease;
-use crate::frame::{self, Datagram};
 use crate::heard::ServerMessage;
 use crate::message::{MessageKind, Request};
 use crate::question::{self, Question};
@@ -33,6 +31,8 @@ use crate::responder::{Destination, Verdict, respond_to_inform};
 use crate::scope::ActiveMode;
 use crate::server::Orders;
 use access::{DeviceTable, Resolution};
+use ethernet::frame::{self, Datagram};
+use ethernet::{PacketSockets, Purpose};
 use ids::MacAddr;
 
 /// How long a thread waits for a frame before it looks whether it must end.
@@ -349,7 +349,7 @@ impl Worker {
 /// Opens the socket that hears the share of one thread.
 fn open(sockets: &mut PacketSockets, identity: &LinkIdentity, share: &CpuShare) -> io::Result<Socket> {
     let raw =
-        sockets.take(Purpose::Dhcp, &identity.link, Some(&share.filter(identity.server_port, identity.client_port)))?;
+        sockets.take(Purpose::Dhcp, &identity.link, Some(share.filter(identity.server_port, identity.client_port)))?;
     raw.set_nonblocking(false)?;
     raw.set_read_timeout(Some(WAIT))?;
     Ok(raw)

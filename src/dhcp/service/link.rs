@@ -8,8 +8,8 @@ use socket2::Socket;
 use tracing::warn;
 
 use super::config::BindError;
-use super::packet_sockets::{PacketSockets, Purpose};
-use crate::frame;
+use ethernet::frame;
+use ethernet::{PacketSockets, Purpose};
 use ids::MacAddr;
 
 /// An interface and a socket that sends frames on it.

@@ -14,9 +14,9 @@ use tracing::debug;
 use super::config::{BindError, Config};
 use super::fast_path::LinkIdentity;
 use super::link::Link;
-use super::packet_sockets::PacketSockets;
 use crate::responder::Destination;
 use crate::server::Outgoing;
+use ethernet::PacketSockets;
 use ids::is_private_or_loopback;
 use status::Stats;
 

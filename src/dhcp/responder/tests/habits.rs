@@ -1,7 +1,7 @@
 //! What phones are known to send, and what RFCs say of it.
 
 use super::*;
-use crate::frame;
+use ethernet::frame;
 
 const WRONG: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
 

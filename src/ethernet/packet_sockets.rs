@@ -9,12 +9,34 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 /// `BPF_RET | BPF_K`: let through that many octets of the frame.
 const RETURN: u16 = 0x06;
+/// `BPF_LD | BPF_W | BPF_ABS`.
+const LOAD_WORD: u16 = 0x20;
+/// `BPF_JMP | BPF_JEQ | BPF_K`.
+const EQUAL: u16 = 0x15;
+/// `BPF_JMP | BPF_JSET | BPF_K`.
+const ANY_BIT: u16 = 0x45;
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
 /// `ETH_P_ARP`.
 const ARP: u16 = 0x0806;
 /// The most old frames that are thrown away. A socket's buffer holds fewer.
 const MAX_STALE: usize = 65_536;
+
+/// The most sockets for DHCP: one for each thread of the fast path.
+pub const MAX_DHCP_SOCKETS: usize = 4;
+
+/// `SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT`: whether the frame came with a tag.
+const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
+/// `SKF_AD_OFF + SKF_AD_VLAN_TAG`: the tag.
+const VLAN_TAG: u32 = 0xffff_f000 + 44;
+/// The beginning of every filter: drops frames with a VLAN identifier (the low 12 bits of a tag) other than 0.
+const THIS_VLAN: [SockFilter; 5] = [
+    SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG_PRESENT),
+    SockFilter::new(EQUAL, 3, 0, 0),
+    SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG),
+    SockFilter::new(ANY_BIT, 0, 1, 0x0fff),
+    SockFilter::new(RETURN, 0, 0, 0),
+];
 
 /// What a packet socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +45,15 @@ pub enum Purpose {
     Dhcp,
     /// It hears ARP and asks by ARP.
     Arp,
-    /// It only sends frames, to clients that have no address yet.
+    /// It only sends frames, to DHCP clients that have no address yet.
     Send,
+    /// It only sends frames: a device's own files, to the hardware address that was judged.
+    Tftp,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 3] = [Self::Dhcp, Self::Arp, Self::Send];
+    pub const ALL: [Self; 4] = [Self::Dhcp, Self::Arp, Self::Send, Self::Tftp];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
@@ -37,6 +61,7 @@ impl Purpose {
             Self::Dhcp => "packet-dhcp",
             Self::Arp => "packet-arp",
             Self::Send => "packet-send",
+            Self::Tftp => "packet-tftp",
         }
     }
 
@@ -48,10 +73,10 @@ impl Purpose {
     /// How many such sockets a service can use.
     pub const fn count(self) -> usize {
         match self {
-            Self::Dhcp => super::cpu_share::MAX_THREADS,
+            Self::Dhcp => MAX_DHCP_SOCKETS,
             // One hears every claim, the other the answers to us.
             Self::Arp => 2,
-            Self::Send => 1,
+            Self::Send | Self::Tftp => 1,
         }
     }
 
@@ -60,7 +85,7 @@ impl Purpose {
             Self::Dhcp => IPV4,
             Self::Arp => ARP,
             // It hears nothing.
-            Self::Send => 0,
+            Self::Send | Self::Tftp => 0,
         }
     }
 }
@@ -112,16 +137,19 @@ impl PacketSockets {
 
     /// Takes out a socket for a purpose, or opens one: not blocking, on the interface of `link`, and without old frames. The
     /// filter says what it hears; without a filter it hears all frames of its protocol.
-    pub(super) fn take(
-        &mut self,
-        purpose: Purpose,
-        link: &LinkAddr,
-        filter: Option<&[SockFilter]>,
-    ) -> io::Result<Socket> {
+    ///
+    /// Frames that a VLAN tag sends to another VLAN are left out in any case (IEEE 802.1Q): the kernel takes the tag off
+    /// before a packet socket reads, so that they look like frames of this LAN. A tag that gives a priority only (VLAN 0)
+    /// is no other VLAN.
+    ///
+    /// # Errors
+    ///
+    /// If none is given and this process may not open one, or the interface is gone.
+    pub fn take(&mut self, purpose: Purpose, link: &LinkAddr, filter: Option<Vec<SockFilter>>) -> io::Result<Socket> {
         let given = self.given.iter().position(|(other, _)| *other == purpose);
         let socket = given.map_or_else(|| open(purpose), |at| Ok(self.given.swap_remove(at).1))?;
         socket.set_nonblocking(true)?;
-        if purpose == Purpose::Send {
+        if purpose.protocol() == 0 {
             return Ok(socket);
         }
         // It hears nothing while it moves to the interface: frames of the interface before must not stay in it.
@@ -132,7 +160,9 @@ impl PacketSockets {
                 break;
             }
         }
-        socket.attach_filter(filter.unwrap_or(&[SockFilter::new(RETURN, 0, 0, 0xffff)]))?;
+        let mut program = Vec::from(THIS_VLAN);
+        program.extend(filter.unwrap_or_else(|| vec![SockFilter::new(RETURN, 0, 0, 0xffff)]));
+        socket.attach_filter(&program)?;
         Ok(socket)
     }
 }
