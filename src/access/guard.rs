@@ -1,9 +1,10 @@
 //! Notices devices that guess names, within bounded memory.
 //!
 //! MAC addresses of phones are easy to guess once one is known, so a scan is thousands of requests for other devices'
-//! names. What makes it useless is the policy: none of them is served. The guard makes it seen, once, and takes from an
-//! unknown device that does it the files that everyone may have. It takes nothing from a phone of the inventory,
-//! because anybody can guess under a phone's address.
+//! names. What makes it useless is the policy: none of them is served. The guard makes it seen, once. A lock-out takes
+//! nothing from anybody, because anybody can guess under a phone's address, and shared files are no secret: it changes the
+//! reason with which later guesses are refused, and is what people hear of. Phones behind one device are no guessing
+//! device: see [`super::behind`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -11,6 +12,7 @@ use std::hash::BuildHasher as _;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use super::behind::{Behind, PhonesBehind};
 use ids::{FileName, MacAddr};
 
 /// Other devices' names that a device may ask for before it counts as guessing. A phone that was moved to another desk
@@ -43,7 +45,8 @@ pub(super) enum Who {
 pub(super) enum Attempt {
     /// A name that belongs to another device.
     Other,
-    /// A name that belongs to this device. The asker may be that device: its address is not resolved.
+    /// A name that belongs to this device. The asker may be that device: its address is not resolved, or it sits behind the
+    /// device that the link sees.
     OtherOrOwn(MacAddr),
     /// A name that does not exist and that carries no address.
     Missing,
@@ -56,6 +59,7 @@ pub(super) struct Guard {
     /// Counts the attempts of all who came when [`MAX_WATCHED`] others were watched.
     crowd: Option<GuessRecord>,
     swept: Option<Instant>,
+    behind: Behind,
     /// Hashes names with a random key, so that nobody can choose names that count as one.
     hasher: RandomState,
 }
@@ -80,10 +84,25 @@ impl Guard {
         self.watched.get(&who).or_else(crowd).is_some_and(|record| record.locked && !record.is_over(now))
     }
 
-    /// Counts an attempt. If it locks somebody out, returns the number of names that it took.
-    pub(super) fn attempt(&mut self, who: Who, what: Attempt, name: &FileName, now: Instant) -> Option<u32> {
+    /// Counts an attempt from `address`. If it locks somebody out, returns the number of names that it took.
+    pub(super) fn attempt(
+        &mut self,
+        (who, address): (Who, Ipv4Addr),
+        what: Attempt,
+        name: &FileName,
+        now: Instant,
+    ) -> Option<u32> {
+        let mut hash = self.hasher.hash_one(name);
+        let mut what = what;
+        if let (Who::Device(device), Attempt::OtherOrOwn(phone)) = (who, what) {
+            if self.behind.may_be(device, address, phone, hash, now) {
+                return None;
+            }
+            // Whoever asks for the same few phones' names under each of its addresses guesses at each of them.
+            hash = self.hasher.hash_one((name, address));
+            what = Attempt::Other;
+        }
         self.make_room(now);
-        let hash = self.hasher.hash_one(name);
         let room = self.watched.len() < MAX_WATCHED || self.watched.contains_key(&who);
         let record = if room {
             self.watched.entry(who).or_insert_with(|| GuessRecord::new(now))
@@ -94,6 +113,21 @@ impl Guard {
             *record = GuessRecord::new(now);
         }
         record.count(what, hash, now)
+    }
+
+    /// The link sees this phone itself, so it sits behind no other device.
+    pub(super) fn is_itself(&mut self, phone: MacAddr) {
+        self.behind.is_itself(phone);
+    }
+
+    /// Whether several phones seem to sit behind this device.
+    pub(super) fn has_phones_behind(&self, device: MacAddr) -> bool {
+        self.behind.has_phones(device)
+    }
+
+    /// All devices with phones behind them, if that has changed since this was last asked.
+    pub(super) fn poll_behind(&mut self, now: Instant) -> Option<Vec<PhonesBehind>> {
+        self.behind.poll(now)
     }
 
     /// Forgets those who have been quiet for [`QUIET`], and nobody else: filling the table makes nobody forgotten.
@@ -148,6 +182,7 @@ mod tests {
     use super::*;
 
     const THIEF: Who = Who::Device(MacAddr::new([2, 0, 0, 0, 0, 9]));
+    const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
     fn mac(number: u32) -> MacAddr {
         let [_, _, a, b] = number.to_be_bytes();
@@ -156,7 +191,7 @@ mod tests {
 
     fn guess(guard: &mut Guard, who: Who, number: u32, now: Instant) -> Option<u32> {
         let name = format!("SEP{}.cnf.xml", mac(number).upper()).parse().unwrap();
-        guard.attempt(who, Attempt::Other, &name, now)
+        guard.attempt((who, HERE), Attempt::Other, &name, now)
     }
 
     fn lock(guard: &mut Guard, now: Instant) {
@@ -202,15 +237,29 @@ mod tests {
         let who = Who::Address(Ipv4Addr::new(192, 0, 2, 1));
         for file in 0..20 {
             let name = format!("{}-{file}.cfg", mac(1).lower()).parse().unwrap();
-            assert_eq!(guard.attempt(who, Attempt::OtherOrOwn(mac(1)), &name, now), None);
+            assert_eq!(guard.attempt((who, HERE), Attempt::OtherOrOwn(mac(1)), &name, now), None);
         }
         let locked: Vec<_> = (2..=9)
             .filter_map(|number| {
                 let name = format!("{}.cfg", mac(number).lower()).parse().unwrap();
-                guard.attempt(who, Attempt::OtherOrOwn(mac(number)), &name, now)
+                guard.attempt((who, HERE), Attempt::OtherOrOwn(mac(number)), &name, now)
             })
             .collect();
         assert_eq!(locked, [8]);
+    }
+
+    #[test]
+    fn a_device_that_asks_for_all_phones_names_under_each_of_its_addresses_is_reported_once() {
+        let (mut guard, now) = (Guard::default(), Instant::now());
+        let mut reports = Vec::new();
+        for address in (1..=6).map(|host| Ipv4Addr::new(192, 0, 2, host)) {
+            for number in 1..=6 {
+                let name = format!("SEP{}.cnf.xml", mac(number).upper()).parse().unwrap();
+                reports.extend(guard.attempt((THIEF, address), Attempt::OtherOrOwn(mac(number)), &name, now));
+            }
+        }
+        assert_eq!(reports, [8]);
+        assert!(guard.poll_behind(now).is_none_or(|devices| devices.is_empty()));
     }
 
     #[test]
@@ -218,7 +267,9 @@ mod tests {
         let mut guard = Guard::default();
         let now = Instant::now();
         let reports: Vec<_> = (0..400)
-            .map(|number| guard.attempt(THIEF, Attempt::Missing, &format!("default{number}.cfg").parse().unwrap(), now))
+            .map(|number| {
+                guard.attempt((THIEF, HERE), Attempt::Missing, &format!("default{number}.cfg").parse().unwrap(), now)
+            })
             .collect();
         assert_eq!(reports.iter().flatten().count(), 1);
         assert!(reports.iter().take(55).all(Option::is_none));

@@ -2,11 +2,12 @@
 //!
 //! TFTP says nothing about who asks. An address is bound to a device by a lease or the kernel's neighbour table
 //! ([`devices`]), a file to its owner by the manifest ([`catalog`]), and [`policy`] decides. [`guard`] notices
-//! devices that guess, [`rate`] those that flood. [`owner`] reads MAC addresses out of names. [`release`] is the only way
+//! devices that guess, [`behind`] phones behind a repeater, [`rate`] those that flood. [`owner`] reads MAC addresses out of names. [`release`] is the only way
 //! from signed metadata and sealed bytes to a catalog.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests have clocks and files as they like"))]
 
+pub mod behind;
 pub mod catalog;
 pub mod content;
 pub mod devices;
@@ -17,6 +18,7 @@ pub mod policy;
 pub mod rate;
 pub mod release;
 
+pub use behind::PhonesBehind;
 pub use catalog::{BoardImage, Catalog, CatalogError};
 pub use content::{Content, ContentError, Files};
 pub use devices::{AddressChange, DeviceTable, Resolution, SharedDevices};

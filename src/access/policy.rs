@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::behind::PhonesBehind;
 use super::catalog::Catalog;
 use super::devices::Resolution;
 use super::guard::{Attempt, Guard, Who};
@@ -68,9 +69,9 @@ impl Policy {
 
     /// Decides one request, and says once when a device was locked out by it.
     ///
-    /// A lock-out takes from a device that is not in the inventory the files that everyone may have. It never takes
-    /// anybody's own files, nothing at all from a phone of the inventory, and no answer is ever slower or other than
-    /// "not found": guesses made under a phone's address must not keep it from booting.
+    /// A lock-out takes nothing from anybody: own and shared files are served, whatever was asked for before, and no answer
+    /// is ever slower or other than "not found". Guesses made under a phone's address must not keep it from booting, nor a
+    /// phone that the inventory does not have yet. What it changes is the reason with which further guesses are refused.
     pub fn decide(
         &mut self,
         catalog: &Catalog,
@@ -81,38 +82,42 @@ impl Policy {
             return (Decision::Silence(FileRefusal::OutsideLan), None);
         }
         let asker = Asker::of(request, catalog);
+        if let (Some(mac), true) = (asker.device, asker.is_known()) {
+            self.guard.is_itself(mac);
+        }
         let judged = judge(catalog, &asker, request.name);
-        // Anybody can ask under a phone's address. What is asked for that the phone may not have uses up nothing of what
-        // it needs to boot.
-        let share = match (asker.phone, &judged) {
-            (None, _) => Share::Unknown,
-            (Some(_), Err(refusal)) if refusal.attempt.is_some() => Share::Guesses,
-            (Some(_), _) => Share::Own,
-        };
-        if !self.limiter.allows(request.address, share, now) {
+        if !self.limiter.allows(request.address, share(&asker, &judged), now) {
             return (Decision::Silence(FileRefusal::RateLimited), None);
         }
-        let refusal = match judged {
-            Ok(entry) => {
-                let shared = !matches!(entry.scope, Scope::Device(_)) && !asker.is_named_in(request.name);
-                if !(shared && asker.phone.is_none() && self.guard.is_locked(asker.who, now)) {
-                    return (Decision::Serve(entry), None);
-                }
-                Denial { reason: FileRefusal::LockedOut, attempt: None }
+        let Denial { reason, attempt } = match judged {
+            Ok(entry) => return (Decision::Serve(entry), None),
+            Err(denial) => denial,
+        };
+        let (report, reason) = match attempt {
+            Some(attempt) => {
+                let locked = self.guard.is_locked(asker.who, now);
+                let names = self.guard.attempt((asker.who, request.address), attempt, request.name, now);
+                let report = names.map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
+                // Nobody can tell which of the phones behind a device asks.
+                let is_behind = asker.seen.is_some_and(|device| self.guard.has_phones_behind(device));
+                let reason = match reason {
+                    FileRefusal::OtherDevice if is_behind && !locked => FileRefusal::UnknownDevice,
+                    reason if !locked => reason,
+                    _ => FileRefusal::LockedOut,
+                };
+                (report, reason)
             }
-            Err(refusal) => refusal,
+            // What phones ask for normally is refused for its own reason.
+            None if asker.is_known() || asker.is_named_in(request.name) => (None, reason),
+            None if self.guard.is_locked(asker.who, now) => (None, FileRefusal::LockedOut),
+            None => (None, reason),
         };
-        let Denial { reason, attempt } = refusal;
-        // A lock-out does not change the reason of a phone's normal misses, nor of a missing name of the asker's own.
-        let touched = match attempt {
-            Some(_) => true,
-            None => asker.phone.is_none() && !asker.is_named_in(request.name),
-        };
-        let reason = if touched && self.guard.is_locked(asker.who, now) { FileRefusal::LockedOut } else { reason };
-        let report = attempt
-            .and_then(|attempt| self.guard.attempt(asker.who, attempt, request.name, now))
-            .map(|names| GuessingDevice { device: asker.seen, address: request.address, names });
         (Decision::NotFound(reason), report)
+    }
+
+    /// The devices with phones behind them, all of them, if that has changed since this was last asked: after each decision.
+    pub fn poll_behind(&mut self, now: Instant) -> Option<Vec<PhonesBehind>> {
+        self.guard.poll_behind(now)
     }
 
     /// The log that the requester may write under this name. `None` for every other name, and over the rate; the answer is
@@ -130,36 +135,60 @@ impl Policy {
     }
 }
 
+/// Whose budget a request is counted against. Anybody can ask under a phone's address, so what it may not have, and what
+/// does not exist, uses up nothing of what it needs to boot.
+fn share(asker: &Asker<'_>, judged: &Result<Arc<FileEntry>, Denial>) -> Share {
+    match (asker.is_known(), judged) {
+        (true, Ok(_)) => Share::Own,
+        (true, Err(denial)) if denial.attempt.is_none() => Share::Misses,
+        (false, Ok(_)) => Share::Unknown,
+        (_, Err(_)) => Share::Guesses,
+    }
+}
+
 /// What is known of the device that asks.
 struct Asker<'a> {
     /// The device, if lease and link do not disagree.
     device: Option<MacAddr>,
     /// The device that the link sees, for reports.
     seen: Option<MacAddr>,
-    /// The device's line in the inventory, if it has one.
-    phone: Option<&'a Phone>,
+    /// The device that has our lease of the address, if the link sees another one there.
+    leased: Option<MacAddr>,
+    /// The lines in the inventory of the device that the link sees and of the one that has our lease. Which of the two asks
+    /// may be in dispute, but what both may have is not.
+    phones: [Option<&'a Phone>; 2],
     /// The device or address for which a guess is counted.
     who: Who,
 }
 
 impl<'a> Asker<'a> {
     fn of(request: &FileRequest<'_>, catalog: &'a Catalog) -> Self {
-        let (device, seen) = match request.requester {
-            Resolution::Device(mac) => (Some(mac), Some(mac)),
-            Resolution::Conflict { seen, .. } => (None, Some(seen)),
-            Resolution::Unknown => (None, None),
+        let (device, seen, leased) = match request.requester {
+            Resolution::Device(mac) => (Some(mac), Some(mac), None),
+            Resolution::Conflict { seen, leased } => (None, Some(seen), Some(leased)),
+            Resolution::Unknown => (None, None, None),
         };
         let who = seen.map_or(Who::Address(request.address), Who::Device);
-        Self { device, seen, phone: device.and_then(|mac| catalog.phone(mac)), who }
+        let phones = [seen, leased].map(|mac| mac.and_then(|mac| catalog.phone(mac)));
+        Self { device, seen, leased, phones, who }
+    }
+
+    /// Whether the inventory has the device, or one of the two that are in dispute.
+    fn is_known(&self) -> bool {
+        self.phones.iter().any(Option::is_some)
     }
 
     fn is_named_in(&self, name: &FileName) -> bool {
         self.device.is_some_and(|mac| owner::carries(name, mac))
     }
 
-    /// How the guard counts a request for a name of `owner`, when this asker is not known to be that device.
-    fn attempt(&self, owner: MacAddr) -> Attempt {
-        if self.device.is_some() { Attempt::Other } else { Attempt::OtherOrOwn(owner) }
+    /// How the guard counts a request for a name of `owner`, when this asker is not known to be that device; `None` for
+    /// what is no guess. Somebody whose device the link does not show may be the owner, and so may a phone behind another
+    /// device.
+    fn attempt(&self, owner: MacAddr, catalog: &Catalog) -> Option<Attempt> {
+        let may_be_owner = self.seen.is_none() || self.leased == Some(owner) || catalog.phone(owner).is_some();
+        let attempt = if may_be_owner { Attempt::OtherOrOwn(owner) } else { Attempt::Other };
+        (self.seen != Some(owner)).then_some(attempt)
     }
 }
 
@@ -178,24 +207,26 @@ fn judge(catalog: &Catalog, asker: &Asker<'_>, name: &FileName) -> Result<Arc<Fi
         return match &entry.scope {
             Scope::Everyone => Ok(Arc::clone(entry)),
             Scope::Device(owner) if asker.device == Some(*owner) => Ok(Arc::clone(entry)),
-            Scope::Device(owner) => Err(Denial { reason: others, attempt: Some(asker.attempt(*owner)) }),
-            Scope::Model(model) => match asker.phone {
-                Some(phone) if phone.model == *model => Ok(Arc::clone(entry)),
-                Some(_) => Err(Denial { reason: FileRefusal::OtherModel, attempt: None }),
-                None => Err(Denial { reason: FileRefusal::UnknownDevice, attempt: None }),
-            },
+            Scope::Device(owner) => Err(Denial { reason: others, attempt: asker.attempt(*owner, catalog) }),
+            Scope::Model(model) if asker.phones.into_iter().flatten().any(|phone| phone.model == *model) => {
+                Ok(Arc::clone(entry))
+            }
+            Scope::Model(_) => {
+                let reason = if asker.is_known() { FileRefusal::OtherModel } else { FileRefusal::UnknownDevice };
+                Err(Denial { reason, attempt: None })
+            }
         };
     }
     if asker.is_named_in(name) {
         return Err(Denial { reason: FileRefusal::NotFound, attempt: None });
     }
     if let Some(owner) = catalog.phone_in_name(name) {
-        return Err(Denial { reason: others, attempt: Some(asker.attempt(owner)) });
+        return Err(Denial { reason: others, attempt: asker.attempt(owner, catalog) });
     }
     let attempt = match owner::by_rule(name) {
-        Some(owner) => Some(asker.attempt(owner)),
+        Some(owner) => asker.attempt(owner, catalog),
         // Phones ask for a dozen names that most sites do not have (CTLSEP…, ITLFile.tlv, dictionaries).
-        None => asker.phone.is_none().then_some(Attempt::Missing),
+        None => (!asker.is_known()).then_some(Attempt::Missing),
     };
     Err(Denial { reason: FileRefusal::NotFound, attempt })
 }

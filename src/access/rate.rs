@@ -1,7 +1,7 @@
 //! How many requests are answered: per address, and for all known and all unknown devices together.
 //!
-//! The shares are apart, so that made-up source addresses use up only what unknown devices have, and guesses under a
-//! phone's address only what guesses have.
+//! The shares are apart, so that made-up source addresses use up only what unknown devices have, guesses under a phone's
+//! address only what guesses have, and names that do not exist nothing of what those have that do.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -18,16 +18,16 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How many requests a site answers. What is over a rate gets no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestRates {
-    /// For one address: all requests of a device that is not in the inventory, and a phone's requests for other devices'
-    /// files. A phone that boots asks for about 20 names within seconds.
+    /// For one address: what a device that is not in the inventory is served; and, apart from that, requests for other
+    /// devices' files, whoever asks. A phone that boots asks for about 20 names within seconds.
     pub address: Rate,
-    /// For one phone: its own files, shared files and plain misses. It is more than any phone needs, because anybody who
-    /// forges the phone's address can use it up. At 2,000 forged packets a second, one of the phone's requests in ten still
-    /// gets through, and phones ask four times and more.
+    /// For one phone: its own files and shared files; and, apart from that, plain misses. It is more than any phone needs,
+    /// because anybody who forges the phone's address can use it up. At 2,000 forged packets a second, one of the phone's
+    /// requests in ten still gets through, and phones ask four times and more.
     pub own: Rate,
-    /// For all phones of the inventory together: a few hundred may boot at once after a power cut.
+    /// For all phones of the inventory together, files and misses apart: a few hundred may boot at once after a power cut.
     pub known: Rate,
-    /// For all other devices together, and for all guesses under phones' addresses.
+    /// For all other devices together; and, apart from that, for all guesses, under phones' addresses too.
     pub unknown: Rate,
 }
 
@@ -45,12 +45,21 @@ impl Default for RequestRates {
 /// The share of the rates that a request is counted against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Share {
-    /// A phone of the inventory asks for something that it may ask for.
+    /// A phone of the inventory asks for a file that it may have.
     Own,
-    /// A phone of the inventory, or somebody under its address, asks for another device's name.
+    /// A phone of the inventory asks for a name that does not exist, as phones do.
+    Misses,
+    /// Somebody asks for another device's name, or one who is not in the inventory for what it gets not.
     Guesses,
-    /// A device that is not in the inventory asks, whatever for.
+    /// A device that is not in the inventory asks for a file that it may have.
     Unknown,
+}
+
+impl Share {
+    /// Whether phones of the inventory need it to boot.
+    const fn is_known(self) -> bool {
+        matches!(self, Self::Own | Self::Misses)
+    }
 }
 
 /// Counts requests against [`RequestRates`], in bounded memory.
@@ -60,41 +69,33 @@ pub(super) struct Limiter {
     addresses: HashMap<(Ipv4Addr, Share), TokenBucket>,
     /// Counts all unknown addresses that came when [`MAX_ADDRESSES`] others were counted.
     crowd: TokenBucket,
-    known: TokenBucket,
-    unknown: TokenBucket,
+    /// What all together have of each share.
+    all: HashMap<Share, TokenBucket>,
     swept: Option<Instant>,
 }
 
 impl Limiter {
     pub(super) fn new(limits: RequestRates) -> Self {
-        Self {
-            limits,
-            addresses: HashMap::new(),
-            crowd: TokenBucket::default(),
-            known: TokenBucket::default(),
-            unknown: TokenBucket::default(),
-            swept: None,
-        }
+        Self { limits, addresses: HashMap::new(), crowd: TokenBucket::default(), all: HashMap::new(), swept: None }
     }
 
     /// Whether one more request may be answered.
     pub(super) fn allows(&mut self, address: Ipv4Addr, share: Share, now: Instant) -> bool {
         self.make_room(now);
         let room = self.addresses.len() < MAX_ADDRESSES;
-        let rate = if share == Share::Own { self.limits.own } else { self.limits.address };
+        let (rate, all) = if share.is_known() {
+            (self.limits.own, self.limits.known)
+        } else {
+            (self.limits.address, self.limits.unknown)
+        };
         let own = match self.addresses.get_mut(&(address, share)) {
             Some(bucket) => bucket.take(rate, now).is_ok(),
             None if room => self.addresses.entry((address, share)).or_default().take(rate, now).is_ok(),
             // A crowd of made-up addresses must not silence a phone: its share below still holds.
-            None if share == Share::Own => true,
+            None if share.is_known() => true,
             None => self.crowd.take(rate, now).is_ok(),
         };
-        // Guesses are counted with the unknown, so that they take nothing from the phones of a site that boots.
-        let (all, rate) = match share {
-            Share::Own => (&mut self.known, self.limits.known),
-            Share::Guesses | Share::Unknown => (&mut self.unknown, self.limits.unknown),
-        };
-        own && all.take(rate, now).is_ok()
+        own && self.all.entry(share).or_default().take(all, now).is_ok()
     }
 
     /// Forgets addresses that have been quiet for so long that remembering them changes nothing. No other is ever
@@ -147,6 +148,19 @@ mod tests {
             }
         }
         assert!(answered <= 200 + 50 * 10, "{answered}");
+    }
+
+    #[test]
+    fn names_that_do_not_exist_use_up_nothing_of_what_files_have() {
+        let mut limiter = Limiter::new(RequestRates::default());
+        let now = Instant::now();
+        assert_eq!(allowed(&mut limiter, 1, Share::Misses, now, 10_000), 400);
+        for address in 2..100 {
+            allowed(&mut limiter, address, Share::Misses, now, 10_000);
+        }
+        assert_eq!(allowed(&mut limiter, 1, Share::Own, now, 100), 100);
+        assert_eq!(allowed(&mut limiter, 100, Share::Guesses, now, 1000), 200);
+        assert_eq!(allowed(&mut limiter, 100, Share::Unknown, now, 100), 100);
     }
 
     #[test]

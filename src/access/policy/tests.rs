@@ -264,16 +264,41 @@ fn a_scan_from_4096_addresses_of_one_device_is_one_scan() {
 }
 
 #[test]
-fn a_lock_out_takes_shared_files_from_an_unknown_device_but_not_its_own() {
+fn a_lock_out_takes_neither_shared_nor_own_files_from_anybody() {
     let mut site = TestSite::unlimited();
     site.scan(device(STRANGER));
-    assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "locked-out");
+    assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "served");
     assert_eq!(said(&site.decide(device(STRANGER), "001565010203.cfg")), "locked-out");
     assert_eq!(said(&site.decide(device(STRANGER), "anything.cfg")), "locked-out");
     assert_eq!(said(&site.decide(device(STRANGER), "64167f0a0b0c.cfg")), "served");
     assert_eq!(said(&site.decide(device(STRANGER), "64167f0a0b0c-phone.cfg")), "not-found");
     site.now += QUIET;
-    assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "served");
+    assert_eq!(said(&site.decide(device(STRANGER), "001565010203.cfg")), "other-device");
+}
+
+#[test]
+fn whatever_is_known_of_an_address_guesses_under_it_cost_no_shared_file() {
+    let states = [
+        device(RECEPTION),
+        device(STRANGER),
+        Resolution::Unknown,
+        Resolution::Conflict { leased: RECEPTION, seen: STRANGER },
+        Resolution::Conflict { leased: STRANGER, seen: RECEPTION },
+    ];
+    for guessed in states {
+        for asks in states {
+            let mut site = TestSite::new();
+            site.scan(guessed);
+            assert_eq!(site.reports.len(), 1);
+            for number in 0..500 {
+                site.decide(guessed, &format!("missing-{number}.xml"));
+            }
+            assert_eq!(said(&site.decide(asks, "000000000000.cfg")), "served", "{guessed:?}, then {asks:?}");
+            assert_eq!(said(&site.decide(asks, "greeting-0004f2aabbcc.wav")), "served", "{guessed:?}, then {asks:?}");
+            let has_model = !matches!(asks, Resolution::Unknown | Resolution::Device(STRANGER));
+            assert_eq!(said(&site.decide(asks, "sip.ld")) == "served", has_model, "{guessed:?}, then {asks:?}");
+        }
+    }
 }
 
 #[test]
@@ -299,8 +324,8 @@ fn guesses_under_a_phones_address_cost_the_phone_nothing() {
 fn a_lock_out_of_one_device_is_nothing_to_another_at_the_same_address() {
     let mut site = TestSite::unlimited();
     site.scan(Resolution::Unknown);
-    assert_eq!(said(&site.decide(Resolution::Unknown, "000000000000.cfg")), "locked-out");
-    assert_eq!(said(&site.decide(device(STRANGER), "000000000000.cfg")), "served");
+    assert_eq!(said(&site.decide(Resolution::Unknown, "anything.cfg")), "locked-out");
+    assert_eq!(said(&site.decide(device(STRANGER), "anything.cfg")), "not-found");
 }
 
 #[test]
@@ -383,6 +408,8 @@ fn before_the_first_release_nothing_is_served_and_nobody_is_reported() {
     assert_eq!(site.reports, []);
 }
 
+mod behind;
+
 mod properties {
     use proptest::prelude::*;
 
@@ -427,8 +454,13 @@ mod properties {
                     match &entry.scope {
                         Scope::Device(owner) => prop_assert_eq!(Some(*owner), device),
                         Scope::Model(model) => {
-                            let phone = device.and_then(|mac| site.catalog.phone(mac));
-                            prop_assert_eq!(phone.map(|phone| &phone.model), Some(model));
+                            let either = match requester {
+                                Resolution::Device(mac) => vec![mac],
+                                Resolution::Conflict { leased, seen } => vec![leased, seen],
+                                Resolution::Unknown => vec![],
+                            };
+                            let is_of_model = |mac| site.catalog.phone(mac).is_some_and(|phone| phone.model == *model);
+                            prop_assert!(either.into_iter().any(is_of_model));
                         }
                         Scope::Everyone => (),
                     }
