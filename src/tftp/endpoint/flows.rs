@@ -1,36 +1,56 @@
-//! All transfers that run, files to phones and logs from them, their sockets and their deadlines.
+//! All transfers that run, files to phones and logs from them, and their deadlines: which of them a packet belongs to, which
+//! has something to send, and which ends when there are too many.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use tracing::error;
 
-use super::Shared;
-use super::reader::{FinishedWork, Loaded};
-use crate::transfer::Input;
+use super::work::Loaded;
+use super::{Event, Payload, SiteState, Ticket, Waits, Way};
+use crate::packet::ErrorReply;
+use crate::transfer::{Input, Run};
 use access::ContentError;
 
-/// One transfer with its socket, in whichever direction. It acts when it is called and never waits.
-pub(super) trait Flow {
-    /// `epoll` reports its socket: it reads one datagram, or goes on sending.
-    fn ready(&mut self, flags: EpollFlags, shared: &mut Shared, now: Instant);
+/// For how long nobody who has just been answered, or has just got on, is ended to make room for another.
+pub const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
-    /// The reader has finished the work that this transfer submitted.
-    fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant);
+/// One transfer, in whichever direction. It acts when it is called and never waits.
+pub(super) trait Flow: Send {
+    /// Its client sent this.
+    fn datagram(&mut self, site: &mut SiteState, datagram: &[u8], now: Instant);
 
-    /// The listener passes on what concerns this transfer: a repeated request, another request, or a stop.
-    fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant);
+    /// Somebody else sent this to its port. The ERROR that answers, if any, goes there.
+    fn stranger(&mut self, datagram: &[u8]) -> Option<ErrorReply>;
+
+    /// Work that it asked for is done.
+    fn loaded(&mut self, site: &mut SiteState, loaded: Result<Loaded, ContentError>, now: Instant);
+
+    /// There is room to send again what [`Flow::blocked`] gave back.
+    fn writable(&mut self, site: &mut SiteState, now: Instant);
+
+    /// These blocks could not be sent yet.
+    fn blocked(&mut self, rest: Run);
+
+    /// Something else concerns this transfer: a repeated request, another request, an eviction, or a stop.
+    fn tell(&mut self, site: &mut SiteState, input: Input, now: Instant);
 
     /// The time of [`Flow::due`] has come.
-    fn time(&mut self, shared: &mut Shared, now: Instant);
+    fn time(&mut self, site: &mut SiteState, now: Instant);
 
     /// When to call [`Flow::time`].
     fn due(&self) -> Option<Instant>;
+
+    /// The next thing to send, if any. Call it until there is none.
+    fn next(&mut self, site: &mut SiteState, now: Instant) -> Option<Piece>;
+
+    /// The bytes of what [`Flow::next`] gave.
+    fn payload(&self, piece: Piece) -> Payload<'_>;
+
+    /// By which way it sends.
+    fn way(&self) -> Way;
 
     /// Which event this transfer waits for.
     fn waits(&self) -> Waits;
@@ -42,55 +62,37 @@ pub(super) trait Flow {
     fn peer(&self) -> SocketAddrV4;
 
     /// Whether this transfer may end to make room for another. The least value ends first: `false` for a client that never
-    /// answered, then the oldest start. `None` for a transfer whose client goes on.
+    /// answered, then the one that was answered or got on longest ago. `None` for a transfer whose client goes on.
     fn idleness(&self) -> Option<(bool, Instant)>;
 
-    /// Whether the transfer has ended, so that its slot can be freed.
+    /// Whether the transfer has ended; what [`Flow::next`] still gives is its last word.
     fn is_over(&self) -> bool;
 
-    /// Tells `status` how the transfer ended.
-    fn record(&self, shared: &Shared);
-
-    /// The socket that `epoll` watches for this transfer.
-    fn as_fd(&self) -> BorrowedFd<'_>;
+    /// Tells how the transfer ended.
+    fn record(&self, site: &mut SiteState, now: Instant);
 }
 
-/// The event that a transfer waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// A datagram of the client, or the transfer's deadline.
-    Client,
-    /// The reader's result. Datagrams wait in the socket.
-    Disk,
-    /// Room in the kernel's send queue. Datagrams wait in the socket.
-    Queue,
-}
-
-/// Whether a transfer may start.
-pub(super) enum Room {
-    /// There is room, perhaps because an idle transfer was ended.
-    Free,
-    /// A bound is reached, and the clients of all transfers go on.
-    None,
+/// One thing to send.
+pub(super) enum Piece {
+    Oack,
+    Ack,
+    Error(ErrorReply),
+    Data(Run),
 }
 
 /// The running transfers. A ticket names one of them: the index of its slot and how often the slot was taken.
-pub(super) struct Transfers {
-    epoll: Rc<Epoll>,
+#[derive(Default)]
+pub(super) struct Flows {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// The newest transfer of each client port.
-    newest: HashMap<SocketAddrV4, u64>,
+    newest: HashMap<SocketAddrV4, Ticket>,
     per_address: HashMap<Ipv4Addr, usize>,
     /// When to look at which slot: at most one entry for each, never later than its transfer is due.
     deadlines: BTreeSet<(Instant, u32)>,
+    /// The transfers that may have something to send.
+    ready: VecDeque<Ticket>,
     running: usize,
-}
-
-/// What a new request is answered with: what every transfer shares, and all that run.
-pub(super) struct RequestContext<'a> {
-    pub(super) shared: &'a mut Shared,
-    pub(super) transfers: &'a mut Transfers,
 }
 
 /// Room for one transfer; reused when that has ended.
@@ -100,25 +102,17 @@ struct Slot {
     serial: u32,
     flow: Option<Box<dyn Flow>>,
     armed: Option<Instant>,
-    listens: Option<Waits>,
+    listens: Waits,
+    /// Whether it is in [`Flows::ready`].
+    ready: bool,
+    /// Whether it counts as running: until it has ended.
+    counts: bool,
 }
 
-impl Transfers {
-    pub(super) fn new(epoll: Rc<Epoll>) -> Self {
-        Self {
-            epoll,
-            slots: Vec::new(),
-            free: Vec::new(),
-            newest: HashMap::new(),
-            per_address: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            running: 0,
-        }
-    }
-
-    /// The number of running transfers, both directions.
+impl Flows {
+    /// The number of transfers that have not sent their last word, both directions.
     pub(super) fn len(&self) -> usize {
-        self.running
+        self.slots.len() - self.free.len()
     }
 
     /// The earliest deadline of all transfers; `None` if none has one.
@@ -127,52 +121,57 @@ impl Transfers {
     }
 
     /// Tells the transfer of this port that its own request came again. False if no transfer owns the request.
-    pub(super) fn repeated(&mut self, shared: &mut Shared, peer: SocketAddrV4, datagram: &[u8], now: Instant) -> bool {
+    pub(super) fn repeated(&mut self, site: &mut SiteState, peer: SocketAddrV4, datagram: &[u8], now: Instant) -> bool {
         let Some(ticket) = self.newest.get(&peer).copied() else { return false };
         let owns = self.flow(ticket).is_some_and(|flow| flow.owns_repeated_request(datagram, now));
         if owns {
-            self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Repeated, now));
+            self.with(ticket, site, |flow, site| flow.tell(site, Input::Repeated, now));
         }
         owns
     }
 
-    /// Ends the transfer of this client port, whose owner wants another file now. The Cisco 7921 has but one port.
-    pub(super) fn replace(&mut self, shared: &mut Shared, peer: SocketAddrV4, now: Instant) {
+    /// Ends the transfer of this client port, whose owner wants another file now. The Cisco 7921 has but one port, so an
+    /// ERROR would look like the end of the new transfer.
+    pub(super) fn replace(&mut self, site: &mut SiteState, peer: SocketAddrV4, now: Instant) {
         if let Some(old) = self.newest.remove(&peer) {
-            self.replace_one(shared, old, now);
+            self.tell(site, old, Input::Replaced, now);
         }
     }
 
-    /// Ends the transfer with this ticket, because its client has begun it anew.
-    pub(super) fn replace_one(&mut self, shared: &mut Shared, ticket: u64, now: Instant) {
-        self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Replaced, now));
+    /// Passes something on to one transfer.
+    pub(super) fn tell(&mut self, site: &mut SiteState, ticket: Ticket, input: Input, now: Instant) {
+        self.with(ticket, site, |flow, site| flow.tell(site, input, now));
     }
 
     /// Whether the transfer with this ticket still runs.
-    pub(super) fn runs(&self, ticket: u64) -> bool {
+    pub(super) fn runs(&self, ticket: Ticket) -> bool {
         self.flow(ticket).is_some()
     }
 
-    /// Whether one more transfer may start. At a bound, the oldest transfer whose client never answered ends; if there is
-    /// none, the oldest whose client has stopped reading. So neither requests under a forged address nor phones that leave
-    /// without an ERROR keep others out.
-    pub(super) fn make_room(&mut self, shared: &mut Shared, address: Ipv4Addr, now: Instant) -> Room {
-        let full = self.running >= shared.config.max_transfers;
+    /// Whether one more transfer may start. At a bound, the transfer ends whose client never answered and was answered longest
+    /// ago; if there is none, the one whose client has stopped reading for the longest time. So neither requests under a
+    /// forged address nor phones that leave without an ERROR keep others out for long. Nobody is ended within
+    /// [`ANSWER_GRACE`]: then it is the newcomer who waits and asks again.
+    pub(super) fn make_room(&mut self, site: &mut SiteState, address: Ipv4Addr, now: Instant) -> bool {
+        let full = self.running >= site.config.max_transfers;
         let of_address = self.per_address.get(&address);
-        let crowded = of_address.is_some_and(|count| *count >= shared.config.max_transfers_per_address);
+        let crowded = of_address.is_some_and(|count| *count >= site.config.max_transfers_per_address);
         if !full && !crowded {
-            return Room::Free;
+            return true;
         }
         let candidates = self.newest.iter().filter(|(peer, _)| !crowded || *peer.ip() == address);
-        let idle = candidates.filter_map(|(peer, ticket)| Some((self.flow(*ticket)?.idleness()?, *peer)));
-        let Some((_, peer)) = idle.min() else { return Room::None };
-        shared.stats.count("tftp.made-room");
-        self.replace(shared, peer, now);
-        Room::Free
+        let idle = candidates.filter_map(|(_, ticket)| {
+            let (proven, since) = self.flow(*ticket)?.idleness()?;
+            (now >= since + ANSWER_GRACE).then_some((proven, since, *ticket))
+        });
+        let Some((_, _, ticket)) = idle.min() else { return false };
+        site.count("tftp.made-room");
+        self.tell(site, ticket, Input::Evicted, now);
+        true
     }
 
     /// Starts what `begin` makes for a ticket, by which it is called later.
-    pub(super) fn start(&mut self, shared: &mut Shared, begin: impl FnOnce(&mut Shared, u64) -> Option<Box<dyn Flow>>) {
+    pub(super) fn start(&mut self, site: &mut SiteState, begin: impl FnOnce(&mut SiteState, Ticket) -> Box<dyn Flow>) {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -182,101 +181,179 @@ impl Transfers {
         };
         let Some(slot) = at(&mut self.slots, index) else { return };
         slot.serial = slot.serial.wrapping_add(1);
-        let ticket = ticket(index, slot.serial);
-        let Some(flow) = begin(shared, ticket) else {
-            self.free.push(index);
-            return;
-        };
+        let ticket = Ticket::new(index, slot.serial);
+        let flow = begin(site, ticket);
         let peer = flow.peer();
-        let added = self.epoll.add(flow.as_fd(), EpollEvent::new(listening(flow.waits()), ticket));
-        slot.listens = Some(flow.waits());
+        (slot.listens, slot.counts, slot.ready) = (flow.waits(), true, false);
+        site.events.push_back(Event::Opened { ticket, peer, waits: slot.listens });
         slot.flow = Some(flow);
         self.running += 1;
         *self.per_address.entry(*peer.ip()).or_default() += 1;
         self.newest.insert(peer, ticket);
-        if let Err(error) = added {
-            error!(%error, "a transfer cannot be listened to");
-            shared.stats.count("tftp.broken");
-            return self.forget(ticket, |_| {});
+        self.acted(ticket);
+    }
+
+    /// A datagram came to the port of this transfer. Returns the answer to a stranger.
+    pub(super) fn datagram(
+        &mut self,
+        site: &mut SiteState,
+        ticket: Ticket,
+        from: SocketAddrV4,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<ErrorReply> {
+        let mut answer = None;
+        self.with(ticket, site, |flow, site| {
+            if from == flow.peer() {
+                flow.datagram(site, datagram, now);
+            } else {
+                site.count("tftp.stranger");
+                answer = flow.stranger(datagram);
+            }
+        });
+        answer
+    }
+
+    /// Work for this transfer is done.
+    pub(super) fn loaded(
+        &mut self,
+        site: &mut SiteState,
+        ticket: Ticket,
+        loaded: Result<Loaded, ContentError>,
+        now: Instant,
+    ) {
+        self.with(ticket, site, |flow, site| flow.loaded(site, loaded, now));
+    }
+
+    /// There is room to send again.
+    pub(super) fn writable(&mut self, site: &mut SiteState, ticket: Ticket, now: Instant) {
+        self.with(ticket, site, |flow, site| flow.writable(site, now));
+    }
+
+    /// What was given to be sent could not be.
+    pub(super) fn blocked(&mut self, ticket: Ticket, rest: Run) {
+        if let Some(flow) = self.slot(ticket).and_then(|slot| slot.flow.as_deref_mut()) {
+            flow.blocked(rest);
         }
-        self.settle(ticket, shared);
     }
 
-    /// `epoll` reports the socket of this transfer.
-    pub(super) fn ready(&mut self, ticket: u64, flags: EpollFlags, shared: &mut Shared, now: Instant) {
-        self.with(ticket, shared, |flow, shared| flow.ready(flags, shared, now));
-    }
-
-    /// Hands a result of the reader to its transfer, if that still runs.
-    pub(super) fn loaded(&mut self, done: FinishedWork, shared: &mut Shared, now: Instant) {
-        self.with(done.ticket, shared, |flow, shared| flow.loaded(shared, done.loaded, now));
+    /// The transfer got no port: it never was.
+    pub(super) fn no_port(&mut self, site: &mut SiteState, ticket: Ticket, now: Instant) -> Option<SocketAddrV4> {
+        let peer = self.flow(ticket)?.peer();
+        self.forget(ticket, site, |flow, site| flow.record(site, now));
+        Some(peer)
     }
 
     /// Lets every transfer act whose deadline has come.
-    pub(super) fn time(&mut self, shared: &mut Shared, now: Instant) {
+    pub(super) fn time(&mut self, site: &mut SiteState, now: Instant) {
         while let Some((due, index)) = self.deadlines.first().copied().filter(|(due, _)| *due <= now) {
             self.deadlines.remove(&(due, index));
             let Some(slot) = at(&mut self.slots, index) else { continue };
             slot.armed = None;
-            let ticket = ticket(index, slot.serial);
-            self.with(ticket, shared, |flow, shared| {
+            let ticket = Ticket::new(index, slot.serial);
+            self.with(ticket, site, |flow, site| {
                 // Deadlines move with every ACK; the entry stays where it was.
                 if flow.due().is_some_and(|due| due <= now) {
-                    flow.time(shared, now);
+                    flow.time(site, now);
                 }
             });
         }
     }
 
     /// Tells all transfers that the service stops.
-    pub(super) fn stop_all(&mut self, shared: &mut Shared, now: Instant) {
+    pub(super) fn stop_all(&mut self, site: &mut SiteState, now: Instant) {
         for index in 0..self.slots.len() {
             let Some(slot) = self.slots.get(index) else { continue };
-            let ticket = ticket(u32::try_from(index).unwrap_or(u32::MAX), slot.serial);
-            self.with(ticket, shared, |flow, shared| flow.tell(shared, Input::Stopped, now));
+            let ticket = Ticket::new(u32::try_from(index).unwrap_or(u32::MAX), slot.serial);
+            self.tell(site, ticket, Input::Stopped, now);
         }
     }
 
-    fn flow(&self, ticket: u64) -> Option<&dyn Flow> {
-        let (index, serial) = owner(ticket);
+    /// The next thing that any transfer sends. A transfer that has nothing more and has ended is forgotten here.
+    pub(super) fn next(&mut self, site: &mut SiteState, now: Instant) -> Option<(Ticket, Piece)> {
+        while let Some(ticket) = self.ready.front().copied() {
+            let flow = self.slot(ticket).and_then(|slot| slot.flow.as_deref_mut());
+            let next = flow.map(|flow| catch_unwind(AssertUnwindSafe(|| flow.next(site, now))));
+            match next {
+                Some(Ok(Some(piece))) => return Some((ticket, piece)),
+                Some(Ok(None)) => {
+                    self.ready.pop_front();
+                    self.settle(ticket, site, now);
+                }
+                Some(Err(_)) => {
+                    self.ready.pop_front();
+                    self.broke(ticket, site);
+                }
+                None => {
+                    self.ready.pop_front();
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn flow(&self, ticket: Ticket) -> Option<&dyn Flow> {
+        let (index, serial) = ticket.parts();
         let slot = self.slots.get(index).filter(|slot| slot.serial == serial)?;
         slot.flow.as_deref()
     }
 
-    /// Lets one transfer act. A panic ends that one and no other.
-    fn with(&mut self, ticket: u64, shared: &mut Shared, act: impl FnOnce(&mut dyn Flow, &mut Shared)) {
-        let (index, serial) = owner(ticket);
-        let slot = self.slots.get_mut(index).filter(|slot| slot.serial == serial);
-        let Some(flow) = slot.and_then(|slot| slot.flow.as_deref_mut()) else { return };
-        if catch_unwind(AssertUnwindSafe(|| act(flow, shared))).is_ok() {
-            return self.settle(ticket, shared);
-        }
-        error!("a transfer broke off");
-        shared.stats.count("tftp.broken");
-        self.forget(ticket, |_| {});
+    fn slot(&mut self, ticket: Ticket) -> Option<&mut Slot> {
+        let (index, serial) = ticket.parts();
+        self.slots.get_mut(index).filter(|slot| slot.serial == serial)
     }
 
-    /// After a transfer acted: frees its slot if it has ended, else updates what `epoll` reports and its deadline.
-    fn settle(&mut self, ticket: u64, shared: &Shared) {
-        let (index, _) = owner(ticket);
-        let Some(slot) = self.slots.get_mut(index) else { return };
+    /// Lets one transfer act. A panic ends that one and no other.
+    fn with(&mut self, ticket: Ticket, site: &mut SiteState, act: impl FnOnce(&mut dyn Flow, &mut SiteState)) {
+        let Some(flow) = self.slot(ticket).and_then(|slot| slot.flow.as_deref_mut()) else { return };
+        if catch_unwind(AssertUnwindSafe(|| act(flow, site))).is_ok() {
+            self.acted(ticket);
+        } else {
+            self.broke(ticket, site);
+        }
+    }
+
+    fn broke(&mut self, ticket: Ticket, site: &mut SiteState) {
+        error!("a transfer broke off");
+        site.count("tftp.broken");
+        self.forget(ticket, site, |_, _| {});
+    }
+
+    /// After a transfer acted: it may have something to send, or have ended. One that has ended takes no room any more, even
+    /// before its last word has left.
+    fn acted(&mut self, ticket: Ticket) {
+        let Some(slot) = self.slot(ticket) else { return };
+        let Some(flow) = slot.flow.as_deref() else { return };
+        let (over, peer) = (flow.is_over(), flow.peer());
+        let queue = !std::mem::replace(&mut slot.ready, true);
+        let gone = over && std::mem::replace(&mut slot.counts, false);
+        if queue {
+            self.ready.push_back(ticket);
+        }
+        if gone {
+            self.count_out(ticket, peer);
+        }
+    }
+
+    /// After a transfer has sent what it had: forgets it if it has ended, else says what it waits for.
+    fn settle(&mut self, ticket: Ticket, site: &mut SiteState, now: Instant) {
+        let Some(slot) = self.slot(ticket) else { return };
+        slot.ready = false;
         let Some(flow) = slot.flow.as_deref() else { return };
         if flow.is_over() {
-            return self.forget(ticket, |flow| flow.record(shared));
+            return self.forget(ticket, site, |flow, site| flow.record(site, now));
         }
-        let waits = flow.waits();
-        if slot.listens != Some(waits) {
-            match self.epoll.modify(flow.as_fd(), &mut EpollEvent::new(listening(waits), ticket)) {
-                Ok(()) => slot.listens = Some(waits),
-                // Its deadlines go on, so it ends.
-                Err(error) => error!(%error, "a transfer cannot be listened to"),
-            }
+        let (waits, due) = (flow.waits(), flow.due());
+        if slot.listens != waits {
+            slot.listens = waits;
+            site.events.push_back(Event::Waits(ticket, waits));
         }
-        if let Some(due) = flow.due()
+        if let Some(due) = due
             && slot.armed.is_none_or(|armed| due < armed)
-            && let Ok(index) = u32::try_from(index)
         {
-            if let Some(armed) = slot.armed.replace(due) {
+            let before = slot.armed.replace(due);
+            let index = ticket.index();
+            if let Some(armed) = before {
                 self.deadlines.remove(&(armed, index));
             }
             self.deadlines.insert((due, index));
@@ -284,18 +361,22 @@ impl Transfers {
     }
 
     /// Frees the slot of a transfer that has ended, and gives the transfer to `last`.
-    fn forget(&mut self, ticket: u64, last: impl FnOnce(&dyn Flow)) {
-        let (index, _) = owner(ticket);
-        let Some(slot) = self.slots.get_mut(index) else { return };
+    fn forget(&mut self, ticket: Ticket, site: &mut SiteState, last: impl FnOnce(&dyn Flow, &mut SiteState)) {
+        let Some(slot) = self.slot(ticket) else { return };
         let Some(flow) = slot.flow.take() else { return };
-        let (peer, armed) = (flow.peer(), slot.armed.take());
-        slot.listens = None;
-        if let Ok(index) = u32::try_from(index) {
-            if let Some(armed) = armed {
-                self.deadlines.remove(&(armed, index));
-            }
-            self.free.push(index);
+        let (peer, armed, counted) = (flow.peer(), slot.armed.take(), std::mem::replace(&mut slot.counts, false));
+        if let Some(armed) = armed {
+            self.deadlines.remove(&(armed, ticket.index()));
         }
+        self.free.push(ticket.index());
+        if counted {
+            self.count_out(ticket, peer);
+        }
+        site.events.push_back(Event::Closed(ticket));
+        last(&*flow, site);
+    }
+
+    fn count_out(&mut self, ticket: Ticket, peer: SocketAddrV4) {
         self.running = self.running.saturating_sub(1);
         if self.newest.get(&peer) == Some(&ticket) {
             self.newest.remove(&peer);
@@ -306,27 +387,23 @@ impl Transfers {
                 self.per_address.remove(peer.ip());
             }
         }
-        last(&*flow);
     }
-}
-
-fn listening(waits: Waits) -> EpollFlags {
-    match waits {
-        Waits::Client => EpollFlags::EPOLLIN,
-        Waits::Disk => EpollFlags::empty(),
-        Waits::Queue => EpollFlags::EPOLLOUT,
-    }
-}
-
-fn ticket(index: u32, serial: u32) -> u64 {
-    u64::from(serial) << 32 | u64::from(index)
-}
-
-fn owner(ticket: u64) -> (usize, u32) {
-    let index = usize::try_from(ticket & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-    (index, u32::try_from(ticket >> 32).unwrap_or(u32::MAX))
 }
 
 fn at(slots: &mut [Slot], index: u32) -> Option<&mut Slot> {
     slots.get_mut(usize::try_from(index).ok()?)
+}
+
+#[cfg(test)]
+impl Flows {
+    /// Whether nothing is left of any transfer.
+    pub(super) fn is_empty(&self) -> bool {
+        let counts = self.running == 0 && self.newest.is_empty() && self.per_address.is_empty();
+        counts && self.deadlines.is_empty() && self.ready.is_empty() && self.len() == 0
+    }
+
+    /// How many run, and how many of one address at most.
+    pub(super) fn running(&self) -> (usize, usize) {
+        (self.running, self.per_address.values().copied().max().unwrap_or(0))
+    }
 }

@@ -1,189 +1,180 @@
-//! Reads the requests on port 69, has each decided, and starts or refuses the transfer.
+//! The requests on port 69: each is parsed once, decided, and then answered, refused, left alone, or made to wait until its
+//! address is resolved.
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, trace, warn};
 
+use super::flows::Flows;
 use super::gate::GateDecision;
 use super::session::{Job, Session, device_of};
-use super::transfers::{RequestContext, Room};
-use super::{Shared, upload};
-use crate::packet::{ErrorReply, MAX_REQUEST_BYTES, Packet, TransferMode, TransferRequest};
+use super::{Event, Replies, SiteState, Way, upload};
+use crate::options::AskedOptions;
+use crate::packet::{ErrorReply, Packet, TransferMode, TransferRequest};
 use access::{Decision, Resolution};
 use api::{AlertCode, FileRefusal};
 use ids::{FileName, Generation, MAX_FILE_NAME_BYTES, Rate, TokenBucket};
 use status::TransferRecord;
 
 /// How long a request waits for its address to be resolved. Every known phone waits longer for an answer.
-const HOLD: Duration = Duration::from_secs(1);
+pub const HOLD: Duration = Duration::from_secs(1);
 
-/// How often the listener looks whether a waiting request's address is resolved.
+/// How often the waiting requests are looked at, whether their addresses are resolved.
 const HOLD_STEP: Duration = Duration::from_millis(10);
 
+/// How often it is asked again that a waiting request's address be resolved, should the first call have been lost.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(300);
+
 /// The most requests that wait for their address at one time; one more is dropped and counted.
-const MAX_HELD: usize = 256;
+pub const MAX_HELD: usize = 256;
 
 /// The most requests of one address that wait at one time.
-const MAX_HELD_PER_ADDRESS: usize = 4;
+pub const MAX_HELD_PER_ADDRESS: usize = 4;
 
 /// Refusals that no policy limits: WRQ, and modes that do not exist. A whole site of phones that write their
 /// log first fits; a flood of forged ones makes 21 bytes each.
 const REFUSALS: Rate = Rate::per_second(1000).with_burst(1000);
 
-/// The most requests that are read before the transfers get their turn.
-const BATCH: usize = 64;
-
 /// Stands in for a name that breaks the rules of [`FileName`], so that it is counted, limited and answered as any unknown
 /// name.
 const BAD_NAME: &str = "?";
 
-pub(super) struct RequestListener {
-    socket: UdpSocket,
-    held: VecDeque<WaitingRequest>,
-    /// When to look at the waiting requests again; `None` while none waits.
+/// A request as it is read from its datagram, once.
+pub(super) struct Asked {
+    pub(super) peer: SocketAddrV4,
+    /// `None` for a name that breaks the rules.
+    pub(super) name: Option<FileName>,
+    pub(super) mode: TransferMode,
+    pub(super) options: AskedOptions,
+    /// How many bytes of the datagram are the name as it was sent, from the third on.
+    name_bytes: usize,
+    came: Instant,
+}
+
+/// Decides the requests on port 69.
+#[derive(Default)]
+pub(super) struct Requests {
+    held: VecDeque<HeldRequest>,
+    /// When to look at the held requests again; `None` while none waits.
     look: Option<Instant>,
     refusals: TokenBucket,
 }
 
 /// A request whose address is not resolved yet.
-struct WaitingRequest {
+struct HeldRequest {
+    asked: Asked,
     datagram: Box<[u8]>,
-    peer: SocketAddrV4,
-    since: Instant,
+    /// When to ask again that its address be resolved.
+    resolve: Instant,
 }
 
-impl RequestListener {
-    pub(super) fn new(socket: UdpSocket) -> Self {
-        Self { socket, held: VecDeque::new(), look: None, refusals: TokenBucket::default() }
-    }
+/// What a request may change: everything of the endpoint but the waiting requests.
+pub(super) struct Context<'a> {
+    pub(super) site: &'a mut SiteState,
+    pub(super) flows: &'a mut Flows,
+    pub(super) replies: &'a mut Replies,
+}
 
-    /// When to call [`RequestListener::look_at_held`], if requests wait for their address to be resolved.
+impl Requests {
+    /// When to call [`Requests::look_at_held`], if requests wait for their address to be resolved.
     pub(super) fn due(&self) -> Option<Instant> {
         self.look
     }
 
-    /// Reads requests until there are none or `stopped` says so, and at most a batch.
-    pub(super) fn read_batch(&mut self, context: &mut RequestContext<'_>, now: Instant, stopped: impl Fn() -> bool) {
-        let mut buffer = [0; MAX_REQUEST_BYTES];
-        for _ in 0..BATCH {
-            match self.socket.recv_from(&mut buffer) {
-                _ if stopped() => break,
-                Ok((length, SocketAddr::V4(peer))) => {
-                    let datagram = buffer.get(..length).unwrap_or_default();
-                    // A datagram that fills the buffer was cut.
-                    if length == buffer.len() {
-                        context.shared.stats.count("tftp.malformed");
-                    } else {
-                        self.receive(context, datagram, peer, now);
-                    }
-                }
-                Ok((_, SocketAddr::V6(_))) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The ICMP error of an earlier answer, or memory ran short. The socket works on after both.
-                Err(error) => {
-                    debug!(%error, "receiving failed");
-                    context.shared.stats.count("tftp.receive-failed");
-                }
-            }
-        }
+    /// How many requests wait.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
     }
 
-    fn receive(&mut self, context: &mut RequestContext<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
-        let stats = context.shared.stats.clone();
-        if peer.port() == 0 || !context.shared.config.lan.contains(*peer.ip()) {
-            return stats.count("tftp.outside-lan");
+    /// Forgets the requests that wait.
+    pub(super) fn clear(&mut self) {
+        self.held.clear();
+        self.look = None;
+    }
+
+    /// Acts on one datagram that came to port 69.
+    pub(super) fn receive(&mut self, context: &mut Context<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
+        let site = &mut *context.site;
+        if peer.port() == 0 || !site.config.lan.contains(*peer.ip()) {
+            return site.events.push_back(Event::OutsideLan(*peer.ip()));
         }
         match Packet::parse(datagram) {
             Ok(Packet::Read(request)) => {
-                stats.count("tftp.rrq");
-                self.read(context, &request, datagram, peer, now);
+                site.count("tftp.rrq");
+                self.read(context, Asked::new(&request, peer, now), datagram, now);
             }
             Ok(Packet::Write(request)) => {
-                stats.count("tftp.wrq");
-                if !upload::takes(context, &request, datagram, peer, now) {
-                    self.refuse_plainly(
-                        context,
-                        &request,
-                        peer,
-                        ErrorReply::AccessViolation,
-                        FileRefusal::WriteRefused,
-                        now,
-                    );
+                site.count("tftp.wrq");
+                let asked = Asked::new(&request, peer, now);
+                if !upload::takes(site, context.flows, &asked, datagram, now) {
+                    let (reply, reason) = (ErrorReply::AccessViolation, FileRefusal::WriteRefused);
+                    self.refuse_plainly(context, &asked, datagram, (reply, reason), now);
                 }
             }
             // Nothing else that comes to this port is answered. If an ERROR were, two servers would talk for ever.
-            Ok(_) => stats.count("tftp.stray"),
+            Ok(_) => site.count("tftp.stray"),
             Err(error) => {
                 trace!(%peer, %error, "malformed");
-                stats.count("tftp.malformed");
+                site.count("tftp.malformed");
             }
         }
     }
 
-    fn read(
-        &mut self,
-        context: &mut RequestContext<'_>,
-        request: &TransferRequest<'_>,
-        datagram: &[u8],
-        peer: SocketAddrV4,
-        now: Instant,
-    ) {
-        if matches!(request.mode, TransferMode::Mail | TransferMode::Unknown) {
-            return self.refuse_plainly(
-                context,
-                request,
-                peer,
-                ErrorReply::IllegalOperation,
-                FileRefusal::UnsupportedMode,
-                now,
-            );
+    fn read(&mut self, context: &mut Context<'_>, asked: Asked, datagram: &[u8], now: Instant) {
+        if matches!(asked.mode, TransferMode::Mail | TransferMode::Unknown) {
+            let refusal = (ErrorReply::IllegalOperation, FileRefusal::UnsupportedMode);
+            return self.refuse_plainly(context, &asked, datagram, refusal, now);
         }
-        if context.transfers.repeated(context.shared, peer, datagram, now) {
-            return context.shared.stats.count("tftp.repeated");
+        if context.flows.repeated(context.site, asked.peer, datagram, now) {
+            return context.site.count("tftp.repeated");
         }
-        match context.shared.gate.who(*peer.ip()) {
-            Resolution::Unknown if context.shared.gate.can_resolve() => self.hold(context.shared, datagram, peer, now),
-            requester => decide(context, request, datagram, peer, requester, now, now),
+        match context.site.gate.who(*asked.peer.ip()) {
+            Resolution::Unknown if context.site.gate.can_resolve() => self.hold(context.site, asked, datagram, now),
+            requester => decide(context, &asked, datagram, requester, now),
         }
     }
 
     /// Lets a request wait until its address is resolved. Most such addresses belong to phones that were on before the
     /// appliance started. ERROR 1 would make them give up their own file.
-    fn hold(&mut self, shared: &Shared, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
-        let of_address = self.held.iter().filter(|held| held.peer.ip() == peer.ip());
+    fn hold(&mut self, site: &mut SiteState, asked: Asked, datagram: &[u8], now: Instant) {
+        let of_address = self.held.iter().filter(|held| held.asked.peer.ip() == asked.peer.ip());
         let (mut count, mut twin) = (0, false);
         for held in of_address {
             count += 1;
-            twin |= held.peer == peer && *held.datagram == *datagram;
+            twin |= held.asked.peer == asked.peer && *held.datagram == *datagram;
         }
         if twin {
-            return shared.stats.count("tftp.repeated");
+            return site.count("tftp.repeated");
         }
         if count >= MAX_HELD_PER_ADDRESS || self.held.len() >= MAX_HELD {
-            return shared.stats.count("tftp.not-held");
+            return site.count("tftp.not-held");
         }
-        shared.stats.count("tftp.held");
-        shared.gate.resolve(*peer.ip());
-        self.held.push_back(WaitingRequest { datagram: datagram.into(), peer, since: now });
+        site.count("tftp.held");
+        site.events.push_back(Event::Resolve(*asked.peer.ip()));
+        self.held.push_back(HeldRequest { asked, datagram: datagram.into(), resolve: now + RESOLVE_AGAIN });
         self.look.get_or_insert(now + HOLD_STEP);
     }
 
     /// Answers the requests whose address is resolved, or that have waited long enough.
-    pub(super) fn look_at_held(&mut self, context: &mut RequestContext<'_>, now: Instant) {
+    pub(super) fn look_at_held(&mut self, context: &mut Context<'_>, now: Instant) {
         if self.look.is_none_or(|look| now < look) {
             return;
         }
         for _ in 0..self.held.len() {
-            let Some(held) = self.held.pop_front() else { break };
-            let requester = context.shared.gate.who(*held.peer.ip());
-            if requester == Resolution::Unknown && now < held.since + HOLD {
-                self.held.push_back(held);
-            } else if let Ok(Packet::Read(request)) = Packet::parse(&held.datagram) {
-                decide(context, &request, &held.datagram, held.peer, requester, held.since, now);
+            let Some(mut held) = self.held.pop_front() else { break };
+            let address = *held.asked.peer.ip();
+            let requester = context.site.gate.who(address);
+            if requester != Resolution::Unknown || now >= held.asked.came + HOLD {
+                decide(context, &held.asked, &held.datagram, requester, now);
+                continue;
             }
+            if now >= held.resolve {
+                held.resolve = now + RESOLVE_AGAIN;
+                context.site.events.push_back(Event::Resolve(address));
+            }
+            self.held.push_back(held);
         }
         self.look = (!self.held.is_empty()).then(|| now + HOLD_STEP);
     }
@@ -191,113 +182,121 @@ impl RequestListener {
     /// Refuses a request with the same answer for every name, so that nobody learns which files exist.
     fn refuse_plainly(
         &mut self,
-        context: &RequestContext<'_>,
-        request: &TransferRequest<'_>,
-        peer: SocketAddrV4,
-        refusal: ErrorReply,
-        reason: FileRefusal,
+        context: &mut Context<'_>,
+        asked: &Asked,
+        datagram: &[u8],
+        (reply, reason): (ErrorReply, FileRefusal),
         now: Instant,
     ) {
         if self.refusals.take(REFUSALS, now).is_err() {
-            return context.shared.stats.count("tftp.rate-limited");
+            return context.site.count("tftp.rate-limited");
         }
-        refuse(context.shared, peer, refusal);
-        let requester = context.shared.gate.who(*peer.ip());
-        let record = RefusedRequest { peer, requester, known: false, generation: Generation::default(), began: now };
-        keep(context.shared, request, &record, reason);
+        let requester = context.site.gate.who(*asked.peer.ip());
+        let served = (false, Generation::default());
+        refuse(context, asked, reply);
+        keep(context.site, asked, datagram, requester, served, reason, now);
     }
 }
 
-fn decide(
-    context: &mut RequestContext<'_>,
-    request: &TransferRequest<'_>,
-    datagram: &[u8],
-    peer: SocketAddrV4,
-    requester: Resolution,
-    began: Instant,
-    now: Instant,
-) {
-    let name = FileName::from_wire(request.name);
-    let bad = name.is_err();
-    let Some(name) = name.ok().or_else(|| BAD_NAME.parse().ok()) else { return };
-    let GateDecision { decision, guessing, release } = context.shared.gate.decide(*peer.ip(), requester, &name, now);
+impl Asked {
+    fn new(request: &TransferRequest<'_>, peer: SocketAddrV4, came: Instant) -> Self {
+        Self {
+            peer,
+            name: FileName::from_wire(request.name).ok(),
+            mode: request.mode,
+            options: AskedOptions::of(&request.options),
+            name_bytes: request.name.len(),
+            came,
+        }
+    }
+
+    /// The name as it was sent, for people.
+    fn shown(&self, datagram: &[u8]) -> String {
+        let length = self.name_bytes.min(MAX_FILE_NAME_BYTES);
+        let name = datagram.get(2..2 + length).unwrap_or_default();
+        String::from_utf8_lossy(name).chars().filter(|one| !one.is_control()).collect()
+    }
+}
+
+fn decide(context: &mut Context<'_>, asked: &Asked, datagram: &[u8], requester: Resolution, now: Instant) {
+    let (site, peer) = (&mut *context.site, asked.peer);
+    let bad = asked.name.is_none();
+    let Some(name) = asked.name.clone().or_else(|| BAD_NAME.parse().ok()) else { return };
+    let GateDecision { decision, guessing, release } = site.gate.decide(*peer.ip(), requester, &name, now);
     if let Some(guessing) = guessing {
         let who = guessing.device.map_or_else(|| guessing.address.to_string(), |mac| mac.to_string());
         warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
-        context.shared.stats.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
+        site.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
     }
-    let decision = match decision {
-        Decision::Serve(_) if bad => Decision::NotFound(FileRefusal::NotFound),
-        decision => decision,
-    };
+    let unresolved = requester == Resolution::Unknown && site.gate.can_resolve();
     let reason = match decision {
+        Decision::Serve(_) if bad => FileRefusal::BadName,
         Decision::Serve(entry) => {
-            let job = Job { peer, requester, entry, request: datagram.into(), release, began };
-            return start(context, request, job, now);
+            let (request, came) = (datagram.into(), asked.came);
+            let (mode, options) = (asked.mode, asked.options);
+            let job = Job { peer, requester, entry, request, mode, options, release, came, began: now };
+            return start(context, asked, job, now);
         }
-        Decision::NotFound(reason) => {
-            refuse(context.shared, peer, ErrorReply::NotFound);
-            if bad { FileRefusal::BadName } else { reason }
+        Decision::NotFound(_) if bad => FileRefusal::BadName,
+        // Nobody answered for the address in time. "Not found" may be wrong then: the file may be its own, and phones that
+        // hear it go on without. They ask again after silence.
+        Decision::NotFound(reason) if unresolved && reason != FileRefusal::NotFound => {
+            debug!(%peer, file = %name, reason = reason.code(), "the address is not resolved: not answered");
+            return site.count("tftp.unresolved");
         }
+        Decision::NotFound(reason) => reason,
         // Anybody can send any number of these from forged sources, so they are counted and leave no record.
         Decision::Silence(reason) => {
             debug!(%peer, file = %name, reason = reason.code(), "not answered");
-            return context.shared.stats.count(match reason {
-                FileRefusal::OutsideLan => "tftp.outside-lan",
-                FileRefusal::RateLimited => "tftp.rate-limited",
-                _ => "tftp.silent",
-            });
+            return match reason {
+                FileRefusal::OutsideLan => site.events.push_back(Event::OutsideLan(*peer.ip())),
+                FileRefusal::RateLimited => site.count("tftp.rate-limited"),
+                _ => site.count("tftp.silent"),
+            };
         }
     };
-    let record = RefusedRequest { peer, requester, known: release.known, generation: release.generation, began };
-    keep(context.shared, request, &record, reason);
+    refuse(context, asked, ErrorReply::NotFound);
+    keep(context.site, asked, datagram, requester, (release.known, release.generation), reason, now);
 }
 
-fn start(context: &mut RequestContext<'_>, request: &TransferRequest<'_>, job: Job, now: Instant) {
-    context.transfers.replace(context.shared, job.peer, now);
-    match context.transfers.make_room(context.shared, *job.peer.ip(), now) {
-        Room::Free => context.transfers.start(context.shared, |shared, ticket| Session::begin(shared, job, ticket)),
-        Room::None => {
-            refuse(context.shared, job.peer, ErrorReply::Busy);
-            let Job { peer, requester, release, began, .. } = job;
-            let record =
-                RefusedRequest { peer, requester, known: release.known, generation: release.generation, began };
-            keep(context.shared, request, &record, FileRefusal::Busy);
-        }
+fn start(context: &mut Context<'_>, asked: &Asked, job: Job, now: Instant) {
+    let Context { site, flows, .. } = context;
+    flows.replace(site, job.peer, now);
+    if flows.make_room(site, *job.peer.ip(), now) {
+        return flows.start(site, |site, ticket| Session::begin(site, job, ticket));
     }
+    let Job { requester, release, request, .. } = job;
+    refuse(context, asked, ErrorReply::Busy);
+    let served = (release.known, release.generation);
+    keep(context.site, asked, &request, requester, served, FileRefusal::Busy, now);
 }
 
-fn refuse(shared: &Shared, peer: SocketAddrV4, refusal: ErrorReply) {
-    if let Err(error) = shared.refusals.send_to(refusal.packet(), peer) {
-        debug!(%peer, %error, "sending failed");
-        shared.stats.count("tftp.send-failed");
-    }
+/// Refusals are the same for everybody and for every name, so they may leave by any way.
+fn refuse(context: &mut Context<'_>, asked: &Asked, reply: ErrorReply) {
+    context.replies.push_back((Way::Refusal, asked.peer, reply));
 }
 
-fn keep(shared: &Shared, request: &TransferRequest<'_>, record: &RefusedRequest, reason: FileRefusal) {
-    let name = request.name.get(..MAX_FILE_NAME_BYTES).unwrap_or(request.name);
-    let file: String = String::from_utf8_lossy(name).chars().filter(|one| !one.is_control()).collect();
-    let device = device_of(record.requester);
-    debug!(peer = %record.peer, ?device, ?file, reason = reason.code(), "refused");
-    shared.stats.count("tftp.refused");
-    shared.stats.transfer(TransferRecord {
+fn keep(
+    site: &mut SiteState,
+    asked: &Asked,
+    datagram: &[u8],
+    requester: Resolution,
+    (known, generation): (bool, Generation),
+    reason: FileRefusal,
+    now: Instant,
+) {
+    let (device, file) = (device_of(requester), asked.shown(datagram));
+    debug!(peer = %asked.peer, ?device, ?file, reason = reason.code(), "refused");
+    site.count("tftp.refused");
+    site.transfer(TransferRecord {
         device,
-        known: record.known,
-        address: *record.peer.ip(),
+        known,
+        address: *asked.peer.ip(),
         file,
         bytes: 0,
         retransmissions: 0,
-        duration: record.began.elapsed(),
-        generation: record.generation,
+        duration: now.saturating_duration_since(asked.came),
+        generation,
         outcome: reason.into(),
     });
-}
-
-/// What the record of a refused request says of its client and its release.
-struct RefusedRequest {
-    peer: SocketAddrV4,
-    requester: Resolution,
-    known: bool,
-    generation: Generation,
-    began: Instant,
 }

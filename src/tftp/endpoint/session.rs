@@ -1,32 +1,25 @@
-//! One read transfer, from the decision to serve until its record is written. [`Transfer`] decides what is sent; this file
-//! moves the bytes and never waits.
+//! One read transfer, from the decision to serve until its record is written. [`Transfer`] decides which blocks are sent; this
+//! file brings the file's chunks to it.
 
-use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info, trace, warn};
 
-use super::Shared;
 use super::file_chunks::FileChunks;
+use super::flows::{Flow, Piece};
 use super::gate::{AddressOwner, ServedRelease};
-use super::reader::{Loaded, Work};
-use super::transfer_socket::{Sent, SourceTid, TransferSocket};
-use super::transfers::{Flow, Waits};
-use crate::options::{NegotiatedOptions, OptionLimits, device_hint};
-use crate::packet::{ErrorReply, Packet, TransferMode};
+use super::work::{Loaded, Work};
+use super::{Payload, SiteState, Ticket, Waits, Way};
+use crate::options::{AskedOptions, NegotiatedOptions, OptionLimits};
+use crate::packet::{ErrorReply, TransferMode};
 use crate::transfer::{Input, Run, Transfer, Transmit, is_straggler};
 use access::{ContentError, Resolution};
 use api::{AlertCode, FileOutcome, FileRefusal, TransferEnd};
-use bundle::{Class, FileEntry};
+use bundle::{Class, FileEntry, Scope};
 use ids::MacAddr;
 use status::TransferRecord;
-
-/// Room for an ACK or an ERROR. A longer datagram is cut; it is neither.
-const INCOMING_BYTES: usize = 600;
 
 /// A read request that the policy decided to serve.
 #[derive(Debug)]
@@ -36,23 +29,33 @@ pub(super) struct Job {
     pub(super) entry: Arc<FileEntry>,
     /// The RRQ as it came, to recognise it when it comes again.
     pub(super) request: Box<[u8]>,
+    pub(super) mode: TransferMode,
+    pub(super) options: AskedOptions,
     pub(super) release: ServedRelease,
+    /// When the request came.
+    pub(super) came: Instant,
+    /// When it was decided.
     pub(super) began: Instant,
 }
 
-/// One transfer and its socket.
+/// One transfer.
 pub(super) struct Session {
     job: Job,
-    socket: TransferSocket,
     owner: AddressOwner,
-    ticket: u64,
+    ticket: Ticket,
+    way: Way,
     waits: Waits,
-    /// `None` while the file is being opened.
-    active: Option<ActiveTransfer>,
-    /// What the listener passed on while the transfer waited for the disk or the send queue. A later input replaces an
-    /// earlier one.
+    stage: Stage,
+    /// What the client repeated while the transfer waited for the disk or the send queue.
     pending_input: Option<Input>,
-    end: Option<EndedTransfer>,
+}
+
+enum Stage {
+    /// The file is being opened.
+    Opening,
+    /// There is no transfer: this ERROR is all that is still sent, unless it has left.
+    Refused(Option<ErrorReply>, FileOutcome),
+    Active(Box<ActiveTransfer>),
 }
 
 struct ActiveTransfer {
@@ -61,222 +64,152 @@ struct ActiveTransfer {
     oack: Option<Box<[u8]>>,
     /// The blocks that are to be sent once the disk or the send queue is ready.
     rest: Option<Run>,
-}
-
-struct EndedTransfer {
-    outcome: FileOutcome,
-    bytes: u64,
-    retransmissions: u32,
+    /// The end of the blocks that were given to be sent last, in bytes of the file.
+    given: Option<u64>,
 }
 
 impl Session {
-    /// Takes a port and has the file opened; `None` if there is no port.
-    pub(super) fn begin(shared: &mut Shared, job: Job, ticket: u64) -> Option<Box<dyn Flow>> {
-        let socket = match TransferSocket::open(&shared.config, job.peer) {
-            Ok(socket) => socket,
-            Err(error) => {
-                warn!(%error, "no port for a transfer");
-                shared.stats.count("tftp.no-port");
-                let _ = shared.refusals.send_to(ErrorReply::Busy.packet(), job.peer);
-                record(shared, &job, &EndedTransfer::before_the_first_byte(TransferEnd::Failed));
-                return None;
-            }
-        };
+    /// Has the file opened, translated if the client wants netascii.
+    pub(super) fn begin(site: &mut SiteState, job: Job, ticket: Ticket) -> Box<dyn Flow> {
         let owner = AddressOwner::new(*job.peer.ip(), job.requester);
+        // The kernel sends by its live neighbour table, which whoever claims the address by ARP can change between the
+        // decision and the packet. So what is only this device's goes to the hardware address that was judged.
+        let way = match (&job.entry.scope, job.requester) {
+            (Scope::Device(_), Resolution::Device(mac)) if site.config.frames => Way::Frame(ticket, mac),
+            _ => Way::Socket(ticket),
+        };
         let mut session =
-            Self { job, socket, owner, ticket, waits: Waits::Disk, active: None, pending_input: None, end: None };
-        session.open(shared);
-        Some(Box::new(session))
+            Self { job, owner, ticket, way, waits: Waits::Disk, stage: Stage::Opening, pending_input: None };
+        session.open(site);
+        Box::new(session)
     }
 
-    /// Opens the file, translated if the client wants netascii.
-    fn open(&mut self, shared: &mut Shared) {
-        let mode = match Packet::parse(&self.job.request) {
-            Ok(Packet::Read(request)) => request.mode,
-            _ => TransferMode::Octet,
-        };
+    fn open(&mut self, site: &mut SiteState) {
         let entry = Arc::clone(&self.job.entry);
         let text = matches!(entry.class, Class::Config | Class::Locale);
-        let work = match mode {
+        let work = match self.job.mode {
             // Translation would destroy an image or a signature, so it is not even tried.
             TransferMode::Netascii if !text => {
-                return self.refuse(shared, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+                return self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
             }
             TransferMode::Netascii => Work::Translate(entry),
             _ => Work::Open(entry),
         };
-        shared.reader.submit(self.ticket, work);
+        site.submit(self.ticket, work);
     }
 
-    fn refuse(&mut self, shared: &Shared, reply: ErrorReply, outcome: impl Into<FileOutcome>) {
-        if shared.gate.still_owns(&mut self.owner) {
-            sent(shared, self.socket.send(reply.packet()));
-        }
-        self.end = Some(EndedTransfer::before_the_first_byte(outcome));
+    fn refuse(&mut self, site: &SiteState, reply: ErrorReply, outcome: impl Into<FileOutcome>) {
+        let reply = site.gate.still_owns(&mut self.owner).then_some(reply);
+        self.stage = Stage::Refused(reply, outcome.into());
+        self.waits = Waits::Client;
     }
 
-    fn start(&mut self, shared: &mut Shared, chunks: FileChunks, now: Instant) {
+    fn start(&mut self, site: &mut SiteState, chunks: FileChunks, now: Instant) {
         let release = &self.job.release;
-        let limits = OptionLimits::new(shared.mtu, release.max_blksize, release.max_windowsize);
-        let asked = match Packet::parse(&self.job.request) {
-            Ok(Packet::Read(request)) => request.options,
-            _ => Vec::new(),
-        };
-        if let Some(hint) = device_hint(&asked) {
+        let limits = OptionLimits::new(site.config.mtu, release.max_blksize, release.max_windowsize);
+        if let Some(hint) = self.job.options.device_hint() {
             debug!(%hint, device = ?device_of(self.job.requester), "the device names itself");
         }
-        let options = NegotiatedOptions::negotiate(&asked, chunks.len(), &limits);
-        if options.windowsize > 1 {
-            self.socket.segment(options.blksize, &mut shared.no_gso);
-        }
+        let options = NegotiatedOptions::negotiate(&self.job.options, chunks.len(), &limits);
         let transfer = Transfer::new(chunks.len(), &options, now);
-        self.active = Some(ActiveTransfer { transfer, chunks, oack: options.oack, rest: None });
+        self.stage =
+            Stage::Active(Box::new(ActiveTransfer { transfer, chunks, oack: options.oack, rest: None, given: None }));
         // A request that came again while the file was opened gets its answer now.
-        self.pending_input = self.pending_input.filter(|input| *input != Input::Repeated);
-        self.go_on(shared, now);
+        self.pending_input = None;
+        self.go_on(site, now);
     }
 
-    /// The disk or the kernel's queue is ready again: acts on the pending input, then sends the rest.
-    fn go_on(&mut self, shared: &mut Shared, now: Instant) {
+    /// The disk or the kernel's queue is ready again: acts on the pending input; what is left is sent next.
+    fn go_on(&mut self, site: &mut SiteState, now: Instant) {
         self.waits = Waits::Client;
         match self.pending_input.take() {
-            Some(input) => self.event(shared, input, now),
-            None if shared.gate.still_owns(&mut self.owner) => self.pump(shared, now),
-            None => self.event(shared, Input::Revoked, now),
-        }
-    }
-
-    /// Reads one datagram and acts on it.
-    fn readable(&mut self, shared: &mut Shared, now: Instant) {
-        let mut buffer = [0; INCOMING_BYTES];
-        let (length, from) = match self.socket.receive(&mut buffer) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => {
-                debug!(%error, "receiving failed");
-                return shared.stats.count("tftp.receive-failed");
-            }
-        };
-        let datagram = buffer.get(..length).unwrap_or_default();
-        match from {
-            SourceTid::Client => match Input::from_datagram(datagram) {
-                Some(input) => {
-                    trace!(peer = %self.job.peer, ?input, "received");
-                    self.event(shared, input, now);
-                }
-                None => shared.stats.count("tftp.stray"),
-            },
-            SourceTid::Stranger(stranger) => self.stranger(shared, datagram, stranger),
-        }
-    }
-
-    fn stranger(&mut self, shared: &Shared, datagram: &[u8], stranger: SocketAddrV4) {
-        debug!(%stranger, peer = %self.job.peer, "a stranger on a transfer's port");
-        shared.stats.count("tftp.stranger");
-        let near = shared.config.lan.contains(*stranger.ip());
-        let answer = self.active.as_mut().and_then(|active| active.transfer.handle_stranger(datagram));
-        if let Some(reply) = answer.filter(|_| near) {
-            sent(shared, self.socket.send_to(reply.packet(), stranger));
+            Some(input) => self.event(site, input, now),
+            None if site.gate.still_owns(&mut self.owner) => {}
+            None => self.event(site, Input::Revoked, now),
         }
     }
 
     /// Hands an input to the machine. The owner of the address is checked for every packet, not only for the request, so
     /// that an address which another device took gets nothing more.
-    fn event(&mut self, shared: &mut Shared, input: Input, now: Instant) {
-        let input = if shared.gate.still_owns(&mut self.owner) {
+    fn event(&mut self, site: &mut SiteState, input: Input, now: Instant) {
+        let input = if site.gate.still_owns(&mut self.owner) {
             input
         } else {
             debug!(peer = %self.job.peer, "the address is no longer this device's");
-            shared.stats.count("tftp.binding-lost");
+            site.count("tftp.binding-lost");
             Input::Revoked
         };
-        if let Some(active) = &mut self.active {
-            active.transfer.handle(input, now);
-            self.pump(shared, now);
+        match &mut self.stage {
+            Stage::Active(active) => active.transfer.handle(input, now),
+            Stage::Opening if input == Input::Evicted => self.refuse(site, ErrorReply::Busy, TransferEnd::Aborted),
+            Stage::Opening if input == Input::Stopped => {
+                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed);
+            }
+            Stage::Opening if input == Input::Replaced => {
+                self.stage = Stage::Refused(None, TransferEnd::Aborted.into())
+            }
+            Stage::Opening if input == Input::Revoked => self.stage = Stage::Refused(None, TransferEnd::Failed.into()),
+            Stage::Opening | Stage::Refused(..) => {}
+        }
+        if self.is_over() {
+            // Nothing that the disk or the queue still brings is of use.
+            self.waits = Waits::Client;
         }
     }
+}
 
-    /// Sends everything that the machine wants to be sent, until the disk or the kernel's queue makes it wait.
-    fn pump(&mut self, shared: &mut Shared, now: Instant) {
-        let Self { job, socket, ticket, waits, active, end, .. } = self;
-        let Some(ActiveTransfer { transfer, chunks, oack, rest }) = active else { return };
-        loop {
-            let pending = rest.take().filter(|_| transfer.outcome().is_none()).map(Transmit::Data);
-            let Some(transmit) = pending.or_else(|| transfer.poll_transmit()) else { break };
-            trace!(peer = %job.peer, ?transmit, "send");
-            let run = match transmit {
-                Transmit::Oack => {
-                    sent(shared, socket.send(oack.as_deref().unwrap_or_default()));
-                    continue;
-                }
-                Transmit::Error(reply) => {
-                    sent(shared, socket.send(reply.packet()));
-                    continue;
-                }
-                Transmit::Data(run) => run,
-            };
-            if !chunks.has(&run.range) {
-                match chunks.read_next() {
-                    Ok(work) => {
-                        if let Some(work) = work {
-                            shared.reader.submit(*ticket, work);
-                        }
-                        (*waits, *rest) = (Waits::Disk, Some(run));
-                        return;
-                    }
-                    Err(error) => {
-                        unreadable(shared, job, &error);
-                        transfer.handle(Input::Unreadable, now);
-                        continue;
-                    }
-                }
-            }
-            let position = run.range.end;
-            match socket.send_run(run, chunks, &mut shared.no_gso) {
-                Sent::All => {}
-                Sent::Full(run) => {
-                    (*waits, *rest) = (Waits::Queue, Some(run));
-                    return;
-                }
-                Sent::Lost(error) => sent(shared, Err(error)),
-            }
-            chunks.release_before(transfer.lowest_needed());
-            if shared.reader.has_time()
-                && chunks.should_read_ahead(position)
-                && let Ok(Some(work)) = chunks.read_next()
-            {
-                shared.reader.submit(*ticket, work);
-            }
-        }
-        if let Some(outcome) = transfer.outcome() {
-            let (bytes, retransmissions) = (transfer.bytes_acked(), transfer.retransmissions());
-            *end = Some(EndedTransfer { outcome: outcome.into(), bytes, retransmissions });
+impl ActiveTransfer {
+    /// After blocks have left: drops the chunks that are done with, and reads the next one ahead.
+    fn have_left(&mut self, site: &mut SiteState, ticket: Ticket) {
+        let Some(position) = self.given.take() else { return };
+        self.chunks.release_before(self.transfer.lowest_needed());
+        if site.has_time()
+            && self.chunks.should_read_ahead(position)
+            && let Ok(Some(work)) = self.chunks.read_next()
+        {
+            site.submit(ticket, work);
         }
     }
 }
 
 impl Flow for Session {
-    fn ready(&mut self, flags: EpollFlags, shared: &mut Shared, now: Instant) {
-        match self.waits {
-            Waits::Client => self.readable(shared, now),
-            Waits::Queue if flags.contains(EpollFlags::EPOLLOUT) => self.go_on(shared, now),
-            Waits::Queue | Waits::Disk => {}
+    fn datagram(&mut self, site: &mut SiteState, datagram: &[u8], now: Instant) {
+        match Input::from_datagram(datagram) {
+            Some(input) if self.waits == Waits::Client || input == Input::Error => {
+                trace!(peer = %self.job.peer, ?input, "received");
+                self.event(site, input, now);
+            }
+            // It was read before the socket was told to wait. The client says it again.
+            Some(_) => {}
+            None => site.count("tftp.stray"),
         }
     }
 
-    fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant) {
-        match (loaded, &mut self.active) {
-            (Ok(Loaded::Opened(content, first)), None) => self.start(shared, FileChunks::new(content, first), now),
-            (Ok(Loaded::Translated(Some(text))), None) => self.start(shared, FileChunks::from_text(&text), now),
-            (Ok(Loaded::Translated(None)), None) => {
-                self.refuse(shared, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+    fn stranger(&mut self, datagram: &[u8]) -> Option<ErrorReply> {
+        match &mut self.stage {
+            Stage::Active(active) => active.transfer.handle_stranger(datagram),
+            Stage::Opening | Stage::Refused(..) => None,
+        }
+    }
+
+    fn loaded(&mut self, site: &mut SiteState, loaded: Result<Loaded, ContentError>, now: Instant) {
+        match (loaded, &mut self.stage) {
+            (_, Stage::Refused(..)) => {}
+            (Ok(Loaded::Opened(content, first)), Stage::Opening) => {
+                self.start(site, FileChunks::new(content, first), now);
             }
-            (Ok(_), None) => {}
-            (Err(error), None) => {
-                unreadable(shared, &self.job, &error);
-                self.refuse(shared, ErrorReply::TemporaryFailure, TransferEnd::Failed);
+            (Ok(Loaded::Translated(Some(text))), Stage::Opening) => {
+                self.start(site, FileChunks::from_text(&text), now);
             }
-            (loaded, Some(active)) => {
+            (Ok(Loaded::Translated(None)), Stage::Opening) => {
+                self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+            }
+            (Ok(_), Stage::Opening) => {}
+            (Err(error), Stage::Opening) => {
+                unreadable(site, &self.job, &error);
+                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed);
+            }
+            (loaded, Stage::Active(active)) => {
                 active.chunks.arrived(match loaded {
                     Ok(Loaded::Chunk(chunk)) => Ok(chunk),
                     Ok(_) => Err(ContentError::Io("something else was read".to_owned())),
@@ -284,36 +217,101 @@ impl Flow for Session {
                 });
                 if self.waits == Waits::Disk {
                     active.transfer.transmitted(now);
-                    self.go_on(shared, now);
+                    self.go_on(site, now);
                 }
             }
         }
     }
 
-    fn tell(&mut self, shared: &mut Shared, input: Input, now: Instant) {
-        if self.waits == Waits::Client {
-            self.event(shared, input, now);
-        } else {
-            self.pending_input = Some(input);
+    fn writable(&mut self, site: &mut SiteState, now: Instant) {
+        if self.waits == Waits::Queue {
+            self.go_on(site, now);
         }
     }
 
-    fn time(&mut self, shared: &mut Shared, now: Instant) {
+    fn blocked(&mut self, rest: Run) {
+        if let Stage::Active(active) = &mut self.stage {
+            (active.rest, active.given, self.waits) = (Some(rest), None, Waits::Queue);
+        }
+    }
+
+    fn tell(&mut self, site: &mut SiteState, input: Input, now: Instant) {
+        if input == Input::Repeated && self.waits != Waits::Client {
+            self.pending_input = Some(input);
+        } else {
+            self.event(site, input, now);
+        }
+    }
+
+    fn time(&mut self, site: &mut SiteState, now: Instant) {
         if self.waits != Waits::Client {
             return;
         }
-        if !shared.gate.still_owns(&mut self.owner) {
-            return self.event(shared, Input::Revoked, now);
+        if !site.gate.still_owns(&mut self.owner) {
+            return self.event(site, Input::Revoked, now);
         }
-        if let Some(active) = &mut self.active {
+        if let Stage::Active(active) = &mut self.stage {
             active.transfer.handle_timeout(now);
-            self.pump(shared, now);
         }
     }
 
     fn due(&self) -> Option<Instant> {
-        let active = self.active.as_ref().filter(|_| self.waits == Waits::Client)?;
-        active.transfer.poll_timeout()
+        match &self.stage {
+            Stage::Active(active) if self.waits == Waits::Client => active.transfer.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    fn next(&mut self, site: &mut SiteState, now: Instant) -> Option<Piece> {
+        let active = match &mut self.stage {
+            Stage::Opening => return None,
+            Stage::Refused(reply, _) => return reply.take().map(Piece::Error),
+            Stage::Active(active) => active,
+        };
+        if self.waits != Waits::Client {
+            return None;
+        }
+        active.have_left(site, self.ticket);
+        loop {
+            let pending = active.rest.take().filter(|_| active.transfer.outcome().is_none()).map(Transmit::Data);
+            let transmit = pending.or_else(|| active.transfer.poll_transmit())?;
+            trace!(peer = %self.job.peer, ?transmit, "send");
+            let run = match transmit {
+                Transmit::Oack => return Some(Piece::Oack),
+                Transmit::Error(reply) => return Some(Piece::Error(reply)),
+                Transmit::Data(run) => run,
+            };
+            if active.chunks.has(&run.range) {
+                active.given = Some(run.range.end);
+                return Some(Piece::Data(run));
+            }
+            match active.chunks.read_next() {
+                Ok(work) => {
+                    if let Some(work) = work {
+                        site.submit(self.ticket, work);
+                    }
+                    (self.waits, active.rest) = (Waits::Disk, Some(run));
+                    return None;
+                }
+                Err(error) => {
+                    unreadable(site, &self.job, &error);
+                    active.transfer.handle(Input::Unreadable, now);
+                }
+            }
+        }
+    }
+
+    fn payload(&self, piece: Piece) -> Payload<'_> {
+        match (piece, &self.stage) {
+            (Piece::Error(reply), _) => Payload::Packet(reply.packet()),
+            (Piece::Data(run), Stage::Active(active)) => Payload::Blocks(run, &active.chunks),
+            (Piece::Oack, Stage::Active(active)) => Payload::Packet(active.oack.as_deref().unwrap_or_default()),
+            (Piece::Oack | Piece::Ack | Piece::Data(_), _) => Payload::Packet(&[]),
+        }
+    }
+
+    fn way(&self) -> Way {
+        self.way
     }
 
     fn waits(&self) -> Waits {
@@ -321,7 +319,10 @@ impl Flow for Session {
     }
 
     fn owns_repeated_request(&self, datagram: &[u8], now: Instant) -> bool {
-        let proven = self.active.as_ref().and_then(|active| active.transfer.proven_at());
+        let proven = match &self.stage {
+            Stage::Active(active) => active.transfer.proven_at(),
+            Stage::Opening | Stage::Refused(..) => None,
+        };
         *self.job.request == *datagram && is_straggler(proven, now)
     }
 
@@ -330,72 +331,81 @@ impl Flow for Session {
     }
 
     fn idleness(&self) -> Option<(bool, Instant)> {
-        let transfer = self.active.as_ref().map(|active| &active.transfer);
-        let proven = transfer.is_some_and(|transfer| transfer.proven_at().is_some());
-        let stalled = transfer.is_some_and(Transfer::is_stalled);
-        (!proven || stalled).then_some((proven, self.job.began))
-    }
-
-    fn is_over(&self) -> bool {
-        self.end.is_some()
-    }
-
-    fn record(&self, shared: &Shared) {
-        if let Some(end) = &self.end {
-            record(shared, &self.job, end);
+        match &self.stage {
+            Stage::Active(active) => {
+                let (transfer, proven) = (&active.transfer, active.transfer.proven_at().is_some());
+                (!proven || transfer.is_stalled()).then_some((proven, transfer.progress_at()))
+            }
+            Stage::Opening => Some((false, self.job.began)),
+            Stage::Refused(..) => None,
         }
     }
 
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    fn is_over(&self) -> bool {
+        match &self.stage {
+            Stage::Opening => false,
+            Stage::Refused(..) => true,
+            Stage::Active(active) => active.transfer.outcome().is_some(),
+        }
+    }
+
+    fn record(&self, site: &mut SiteState, now: Instant) {
+        let ended = match &self.stage {
+            Stage::Opening => EndedTransfer::before_the_first_byte(TransferEnd::Failed.into()),
+            Stage::Refused(_, outcome) => EndedTransfer::before_the_first_byte(*outcome),
+            Stage::Active(active) => EndedTransfer {
+                outcome: active.transfer.outcome().unwrap_or(TransferEnd::Failed).into(),
+                bytes: active.transfer.bytes_acked(),
+                retransmissions: active.transfer.retransmissions(),
+            },
+        };
+        record(site, &self.job, &ended, now);
     }
 }
 
+struct EndedTransfer {
+    outcome: FileOutcome,
+    bytes: u64,
+    retransmissions: u32,
+}
+
 impl EndedTransfer {
-    fn before_the_first_byte(outcome: impl Into<FileOutcome>) -> Self {
-        Self { outcome: outcome.into(), bytes: 0, retransmissions: 0 }
+    const fn before_the_first_byte(outcome: FileOutcome) -> Self {
+        Self { outcome, bytes: 0, retransmissions: 0 }
     }
 }
 
 /// The device that the record of a transfer names; `None` if the address is not known to be one device's.
-pub(super) fn device_of(requester: Resolution) -> Option<MacAddr> {
+pub(super) const fn device_of(requester: Resolution) -> Option<MacAddr> {
     match requester {
         Resolution::Device(mac) => Some(mac),
         Resolution::Unknown | Resolution::Conflict { .. } => None,
     }
 }
 
-fn unreadable(shared: &Shared, job: &Job, error: &ContentError) {
+fn unreadable(site: &mut SiteState, job: &Job, error: &ContentError) {
     warn!(file = %job.entry.name, %error, "a stored file cannot be served");
     // The text is the same at each request, so that each file has one alert.
     let text = match error {
         ContentError::Damaged(_) => format!("{} is damaged on the disk; it is fetched again from HQ", job.entry.name),
         ContentError::Io(_) => format!("{}: {error}", job.entry.name),
     };
-    shared.stats.alert(AlertCode::DamagedFile, text);
+    site.alert(AlertCode::DamagedFile, text);
 }
 
-/// Counts a packet that the kernel did not take. The transfer treats it as lost by the network.
-fn sent(shared: &Shared, result: io::Result<()>) {
-    if let Err(error) = result {
-        debug!(%error, "sending failed");
-        shared.stats.count("tftp.send-failed");
-    }
-}
-
-fn record(shared: &Shared, job: &Job, end: &EndedTransfer) {
+fn record(site: &mut SiteState, job: &Job, end: &EndedTransfer, now: Instant) {
     const DELIVERED: FileOutcome = FileOutcome::Ended(TransferEnd::Delivered);
     let device = device_of(job.requester);
-    let duration = job.began.elapsed();
+    let duration = now.saturating_duration_since(job.came);
     let (name, bytes) = (&job.entry.name, end.bytes);
     match (end.outcome, device) {
         (DELIVERED, Some(mac)) => info!(device = %mac, file = %name, bytes, ?duration, "file served"),
         (DELIVERED, None) => info!(address = %job.peer.ip(), file = %name, bytes, ?duration, "file served"),
         (outcome, _) => {
-            debug!(peer = %job.peer, file = %name, bytes, ?duration, outcome = outcome.code(), "transfer ended")
+            debug!(peer = %job.peer, file = %name, bytes, ?duration, outcome = outcome.code(), "transfer ended");
         }
     }
-    shared.stats.transfer(TransferRecord {
+    site.transfer(TransferRecord {
         device,
         known: job.release.known,
         address: *job.peer.ip(),

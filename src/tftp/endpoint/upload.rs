@@ -1,129 +1,98 @@
 //! Takes a device's own log, at sites whose signed settings allow it. Every other WRQ is refused at once.
 
-use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::epoll::EpollFlags;
 use tracing::{debug, info};
 
-use super::Shared;
+use super::flows::{Flow, Flows, Piece};
 use super::gate::{AddressOwner, ServedRelease};
-use super::reader::{Loaded, Work};
+use super::requests::Asked;
 use super::session::device_of;
-use super::transfer_socket::{SourceTid, TransferSocket};
-use super::transfers::{Flow, RequestContext, Waits};
-use crate::options::{NegotiatedOptions, OptionLimits, announced_size};
-use crate::packet::{DATA_HEADER_BYTES, ErrorReply, Packet, TransferMode, TransferRequest};
+use super::work::{Loaded, Work};
+use super::{Event, Payload, SiteState, Ticket, Waits, Way};
+use crate::options::{MAX_BLKSIZE, NegotiatedOptions, OptionLimits};
+use crate::packet::{ErrorReply, Packet, TransferMode};
 use crate::receive::{Input, Receive, Transmit};
-use crate::transfer::{self, is_straggler};
+use crate::transfer::{self, Run, is_straggler};
 use access::logs::MAX_LOG_BYTES;
-use access::{ContentError, Logs, OwnLog, Resolution};
+use access::{ContentError, OwnLog, Resolution};
 use api::TransferEnd;
-use ids::FileName;
 use status::TransferRecord;
 
-/// The largest block of an upload in bytes: what fits into one Ethernet frame.
-const MAX_BLKSIZE: u16 = 1468;
-
-const INCOMING_BYTES: usize = MAX_BLKSIZE as usize + DATA_HEADER_BYTES + 1;
-
-/// One upload, its socket, and where its log goes.
+/// One upload.
 struct Upload {
-    logs: Arc<dyn Logs>,
     log: OwnLog,
     requester: Resolution,
     peer: SocketAddrV4,
     request: Box<[u8]>,
     release: ServedRelease,
     began: Instant,
-    socket: TransferSocket,
     owner: AddressOwner,
     receive: Receive,
     oack: Option<Box<[u8]>>,
-    ticket: u64,
-    /// Whether the reader is writing the log. Until that is done, nothing is sent.
+    /// The ACK that is sent next, as a packet.
+    ack: Vec<u8>,
+    ticket: Ticket,
+    /// Whether the log is being written. Until that is done, nothing is sent.
     keeping: bool,
-    /// What the listener passed on while the log was being written.
+    /// What was passed on while the log was being written.
     pending_input: Option<transfer::Input>,
     proven: Option<Instant>,
     bytes: u64,
 }
 
 /// Takes the upload if it is a device's own log and the site takes logs. False for all others: they all get the same ERROR.
-pub(super) fn takes(
-    site: &mut RequestContext<'_>,
-    request: &TransferRequest<'_>,
-    datagram: &[u8],
-    peer: SocketAddrV4,
-    now: Instant,
-) -> bool {
-    let RequestContext { shared, transfers } = site;
-    if shared.sink.is_none() || !matches!(request.mode, TransferMode::Octet | TransferMode::Netascii) {
+pub(super) fn takes(site: &mut SiteState, flows: &mut Flows, asked: &Asked, datagram: &[u8], now: Instant) -> bool {
+    let peer = asked.peer;
+    if site.config.max_uploads == 0 || !matches!(asked.mode, TransferMode::Octet | TransferMode::Netascii) {
         return false;
     }
-    let Ok(name) = FileName::from_wire(request.name) else { return false };
-    let requester = shared.gate.who(*peer.ip());
-    if requester == Resolution::Unknown && shared.gate.can_resolve() {
+    let Some(name) = &asked.name else { return false };
+    let requester = site.gate.who(*peer.ip());
+    if requester == Resolution::Unknown && site.gate.can_resolve() {
         // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
-        shared.gate.resolve(*peer.ip());
+        site.events.push_back(Event::Resolve(*peer.ip()));
     }
-    let Some((log, release)) = shared.gate.own_log(*peer.ip(), requester, &name, now) else { return false };
-    if transfers.repeated(shared, peer, datagram, now) {
-        shared.stats.count("tftp.repeated");
+    let Some((log, release)) = site.gate.own_log(*peer.ip(), requester, name, now) else { return false };
+    if flows.repeated(site, peer, datagram, now) {
+        site.count("tftp.repeated");
         return true;
     }
-    transfers.replace(shared, peer, now);
-    let Some(sink) = &mut shared.sink else { return false };
-    sink.running.retain(|_, ticket| transfers.runs(*ticket));
-    let former = sink.running.remove(&log);
-    if sink.running.len() >= sink.max {
+    flows.replace(site, peer, now);
+    site.uploads.retain(|_, ticket| flows.runs(*ticket));
+    let former = site.uploads.remove(&log);
+    if site.uploads.len() >= site.config.max_uploads {
         return false;
     }
-    let logs = Arc::clone(&sink.logs);
     if let Some(former) = former {
         // A phone that has started again begins its log again, from another port. Each log has one upload.
-        transfers.replace_one(shared, former, now);
+        flows.tell(site, former, transfer::Input::Replaced, now);
     }
-    transfers.start(shared, |shared, ticket| {
-        let socket = match TransferSocket::open(&shared.config, peer) {
-            Ok(socket) => socket,
-            Err(error) => {
-                debug!(%error, "no port for an upload");
-                shared.stats.count("tftp.no-port");
-                return None;
-            }
-        };
-        let announced = announced_size(&request.options);
-        let blksize = release.max_blksize.unwrap_or(MAX_BLKSIZE).min(MAX_BLKSIZE);
-        let limits = OptionLimits::new(shared.mtu, Some(blksize), Some(1));
-        let negotiated = NegotiatedOptions::negotiate(&request.options, announced.unwrap_or(0), &limits);
+    flows.start(site, |site, ticket| {
+        let announced = asked.options.announced_size();
+        let blksize = release.max_blksize.unwrap_or(MAX_BLKSIZE);
+        let limits = OptionLimits::new(site.config.mtu, Some(blksize), Some(1));
+        let negotiated = NegotiatedOptions::negotiate(&asked.options, announced.unwrap_or(0), &limits);
         let limit = usize::try_from(MAX_LOG_BYTES).unwrap_or(usize::MAX);
-        let mut upload = Upload {
-            logs,
+        site.uploads.insert(log, ticket);
+        Box::new(Upload {
             log,
             requester,
             peer,
             request: datagram.into(),
             release,
             began: now,
-            socket,
             owner: AddressOwner::new(*peer.ip(), requester),
             receive: Receive::new(announced, limit, &negotiated, now),
             oack: negotiated.oack,
+            ack: Vec::new(),
             ticket,
             keeping: false,
             pending_input: None,
             proven: None,
             bytes: 0,
-        };
-        if let Some(sink) = &mut shared.sink {
-            sink.running.insert(log, ticket);
-        }
-        upload.pump(shared);
-        Some(Box::new(upload))
+        })
     });
     true
 }
@@ -131,88 +100,65 @@ pub(super) fn takes(
 impl Upload {
     /// Hands an input to the machine. The owner of the address is checked for every packet, so that an address which
     /// another device took writes nothing more.
-    fn event(&mut self, shared: &mut Shared, input: Input<'_>, now: Instant) {
-        if shared.gate.still_owns(&mut self.owner) {
+    fn event(&mut self, site: &mut SiteState, input: Input<'_>, now: Instant) {
+        if site.gate.still_owns(&mut self.owner) {
             self.receive.handle(input, now);
         } else {
-            shared.stats.count("tftp.binding-lost");
+            site.count("tftp.binding-lost");
             self.receive.handle(Input::Over, now);
         }
-        self.pump(shared);
-    }
-
-    /// Submits the log once it is whole, and sends what the machine wants to be sent.
-    fn pump(&mut self, shared: &mut Shared) {
         if let Some(text) = self.receive.complete() {
             self.bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
             self.keeping = true;
-            let (logs, at) = (Arc::clone(&self.logs), shared.stats.now());
-            shared.reader.submit(self.ticket, Work::Keep { logs, log: self.log, text, at });
-        }
-        while let Some(transmit) = self.receive.poll_transmit() {
-            let sent = match transmit {
-                Transmit::Oack => self.socket.send(self.oack.as_deref().unwrap_or_default()),
-                Transmit::Ack(block) => {
-                    let mut ack = Vec::with_capacity(DATA_HEADER_BYTES);
-                    Packet::Ack(block).emit(&mut ack);
-                    self.socket.send(&ack)
-                }
-                Transmit::Error(refusal) => self.socket.send(refusal.packet()),
-            };
-            if let Err(error) = sent {
-                debug!(%error, "sending failed");
-                shared.stats.count("tftp.send-failed");
-            }
+            site.submit(self.ticket, Work::Keep { log: self.log, text });
         }
     }
 }
 
 impl Flow for Upload {
-    fn ready(&mut self, _flags: EpollFlags, shared: &mut Shared, now: Instant) {
+    fn datagram(&mut self, site: &mut SiteState, datagram: &[u8], now: Instant) {
         if self.keeping {
             return;
         }
-        let mut buffer = [0; INCOMING_BYTES];
-        match self.socket.receive(&mut buffer) {
-            Ok((length, SourceTid::Client)) => match Input::from_datagram(buffer.get(..length).unwrap_or_default()) {
-                Some(input) => {
-                    self.proven.get_or_insert(now);
-                    self.event(shared, input, now);
-                }
-                None => shared.stats.count("tftp.stray"),
-            },
-            Ok((_, SourceTid::Stranger(stranger))) => {
-                shared.stats.count("tftp.stranger");
-                // RFC 1350 §4. A port that is guessed is rare, and the answer is no longer than the question.
-                if shared.config.lan.contains(*stranger.ip()) {
-                    let _ = self.socket.send_to(ErrorReply::UnknownTransferId.packet(), stranger);
-                }
+        match Input::from_datagram(datagram) {
+            Some(input) => {
+                self.proven.get_or_insert(now);
+                self.event(site, input, now);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => debug!(%error, "receiving failed"),
+            None => site.count("tftp.stray"),
         }
     }
 
-    fn loaded(&mut self, shared: &mut Shared, loaded: Result<Loaded, ContentError>, now: Instant) {
+    /// RFC 1350 §4. A port that is guessed is rare, and the answer is no longer than the question.
+    fn stranger(&mut self, _datagram: &[u8]) -> Option<ErrorReply> {
+        Some(ErrorReply::UnknownTransferId)
+    }
+
+    fn loaded(&mut self, site: &mut SiteState, loaded: Result<Loaded, ContentError>, now: Instant) {
         self.keeping = false;
         let kept = match loaded {
             Ok(Loaded::Kept(Ok(()))) => true,
             Ok(Loaded::Kept(Err(error))) => {
                 debug!(log = %self.log, %error, "a log was not kept");
-                shared.stats.count("tftp.log-not-kept");
+                site.count("tftp.log-not-kept");
                 false
             }
             _ => false,
         };
         self.receive.kept(kept, now);
         match self.pending_input.take() {
-            Some(input) => self.tell(shared, input, now),
-            None if shared.gate.still_owns(&mut self.owner) => self.pump(shared),
-            None => self.event(shared, Input::Over, now),
+            Some(input) => self.tell(site, input, now),
+            None if site.gate.still_owns(&mut self.owner) => {}
+            None => self.event(site, Input::Over, now),
         }
     }
 
-    fn tell(&mut self, shared: &mut Shared, input: transfer::Input, now: Instant) {
+    /// It sends one small packet at a time, and a full queue loses it, as the network may.
+    fn writable(&mut self, _site: &mut SiteState, _now: Instant) {}
+
+    fn blocked(&mut self, _rest: Run) {}
+
+    fn tell(&mut self, site: &mut SiteState, input: transfer::Input, now: Instant) {
         if self.keeping {
             self.pending_input = Some(input);
             return;
@@ -220,25 +166,50 @@ impl Flow for Upload {
         let input = match input {
             transfer::Input::Repeated => Input::Repeated,
             transfer::Input::Stopped => Input::Stopped,
+            transfer::Input::Evicted => Input::Evicted,
             _ => Input::Over,
         };
-        self.event(shared, input, now);
+        self.event(site, input, now);
     }
 
-    fn time(&mut self, shared: &mut Shared, now: Instant) {
+    fn time(&mut self, site: &mut SiteState, now: Instant) {
         if self.keeping {
             return;
         }
-        if shared.gate.still_owns(&mut self.owner) {
+        if site.gate.still_owns(&mut self.owner) {
             self.receive.handle_timeout(now);
-            self.pump(shared);
         } else {
-            self.event(shared, Input::Over, now);
+            self.event(site, Input::Over, now);
         }
     }
 
     fn due(&self) -> Option<Instant> {
         self.receive.poll_timeout()
+    }
+
+    fn next(&mut self, _site: &mut SiteState, _now: Instant) -> Option<Piece> {
+        match self.receive.poll_transmit()? {
+            Transmit::Oack => Some(Piece::Oack),
+            Transmit::Ack(block) => {
+                self.ack.clear();
+                Packet::Ack(block).emit(&mut self.ack);
+                Some(Piece::Ack)
+            }
+            Transmit::Error(refusal) => Some(Piece::Error(refusal)),
+        }
+    }
+
+    fn payload(&self, piece: Piece) -> Payload<'_> {
+        match piece {
+            Piece::Oack => Payload::Packet(self.oack.as_deref().unwrap_or_default()),
+            Piece::Ack | Piece::Data(_) => Payload::Packet(&self.ack),
+            Piece::Error(reply) => Payload::Packet(reply.packet()),
+        }
+    }
+
+    /// What it sends is no secret.
+    fn way(&self) -> Way {
+        Way::Socket(self.ticket)
     }
 
     fn waits(&self) -> Waits {
@@ -261,16 +232,16 @@ impl Flow for Upload {
         !self.keeping && self.receive.outcome().is_some()
     }
 
-    fn record(&self, shared: &Shared) {
-        let Some(outcome) = self.receive.outcome() else { return };
-        let (bytes, duration) = (self.bytes, self.began.elapsed());
+    fn record(&self, site: &mut SiteState, now: Instant) {
+        let outcome = self.receive.outcome().unwrap_or(TransferEnd::Failed);
+        let (bytes, duration) = (self.bytes, now.saturating_duration_since(self.began));
         match outcome {
             TransferEnd::Received => info!(device = %self.log.device, file = %self.log, bytes, ?duration, "log taken"),
             outcome => {
-                debug!(peer = %self.peer, file = %self.log, bytes, ?duration, outcome = outcome.code(), "upload ended")
+                debug!(peer = %self.peer, file = %self.log, bytes, ?duration, outcome = outcome.code(), "upload ended");
             }
         }
-        shared.stats.transfer(TransferRecord {
+        site.transfer(TransferRecord {
             device: device_of(self.requester),
             known: self.release.known,
             address: *self.peer.ip(),
@@ -281,9 +252,5 @@ impl Flow for Upload {
             generation: self.release.generation,
             outcome: outcome.into(),
         });
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
