@@ -253,7 +253,8 @@ impl LanServices {
             }
             None => tftp::Service::bind(config)?,
         };
-        Ok(service.with_logs(Arc::new(self.store.clone())))
+        let packets = self.sockets.packets.try_clone().context("cannot copy the packet sockets")?;
+        Ok(service.with_frames(packets)?.with_logs(Arc::new(self.store.clone())))
     }
 
     fn dhcp_service(&self, lan: &LanInterface) -> anyhow::Result<dhcp::Service> {

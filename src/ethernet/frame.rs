@@ -1,4 +1,5 @@
-//! One UDP datagram in an Ethernet frame, for clients that have no address yet. Pure.
+//! One UDP datagram in an Ethernet frame, for clients that have no address yet, and for those whose hardware address was
+//! judged and must not be looked up again. Pure.
 //!
 //! RFC 2131 §4.1: without the broadcast bit, a reply goes to the hardware address of the client and to the address that the
 //! client is about to get. The kernel would ask for that address by ARP before it sends, and nobody would answer.
@@ -8,50 +9,80 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use ids::MacAddr;
 
 /// The length of Ethernet, IPv4 and UDP header, in octets.
-const HEADERS_BYTES: usize = 14 + 20 + 8;
+pub const HEADERS_BYTES: usize = 14 + 20 + 8;
 
 /// The octets of a frame with this payload. `None` if the payload is too long for a datagram.
-pub fn emit(
-    (source_mac, source): (MacAddr, SocketAddrV4),
-    (destination_mac, destination): (MacAddr, SocketAddrV4),
-    payload: &[u8],
-) -> Option<Vec<u8>> {
-    let udp_length = u16::try_from(payload.len() + 8).ok()?;
-    let ip_length = udp_length.checked_add(20)?;
-    let [src, dst] = [source.ip().octets(), destination.ip().octets()];
+pub fn emit(source: (MacAddr, SocketAddrV4), destination: (MacAddr, SocketAddrV4), payload: &[u8]) -> Option<Vec<u8>> {
+    let headers = Headers::new(source, destination).before(&[payload])?;
+    Some([&headers[..], payload].concat())
+}
 
-    // RFC 791. No fragments, so no identification is needed (RFC 6864).
-    let mut ip = vec![0x45, 0];
-    ip.extend(ip_length.to_be_bytes());
-    ip.extend([0, 0, 0x40, 0]); // don't fragment
-    ip.extend([64, 17]); // hops, UDP
-    ip.extend([0, 0]);
-    ip.extend(src);
-    ip.extend(dst);
-    let ip_checksum = !sum(0, &ip);
+/// The headers of all datagrams from one end to another. They are made once; for each datagram only the lengths and the
+/// checksums change, and of those only what differs is summed.
+#[derive(Debug, Clone)]
+pub struct Headers {
+    octets: [u8; HEADERS_BYTES],
+    /// The sum of the IPv4 header without its length.
+    ip_sum: u16,
+    /// The sum of pseudo-header and UDP header without their lengths.
+    udp_sum: u16,
+}
 
-    // RFC 768. The checksum covers a pseudo-header, too; 0 would mean none.
-    let mut udp = Vec::with_capacity(8);
-    udp.extend(source.port().to_be_bytes());
-    udp.extend(destination.port().to_be_bytes());
-    udp.extend(udp_length.to_be_bytes());
-    let pseudo = [&src[..], &dst[..], &[0, 17], &udp_length.to_be_bytes()].concat();
-    let udp_checksum = match !sum(sum(sum(0, &pseudo), &udp), payload) {
-        0 => u16::MAX,
-        other => other,
-    };
+impl Headers {
+    /// The headers of datagrams between two ends.
+    pub fn new(
+        (source_mac, source): (MacAddr, SocketAddrV4),
+        (destination_mac, destination): (MacAddr, SocketAddrV4),
+    ) -> Self {
+        let mut octets = [0; HEADERS_BYTES];
+        let mut free = octets.iter_mut();
+        let mut put = |bytes: &[u8]| bytes.iter().zip(&mut free).for_each(|(byte, at)| *at = *byte);
+        put(&destination_mac.octets());
+        put(&source_mac.octets());
+        put(&[0x08, 0x00]);
+        // RFC 791: no options. No fragments either, so no identification is needed (RFC 6864). 64 hops, UDP.
+        put(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+        put(&source.ip().octets());
+        put(&destination.ip().octets());
+        put(&source.port().to_be_bytes());
+        put(&destination.port().to_be_bytes());
+        let (_, packet) = octets.split_at(14);
+        let (ip, ports) = packet.split_at(20);
+        let (_, addresses) = ip.split_at(12);
+        // RFC 768: the checksum covers a pseudo-header, too.
+        let udp_sum = sum(sum(sum(0, addresses), &[0, 17]), ports);
+        Self { ip_sum: sum(0, ip), udp_sum, octets }
+    }
 
-    let mut frame = Vec::with_capacity(HEADERS_BYTES + payload.len());
-    frame.extend(destination_mac.octets());
-    frame.extend(source_mac.octets());
-    frame.extend([0x08, 0x00]);
-    frame.extend(ip.iter().take(10));
-    frame.extend(ip_checksum.to_be_bytes());
-    frame.extend(ip.iter().skip(12));
-    frame.extend(udp);
-    frame.extend(udp_checksum.to_be_bytes());
-    frame.extend(payload);
-    Some(frame)
+    /// The headers of the datagram whose payload is these pieces, one behind the other. `None` if they are too long for a
+    /// datagram.
+    pub fn before(&self, pieces: &[&[u8]]) -> Option<[u8; HEADERS_BYTES]> {
+        let payload: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let udp_length = u16::try_from(payload.checked_add(8)?).ok()?;
+        let ip_length = udp_length.checked_add(20)?;
+        let (mut total, mut odd) = (add(self.udp_sum, udp_length), false);
+        // The length counts twice: in the pseudo-header and in the header.
+        total = add(total, udp_length);
+        for piece in pieces {
+            let of_piece = sum(0, piece);
+            // RFC 1071 §2 (B): at an odd place every octet is the other half of its word.
+            total = add(total, if odd { of_piece.swap_bytes() } else { of_piece });
+            odd ^= piece.len() % 2 == 1;
+        }
+        let mut octets = self.octets;
+        set(&mut octets, 16, ip_length);
+        set(&mut octets, 24, !add(self.ip_sum, ip_length));
+        set(&mut octets, 38, udp_length);
+        // A checksum of 0 would mean none.
+        set(&mut octets, 40, if total == u16::MAX { u16::MAX } else { !total });
+        Some(octets)
+    }
+}
+
+fn set(octets: &mut [u8; HEADERS_BYTES], at: usize, value: u16) {
+    if let Some(place) = octets.get_mut(at..at + 2) {
+        place.copy_from_slice(&value.to_be_bytes());
+    }
 }
 
 /// A UDP datagram as it came in a frame.
@@ -97,22 +128,29 @@ pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
 
 /// Adds octets to a one's complement sum (RFC 1071). All parts but the last must be of even length.
 fn sum(start: u16, bytes: &[u8]) -> u16 {
-    let mut total = u32::from(start);
-    for pair in bytes.chunks(2) {
-        let word = match *pair {
-            [high, low] => u16::from_be_bytes([high, low]),
-            [high] => u16::from_be_bytes([high, 0]),
-            _ => 0,
-        };
-        total += u32::from(word);
-        total = (total & 0xffff) + (total >> 16);
-    }
-    u16::try_from(total).unwrap_or(u16::MAX)
+    // RFC 1071 §2 (B) and (C): several words at a time, in whatever order of octets this machine has.
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    rest.iter().zip(&mut last).for_each(|(byte, at)| *at = *byte);
+    let halves = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        (word & 0xffff_ffff) + (word >> 32)
+    };
+    let total: u64 = words.iter().map(halves).sum::<u64>() + halves(&last);
+    let fold = |total: u64| (total & 0xffff) + (total >> 16 & 0xffff) + (total >> 32 & 0xffff) + (total >> 48);
+    let folded = u16::try_from(fold(fold(fold(total)))).unwrap_or(u16::MAX);
+    add(start, u16::from_be_bytes(folded.to_ne_bytes()))
+}
+
+/// The one's complement sum of two words.
+const fn add(a: u16, b: u16) -> u16 {
+    let (total, carry) = a.overflowing_add(b);
+    if carry { total + 1 } else { total }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -131,6 +169,47 @@ mod tests {
             let pseudo = [&ip[12..20], &[0, 17], &udp[4..6]].concat();
             assert_eq!(sum(sum(0, &pseudo), udp), 0xffff);
         }
+    }
+
+    #[test]
+    fn pieces_are_summed_as_one_payload_wherever_they_are_cut() {
+        let source = (MacAddr::new([2, 0, 0, 0, 0, 1]), SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 61_000));
+        let phone = (MacAddr::new([0, 4, 0xf2, 0, 0, 2]), SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 99), 50_001));
+        let payload: Vec<u8> = (0..1472u32).map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        let headers = Headers::new(source, phone);
+        for length in [0, 1, 2, 7, 8, 9, 516, 1471, 1472] {
+            let payload = &payload[..length];
+            let whole =
+                slow_sum(&[&[10, 0, 0, 2, 10, 0, 0, 99, 0, 17][..], &(length as u16 + 8).to_be_bytes()].concat());
+            for cut in [0, 1, 4, 5, length / 2, length] {
+                let (one, two) = payload.split_at(cut.min(length));
+                let octets = headers.before(&[one, two]).unwrap();
+                let udp = [&octets[34..], payload].concat();
+                let total = u32::from(whole) + u32::from(slow_sum(&udp));
+                assert_eq!(total % 0xffff, 0, "{length} cut at {cut}");
+                assert_eq!(slow_sum(&octets[14..34]), 0xffff);
+                assert_eq!(emit(source, phone, payload).unwrap(), [&octets[..], payload].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_sent_as_ones() {
+        let end = (MacAddr::new([2; 6]), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        let headers = Headers::new(end, end);
+        // The sum of pseudo-header, header and these two octets is all ones.
+        let payload = (!(17 + 10 + 10_u16)).to_be_bytes();
+        assert_eq!(headers.before(&[&payload]).unwrap()[40..], [0xff, 0xff]);
+    }
+
+    /// RFC 1071, word by word.
+    fn slow_sum(bytes: &[u8]) -> u16 {
+        let mut total = 0u32;
+        for pair in bytes.chunks(2) {
+            total += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
     }
 
     #[test]

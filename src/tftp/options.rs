@@ -22,6 +22,10 @@ pub const MAX_WINDOW_BYTES: u32 = 128 * 1024;
 /// IPv4 without options, UDP, and the head of a DATA packet.
 const OVERHEAD_BYTES: u32 = 20 + 8 + 4;
 
+/// The largest block that is ever agreed to: what one Ethernet frame of 1500 octets carries. The server's own interface may
+/// carry more, but phones and the switches before them do not, and a longer frame is lost without a word.
+pub const MAX_BLKSIZE: u16 = 1468;
+
 /// The largest `blksize` and `windowsize` that the server agrees to, on one interface at one site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionLimits {
@@ -34,7 +38,7 @@ impl OptionLimits {
     pub fn new(mtu: u32, max_blksize: Option<u16>, max_windowsize: Option<u16>) -> Self {
         let by_mtu = u16::try_from(mtu.saturating_sub(OVERHEAD_BYTES)).unwrap_or(u16::MAX);
         // Every interface carries 512: IPv4 fragments where it must, and nothing smaller can be asked of a plain client.
-        let bound = by_mtu.min(*BLKSIZE_RANGE.end()).max(DEFAULT_BLKSIZE);
+        let bound = by_mtu.clamp(DEFAULT_BLKSIZE, MAX_BLKSIZE);
         Self {
             max_blksize: max_blksize.unwrap_or(bound).clamp(*BLKSIZE_RANGE.start(), bound),
             max_windowsize: max_windowsize.unwrap_or(MAX_WINDOWSIZE).clamp(1, MAX_WINDOWSIZE),
@@ -69,74 +73,153 @@ impl Default for NegotiatedOptions {
 
 impl NegotiatedOptions {
     /// Answers the options of a request. `len` is the file's size in bytes as it will be sent: the answer to `tsize`.
-    pub fn negotiate(asked: &[RequestOption<'_>], len: u64, limits: &OptionLimits) -> Self {
-        let blksize = number(asked, b"blksize").filter(|size| *size >= u64::from(*BLKSIZE_RANGE.start()));
+    pub fn negotiate(asked: &AskedOptions, len: u64, limits: &OptionLimits) -> Self {
+        let blksize = asked.number(OptionKind::Blksize).filter(|size| *size >= u64::from(*BLKSIZE_RANGE.start()));
         // RFC 2348: the server answers with a value at most as large.
         let blksize = blksize.map(|size| u16::try_from(size).unwrap_or(u16::MAX).min(limits.max_blksize));
         // RFC 2349: the very same value or no answer.
-        let seconds = number(asked, b"timeout").filter(|seconds| (1..=255).contains(seconds));
-        let tsize = number(asked, b"tsize").map(|_| len);
+        let seconds = asked.number(OptionKind::Timeout).filter(|seconds| (1..=255).contains(seconds));
+        let tsize = asked.number(OptionKind::Tsize).map(|_| len);
         let agreed_blksize = blksize.unwrap_or(DEFAULT_BLKSIZE);
         let by_memory = u16::try_from(MAX_WINDOW_BYTES / u32::from(agreed_blksize)).unwrap_or(u16::MAX).max(1);
         // RFC 7440 §3: 0 is no window.
-        let windowsize = number(asked, b"windowsize").filter(|size| *size > 0);
+        let windowsize = asked.number(OptionKind::Windowsize).filter(|size| *size > 0);
         let windowsize =
             windowsize.map(|size| u16::try_from(size).unwrap_or(u16::MAX).min(limits.max_windowsize).min(by_memory));
-
-        let answers: [(&[u8], Option<u64>); 4] = [
-            (b"blksize", blksize.map(u64::from)),
-            (b"timeout", seconds),
-            (b"tsize", tsize),
-            (b"windowsize", windowsize.map(u64::from)),
-        ];
+        let answer = |kind| match kind {
+            OptionKind::Blksize => blksize.map(u64::from),
+            OptionKind::Timeout => seconds,
+            OptionKind::Tsize => tsize,
+            OptionKind::Windowsize => windowsize.map(u64::from),
+        };
         Self {
             blksize: agreed_blksize,
             windowsize: windowsize.unwrap_or(1),
             timeout: seconds.map(Duration::from_secs),
-            oack: oack(asked, &answers),
+            oack: asked.oack(answer),
         }
     }
 }
 
-/// How many bytes a client says that it will send (RFC 2349: `tsize` of a WRQ). A number over `u64` counts as its maximum.
-pub fn announced_size(asked: &[RequestOption<'_>]) -> Option<u64> {
-    let value = find(asked, b"tsize")?.value;
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| number(asked, b"tsize").unwrap_or(u64::MAX))
+/// The options of a request that the server knows, read once. It keeps nothing of the datagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AskedOptions {
+    /// In the client's order. RFC 2347: an option may be specified only once; the first one counts.
+    asked: [Option<AskedOption>; OptionKind::ALL.len()],
+    hint: Option<MacAddr>,
 }
 
-/// The MAC address that a device gives as its own in its options, as Grandstream's do in every request. Anybody can write
-/// anything there, so it is a hint for people and never a reason to serve.
-pub fn device_hint(asked: &[RequestOption<'_>]) -> Option<MacAddr> {
-    let value = find(asked, b"grandstream_ID")?.value;
-    std::str::from_utf8(value).ok()?.parse().ok()
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct AskedOption {
+    kind: OptionKind,
+    /// The client's spelling, which the OACK repeats. It has as many letters as [`OptionKind::name`].
+    spelling: [u8; MAX_NAME_BYTES],
+    value: AskedValue,
 }
 
-/// The OACK in the client's order and spelling (RFC 2347), byte for byte: Cisco refuses one that has a NUL too many.
-fn oack(asked: &[RequestOption<'_>], answers: &[(&[u8], Option<u64>)]) -> Option<Box<[u8]>> {
-    let mut packet = OACK_HEADER.to_vec();
-    for (index, option) in asked.iter().enumerate() {
-        let earlier = asked.get(..index).unwrap_or_default();
-        if find(earlier, option.name).is_some() {
-            continue; // RFC 2347: an option may be specified only once; the first one counts.
-        }
-        let answer = answers.iter().find(|(name, _)| option.name.eq_ignore_ascii_case(name));
-        if let Some((_, Some(value))) = answer {
-            push_option(RequestOption { name: option.name, value: value.to_string().as_bytes() }, &mut packet);
+/// RFC 2347: numbers are decimal ASCII.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AskedValue {
+    Number(u64),
+    /// More digits than any number here has.
+    TooLarge,
+    NoNumber,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OptionKind {
+    Blksize,
+    Timeout,
+    Tsize,
+    Windowsize,
+}
+
+/// The longest of [`OptionKind::name`].
+const MAX_NAME_BYTES: usize = 10;
+
+impl OptionKind {
+    const ALL: [Self; 4] = [Self::Blksize, Self::Timeout, Self::Tsize, Self::Windowsize];
+
+    const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Blksize => b"blksize",
+            Self::Timeout => b"timeout",
+            Self::Tsize => b"tsize",
+            Self::Windowsize => b"windowsize",
         }
     }
-    (packet.len() > OACK_HEADER.len()).then(|| packet.into_boxed_slice())
 }
 
-fn find<'a, 'b>(asked: &'a [RequestOption<'b>], name: &[u8]) -> Option<&'a RequestOption<'b>> {
-    asked.iter().find(|option| option.name.eq_ignore_ascii_case(name))
+impl AskedOptions {
+    /// Reads the options of a request.
+    pub fn of(options: &[RequestOption<'_>]) -> Self {
+        let mut this = Self::default();
+        for option in options {
+            if option.name.eq_ignore_ascii_case(b"grandstream_ID") && this.hint.is_none() {
+                this.hint = std::str::from_utf8(option.value).ok().and_then(|value| value.parse().ok());
+            }
+            let kind = OptionKind::ALL.into_iter().find(|kind| option.name.eq_ignore_ascii_case(kind.name()));
+            let Some(kind) = kind.filter(|kind| this.find(*kind).is_none()) else { continue };
+            let mut spelling = [0; MAX_NAME_BYTES];
+            for (at, letter) in spelling.iter_mut().zip(option.name) {
+                *at = *letter;
+            }
+            if let Some(free) = this.asked.iter_mut().find(|asked| asked.is_none()) {
+                *free = Some(AskedOption { kind, spelling, value: AskedValue::of(option.value) });
+            }
+        }
+        this
+    }
+
+    /// How many bytes a client says that it will send (RFC 2349: `tsize` of a WRQ). A number over `u64` counts as its
+    /// maximum.
+    pub fn announced_size(&self) -> Option<u64> {
+        match self.find(OptionKind::Tsize)?.value {
+            AskedValue::Number(size) => Some(size),
+            AskedValue::TooLarge => Some(u64::MAX),
+            AskedValue::NoNumber => None,
+        }
+    }
+
+    /// The MAC address that a device gives as its own in its options, as Grandstream's do in every request. Anybody can
+    /// write anything there, so it is a hint for people and never a reason to serve.
+    pub const fn device_hint(&self) -> Option<MacAddr> {
+        self.hint
+    }
+
+    fn find(&self, kind: OptionKind) -> Option<&AskedOption> {
+        self.asked.iter().flatten().find(|asked| asked.kind == kind)
+    }
+
+    /// The option's number. An option with anything else is ignored.
+    fn number(&self, kind: OptionKind) -> Option<u64> {
+        match self.find(kind)?.value {
+            AskedValue::Number(number) => Some(number),
+            AskedValue::TooLarge | AskedValue::NoNumber => None,
+        }
+    }
+
+    /// The OACK in the client's order and spelling (RFC 2347), byte for byte: Cisco refuses one that has a NUL too many.
+    fn oack(&self, answer: impl Fn(OptionKind) -> Option<u64>) -> Option<Box<[u8]>> {
+        let mut packet = OACK_HEADER.to_vec();
+        for asked in self.asked.iter().flatten() {
+            if let Some(value) = answer(asked.kind) {
+                let name = asked.spelling.get(..asked.kind.name().len()).unwrap_or_default();
+                push_option(RequestOption { name, value: value.to_string().as_bytes() }, &mut packet);
+            }
+        }
+        (packet.len() > OACK_HEADER.len()).then(|| packet.into_boxed_slice())
+    }
 }
 
-/// The option's number. RFC 2347: numbers are decimal ASCII; an option with anything else is ignored.
-fn number(asked: &[RequestOption<'_>], name: &[u8]) -> Option<u64> {
-    let value = find(asked, name)?.value;
-    let digits = (1..=20).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+impl AskedValue {
+    fn of(value: &[u8]) -> Self {
+        if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Self::NoNumber;
+        }
+        let number = std::str::from_utf8(value).ok().filter(|digits| digits.len() <= 20);
+        number.and_then(|digits| digits.parse().ok()).map_or(Self::TooLarge, Self::Number)
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +238,7 @@ mod tests {
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        NegotiatedOptions::negotiate(&asked, 1234, &OptionLimits::new(mtu, None, None))
+        NegotiatedOptions::negotiate(&AskedOptions::of(&asked), 1234, &OptionLimits::new(mtu, None, None))
     }
 
     fn answer(options: &[(&str, &str)]) -> Option<String> {
@@ -187,7 +270,19 @@ mod tests {
         }
         assert_eq!(negotiate(&[("blksize", "1467")]).blksize, 1467);
         assert_eq!(negotiate(&[("blksize", "8")]).blksize, 8);
-        assert_eq!(agree_on(65536, &[("blksize", "65535")]).blksize, 65464);
+        assert_eq!(agree_on(1000, &[("blksize", "1468")]).blksize, 968);
+    }
+
+    #[test]
+    fn blksize_stays_within_an_ethernet_frame_whatever_the_interface_carries() {
+        // Jumbo frames on the server's own network card say nothing of phones and of the switches before them.
+        for mtu in [1500, 4096, 9000, 65_536] {
+            for asked in ["1468", "4096", "8192", "65464"] {
+                assert_eq!(agree_on(mtu, &[("blksize", asked)]).blksize, 1468, "{mtu} {asked}");
+            }
+        }
+        let asked = AskedOptions::of(&[RequestOption { name: b"blksize", value: b"4096" }]);
+        assert_eq!(NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(9000, Some(4096), None)).blksize, 1468);
     }
 
     #[test]
@@ -209,19 +304,27 @@ mod tests {
     }
 
     #[test]
-    fn windowsize_is_clamped_to_64_and_to_the_memory_of_one_transfer() {
+    fn windowsize_is_clamped_to_64_which_fits_the_memory_of_one_transfer() {
         assert_eq!(negotiate(&[("windowsize", "65535"), ("blksize", "1468")]).windowsize, 64);
         assert_eq!(negotiate(&[("windowsize", "16")]).windowsize, 16);
-        assert_eq!(agree_on(65536, &[("windowsize", "64"), ("blksize", "65464")]).windowsize, 2);
+        assert!(64 * u32::from(MAX_BLKSIZE) <= MAX_WINDOW_BYTES);
     }
 
     #[test]
     fn a_site_can_narrow_the_limits_but_not_widen_them() {
         let asked =
             [RequestOption { name: b"blksize", value: b"8000" }, RequestOption { name: b"windowsize", value: b"99" }];
-        let narrow = NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(ETHERNET, Some(1024), Some(8)));
+        let narrow = NegotiatedOptions::negotiate(
+            &AskedOptions::of(&asked),
+            0,
+            &OptionLimits::new(ETHERNET, Some(1024), Some(8)),
+        );
         assert_eq!((narrow.blksize, narrow.windowsize), (1024, 8));
-        let wide = NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(ETHERNET, Some(9000), Some(900)));
+        let wide = NegotiatedOptions::negotiate(
+            &AskedOptions::of(&asked),
+            0,
+            &OptionLimits::new(ETHERNET, Some(9000), Some(900)),
+        );
         assert_eq!((wide.blksize, wide.windowsize), (1468, 64));
     }
 
@@ -236,8 +339,9 @@ mod tests {
         ];
         assert_eq!(answer(&options).as_deref(), Some("\0\u{6}blksize\x001024\0tsize\x001234\0timeout\x004\0"));
         let asked = [RequestOption { name: b"Grandstream_id", value: b"000b82aabbcc" }];
-        assert_eq!(device_hint(&asked), Some(MacAddr::new([0, 0x0b, 0x82, 0xaa, 0xbb, 0xcc])));
-        assert_eq!(device_hint(&[RequestOption { name: b"grandstream_ID", value: b"\xff" }]), None);
+        assert_eq!(AskedOptions::of(&asked).device_hint(), Some(MacAddr::new([0, 0x0b, 0x82, 0xaa, 0xbb, 0xcc])));
+        let asked = [RequestOption { name: b"grandstream_ID", value: b"\xff" }];
+        assert_eq!(AskedOptions::of(&asked).device_hint(), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum Input<'a> {
     Repeated,
     /// Another request came from the client's port, or the address is no longer this device's. Ends it, silently.
     Over,
+    /// Another transfer needs the room, and this client has never sent a block. Ends the upload with ERROR 0.
+    Evicted,
     /// The server stops. Ends the upload with ERROR 0.
     Stopped,
 }
@@ -157,8 +159,11 @@ impl Receive {
             Input::Over => self.outcome = Some(TransferEnd::Failed),
             Input::Repeated if self.stage == UploadState::Receiving && self.last == 0 => self.resend(now),
             Input::Repeated => {}
-            Input::Stopped if self.stage == UploadState::Dallying => self.outcome = Some(TransferEnd::Received),
+            Input::Stopped | Input::Evicted if self.stage == UploadState::Dallying => {
+                self.outcome = Some(TransferEnd::Received);
+            }
             Input::Stopped => self.refuse(ErrorReply::TemporaryFailure),
+            Input::Evicted => self.refuse(ErrorReply::Busy),
         }
     }
 
@@ -284,7 +289,7 @@ impl Receive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::OptionLimits;
+    use crate::options::{AskedOptions, OptionLimits};
     use crate::packet::RequestOption;
     use crate::service::epoch;
 
@@ -301,9 +306,12 @@ mod tests {
                 .iter()
                 .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
                 .collect();
-            let announced = crate::options::announced_size(&asked);
-            let options =
-                NegotiatedOptions::negotiate(&asked, announced.unwrap_or(0), &OptionLimits::new(1500, None, Some(1)));
+            let announced = AskedOptions::of(&asked).announced_size();
+            let options = NegotiatedOptions::negotiate(
+                &AskedOptions::of(&asked),
+                announced.unwrap_or(0),
+                &OptionLimits::new(1500, None, Some(1)),
+            );
             let now = epoch();
             Self { receive: Receive::new(announced, LIMIT, &options, now), now }
         }

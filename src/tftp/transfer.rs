@@ -47,6 +47,8 @@ pub enum Input {
     Repeated,
     /// Another RRQ came from the client's port: that is the transfer which it wants now. Ends this one, silently.
     Replaced,
+    /// Another transfer needs the room, and this client has stopped. Ends this one with ERROR 0, so that the client knows.
+    Evicted,
     /// The address belongs to another device now, or to nobody. Ends the transfer, silently.
     Revoked,
     /// The file cannot be read on. Ends the transfer with ERROR 0.
@@ -213,8 +215,10 @@ impl Transfer {
             Input::Ack(number) => self.handle_ack(number, now),
             Input::Error => self.finish(TransferEnd::Aborted),
             Input::Repeated => self.handle_repeated(now),
-            Input::Replaced => {
-                self.finish(if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::Aborted })
+            Input::Replaced => self.finish(self.unfinished()),
+            Input::Evicted => {
+                self.farewell = Some(ErrorReply::Busy);
+                self.finish(self.unfinished());
             }
             Input::Revoked => self.finish(TransferEnd::Failed),
             Input::Unreadable | Input::Stopped => {
@@ -300,6 +304,11 @@ impl Transfer {
     /// Whether the client lets us wait: something was sent again since it last got on.
     pub fn is_stalled(&self) -> bool {
         self.resends > 0
+    }
+
+    /// When the client last got on, or was answered first.
+    pub fn progress_at(&self) -> Instant {
+        self.progress
     }
 
     /// How the transfer ended; `None` while it runs.
@@ -440,6 +449,11 @@ impl Transfer {
 
     fn all_sent(&self) -> bool {
         self.high == self.total
+    }
+
+    /// How it ends if the client is not heard any more.
+    fn unfinished(&self) -> TransferEnd {
+        if self.all_sent() { TransferEnd::Unconfirmed } else { TransferEnd::Aborted }
     }
 
     fn finish(&mut self, outcome: TransferEnd) {

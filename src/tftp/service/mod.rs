@@ -1,31 +1,24 @@
-//! Moves datagrams for [`super::transfer`]: one listener, one port for each transfer, and every bound.
+//! Moves what the [`Endpoint`](crate::endpoint::Endpoint) decides: one socket for requests, one port for each transfer, and
+//! two ways out.
 //!
-//! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else; `listener` reads
-//! requests and decides through the `gate`; `transfers` keeps what runs; `session` moves one transfer's bytes over its
-//! `transfer_socket`; `file_chunks` has the file's chunks (`chunk`) and `reader` fetches them; `upload` takes a log. Nothing
-//! that arrives ends the service.
+//! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else. A packet leaves from
+//! its transfer's `port` by the kernel's own IP, or as a frame (`frames`). `reader` reads files and keeps logs, in threads
+//! that may wait. Nothing that arrives ends the service.
 //!
 //! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
 //! and no lock. `cargo bench --bench tftp` shows what a packet costs.
 
-mod chunk;
 mod engine;
-mod gate;
-
-mod file_chunks;
-mod listener;
+mod frames;
+mod port;
 mod reader;
-mod session;
 #[cfg(test)]
 mod tests;
-mod transfer_socket;
-mod transfers;
-mod upload;
 mod wake;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -34,12 +27,19 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use access::{Catalog, DeviceTable, Files, Logs, OwnLog, Policy, RequestRates};
-use gate::Gate;
+use crate::endpoint::{Endpoint, EndpointConfig};
+use access::{Catalog, DeviceTable, Files, Logs, RequestRates};
+use ethernet::PacketSockets;
+use frames::{FrameLink, NoFrames};
 use ids::{Lan, is_private_or_loopback};
-use reader::Reader;
+use reader::{Disk, Reader};
 use status::Stats;
 use wake::Waker;
+
+/// The ports of transfers (RFC 1350 §4: the server's TIDs). They lie above those that Linux gives out by itself
+/// (`net.ipv4.ip_local_port_range`), so that a firewall can admit them and nothing else. It must: a transfer's frames do
+/// not pass connection tracking, so that to a firewall the client's ACKs are no answers to anything.
+pub const PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
 /// Transfers at one time, if the configuration does not say otherwise: a large site after a power cut.
 pub const DEFAULT_MAX_TRANSFERS: usize = 600;
@@ -159,6 +159,7 @@ pub struct Service {
     mtu: u32,
     /// Whether windows may leave by `UDP_SEGMENT`.
     gso: bool,
+    frames: Option<FrameLink>,
     logs: Option<Arc<dyn Logs>>,
     max_uploads: usize,
 }
@@ -167,28 +168,6 @@ impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service").field("local", &self.local).field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// The state that all transfers and the listener share.
-struct Shared {
-    gate: Gate,
-    reader: Reader,
-    stats: Stats,
-    config: Config,
-    mtu: u32,
-    refusals: UdpSocket,
-    /// The kernel or the interface turned out not to segment (`UDP_SEGMENT`).
-    no_gso: bool,
-    sink: Option<Sink>,
-}
-
-/// The uploads of devices' own logs.
-struct Sink {
-    logs: Arc<dyn Logs>,
-    /// The most uploads at one time.
-    max: usize,
-    /// The ticket of each log's upload. Those that have ended are removed when the next one begins.
-    running: HashMap<OwnLog, u64>,
 }
 
 impl Service {
@@ -222,6 +201,7 @@ impl Service {
             config,
             mtu,
             gso: true,
+            frames: None,
             logs: None,
             max_uploads: MAX_UPLOADS,
         })
@@ -233,6 +213,27 @@ impl Service {
         Self { logs: Some(logs), ..self }
     }
 
+    /// Sends a device's own files as frames to the hardware address that was judged, and to no other. Without this call, and
+    /// where there can be no frames, they leave like all others, to whomever the kernel's neighbour table names. That is so
+    /// on loopback, on an interface without Ethernet addresses, and in a process that may open no packet socket and was
+    /// given none.
+    ///
+    /// # Errors
+    ///
+    /// If there could be frames, but the system refuses a packet socket.
+    pub fn with_frames(self, mut sockets: PacketSockets) -> Result<Self, BindError> {
+        let name = self.config.interface.clone().or_else(|| interface_of(*self.config.bind.ip()));
+        let opened = name.map_or(Err(NoFrames::NoEthernet), |name| FrameLink::open(&name, &mut sockets));
+        match opened {
+            Ok(link) => Ok(Self { frames: Some(link), ..self }),
+            Err(NoFrames::Io(source)) => Err(BindError::Io { address: self.config.bind, source }),
+            Err(why) => {
+                info!(%why, "devices' own files are sent without frames: a claim by ARP can lead them elsewhere");
+                Ok(self)
+            }
+        }
+    }
+
     /// The address and port on which it listens; the port that the kernel chose if [`Config::bind`] had 0.
     pub fn local_addr(&self) -> SocketAddrV4 {
         self.local
@@ -242,20 +243,33 @@ impl Service {
     /// serves, and on `stop`. Ends earlier, with an error, only if that thread cannot wait for packets any more: then no
     /// socket is opened again, and the process ends.
     pub async fn run(self, feeds: Feeds, stop: CancellationToken) -> io::Result<()> {
-        let policy = Policy::with_limits(self.config.lan, self.config.rates);
         let waker = Arc::new(Waker::new()?);
-        let shared = Shared {
-            gate: Gate::new(policy, feeds.catalog, feeds.devices, feeds.resolve),
-            reader: Reader::start(feeds.files, &waker)?,
-            stats: feeds.stats,
-            config: self.config,
+        let endpoint = EndpointConfig {
+            lan: self.config.lan,
+            max_transfers: self.config.max_transfers,
+            max_transfers_per_address: self.config.max_transfers_per_address,
+            max_uploads: self.logs.as_ref().map_or(0, |_| self.max_uploads),
+            rates: self.config.rates,
             mtu: self.mtu,
+            frames: self.frames.is_some(),
+        };
+        let mut catalog = feeds.catalog;
+        let active = Arc::clone(&catalog.borrow_and_update());
+        let disk = Disk { files: feeds.files, logs: self.logs, stats: feeds.stats.clone() };
+        let parts = engine::Parts {
+            endpoint: Endpoint::new(endpoint, active, feeds.devices),
+            socket: self.socket,
             refusals: self.refusals,
+            frames: self.frames,
             no_gso: !self.gso,
-            sink: self.logs.map(|logs| Sink { logs, max: self.max_uploads, running: HashMap::new() }),
+            config: self.config,
+            catalog,
+            resolve: feeds.resolve,
+            reader: Reader::start(&disk, &waker)?,
+            stats: feeds.stats,
         };
         info!(address = %self.local, mtu = self.mtu, "serving TFTP");
-        let ended = engine::run(self.socket, shared, waker, stop).await;
+        let ended = engine::run(parts, waker, stop).await;
         match &ended {
             Ok(()) => info!("TFTP stopped"),
             Err(error) => warn!(%error, "TFTP lost its socket"),

@@ -8,8 +8,9 @@ mod uploads;
 
 use tokio::time::timeout;
 
-use self::site::{Shelf, TestSite, pattern, shelf};
+use self::site::TestSite;
 use super::*;
+use crate::endpoint::tests::shelf::{OTHER_MAC, PHONE_MAC, Shelf, pattern, shelf};
 use crate::packet::{ErrorReply, TransferMode};
 use ids::{Lan, MacAddr};
 
@@ -17,8 +18,6 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const PHONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
-const PHONE_MAC: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0, 0, 2]);
-const OTHER_MAC: MacAddr = MacAddr::new([0x00, 0x04, 0xf2, 0, 0, 3]);
 
 const NOT_FOUND: &[u8] = b"\0\x05\0\x01File not found\0";
 
@@ -31,6 +30,7 @@ async fn a_phone_gets_its_own_file_from_another_port() {
     assert_eq!(data, b"\0\x03\0\x01<device>\n</device>\n");
     // RFC 1350 §4: a transfer has a port of its own.
     assert_ne!(from.port(), site.server.port());
+    assert!(PORTS.contains(&from.port()), "of the range that firewalls admit");
     phone.ack(1, from).await;
     assert!(phone.hears_nothing().await);
 }
@@ -84,35 +84,6 @@ async fn an_oack_holds_what_was_asked_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn not_yours_not_found_and_no_name_are_the_same_packet() {
-    let site = TestSite::start();
-    let phone = site.client(PHONE).await;
-    for name in ["SEP0004F2000003.cnf.xml", "SEP0004F2000099.cnf.xml", "nothing", "../etc/passwd", "", "a\u{1}b"] {
-        assert_eq!(phone.answer(name).await, NOT_FOUND, "{name:?}");
-    }
-    phone.send(b"\0\x01\xff\xfe\0octet\0", site.server).await;
-    assert_eq!(phone.hear().await.0, NOT_FOUND);
-}
-
-#[tokio::test]
-async fn writing_is_refused_alike_whether_the_file_exists_or_not() {
-    let site = TestSite::start();
-    let phone = site.client(PHONE).await;
-    for name in ["SEP0004F2000002.cnf.xml", "SEP0004F2000003.cnf.xml", "0004f2000002-app.log"] {
-        phone.send(format!("\0\u{2}{name}\0octet\0").as_bytes(), site.server).await;
-        assert_eq!(phone.hear().await.0, b"\0\x05\0\x02Access violation\0");
-    }
-}
-
-#[tokio::test]
-async fn mail_is_an_illegal_operation() {
-    let site = TestSite::start();
-    let phone = site.client(PHONE).await;
-    phone.ask("ringlist.xml", TransferMode::Mail, &[]).await;
-    assert_eq!(phone.hear().await.0, ErrorReply::IllegalOperation.packet());
-}
-
-#[tokio::test]
 async fn netascii_is_translated_for_text_and_refused_for_what_it_would_destroy() {
     let site = TestSite::start();
     let phone = site.client(PHONE).await;
@@ -140,16 +111,6 @@ async fn what_is_no_request_is_never_answered() {
 }
 
 #[tokio::test]
-async fn outside_the_lan_there_is_silence() {
-    let site = TestSite::start();
-    let outside = site.client(Ipv4Addr::new(127, 0, 1, 2)).await;
-    outside.ask("ringlist.xml", TransferMode::Octet, &[]).await;
-    outside.ask("ringlist.xml", TransferMode::Mail, &[]).await;
-    outside.send(b"\0\x02a\0octet\0", site.server).await;
-    assert!(outside.hears_nothing().await);
-}
-
-#[tokio::test]
 async fn an_address_that_nobody_knows_yet_is_resolved_and_then_answered() {
     let mut site = TestSite::start();
     let phone = site.client(STRANGER).await;
@@ -163,123 +124,6 @@ async fn an_address_that_nobody_knows_yet_is_resolved_and_then_answered() {
     assert_eq!(data.get(..4), Some(&b"\0\x03\0\x01"[..]));
     phone.ack(1, from).await;
     assert!(phone.hears_nothing().await);
-}
-
-#[tokio::test]
-async fn an_address_that_stays_unknown_gets_what_everyone_gets_after_a_second() {
-    let site = TestSite::start();
-    let phone = site.client(STRANGER).await;
-    let asked = tokio::time::Instant::now();
-    assert_eq!(phone.answer("SEP0004F2000002.cnf.xml").await, NOT_FOUND);
-    assert!(asked.elapsed() < Duration::from_secs(3));
-    assert_eq!(phone.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
-}
-
-#[tokio::test]
-async fn an_address_that_another_device_takes_gets_nothing_more() {
-    // The thief asked under an unplugged phone's address, then claims it by ARP and waits for the resends.
-    for taken in [true, false] {
-        let site = TestSite::start();
-        let phone = site.client(PHONE).await;
-        phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-        let (_, from) = phone.hear().await;
-        {
-            let mut devices = site.devices.write().unwrap();
-            if taken {
-                devices.neighbour(PHONE, OTHER_MAC);
-            } else {
-                devices.neighbour_gone(PHONE);
-            }
-        }
-        phone.ack(1, from).await;
-        let mut buffer = [0; 600];
-        let more = timeout(Duration::from_millis(1300), phone.socket.recv_from(&mut buffer)).await;
-        assert!(more.is_err(), "no block, no resend, no ERROR");
-    }
-}
-
-#[tokio::test]
-async fn a_repeated_request_does_not_start_a_second_transfer() {
-    let site = TestSite::start();
-    let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-    let (first, from) = phone.hear().await;
-    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-    assert_eq!(phone.hear().await, (first, from));
-    phone.ack(1, from).await;
-    let (second, same) = phone.hear().await;
-    assert_eq!((second.get(..4), same), (Some(&b"\0\x03\0\x02"[..]), from));
-    assert!(phone.hears_nothing().await);
-}
-
-#[tokio::test]
-async fn a_new_request_from_a_busy_port_replaces_the_old_transfer() {
-    // Cisco 7921 has one port for all its requests.
-    let site = TestSite::start();
-    let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-    let (_, old) = phone.hear().await;
-    phone.ask("ringlist.xml", TransferMode::Octet, &[]).await;
-    let (data, new) = phone.hear().await;
-    assert_eq!(data, b"\0\x03\0\x01<rings/>\r\n");
-    phone.ack(1, old).await;
-    phone.ack(1, new).await;
-    let mut buffer = [0; 600];
-    let more = timeout(Duration::from_millis(1300), phone.socket.recv_from(&mut buffer)).await;
-    assert!(more.is_err(), "the old transfer is over");
-}
-
-#[tokio::test]
-async fn a_stranger_on_the_port_gets_error_5_and_the_transfer_goes_on() {
-    // RFC 1350 §4
-    let site = TestSite::start();
-    let (phone, other) = (site.client(PHONE).await, site.client(OTHER).await);
-    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-    let (_, from) = phone.hear().await;
-    other.ack(1, from).await;
-    assert_eq!(other.hear().await.0, ErrorReply::UnknownTransferId.packet());
-    other.send(b"\0\x05\0\0die\0", from).await;
-    assert!(other.hears_nothing().await);
-    phone.ack(1, from).await;
-    assert_eq!(phone.hear().await.0.get(..4), Some(&b"\0\x03\0\x02"[..]));
-}
-
-#[tokio::test]
-async fn over_the_bound_one_address_is_refused_and_others_go_on() {
-    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
-    let reading = [site.client(PHONE).await, site.client(PHONE).await];
-    for phone in &reading {
-        phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-        let (_, from) = phone.hear().await;
-        phone.ack(1, from).await;
-        phone.hear().await;
-    }
-    assert_eq!(site.client(PHONE).await.answer("jar.sbn").await, ErrorReply::Busy.packet());
-    assert_eq!(site.client(OTHER).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
-}
-
-#[tokio::test]
-async fn requests_under_a_phones_address_do_not_keep_it_from_its_files() {
-    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 2);
-    let mut forged = Vec::new();
-    for _ in 0..5 {
-        let client = site.client(PHONE).await;
-        client.answer("jar.sbn").await;
-        forged.push(client);
-    }
-    assert_eq!(site.client(PHONE).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
-}
-
-#[tokio::test]
-async fn files_that_a_phone_stopped_reading_make_room_for_its_next() {
-    let site = TestSite::start_with(shelf(), |service| service.config.max_transfers_per_address = 1);
-    let phone = site.client(PHONE).await;
-    phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
-    let (_, from) = phone.hear().await;
-    phone.ack(1, from).await;
-    let (block, _) = phone.hear().await;
-    assert_eq!(phone.hear().await.0, block, "the first resend");
-    assert_eq!(site.client(PHONE).await.get("ringlist.xml", &[]).await, b"<rings/>\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -315,14 +159,13 @@ async fn a_transfer_that_breaks_off_takes_no_other_with_it() {
     let breaking = Shelf { breaks: Some("jar.sbn".parse().unwrap()), ..shelf() };
     let site = TestSite::start_with(breaking, |_| {});
     let (phone, other) = (site.client(PHONE).await, site.client(OTHER).await);
-    other.ask("exact.bin", TransferMode::Octet, &[("blksize", "65464")]).await;
+    let options = [("blksize", "1468"), ("windowsize", "64")];
+    other.ask("exact.bin", TransferMode::Octet, &options).await;
     let (_, from) = other.hear().await;
-    phone.ask("jar.sbn", TransferMode::Octet, &[("blksize", "65464")]).await;
+    phone.ask("jar.sbn", TransferMode::Octet, &options).await;
     let (_, broken) = phone.hear().await;
-    // The second block needs a second chunk.
+    // The window needs a second chunk.
     phone.ack(0, broken).await;
-    phone.hear().await;
-    phone.ack(1, broken).await;
     assert!(phone.hears_nothing().await);
     other.ack(0, from).await;
     assert_eq!(other.hear().await.0.get(..4), Some(&b"\0\x03\0\x01"[..]));
@@ -362,18 +205,20 @@ async fn a_transfer_ends_on_the_release_that_it_began_with() {
 async fn after_a_stop_running_transfers_end_and_no_new_ones_begin() {
     let site = TestSite::start();
     let phone = site.client(PHONE).await;
-    phone.ask("exact.bin", TransferMode::Octet, &[("blksize", "65464")]).await;
+    phone.ask("exact.bin", TransferMode::Octet, &[("blksize", "1468"), ("windowsize", "64")]).await;
     let (_, from) = phone.hear().await;
     site.stop.cancel();
     tokio::task::yield_now().await;
     let late = site.client(OTHER).await;
     late.ask("ringlist.xml", TransferMode::Octet, &[]).await;
     assert!(late.hears_nothing().await);
-    for number in 0..=2 {
+    for (number, blocks) in [(0, 64), (64, 26)] {
         phone.ack(number, from).await;
-        phone.hear().await;
+        for _ in 0..blocks {
+            phone.hear().await;
+        }
     }
-    phone.ack(3, from).await;
+    phone.ack(90, from).await;
     timeout(Duration::from_secs(2), site.running).await.expect("drained").unwrap().unwrap();
 }
 
@@ -385,6 +230,29 @@ async fn a_transfer_that_outlasts_the_drain_is_told() {
     site.stop.cancel();
     assert_eq!(phone.hear().await.0, ErrorReply::TemporaryFailure.packet());
     timeout(Duration::from_secs(2), site.running).await.expect("stopped").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_transfers_port_is_one_of_many_that_nobody_can_foresee() {
+    let site = TestSite::start();
+    let mut ports = std::collections::BTreeSet::new();
+    let mut phones = Vec::new();
+    for _ in 0..8 {
+        let phone = site.client(PHONE).await;
+        phone.ask("jar.sbn", TransferMode::Octet, &[]).await;
+        ports.insert(phone.hear().await.1.port());
+        phones.push(phone);
+    }
+    assert_eq!(ports.len(), 8);
+    let ordered = ports.iter().zip(ports.iter().skip(1)).filter(|(a, b)| **b - **a == 1).count();
+    assert!(ordered < 4, "{ports:?}");
+}
+
+#[test]
+fn where_there_can_be_no_frames_files_leave_by_sockets() {
+    let config = Config::new(SocketAddrV4::new(SERVER, 0), Lan::new(SERVER, 8));
+    let service = Service::bind(config).unwrap().with_frames(PacketSockets::default()).unwrap();
+    assert!(service.frames.is_none(), "loopback has no Ethernet address");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::options::OptionLimits;
+use crate::options::{AskedOptions, OptionLimits};
 use crate::packet::{RequestOption, data_header};
 use crate::service::epoch;
 
@@ -121,7 +121,8 @@ fn play(seed: u64, len: usize, options: &[(&str, &str)], weather: Weather) -> Re
     let file: Vec<u8> = (0..len).map(|_| dice.roll().to_be_bytes()[0]).collect();
     let asked: Vec<_> =
         options.iter().map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() }).collect();
-    let terms = NegotiatedOptions::negotiate(&asked, len as u64, &OptionLimits::new(1500, None, None));
+    let terms =
+        NegotiatedOptions::negotiate(&AskedOptions::of(&asked), len as u64, &OptionLimits::new(1500, None, None));
     let now = epoch();
     let mut transfer = Transfer::new(len as u64, &terms, now);
     let mut world = World { dice, weather, now, air: BTreeMap::new(), count: 0, data_sent: 0 };

@@ -1,7 +1,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)]
 
 use super::*;
-use crate::options::OptionLimits;
+use crate::options::{AskedOptions, OptionLimits};
 use crate::packet::RequestOption;
 use crate::service::epoch;
 
@@ -24,7 +24,7 @@ impl Bench {
             .iter()
             .map(|(name, value)| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
             .collect();
-        let terms = NegotiatedOptions::negotiate(&asked, len, &OptionLimits::new(1500, None, None));
+        let terms = NegotiatedOptions::negotiate(&AskedOptions::of(&asked), len, &OptionLimits::new(1500, None, None));
         let now = epoch();
         Self { transfer: Transfer::new(len, &terms, now), now }
     }

@@ -1,6 +1,6 @@
 //! Odd requests and large files, over sockets.
 
-use super::site::{TestSite, pattern};
+use super::site::TestSite;
 use super::*;
 
 #[tokio::test]

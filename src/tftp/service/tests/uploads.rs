@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::site::{Client, TestSite, catalog_with, shelf};
+use super::site::{Client, TestSite};
 use super::*;
+use crate::endpoint::tests::shelf::{catalog_with, shelf};
 use access::{LogError, OwnLog};
 use bundle::SiteSettings;
 use ids::UnixTime;

@@ -1,14 +1,12 @@
 //! Asks `access` which device an address belongs to and what that device may have.
 
 use std::net::Ipv4Addr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
-
-use access::devices::ChangeCount;
+use access::devices::{ChangeCount, SharedDevices};
 use access::policy::GuessingDevice;
-use access::{Catalog, Decision, DeviceTable, FileRequest, OwnLog, Policy, Resolution};
+use access::{Catalog, Decision, FileRequest, OwnLog, Policy, Resolution};
 use ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
@@ -49,10 +47,9 @@ impl ServedRelease {
 /// The active release, the device table and the policy.
 pub(super) struct Gate {
     policy: Policy,
-    catalog: watch::Receiver<Arc<Catalog>>,
-    devices: Arc<RwLock<DeviceTable>>,
+    catalog: Arc<Catalog>,
+    devices: SharedDevices,
     changes: ChangeCount,
-    resolve: mpsc::Sender<Ipv4Addr>,
 }
 
 /// The device to which a client's address belonged when its request was decided.
@@ -70,14 +67,14 @@ impl AddressOwner {
 }
 
 impl Gate {
-    pub(super) fn new(
-        policy: Policy,
-        catalog: watch::Receiver<Arc<Catalog>>,
-        devices: Arc<RwLock<DeviceTable>>,
-        resolve: mpsc::Sender<Ipv4Addr>,
-    ) -> Self {
+    pub(super) fn new(policy: Policy, catalog: Arc<Catalog>, devices: SharedDevices) -> Self {
         let changes = devices.read().unwrap_or_else(PoisonError::into_inner).changes();
-        Self { policy, catalog, devices, changes, resolve }
+        Self { policy, catalog, devices, changes }
+    }
+
+    /// From now on requests are decided on this release.
+    pub(super) fn serve(&mut self, catalog: Arc<Catalog>) {
+        self.catalog = catalog;
     }
 
     /// Whether the address still belongs to the same device. Every packet asks, so the table is read only after a change.
@@ -106,12 +103,6 @@ impl Gate {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).has_link()
     }
 
-    /// Asks for the address to be resolved; the answer shows in [`Gate::who`].
-    pub(super) fn resolve(&self, address: Ipv4Addr) {
-        // The queue is full if the `neighbours` task has much to do. The phone will ask again.
-        let _ = self.resolve.try_send(address);
-    }
-
     /// Decides one read request on the release that is active now. Counts toward the requester's rate and guesses.
     pub(super) fn decide(
         &mut self,
@@ -120,10 +111,9 @@ impl Gate {
         name: &FileName,
         now: Instant,
     ) -> GateDecision {
-        let catalog = Arc::clone(&self.catalog.borrow());
         let request = FileRequest { address, requester, name };
-        let (decision, guessing) = self.policy.decide(&catalog, &request, now);
-        GateDecision { decision, guessing, release: ServedRelease::of(&catalog, requester) }
+        let (decision, guessing) = self.policy.decide(&self.catalog, &request, now);
+        GateDecision { decision, guessing, release: ServedRelease::of(&self.catalog, requester) }
     }
 
     /// The requester's own log of this name; `None` if it has no such log, or writes too often.
@@ -134,9 +124,8 @@ impl Gate {
         name: &FileName,
         now: Instant,
     ) -> Option<(OwnLog, ServedRelease)> {
-        let catalog = Arc::clone(&self.catalog.borrow());
         let request = FileRequest { address, requester, name };
-        let log = self.policy.own_log(&catalog, &request, now)?;
-        Some((log, ServedRelease::of(&catalog, requester)))
+        let log = self.policy.own_log(&self.catalog, &request, now)?;
+        Some((log, ServedRelease::of(&self.catalog, requester)))
     }
 }

@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::chunk::{Chunk, checked};
-use super::reader::{NetasciiText, Work};
+use super::work::{NetasciiText, Work};
 use access::content::CHUNK_BYTES;
 use access::{Content, ContentError};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
 /// One open file and the chunks that a transfer still needs.
-pub(super) struct FileChunks {
+pub struct FileChunks {
     content: Arc<dyn Content>,
     len: u64,
     /// The index of the first chunk in `chunks`.
@@ -91,7 +91,7 @@ impl FileChunks {
     }
 
     /// At most [`CHUNK_BYTES`] bytes, in one piece or, across the end of a chunk, in two. They must be loaded.
-    pub(super) fn slices(&self, range: &Range<u64>) -> (&[u8], &[u8]) {
+    pub fn slices(&self, range: &Range<u64>) -> (&[u8], &[u8]) {
         let border = (range.start / CHUNK + 1) * CHUNK;
         if range.end <= border {
             (self.slice(range.start, range.end), &[])

@@ -1,4 +1,4 @@
-//! The socket of one transfer. It sends blocks from the file's chunks without a copy in user space.
+//! The port of one transfer: its socket, which sends blocks from the file's chunks without a copy in user space.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
@@ -8,9 +8,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg, setsockopt, sockopt};
 use tracing::debug;
 
-use super::file_chunks::FileChunks;
-use super::{Config, open_socket};
-use crate::options::MAX_WINDOWSIZE;
+use ethernet::frame::Headers;
+use ids::MacAddr;
+
+use super::{Config, PORTS, open_socket};
+use crate::endpoint::{FileChunks, Ticket, Waits};
+use crate::options::{MAX_BLKSIZE, MAX_WINDOWSIZE};
 use crate::packet::{DATA_HEADER_BYTES, data_header};
 use crate::transfer::Run;
 
@@ -30,22 +33,33 @@ const MAX_SEND_BYTES: u16 = 65_000;
 /// Pieces of one DATA packet: its header, its bytes, and those of its bytes that lie in the next chunk.
 const PIECES: usize = 3;
 
-/// Blocks up to this many bytes are copied behind their header: one short copy is cheaper than a list of pieces.
-const COPIED_BYTES: usize = 1468;
+/// Blocks are copied behind their header when they leave alone: one short copy is cheaper than a list of pieces.
+const COPIED_BYTES: usize = MAX_BLKSIZE as usize;
 
-const MAX_BLOCKS: usize = MAX_WINDOWSIZE as usize;
+pub(super) const MAX_BLOCKS: usize = MAX_WINDOWSIZE as usize;
+
+/// How many ports of [`PORTS`] are tried for one transfer. With 600 of them in use, the chance that all of these are is
+/// below 1 in 10^50.
+const PORT_TRIES: u32 = 64;
 
 /// The server's TID of one transfer (RFC 1350 §4: a UDP port of its own), and the client's.
 #[derive(Debug)]
-pub(super) struct TransferSocket {
+pub(super) struct TransferPort {
     socket: UdpSocket,
+    pub(super) ticket: Ticket,
+    /// The server's own end.
+    pub(super) local: SocketAddrV4,
+    /// What the transfer waits for, as `epoll` knows it.
+    pub(super) waits: Waits,
+    /// The headers of frames to the client, once one has left.
+    pub(super) headers: Option<(MacAddr, Headers)>,
     peer: SocketAddrV4,
     to: SockaddrIn,
-    /// How many blocks one send may carry (`UDP_SEGMENT`); 1 if the kernel does not segment.
-    segments: u16,
+    /// How many blocks one send may carry (`UDP_SEGMENT`); 1 if the kernel does not segment; `None` until the first window.
+    segments: Option<u16>,
 }
 
-/// What became of the blocks that [`TransferSocket::send_run`] was given.
+/// What became of the blocks that [`TransferPort::send_run`] was given.
 #[derive(Debug)]
 pub(super) enum Sent {
     /// The kernel took all of them.
@@ -56,31 +70,34 @@ pub(super) enum Sent {
     Lost(io::Error),
 }
 
-/// The source TID of a datagram (RFC 1350 §4): the client's, or somebody else's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SourceTid {
-    Client,
-    Stranger(SocketAddrV4),
+impl From<io::Result<()>> for Sent {
+    fn from(sent: io::Result<()>) -> Self {
+        sent.map_or_else(Self::Lost, |()| Self::All)
+    }
 }
 
-impl TransferSocket {
-    /// Opens a free port on the service's address. The kernel picks it at random, so that others cannot guess it and
+impl TransferPort {
+    /// Opens a free port of [`PORTS`] on the service's address, picked at random, so that others cannot guess it and
     /// inject packets.
-    pub(super) fn open(config: &Config, peer: SocketAddrV4) -> io::Result<Self> {
-        let address = SocketAddrV4::new(*config.bind.ip(), 0);
-        let socket = open_socket(address, config.interface.as_deref())?;
-        Ok(Self { socket: socket.into(), peer, to: SockaddrIn::from(peer), segments: 1 })
+    pub(super) fn open(config: &Config, ticket: Ticket, peer: SocketAddrV4, waits: Waits) -> io::Result<Self> {
+        let (socket, local) = on_free_port(|port| {
+            let local = SocketAddrV4::new(*config.bind.ip(), port);
+            Ok((open_socket(local, config.interface.as_deref())?.into(), local))
+        })?;
+        let to = SockaddrIn::from(peer);
+        Ok(Self { socket, ticket, local, waits, headers: None, peer, to, segments: None })
     }
 
     /// Lets the kernel cut windows into blocks of this size (`UDP_SEGMENT`), if it can and `broken` is not set.
-    pub(super) fn segment(&mut self, blksize: u16, broken: &mut bool) {
+    fn segment(&mut self, blksize: u16, broken: &mut bool) {
         let datagram = blksize.saturating_add(DATA_HEADER);
         let segments = (MAX_SEND_BYTES / datagram.max(1)).min(MAX_SEGMENTS);
+        self.segments = Some(1);
         if segments < 2 || blksize < MIN_SEGMENT_BYTES || *broken {
             return;
         }
         match setsockopt(&self.socket, sockopt::UdpGsoSegment, &i32::from(datagram)) {
-            Ok(()) => self.segments = segments,
+            Ok(()) => self.segments = Some(segments),
             Err(error) => {
                 debug!(%error, "the kernel does not segment UDP");
                 *broken = true;
@@ -88,10 +105,10 @@ impl TransferSocket {
         }
     }
 
-    /// Receives one datagram: its length in bytes and its source TID. `WouldBlock` if there is none.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SourceTid)> {
+    /// Receives one datagram: its length in bytes and whom it came from. `WouldBlock` if there is none.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddrV4)> {
         let (length, from) = self.socket.recv_from(buffer)?;
-        Ok((length, if from == SocketAddr::V4(self.peer) { SourceTid::Client } else { SourceTid::Stranger(v4(from)) }))
+        Ok((length, v4(from)))
     }
 
     /// Sends one small packet, to the client or to a stranger. A full queue loses it, as the network may.
@@ -99,13 +116,11 @@ impl TransferSocket {
         self.socket.send_to(packet, to).map(drop)
     }
 
-    /// Sends one small packet to the client.
-    pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.send_to(packet, self.peer)
-    }
-
     /// Sends blocks whose bytes are loaded in `source`. `broken` is set if the kernel cannot cut windows after all.
     pub(super) fn send_run(&mut self, mut run: Run, chunks: &FileChunks, broken: &mut bool) -> Sent {
+        if run.blocks > 1 && self.segments.is_none() {
+            self.segment(run.blksize, broken);
+        }
         loop {
             match self.try_send(&run, chunks) {
                 Ok(blocks) => match run.skip(blocks.max(1)) {
@@ -116,10 +131,10 @@ impl TransferSocket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The interface cannot checksum (EIO), or this route's MTU is below the interface's: the same blocks are
                 // sent again without segmentation.
-                Err(error) if self.segments > 1 && refuses_segments(&error) => {
+                Err(error) if self.segments > Some(1) && refuses_segments(&error) => {
                     debug!(%error, "segmented sending is off");
                     *broken |= error.raw_os_error() == Some(Errno::EIO as i32);
-                    self.segments = 1;
+                    self.segments = Some(1);
                     if let Err(error) = setsockopt(&self.socket, sockopt::UdpGsoSegment, &0) {
                         return Sent::Lost(error.into());
                     }
@@ -133,7 +148,7 @@ impl TransferSocket {
     fn try_send(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
         if run.blocks == 1 {
             self.send_one(run, chunks)
-        } else if self.segments > 1 {
+        } else if self.segments > Some(1) {
             self.send_segments(run, chunks)
         } else {
             self.send_many(run, chunks)
@@ -155,7 +170,7 @@ impl TransferSocket {
     }
 
     fn send_segments(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
-        let headers = headers(run);
+        let headers = data_headers(run);
         let mut pieces = [IoSlice::new(&[]); MAX_BLOCKS * PIECES];
         let mut free = pieces.iter_mut();
         let mut push = |bytes| {
@@ -163,7 +178,7 @@ impl TransferSocket {
                 *piece = IoSlice::new(bytes);
             }
         };
-        let blocks = run.blocks.min(self.segments);
+        let blocks = run.blocks.min(self.segments.unwrap_or(1));
         for ((_, range), header) in run.iter().take(usize::from(blocks)).zip(&headers) {
             let (bytes, more) = chunks.slices(&range);
             push(header);
@@ -179,7 +194,7 @@ impl TransferSocket {
     }
 
     fn send_many(&self, run: &Run, chunks: &FileChunks) -> io::Result<u16> {
-        let headers = headers(run);
+        let headers = data_headers(run);
         let mut datagrams = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];
         let mut count = 0;
         for (((_, range), header), datagram) in run.iter().zip(&headers).zip(&mut datagrams) {
@@ -195,7 +210,7 @@ impl TransferSocket {
     }
 }
 
-fn headers(run: &Run) -> [[u8; DATA_HEADER_BYTES]; MAX_BLOCKS] {
+pub(super) fn data_headers(run: &Run) -> [[u8; DATA_HEADER_BYTES]; MAX_BLOCKS] {
     let mut headers = [[0; DATA_HEADER_BYTES]; MAX_BLOCKS];
     for (header, (number, _)) in headers.iter_mut().zip(run.iter()) {
         *header = data_header(number);
@@ -204,7 +219,7 @@ fn headers(run: &Run) -> [[u8; DATA_HEADER_BYTES]; MAX_BLOCKS] {
 }
 
 /// The pieces one behind the other in `buffer`, if they fit.
-fn joined<'a>(buffer: &'a mut [u8], pieces: &[&[u8]]) -> Option<&'a [u8]> {
+pub(super) fn joined<'a>(buffer: &'a mut [u8], pieces: &[&[u8]]) -> Option<&'a [u8]> {
     let mut end = 0;
     for piece in pieces {
         buffer.get_mut(end..end + piece.len())?.copy_from_slice(piece);
@@ -218,10 +233,29 @@ fn refuses_segments(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| refusals.contains(&Errno::from_raw(code)))
 }
 
-impl AsFd for TransferSocket {
+impl AsFd for TransferPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What `open` makes on a free port of [`PORTS`]. Ports that are in use are left to whoever has them.
+fn on_free_port<T>(mut open: impl FnMut(u16) -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 0;
+    loop {
+        match open(random_port()?) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => tries += 1,
+            opened => return opened,
+        }
+    }
+}
+
+/// A port of [`PORTS`] that nobody can foresee.
+fn random_port() -> io::Result<u16> {
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let count = u32::from(PORTS.end() - PORTS.start()) + 1;
+    Ok(u16::try_from(u32::from_ne_bytes(random) % count).map_or(*PORTS.end(), |at| PORTS.start() + at))
 }
 
 /// The socket is IPv4, so the sender is.
@@ -229,5 +263,38 @@ fn v4(address: SocketAddr) -> SocketAddrV4 {
     match address {
         SocketAddr::V4(address) => address,
         SocketAddr::V6(address) => SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, address.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_else_has_is_left_to_them_and_the_search_ends() {
+        let in_use = || Err(io::Error::from(io::ErrorKind::AddrInUse));
+        // Three in four are taken.
+        for _ in 0..1000 {
+            let port = on_free_port(|port| if port % 4 == 0 { Ok(port) } else { in_use() }).unwrap();
+            assert!(PORTS.contains(&port) && port % 4 == 0);
+        }
+        let mut tries = 0;
+        let none = on_free_port::<u16>(|_| {
+            tries += 1;
+            in_use()
+        });
+        assert_eq!((none.unwrap_err().kind(), tries), (io::ErrorKind::AddrInUse, PORT_TRIES + 1));
+        let other = on_free_port::<u16>(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn every_port_of_the_range_is_drawn_and_no_other() {
+        let mut drawn = std::collections::BTreeSet::new();
+        for _ in 0..100_000 {
+            drawn.insert(random_port().unwrap());
+        }
+        assert_eq!((drawn.len(), drawn.first(), drawn.last()), (4536, Some(PORTS.start()), Some(PORTS.end())));
     }
 }
