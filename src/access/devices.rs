@@ -59,13 +59,19 @@ impl ChangeCount {
     }
 }
 
-/// A change of the neighbour table that our own leases do not explain. It is reported once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AddressChange {
-    /// One device on two addresses: the one it had and the one it has taken too.
-    TwoAddresses(MacAddr, Ipv4Addr, Ipv4Addr),
-    /// An address went from one device to another.
-    Moved(Ipv4Addr, MacAddr, MacAddr),
+/// An address went from one device to another, and neither our own leases nor a new address of the first device explain it.
+/// It is reported once.
+///
+/// One device on several addresses is no such change: routers, hosts with secondary addresses, virtual addresses of a pair
+/// of routers, proxy ARP and phones that renumber all look so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressChange {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The device that had it.
+    pub from: MacAddr,
+    /// The device that has it now.
+    pub to: MacAddr,
 }
 
 impl DeviceTable {
@@ -93,8 +99,8 @@ impl DeviceTable {
 
     /// The link layer says that `address` is at `mac` now.
     ///
-    /// A change is reported unless our own lease explains it: phones that renumber are normal. A device that takes many
-    /// addresses is reported for the second one.
+    /// Reports an address that another device has taken, unless something explains it: our own lease, or that the device
+    /// that had it is at another address now, as after a router has lost its leases.
     pub fn neighbour(&mut self, address: Ipv4Addr, mac: MacAddr) -> Option<AddressChange> {
         let before = self.neighbours.device(address);
         if before == Some(mac) {
@@ -103,16 +109,10 @@ impl DeviceTable {
             return None;
         }
         self.changes.add();
-        let elsewhere = self.neighbours.only_address(mac);
         self.neighbours.insert(address, mac, &self.leases);
-        if self.leases.device(address) == Some(mac) {
-            return None;
-        }
-        match (before, elsewhere) {
-            (Some(before), _) => Some(AddressChange::Moved(address, before, mac)),
-            (None, Some(elsewhere)) => Some(AddressChange::TwoAddresses(mac, elsewhere, address)),
-            (None, None) => None,
-        }
+        let from = before?;
+        let is_explained = self.leases.device(address) == Some(mac) || self.neighbours.address(from).is_some();
+        (!is_explained).then_some(AddressChange { address, from, to: mac })
     }
 
     /// The link layer no longer knows `address`.
@@ -179,13 +179,6 @@ impl Sightings {
 
     fn address(&self, mac: MacAddr) -> Option<Ipv4Addr> {
         self.addresses.get(&mac).and_then(|addresses| addresses.last().copied())
-    }
-
-    fn only_address(&self, mac: MacAddr) -> Option<Ipv4Addr> {
-        match self.addresses.get(&mac).map(Vec::as_slice) {
-            Some([address]) => Some(*address),
-            _ => None,
-        }
     }
 
     /// Notes a sighting. What must go to make room is the oldest that `keep` does not confirm, so that somebody who
@@ -286,18 +279,42 @@ mod tests {
     fn an_address_that_changes_its_device_is_reported_once() {
         let mut table = DeviceTable::default();
         table.neighbour(at(1), PHONE);
-        assert_eq!(table.neighbour(at(1), THIEF), Some(AddressChange::Moved(at(1), PHONE, THIEF)));
+        let change = AddressChange { address: at(1), from: PHONE, to: THIEF };
+        assert_eq!(table.neighbour(at(1), THIEF), Some(change));
         assert_eq!(table.neighbour(at(1), THIEF), None);
     }
 
     #[test]
-    fn a_device_on_two_addresses_is_reported_once() {
+    fn a_device_on_several_addresses_is_no_conflict() {
+        // A host with secondary addresses, a virtual address beside a router's own, proxy ARP, a repeater.
+        let mut table = DeviceTable::default();
+        for host in 1..100 {
+            assert_eq!(table.neighbour(at(host), PHONE), None);
+        }
+        // The same where we lease: the link shows the repeater, whoever has our lease.
+        for host in 100..=200 {
+            table.leased(at(host), MacAddr::new([0, 4, 0xf2, 0, 1, host]));
+            assert_eq!(table.neighbour(at(host), PHONE), None);
+        }
+    }
+
+    #[test]
+    fn a_phone_that_renumbers_is_no_conflict_whoever_gets_its_address() {
         let mut table = DeviceTable::default();
         table.neighbour(at(1), PHONE);
-        assert_eq!(table.neighbour(at(2), PHONE), Some(AddressChange::TwoAddresses(PHONE, at(1), at(2))));
         assert_eq!(table.neighbour(at(2), PHONE), None);
+        assert_eq!(table.neighbour(at(1), THIEF), None);
+        assert_eq!(table.resolve(at(1)), Resolution::Device(THIEF));
+    }
+
+    #[test]
+    fn an_address_that_two_routers_share_goes_from_one_to_the_other_without_a_word() {
+        let (mut table, backup) = (DeviceTable::default(), THIEF);
+        table.neighbour(at(2), PHONE);
+        table.neighbour(at(3), backup);
+        table.neighbour(at(1), PHONE);
+        assert_eq!(table.neighbour(at(1), backup), None);
         assert_eq!(table.neighbour(at(1), PHONE), None);
-        assert_eq!(table.neighbour(at(3), PHONE), None);
     }
 
     #[test]

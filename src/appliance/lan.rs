@@ -120,7 +120,8 @@ impl LanServices {
         let leave = stop.child_token();
         let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
 
-        let neighbours = NeighbourService::new(interface.clone(), Arc::clone(&devices), self.stats.clone());
+        let neighbours = NeighbourService::new(interface.clone(), Arc::clone(&devices), self.stats.clone())
+            .with_inventory(self.catalog.clone());
         let left = leave.clone();
         tasks.spawn(async move { ("neighbours", neighbours.run(to_resolve, left).await.map_err(Into::into)) });
         if let Some(service) = tftp {

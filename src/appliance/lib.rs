@@ -25,3 +25,4 @@ pub mod notify;
 pub mod opener;
 mod parts;
 pub mod run;
+mod wanted;

@@ -4,7 +4,7 @@
 //! for its own needs, so the table is never complete. [`NeighbourService`] therefore also makes the kernel ask by ARP
 //! for addresses that `tftp` wants to know.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,14 +17,15 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
 use super::interface::LanInterface;
-use access::DeviceTable;
+use super::wanted::WantedAddresses;
 use access::devices::AddressChange;
+use access::{Catalog, DeviceTable};
 use api::AlertCode;
 use ids::MacAddr;
 use status::Stats;
@@ -33,11 +34,10 @@ use status::Stats;
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// How long after a netlink connection ended a new one is tried.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// The shortest time between two ARP questions for one address.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// The most addresses that are asked for within [`ASK_AGAIN`]; further questions are dropped. So a flood of requests
-/// from invented addresses causes at most 256 ARP questions a second.
-const MAX_ASKED: usize = 256;
+/// How long a phone keeps an address that the kernel has just given up or forgotten. It is asked for at once, and a phone
+/// that is still there answers within milliseconds. A transfer that runs goes on: own files leave as frames to the phone's
+/// MAC address, so nobody else can get them meanwhile.
+const GRACE: Duration = Duration::from_millis(500);
 /// The UDP port of the datagrams that make the kernel ask by ARP: discard (RFC 863). The datagrams are empty.
 const DISCARD_PORT: u16 = 9;
 
@@ -64,12 +64,25 @@ pub struct NeighbourService {
     /// The entries as the kernel last gave them. When the whole table is read again, they show which addresses have
     /// gone without a report.
     held: HashMap<Ipv4Addr, MacAddr>,
+    catalog: Option<watch::Receiver<Arc<Catalog>>>,
+    wanted: WantedAddresses,
+    /// Addresses that are to be asked for, because the kernel has just given them up or forgotten them.
+    lost: Vec<Ipv4Addr>,
+    /// Addresses of phones that the kernel has just given up or forgotten, and until when they count as theirs.
+    doubtful: HashMap<Ipv4Addr, Instant>,
 }
 
 impl NeighbourService {
     /// A service for the neighbours on `lan`. It has not begun to follow them.
     pub fn new(lan: LanInterface, devices: Arc<RwLock<DeviceTable>>, stats: Stats) -> Self {
-        Self { lan, devices, stats, held: HashMap::new() }
+        let (held, wanted, lost) = (HashMap::new(), WantedAddresses::default(), Vec::new());
+        Self { lan, devices, stats, held, catalog: None, wanted, lost, doubtful: HashMap::new() }
+    }
+
+    /// Reports only changes that concern a phone of this inventory.
+    #[must_use]
+    pub fn with_inventory(self, catalog: watch::Receiver<Arc<Catalog>>) -> Self {
+        Self { catalog: Some(catalog), ..self }
     }
 
     /// Reads the table, then follows its changes until `stop`. It asks for each address that arrives in `resolve`.
@@ -85,11 +98,10 @@ impl NeighbourService {
     ) -> Result<(), NeighbourError> {
         let probe = probe_socket(&self.lan).map_err(NeighbourError::Socket)?;
         let mut netlink = connect()?;
-        let mut asked = Asked::default();
         loop {
             let end = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                end = self.follow(netlink, &probe, &mut asked, &mut resolve) => end,
+                end = self.follow(netlink, &probe, &mut resolve) => end,
             };
             warn!(error = %end, "the neighbour table is read anew");
             self.stats.count("neighbours.restarted");
@@ -115,7 +127,6 @@ impl NeighbourService {
             impl Stream<Item = NeighbourReport> + Unpin,
         ),
         probe: &UdpSocket,
-        asked: &mut Asked,
         resolve: &mut mpsc::Receiver<Ipv4Addr>,
     ) -> NeighbourError {
         let mut connection = std::pin::pin!(connection);
@@ -128,7 +139,8 @@ impl NeighbourService {
                     Some((message, _)) => self.report(message),
                     None => return NeighbourError::Ended,
                 },
-                Some(address) = resolve.recv() => self.ask(probe, asked, address).await,
+                Some(address) = resolve.recv() => self.want(probe, address).await,
+                () = tokio::time::sleep(GRACE), if !self.doubtful.is_empty() => {}
                 _ = reread.tick() => {
                     // Reports that are older than the table must be applied before it. Reports that arrive while the
                     // table is read are applied after it, in order, so that the last one of an address counts.
@@ -146,19 +158,36 @@ impl NeighbourService {
                     }
                 }
             }
+            self.end_doubts();
+            // A request or a transfer waits for each of these: whoever emptied the table took the answer away, or the question.
+            for address in std::mem::take(&mut self.lost) {
+                self.ask(probe, address).await;
+            }
         }
     }
 
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-    async fn ask(&self, probe: &UdpSocket, asked: &mut Asked, address: Ipv4Addr) {
-        if !self.is_neighbour(address) || !asked.allow(address, Instant::now()) {
+    async fn want(&mut self, probe: &UdpSocket, address: Ipv4Addr) {
+        if self.is_neighbour(address) && self.wanted.want(address, Instant::now()) {
+            self.ask(probe, address).await;
+        } else {
             self.stats.count("neighbours.not-asked");
-            return;
+        }
+    }
+
+    /// Makes the kernel ask by ARP. If it cannot, the next request asks again.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+    async fn ask(&mut self, probe: &UdpSocket, address: Ipv4Addr) {
+        if !self.wanted.may_ask(address, Instant::now()) {
+            return self.stats.count("neighbours.not-asked");
         }
         // `try_send_to` would fail until the runtime has seen the socket ready for the first time.
         match probe.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
             Ok(_) => self.stats.count("neighbours.asked"),
-            Err(error) => debug!(%address, %error, "cannot ask for an address"),
+            Err(error) => {
+                debug!(%address, %error, "cannot ask for an address");
+                self.wanted.answered(address);
+            }
         }
     }
 
@@ -223,32 +252,69 @@ impl NeighbourService {
         Some((address?, mac.filter(|_| counts)))
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn apply(&mut self, address: Ipv4Addr, mac: Option<MacAddr>) {
+        let is_phone = |mac| self.catalog.as_ref().is_none_or(|catalog| catalog.borrow().phone(mac).is_some());
         let Some(mac) = mac else {
-            if self.held.remove(&address).is_some() {
-                trace!(%address, "neighbour gone");
-                self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour_gone(address);
+            let now = Instant::now();
+            match self.held.remove(&address) {
+                Some(mac) if is_phone(mac) && self.wanted.doubt(address, now) => {
+                    trace!(%address, "neighbour in doubt");
+                    self.doubtful.insert(address, now + GRACE);
+                    self.lost.push(address);
+                }
+                Some(_) => self.gone(address),
+                None if self.wanted.is_lost(address, now) => self.lost.push(address),
+                None => {}
             }
             return;
         };
+        self.doubtful.remove(&address);
+        self.wanted.answered(address);
         // An entry that has not changed is passed on as well, because the bounded device table may have dropped it.
         if self.held.insert(address, mac) != Some(mac) {
             trace!(%address, %mac, "neighbour");
         }
         let change = self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour(address, mac);
-        if let Some(change) = change {
+        if let Some(change) = change.filter(|change| concerns(change, is_phone)) {
             let text = describe(&change);
             debug!("{text}");
             self.stats.alert(AlertCode::AddressConflict, text);
         }
     }
+
+    /// Gives up the addresses for which nobody has answered in time.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+    fn end_doubts(&mut self) {
+        if self.doubtful.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let ended: Vec<Ipv4Addr> =
+            self.doubtful.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
+        for address in ended {
+            self.doubtful.remove(&address);
+            self.gone(address);
+        }
+    }
+
+    fn gone(&self, address: Ipv4Addr) {
+        trace!(%address, "neighbour gone");
+        self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour_gone(address);
+    }
 }
 
-fn describe(change: &AddressChange) -> String {
-    match change {
-        AddressChange::TwoAddresses(mac, one, other) => format!("{mac} is on two addresses, {one} and {other}"),
-        AddressChange::Moved(address, from, to) => format!("{address} went from {from} to {to}"),
-    }
+/// Whether a phone of the inventory lost or took the address. Among other devices addresses change hands all the time:
+/// routers lease an address to the next one soon after its device has left.
+fn concerns(change: &AddressChange, is_phone: impl Fn(MacAddr) -> bool) -> bool {
+    [change.from, change.to].into_iter().any(is_phone)
+}
+
+fn describe(AddressChange { address, from, to }: &AddressChange) -> String {
+    format!(
+        "{address} went from {from} to {to}: the phone was replaced, or moved and its address was leased again; if it is \
+         still in its place, find {to}, which has taken its address"
+    )
 }
 
 /// A report of the kernel, with the netlink address that it came from.
@@ -272,32 +338,13 @@ fn probe_socket(lan: &LanInterface) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// The addresses that were asked for within [`ASK_AGAIN`], oldest first. It limits ARP questions for each address and
-/// in all.
-#[derive(Debug, Default)]
-struct Asked {
-    order: VecDeque<(Ipv4Addr, Instant)>,
-}
-
-impl Asked {
-    fn allow(&mut self, address: Ipv4Addr, now: Instant) -> bool {
-        while self.order.front().is_some_and(|(_, at)| now.saturating_duration_since(*at) >= ASK_AGAIN) {
-            self.order.pop_front();
-        }
-        if self.order.len() >= MAX_ASKED || self.order.iter().any(|(asked, _)| *asked == address) {
-            return false;
-        }
-        self.order.push_back((address, now));
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use rtnetlink::packet_route::neighbour::NeighbourHeader;
 
     use super::*;
+    use access::Resolution;
     use ids::Lan;
 
     const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
@@ -332,15 +379,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_twice_in_a_second_nor_too_many_at_once() {
-        let mut asked = Asked::default();
-        let start = Instant::now();
-        assert!(asked.allow(ADDRESS, start));
-        assert!(!asked.allow(ADDRESS, start + ASK_AGAIN / 2));
-        assert!(asked.allow(ADDRESS, start + ASK_AGAIN));
-        let later = start + ASK_AGAIN * 3;
-        let allowed = (0..10_000).filter(|&number| asked.allow(Ipv4Addr::from(number), later)).count();
-        assert_eq!(allowed, MAX_ASKED);
+    fn an_address_that_changes_hands_is_told_only_if_it_concerns_a_phone_of_the_inventory() {
+        let change = |from, to| AddressChange { address: ADDRESS, from, to };
+        let [one, other] = [1, 2].map(|last| MacAddr::new([2, 0, 0, 0, 0, last]));
+        let is_phone = |mac| mac == PHONE;
+        assert!(concerns(&change(PHONE, one), is_phone));
+        assert!(concerns(&change(one, PHONE), is_phone));
+        assert!(!concerns(&change(one, other), is_phone), "the router leased a visitor's address to the next one");
+        let text = describe(&change(PHONE, one));
+        assert!(text.starts_with("192.168.1.20 went from 00:04:f2:00:00:01 to 02:00:00:00:00:01: "), "{text}");
+        assert!(text.len() <= status::stats::MAX_TEXT_BYTES, "{text}");
     }
 
     #[test]
@@ -350,6 +398,29 @@ mod tests {
         for outside in ["192.168.1.2", "192.168.1.0", "192.168.1.255", "192.168.2.20", "8.8.8.8", "255.255.255.255"] {
             assert!(!service.is_neighbour(outside.parse().unwrap()), "{outside}");
         }
+    }
+
+    #[test]
+    fn a_phone_keeps_its_address_while_it_is_asked_again_and_loses_it_if_nobody_answers() {
+        let mut service = service();
+        let who = |service: &NeighbourService| service.devices.read().unwrap().resolve(ADDRESS);
+        service.apply(ADDRESS, Some(PHONE));
+        for _ in 0..3 {
+            service.apply(ADDRESS, None);
+            assert_eq!(std::mem::take(&mut service.lost), [ADDRESS]);
+            assert_eq!(who(&service), Resolution::Device(PHONE));
+            service.apply(ADDRESS, Some(PHONE));
+            assert!(service.doubtful.is_empty());
+        }
+        // Another device answers: at once it is no longer the phone's.
+        let thief = MacAddr::new([2, 0, 0, 0, 0, 9]);
+        service.apply(ADDRESS, None);
+        service.apply(ADDRESS, Some(thief));
+        assert_eq!(who(&service), Resolution::Device(thief));
+        service.apply(ADDRESS, None);
+        *service.doubtful.get_mut(&ADDRESS).unwrap() = Instant::now();
+        service.end_doubts();
+        assert_eq!((who(&service), service.doubtful.len()), (Resolution::Unknown, 0));
     }
 
     fn service() -> NeighbourService {

@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod access;
 mod attacks;
 mod dhcp;
 mod dhcp_harm;
