@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::owner;
+use super::owner::{self, Tail};
 use bundle::limits::{MAX_FILES, MAX_PHONES};
 use bundle::{Class, FileEntry, Image, Inventory, Manifest, Phone, Scope, Shard, SiteSettings};
 use ids::{FileName, Generation, MacAddr, SiteId};
@@ -17,8 +17,8 @@ pub struct Catalog {
     files: BTreeMap<FileName, Arc<FileEntry>>,
     image: Option<BoardImage>,
     phones: BTreeMap<MacAddr, Phone>,
-    /// Phones by their address without its first octet, as Cisco names the second port of an ATA.
-    tails: HashMap<[u8; 5], MacAddr>,
+    /// Phones by the last ten digits of their address, as Cisco names gateways and the second port of an ATA.
+    tails: HashMap<[u8; 5], Tail>,
 }
 
 /// The system that the appliance itself shall run. It is not among the files, so no phone can ask for it.
@@ -87,7 +87,8 @@ impl Catalog {
         catalog.image = image.transpose()?;
         for phone in inventory.phones {
             let [_, tail @ ..] = phone.mac.octets();
-            catalog.tails.insert(tail, phone.mac);
+            let mac = phone.mac;
+            catalog.tails.entry(tail).and_modify(|known| *known = known.and(mac)).or_insert(Tail::Of(mac));
             if let Some(twice) = catalog.phones.insert(phone.mac, phone) {
                 return Err(CatalogError::DuplicatePhone(twice.mac));
             }
@@ -158,10 +159,14 @@ impl Catalog {
         self.phones.values()
     }
 
-    /// The phone of the inventory whose address the name carries, as [`owner::in_inventory`] reads names. The time does not
-    /// depend on the size of the inventory. Who may have a file of that name is another question: its scope says.
+    /// The phone of the inventory whose address the name carries, as [`owner::in_inventory`] reads names; one of them, if
+    /// several phones' addresses end with the digits in it. The time does not depend on the size of the inventory. Who may
+    /// have a file of that name is another question: its scope says.
     pub fn phone_in_name(&self, name: &FileName) -> Option<MacAddr> {
-        owner::find(name, &|mac| self.phones.contains_key(&mac).then_some(mac), &|tail| self.tails.get(&tail).copied())
+        let whole = |mac| self.phones.contains_key(&mac).then_some(mac);
+        match owner::find(name, &whole, &|tail| self.tails.get(&tail).copied())? {
+            Tail::Of(mac) | Tail::OfSeveral(mac, _) => Some(mac),
+        }
     }
 }
 

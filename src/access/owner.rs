@@ -5,33 +5,95 @@
 
 use ids::{FileName, MacAddr};
 
-/// The inventory address that a name carries anywhere, however it is written, the second port of a Cisco ATA included
-/// (MAC without its first octet, then `01`). `inventory` answers whether an address is in it.
-///
-/// Whole addresses go before second ports, earlier path components before later ones.
-pub fn in_inventory(name: &FileName, inventory: &dyn Fn(MacAddr) -> bool) -> Option<MacAddr> {
-    let whole = |mac: MacAddr| inventory(mac).then_some(mac);
-    // The octet that the second port's name left out can be any; a device's own address is never multicast.
-    let tail = |[b, c, d, e, f]: [u8; 5]| (0..=255u8).map(|a| MacAddr::new([a, b, c, d, e, f])).find_map(whole);
-    find(name, &whole, &tail)
+/// Whose a file name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameOwner {
+    /// It carries this device's address, whole or its last ten digits.
+    Device(MacAddr),
+    /// It carries ten digits with which the addresses of several devices of the inventory end, among them these two. It is
+    /// nobody's: it must not be served to the wrong one.
+    Several(MacAddr, MacAddr),
+    /// It is a gateway's name, made of the last ten digits of an address that the inventory does not have.
+    NoDevice,
+    /// It carries no address.
+    Shared,
 }
 
-/// Whether a name carries this device's address, as [`in_inventory`] reads names.
+/// Reads a name: by the inventory first, then by the general rule. `inventory` answers whether an address is in it.
+pub fn of(name: &FileName, inventory: &dyn Fn(MacAddr) -> bool) -> NameOwner {
+    match find(name, &|mac| inventory(mac).then_some(mac), &|tail| Tail::search(tail, inventory)) {
+        Some(Tail::Of(mac)) => NameOwner::Device(mac),
+        Some(Tail::OfSeveral(one, other)) => NameOwner::Several(one, other),
+        None => match by_rule(name) {
+            Some(mac) => NameOwner::Device(mac),
+            None if name.folded().split('/').any(|component| gateway_digits(component).is_some()) => {
+                NameOwner::NoDevice
+            }
+            None => NameOwner::Shared,
+        },
+    }
+}
+
+/// The inventory address that a name carries anywhere, however it is written, or whose last ten digits it carries as Cisco's
+/// gateways and the second port of an ATA do. `None` also if several devices have these digits.
+///
+/// Whole addresses go before parts of them, earlier path components before later ones.
+pub fn in_inventory(name: &FileName, inventory: &dyn Fn(MacAddr) -> bool) -> Option<MacAddr> {
+    match find(name, &|mac| inventory(mac).then_some(mac), &|tail| Tail::search(tail, inventory))? {
+        Tail::Of(mac) => Some(mac),
+        Tail::OfSeveral(..) => None,
+    }
+}
+
+/// Whether a name carries this device's address, whole or its last ten digits.
 pub fn carries(name: &FileName, mac: MacAddr) -> bool {
     let [_, own @ ..] = mac.octets();
-    find(name, &|found| (found == mac).then_some(mac), &|tail| (tail == own).then_some(mac)).is_some()
+    find(name, &|found| (found == mac).then_some(mac), &|tail| (tail == own).then_some(Tail::Of(mac))).is_some()
 }
 
-/// What [`in_inventory`] does, with the search for a second port's owner left to the caller, who may have an index.
+/// The devices of an inventory whose addresses end with the same ten digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    Of(MacAddr),
+    OfSeveral(MacAddr, MacAddr),
+}
+
+impl Tail {
+    /// The octet that the name left out can be any.
+    fn search([b, c, d, e, f]: [u8; 5], inventory: &dyn Fn(MacAddr) -> bool) -> Option<Self> {
+        let all = (0..=255u8).map(|a| MacAddr::new([a, b, c, d, e, f])).filter(|mac| inventory(*mac));
+        all.fold(None, |found: Option<Self>, mac| Some(found.map_or(Self::Of(mac), |found| found.and(mac))))
+    }
+
+    /// The same digits, and one more device.
+    pub(super) fn and(self, mac: MacAddr) -> Self {
+        match self {
+            Self::Of(one) if one != mac => Self::OfSeveral(one, mac),
+            same => same,
+        }
+    }
+}
+
+/// What [`in_inventory`] does, with the search for the owners of ten digits left to the caller, who may have an index.
 pub(super) fn find(
     name: &FileName,
     whole: &dyn Fn(MacAddr) -> Option<MacAddr>,
-    tail: &dyn Fn([u8; 5]) -> Option<MacAddr>,
-) -> Option<MacAddr> {
-    let components = || name.as_str().split('/').map(compact);
-    components()
-        .find_map(|text| windows(&text).find_map(|octets| whole(MacAddr::new(octets))))
-        .or_else(|| components().find_map(|text| windows(&text).find_map(|octets| second_port(octets, tail))))
+    tail: &dyn Fn([u8; 5]) -> Option<Tail>,
+) -> Option<Tail> {
+    let compact = || name.as_str().split('/').map(compact);
+    let whole = compact().find_map(|text| windows(&text).find_map(|octets| whole(MacAddr::new(octets))));
+    if let Some(mac) = whole {
+        return Some(Tail::Of(mac));
+    }
+    let folded = name.folded();
+    folded.split('/').find_map(|component| {
+        let found = tails(component).filter_map(tail);
+        // One name can be read in two ways: `vgc…` as `VGC`, or as `VG` and digits that begin with `c`.
+        found.reduce(|one, other| match other {
+            Tail::Of(mac) => one.and(mac),
+            Tail::OfSeveral(..) => other,
+        })
+    })
 }
 
 /// A path component without what separates the octets of an address.
@@ -44,23 +106,66 @@ fn windows(text: &[u8]) -> impl Iterator<Item = [u8; 6]> + '_ {
     text.windows(12).filter_map(octets)
 }
 
-fn octets(digits: &[u8]) -> Option<[u8; 6]> {
-    let mut octets = [0; 6];
+fn octets<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let mut octets = [0; N];
+    if digits.len() != 2 * N {
+        return None;
+    }
     data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, &mut octets).ok()?;
     Some(octets)
 }
 
-fn second_port(octets: [u8; 6], tail: &dyn Fn([u8; 5]) -> Option<MacAddr>) -> Option<MacAddr> {
-    match octets {
-        [b, c, d, e, f, 0x01] => tail([b, c, d, e, f]),
-        _ => None,
-    }
+/// Prefixes of Cisco's gateways, before the last ten digits of a MAC address and two or three digits for the port, or none:
+/// analogue and ISDN ports, VG2xx and VG3xx, and IOS gateways.
+const GATEWAYS: [&str; 5] = ["an", "br", "vgc", "vg", "skigw"];
+
+/// The prefix of an ATA, whose second port has ten digits and `01`.
+const ATA: &str = "ata";
+
+/// Two-letter prefixes before whole addresses only: profiles of the ATA 186.
+const WHOLE: [&str; 3] = ["gk", "ld", "ff"];
+
+/// The ten digits in a component that is a gateway's name, whatever the inventory has. 12 digits of which the last two are
+/// no number are a whole address.
+fn gateway_digits(component: &str) -> Option<&[u8]> {
+    let port = |prefix: &str| component.strip_prefix(prefix).and_then(before_port);
+    let second = || component.strip_prefix(ATA).and_then(before_port).filter(|(_, port)| *port == b"01");
+    GATEWAYS.iter().find_map(|prefix| port(prefix)).or_else(second).map(|(digits, _)| digits)
+}
+
+/// The ten hex digits with which `text` begins, and the number of a port after them: none, two or three digits.
+fn before_port(text: &str) -> Option<(&[u8], &[u8])> {
+    let (digits, port) = text.as_bytes().get(..run(text.as_bytes()))?.split_at_checked(10)?;
+    let is_port = matches!(port.len(), 0 | 2 | 3) && port.iter().all(u8::is_ascii_digit);
+    is_port.then_some((digits, port))
+}
+
+/// The places in a component where the last ten digits of an address can stand, as octets. Parts of firmware have version
+/// numbers that can look so, and zeros where the maker's number would be are a model's (`y000000000028.cfg`).
+fn tails(component: &str) -> impl Iterator<Item = [u8; 5]> + '_ {
+    let text = component.as_bytes();
+    let prefixed = gateway_digits(component).and_then(octets);
+    let short = GATEWAYS.iter().filter_map(move |prefix| before_port(component.strip_prefix(prefix)?));
+    // Further kinds of ports have two letters, too.
+    let letters = component.get(..2).filter(|two| two.bytes().all(|byte| byte.is_ascii_lowercase()));
+    let letters = letters.filter(|two| !WHOLE.contains(two)).and_then(|two| before_port(component.strip_prefix(two)?));
+    let starts = (0..text.len()).filter(move |at| run(text.get(*at..).unwrap_or_default()) >= 10);
+    let loose = starts.filter_map(move |at| {
+        let rest = text.get(at..)?;
+        let is_first = at.checked_sub(1).and_then(|at| text.get(at)).is_none_or(|byte| !byte.is_ascii_hexdigit());
+        let is_whole_run = is_first && run(rest) == 10;
+        let is_second_port = rest.get(10..12) == Some(b"01");
+        (is_whole_run || is_second_port).then(|| rest.get(..10))?
+    });
+    let others = short.chain(letters).map(|(digits, _)| digits).chain(loose);
+    let others = others.filter_map(octets).filter(|tail: &[u8; 5]| !tail.starts_with(&[0, 0]));
+    prefixed.into_iter().chain(others).filter(|_| !is_firmware(component))
 }
 
 /// The MAC address in a name that neither the manifest nor the inventory explains.
 ///
 /// 12 hex digits with no more of them on either side, also after a known prefix that ends in a hex letter (`ata`, `ff`,
-/// `e` …), six pairs, or three groups of four. Not: multicast, all zero and OUI `000000` (`y000000000028.cfg` is a
+/// `e` …), six pairs, or three groups of four. Not: names of gateways, which have only the last ten digits of an address; multicast, all zero and OUI `000000` (`y000000000028.cfg` is a
 /// model's file), the last group of a UUID, parts of firmware.
 pub fn by_rule(name: &FileName) -> Option<MacAddr> {
     let folded = name.folded();
@@ -69,6 +174,9 @@ pub fn by_rule(name: &FileName) -> Option<MacAddr> {
         let is_file = components.peek().is_none();
         if is_file && is_firmware(component) {
             return None;
+        }
+        if gateway_digits(component).is_some() {
+            continue;
         }
         let text = component.as_bytes();
         let found = after_prefix(text).or_else(|| plain(text)).or_else(|| pairs(text)).or_else(|| groups(text));
@@ -281,6 +389,54 @@ mod tests {
     }
 
     #[test]
+    fn a_gateways_ports_are_its_own_and_nobodys_if_no_device_fits() {
+        let gateway: MacAddr = "001bd4a1b070".parse().unwrap();
+        let with = |mac: MacAddr| move |other| other == mac;
+        for text in [
+            "AN1BD4A1B07001.cnf.xml",
+            "AN1BD4A1B070001.cnf.xml",
+            "BR1BD4A1B070010.cnf.xml",
+            "VG1BD4A1B07000.cnf.xml",
+            "vg1bd4a1b07023.cnf.xml.sgn",
+            "VGC1BD4A1B07000.cnf.xml",
+            "VGC1BD4A1B070.cnf.xml",
+            "SKIGW1BD4A1B070.cnf.xml",
+            "SKIGW1BD4A1B070",
+            "ATA1BD4A1B07001.cnf.xml",
+            "Communicator/AN1BD4A1B07001.cnf.xml",
+        ] {
+            assert_eq!(of(&name(text), &with(gateway)), NameOwner::Device(gateway), "{text}");
+            assert!(carries(&name(text), gateway), "{text}");
+            assert_eq!(of(&name(text), &with(phone())), NameOwner::NoDevice, "{text}");
+            assert_eq!(by_rule(&name(text)), None, "{text}");
+        }
+        for text in ["2345-12670-001.sip.ld", "y000000000028.cfg", "000000000000.cfg", "XMLDefault.cnf.xml", "an.cfg"] {
+            assert_eq!(of(&name(text), &|_| false), NameOwner::Shared, "{text}");
+        }
+        // A model's number is no part of an address, whatever laboratory has a device of it.
+        for mac in ["020000000028", "022345126700", "024512670001"] {
+            for text in ["2345-12670-001.sip.ld", "y000000000028.cfg", "000000000000.cfg"] {
+                assert!(!carries(&name(text), mac.parse().unwrap()), "{text} {mac}");
+            }
+        }
+    }
+
+    #[test]
+    fn ten_digits_that_two_devices_share_are_nobodys() {
+        let (one, other): (MacAddr, MacAddr) = ("001bd4a1b070".parse().unwrap(), "021bd4a1b070".parse().unwrap());
+        let both = |mac| mac == one || mac == other;
+        for text in ["AN1BD4A1B07001.cnf.xml", "VG1BD4A1B07000.cnf.xml", "SKIGW1BD4A1B070.cnf.xml"] {
+            assert_eq!(of(&name(text), &both), NameOwner::Several(one, other), "{text}");
+            assert_eq!(in_inventory(&name(text), &both), None, "{text}");
+        }
+        assert_eq!(of(&name("VG001BD4A1B070.cnf.xml"), &both), NameOwner::Device(one), "a whole address");
+        // Read as `VGC` it is one's, read as `VG` and a digit more the other's.
+        let (short, long): (MacAddr, MacAddr) = ("021bd4a1b070".parse().unwrap(), "02c1bd4a1b07".parse().unwrap());
+        let owner = of(&name("VGC1BD4A1B07000.cnf.xml"), &|mac| mac == short || mac == long);
+        assert!(matches!(owner, NameOwner::Several(..)), "{owner:?}");
+    }
+
+    #[test]
     fn the_longest_hostile_name_is_read_without_harm() {
         for fill in ["01", "0", "f", "-", "0-", "00-04-", "é"] {
             let hostile = fill.repeat(255 / fill.len());
@@ -303,6 +459,34 @@ mod tests {
                 let name: FileName = format!("{directory}{before}{text}{after}").parse().unwrap();
                 proptest::prop_assert_eq!(in_inventory(&name, &|found| found == mac), Some(mac));
                 proptest::prop_assert!(carries(&name, mac));
+            }
+        }
+
+        #[test]
+        fn a_gateways_name_is_served_to_no_other_device(
+            octets: [u8; 6],
+            others in proptest::collection::vec(proptest::array::uniform6(0u8..), 0..8),
+            prefix in "(AN|BR|VG|VGC|SKIGW|an|vg)",
+            port in "([0-9]{2,3})?",
+            shares: bool,
+        ) {
+            let mac = MacAddr::new(octets);
+            let [first, rest @ ..] = octets;
+            let [b, c, d, e, f] = rest;
+            let twin = MacAddr::new([first ^ 2, b, c, d, e, f]);
+            let mut inventory: Vec<MacAddr> = others.into_iter().map(MacAddr::new).collect();
+            inventory.push(mac);
+            inventory.extend(shares.then_some(twin));
+            let digits = &mac.upper()[2..];
+            let name: FileName = format!("{prefix}{digits}{port}.cnf.xml").parse().unwrap();
+            match of(&name, &|mac| inventory.contains(&mac)) {
+                NameOwner::Device(owner) => {
+                    // Another device may have these 12 digits as its whole address.
+                    let whole = name.folded().contains(&owner.lower());
+                    proptest::prop_assert!(whole || owner == mac && !shares, "{name}: {owner}");
+                }
+                NameOwner::Several(..) => proptest::prop_assert!(shares || inventory.len() > 1),
+                other => proptest::prop_assert!(false, "{name}: {other:?}"),
             }
         }
     }

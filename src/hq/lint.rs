@@ -6,6 +6,7 @@ use super::inventory::{InventorySite, PhoneLine};
 use super::loads;
 use super::parallel::in_parallel;
 use super::render::{Body, Findings, FleetDir, SiteFile};
+use access::owner::{self, NameOwner};
 use bundle::Scope;
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILES};
 use ids::{FileName, MacAddr};
@@ -174,7 +175,12 @@ fn twice(site: &InventorySite, file: &SiteFile, other: &SiteFile) -> Problem {
 
 /// The problem of a file whose name carries a device's address but which other devices could fetch.
 fn owner_problem(fleet: &FleetDir, file: &SiteFile) -> Option<Problem> {
-    let carried = fleet.owner_of(&file.name)?;
+    let is_its_own = |mac: &MacAddr| owner::carries(&file.name, *mac);
+    let carried = match fleet.owner_of(&file.name) {
+        NameOwner::Device(mac) => mac,
+        NameOwner::Several(mac, _) if !matches!(&file.scope, Scope::Device(own) if is_its_own(own)) => mac,
+        NameOwner::Several(..) | NameOwner::NoDevice | NameOwner::Shared => return None,
+    };
     match &file.scope {
         Scope::Device(mac) if *mac == carried => None,
         Scope::Device(mac) => Some(

@@ -13,7 +13,7 @@ use super::images::Images;
 use super::inventory::{FleetInventory, InventorySite, PhoneLine, Variable};
 use super::secrets::{PREFIX, Secrets};
 use super::templates::{FileScope, ModelSet, TemplateFile, Templates};
-use access::owner;
+use access::owner::{self, NameOwner};
 use bundle::{Class, Scope};
 use ids::{FileName, MacAddr};
 use repository::layout::Layout;
@@ -106,10 +106,9 @@ impl FleetDir {
         }
     }
 
-    /// The device whose address a file name carries: a phone of the inventory, or any address by the general rule.
-    /// `None` if it carries none.
-    pub fn owner_of(&self, name: &FileName) -> Option<MacAddr> {
-        owner::in_inventory(name, &|mac| self.macs.contains(&mac)).or_else(|| owner::by_rule(name))
+    /// Whose a file name is: a phone of the inventory, or any address by the general rule.
+    pub fn owner_of(&self, name: &FileName) -> NameOwner {
+        owner::of(name, &|mac| self.macs.contains(&mac))
     }
 
     /// Makes every file of a site, in the order of the names. What is wrong with them goes to `findings`.
@@ -166,24 +165,29 @@ impl FleetDir {
     }
 
     fn plain_file(&self, asset: &Arc<Asset>, phones: &[&PhoneLine], findings: &mut Findings) -> Option<SiteFile> {
-        let owner = self.owner_of(&asset.name);
-        let scope = match owner {
-            None => Scope::Everyone,
-            Some(mac) if self.inventory.fleet.device_files => {
+        let unclear = |what: String, hint: &str| Problem::at_file(&asset.file, what).hint(hint);
+        let scope = match self.owner_of(&asset.name) {
+            NameOwner::Shared => Scope::Everyone,
+            NameOwner::Several(one, other) => {
+                let what = format!("the addresses {one} and {other} both end with the digits in the name");
+                findings.once(unclear(what, "make it from a template with scope \"device\""));
+                return None;
+            }
+            NameOwner::NoDevice => {
+                let what = "the name has the last ten digits of a gateway's address, and no phone's ends with them";
+                findings.once(unclear(what.to_owned(), "add the gateway to phones.csv"));
+                return None;
+            }
+            NameOwner::Device(mac) if self.inventory.fleet.device_files => {
                 // The file belongs to a phone of another site.
                 if self.macs.contains(&mac) && !phones.iter().any(|phone| phone.mac == mac) {
                     return None;
                 }
                 Scope::Device(mac)
             }
-            Some(mac) => {
-                findings.once(
-                    Problem::at_file(
-                        &asset.file,
-                        format!("the name carries the address {mac}, but every phone could fetch the file"),
-                    )
-                    .hint("make it from a template with scope \"device\""),
-                );
+            NameOwner::Device(mac) => {
+                let what = format!("the name carries the address {mac}, but every phone could fetch the file");
+                findings.once(unclear(what, "make it from a template with scope \"device\""));
                 return None;
             }
         };

@@ -176,6 +176,25 @@ fn files_of_one_phone_do_not_lie_in_files() {
 }
 
 #[test]
+fn a_gateways_file_is_for_the_one_device_whose_address_ends_with_its_digits() {
+    let sample = sample();
+    sample.replace("fleet.toml", "# repository", "device-files = true\n# repository");
+    sample.write("files/VG1B5400000100.cnf.xml", "").write("files/AN1B5400000901.cnf.xml", "");
+    assert_eq!(
+        sample.problems(),
+        [
+            "files/AN1B5400000901.cnf.xml: the name has the last ten digits of a gateway's address, and no phone's ends with them"
+        ]
+    );
+    sample.replace("phones.csv", "00:04:f2:00:00:03,", "02:1b:54:00:00:01,");
+    let problems = sample.problems();
+    assert!(
+        problems.contains(&"files/VG1B5400000100.cnf.xml: the addresses 00:1b:54:00:00:01 and 02:1b:54:00:00:01 both end with the digits in the name".to_owned()),
+        "{problems:#?}"
+    );
+}
+
+#[test]
 fn a_load_that_nobody_has_is_found_through_every_hop() {
     let sample = sample();
     let model = "templates/cisco-9971/model.toml";
