@@ -166,6 +166,8 @@ pub enum Event {
     Count(&'static str),
     /// People should know this.
     Alert(AlertCode, String),
+    /// Remove all alerts of this code: their cause has gone.
+    ClearAlert(AlertCode),
     /// A transfer has ended, or a request was refused.
     Transfer(TransferRecord),
 }
@@ -336,6 +338,16 @@ impl SiteState {
 
     fn alert(&mut self, code: AlertCode, text: String) {
         self.events.push_back(Event::Alert(code, text));
+    }
+
+    /// Tells of the devices that have phones behind them, if that has changed.
+    fn tell_behind(&mut self, now: Instant) {
+        if let Some(devices) = self.gate.poll_behind(now) {
+            self.events.push_back(Event::ClearAlert(AlertCode::BehindOneDevice));
+            for device in devices {
+                self.alert(AlertCode::BehindOneDevice, device.to_string());
+            }
+        }
     }
 
     fn transfer(&mut self, record: TransferRecord) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use access::devices::{ChangeCount, SharedDevices};
 use access::policy::GuessingDevice;
-use access::{Catalog, Decision, FileRequest, OwnLog, Policy, Resolution};
+use access::{Catalog, Decision, FileRequest, OwnLog, PhonesBehind, Policy, Resolution};
 use ids::{FileName, Generation};
 
 /// A decision and the release that it was made on.
@@ -114,6 +114,11 @@ impl Gate {
         let request = FileRequest { address, requester, name };
         let (decision, guessing) = self.policy.decide(&self.catalog, &request, now);
         GateDecision { decision, guessing, release: ServedRelease::of(&self.catalog, requester) }
+    }
+
+    /// The devices with phones behind them, if that has changed.
+    pub(super) fn poll_behind(&mut self, now: Instant) -> Option<Vec<PhonesBehind>> {
+        self.policy.poll_behind(now)
     }
 
     /// The requester's own log of this name; `None` if it has no such log, or writes too often.

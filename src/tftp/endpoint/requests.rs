@@ -228,6 +228,7 @@ fn decide(context: &mut Context<'_>, asked: &Asked, datagram: &[u8], requester: 
         warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
         site.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
     }
+    site.tell_behind(now);
     let unresolved = requester == Resolution::Unknown && site.gate.can_resolve();
     let reason = match decision {
         Decision::Serve(_) if bad => FileRefusal::BadName,

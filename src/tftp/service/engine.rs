@@ -374,6 +374,7 @@ impl Engine {
             Event::OutsideLan(address) => self.outside_lan(address),
             Event::Count(name) => self.stats.count(name),
             Event::Alert(code, text) => self.stats.alert(code, text),
+            Event::ClearAlert(code) => self.stats.clear_alert(code),
             Event::Transfer(record) => self.stats.transfer(record),
         }
     }

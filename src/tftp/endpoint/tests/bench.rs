@@ -193,6 +193,7 @@ impl Bench {
             Event::OutsideLan(address) => self.outside.push(address),
             Event::Count(name) => *self.counts.entry(name).or_default() += 1,
             Event::Alert(code, text) => self.alerts.push((code, text)),
+            Event::ClearAlert(code) => self.alerts.retain(|(known, _)| *known != code),
             Event::Transfer(record) => self.records.push(record),
         }
     }
