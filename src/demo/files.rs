@@ -1,21 +1,19 @@
 //! `--files`: publishes the files of a directory at a new HQ, and serves them from a site of its own, which pulls and
 //! verifies them. Load tests measure the real path this way.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
+use super::directory::{Directory, Listing};
 use super::stage::{DemoHq, DemoSite, free_udp_port, unprivileged_dhcp};
-use access::owner;
+use access::owner::{self, NameOwner};
 use hq::{init, lint};
 use ids::{FileName, Generation, MacAddr};
-
-/// The most files that are taken from a directory.
-const MAX_FILES: usize = 20_000;
 
 /// HQ and a site that serve the files of a directory.
 #[derive(Debug)]
@@ -26,6 +24,8 @@ pub struct Served {
     files: usize,
     /// How many of the files belong to one device alone.
     own: usize,
+    /// What of the directory is not served, and why.
+    problems: Vec<String>,
     /// The address and port that TFTP is served on.
     at: SocketAddrV4,
     // The last field, so that what uses the directory is dropped first.
@@ -34,7 +34,10 @@ pub struct Served {
 
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { files, own, at, .. } = self;
+        let Self { files, own, problems, at, .. } = self;
+        for problem in problems {
+            writeln!(f, "not served: {problem}")?;
+        }
         let doing = if self.site.is_some() { "serving" } else { "prepared" };
         write!(f, "{doing} {files} files ({own} of them one device's own) on {at}: published, pulled, verified")
     }
@@ -45,8 +48,8 @@ impl fmt::Display for Served {
 /// KEEP/lineside.toml run` then serves the files in a process of its own.
 ///
 /// # Errors
-/// If the directory cannot be read, has more than 20,000 files or has a file name that TFTP cannot carry; or if
-/// publishing or serving fails.
+/// If the directory cannot be read, has too many files or none; or if publishing or serving fails. What cannot be served is
+/// left out, and named in what [`Served`] displays.
 pub async fn serve(
     dir: &Path,
     tftp: SocketAddrV4,
@@ -54,21 +57,31 @@ pub async fn serve(
     keep: Option<&Path>,
 ) -> anyhow::Result<Served> {
     ensure!(*tftp.ip() == Ipv4Addr::LOCALHOST, "the demo serves on 127.0.0.1 only: write --tftp 127.0.0.1:PORT");
-    let mut names = Vec::new();
-    walk(dir, dir, &mut names)?;
-    ensure!(!names.is_empty(), "{} has no files", dir.display());
+    let directory = Directory::open(dir)?;
+    let Listing { mut names, mut problems } = directory.list()?;
 
     let scratch = tempfile::Builder::new().prefix("lineside-demo-").tempdir()?;
-    let hq = DemoHq::start(scratch.path(), "Files").await?;
-    let mut phones: BTreeMap<MacAddr, ()> = neighbours.iter().map(|(_, mac)| (*mac, ())).collect();
+    let mut phones: BTreeSet<MacAddr> = neighbours.iter().map(|(_, mac)| *mac).collect();
+    phones.extend(names.iter().filter_map(owner::by_rule));
     let mut own = 0;
-    for name in &names {
-        if let Some(mac) = owner::by_rule(name) {
-            phones.insert(mac, ());
+    names.retain(|name| match owner::of(name, &|mac| phones.contains(&mac)) {
+        NameOwner::Shared => true,
+        NameOwner::Device(_) => {
             own += 1;
+            true
         }
-    }
-    fill(&hq, dir, &names, phones.keys())?;
+        NameOwner::Several(one, other) => {
+            problems.push(format!("{name}: the addresses {one} and {other} both end with its digits"));
+            false
+        }
+        NameOwner::NoDevice => {
+            problems.push(format!("{name}: no device's address ends with its digits; name the device by --neighbour"));
+            false
+        }
+    });
+    ensure!(!names.is_empty(), "{} has no files{}", dir.display(), told(&problems));
+    let hq = DemoHq::start(scratch.path(), "Files").await?;
+    fill(&hq, &directory, &names, &phones)?;
     let report = lint::check(&hq.layout);
     ensure!(report.is_clean(), "{} cannot be published:\n{report}", dir.display());
     let token = hq.token("files")?;
@@ -89,7 +102,7 @@ pub async fn serve(
             None
         }
     };
-    Ok(Served { hq, site, files: names.len(), own, at, _dir: scratch })
+    Ok(Served { hq, site, files: names.len(), own, problems, at, _dir: scratch })
 }
 
 impl Served {
@@ -105,12 +118,7 @@ impl Served {
 }
 
 /// Fills the fleet directory: one site, one model with a template of one line, and the files as they are.
-fn fill<'a>(
-    hq: &DemoHq,
-    dir: &Path,
-    names: &[FileName],
-    phones: impl Iterator<Item = &'a MacAddr>,
-) -> anyhow::Result<()> {
+fn fill(hq: &DemoHq, from: &Directory, names: &[FileName], phones: &BTreeSet<MacAddr>) -> anyhow::Result<()> {
     let layout = &hq.layout;
     for folder in [layout.templates(), layout.sites(), layout.files()] {
         std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
@@ -136,24 +144,14 @@ fn fill<'a>(
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        std::fs::copy(dir.join(name.as_str()), &to).with_context(|| format!("cannot copy {name}"))?;
+        let mut file = from.file(name.as_str()).with_context(|| format!("cannot read {name}"))?;
+        let mut copy = std::fs::File::create(&to).with_context(|| format!("cannot write {name}"))?;
+        std::io::copy(&mut file, &mut copy).with_context(|| format!("cannot copy {name}"))?;
     }
     Ok(())
 }
 
-fn walk(root: &Path, dir: &Path, names: &mut Vec<FileName>) -> anyhow::Result<()> {
-    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            walk(root, &path, names)?;
-            continue;
-        }
-        let relative = path.strip_prefix(root).context("a file outside its own directory")?;
-        let Some(text) = relative.to_str() else { bail!("{} is no name for TFTP", relative.display()) };
-        let name: FileName = text.parse().with_context(|| format!("{text} is no name for TFTP"))?;
-        names.push(name);
-        ensure!(names.len() <= MAX_FILES, "{} has over {MAX_FILES} files", root.display());
-    }
-    Ok(())
+/// The problems as the end of an error message.
+fn told(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("\nnot served: {problem}")).collect()
 }

@@ -1,0 +1,228 @@
+//! Reads a directory that others can write to: regular files only, and nothing outside it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use nix::fcntl::OFlag;
+
+use ids::FileName;
+
+/// The most files that are taken from a directory.
+const MAX_FILES: usize = 20_000;
+
+/// The most directories below one another, and the most problems that are named one by one.
+const MAX_DEPTH: usize = 32;
+const MAX_PROBLEMS: usize = 100;
+
+/// A directory whose files are to be read.
+#[derive(Debug)]
+pub(super) struct Directory {
+    /// As it was named.
+    named: PathBuf,
+    /// Where it really is, after all links.
+    real: PathBuf,
+}
+
+/// What is in a directory and everything below it.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Its regular files, by their path in it.
+    pub(super) names: Vec<FileName>,
+    /// What else there is, and why it cannot be served.
+    pub(super) problems: Vec<String>,
+}
+
+/// Something of the directory, opened.
+enum Entry {
+    File(File),
+    Folder(File),
+}
+
+impl Directory {
+    pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
+        let real = fs::canonicalize(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        Ok(Self { named: dir.to_owned(), real })
+    }
+
+    /// Finds all files. A link that stays inside is followed. What leads out, is no regular file, cannot be read or has a name
+    /// that TFTP cannot carry is a problem, and everything else is still found.
+    pub(super) fn list(&self) -> anyhow::Result<Listing> {
+        let mut listing = Listing::default();
+        match self.entry(Path::new("")).with_context(|| format!("cannot read {}", self.named.display()))? {
+            Entry::Folder(folder) => self.walk(Path::new(""), &folder, &mut Vec::new(), &mut listing)?,
+            Entry::File(_) => anyhow::bail!("{} is a file, no directory", self.named.display()),
+        }
+        listing.names.sort();
+        Ok(listing)
+    }
+
+    /// Opens a file of the directory, by its path in it.
+    pub(super) fn file(&self, path: &str) -> io::Result<File> {
+        match self.entry(Path::new(path))? {
+            Entry::File(file) => Ok(file),
+            Entry::Folder(_) => Err(io::Error::other("it is a directory")),
+        }
+    }
+
+    fn walk(
+        &self,
+        below: &Path,
+        folder: &File,
+        parents: &mut Vec<(u64, u64)>,
+        listing: &mut Listing,
+    ) -> anyhow::Result<()> {
+        let metadata = folder.metadata()?;
+        let id = (metadata.dev(), metadata.ino());
+        if parents.contains(&id) || parents.len() >= MAX_DEPTH {
+            listing.problem(below, &"the directory is inside itself, or too deep");
+            return Ok(());
+        }
+        let entries = match fs::read_dir(path_of(folder)) {
+            Ok(entries) => entries,
+            Err(error) if below.as_os_str().is_empty() => return Err(error.into()),
+            Err(error) => {
+                listing.problem(below, &error);
+                return Ok(());
+            }
+        };
+        parents.push(id);
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => below.join(entry.file_name()),
+                Err(error) => {
+                    listing.problem(below, &error);
+                    continue;
+                }
+            };
+            match self.entry(&path) {
+                Ok(Entry::Folder(folder)) => self.walk(&path, &folder, parents, listing)?,
+                Ok(Entry::File(_)) => match path.to_str().map(str::parse::<FileName>) {
+                    Some(Ok(name)) if Path::new(name.as_str()) == path => listing.names.push(name),
+                    Some(Err(error)) => listing.problem(&path, &format!("no name for TFTP: {error}")),
+                    _ => listing.problem(&path, &"no name for TFTP"),
+                },
+                Err(error) => listing.problem(&path, &error),
+            }
+            let found = listing.names.len() + listing.problems.len();
+            ensure!(found <= MAX_FILES, "{} has over {MAX_FILES} files", self.named.display());
+        }
+        parents.pop();
+        Ok(())
+    }
+
+    /// Opens what is at this path. `O_PATH` opens without doing anything: a FIFO does not wait and a device does not act. Only
+    /// what was found to be a regular file inside the directory is opened for reading, by its descriptor, so nobody can put
+    /// something else in its place meanwhile.
+    fn entry(&self, path: &Path) -> io::Result<Entry> {
+        let place = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_PATH | OFlag::O_CLOEXEC).bits())
+            .open(self.real.join(path))?;
+        let kind = place.metadata()?.file_type();
+        let real = fs::read_link(path_of(&place))?;
+        let what = if !real.starts_with(&self.real) {
+            "a link that leads out of the directory"
+        } else if kind.is_dir() {
+            return Ok(Entry::Folder(place));
+        } else if kind.is_file() {
+            let options = (OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits();
+            return OpenOptions::new().read(true).custom_flags(options).open(path_of(&place)).map(Entry::File);
+        } else if kind.is_fifo() {
+            "a FIFO, no regular file"
+        } else if kind.is_socket() {
+            "a socket, no regular file"
+        } else {
+            "a device, no regular file"
+        };
+        Err(io::Error::other(what))
+    }
+}
+
+impl Listing {
+    fn problem(&mut self, path: &Path, what: &dyn std::fmt::Display) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(format!("{}: {what}", path.display()));
+        }
+    }
+}
+
+/// The path that leads to what a descriptor has open, wherever that has been moved.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn regular_files_are_found_and_everything_else_is_named() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("shadow"), "secret").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("tones")).unwrap();
+        fs::write(at("tones/ring.raw"), "ring").unwrap();
+        fs::write(at("a.cfg"), "a").unwrap();
+        symlink("a.cfg", at("b.cfg")).unwrap();
+        symlink("tones", at("sounds")).unwrap();
+        symlink(outside.path().join("shadow"), at("out.cfg")).unwrap();
+        symlink(outside.path(), at("folder-out")).unwrap();
+        symlink("../..", at("tones/up")).unwrap();
+        symlink("..", at("tones/loop")).unwrap();
+        symlink("nowhere", at("broken.cfg")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        nix::unistd::mkfifo(&at("fifo.cfg"), Mode::S_IRWXU).unwrap();
+        symlink("fifo.cfg", at("to-fifo.cfg")).unwrap();
+        symlink("/dev/zero", at("zero.cfg")).unwrap();
+        let _socket = UnixListener::bind(at("socket.cfg")).unwrap();
+
+        let directory = Directory::open(dir.path()).unwrap();
+        let Listing { names, problems } = directory.list().unwrap();
+        let names: Vec<_> = names.iter().map(FileName::as_str).collect();
+        assert_eq!(names, ["a.cfg", "b.cfg", "sounds/ring.raw", "tones/ring.raw"]);
+        for (name, what) in [
+            ("out.cfg", "leads out"),
+            ("folder-out", "leads out"),
+            ("tones/up", "leads out"),
+            ("sounds/up", "leads out"),
+            ("tones/loop", "inside itself"),
+            ("broken.cfg", "No such file"),
+            ("circle", "symbolic link"),
+            ("fifo.cfg", "a FIFO"),
+            ("to-fifo.cfg", "a FIFO"),
+            ("zero.cfg", "leads out"),
+            ("socket.cfg", "a socket"),
+        ] {
+            let named =
+                problems.iter().any(|problem| problem.starts_with(&format!("{name}: ")) && problem.contains(what));
+            assert!(named, "{name}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 12, "{problems:#?}");
+        assert_eq!(io::read_to_string(directory.file("b.cfg").unwrap()).unwrap(), "a");
+        for name in ["out.cfg", "fifo.cfg", "tones", "../x"] {
+            assert!(directory.file(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_link_as_the_directory_itself_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        fs::write(dir.path().join("real/a.cfg"), "a").unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        let listing = Directory::open(&dir.path().join("link")).unwrap().list().unwrap();
+        assert_eq!((listing.names.len(), listing.problems.len()), (1, 0));
+    }
+}
