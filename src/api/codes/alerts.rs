@@ -17,10 +17,10 @@ codes! {
         Certificate = "certificate",
         /// HQ has published a newer generation than the published tree has.
         Withheld = "withheld",
-        /// A device asks for many files of others, or an unknown one for many that do not exist. An unknown device is
-        /// locked out.
+        /// A device asks for many files of others, or an unknown one for many that do not exist. Own and shared files are
+        /// served on.
         GuessingDevice = "guessing-device",
-        /// One MAC address is on two IP addresses, or an IP address went from one device to another.
+        /// A phone's IP address went to another device, or another's to a phone, and nothing explains it.
         AddressConflict = "address-conflict",
         /// The image that HQ wants does not run here.
         Image = "image",
