@@ -3,7 +3,7 @@
 use super::anchors::{self, AnchorError};
 use super::client::{Client, FetchError, GetOutcome};
 use ids::{FleetId, SiteId, UnixTime};
-use tuf::{MetadataLimits, Refresh, RefreshStep, TrustError, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, Search, SearchStep, TrustError, Trusted};
 
 /// Why a refresh ended early. What was trusted before, and new roots, stay.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,27 @@ pub struct Refreshed {
 
 /// The name of the file that a poll asks for first.
 pub const TIMESTAMP: &str = "timestamp.json";
+
+/// Searches for a target by `path`, and fetches the delegated roles that this needs. What is found is in
+/// [`Refreshed::trusted`].
+pub async fn search(client: &Client, base: &str, trusted: Trusted, now: UnixTime, path: &str) -> Refreshed {
+    let mut machine = match Search::start(trusted.clone(), path, MetadataLimits::default(), now) {
+        Ok(machine) => machine,
+        Err(error) => return Refreshed { trusted, result: Err(error.into()) },
+    };
+    let result = loop {
+        let SearchStep::Fetch(ask) = machine.step() else { break Ok(()) };
+        let told = match client.get(&format!("{base}{}", ask.path), ask.max_bytes, None).await {
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing(),
+            Err(error) => break Err(error.into()),
+        };
+        if let Err(error) = told {
+            break Err(error.into());
+        }
+    };
+    Refreshed { trusted: machine.trusted().clone(), result }
+}
 
 /// Refreshes trusted metadata from `base`, a URL with a slash at the end. `timestamp` is the one that the poll has
 /// fetched already.
