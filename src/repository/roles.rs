@@ -183,7 +183,10 @@ pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<
         spec_version: SPEC_VERSION.to_owned(),
         version,
         expires: now.plus(TARGETS_LIFE),
-        targets: images.iter().map(|(digest, bytes)| (access::firmware_path(digest), sized_target(*bytes, *digest))).collect(),
+        targets: images
+            .iter()
+            .map(|(digest, bytes)| (access::firmware_path(digest), sized_target(*bytes, *digest)))
+            .collect(),
         delegations: None,
         extra: extra(json!({ "fleet": fleet })),
     }

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use ring::signature::{
-    ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
-};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo};
@@ -53,9 +51,7 @@ impl ForeignKey {
     fn rsa(public: &str) -> Option<Self> {
         let trimmed = |number: &[u8]| number.iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<u8>>();
         spki(public, |key| match key {
-            Spki::RSA(key) => {
-                Some(Self::RsaPss { modulus: trimmed(key.modulus), exponent: trimmed(key.exponent) })
-            }
+            Spki::RSA(key) => Some(Self::RsaPss { modulus: trimmed(key.modulus), exponent: trimmed(key.exponent) }),
             _ => None,
         })
     }

@@ -36,9 +36,7 @@ impl Authority {
     /// Who may sign a top-level role, as `root` says.
     pub(super) fn of_root(root: &Root, role: &str) -> Self {
         // `Metadata::check` saw that every top-level role is there. Nobody can sign one that is not.
-        root.roles.get(role).map_or_else(Self::nobody, |of| {
-            Self::new(&root.keys, &of.keyids, of.threshold)
-        })
+        root.roles.get(role).map_or_else(Self::nobody, |of| Self::new(&root.keys, &of.keyids, of.threshold))
     }
 
     /// Who may sign a delegated role, as its delegator says.

@@ -76,7 +76,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let base = front.before(arguments.target_base_url.as_deref().context("--target-base-url is missing")?).await?;
         let out = arguments.target_dir.as_deref().context("--target-dir is missing")?;
         for name in &arguments.target_name {
-            download(&front.client, &mut trusted, (dir, &url), &base, name, out).await.with_context(|| format!("target {name}"))?;
+            download(&front.client, &mut trusted, (dir, &url), &base, name, out)
+                .await
+                .with_context(|| format!("target {name}"))?;
         }
     }
     Ok(())
@@ -118,7 +120,12 @@ fn keep(dir: &Path, trusted: &Trusted) -> anyhow::Result<()> {
 }
 
 /// One search; what held is kept, whatever becomes of the rest.
-async fn search(client: &Client, trusted: &mut Trusted, (dir, url): (&Path, &str), name: &str) -> anyhow::Result<Target> {
+async fn search(
+    client: &Client,
+    trusted: &mut Trusted,
+    (dir, url): (&Path, &str),
+    name: &str,
+) -> anyhow::Result<Target> {
     let now = UnixTime::of(SystemTime::now());
     let mut machine = Search::start(trusted.clone(), name, MetadataLimits::default(), now)?;
     let result = loop {

@@ -235,6 +235,29 @@ fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
 }
 
 #[test]
+fn where_the_list_has_lapsed_images_that_are_served_stay_and_none_comes() {
+    let served = usual().complete().unwrap();
+    let again = |published: &Published, served: &Opened| {
+        let mut read = |part: &ObjectRef| published.objects.get(&part.digest).cloned().ok_or(String::new());
+        let parts = published.open()?.read_signed(&published.signed(), &mut read)?;
+        assert_eq!(parts.firmware_path(), Some(firmware_path(&Digest::of(IMAGE))));
+        parts.approve_signed(&published.signed(), Some(served)).map(drop)
+    };
+    assert_eq!(again(&usual(), &served), Ok(()));
+    // It is not on the list that is held: a restart would refuse it.
+    let mut unlisted = usual();
+    unlisted.firmware = None;
+    assert_eq!(again(&unlisted, &served).unwrap_err().refusal().code(), "unlisted-firmware");
+    // It is listed and not served.
+    let without = publish(&[("0004f2aabbcc.cfg", Class::Config, b"<device/>")]).complete().unwrap();
+    assert_eq!(again(&usual(), &without).unwrap_err().refusal().code(), "unlisted-firmware");
+    let configurations = publish(&[("0004f2aabbcc.cfg", Class::Config, b"<device/>")]);
+    let mut read = |part: &ObjectRef| configurations.objects.get(&part.digest).cloned().ok_or(String::new());
+    let parts = configurations.open().unwrap().read_signed(&configurations.signed(), &mut read).unwrap();
+    assert_eq!(parts.firmware_path(), None, "no list is needed");
+}
+
+#[test]
 fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
     let with_image = |content: &[u8]| {
         let mut published = usual();
