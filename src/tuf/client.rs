@@ -110,6 +110,11 @@ impl Refresh {
         }
     }
 
+    /// The time from now on: a new root may say what time it is, and its own expiry is judged after that (§5.3.10).
+    pub const fn set_now(&mut self, now: UnixTime) {
+        self.now = now;
+    }
+
     /// What the caller does next. After an error it stays the step that failed, and is never [`RefreshStep::Done`].
     pub fn step(&self) -> RefreshStep {
         let ask = |role: &str, path: String, max_bytes: u64| {

@@ -46,11 +46,13 @@ impl Updater {
 
         let whose = (self.line.identity().fleet(), self.line.identity().site());
         let trusted = self.trust.trusted()?.clone();
-        let refreshed = refresh(&client, &base, trusted, now, whose, Some(timestamp));
+        let refreshed = refresh(&client, &base, trusted, &self.time, whose, Some(timestamp));
         let refreshed = within(self.left(deadline), refreshed).await.ok_or(PollError::Budget)?;
         self.trust.keep(refreshed.trusted).await?;
         refreshed.result?;
         self.attempts.refreshed(self.time.monotonic());
+        // A new root may have set the clock.
+        let now = self.time.now();
         self.trust.found_current(now);
 
         let activated = self.release(&client, now, deadline).await;
@@ -191,14 +193,14 @@ impl Updater {
         deadline.saturating_sub(self.time.monotonic())
     }
 
-    /// Tells HQ what happened here, if anything did or it is time. HQ's answer can raise the time floor and show
+    /// Tells HQ what happened here, if anything did or it is time. HQ's answer can set the running clock and show
     /// whether the published tree is the newest, nothing else.
     pub(super) async fn check_in(&mut self) -> Result<(), PollError> {
         let trusted = self.trust.trusted()?;
         let Some(signed) = self.line.check_in(trusted.root(), self.attempts.is_behind()).await? else {
             return Ok(());
         };
-        self.time.raise(signed.time, trusted.root().expires);
+        self.time.tell(signed.time, trusted.root().expires);
         let shown = Generation(trusted.targets().map_or(0, |targets| targets.version));
         match self.attempts.compare(signed.newest, shown) {
             PublishedTree::Current => {
@@ -213,6 +215,6 @@ impl Updater {
                 self.stats.alert(AlertCode::Withheld, text);
             }
         }
-        self.trust.save_time_floor().await
+        Ok(())
     }
 }

@@ -72,6 +72,8 @@ pub struct World {
     /// The firmware list, if there is one: its version, and when it expires.
     pub firmware: Option<(u64, UnixTime)>,
     pub firmware_key: SigningKey,
+    /// What time it is, as the root says.
+    pub root_time: Option<UnixTime>,
 }
 
 pub struct Hq {
@@ -110,6 +112,7 @@ impl Hq {
             named: site(),
             firmware: None,
             firmware_key: SigningKey::from_seed(&[4; 32]),
+            root_time: None,
         };
         world.publish_root(1, days(365));
         let mut config = world.ca.server(days(-1), days(400));
@@ -153,6 +156,10 @@ impl World {
             |key: &SigningKey| RoleKeys { keyids: vec![key.public().id()], threshold: 1, extra: BTreeMap::new() };
         let all = [&self.root_key, &self.targets_key, &self.online_key, &self.firmware_key];
         let firmware = role(&self.firmware_key);
+        let mut said = json!({ "fleet": fleet(), "ca": [self.ca.pem], "firmware": firmware });
+        if let Some(time) = self.root_time {
+            said["time"] = json!(time);
+        }
         let root = Root {
             kind: "root".to_owned(),
             spec_version: "1.0.33".to_owned(),
@@ -166,10 +173,7 @@ impl World {
                 ("snapshot".to_owned(), role(&self.online_key)),
                 ("timestamp".to_owned(), role(&self.online_key)),
             ]),
-            extra: BTreeMap::from([(
-                EXTRA_FIELD.to_owned(),
-                json!({ "fleet": fleet(), "ca": [self.ca.pem], "firmware": firmware }),
-            )]),
+            extra: BTreeMap::from([(EXTRA_FIELD.to_owned(), said)]),
         };
         let bytes = sign::sign(&root, &[&self.root_key]);
         self.root_version = version;
