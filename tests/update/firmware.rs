@@ -54,7 +54,7 @@ async fn a_list_that_lapsed_holds_no_configuration_up_and_approves_no_new_image(
 
     // The image was given up meanwhile: to take it back needs a list that is current.
     publish(&site, &[IMAGE], |_| ());
-    let outcome = site.poll_in_vain("rejected").await;
+    let outcome = site.poll_in_vain("stale").await;
     assert!(outcome.reason.contains("firmware metadata expired"), "{}", outcome.reason);
     publish(&site, &[IMAGE], |world| world.publish_firmware(&[IMAGE], days(130)));
     assert_eq!(site.poll().await.state.code(), "ok");
@@ -70,7 +70,7 @@ async fn a_newer_list_that_comes_expired_approves_nothing() {
     let mut site = serving_an_image().await;
     ten_days_after_the_list_lapsed(&site);
     publish(&site, &[IMAGE, OTHER], |world| world.publish_firmware(&[IMAGE, OTHER], days(65)));
-    let outcome = site.poll_in_vain("rejected").await;
+    let outcome = site.poll_in_vain("stale").await;
     assert!(outcome.reason.contains("firmware metadata expired"), "{}", outcome.reason);
     publish(&site, &[IMAGE], |_| ());
     assert_eq!(site.poll().await.state.code(), "ok", "what is served and was approved may stay");

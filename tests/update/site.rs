@@ -470,6 +470,8 @@ async fn a_wrong_time_of_the_online_key_lasts_until_the_next_answer() {
     for years in [-3, 3] {
         let mut site = Site::serving().await;
         site.hq.world().publish_root(2, days(3650));
+        site.hq.world().sign_online();
+        assert_eq!(site.poll().await.state.code(), "ok");
         site.clock.0.lock().unwrap().synchronised = false;
         site.clock.advance(Duration::from_secs(15 * 60));
         site.hq.world().now = days(365 * years);
