@@ -25,4 +25,6 @@ pub use devices::{AddressChange, DeviceTable, Resolution, SharedDevices};
 pub use logs::{LogError, LogKind, Logs, OwnLog};
 pub use policy::{Decision, FileRequest, GuessingDevice, Policy};
 pub use rate::RequestRates;
-pub use release::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, metadata_refusal};
+pub use release::{
+    MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, UnapprovedRelease, firmware_path, metadata_refusal,
+};

@@ -165,14 +165,28 @@ impl OpenedManifest {
         trusted: &Trusted,
         read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
     ) -> Result<Opened, ReleaseError> {
-        self.complete_signed(&Signed::of(trusted)?, read)
+        self.read_parts(trusted, read)?.approve(trusted, None)
     }
 
-    fn complete_signed(
+    /// Opens the parts, and leaves open whether the firmware role approves what they list. `read` gives the ciphertext of a
+    /// part.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenedManifest::complete`], but for firmware.
+    pub fn read_parts(
+        self,
+        trusted: &Trusted,
+        read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
+    ) -> Result<UnapprovedRelease, ReleaseError> {
+        self.read_signed(&Signed::of(trusted)?, read)
+    }
+
+    fn read_signed(
         self,
         signed: &Signed<'_>,
         read: &mut dyn FnMut(&ObjectRef) -> Result<Vec<u8>, String>,
-    ) -> Result<Opened, ReleaseError> {
+    ) -> Result<UnapprovedRelease, ReleaseError> {
         let same = is_target(signed.manifest()?, &Digest::of(&self.sealed), self.sealed.len() as u64);
         if !same || Generation(signed.targets.version) != self.manifest.generation {
             return Err(ReleaseError::Mismatch);
@@ -184,14 +198,50 @@ impl OpenedManifest {
             shards.push(object::open_shard(part, &read(part)?)?);
         }
         let catalog = Catalog::new(&self.manifest, inventory, shards)?;
-        let listed = signed.firmware_images();
-        for entry in catalog.contents() {
-            check_listed(entry, &listed)?;
-        }
         let objects = distinct(self.parts().chain(catalog.contents().map(|entry| &entry.blob)))?;
         let Self { manifest, sealed } = self;
-        Ok(Opened { manifest, sealed, catalog: Arc::new(catalog), objects })
+        Ok(UnapprovedRelease(Opened { manifest, sealed, catalog: Arc::new(catalog), objects }))
     }
+}
+
+/// A release whose parts were all verified, but for the firmware that it lists.
+#[derive(Debug, Clone)]
+pub struct UnapprovedRelease(Opened);
+
+impl UnapprovedRelease {
+    /// The TUF path of a firmware image that this release needs approved: who searches for it has the current list. `None`
+    /// if the release holds no firmware.
+    pub fn firmware_path(&self) -> Option<String> {
+        self.0.catalog.contents().find(|entry| must_be_listed(entry)).map(|entry| firmware_path(&entry.sha256))
+    }
+
+    /// Checks that the `firmware` role lists every firmware image of the release. Where the list has lapsed, `served` is the
+    /// release that is served now: its images may stay, and no new one comes.
+    ///
+    /// # Errors
+    ///
+    /// A file is firmware (or as large as only firmware is) and not listed.
+    pub fn approve(self, trusted: &Trusted, served: Option<&Opened>) -> Result<Opened, ReleaseError> {
+        self.approve_signed(&Signed::of(trusted)?, served)
+    }
+
+    fn approve_signed(self, signed: &Signed<'_>, served: Option<&Opened>) -> Result<Opened, ReleaseError> {
+        let mut listed = signed.firmware_images();
+        if let Some(served) = served {
+            let stays: HashSet<_> = served.catalog.contents().map(|entry| image_of(entry)).collect();
+            listed.retain(|image| stays.contains(image));
+        }
+        for entry in self.0.catalog.contents() {
+            check_listed(entry, &listed)?;
+        }
+        Ok(self.0)
+    }
+}
+
+/// The path of an image among the targets of the `firmware` role. It is a digest, so that a reader of the metadata learns
+/// no model (I21).
+pub fn firmware_path(sha256: &Digest) -> String {
+    format!("{FIRMWARE}/{sha256}")
 }
 
 impl Opened {
@@ -283,12 +333,19 @@ fn is_target(target: &Target, sha256: &Digest, bytes: u64) -> bool {
 /// Checks that firmware is listed by the firmware keys. The release key alone signs the class of a file, so a file over the
 /// limit counts as firmware whatever its class: an image cannot pass as a dictionary.
 fn check_listed(entry: &FileEntry, listed: &HashSet<(Digest, u64)>) -> Result<(), ReleaseError> {
-    let bytes = entry.blob.clear_bytes;
-    let must = entry.class == Class::Firmware || bytes > MAX_UNLISTED_FILE_BYTES;
-    if must && !listed.contains(&(entry.sha256, bytes)) {
+    if must_be_listed(entry) && !listed.contains(&image_of(entry)) {
         return Err(ReleaseError::UnlistedFirmware(entry.name.clone()));
     }
     Ok(())
+}
+
+/// An image as the `firmware` role lists it.
+fn image_of(entry: &FileEntry) -> (Digest, u64) {
+    (entry.sha256, entry.blob.clear_bytes)
+}
+
+fn must_be_listed(entry: &FileEntry) -> bool {
+    entry.class == Class::Firmware || entry.blob.clear_bytes > MAX_UNLISTED_FILE_BYTES
 }
 
 /// The objects, each once. An error if one digest has two lengths or two keys.

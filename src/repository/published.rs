@@ -13,7 +13,7 @@ use access::{Opened, OpenedManifest};
 use bundle::RecipientSecret;
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
-use tuf::{MetadataLimits, PublicKey, Refresh, RefreshStep, Trusted};
+use tuf::{Ask, MetadataLimits, PublicKey, Refresh, RefreshStep, Search, SearchStep, Trusted};
 
 /// The largest metadata file that is read, in bytes: above every limit of the sites' client.
 const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
@@ -60,26 +60,38 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<PublishedRe
     Ok(Some(PublishedRelease { trusted, site: site.clone(), timestamp, snapshot, targets }))
 }
 
-/// Runs the sites' client over the files of `metadata`, with roots up to version `last` only.
+/// Runs the sites' client over the files of `metadata`, with roots up to version `last` only, and reads the whole firmware
+/// list.
 fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
     let limits = MetadataLimits { targets_bytes: MAX_METADATA_BYTES, ..MetadataLimits::default() };
     let mut refresh = Refresh::start(Trusted::pin(root)?, limits, UnixTime(0));
-    loop {
-        let ask = match refresh.step() {
-            RefreshStep::Done => return Ok(refresh.trusted().clone()),
-            RefreshStep::Fetch(ask) => ask,
-        };
-        let path = metadata.join(&ask.path);
-        if ask.role == "root" && refresh.trusted().root().version >= last {
-            refresh.missing()?;
-            continue;
+    while let RefreshStep::Fetch(ask) = refresh.step() {
+        let beyond = ask.role == "root" && refresh.trusted().root().version >= last;
+        match if beyond { None } else { answer(metadata, &ask)? } {
+            Some(bytes) => refresh.received(&bytes)?,
+            None => refresh.missing()?,
         }
-        match fs::metadata(&path).and_then(|found| Ok((found.len(), fs::read(&path)?))) {
-            Ok((bytes, _)) if bytes > ask.max_bytes => bail!("{} is {bytes} bytes", path.display()),
-            Ok((_, bytes)) => refresh.received(&bytes)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => refresh.missing()?,
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    // Nothing has this path, so the search ends when it has the list.
+    let none = format!("{FIRMWARE}/");
+    let mut search = Search::start(refresh.trusted().clone(), &none, limits, UnixTime(0))?;
+    while let SearchStep::Fetch(ask) = search.step() {
+        match answer(metadata, &ask)? {
+            Some(bytes) => search.received(&bytes)?,
+            None => search.missing()?,
         }
+    }
+    Ok(search.trusted().clone())
+}
+
+/// The file that the client asks for. `None` if it is not there.
+fn answer(metadata: &Path, ask: &Ask) -> anyhow::Result<Option<Vec<u8>>> {
+    let path = metadata.join(&ask.path);
+    match fs::metadata(&path).and_then(|found| Ok((found.len(), fs::read(&path)?))) {
+        Ok((bytes, _)) if bytes > ask.max_bytes => bail!("{} is {bytes} bytes", path.display()),
+        Ok((_, bytes)) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -122,7 +134,7 @@ impl PublishedRelease {
 
     /// Whether its firmware catalogue lists a file of this digest and size.
     pub fn lists_firmware(&self, digest: &Digest, bytes: u64) -> bool {
-        self.trusted.target(&roles::firmware_path(digest)).is_some_and(|target| target.length == bytes)
+        self.trusted.target(&access::firmware_path(digest)).is_some_and(|target| target.length == bytes)
     }
 
     /// Opens the whole release as the site would, with HQ's recovery key.

@@ -176,11 +176,6 @@ fn sized_target(length: u64, digest: Digest) -> Target {
     }
 }
 
-/// The path of a firmware file among targets. It is a digest, so that a reader of the metadata learns no model (I21).
-pub fn firmware_path(digest: &Digest) -> String {
-    format!("{FIRMWARE}/{digest}")
-}
-
 /// The `firmware` role (§4.5): every image that may be served at all, as digest and size.
 pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<Digest, u64>) -> Targets {
     Targets {
@@ -188,7 +183,10 @@ pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<
         spec_version: SPEC_VERSION.to_owned(),
         version,
         expires: now.plus(TARGETS_LIFE),
-        targets: images.iter().map(|(digest, bytes)| (firmware_path(digest), sized_target(*bytes, *digest))).collect(),
+        targets: images
+            .iter()
+            .map(|(digest, bytes)| (access::firmware_path(digest), sized_target(*bytes, *digest)))
+            .collect(),
         delegations: None,
         extra: extra(json!({ "fleet": fleet })),
     }

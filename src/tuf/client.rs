@@ -56,12 +56,12 @@ pub struct Ask {
 pub enum RefreshStep {
     /// Fetch this and say [`Refresh::received`] or [`Refresh::missing`].
     Fetch(Ask),
-    /// The refresh is complete: all metadata is trusted and none has expired.
+    /// The refresh is complete: all top-level metadata is trusted and none has expired.
     Done,
 }
 
-/// One refresh: specification §5.2 to §5.6, including every delegated role reachable from `targets` (at most
-/// [`MAX_ROLES`], each once) that the snapshot lists.
+/// One refresh: specification §5.2 to §5.6, the top-level roles. Delegated roles are fetched by the [`Search`] that needs
+/// them (§5.6.7), so one that lapsed blocks nothing that it does not sign.
 ///
 /// ```text
 /// loop { match refresh.step() { Fetch(ask) => refresh.received(&get(ask)?)?, Done => break } }
@@ -69,6 +69,8 @@ pub enum RefreshStep {
 ///
 /// A file that is trusted already is not asked for again if it is the one that the timestamp or snapshot names; its
 /// signatures and its expiry are checked as if it had just come.
+///
+/// [`Search`]: super::Search
 #[derive(Debug)]
 pub struct Refresh {
     trusted: Trusted,
@@ -77,12 +79,8 @@ pub struct Refresh {
     stage: RefreshStage,
     /// Roots that this refresh followed.
     rotations: u32,
-    /// Delegated roles that were trusted before this refresh. They count again once a delegator of now vouches for them.
+    /// Delegated roles that were trusted before this refresh. They count again once targets of now vouch for them.
     before: BTreeMap<String, Arc<VerifiedMetadata<Targets>>>,
-    /// The roles that this refresh has visited; `None` for one that the snapshot does not list.
-    visited: BTreeMap<String, Option<Arc<VerifiedMetadata<Targets>>>>,
-    /// Roles still to be visited, the next one last.
-    pending: Vec<Next>,
     failed: Option<TrustError>,
 }
 
@@ -92,15 +90,8 @@ enum RefreshStage {
     Root,
     Timestamp,
     Snapshot(MetaFile),
-    Targets(Next, MetaFile),
+    Targets(MetaFile),
     Done,
-}
-
-/// A role to visit and who delegates to it: the root, or the role of this place in a delegator's list.
-#[derive(Debug, Clone)]
-struct Next {
-    role: String,
-    delegator: Option<(Arc<VerifiedMetadata<Targets>>, usize)>,
 }
 
 impl Refresh {
@@ -115,10 +106,13 @@ impl Refresh {
             stage: RefreshStage::Root,
             rotations: 0,
             before,
-            visited: BTreeMap::new(),
-            pending: Vec::new(),
             failed: None,
         }
+    }
+
+    /// The time from now on: a new root may say what time it is, and its own expiry is judged after that (§5.3.10).
+    pub const fn set_now(&mut self, now: UnixTime) {
+        self.now = now;
     }
 
     /// What the caller does next. After an error it stays the step that failed, and is never [`RefreshStep::Done`].
@@ -143,8 +137,8 @@ impl Refresh {
             RefreshStage::Snapshot(meta) => {
                 ask("snapshot", self.path("snapshot", meta), cap(meta, self.limits.snapshot_bytes))
             }
-            RefreshStage::Targets(next, meta) => {
-                ask(&next.role, self.path(&next.role, meta), cap(meta, self.limits.targets_bytes))
+            RefreshStage::Targets(meta) => {
+                ask("targets", self.path("targets", meta), cap(meta, self.limits.targets_bytes))
             }
             RefreshStage::Done => RefreshStep::Done,
         }
@@ -165,9 +159,9 @@ impl Refresh {
                     let meta = meta.clone();
                     refresh.snapshot(bytes, &meta)
                 }
-                RefreshStage::Targets(next, meta) => {
-                    let (next, meta) = (next.clone(), meta.clone());
-                    refresh.targets(bytes, next, &meta)
+                RefreshStage::Targets(meta) => {
+                    let meta = meta.clone();
+                    refresh.targets(bytes, &meta)
                 }
                 RefreshStage::Done => Ok(()),
             }
@@ -310,101 +304,67 @@ impl Refresh {
     }
 
     fn after_snapshot(&mut self) -> Result<(), TrustError> {
-        self.pending = vec![Next { role: "targets".into(), delegator: None }];
-        self.visit()
-    }
-
-    /// §5.6.7: goes on to the next role in preorder whose file has to be fetched.
-    fn visit(&mut self) -> Result<(), TrustError> {
-        while let Some(next) = self.pending.pop() {
-            match self.visited.get(&next.role) {
-                // §5.6.7.1: once; but it must hold by the keys of whoever else delegates to it.
-                Some(Some(held)) => {
-                    held.check_under(&next.role, &self.authority(&next))?;
-                    continue;
-                }
-                Some(None) => continue,
-                None if self.visited.len() >= MAX_ROLES => continue,
-                None => {}
+        let listed = self.trusted.snapshot().and_then(|snapshot| snapshot.meta.get("targets.json"));
+        let meta = listed.cloned().ok_or_else(|| missing("targets"))?;
+        match &self.trusted.targets {
+            // The one that is trusted: it holds under this root, as `set_root` drops what does not. §5.6.5 remains.
+            Some(held) if held.is(&meta) => {
+                held.check_expiry("targets", self.now)?;
+                self.stage = RefreshStage::Done;
             }
-            let listed = self.trusted.snapshot().and_then(|snapshot| snapshot.meta.get(&format!("{}.json", next.role)));
-            // A role that the snapshot does not list is not trusted; searches end there.
-            let Some(meta) = listed.cloned() else {
-                self.visited.insert(next.role, None);
-                continue;
-            };
-            match self.have(&next.role, &meta, &self.authority(&next)) {
-                Some(held) => self.accept(next, held)?,
-                None => {
-                    check_cap(&next.role, &meta, self.limits.targets_bytes)?;
-                    self.stage = RefreshStage::Targets(next, meta);
-                    return Ok(());
-                }
+            _ => {
+                check_cap("targets", &meta, self.limits.targets_bytes)?;
+                self.stage = RefreshStage::Targets(meta);
             }
         }
-        // A role that was not visited has no delegator any more. A visited one was signed by the keys of each of its delegators.
-        let visited = self.visited.iter().filter_map(|(role, held)| Some((role.clone(), held.clone()?)));
-        self.trusted.delegated = visited.filter(|(role, _)| role != "targets").collect();
+        Ok(())
+    }
+
+    /// §5.6: the top-level targets.
+    fn targets(&mut self, bytes: &[u8], meta: &MetaFile) -> Result<(), TrustError> {
+        let held = open_targets("targets", bytes, meta, &self.trusted.authority("targets"), self.now)?;
+        self.trusted.delegated = std::mem::take(&mut self.before);
+        self.trusted.set_targets("targets", Arc::new(held));
         self.stage = RefreshStage::Done;
         Ok(())
     }
 
-    /// The role's file that was trusted before, if the snapshot names it and the keys of now signed it.
-    fn have(&self, role: &str, meta: &MetaFile, authority: &Authority) -> Option<Arc<VerifiedMetadata<Targets>>> {
-        let held = if role == "targets" { self.trusted.targets.as_ref() } else { self.before.get(role) }?;
-        (held.is(meta) && held.check_under(role, authority).is_ok()).then(|| Arc::clone(held))
-    }
-
-    /// §5.6: `targets` or a delegated role.
-    fn targets(&mut self, bytes: &[u8], next: Next, meta: &MetaFile) -> Result<(), TrustError> {
-        // §5.6.2.
-        if !meta.match_bytes(bytes) {
-            return Err(TrustError::Mismatch { role: next.role });
-        }
-        // §5.6.3.
-        let held = VerifiedMetadata::open(&next.role, bytes, &self.authority(&next))?;
-        // §5.6.4.
-        check_version(&next.role, held.version(), meta)?;
-        self.accept(next, Arc::new(held))?;
-        self.visit()
-    }
-
-    fn accept(&mut self, next: Next, held: Arc<VerifiedMetadata<Targets>>) -> Result<(), TrustError> {
-        // §5.6.5, §5.6.6.
-        held.check_expiry(&next.role, self.now)?;
-        self.trusted.set_targets(&next.role, Arc::clone(&held));
-        // §5.6.7.2: the first delegation is visited first.
-        let delegated = held.doc.delegations.iter().flat_map(|delegations| &delegations.roles).enumerate();
-        let below = delegated
-            .map(|(place, role)| Next { role: role.name.clone(), delegator: Some((Arc::clone(&held), place)) });
-        self.pending.extend(below.collect::<Vec<_>>().into_iter().rev());
-        self.visited.insert(next.role, Some(held));
-        Ok(())
-    }
-
-    /// Who may sign a role: as the root says for `targets`, as its delegator says for others.
-    fn authority(&self, next: &Next) -> Authority {
-        let delegation = next.delegator.as_ref().and_then(|(held, place)| {
-            let delegations = held.doc.delegations.as_ref()?;
-            Some(Authority::of_delegation(delegations, delegations.roles.get(*place)?))
-        });
-        delegation.unwrap_or_else(|| self.trusted.authority(&next.role))
-    }
-
     /// §5.3.12: the version is in a file's name if the trusted root says so.
     fn path(&self, role: &str, meta: &MetaFile) -> String {
-        let name = file_name(role);
-        if self.trusted.root().consistent_snapshot { format!("{}.{name}", meta.version) } else { name }
+        versioned(&self.trusted, role, meta)
     }
 }
 
+/// §5.6.2 to §5.6.5 for `targets` or a delegated role: the file that the snapshot names, signed by `authority`, current.
+pub(super) fn open_targets(
+    role: &str,
+    bytes: &[u8],
+    meta: &MetaFile,
+    authority: &Authority,
+    now: UnixTime,
+) -> Result<VerifiedMetadata<Targets>, TrustError> {
+    if !meta.match_bytes(bytes) {
+        return Err(TrustError::Mismatch { role: role.into() });
+    }
+    let held = VerifiedMetadata::open(role, bytes, authority)?;
+    check_version(role, held.version(), meta)?;
+    held.check_expiry(role, now)?;
+    Ok(held)
+}
+
+/// The name of a role's file, with its version if the trusted root says so (§5.3.12).
+pub(super) fn versioned(trusted: &Trusted, role: &str, meta: &MetaFile) -> String {
+    let name = file_name(role);
+    if trusted.root().consistent_snapshot { format!("{}.{name}", meta.version) } else { name }
+}
+
 /// The most bytes to read of a file: its signed length, but never over the limit.
-fn cap(meta: &MetaFile, limit: u64) -> u64 {
+pub(super) fn cap(meta: &MetaFile, limit: u64) -> u64 {
     meta.length.map_or(limit, |length| length.min(limit))
 }
 
 /// An error if the signed length is over the limit: such a file is not fetched at all.
-fn check_cap(role: &str, meta: &MetaFile, limit: u64) -> Result<(), TrustError> {
+pub(super) fn check_cap(role: &str, meta: &MetaFile, limit: u64) -> Result<(), TrustError> {
     if meta.length.is_some_and(|length| length > limit) {
         return Err(TrustError::TooLarge { role: role.into(), limit });
     }

@@ -1,10 +1,11 @@
-//! Ed25519 keys and their ids.
+//! Keys and their ids. We sign with Ed25519 alone; what others sign with ECDSA or RSA is verified, too.
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::canonical;
+use super::foreign_key::ForeignKey;
 use ids::Digest;
 
 /// The id of a key: SHA-256 of its canonical JSON, in hex (§4.2.1). Kept as text: foreign ids may look otherwise.
@@ -12,9 +13,55 @@ use ids::Digest;
 #[serde(transparent)]
 pub struct KeyId(pub String);
 
-/// An Ed25519 public key.
+/// An Ed25519 public key: what HQ's own keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
+
+/// A public key that metadata lists, of any type that we verify (§4.2.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ListedKey {
+    /// `ed25519`.
+    Ed25519(PublicKey),
+    /// `ecdsa-sha2-nistp256` or `rsassa-pss-sha256`.
+    Foreign(ForeignKey),
+}
+
+impl ListedKey {
+    /// The key that metadata lists under this id.
+    ///
+    /// `None` if it is of a type or form that we do not verify, or if the id is not that of the key (§4.3: clients
+    /// calculate each id to verify that it is correct). Such a key counts as not there.
+    pub(super) fn from_json(id: &KeyId, json: &Value) -> Option<Self> {
+        // The id covers the whole object, fields unknown to us included.
+        if Digest::of(&canonical::bytes(json).ok()?).to_string() != id.0 {
+            return None;
+        }
+        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (keytype, scheme) = (text(json, "keytype")?, text(json, "scheme")?);
+        let public = text(json.get("keyval")?, "public")?;
+        if (keytype.as_str(), scheme.as_str()) == ("ed25519", "ed25519") {
+            let bytes = HEXLOWER_PERMISSIVE.decode(public.as_bytes()).ok()?;
+            return PublicKey::from_bytes(&bytes.try_into().ok()?).map(Self::Ed25519);
+        }
+        ForeignKey::read(&keytype, &scheme, &public).map(Self::Foreign)
+    }
+
+    /// Whether `signature` is valid.
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Ed25519(key) => key.verifies(message, signature),
+            Self::Foreign(key) => key.verifies(message, signature),
+        }
+    }
+
+    /// What is the same for two listings of one key, and for no other key.
+    pub(super) fn material(&self) -> Vec<u8> {
+        match self {
+            Self::Ed25519(key) => key.to_bytes().to_vec(),
+            Self::Foreign(key) => key.material(),
+        }
+    }
+}
 
 /// An Ed25519 private key. `Debug` prints the public fingerprint; memory is wiped on drop.
 #[derive(Clone)]
@@ -68,22 +115,14 @@ impl PublicKey {
         self.0.to_bytes()
     }
 
-    /// The key that metadata lists under this id (§4.2.2).
+    /// The Ed25519 key that metadata lists under this id (§4.2.2).
     ///
-    /// `None` if it is no Ed25519 key, as only those are ours to check, or if the id is not that of the key (§4.3:
-    /// clients calculate each id to verify that it is correct). Such a key counts as not there.
+    /// `None` if it is no Ed25519 key, or if the id is not that of the key. HQ makes and counts only such keys.
     pub fn from_json(id: &KeyId, json: &Value) -> Option<Self> {
-        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-        if text(json, "keytype")? != "ed25519" || text(json, "scheme")? != "ed25519" {
-            return None;
+        match ListedKey::from_json(id, json)? {
+            ListedKey::Ed25519(key) => Some(key),
+            ListedKey::Foreign(_) => None,
         }
-        // The id covers the whole object, fields unknown to us included.
-        if Digest::of(&canonical::bytes(json).ok()?).to_string() != id.0 {
-            return None;
-        }
-        let public = text(json.get("keyval")?, "public")?;
-        let bytes = HEXLOWER_PERMISSIVE.decode(public.as_bytes()).ok()?;
-        Self::from_bytes(&bytes.try_into().ok()?)
     }
 
     /// Its JSON object, as metadata lists it (§4.2.2).

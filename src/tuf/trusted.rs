@@ -129,7 +129,8 @@ impl Trusted {
         self.delegated.get(role).map(|held| &held.doc)
     }
 
-    /// The target of this path: top level first, then delegations in order, preorder depth first (§5.6.7).
+    /// The target of this path, among the files that are held: top level first, then delegations in order, preorder depth
+    /// first (§5.6.7). [`Search`](super::Search) fetches what is not held.
     ///
     /// Only files that the trusted snapshot names count. The search ends at a role whose file is not the one that the snapshot
     /// names: a role of lower priority must not answer in its place.
@@ -165,20 +166,20 @@ impl Trusted {
         None
     }
 
-    /// The earliest expiry among the trusted timestamp, snapshot, targets, delegated roles and root.
+    /// The earliest expiry among the trusted timestamp, snapshot, targets and root. A delegated role that lapses concerns
+    /// only what it signs.
     pub fn expires(&self) -> UnixTime {
         let below = [
             self.timestamp.as_ref().map(|held| held.expires()),
             self.snapshot.as_ref().map(|held| held.expires()),
             self.targets.as_ref().map(|held| held.expires()),
         ];
-        let delegated = self.delegated.values().map(|held| held.expires());
-        below.into_iter().flatten().chain(delegated).fold(self.root.expires(), UnixTime::min)
+        below.into_iter().flatten().fold(self.root.expires(), UnixTime::min)
     }
 
     /// The role's file, if it is the one that the snapshot names.
-    fn current(&self, role: &str) -> Option<&VerifiedMetadata<Targets>> {
-        let held = if role == "targets" { self.targets.as_deref() } else { self.delegated.get(role).map(Arc::as_ref) }?;
+    pub(super) fn current(&self, role: &str) -> Option<&Arc<VerifiedMetadata<Targets>>> {
+        let held = if role == "targets" { self.targets.as_ref() } else { self.delegated.get(role) }?;
         let named = self.snapshot()?.meta.get(&format!("{role}.json"))?;
         held.is(named).then_some(held)
     }
@@ -226,6 +227,17 @@ impl Trusted {
             self.delegated.insert(role.into(), held);
         }
         self.prune();
+    }
+
+    /// Forgets the roles that delegate to `role` in a file that the snapshot no longer names: it answers nothing, and must
+    /// not say who signs what is new.
+    pub(super) fn drop_outdated_delegators(&mut self, role: &str) {
+        let snapshot = self.snapshot.clone();
+        let named = |role: &str| snapshot.as_ref()?.doc.meta.get(&format!("{role}.json"));
+        self.delegated.retain(|delegator, held| {
+            let mut below = held.doc.delegations.iter().flat_map(|all| &all.roles);
+            !below.any(|below| below.name == role) || named(delegator).is_some_and(|meta| held.is(meta))
+        });
     }
 
     /// Forgets delegated roles that nobody delegates to any more, or that do not hold by the keys of each delegator.

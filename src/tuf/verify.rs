@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::Value;
 
 use super::error::TrustError;
-use super::key::{KeyId, PublicKey};
+use super::key::{KeyId, ListedKey, PublicKey};
 use super::metadata::{Metadata, read};
 use super::schema::{DelegatedRole, Delegations, Hashes, MetaFile, Root, Signature};
 use super::{canonical, json};
@@ -17,23 +17,26 @@ use ids::UnixTime;
 /// Who may sign a role: its usable keys, and how many of them must.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Authority {
-    keys: BTreeMap<KeyId, PublicKey>,
+    keys: BTreeMap<KeyId, ListedKey>,
     threshold: u32,
 }
 
 impl Authority {
     fn new(keys: &BTreeMap<KeyId, Value>, keyids: &[KeyId], threshold: u32) -> Self {
         // An id that is listed twice is one key; keys that we cannot use are not there.
-        let usable = keyids.iter().filter_map(|id| Some((id.clone(), PublicKey::from_json(id, keys.get(id)?)?)));
+        let usable = keyids.iter().filter_map(|id| Some((id.clone(), ListedKey::from_json(id, keys.get(id)?)?)));
         Self { keys: usable.collect(), threshold }
+    }
+
+    /// An authority under which nothing holds.
+    pub(super) const fn nobody() -> Self {
+        Self { keys: BTreeMap::new(), threshold: u32::MAX }
     }
 
     /// Who may sign a top-level role, as `root` says.
     pub(super) fn of_root(root: &Root, role: &str) -> Self {
         // `Metadata::check` saw that every top-level role is there. Nobody can sign one that is not.
-        root.roles.get(role).map_or(Self { keys: BTreeMap::new(), threshold: u32::MAX }, |of| {
-            Self::new(&root.keys, &of.keyids, of.threshold)
-        })
+        root.roles.get(role).map_or_else(Self::nobody, |of| Self::new(&root.keys, &of.keyids, of.threshold))
     }
 
     /// Who may sign a delegated role, as its delegator says.
@@ -169,7 +172,7 @@ impl Parsed {
             let Some(key) = authority.keys.get(&signature.keyid) else { continue };
             let Ok(bytes) = HEXLOWER_PERMISSIVE.decode(signature.sig.as_bytes()) else { continue };
             if key.verifies(&self.message, &bytes) {
-                held.insert(key.to_bytes());
+                held.insert(key.material());
             }
         }
         let valid = u32::try_from(held.len()).unwrap_or(u32::MAX);

@@ -1,8 +1,9 @@
 //! What time it is, on a box that may have no clock: a Raspberry Pi has no battery for one and starts in 1970.
 //!
-//! Only signed sources raise the floor: the build, the stored floor, verified manifests and HQ's signed check-in
-//! time. The system clock never does, so a clock that was once in the future blocks nothing later, and one that
-//! starts in 1970 does not let expired metadata pass for fresh.
+//! Only what offline keys vouch for raises the floor: the build, the stored floor and opened manifests. A new root may set
+//! it, also downwards ([`Timekeeper::set_floor`]). HQ's signed check-in time sets the running clock alone, either way, so
+//! that the next honest answer undoes a wrong one. The system clock raises nothing, so a clock that was once in the
+//! future blocks nothing later, and one that starts in 1970 does not let expired metadata pass for fresh.
 
 pub mod service;
 
@@ -40,40 +41,70 @@ impl<T: SystemClock + ?Sized> SystemClock for Arc<T> {
 /// The trusted time, pure: a floor, and the time that is counted from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustedClock {
-    /// The newest time that a signed source vouched for.
+    /// The newest time that offline keys vouched for.
     floor: UnixTime,
-    /// The time that [`TrustedClock::now`] counts from without a synchronised clock, and when it was set.
-    anchor: (UnixTime, Duration),
+    /// The time that is counted from without a synchronised clock, and when it was set.
+    anchor: TimeMark,
+    /// The last time that HQ's online key said, and when; it goes before `anchor`.
+    told: Option<TimeMark>,
+}
+
+/// A time, and the monotonic time at which it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TimeMark {
+    time: UnixTime,
+    at: Duration,
+}
+
+impl TimeMark {
+    fn counted(self, reading: Reading) -> UnixTime {
+        self.time.plus(reading.monotonic.saturating_sub(self.at))
+    }
 }
 
 impl TrustedClock {
     /// Starts from the build time and the stored floor, whichever is newer.
     pub fn new(stored: Option<UnixTime>, reading: Reading) -> Self {
         let floor = stored.map_or(build_time(), |stored| stored.max(build_time()));
-        Self { floor, anchor: (floor, reading.monotonic) }
+        Self { floor, anchor: TimeMark { time: floor, at: reading.monotonic }, told: None }
     }
 
-    /// The newest time that a signed source vouched for. It is worth storing.
+    /// The newest time that offline keys vouched for. It is worth storing.
     pub const fn floor(&self) -> UnixTime {
         self.floor
     }
 
     /// The trusted time. It is never before the floor, and the system clock counts only while it is synchronised.
     pub fn now(&self, reading: Reading) -> UnixTime {
-        let (since, at) = self.anchor;
-        let counted = since.plus(reading.monotonic.saturating_sub(at));
-        if reading.synchronised { reading.system.max(self.floor) } else { counted }
+        let told = self.told.filter(|_| !reading.synchronised).map(|told| told.counted(reading));
+        told.map_or_else(|| self.without_online_key(reading), |told| told.max(self.floor))
     }
 
-    /// A signed source vouches that it was `time` just now. Returns whether that raised the floor.
+    /// The trusted time without what the online key said: certificates of the line to HQ are judged by it, so that a wrong
+    /// answer cannot keep the next one out.
+    pub fn without_online_key(&self, reading: Reading) -> UnixTime {
+        if reading.synchronised { reading.system.max(self.floor) } else { self.anchor.counted(reading) }
+    }
+
+    /// An offline key vouches that it was `time` or later. Returns whether that raised the floor.
     pub fn raise(&mut self, time: UnixTime, reading: Reading) -> bool {
-        let (since, at) = self.anchor;
-        if time > since.plus(reading.monotonic.saturating_sub(at)) {
-            self.anchor = (time, reading.monotonic);
+        if time > self.anchor.counted(reading) {
+            self.anchor = TimeMark { time, at: reading.monotonic };
         }
         let raised = time > self.floor;
         self.floor = self.floor.max(time);
         raised
+    }
+
+    /// The offline threshold says that it is `time`, also if that is earlier than the floor. Never before the build.
+    pub fn set_floor(&mut self, time: UnixTime, reading: Reading) {
+        let time = time.max(build_time());
+        *self = Self { floor: time, anchor: TimeMark { time, at: reading.monotonic }, told: None };
+    }
+
+    /// The online key says that it is `time` now. It moves the running clock, either way, and no floor.
+    pub const fn tell(&mut self, time: UnixTime, reading: Reading) {
+        self.told = Some(TimeMark { time, at: reading.monotonic });
     }
 }
 
@@ -113,13 +144,33 @@ impl Timekeeper {
         self.system.read().monotonic
     }
 
-    /// The newest time that a signed source vouched for.
+    /// The trusted time for certificates: see [`TrustedClock::without_online_key`].
+    pub fn without_online_key(&self) -> UnixTime {
+        let reading = self.system.read();
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).without_online_key(reading)
+    }
+
+    /// The newest time that offline keys vouched for.
     pub fn floor(&self) -> UnixTime {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner).floor()
     }
 
-    /// A signed source vouches that it was `time` just now. Never beyond `limit`, the expiry of the trusted root:
-    /// a stolen online key can then not push the clock past what the offline keys signed for.
+    /// The root says what time it is: the floor is this from now on, also if it was later.
+    pub fn set_floor(&self, time: UnixTime) {
+        let reading = self.system.read();
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).set_floor(time, reading);
+    }
+
+    /// HQ's online key says what time it is. Never beyond `limit`, the expiry of the trusted root.
+    pub fn tell(&self, time: UnixTime, limit: UnixTime) {
+        let reading = self.system.read();
+        if time <= limit {
+            self.clock.lock().unwrap_or_else(PoisonError::into_inner).tell(time, reading);
+        }
+    }
+
+    /// A manifest that was opened says when it was made. Never beyond `limit`, the expiry of the trusted root: a stolen
+    /// release key can then not push the floor past what the root's keys signed for.
     pub fn raise(&self, time: UnixTime, limit: UnixTime) -> bool {
         let reading = self.system.read();
         time <= limit && self.clock.lock().unwrap_or_else(PoisonError::into_inner).raise(time, reading)
@@ -201,6 +252,35 @@ pub(crate) mod tests {
         let before = clock.now(at(0, 1_000, false));
         assert!(clock.raise(UnixTime(start.0 + 500), at(0, 1_000, false)));
         assert_eq!(clock.now(at(0, 1_000, false)), before);
+    }
+
+    #[test]
+    fn the_online_key_moves_the_running_clock_either_way_and_no_floor() {
+        let mut clock = TrustedClock::new(None, at(0, 0, false));
+        let floor = clock.floor();
+        let wrong = UnixTime(EPOCH.0 + 3_600 * DAY);
+        clock.tell(wrong, at(0, 10, false));
+        assert_eq!((clock.now(at(0, 15, false)), clock.floor()), (UnixTime(wrong.0 + 5), floor));
+        assert_eq!(clock.without_online_key(at(0, 15, false)), UnixTime(floor.0 + 15), "certificates");
+        let right = UnixTime(EPOCH.0 + 3 * DAY);
+        clock.tell(right, at(0, 20, false));
+        assert_eq!(clock.now(at(0, 21, false)), UnixTime(right.0 + 1), "the next honest answer undoes it");
+        clock.tell(UnixTime(0), at(0, 30, false));
+        assert_eq!(clock.now(at(0, 31, false)), floor, "never before the floor");
+        let system = UnixTime(EPOCH.0 + 5 * DAY);
+        assert_eq!(clock.now(at(system.0, 31, true)), system, "a synchronised clock goes before");
+    }
+
+    #[test]
+    fn the_root_sets_the_floor_also_downwards_but_not_before_the_build() {
+        let far = UnixTime(EPOCH.0 + 1_095 * DAY);
+        let mut clock = TrustedClock::new(Some(far), at(0, 0, false));
+        clock.tell(far, at(0, 1, false));
+        let right = UnixTime(EPOCH.0 + 30 * DAY);
+        clock.set_floor(right, at(0, 2, false));
+        assert_eq!((clock.floor(), clock.now(at(0, 3, false))), (right, UnixTime(right.0 + 1)));
+        clock.set_floor(UnixTime(0), at(0, 4, false));
+        assert_eq!(clock.floor(), build_time());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::anchors;
+use super::clock::build_time;
 use super::identity::{self, EnrolledSite, IdentityError, JOURNAL, SiteIdentity, damaged};
 use bundle::RecipientSecret;
 use store::{Store, StoreError, TrustState};
@@ -112,11 +113,11 @@ impl EnrolmentJournal {
             Err(StoreError::TrustLost) => TrustState::default(),
             Err(error) => return Err(error.into()),
         };
-        // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time goes on.
-        if !continues(&before.metadata, &pinned, &self.site) {
-            let state = TrustState { metadata: pinned.files(), time_floor: before.time_floor, rejected: Vec::new() };
-            store.save_trust(&state)?;
-        }
+        // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time begins anew in any
+        // case: the first release under the new identity says what time it is.
+        let kept = continues(&before.metadata, &pinned, &self.site);
+        let (metadata, rejected) = if kept { (before.metadata, before.rejected) } else { (pinned.files(), Vec::new()) };
+        store.save_trust(&TrustState { metadata, time_floor: Some(build_time()), rejected })?;
         identity.save(store)?;
         Self::clear(store)?;
         Ok(identity)

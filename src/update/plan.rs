@@ -11,8 +11,6 @@ use ids::{Digest, SiteId, UnixTime};
 pub const FULL_REFRESH_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A renewal that failed is tried again after so long.
 pub const RENEW_RETRY: Duration = Duration::from_secs(60 * 60);
-/// The time floor is stored when it has moved by so much. Storing it at every check-in would wear out the SD card.
-pub const FLOOR_STEP: Duration = Duration::from_secs(6 * 60 * 60);
 /// So many rejected generations are remembered, the newest ones.
 pub const MAX_REJECTED: usize = 16;
 

@@ -11,16 +11,16 @@ use super::attempts::{AfterFailedCheck, PublishedTree};
 use super::client::{Client, FetchError, GetOutcome, blocking, crashed, within};
 use super::plan;
 use super::poll_error::PollError;
-use super::refresh::{TIMESTAMP, refresh};
+use super::refresh::{RefreshError, TIMESTAMP, refresh, search};
 use super::release::{self, ManifestTarget, ReleaseStanding};
 use super::self_check::CheckError;
 use super::updater::Updater;
-use access::{Catalog, Opened, OpenedManifest};
+use access::{Catalog, Opened, OpenedManifest, ReleaseError};
 use api::AlertCode;
 use bundle::ObjectRef;
 use bundle::limits::MAX_MANIFEST_BYTES;
 use ids::{Generation, UnixTime};
-use tuf::MetadataLimits;
+use tuf::{MetadataLimits, TrustError};
 
 impl Updater {
     /// One poll without its report. Returns the new release's catalog if one was activated.
@@ -46,11 +46,13 @@ impl Updater {
 
         let whose = (self.line.identity().fleet(), self.line.identity().site());
         let trusted = self.trust.trusted()?.clone();
-        let refreshed = refresh(&client, &base, trusted, now, whose, Some(timestamp));
+        let refreshed = refresh(&client, &base, trusted, &self.time, whose, Some(timestamp));
         let refreshed = within(self.left(deadline), refreshed).await.ok_or(PollError::Budget)?;
         self.trust.keep(refreshed.trusted).await?;
         refreshed.result?;
         self.attempts.refreshed(self.time.monotonic());
+        // A new root may have set the clock.
+        let now = self.time.now();
         self.trust.found_current(now);
 
         let activated = self.release(&client, now, deadline).await;
@@ -84,7 +86,7 @@ impl Updater {
                 Err(PollError::Rejected(target.generation))
             }
             ReleaseStanding::New => {
-                let release = self.download(&target, client, deadline).await?;
+                let release = self.download(&target, client, now, deadline).await?;
                 self.activate(release, now).await.map(Some)
             }
         }
@@ -92,9 +94,10 @@ impl Updater {
 
     /// Fetches the sealed manifest and everything that it names, and opens all that is not a file's content.
     async fn download(
-        &self,
+        &mut self,
         target: &ManifestTarget,
         client: &Client,
+        now: UnixTime,
         deadline: Duration,
     ) -> Result<Opened, PollError> {
         let (trusted, identity) = (self.trust.trusted()?, self.line.identity());
@@ -107,9 +110,41 @@ impl Updater {
 
         self.fetch(client, manifest.parts().cloned().collect(), deadline).await?;
         let (store, of) = (self.store.clone(), trusted.clone());
-        let opened = blocking(move || release::complete(&store, manifest, &of)).await.ok_or_else(crashed)??;
+        let parts = blocking(move || release::read_parts(&store, manifest, &of)).await.ok_or_else(crashed)??;
+        let lapsed = self.fetch_firmware_list(client, parts.firmware_path(), now, deadline).await?;
+        let served = lapsed.as_ref().and_then(|_| self.trust.active());
+        let opened = match (parts.approve(self.trust.trusted()?, served), lapsed) {
+            (Ok(opened), _) => opened,
+            (Err(ReleaseError::UnlistedFirmware(_)), Some(lapsed)) => return Err(lapsed.into()),
+            (Err(error), _) => return Err(error.into()),
+        };
         self.fetch(client, opened.objects(), deadline).await?;
         Ok(opened)
+    }
+
+    /// Brings the firmware list that is current, if the release needs one. Returns that it has lapsed: then the images that
+    /// are served may stay, so that a list that nobody renewed does not hold configurations up, and no new image comes.
+    async fn fetch_firmware_list(
+        &mut self,
+        client: &Client,
+        image: Option<String>,
+        now: UnixTime,
+        deadline: Duration,
+    ) -> Result<Option<RefreshError>, PollError> {
+        let Some(image) = image else { return Ok(None) };
+        let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
+        let trusted = self.trust.trusted()?.clone();
+        let found = within(self.left(deadline), search(client, &base, trusted, now, &image));
+        let found = found.await.ok_or(PollError::Budget)?;
+        self.trust.keep(found.trusted).await?;
+        match found.result {
+            Ok(()) => Ok(None),
+            Err(lapsed @ RefreshError::Trust(TrustError::Expired { .. })) => {
+                self.stats.count("update.firmware-list-lapsed");
+                Ok(Some(lapsed))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Stages, checks and activates a release whose objects are all here.
@@ -158,14 +193,14 @@ impl Updater {
         deadline.saturating_sub(self.time.monotonic())
     }
 
-    /// Tells HQ what happened here, if anything did or it is time. HQ's answer can raise the time floor and show
+    /// Tells HQ what happened here, if anything did or it is time. HQ's answer can set the running clock and show
     /// whether the published tree is the newest, nothing else.
     pub(super) async fn check_in(&mut self) -> Result<(), PollError> {
         let trusted = self.trust.trusted()?;
         let Some(signed) = self.line.check_in(trusted.root(), self.attempts.is_behind()).await? else {
             return Ok(());
         };
-        self.time.raise(signed.time, trusted.root().expires);
+        self.time.tell(signed.time, trusted.root().expires);
         let shown = Generation(trusted.targets().map_or(0, |targets| targets.version));
         match self.attempts.compare(signed.newest, shown) {
             PublishedTree::Current => {
@@ -180,6 +215,6 @@ impl Updater {
                 self.stats.alert(AlertCode::Withheld, text);
             }
         }
-        self.trust.save_time_floor().await
+        Ok(())
     }
 }

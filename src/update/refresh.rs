@@ -2,8 +2,9 @@
 
 use super::anchors::{self, AnchorError};
 use super::client::{Client, FetchError, GetOutcome};
+use super::clock::Timekeeper;
 use ids::{FleetId, SiteId, UnixTime};
-use tuf::{MetadataLimits, Refresh, RefreshStep, TrustError, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, Search, SearchStep, TrustError, Trusted};
 
 /// Why a refresh ended early. What was trusted before, and new roots, stay.
 #[derive(Debug, thiserror::Error)]
@@ -32,18 +33,40 @@ pub struct Refreshed {
 /// The name of the file that a poll asks for first.
 pub const TIMESTAMP: &str = "timestamp.json";
 
+/// Searches for a target by `path`, and fetches the delegated roles that this needs. What is found is in
+/// [`Refreshed::trusted`].
+pub async fn search(client: &Client, base: &str, trusted: Trusted, now: UnixTime, path: &str) -> Refreshed {
+    let mut machine = match Search::start(trusted.clone(), path, MetadataLimits::default(), now) {
+        Ok(machine) => machine,
+        Err(error) => return Refreshed { trusted, result: Err(error.into()) },
+    };
+    let result = loop {
+        let SearchStep::Fetch(ask) = machine.step() else { break Ok(()) };
+        let told = match client.get(&format!("{base}{}", ask.path), ask.max_bytes, None).await {
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing(),
+            Err(error) => break Err(error.into()),
+        };
+        if let Err(error) = told {
+            break Err(error.into());
+        }
+    };
+    Refreshed { trusted: machine.trusted().clone(), result }
+}
+
 /// Refreshes trusted metadata from `base`, a URL with a slash at the end. `timestamp` is the one that the poll has
-/// fetched already.
+/// fetched already. A new root that says what time it is sets `time` before expiry is judged.
 pub async fn refresh(
     client: &Client,
     base: &str,
     trusted: Trusted,
-    now: UnixTime,
+    time: &Timekeeper,
     (fleet, site): (&FleetId, &SiteId),
     mut timestamp: Option<Vec<u8>>,
 ) -> Refreshed {
     let start = trusted.clone();
-    let mut machine = Refresh::start(trusted, MetadataLimits::default(), now);
+    let mut machine = Refresh::start(trusted, MetadataLimits::default(), time.now());
+    let mut root = start.root().version;
     loop {
         let RefreshStep::Fetch(ask) = machine.step() else {
             return Refreshed { trusted: machine.trusted().clone(), result: Ok(()) };
@@ -62,7 +85,17 @@ pub async fn refresh(
         let before = (ask.role != "root").then(|| machine.trusted().clone());
         let told = match fetched {
             Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
-            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing().map_err(RefreshError::from),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => {
+                // The root chain ends here: what time it is comes before what has expired.
+                if let Some(said) =
+                    anchors::time(machine.trusted().root()).filter(|_| machine.trusted().root().version > root)
+                {
+                    root = machine.trusted().root().version;
+                    time.set_floor(said);
+                    machine.set_now(time.now());
+                }
+                machine.missing().map_err(RefreshError::from)
+            }
             Err(error) => Err(error.into()),
         };
         let checked = match machine.trusted().timestamp() {

@@ -5,7 +5,7 @@ use futures_util::stream::{self, TryStreamExt as _};
 use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
 use super::identity::SiteIdentity;
 use super::plan;
-use access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError};
+use access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, UnapprovedRelease};
 use bundle::ObjectRef;
 use bundle::limits::MAX_FILE_BYTES;
 use ids::{Digest, Generation};
@@ -101,9 +101,19 @@ fn reopen(store: &Store, identity: &SiteIdentity, stored: StoredRelease) -> Resu
     Ok(complete(store, manifest, &trusted)?)
 }
 
-/// Opens the parts of a manifest from the store. The store puts a damaged part aside, so that it is fetched again.
-pub(super) fn complete(store: &Store, manifest: OpenedManifest, trusted: &Trusted) -> Result<Opened, ReleaseError> {
-    manifest.complete(trusted, &mut |part| store.read(&part.digest, part.bytes).map_err(|error| error.to_string()))
+/// Opens the parts of a manifest from the store, and leaves open whether their firmware is approved. The store puts a
+/// damaged part aside, so that it is fetched again.
+pub(super) fn read_parts(
+    store: &Store,
+    manifest: OpenedManifest,
+    trusted: &Trusted,
+) -> Result<UnapprovedRelease, ReleaseError> {
+    manifest.read_parts(trusted, &mut |part| store.read(&part.digest, part.bytes).map_err(|error| error.to_string()))
+}
+
+/// Opens a manifest's parts from the store, firmware approved as the metadata says.
+fn complete(store: &Store, manifest: OpenedManifest, trusted: &Trusted) -> Result<Opened, ReleaseError> {
+    read_parts(store, manifest, trusted)?.approve(trusted, None)
 }
 
 /// Fetches the objects that are not here, if they fit on the disk. Returns how many bytes that were.

@@ -141,7 +141,7 @@ impl ServerCertVerifier for Verifier {
                 &found
             }
         };
-        let seconds = u64::try_from(self.time.now().0).unwrap_or(0);
+        let seconds = u64::try_from(self.time.without_online_key().0).unwrap_or(0);
         let mut at = TlsTime::since_unix_epoch(Duration::from_secs(seconds));
         // Each certificate of the chain may start later than the one before; time only moves forward here.
         for _ in 0..MAX_CHAIN {

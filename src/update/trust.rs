@@ -121,7 +121,8 @@ impl SiteTrust {
                 self.stats.alert(AlertCode::ReleaseDamaged, error.to_string());
             }
         }
-        if let Some(active) = &self.active {
+        // A stored floor knows this release already, or the root has set it below.
+        if let (Some(active), None) = (&self.active, stored.time_floor) {
             self.time.raise(active.manifest().created, metadata.root().expires);
         }
         self.known = Some(LoadedTrust { metadata, stored });
@@ -143,12 +144,6 @@ impl SiteTrust {
         let known = self.known.as_mut().ok_or_else(nothing_stored)?;
         plan::reject(&mut known.stored.rejected, generation);
         self.save().await
-    }
-
-    /// Stores the time floor if it has moved far enough to be worth a write.
-    pub(super) async fn save_time_floor(&mut self) -> Result<(), PollError> {
-        let stored = self.known.as_ref().and_then(|known| known.stored.time_floor).unwrap_or(UnixTime(0));
-        if self.time.floor().since(stored) >= plan::FLOOR_STEP { self.save().await } else { Ok(()) }
     }
 
     async fn save(&mut self) -> Result<(), PollError> {

@@ -234,3 +234,64 @@ fn a_boot_is_healthy_when_the_daemon_says_so_or_when_no_site_is_there_yet() {
     let why = fs::read_to_string(system.at("data/unhealthy")).unwrap();
     assert_eq!(why, "2 was not healthy: not healthy: nothing was served\n");
 }
+
+/// A data partition with keys on it, and a FAT partition with these files.
+fn reset(files: &[&str], blkdiscard: &str) -> Option<(Output, Vec<u8>, Vec<String>)> {
+    if !can_run("factory_reset", &["mkfs.ext4", "debugfs", "dumpe2fs", "e2fsck", "wipefs"]) {
+        return None;
+    }
+    let system = System::new("1");
+    let identity = system.at("tree/lib/private/lineside/identity");
+    fs::create_dir_all(&identity).unwrap();
+    fs::write(identity.join("tls.key"), "SECRET".repeat(400)).unwrap();
+    fs::write(identity.join("hpke.key"), "SECRET".repeat(9)).unwrap();
+    fs::write(system.at("tree/lib/private/lineside/release"), "served".repeat(400)).unwrap();
+    let disk = system.at("disk");
+    fs::File::create(&disk).unwrap().set_len(24 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).arg(system.at("tree")).arg(&disk).status().unwrap();
+    assert!(made.success());
+    assert!(holds(&fs::read(&disk).unwrap(), b"SECRET"));
+    fs::create_dir(system.at("boot")).unwrap();
+    for file in files {
+        fs::write(system.at("boot").join(file), "").unwrap();
+    }
+    system.stub("blkdiscard", blkdiscard);
+    let path = format!("{}:{}", system.at("bin").display(), std::env::var("PATH").unwrap());
+    let output = Command::new(script("reset"))
+        .env("PATH", path)
+        .env("LINESIDE_PART", &disk)
+        .env("LINESIDE_BOOT", system.at("boot"))
+        .output()
+        .unwrap();
+    let left = fs::read_dir(system.at("boot")).unwrap();
+    let mut left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    Some((output, fs::read(disk).unwrap(), left))
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_reset_removes_every_file_that_asks_for_it_and_no_other() {
+    let files = ["factory-reset.txt.txt", "Factory-Reset (1).rtf", "factory-reset", "lineside-token.toml", "slots.env"];
+    let Some((output, _, left)) = reset(&files, "exit 0") else { return };
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(left, ["lineside-token.toml", "slots.env"]);
+}
+
+#[test]
+fn a_reset_overwrites_the_keys_even_where_the_card_keeps_what_is_discarded() {
+    let Some((output, disk, _)) = reset(&["factory-reset"], "exit 0") else { return };
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!holds(&disk, b"SECRET") && holds(&disk, b"served"), "the card discarded nothing");
+}
+
+#[test]
+fn a_reset_overwrites_all_where_nothing_can_be_discarded() {
+    let Some((output, disk, left)) = reset(&["factory-reset"], "exit 1") else { return };
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(disk.iter().all(|byte| *byte == 0) && disk.len() == 24 << 20);
+    assert!(left.is_empty());
+}

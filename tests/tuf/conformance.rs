@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use lineside::ids::UnixTime;
 use lineside::store::StoreError;
 use lineside::tuf::schema::Target;
-use lineside::tuf::{MetadataLimits, Refresh, RefreshStep, Trusted};
+use lineside::tuf::{MetadataLimits, Refresh, RefreshStep, Search, SearchStep, Trusted};
 use lineside::update::HostClock;
 use lineside::update::client::{Client, ClientLimits, GetOutcome, ObjectSink};
 use lineside::update::clock::Timekeeper;
@@ -71,12 +71,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let front = Front::new()?;
     let url = front.before(arguments.metadata_url.as_deref().context("--metadata-url is missing")?).await?;
-    let trusted = refresh(&front.client, dir, &url).await?;
+    let mut trusted = refresh(&front.client, dir, &url).await?;
     if let Command::Download = arguments.command {
         let base = front.before(arguments.target_base_url.as_deref().context("--target-base-url is missing")?).await?;
         let out = arguments.target_dir.as_deref().context("--target-dir is missing")?;
         for name in &arguments.target_name {
-            download(&front.client, &trusted, &base, name, out).await.with_context(|| format!("target {name}"))?;
+            download(&front.client, &mut trusted, (dir, &url), &base, name, out)
+                .await
+                .with_context(|| format!("target {name}"))?;
         }
     }
     Ok(())
@@ -103,18 +105,58 @@ async fn refresh(client: &Client, dir: &Path, url: &str) -> anyhow::Result<Trust
             break Err(error.into());
         }
     };
-    let trusted = machine.trusted();
-    for name in files.keys() {
-        fs::remove_file(dir.join(name))?;
+    keep(dir, machine.trusted())?;
+    result.map(|()| machine.trusted().clone())
+}
+
+fn keep(dir: &Path, trusted: &Trusted) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        fs::remove_file(entry?.path())?;
     }
     for (name, bytes) in trusted.files() {
         fs::write(dir.join(name), bytes)?;
     }
-    result.map(|()| trusted.clone())
+    Ok(())
 }
 
-async fn download(client: &Client, trusted: &Trusted, base: &str, name: &str, out: &Path) -> anyhow::Result<()> {
-    let target = trusted.target(name).context("nobody whom we trust lists it")?;
+/// One search; what held is kept, whatever becomes of the rest.
+async fn search(
+    client: &Client,
+    trusted: &mut Trusted,
+    (dir, url): (&Path, &str),
+    name: &str,
+) -> anyhow::Result<Target> {
+    let now = UnixTime::of(SystemTime::now());
+    let mut machine = Search::start(trusted.clone(), name, MetadataLimits::default(), now)?;
+    let result = loop {
+        let ask = match machine.step() {
+            SearchStep::Fetch(ask) => ask,
+            SearchStep::Found(target) => break Ok(target),
+            SearchStep::NotFound => break Err(anyhow!("nobody whom we trust lists it")),
+        };
+        let told = match client.get(&format!("{url}{}", ask.path), ask.max_bytes, None).await {
+            Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes),
+            Ok(GetOutcome::Missing | GetOutcome::NotModified) => machine.missing(),
+            Err(error) => break Err(anyhow::Error::new(error)),
+        };
+        if let Err(error) = told {
+            break Err(error.into());
+        }
+    };
+    *trusted = machine.trusted().clone();
+    keep(dir, trusted)?;
+    result
+}
+
+async fn download(
+    client: &Client,
+    trusted: &mut Trusted,
+    kept: (&Path, &str),
+    base: &str,
+    name: &str,
+    out: &Path,
+) -> anyhow::Result<()> {
+    let target = &search(client, trusted, kept, name).await?;
     let file = out.join(percent(name, false));
     if fs::read(&file).is_ok_and(|bytes| target.match_bytes(&bytes)) {
         return Ok(());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use lineside::access::firmware_path;
 use lineside::api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, EnrolmentToken, Refusal, RenewRequest, SignedTime,
     TokenKeys,
@@ -13,7 +14,7 @@ use lineside::bundle::{
 use lineside::ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use lineside::seal::{PublisherSecret, manifest, object};
 use lineside::tuf::schema::{
-    EXTRA_FIELD, Hashes, MetaFile, RoleKeys, Root, Snapshot, Target, Targets, Timestamp, key_json,
+    EXTRA_FIELD, FIRMWARE, Hashes, MetaFile, RoleKeys, Root, Snapshot, Target, Targets, Timestamp, key_json,
 };
 use lineside::tuf::{SigningKey, sign};
 use serde_json::json;
@@ -68,6 +69,11 @@ pub struct World {
     pub answer_key: SigningKey,
     /// Says in metadata whose it is.
     pub named: SiteId,
+    /// The firmware list, if there is one: its version, and when it expires.
+    pub firmware: Option<(u64, UnixTime)>,
+    pub firmware_key: SigningKey,
+    /// What time it is, as the root says.
+    pub root_time: Option<UnixTime>,
 }
 
 pub struct Hq {
@@ -104,6 +110,9 @@ impl Hq {
             answer_key: online_key.clone(),
             online_key,
             named: site(),
+            firmware: None,
+            firmware_key: SigningKey::from_seed(&[4; 32]),
+            root_time: None,
         };
         world.publish_root(1, days(365));
         let mut config = world.ca.server(days(-1), days(400));
@@ -145,7 +154,12 @@ impl World {
     pub fn publish_root(&mut self, version: u64, expires: UnixTime) {
         let role =
             |key: &SigningKey| RoleKeys { keyids: vec![key.public().id()], threshold: 1, extra: BTreeMap::new() };
-        let all = [&self.root_key, &self.targets_key, &self.online_key];
+        let all = [&self.root_key, &self.targets_key, &self.online_key, &self.firmware_key];
+        let firmware = role(&self.firmware_key);
+        let mut said = json!({ "fleet": fleet(), "ca": [self.ca.pem], "firmware": firmware });
+        if let Some(time) = self.root_time {
+            said["time"] = json!(time);
+        }
         let root = Root {
             kind: "root".to_owned(),
             spec_version: "1.0.33".to_owned(),
@@ -159,7 +173,7 @@ impl World {
                 ("snapshot".to_owned(), role(&self.online_key)),
                 ("timestamp".to_owned(), role(&self.online_key)),
             ]),
-            extra: BTreeMap::from([(EXTRA_FIELD.to_owned(), json!({ "fleet": fleet(), "ca": [self.ca.pem] }))]),
+            extra: BTreeMap::from([(EXTRA_FIELD.to_owned(), said)]),
         };
         let bytes = sign::sign(&root, &[&self.root_key]);
         self.root_version = version;
@@ -182,6 +196,24 @@ impl World {
 
     fn object(&mut self, reference: &ObjectRef, sealed: Vec<u8>) {
         self.tree.insert(object_path(reference), sealed);
+    }
+
+    /// Seals and stores one firmware image, which the firmware list has to name.
+    pub fn image(&mut self, name: &str, clear: &[u8]) -> FileEntry {
+        FileEntry { class: Class::Firmware, ..self.file(name, clear) }
+    }
+
+    /// Signs the next firmware list. The next release names it.
+    pub fn publish_firmware(&mut self, images: &[&[u8]], expires: UnixTime) {
+        let version = self.firmware.map_or(1, |(version, _)| version + 1);
+        let listed = images.iter().map(|image| {
+            let digest = Digest::of(image);
+            (firmware_path(&digest), sign::target(image.len() as u64, digest))
+        });
+        let list = sign::targets(version, expires, listed.collect(), None, None);
+        let bytes = sign::sign(&list, &[&self.firmware_key]);
+        self.tree.insert(format!("/sites/{}/metadata/{version}.firmware.json", site()), bytes);
+        self.firmware = Some((version, expires));
     }
 
     /// Publishes the next generation.
@@ -228,7 +260,10 @@ impl World {
             version: generation.0,
             expires: days(3650),
             targets: BTreeMap::from([("manifest".to_owned(), target)]),
-            delegations: None,
+            delegations: self.firmware.map(|_| {
+                let keys = [self.firmware_key.public()];
+                sign::delegation(FIRMWARE, sign::Signers { keys: &keys, threshold: 1 }, &["firmware/*"])
+            }),
             extra: self.extra(),
         };
         let bytes = sign::sign(&targets, &[&self.targets_key]);
@@ -247,7 +282,9 @@ impl World {
             spec_version: "1.0.33".to_owned(),
             version: self.version,
             expires: self.expires,
-            meta: BTreeMap::from([("targets.json".to_owned(), meta(self.newest))]),
+            meta: std::iter::once(("targets.json".to_owned(), meta(self.newest)))
+                .chain(self.firmware.map(|(version, _)| ("firmware.json".to_owned(), meta(version))))
+                .collect(),
             extra: self.extra(),
         };
         let bytes = sign::sign(&snapshot, &[&self.online_key]);

@@ -13,6 +13,7 @@
 mod client;
 mod clocks;
 mod enrol;
+mod firmware;
 mod hostile;
 mod hq;
 mod nginx;

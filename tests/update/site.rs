@@ -440,7 +440,7 @@ async fn the_tree_may_be_on_another_host_than_hq() {
 // Check-in and time
 
 #[tokio::test]
-async fn a_check_in_raises_the_floor_of_a_box_without_a_clock() {
+async fn a_check_in_sets_the_clock_of_a_box_without_one_and_no_floor() {
     let mut site = Site::serving().await;
     site.clock.0.lock().unwrap().synchronised = false;
     site.clock.0.lock().unwrap().system = UnixTime(7);
@@ -448,7 +448,7 @@ async fn a_check_in_raises_the_floor_of_a_box_without_a_clock() {
     site.hq.world().now = days(20);
     site.poll().await;
     assert_eq!(site.updater.time().now(), days(20));
-    assert_eq!(site.store.trust().unwrap().unwrap().time_floor, Some(days(20)));
+    assert_eq!(site.store.trust().unwrap().unwrap().time_floor, Some(NOW), "the release's `created`");
     let nonces: Vec<String> = site.hq.world().check_ins.iter().map(|report| report.nonce.clone()).collect();
     assert!(nonces.len() == 2 && nonces[0] != nonces[1] && nonces[0].len() == 32, "{nonces:?}");
 }
@@ -462,6 +462,65 @@ async fn a_check_in_answer_by_a_stranger_moves_nothing() {
     site.hq.world().now = days(300);
     assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.updater.time().floor(), before);
+}
+
+/// Three years ahead and three years back, said once by the online key: the next honest answer undoes it.
+#[tokio::test]
+async fn a_wrong_time_of_the_online_key_lasts_until_the_next_answer() {
+    for years in [-3, 3] {
+        let mut site = Site::serving().await;
+        site.hq.world().publish_root(2, days(3650));
+        site.hq.world().sign_online();
+        assert_eq!(site.poll().await.state.code(), "ok");
+        site.clock.0.lock().unwrap().synchronised = false;
+        site.clock.advance(Duration::from_secs(15 * 60));
+        site.hq.world().now = days(365 * years);
+        site.poll().await;
+        let floor = site.updater.time().floor();
+        assert_eq!(site.updater.time().now(), days(365 * years).max(floor));
+        site.clock.advance(Duration::from_secs(15 * 60));
+        site.hq.world().now = days(1);
+        site.poll().await;
+        assert_eq!(site.updater.time().now(), days(1), "{years}");
+        site.hq.world().publish(&[("a.cfg", b"two")]);
+        site.clock.advance(Duration::from_secs(15 * 60));
+        assert_eq!(site.poll().await.state.code(), "ok", "{years}");
+        assert_eq!(site.generation(), 2);
+    }
+}
+
+/// One `publish` under a clock that is three years ahead; then a root that says what time it is.
+#[tokio::test]
+async fn a_floor_that_a_wrong_clock_at_hq_has_set_is_mended_by_a_root_without_a_visit() {
+    let mut site = Site::serving().await;
+    site.clock.0.lock().unwrap().synchronised = false;
+    {
+        let mut world = site.hq.world();
+        world.publish_root(2, days(3650));
+        (world.now, world.expires) = (days(1095), days(1125));
+        world.publish(&[("a.cfg", b"from the future")]);
+    }
+    assert_eq!(site.poll().await.state.code(), "ok");
+    assert_eq!(site.updater.time().floor(), days(1095));
+    {
+        let mut world = site.hq.world();
+        (world.now, world.expires) = (days(2), days(32));
+        world.publish(&[("a.cfg", b"of today")]);
+    }
+    site.clock.advance(Duration::from_secs(15 * 60));
+    assert_ne!(site.poll().await.state.code(), "ok", "it looks expired");
+    assert_eq!(site.generation(), 2);
+
+    site.hq.world().root_time = Some(days(2));
+    site.hq.world().publish_root(3, days(400));
+    site.clock.advance(Duration::from_secs(15 * 60));
+    let outcome = site.poll().await;
+    assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
+    assert_eq!(site.generation(), 3);
+    assert_eq!(site.store.trust().unwrap().unwrap().time_floor, Some(days(2)));
+    site.restart();
+    assert_eq!(site.poll().await.state.code(), "ok");
+    assert!(site.updater.time().floor() < days(3), "a restart does not bring the wrong floor back");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl Published {
 
     fn complete(&self) -> Result<Opened, ReleaseError> {
         let mut read = |part: &ObjectRef| self.objects.get(&part.digest).cloned().ok_or("it is not here".to_owned());
-        self.open()?.complete_signed(&self.signed(), &mut read)
+        self.open()?.read_signed(&self.signed(), &mut read)?.approve_signed(&self.signed(), None)
     }
 }
 
@@ -197,7 +197,7 @@ fn a_release_is_completed_by_the_metadata_that_opened_it() {
     let opened = published.open().unwrap();
     let mut newer = usual();
     newer.targets = role(8, &[(MANIFEST_TARGET, b"another")]);
-    let error = opened.complete_signed(&newer.signed(), &mut |_| Err("unread".to_owned())).unwrap_err();
+    let error = opened.read_signed(&newer.signed(), &mut |_| Err("unread".to_owned())).unwrap_err();
     assert_eq!(error, ReleaseError::Mismatch);
 }
 
@@ -235,6 +235,29 @@ fn firmware_that_the_firmware_keys_did_not_list_is_refused() {
 }
 
 #[test]
+fn where_the_list_has_lapsed_images_that_are_served_stay_and_none_comes() {
+    let served = usual().complete().unwrap();
+    let again = |published: &Published, served: &Opened| {
+        let mut read = |part: &ObjectRef| published.objects.get(&part.digest).cloned().ok_or(String::new());
+        let parts = published.open()?.read_signed(&published.signed(), &mut read)?;
+        assert_eq!(parts.firmware_path(), Some(firmware_path(&Digest::of(IMAGE))));
+        parts.approve_signed(&published.signed(), Some(served)).map(drop)
+    };
+    assert_eq!(again(&usual(), &served), Ok(()));
+    // It is not on the list that is held: a restart would refuse it.
+    let mut unlisted = usual();
+    unlisted.firmware = None;
+    assert_eq!(again(&unlisted, &served).unwrap_err().refusal().code(), "unlisted-firmware");
+    // It is listed and not served.
+    let without = publish(&[("0004f2aabbcc.cfg", Class::Config, b"<device/>")]).complete().unwrap();
+    assert_eq!(again(&usual(), &without).unwrap_err().refusal().code(), "unlisted-firmware");
+    let configurations = publish(&[("0004f2aabbcc.cfg", Class::Config, b"<device/>")]);
+    let mut read = |part: &ObjectRef| configurations.objects.get(&part.digest).cloned().ok_or(String::new());
+    let parts = configurations.open().unwrap().read_signed(&configurations.signed(), &mut read).unwrap();
+    assert_eq!(parts.firmware_path(), None, "no list is needed");
+}
+
+#[test]
 fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
     let with_image = |content: &[u8]| {
         let mut published = usual();
@@ -244,7 +267,7 @@ fn an_image_of_the_appliance_that_the_firmware_keys_did_not_list_is_refused() {
         let (version, compatible) = ("2.0".to_owned(), "lineside-arm64".to_owned());
         opened.manifest.image = Some(Image { version, compatible, sha256: Digest::of(content), blob });
         let mut read = |part: &ObjectRef| published.objects.get(&part.digest).cloned().ok_or(String::new());
-        opened.complete_signed(&published.signed(), &mut read)
+        opened.read_signed(&published.signed(), &mut read)?.approve_signed(&published.signed(), None)
     };
     // Small as it is: an image is never anything else.
     assert_eq!(with_image(b"evil").unwrap_err().refusal().code(), "unlisted-firmware");

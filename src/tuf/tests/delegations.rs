@@ -24,8 +24,10 @@ fn graph(edges: &[(&str, &'static str, &[&str], bool)]) -> Repo {
     repo
 }
 
-fn who_answers(client: &Client, path: &str) -> Option<&'static str> {
-    ["A", "B", "C", "D", FIRMWARE].into_iter().find(|role| client.finds(path, role))
+fn who_answers(repo: &Repo, path: &str) -> Option<&'static str> {
+    let mut client = repo.current_client();
+    let found = client.search(repo, path).unwrap();
+    ["A", "B", "C", "D", FIRMWARE].into_iter().find(|role| found == Some(target(role)))
 }
 
 #[test]
@@ -73,10 +75,10 @@ fn the_search_is_preorder_depth_first() {
         ),
     ];
     for (number, (edges, all, found)) in cases.into_iter().enumerate() {
-        let client = graph(edges).current_client();
-        assert_eq!(who_answers(&client, "all"), all, "case {number}");
+        let repo = graph(edges);
+        assert_eq!(who_answers(&repo, "all"), all, "case {number}");
         for role in ["A", "B", "C"] {
-            let answer = who_answers(&client, &format!("{role}.only"));
+            let answer = who_answers(&repo, &format!("{role}.only"));
             assert_eq!(answer, found.contains(&role).then_some(role), "case {number} {role}");
         }
     }
@@ -87,7 +89,7 @@ fn the_top_level_comes_first() {
     let mut repo = graph(&[("targets", "A", &["*"], true)]);
     repo.of("targets").targets.insert("all".into(), target("top"));
     repo.publish(&["targets"]);
-    assert!(repo.current_client().finds("all", "top"));
+    assert!(repo.current_client().fetches(&repo, "all", "top"));
 }
 
 #[test]
@@ -99,11 +101,11 @@ fn a_role_answers_only_for_the_paths_that_are_delegated_to_it() {
         repo.of(FIRMWARE).targets.insert(path.into(), target("f"));
     }
     repo.publish(&["targets", FIRMWARE]);
-    let client = repo.current_client();
+    let mut client = repo.current_client();
     for path in ["manifest", "firmware", "firmware/x/y"] {
-        assert_eq!(client.trusted.target(path), None, "{path}");
+        assert_eq!(client.search(&repo, path), Ok(None), "{path}");
     }
-    assert!(client.finds("firmware/z", "f"));
+    assert!(client.fetches(&repo, "firmware/z", "f"));
 }
 
 #[test]
@@ -116,9 +118,14 @@ fn roles_are_fetched_in_preorder_each_once() {
         ("A", "D", &["*"], false),
         ("D", "A", &["*"], false),
     ]);
-    assert_eq!(client.refresh(&repo), Ok(()));
-    let roles = ["2.targets.json", "2.firmware.json", "2.A.json", "2.C.json", "2.D.json", "2.B.json"];
-    assert_eq!(client.asked[3..], roles);
+    assert_eq!(client.refresh_top_level(&repo), Ok(()));
+    assert_eq!(client.asked[3..], ["2.targets.json"], "no delegated role is needed yet");
+    assert_eq!(client.search(&repo, "nowhere"), Ok(None));
+    assert_eq!(client.asked[4..], ["2.A.json", "2.C.json", "2.D.json", "2.B.json"]);
+    assert_eq!(client.search(&repo, "C.only"), Ok(Some(target("C"))));
+    assert_eq!(client.asked.len(), 8, "what is held is not fetched again");
+    assert_eq!(client.search(&repo, "firmware/x"), Ok(None));
+    assert_eq!(client.asked[8..], ["2.firmware.json"], "`*` does not match a slash");
 }
 
 #[test]
@@ -127,15 +134,17 @@ fn so_many_roles_are_fetched_and_no_more() {
     let names: Vec<&'static str> = (0..40).map(|n| &*Box::leak(format!("role-{n}").into_boxed_str())).collect();
     for &role in &names {
         let content = target(role);
-        repo.add_role("targets", role, &[role]).targets.insert(role.into(), content);
+        repo.add_role("targets", role, &["*"]).targets.insert(role.into(), content);
         repo.write_targets(role);
     }
     repo.publish(&["targets"]);
-    let client = repo.current_client();
-    assert_eq!(client.asked.len(), 3 + MAX_ROLES);
-    let found = |role: &str| client.finds(role, role);
-    assert!(names[..MAX_ROLES - 2].iter().all(|role| found(role)));
-    assert!(!names[MAX_ROLES - 2..].iter().any(|role| found(role)));
+    let mut client = repo.current_client();
+    client.asked.clear();
+    assert_eq!(client.search(&repo, "nowhere"), Ok(None));
+    assert_eq!(client.asked.len(), MAX_ROLES - 1, "`targets` counts");
+    let mut found = |role: &str| client.search(&repo, role) == Ok(Some(target(role)));
+    assert!(names[..MAX_ROLES - 1].iter().all(|role| found(role)));
+    assert!(!names[MAX_ROLES - 1..].iter().any(|role| found(role)));
 }
 
 #[test]
@@ -143,10 +152,10 @@ fn a_role_that_the_snapshot_does_not_list_is_not_fetched_and_ends_searches() {
     let mut repo = graph(&[("targets", "A", &["*"], false), ("targets", "B", &["*"], false)]);
     repo.snapshot.meta.remove("A.json");
     repo.publish(&[]);
-    let client = repo.current_client();
+    let mut client = repo.current_client();
+    assert_eq!(client.search(&repo, "B.only"), Ok(None), "B must not answer where A might have");
     assert!(!client.asked.iter().any(|path| path.contains("A.json")));
     assert_eq!(client.trusted.delegated("A"), None);
-    assert_eq!(who_answers(&client, "B.only"), None, "B must not answer where A might have");
 }
 
 #[test]
@@ -205,14 +214,16 @@ fn a_role_with_two_delegators_holds_by_the_keys_of_both() {
     let (mut new, mut old) = (repo.client(), repo.current_client());
     repo.publish(&["A", "B", "C"]);
     for client in [&mut new, &mut old] {
-        assert_eq!(client.refresh(&repo), untrusted("C", 0, 1));
+        assert_eq!(client.refresh(&repo), Ok(()));
+        assert_eq!(client.search(&repo, "a"), Ok(Some(target("C"))), "by the keys that A names");
+        assert_eq!(client.search(&repo, "b").map(drop), untrusted("C", 0, 1), "B names others");
         assert_eq!(client.trusted.target("b"), None);
     }
     repo.signers.insert("C".into(), vec!["c1", "c2"]);
     repo.publish(&["C"]);
     for client in [&mut new, &mut old] {
         assert_eq!(client.refresh(&repo), Ok(()));
-        assert!(client.finds("a", "C") && client.finds("b", "C"));
+        assert!(client.fetches(&repo, "a", "C") && client.fetches(&repo, "b", "C"));
     }
 
     // So it is when it comes from the disk, whoever is asked first.
@@ -235,6 +246,7 @@ fn delegators_that_change_a_shared_roles_keys_together_lose_nothing() {
     repo.signers.insert("C".into(), vec!["c1"]);
     repo.publish(&["A", "B", "C"]);
     let mut client = repo.current_client();
+    assert!(client.fetches(&repo, "a", "C") && client.fetches(&repo, "b", "C"));
     for delegator in ["A", "B"] {
         repo.of(delegator).delegations = None;
         repo.delegate(delegator, delegation("C", &["c2"], 1, &["*"]), &["c2"]);
@@ -242,7 +254,7 @@ fn delegators_that_change_a_shared_roles_keys_together_lose_nothing() {
     repo.signers.insert("C".into(), vec!["c2"]);
     repo.publish(&["A", "B", "C"]);
     assert_eq!(client.refresh(&repo), Ok(()));
-    assert!(client.finds("a", "C") && client.finds("b", "C"));
+    assert!(client.fetches(&repo, "a", "C") && client.fetches(&repo, "b", "C"));
 }
 
 #[test]
@@ -298,7 +310,8 @@ fn a_role_of_any_name_stays_in_its_directory() {
         let mut repo = graph(&[("targets", role, &["*"], false)]);
         let file = repo.files.remove(&format!("2.{role}.json")).unwrap();
         repo.files.insert(path.into(), file);
-        let client = repo.current_client();
+        let mut client = repo.current_client();
+        assert_eq!(client.search(&repo, "all"), Ok(Some(target(role))));
         assert_eq!(client.asked.last().map(String::as_str), Some(path));
         assert!(client.trusted.delegated(role).is_some());
         assert!(client.trusted.files().keys().all(|name| !name.contains(['/', '\\', '\0']) && name.ends_with(".json")));

@@ -20,8 +20,9 @@ fn repo() -> Repo {
 #[test]
 fn a_repository_of_python_tuf_is_followed_to_its_targets() {
     let repo = repo();
-    let client = repo.current_client();
+    let mut client = repo.current_client();
     assert_eq!(client.versions(), [2, 6, 5, 3, 0]);
+    assert!(client.search(&repo, "dir/file.bin").is_ok_and(|found| found.is_some()));
     assert_eq!(client.trusted.delegated("some/role").map(|doc| doc.version), Some(4));
     let top = client.trusted.target("top.txt").unwrap();
     assert!(top.match_bytes(b"top"));
@@ -45,7 +46,9 @@ fn a_repository_of_python_tuf_is_refused_when_it_is_tampered_with() {
                 + if field == "expires" { "" } else { "!" };
             file["signed"][field] = text.into();
         });
-        let error = repo.client().refresh(&repo).unwrap_err();
+        let mut client = repo.client();
+        let refreshed = client.refresh(&repo);
+        let error = refreshed.and_then(|()| client.search(&repo, "dir/file.bin").map(drop)).unwrap_err();
         let seen =
             matches!(error, TrustError::Untrusted { .. } | TrustError::Mismatch { .. } | TrustError::TooLarge { .. });
         assert!(seen, "{path}: {error}");

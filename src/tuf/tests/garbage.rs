@@ -11,7 +11,7 @@ fn stages(repo: &Repo) -> Vec<Refresh> {
     let mut stages = Vec::new();
     let files: Vec<Option<&str>> =
         vec![Some("2.root.json"), None, Some("timestamp.json"), Some("2.snapshot.json"), Some("2.targets.json")];
-    for stop in 0..=files.len() {
+    for stop in 0..files.len() {
         let mut refresh = Refresh::start(repo.client().trusted, MetadataLimits::default(), NOW);
         for file in files.iter().take(stop) {
             match file {
@@ -22,6 +22,13 @@ fn stages(repo: &Repo) -> Vec<Refresh> {
         stages.push(refresh);
     }
     stages
+}
+
+/// A search that waits for `firmware.json`.
+fn waiting_search(repo: &Repo) -> Search {
+    let mut client = repo.client();
+    client.refresh_top_level(repo).unwrap();
+    Search::start(client.trusted, "firmware/a.bin", MetadataLimits::default(), NOW).unwrap()
 }
 
 fn repo() -> &'static Repo {
@@ -116,6 +123,7 @@ proptest! {
         for mut refresh in stages(repo()) {
             prop_assert!(refresh.received(&bytes).is_err());
         }
+        prop_assert!(waiting_search(repo()).received(&bytes).is_err());
         prop_assert!(Trusted::pin(&bytes).is_err());
         prop_assert!(sign::add_signature(&bytes, &key("r1")).is_err());
     }
@@ -127,6 +135,7 @@ proptest! {
             for mut refresh in stages(repo()) {
                 prop_assert!(refresh.received(&bytes).is_err());
             }
+            prop_assert!(waiting_search(repo()).received(&bytes).is_err());
         }
     }
 

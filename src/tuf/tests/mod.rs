@@ -236,7 +236,39 @@ struct Client {
 }
 
 impl Client {
+    /// A refresh, and the search for a firmware image, which fetches the role `firmware`.
     fn refresh(&mut self, repo: &Repo) -> Result<(), TrustError> {
+        self.refresh_top_level(repo)?;
+        self.search(repo, "firmware/a.bin").map(drop)
+    }
+
+    fn search(&mut self, repo: &Repo, path: &str) -> Result<Option<Target>, TrustError> {
+        let mut search = Search::start(self.trusted.clone(), path, self.limits, self.now)?;
+        let mut fetched = 0;
+        let result = loop {
+            let ask = match search.step() {
+                SearchStep::Fetch(ask) => ask,
+                SearchStep::Found(target) => break Ok(Some(target)),
+                SearchStep::NotFound => break Ok(None),
+            };
+            self.asked.push(ask.path.clone());
+            fetched += 1;
+            assert!(fetched < MAX_ROLES, "a search comes to an end");
+            let told = match repo.files.get(&ask.path) {
+                None => search.missing(),
+                Some(bytes) => search.received(bytes),
+            };
+            if let Err(error) = told {
+                assert!(matches!(search.step(), SearchStep::Fetch(_)), "after an error it has found nothing");
+                assert_eq!(search.received(b""), Err(error.clone()), "an error ends the search");
+                break Err(error);
+            }
+        };
+        self.keep(search.trusted().clone());
+        result
+    }
+
+    fn refresh_top_level(&mut self, repo: &Repo) -> Result<(), TrustError> {
         let mut refresh = Refresh::start(self.trusted.clone(), self.limits, self.now);
         self.asked.clear();
         let result = loop {
@@ -257,12 +289,14 @@ impl Client {
                 break Err(error);
             }
         };
-        self.trusted = refresh.trusted().clone();
-        // However a refresh ended, what it left can be saved and opened again.
-        let reopened = Trusted::reopen(&self.trusted.files()).unwrap();
-        assert_eq!(reopened.files(), self.trusted.files());
-        self.trusted = reopened;
+        self.keep(refresh.trusted().clone());
         result
+    }
+
+    /// However a refresh or a search ended, what it left can be saved and opened again.
+    fn keep(&mut self, trusted: Trusted) {
+        self.trusted = Trusted::reopen(&trusted.files()).unwrap();
+        assert_eq!(self.trusted.files(), trusted.files());
     }
 
     /// Versions of root, timestamp, snapshot, targets and firmware; 0 for what is not there.
@@ -277,8 +311,16 @@ impl Client {
         ]
     }
 
+    /// Whether the target of this path is this, among the files that are held.
     fn finds(&self, path: &str, content: &str) -> bool {
         self.trusted.target(path) == Some(&target(content))
+    }
+
+    /// Whether a search finds this target, and the same among the files that are held then.
+    fn fetches(&mut self, repo: &Repo, path: &str, content: &str) -> bool {
+        let found = self.search(repo, path) == Ok(Some(target(content)));
+        assert_eq!(found, self.finds(path, content));
+        found
     }
 }
 

@@ -239,9 +239,10 @@ fn reopening_needs_every_file_to_hold_but_no_clock() {
 fn the_earliest_expiry_counts() {
     let mut repo = Repo::new();
     assert_eq!(repo.client().trusted.expires(), days(365));
-    repo.of(FIRMWARE).expires = days(3);
-    repo.publish(&[FIRMWARE]);
-    assert_eq!(repo.current_client().trusted.expires(), days(3));
+    repo.of("targets").expires = days(3);
+    repo.of(FIRMWARE).expires = days(2);
+    repo.publish(&["targets", FIRMWARE]);
+    assert_eq!(repo.current_client().trusted.expires(), days(3), "a delegated role lapses for what it signs alone");
 }
 
 #[test]
