@@ -234,7 +234,8 @@ fn a_claim_by_arp_that_lasts_less_than_a_millisecond_gets_not_one_byte_in_400_tr
         while !told.load(Ordering::Relaxed) {
             let Some(heard) = frame(&phones) else { continue };
             let Some((from, to, [0, 3, ..])) = datagram(&heard) else { continue };
-            let (here, box_mac): ([u8; 6], [u8; 6]) = (heard[..6].try_into().unwrap(), heard[6..12].try_into().unwrap());
+            let (here, box_mac): ([u8; 6], [u8; 6]) =
+                (heard[..6].try_into().unwrap(), heard[6..12].try_into().unwrap());
             assert_eq!(here, mac(CISCO), "a block for another hardware address");
             phones.send(&udp_frame((here, box_mac), to, from, b"\0\x05\0\x05Unknown transfer ID\0")).unwrap();
             blocks += 1;

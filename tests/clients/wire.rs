@@ -104,9 +104,9 @@ pub fn raw(host: &Host, interface: &str) -> Socket {
     let open = move || {
         let all = i32::from(0x0003_u16.to_be()); // ETH_P_ALL
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(all))).unwrap();
-        let link = nix::ifaddrs::getifaddrs().unwrap().find_map(|one| {
-            one.address.filter(|_| one.interface_name == interface)?.as_link_addr().copied()
-        });
+        let link = nix::ifaddrs::getifaddrs()
+            .unwrap()
+            .find_map(|one| one.address.filter(|_| one.interface_name == interface)?.as_link_addr().copied());
         let index = link.expect("the interface").ifindex();
         // SAFETY: an address of all zeros is one, and the call reads no more than its length.
         #[allow(unsafe_code)]
