@@ -50,6 +50,11 @@ impl Phones {
         Self { net, name, ..self }
     }
 
+    /// The first of them alone.
+    pub fn one(&self) -> Self {
+        Self { count: 1, ..self.clone() }
+    }
+
     /// The address of phone `index`.
     pub fn address(&self, index: u32) -> Ipv4Addr {
         let ([_, _, high, low], [a, b, c]) = ((index + 1).to_be_bytes(), self.net);

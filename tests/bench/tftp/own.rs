@@ -74,7 +74,7 @@ fn measure(row: &Row, dir: &Path, cable: &Cable) {
             for ((kind, words), figures) in words.iter().zip(&mut figures) {
                 let server = Server::of(words.clone(), address, None);
                 assert!(server.answers(&row.phones), "{kind} does not answer");
-                let warm = crate::load::run(&Phones { count: 1, ..row.phones.clone() }, address, &content);
+                let warm = crate::load::run(&row.phones.one(), address, &content);
                 assert!(warm.failed == 0, "{kind} does not serve");
                 figures.push(round(&row, &server, &content));
             }
