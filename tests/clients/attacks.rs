@@ -1,13 +1,15 @@
 //! What is tried against provisioning servers, against the shipped program: public tools' patterns, and an ARP thief.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::net::{can_run, wait_for};
 use super::site::{BOX_LAN, CISCO, CISCO_FILE, Deployment, POLYCOM, POLYCOM_FILE, STRANGER};
-use super::wire::{NOT_FOUND, get, hear, hear_for, request, rrq, socket};
+use super::wire::{NOT_FOUND, datagram, frame, get, hear, hear_for, mac, raw, request, rrq, socket, udp_frame};
 
 fn alerts<'a>(status: &'a Value, code: &str) -> Vec<&'a Value> {
     status["alerts"].as_array().unwrap().iter().filter(|alert| alert["code"] == code).collect()
@@ -203,6 +205,83 @@ fn a_thief_who_claims_an_unplugged_phones_address_gets_not_one_byte() {
     assert!(text.starts_with(&format!("192.168.77.20 went from {CISCO} to {STRANGER}: ")), "{text}");
     // Asked again under that address, it is a stranger.
     assert_eq!(get(&claim, BOX_LAN, CISCO_FILE).unwrap_err(), NOT_FOUND);
+}
+
+#[test]
+fn a_claim_by_arp_that_lasts_less_than_a_millisecond_gets_not_one_byte_in_400_tries() {
+    const TRIES: u16 = 400;
+    if !can_run("a_claim_by_arp_that_lasts_less_than_a_millisecond", &["ip", "curl"]) {
+        return;
+    }
+    let mut site = Deployment::new();
+    // To see what frames are for: with this the appliance may open no packet socket, and the thief gets some.
+    if std::env::var_os("LINESIDE_WITHOUT_FRAMES").is_some() {
+        site.under = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"].map(str::to_owned).to_vec();
+    }
+    site.enroll();
+    site.hq(&["publish"]);
+    site.start();
+    site.serves(1);
+    let phone = site.phone_at(CISCO, "192.168.77.20");
+    let own = site.preview(CISCO, CISCO_FILE);
+    assert_eq!(get(&socket(&phone, "192.168.77.20:0"), BOX_LAN, CISCO_FILE), Ok(own.clone()), "the box knows it");
+
+    // The phone answers what it did not ask for, as phones do: with ERROR 5, so that no transfer stays.
+    let phones = raw(&phone, "eth0");
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    let phones = std::thread::spawn(move || {
+        let mut blocks = 0;
+        while !told.load(Ordering::Relaxed) {
+            let Some(heard) = frame(&phones) else { continue };
+            let Some((from, to, [0, 3, ..])) = datagram(&heard) else { continue };
+            let (here, box_mac): ([u8; 6], [u8; 6]) =
+                (heard[..6].try_into().unwrap(), heard[6..12].try_into().unwrap());
+            assert_eq!(here, mac(CISCO), "a block for another hardware address");
+            phones.send(&udp_frame((here, box_mac), to, from, b"\0\x05\0\x05Unknown transfer ID\0")).unwrap();
+            blocks += 1;
+        }
+        blocks
+    });
+
+    // Every frame of the thief is from its own address; only what its ARP says is not true, for a moment.
+    let thief = site.phone_at(STRANGER, "192.168.77.66");
+    let box_mac = mac(&site.site.sh("cat /sys/class/net/lan0/address"));
+    let (thief_mac, phone_mac) = (mac(STRANGER), mac(CISCO));
+    let thiefs = raw(&thief, "eth0");
+    let claim = |whose: [u8; 6]| {
+        let address = [192, 168, 77, 20];
+        let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &whose, &address, &[0; 6], &address].concat();
+        [&box_mac[..], &thief_mac, &[8, 6], &arp].concat()
+    };
+    let (mut stolen, mut blocks) = (0, 0);
+    for attempt in 0..TRIES {
+        let from = format!("192.168.77.20:{}", 20_000 + attempt).parse().unwrap();
+        let to = format!("{BOX_LAN}:69").parse().unwrap();
+        let request = udp_frame((thief_mac, box_mac), from, to, &rrq(CISCO_FILE));
+        let (take, back) = (claim(thief_mac), claim(phone_mac));
+        let begun = Instant::now();
+        thiefs.send(&take).unwrap();
+        thiefs.send(&request).unwrap();
+        // From at once to 0.4 ms later.
+        while begun.elapsed() < Duration::from_micros(u64::from(attempt)) {}
+        thiefs.send(&back).unwrap();
+        let end = Instant::now() + Duration::from_millis(35);
+        while Instant::now() < end {
+            let Some(heard) = frame(&thiefs) else { continue };
+            if let Some((_, _, [0, 3, _, _, bytes @ ..])) = datagram(&heard) {
+                (stolen, blocks) = (stolen + bytes.len(), blocks + 1);
+                assert!(own.starts_with(bytes), "a block of the file");
+            }
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let reached = phones.join().unwrap();
+    println!("of {TRIES} tries {blocks} brought the thief a block, {stolen} bytes; {reached} blocks reached the phone");
+    assert_eq!(stolen, 0, "{}", site.appliance_log());
+    assert!(reached > TRIES / 20, "the requests were decided as the phone's: {reached}\n{:#}", site.status());
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(get(&socket(&phone, "192.168.77.20:0"), BOX_LAN, CISCO_FILE), Ok(own), "the phone is served");
 }
 
 #[test]

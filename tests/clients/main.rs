@@ -15,6 +15,7 @@ mod dhcp;
 mod dhcp_harm;
 mod dhcp_modes;
 mod disk;
+mod firewall;
 mod fleet;
 mod hq;
 mod image;

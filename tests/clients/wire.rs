@@ -1,7 +1,11 @@
 //! A phone's end of the wire, packet by packet, in a host of its own.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Read as _;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::net::Host;
 
@@ -92,4 +96,74 @@ pub fn put(socket: &UdpSocket, server: &str, name: &str, text: &[u8]) -> Vec<u8>
         }
     }
     last
+}
+
+/// A packet socket on a host's interface: it hears and sends whole frames.
+pub fn raw(host: &Host, interface: &str) -> Socket {
+    let interface = interface.to_owned();
+    let open = move || {
+        let all = i32::from(0x0003_u16.to_be()); // ETH_P_ALL
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(all))).unwrap();
+        let link = nix::ifaddrs::getifaddrs()
+            .unwrap()
+            .find_map(|one| one.address.filter(|_| one.interface_name == interface)?.as_link_addr().copied());
+        let index = link.expect("the interface").ifindex();
+        // SAFETY: an address of all zeros is one, and the call reads no more than its length.
+        #[allow(unsafe_code)]
+        let bound = unsafe {
+            let mut link: libc::sockaddr_ll = std::mem::zeroed();
+            link.sll_family = libc::AF_PACKET as u16;
+            link.sll_protocol = 0x0003_u16.to_be();
+            link.sll_ifindex = index as i32;
+            let length = std::mem::size_of_val(&link) as libc::socklen_t;
+            libc::bind(socket.as_raw_fd(), (&raw const link).cast(), length)
+        };
+        assert_eq!(bound, 0);
+        socket
+    };
+    let socket = host.inside(open).join().unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    socket
+}
+
+/// The next frame that a packet socket hears.
+pub fn frame(socket: &Socket) -> Option<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    let length = (&*socket).read(&mut buffer).ok()?;
+    Some(buffer[..length].to_vec())
+}
+
+/// Octets of a hardware address.
+pub fn mac(text: &str) -> [u8; 6] {
+    let octets: Vec<u8> = text.trim().split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    octets.try_into().unwrap()
+}
+
+/// A UDP datagram in a frame, its UDP checksum left out (RFC 768 allows that).
+pub fn udp_frame(ethernet: ([u8; 6], [u8; 6]), from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let mut ip = vec![0x45, 0];
+    ip.extend(length(28 + payload.len()));
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(from.ip().octets());
+    ip.extend(to.ip().octets());
+    let sum: u32 = ip.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let (source, destination) = ethernet;
+    let ends = [from.port().to_be_bytes(), to.port().to_be_bytes(), length(8 + payload.len()), [0, 0]].concat();
+    [&destination[..], &source, &[8, 0], &ip, &ends, payload].concat()
+}
+
+/// The ends and the payload of a UDP datagram in a frame.
+pub fn datagram(frame: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4, &[u8])> {
+    if frame.get(12..15)? != [8, 0, 0x45] || frame.get(23) != Some(&17) {
+        return None;
+    }
+    let end = |ip: usize, port: usize| {
+        let address: [u8; 4] = frame.get(ip..ip + 4)?.try_into().ok()?;
+        Some(SocketAddrV4::new(address.into(), u16::from_be_bytes(frame.get(port..port + 2)?.try_into().ok()?)))
+    };
+    let length = usize::from(u16::from_be_bytes(frame.get(38..40)?.try_into().ok()?));
+    Some((end(26, 34)?, end(30, 36)?, frame.get(42..34 + length)?))
 }

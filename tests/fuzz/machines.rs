@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use tftp::options::{NegotiatedOptions, OptionLimits};
+use tftp::options::{AskedOptions, NegotiatedOptions, OptionLimits};
 use tftp::packet::RequestOption;
 use tftp::{receive, transfer};
 
@@ -20,8 +20,8 @@ fuzz_target!(|input: &[u8]| {
         .map(|(_, (name, value))| RequestOption { name: name.as_bytes(), value: value.as_bytes() })
         .collect();
     let length = u64::from(u32::from_be_bytes([0, a, b, c]));
-    read(length, &NegotiatedOptions::negotiate(&asked, length, &OptionLimits::new(1500, None, None)), events);
-    write(&NegotiatedOptions::negotiate(&asked, 0, &OptionLimits::new(1500, None, Some(1))), events);
+    read(length, &NegotiatedOptions::negotiate(&AskedOptions::of(&asked), length, &OptionLimits::new(1500, None, None)), events);
+    write(&NegotiatedOptions::negotiate(&AskedOptions::of(&asked), 0, &OptionLimits::new(1500, None, Some(1))), events);
 });
 
 fn read(length: u64, options: &NegotiatedOptions, events: &[u8]) {

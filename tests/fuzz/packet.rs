@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use access::owner;
 use ids::FileName;
-use tftp::options::{self, NegotiatedOptions, OptionLimits};
+use tftp::options::{AskedOptions, MAX_BLKSIZE, NegotiatedOptions, OptionLimits};
 use tftp::packet::{MAX_OPTIONS, Packet, TransferRequest};
 use tftp::transfer::Input;
 
@@ -23,10 +23,12 @@ fuzz_target!(|datagram: &[u8]| {
 
 fn request_is_bounded(request: &TransferRequest<'_>, length: usize) {
     assert!(request.options.len() <= MAX_OPTIONS);
-    let _ = options::device_hint(&request.options);
+    let asked = AskedOptions::of(&request.options);
+    let _ = (asked.device_hint(), asked.announced_size());
     for mtu in [0, 576, 1500, 65_536] {
         let limits = OptionLimits::new(mtu, None, None);
-        let terms = NegotiatedOptions::negotiate(&request.options, 1 << 33, &limits);
+        let terms = NegotiatedOptions::negotiate(&asked, 1 << 33, &limits);
+        assert!(limits.max_blksize() <= MAX_BLKSIZE);
         assert!((8..=limits.max_blksize()).contains(&terms.blksize) && (1..=64).contains(&terms.windowsize));
         if let Some(oack) = &terms.oack {
             // RFC 2347: only what was asked for is answered; each value has at most ten digits.

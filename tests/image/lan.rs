@@ -8,6 +8,9 @@ pub use super::fleet::CISCO_FILE as FILE;
 use super::fleet::{self, CISCO as PHONE, HQ};
 use super::net::{Host, Net, Running, wait_for};
 
+/// The size of the blocks in which the phone asks for its file.
+const BLOCK: usize = 64;
+
 const CLASS: &str = "Cisco Systems, Inc. IP Phone CP-8941";
 
 /// What QEMU and the network around it need.
@@ -105,9 +108,11 @@ impl Lan {
         .unwrap_or_else(|| panic!("HQ does not say `{what}`:\n{}\n{}", self.hq(&["fleet", "sample-office"]), why()));
     }
 
-    /// What the phone must get, as HQ shows it.
+    /// What the phone must get, as HQ shows it: a file of its own, and many blocks as [`Lan::fetch`] takes it.
     pub fn expected(&self) -> Vec<u8> {
-        fleet::preview(&self.fleet, PHONE, FILE)
+        let file = fleet::preview(&self.fleet, PHONE, FILE);
+        assert!(file.len() > 20 * BLOCK, "{} bytes", file.len());
+        file
     }
 
     /// The phone asks for an address once; what it was told, as `name=value` words, if it got one.
@@ -139,9 +144,10 @@ impl Lan {
         self.phone.sh(&format!("ip addr flush dev lan0 && ip addr add {}/24 dev lan0", lease.address));
     }
 
-    /// What the phone gets from there, if anything, within two seconds.
+    /// What the phone gets from there, if anything, within five seconds. Its own file leaves the box as frames, which
+    /// the box's firewall does not see, so that each ACK must be let in for itself.
     pub fn fetch(&self, server: &str) -> Option<Vec<u8>> {
-        let output = self.phone.try_sh(&format!("curl -s -m 2 tftp://{server}/{FILE}"));
+        let output = self.phone.try_sh(&format!("curl -s -m 5 --tftp-blksize {BLOCK} tftp://{server}/{FILE}"));
         output.status.success().then_some(output.stdout)
     }
 }

@@ -22,11 +22,15 @@ pub struct Phones {
     pub blksize: Option<u16>,
     pub windowsize: Option<u16>,
     pub loss: f64,
+    /// The first three octets of the phones' addresses, but for what the count adds to the third.
+    net: [u8; 3],
+    /// The file that they ask for.
+    name: &'static str,
 }
 
 impl Phones {
     pub fn new(count: u32, bytes: u64) -> Self {
-        Self { count, bytes, blksize: None, windowsize: None, loss: 0.0 }
+        Self { count, bytes, blksize: None, windowsize: None, loss: 0.0, net: [127, 7, 0], name: "image.bin" }
     }
 
     pub fn blksize(self, blksize: u16) -> Self {
@@ -41,10 +45,25 @@ impl Phones {
         Self { loss, ..self }
     }
 
+    /// Phones of this network that want this file.
+    pub fn of(self, net: [u8; 3], name: &'static str) -> Self {
+        Self { net, name, ..self }
+    }
+
+    /// The first of them alone.
+    pub fn one(&self) -> Self {
+        Self { count: 1, ..self.clone() }
+    }
+
     /// The address of phone `index`.
-    pub fn address(index: u32) -> Ipv4Addr {
-        let [_, _, high, low] = (index + 1).to_be_bytes();
-        Ipv4Addr::new(127, 7, high, low)
+    pub fn address(&self, index: u32) -> Ipv4Addr {
+        let ([_, _, high, low], [a, b, c]) = ((index + 1).to_be_bytes(), self.net);
+        Ipv4Addr::new(a, b, c + high, low)
+    }
+
+    /// The beginning of their requests.
+    pub fn request(&self) -> Vec<u8> {
+        [b"\0\x01", self.name.as_bytes(), b"\0octet\0"].concat()
     }
 }
 
@@ -151,9 +170,9 @@ pub fn run(phones: &Phones, server: SocketAddrV4, content: &[u8]) -> Taken {
 
 impl Phone {
     fn new(phones: &Phones, index: u32, server: SocketAddrV4) -> Self {
-        let socket = UdpSocket::bind((Phones::address(index), 0)).unwrap();
+        let socket = UdpSocket::bind((phones.address(index), 0)).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let mut request = b"\0\x01image.bin\0octet\0".to_vec();
+        let mut request = phones.request();
         for (name, value) in [("blksize", phones.blksize), ("windowsize", phones.windowsize)] {
             if let Some(value) = value {
                 request.extend_from_slice(format!("{name}\0{value}\0").as_bytes());

@@ -9,7 +9,8 @@
 //! Each server is a process of its own pinned to core 0; the phones are pinned to core 1. Lineside serves through its
 //! real path: published at HQ, enrolled, pulled, sealed on disk, policy on. The floor is a bare epoll loop that answers
 //! every packet with one of the same size (for windows: with one UDP GSO send), measured in the same run. Machines
-//! are noisy: read the ratios, not the absolute figures.
+//! are noisy: read the ratios, not the absolute figures. The rows `own file` go over a virtual cable, because loopback has no
+//! Ethernet addresses; their ratio is to the same file sent by sockets.
 
 #![allow(
     unreachable_pub,
@@ -21,6 +22,7 @@
 )]
 
 mod load;
+mod own;
 mod peers;
 mod servers;
 
@@ -76,14 +78,19 @@ fn main() {
         if !wanted.is_empty() && !wanted.iter().any(|word| row.name.contains(word.as_str())) {
             continue;
         }
-        println!("{}: {} × {} bytes", row.name, row.phones.count, row.phones.bytes);
-        println!(
-            "  {:<12} {:>10} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7}",
-            "server", "us/block", "ratio", "MB/s", "p50 ms", "p99 ms", "idle MB", "peak MB", "failed"
-        );
+        heading(&row);
         measure(&row, dir.path());
         println!();
     }
+    own::run(quick, &wanted, dir.path());
+}
+
+fn heading(row: &Row) {
+    println!("{}: {} × {} bytes", row.name, row.phones.count, row.phones.bytes);
+    println!(
+        "  {:<12} {:>10} {:>7} {:>9} {:>9} {:>9} {:>8} {:>8} {:>7}",
+        "server", "us/block", "ratio", "MB/s", "p50 ms", "p99 ms", "idle MB", "peak MB", "failed"
+    );
 }
 
 /// What one server did in one round.

@@ -21,20 +21,20 @@ pub struct Server {
 }
 
 /// The demo's HQ: it has published the files, had them pulled and verified, and left the appliance's state in `keep`.
-struct Hq {
+pub struct Hq {
     child: Child,
-    keep: tempfile::TempDir,
+    pub keep: tempfile::TempDir,
 }
 
 impl Hq {
-    fn publish(files: &Path, address: SocketAddrV4, phones: &Phones) -> Option<Self> {
+    /// Publishes these files for devices of these addresses.
+    pub fn publish(files: &Path, address: SocketAddrV4, neighbours: &[(Ipv4Addr, String)]) -> Option<Self> {
         let keep = tempfile::tempdir().ok()?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
         command.arg("--stay").arg("--files").arg(files).arg("--tftp").arg(address.to_string());
         command.arg("--keep").arg(keep.path());
-        for index in 0..phones.count {
-            let mac = format!("02:00:00:00:{:02x}:{:02x}", (index >> 8) & 0xff, index & 0xff);
-            command.arg("--neighbour").arg(format!("{}={mac}", Phones::address(index)));
+        for (address, mac) in neighbours {
+            command.arg("--neighbour").arg(format!("{address}={mac}"));
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().ok()?;
@@ -70,10 +70,12 @@ impl Server {
                 vec![me.to_str()?.to_owned(), format!("serve-{kind}"), address.to_string(), dir.to_owned()]
             }
             "lineside" => {
-                hq = Some(Hq::publish(files, address, phones)?);
+                let mac = |index: u32| format!("02:00:00:00:{:02x}:{:02x}", (index >> 8) & 0xff, index & 0xff);
+                let neighbours: Vec<_> = (0..phones.count).map(|index| (phones.address(index), mac(index))).collect();
+                hq = Some(Hq::publish(files, address, &neighbours)?);
                 let config = hq.as_ref()?.keep.path().join("lineside.toml");
                 vec![
-                    env!("CARGO_BIN_EXE_lineside").to_owned(),
+                    std::env::var("BENCH_LINESIDE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_lineside").to_owned()),
                     "--config".into(),
                     config.to_str()?.into(),
                     "run".into(),
@@ -117,31 +119,36 @@ impl Server {
                 "--user=root".into(),
             ]);
         }
+        let server = Self::of(words, address, hq);
+        server.answers(phones).then_some(server)
+    }
+
+    /// Starts this command line, which serves on this address.
+    pub fn of(words: Vec<String>, address: SocketAddrV4, hq: Option<Hq>) -> Self {
         let group = Group::new();
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).args(&words).stdin(Stdio::null()).stdout(Stdio::null());
         if std::env::var_os("BENCH_SHOW").is_none() {
             command.stderr(Stdio::null());
         }
-        let child = command.spawn().ok()?;
+        let child = command.spawn().unwrap();
         if let Some(group) = &group {
             group.add(child.id());
         }
-        let server = Self { child, address, group, _hq: hq };
-        server.answers().then_some(server)
+        Self { child, address, group, _hq: hq }
     }
 
     pub fn address(&self) -> SocketAddrV4 {
         self.address
     }
 
-    /// Asks for a name that nobody has until something comes back.
-    fn answers(&self) -> bool {
-        let socket = UdpSocket::bind((Phones::address(0), 0)).unwrap();
+    /// Asks until something comes back.
+    pub fn answers(&self, phones: &Phones) -> bool {
+        let socket = UdpSocket::bind((phones.address(0), 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let end = Instant::now() + Duration::from_secs(60);
         while Instant::now() < end {
-            let _ = socket.send_to(b"\0\x01image.bin\0octet\0", self.address);
+            let _ = socket.send_to(&phones.request(), self.address);
             if let Ok((_, from)) = socket.recv_from(&mut [0; 2048]) {
                 let _ = socket.send_to(b"\0\x05\0\0enough\0", from);
                 std::thread::sleep(Duration::from_millis(300));
