@@ -90,8 +90,9 @@ impl LanServices {
         let mut changes = InterfaceChanges::new();
         loop {
             if let Some(bound) = bound {
-                // From now on only the interface of this name counts, whatever else looks like a LAN.
-                name = Some(bound.interface.name.clone());
+                // From now on only the interface of this name counts, whatever else looks like a LAN. Settings that name
+                // one of its addresses go on to count.
+                name = name.or_else(|| Some(bound.interface.name.clone()));
                 if !self.serve(bound, &mut changes, &stop).await? {
                     return Ok(());
                 }
@@ -188,11 +189,13 @@ impl LanServices {
 
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     async fn has_changed(&self, before: &LanInterface, changes: &mut InterfaceChanges) -> bool {
-        let mut found = self.find(Some(&before.name));
+        let name = self.settings.interface.as_deref().unwrap_or(&before.name);
+        let look = || interface::find_again(Some(name), self.settings.allow_loopback, Some(before.lan));
+        let mut found = look();
         let until = Instant::now() + FLAP;
         while found.is_err() && Instant::now() < until {
             changes.wait(FLAP, FLAP).await;
-            found = self.find(Some(&before.name));
+            found = look();
         }
         match found {
             Ok(now) if now == *before => false,
