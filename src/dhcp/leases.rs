@@ -418,6 +418,16 @@ impl Leases {
         self.range.as_ref()
     }
 
+    /// All records, whatever they are.
+    pub fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.records.values()
+    }
+
+    /// Forgets the record of an address: it is as if nobody had ever had it.
+    pub fn forget(&mut self, address: Ipv4Addr) {
+        self.remove(address);
+    }
+
     /// The leases that clients have now.
     pub fn live(&self, now: UnixTime) -> impl Iterator<Item = &Lease> {
         self.records.values().filter(move |record| record.state == LeaseState::Bound && record.holds(now))
