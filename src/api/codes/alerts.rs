@@ -26,12 +26,30 @@ codes! {
         Image = "image",
         /// The LAN interface is missing or has no usable address, so phones are not served.
         NoLan = "no-lan",
+        /// Devices of another network ask for files, and only this LAN is served.
+        OtherNetwork = "other-network",
+        /// A second interface of this machine is on the same LAN, so that phones may reach the wrong one.
+        TwoInterfaces = "two-interfaces",
+        /// Several phones seem to sit behind one device, whose MAC address the link shows for all of them.
+        BehindOneDevice = "behind-one-device",
         /// The DHCP mode that the settings ask for is not possible on this LAN.
         DhcpMode = "dhcp-mode",
         /// Another DHCP server has appeared beside ours.
         DhcpSecondServer = "dhcp-second-server",
         /// Another DHCP server has begun to answer on this LAN.
         DhcpNewServer = "dhcp-new-server",
+        /// Something answers DHCP on this LAN in a way that cannot be read.
+        DhcpUnreadableServer = "dhcp-unreadable-server",
+        /// The router does not answer relay agents, so `augment` cannot learn the leases that it would complete.
+        DhcpRelayRefused = "dhcp-relay-refused",
+        /// Phones were not helped, for a reason that people can remove.
+        DhcpNotCompleted = "dhcp-not-completed",
+        /// A relay agent passes on requests of another network, and only this LAN is served.
+        DhcpOtherNetwork = "dhcp-other-network",
+        /// Two devices use one client identifier (option 61).
+        DhcpSameClientId = "dhcp-same-client-id",
+        /// A phone declines one address after the other.
+        DhcpDeclining = "dhcp-declining",
         /// The router gives phones another TFTP server.
         DhcpPointsElsewhere = "dhcp-points-elsewhere",
         /// The router refused a phone after its lease was completed.
