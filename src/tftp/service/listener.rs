@@ -94,7 +94,7 @@ impl RequestListener {
     fn receive(&mut self, context: &mut RequestContext<'_>, datagram: &[u8], peer: SocketAddrV4, now: Instant) {
         let stats = context.shared.stats.clone();
         if peer.port() == 0 || !context.shared.config.lan.contains(*peer.ip()) {
-            return stats.count("tftp.outside-lan");
+            return stats.asked_from_outside(*peer.ip());
         }
         match Packet::parse(datagram) {
             Ok(Packet::Read(request)) => {
