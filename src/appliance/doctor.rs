@@ -47,7 +47,8 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
         }
     }
     let servers: Vec<OtherServer> = seen.known().cloned().collect();
-    Ok(advice(&lan, &servers))
+    let beside = interface::beside(&lan).map(|beside| beside.text()).unwrap_or_default();
+    Ok(beside + &advice(&lan, &servers))
 }
 
 /// The whole text: the servers that answered, the mode to take, what each mode does, and lines for the router.

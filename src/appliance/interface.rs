@@ -121,6 +121,20 @@ pub struct BesideLan {
     pub doubled: Vec<String>,
 }
 
+impl BesideLan {
+    /// What of it a person should hear, one line each; empty if there is nothing.
+    pub fn text(&self) -> String {
+        let doubled = self.doubled.iter().map(|text| format!("WARNING: {text}\n"));
+        let further = self.addresses.iter().map(|lan| {
+            format!(
+                "NOTE: the LAN interface has {lan}, too; to serve that network: [lan] interface = \"{}\"\n",
+                lan.address()
+            )
+        });
+        doubled.chain(further).collect()
+    }
+}
+
 /// Looks at what else this host has.
 ///
 /// # Errors
