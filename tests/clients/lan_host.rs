@@ -288,7 +288,6 @@ fn at_a_trunk_port_another_vlans_phones_and_servers_are_nobody() {
     let _phone = in_vlan(&lan, &lan.phone, 0, None);
     let learned = (1..=6).any(|_| leased(&lan, &lan.phone, "eth0.0").contains(&format!("tftp={BOX}")));
     assert!(learned && acks(&lan) > before, "{}\n{}", lan.status(), lan.log());
-    assert!(!lan.frames("vlan 0 and udp port 67").is_empty(), "no frame had a priority tag");
 }
 
 #[test]
