@@ -164,6 +164,15 @@ fn a_named_interface_is_taken_for_what_it_is() {
 }
 
 #[test]
+fn a_public_address_is_refused() {
+    let all = [at("eth0", 2, "203.0.113.5/24")];
+    for name in ["eth0", "eth0:1", "203.0.113.5"] {
+        assert!(matches!(choose(&all, Some(name), false, None), Err(InterfaceError::Public { .. })), "{name}");
+    }
+    assert!(matches!(choose(&all, None, false, None), Err(InterfaceError::None(_))));
+}
+
+#[test]
 fn what_is_served_stays_until_it_goes_but_a_link_local_address_gives_way() {
     let serving = |before: &str, link: Link| {
         let links = [link];
