@@ -4,6 +4,7 @@ A tap device takes the place of the kernel's 802.1Q device. VID 0 is a priority 
 or with that one are heard.
 """
 
+import contextlib
 import fcntl
 import select
 import socket
@@ -22,20 +23,23 @@ wire.bind((interface, 3))
 print("ready", flush=True)
 while True:
     for ready in select.select([tap, wire], [], [])[0]:
-        if ready is tap:
-            frame = tap.read(2048)
-            tag = struct.pack("!HH", 0x8100, (5 << 13) | vid)
-            wire.send(frame[:12] + tag + frame[12:])
-            continue
-        frame, extra, _, address = wire.recvmsg(2048, 256)
-        heard = 0
-        for level, kind, data in extra:
-            if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+        # A device that is down takes nothing, which is a lost frame and no more.
+        with contextlib.suppress(OSError):
+            if ready is tap:
+                frame = tap.read(2048)
+                tag = struct.pack("!HH", 0x8100, (5 << 13) | vid)
+                wire.send(frame[:12] + tag + frame[12:])
+                continue
+            frame, extra, _, address = wire.recvmsg(2048, 256)
+            heard = 0
+            for level, kind, data in extra:
+                if (level, kind) != (SOL_PACKET, PACKET_AUXDATA):
+                    continue
                 status, _, _, _, _, tci = struct.unpack("IIIHHH", data[:18])
                 heard = tci & 0xFFF if status & VLAN_VALID else 0
                 # A virtual cable carries datagrams without their checksum yet; 0 is none (RFC 768).
                 if status & CHECKSUM_NOT_READY and frame[12:14] == b"\x08\x00" and frame[23] == 17:
                     at = 14 + (frame[14] & 0x0F) * 4 + 6
                     frame = frame[:at] + b"\0\0" + frame[at + 2 :]
-        if address[2] != OUTGOING and heard == vid:
-            tap.write(frame)
+            if address[2] != OUTGOING and heard == vid:
+                tap.write(frame)
