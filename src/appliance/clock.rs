@@ -2,14 +2,22 @@
 //! is wrong until NTP answers.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use ids::UnixTime;
+use status::ClockReading;
 
 /// The time of the system clock, whether it is right or not: see [`synchronised`].
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
+}
+
+/// Reads the system clock beside a clock that never steps, for [`status::Stats`].
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+pub fn readings() -> impl Fn() -> ClockReading + Send + Sync {
+    let start = Instant::now();
+    move || ClockReading { wall: now(), up: start.elapsed() }
 }
 
 /// The file that systemd-timesyncd makes once it has set the clock after a boot.

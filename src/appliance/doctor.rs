@@ -38,16 +38,17 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
             () = tokio::time::sleep_until(end) => break,
             _ = ask.tick() => listener.ask(Some(lan.address())).await.context("cannot ask for DHCP servers")?,
             heard = listener.hear() => {
-                let (message, answers) = heard.context("cannot listen for DHCP servers")?;
+                let overheard = heard.context("cannot listen for DHCP servers")?.overheard();
                 // A lineside that runs on this machine answers DHCPINFORM as well.
-                if message.server != lan.address() {
-                    seen.heard(&message.overheard(answers), clock::now());
+                if overheard.server != lan.address() {
+                    seen.heard(&overheard, clock::now());
                 }
             }
         }
     }
     let servers: Vec<OtherServer> = seen.known().cloned().collect();
-    Ok(advice(&lan, &servers))
+    let beside = interface::beside(&lan).map(|beside| beside.text()).unwrap_or_default();
+    Ok(beside + &advice(&lan, &servers))
 }
 
 /// The whole text: the servers that answered, the mode to take, what each mode does, and lines for the router.
@@ -280,6 +281,8 @@ mod tests {
                 server: *server,
                 chaddr: MacAddr::new([2, 0, 0, 0, 0, 1]),
                 nak: false,
+                readable: true,
+                pointers: tftp.iter().flat_map(|name| dhcp::heard::TftpPointer::of_text(66, name)).collect(),
                 tftp: tftp.iter().map(|&name| name.to_owned()).collect(),
                 address: Some(Ipv4Addr::new(192, 168, 1, 77)),
                 terms: Some(LeaseTerms { lease_seconds: Some(3600), ..LeaseTerms::default() }),

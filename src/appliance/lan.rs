@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::activation::{self, Sockets};
 use super::changes::InterfaceChanges;
 use super::config::ApplianceSettings;
-use super::interface::{self, LanInterface};
+use super::interface::{self, BesideLan, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
 use access::{Catalog, DeviceTable, Files};
@@ -41,6 +41,8 @@ const FLAP: Duration = Duration::from_millis(200);
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many addresses may wait until the neighbour table asks for them by ARP.
 const RESOLVE_QUEUE: usize = 256;
+/// The most alerts about further interfaces on the LAN.
+const MAX_DOUBLED: usize = 4;
 /// The alert as long as there is no LAN to serve.
 const NO_LAN: AlertCode = AlertCode::NoLan;
 
@@ -90,8 +92,9 @@ impl LanServices {
         let mut changes = InterfaceChanges::new();
         loop {
             if let Some(bound) = bound {
-                // From now on only the interface of this name counts, whatever else looks like a LAN.
-                name = Some(bound.interface.name.clone());
+                // From now on only the interface of this name counts, whatever else looks like a LAN. Settings that name
+                // one of its addresses go on to count.
+                name = name.or_else(|| Some(bound.interface.name.clone()));
                 if !self.serve(bound, &mut changes, &stop).await? {
                     return Ok(());
                 }
@@ -149,6 +152,10 @@ impl LanServices {
 
         let lost = self.watch(&interface, &mut tasks, changes, stop).await?;
         leave.cancel();
+        if lost {
+            self.stats.no_lan();
+            self.stats.clear_alert(AlertCode::TwoInterfaces);
+        }
         // After a stop transfers are drained, and the caller sets the limit. On an address that is gone they cannot go
         // on.
         let all = async { while tasks.join_next().await.is_some() {} };
@@ -170,11 +177,13 @@ impl LanServices {
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         // Look first: the address may have gone before the kernel's first report.
-        let mut ended = None;
+        let (mut ended, mut told) = (None, None);
         loop {
             if self.has_changed(interface, changes).await && !stop.is_cancelled() {
                 return Ok(true);
             }
+            self.look_beside(interface, &mut told);
+            self.stats.forget_quiet_networks();
             // A service that ended because its address went has not failed. Here the address is still there.
             if ended.is_some() && !stop.is_cancelled() {
                 return why(ended.flatten());
@@ -189,11 +198,13 @@ impl LanServices {
 
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     async fn has_changed(&self, before: &LanInterface, changes: &mut InterfaceChanges) -> bool {
-        let mut found = self.find(Some(&before.name));
+        let name = self.settings.interface.as_deref().unwrap_or(&before.name);
+        let look = || interface::find_again(Some(name), self.settings.allow_loopback, Some(before.lan));
+        let mut found = look();
         let until = Instant::now() + FLAP;
         while found.is_err() && Instant::now() < until {
             changes.wait(FLAP, FLAP).await;
-            found = self.find(Some(&before.name));
+            found = look();
         }
         match found {
             Ok(now) if now == *before => false,
@@ -210,6 +221,27 @@ impl LanServices {
 
     fn find(&self, name: Option<&str>) -> Result<LanInterface, interface::InterfaceError> {
         interface::find(name, self.settings.allow_loopback)
+    }
+
+    /// Tells people which address is the LAN, and what else of this host is in the way: each thing once, until it is
+    /// over. `told` is what they were told last.
+    fn look_beside(&self, lan: &LanInterface, told: &mut Option<BesideLan>) {
+        let beside = match interface::beside(lan) {
+            Ok(beside) => beside,
+            Err(error) => return debug!(%error, "cannot look at the other interfaces"),
+        };
+        if told.as_ref() == Some(&beside) {
+            return;
+        }
+        self.stats.lan(&lan.name, lan.lan, &beside.addresses);
+        if told.as_ref().is_none_or(|told| told.doubled != beside.doubled) {
+            self.stats.clear_alert(AlertCode::TwoInterfaces);
+            for text in beside.doubled.iter().take(MAX_DOUBLED) {
+                warn!("{text}");
+                self.stats.alert(AlertCode::TwoInterfaces, text.clone());
+            }
+        }
+        *told = Some(beside);
     }
 
     /// Waits until the interface has an address and the sockets open on it.

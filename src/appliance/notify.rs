@@ -105,17 +105,15 @@ fn say(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ids::{Generation, UnixTime};
+    use ids::Generation;
     use status::PollState;
 
     fn after_poll(state: SiteState) -> Stats {
         let stats = Stats::new();
         stats.poll(PollState {
-            at: UnixTime(0),
             state,
             reason: String::new(),
             generation: Generation(1),
-            fresh_at: None,
             clock_synchronised: true,
             disk_free_bytes: 1,
         });

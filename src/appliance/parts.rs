@@ -18,7 +18,7 @@ use super::memory::StoredMemory;
 use access::{Catalog, Files, Opened};
 use api::{AlertCode, SiteState};
 use status::service::{SocketCommand, StatusService};
-use status::{PollState, Stats};
+use status::{HostState, PollState, Stats};
 use store::Store;
 use telemetry::Hint as _;
 use update::{RollBackRequest, SiteIdentity, Updater};
@@ -70,11 +70,16 @@ impl ApplianceParts {
     pub(super) async fn open(settings: &ApplianceSettings, sockets: Sockets) -> anyhow::Result<Self> {
         let interface = lan_interface(settings)?;
         let store = open_store(settings)?;
-        let stats = Stats::with_clock(Arc::new(clock::now));
+        let stats = Stats::with_clock(Arc::new(clock::readings()));
         let poll_now = Arc::new(Notify::new());
         fetch_what_is_damaged(&store, &poll_now);
         let enrolled = enrolled(&store, &stats).await?;
         let initial = first_catalog(enrolled.as_ref())?;
+        stats.host(HostState {
+            generation: initial.generation(),
+            clock_synchronised: clock::synchronised(),
+            disk_free_bytes: store.free_bytes(),
+        });
         let (name, address) =
             interface.as_ref().map_or((None, None), |lan| (Some(lan.name.as_str()), Some(lan.address())));
         info!(interface = name, address = ?address, generation = %initial.generation(), "starting");
@@ -147,11 +152,9 @@ async fn enrolled(store: &Store, stats: &Stats) -> anyhow::Result<Option<Enrolle
     let Some(identity) = SiteIdentity::load(store).context("cannot read this appliance's identity")? else {
         warn!("not enrolled: there is nothing to serve; run `lineside enroll TOKEN`");
         stats.poll(PollState {
-            at: clock::now(),
             state: SiteState::NotEnrolled,
             reason: "run `lineside enroll TOKEN`, then restart the service".to_owned(),
             generation: ids::Generation(0),
-            fresh_at: None,
             clock_synchronised: clock::synchronised(),
             disk_free_bytes: store.free_bytes(),
         });

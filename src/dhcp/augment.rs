@@ -14,7 +14,8 @@
 //!   device nor we have.
 //! - A3: After a NAK of the router to our answer we leave the phone alone for a day, and report it.
 //! - A4: Of two routers each keeps its own parameters, and we report that there are two.
-//! - A5: We leave a router alone that sends 66 or 150 itself, and report it if it points elsewhere.
+//! - A5: We leave a router alone that points a phone itself, in 66, 150 or an option of the phone's vendor, and report it
+//!   if it points elsewhere.
 //! - A6: A renewal at T1 is between phone and router. We report a phone that we answered and that fetches nothing.
 //! - A7: We answer phones only, never with a NAK, and never a device that the site does not name. Each answer is counted.
 //!
@@ -38,7 +39,7 @@ use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALI
 use self::phones::Phones;
 use self::relay_retry::RelayRetry;
 use super::completed_lease::CompletedLease;
-use super::heard::{Answers, ServerMessage};
+use super::heard::{Answers, ServerMessage, TftpPointer};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::DhcpScope;
@@ -147,7 +148,7 @@ impl Augment {
                 && scope.is_phone(&discover)
                 && self.servers.contains(&offer.server)
                 && scope.lan.contains(offer.yiaddr)
-                && offer.tftp().is_empty();
+                && pointers_for(&scope.tftp, &discover, &offer).is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
             let Some(offer) = made.filter(|_| fits) else { continue };
             let Some(phone) = self.phones.admit(mac, listed, now) else { continue };
@@ -364,9 +365,10 @@ impl Augment {
         if wrong || !self.servers.contains(&server) {
             return out.push(NotCompleted::Address.into());
         }
-        let tftp = message.tftp();
-        if !tftp.is_empty() {
-            return out.push(Action::Tell(Event::Points { phone: mac, server, tftp }));
+        let pointers = pointers_for(&scope.tftp, &discovery.discover, message);
+        if !pointers.is_empty() {
+            let tftp = pointers.iter().map(|pointer| pointer.server.to_string()).collect();
+            return out.push(Action::Tell(Event::Points { phone: mac, server, tftp, pointers }));
         }
         let Some(made) = CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) else {
             return out.push(NotCompleted::NoRoom.into());
@@ -445,6 +447,17 @@ fn confirm(
     phone.standing = Standing::Answered { xid: request.xid };
     out.push(reply(request, address, lease.offer.ack(request, Some(left))));
     out.push(Action::Tell(event));
+}
+
+/// A5: where the router itself points this phone. 66 and 150 count for every phone. A vendor's option counts for a phone
+/// that asks for it, unless it names us: then 66 and 150 say the same.
+fn pointers_for(ours: &[Ipv4Addr], discover: &Request, message: &ServerMessage) -> Vec<TftpPointer> {
+    let asks = |option: u8| {
+        discover.options.get(OptionCode::ParameterRequestList).is_none() || discover.asks_for(OptionCode::from(option))
+    };
+    let mut pointers = message.pointers();
+    pointers.retain(|pointer| pointer.is_general() || (asks(pointer.option) && pointer.is_one_of(ours) != Some(true)));
+    pointers
 }
 
 fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Action {

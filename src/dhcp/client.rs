@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
-use super::heard::{Answers, ServerMessage};
+use super::heard::{Answers, Heard, Overheard, ServerMessage};
 use super::message::MAX_REQUEST_BYTES;
 use super::question::{self, Question};
 use ids::MacAddr;
@@ -84,18 +84,30 @@ impl ClientSocket {
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.server_port)).await.map(drop)
     }
 
-    /// The next message of another server, and whom it answers.
+    /// What another server says next.
     ///
     /// Cancel safe.
-    pub async fn hear(&self) -> io::Result<(ServerMessage, Answers)> {
+    pub async fn hear(&self) -> io::Result<Heard> {
         let mut bytes = [0; MAX_REQUEST_BYTES + 1];
         loop {
-            let (length, _) = self.socket.recv_from(&mut bytes).await?;
-            if let Some(message) = bytes.get(..length).and_then(ServerMessage::parse) {
+            let (length, source) = self.socket.recv_from(&mut bytes).await?;
+            let bytes = bytes.get(..length).unwrap_or_default();
+            if let Some(message) = ServerMessage::parse(bytes) {
                 let answers = self.answers(&message);
-                return Ok((message, answers));
+                return Ok(Heard::Message(Box::new(message), answers));
+            }
+            if let IpAddr::V4(source) = source.ip()
+                && let Some(overheard) = Overheard::unreadable(bytes, source, |xid| self.is_ours(xid))
+            {
+                return Ok(Heard::Unreadable(Box::new(overheard)));
             }
         }
+    }
+
+    /// Whether this is the transaction of a question that we asked a moment ago.
+    fn is_ours(&self, xid: u32) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.iter().any(|(asked, at)| [0, 1].contains(&xid.wrapping_sub(*asked)) && at.elapsed() < ANSWER_WITHIN)
     }
 
     fn answers(&self, message: &ServerMessage) -> Answers {

@@ -3,6 +3,10 @@
 //! The record of an address stays when the lease ends, until the address goes to another client. So a client gets its old
 //! address again as long as nobody else needs it. A client is known by its identifier (option 61), or else by its hardware
 //! address. A boot loader without an identifier and the firmware with one are the same client.
+//!
+//! Two devices may use one identifier: configurations are cloned, and some identifiers are text that people enter. Then each
+//! device has a record of its own. Which one a request means shows in the hardware address, and where that fits neither, in
+//! whether the holder of the record still answers ARP ([`respond`](crate::respond) asks).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -224,7 +228,8 @@ impl fmt::Debug for Occupancy<'_> {
 pub struct Leases {
     range: Option<Range>,
     records: BTreeMap<Ipv4Addr, Lease>,
-    by_client: HashMap<ClientId, Ipv4Addr>,
+    /// The addresses of each client, without those that it declined.
+    by_client: HashMap<ClientId, Vec<Ipv4Addr>>,
 }
 
 impl Leases {
@@ -261,28 +266,42 @@ impl Leases {
         }
     }
 
-    /// Records a lease, in place of earlier ones of its address and of its client. A lease outside the range is dropped.
+    /// Records a lease, in place of earlier ones of its address and of its client on this hardware address. A lease outside
+    /// the range is dropped.
     pub fn put(&mut self, lease: Lease) {
         if !self.may_record(lease.address) {
             return;
         }
         self.remove(lease.address);
         // A declined address says nothing about where its client belongs.
-        if lease.state != LeaseState::Declined
-            && let Some(earlier) = self.by_client.insert(lease.client.clone(), lease.address)
-            && self.records.get(&earlier).is_some_and(|record| record.client == lease.client)
-        {
-            self.records.remove(&earlier);
+        if lease.state != LeaseState::Declined {
+            let of_device = |address: &Ipv4Addr| self.records.get(address).is_some_and(|it| it.mac == lease.mac);
+            let (earlier, mut addresses): (Vec<Ipv4Addr>, Vec<Ipv4Addr>) =
+                self.addresses_of(&lease.client).iter().copied().partition(of_device);
+            earlier.iter().for_each(|address| drop(self.records.remove(address)));
+            addresses.push(lease.address);
+            self.by_client.insert(lease.client.clone(), addresses);
         }
         self.records.insert(lease.address, lease);
     }
 
     fn remove(&mut self, address: Ipv4Addr) {
         if let Some(lease) = self.records.remove(&address)
-            && self.by_client.get(&lease.client) == Some(&address)
+            && let Some(addresses) = self.by_client.get_mut(&lease.client)
         {
-            self.by_client.remove(&lease.client);
+            addresses.retain(|other| *other != address);
+            if addresses.is_empty() {
+                self.by_client.remove(&lease.client);
+            }
         }
+    }
+
+    fn addresses_of(&self, client: &ClientId) -> &[Ipv4Addr] {
+        self.by_client.get(client).map_or(&[], Vec::as_slice)
+    }
+
+    fn records_of<'a>(&'a self, client: &ClientId) -> impl Iterator<Item = &'a Lease> + use<'a> {
+        self.addresses_of(client).iter().filter_map(|address| self.records.get(address))
     }
 
     fn may_record(&self, address: Ipv4Addr) -> bool {
@@ -301,26 +320,43 @@ impl Leases {
         self.records.get(&address)
     }
 
-    /// The last lease of a client that it did not decline.
+    /// The last lease of a client that it did not decline: the one of this hardware address, or else the one that ends last.
     ///
     /// A client that sends an identifier at one time and none at another (boot loader and firmware) is found by its
     /// hardware address. Two identifiers on one hardware address are two clients.
     pub fn of(&self, client: &ClientId, mac: MacAddr) -> Option<&Lease> {
-        if let Some(address) = self.by_client.get(client) {
-            return self.records.get(address);
+        let own = self.records_of(client).find(|record| record.mac == mac);
+        if let Some(record) = own.or_else(|| self.records_of(client).max_by_key(|record| record.until)) {
+            return Some(record);
         }
         if client.is_hardware() {
             let mut records = self.records.values();
             records.find(|record| record.mac == mac && record.state != LeaseState::Declined)
         } else {
-            self.by_client.get(&ClientId::hardware(1, mac)).and_then(|address| self.records.get(address))
+            self.records_of(&ClientId::hardware(1, mac)).next()
         }
     }
 
-    /// Whether this client can have an address: it is in the range, and nobody else holds it.
-    pub fn is_free_for(&self, address: Ipv4Addr, client: &ClientId, mac: MacAddr, now: UnixTime) -> bool {
-        let own = || self.of(client, mac).map(|record| record.address) == Some(address);
-        self.in_range(address) && self.at(address).is_none_or(|record| !record.holds(now) || own())
+    /// The clients that two devices or more hold leases under, each with its devices.
+    pub fn shared(&self, now: UnixTime) -> Vec<Vec<&Lease>> {
+        let live = |record: &&Lease| record.state == LeaseState::Bound && record.holds(now);
+        let several = self.by_client.iter().filter(|(_, addresses)| addresses.len() > 1);
+        let shared = several.map(|(client, _)| self.records_of(client).filter(live).collect::<Vec<_>>());
+        shared.filter(|devices| devices.len() > 1).collect()
+    }
+
+    /// The addresses that this device declined and that nobody gets for that, in the order in which they become free.
+    pub fn declined_by(&self, mac: MacAddr, now: UnixTime) -> Vec<&Lease> {
+        let declined = |record: &&Lease| record.state == LeaseState::Declined && record.holds(now) && record.mac == mac;
+        let mut declined: Vec<&Lease> = self.records.values().filter(declined).collect();
+        declined.sort_by_key(|record| record.until);
+        declined
+    }
+
+    /// Whether a client whose record is of the address `own` can have an address: it is in the range, and nobody else holds
+    /// it.
+    pub fn is_free_for(&self, address: Ipv4Addr, own: Option<Ipv4Addr>, now: UnixTime) -> bool {
+        self.in_range(address) && self.at(address).is_none_or(|record| !record.holds(now) || own == Some(address))
     }
 
     /// The address to offer (RFC 2131 §4.3.1). The first of these that can be had:
@@ -329,7 +365,8 @@ impl Leases {
     /// 2. the address that it asks for,
     /// 3. an address that nobody had, best one that nobody answers for,
     /// 4. the address that has been free for the longest time, best one that nobody answers for,
-    /// 5. an address that is only on offer to somebody.
+    /// 5. an address that is only on offer to somebody,
+    /// 6. an address that another device declined, best one that nobody answers for.
     pub fn choose(
         &self,
         client: &ClientId,
@@ -340,8 +377,8 @@ impl Leases {
     ) -> Option<Ipv4Addr> {
         let Occupancy { in_use, is_silent, first_silent } = link;
         let range = self.range.as_ref()?;
-        let usable = |address: &Ipv4Addr| self.is_free_for(*address, client, mac, now) && !in_use(*address);
         let former = self.of(client, mac).map(|record| record.address);
+        let usable = |address: &Ipv4Addr| self.is_free_for(*address, former, now) && !in_use(*address);
         let is_new = |address: &Ipv4Addr| self.at(*address).is_none() && !in_use(*address);
         let never_had = || range.in_order_of(mac).filter(is_new);
         let prepared = || {
@@ -359,6 +396,13 @@ impl Leases {
             let offers = offers.filter(|record| self.in_range(record.address) && !in_use(record.address));
             offers.min_by_key(|record| record.until).map(|record| record.address)
         };
+        // A device that declines what it is offered must not take the last address from others.
+        let declined = || {
+            let others = |record: &&Lease| record.state == LeaseState::Declined && record.mac != mac;
+            let free = self.records.values().filter(others).filter(|record| self.in_range(record.address));
+            let free = free.filter(|record| !in_use(record.address));
+            free.min_by_key(|record| (!is_silent(record.address), record.until)).map(|record| record.address)
+        };
         former
             .filter(usable)
             .or_else(|| requested.filter(usable))
@@ -366,11 +410,22 @@ impl Leases {
             .or_else(|| never_had().next())
             .or_else(longest_free)
             .or_else(on_offer)
+            .or_else(declined)
     }
 
     /// The addresses that may be leased.
     pub const fn range(&self) -> Option<&Range> {
         self.range.as_ref()
+    }
+
+    /// All records, whatever they are.
+    pub fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.records.values()
+    }
+
+    /// Forgets the record of an address: it is as if nobody had ever had it.
+    pub fn forget(&mut self, address: Ipv4Addr) {
+        self.remove(address);
     }
 
     /// The leases that clients have now.

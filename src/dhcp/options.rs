@@ -12,6 +12,8 @@ pub const TFTP_SERVER_NAME: OptionCode = OptionCode::TFTPServerName;
 
 const PAD: u8 = 0;
 const END: u8 = 255;
+/// The most octets of one option; a longer value goes on in the next one (RFC 3396).
+const MAX_PART: usize = 255;
 
 /// Option 52 (overload): `file` (bit 0) and `sname` (bit 1) hold options, too.
 const OVERLOAD: u8 = 52;
@@ -19,7 +21,8 @@ const OVERLOAD: u8 = 52;
 /// Vendor classes of one or more enterprises (RFC 3925 §3).
 const VENDOR_IDENTIFYING_CLASS: u8 = 124;
 
-/// The options of a message by their codes. An option that came in parts is one value here.
+/// The options of a message by their codes. An option that came in parts is one value here, and so is one that came in
+/// equal copies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
 
@@ -49,8 +52,13 @@ impl Options {
                 _ => {
                     let Some((&length, rest)) = rest.split_first() else { return };
                     let Some((value, rest)) = rest.split_at_checked(usize::from(length)) else { return };
-                    self.0.entry(code).or_default().extend_from_slice(value);
                     field = rest;
+                    let whole = self.0.entry(code).or_default();
+                    // RFC 3396 §5: only a value that is too long for one option goes on in a second one. A short option that
+                    // comes again as it was is a copy.
+                    if value.len() == MAX_PART || whole.as_slice() != value {
+                        whole.extend_from_slice(value);
+                    }
                 }
             }
         }
@@ -61,22 +69,25 @@ impl Options {
         self.0.get(&u8::from(code)).map(Vec::as_slice)
     }
 
-    /// The value of an option of one octet; `None` if the option is longer or shorter.
+    /// The value of an option of one octet; `None` if the option is missing or shorter. So with every reader of one value of
+    /// a fixed size: a router that writes such an option twice makes it longer (RFC 3396), and the first counts, as for
+    /// dhclient, dhcpcd, udhcpc and dnsmasq.
     pub fn byte(&self, code: OptionCode) -> Option<u8> {
-        match self.get(code) {
-            Some(&[byte]) => Some(byte),
-            _ => None,
-        }
+        self.first(code).map(|[byte]| byte)
     }
 
     /// The value of an option of one 16-bit number.
     pub fn number(&self, code: OptionCode) -> Option<u16> {
-        self.get(code).and_then(|value| <[u8; 2]>::try_from(value).ok()).map(u16::from_be_bytes)
+        self.first(code).map(u16::from_be_bytes)
     }
 
     /// The value of an option of one 32-bit time, in seconds.
     pub fn seconds(&self, code: OptionCode) -> Option<u32> {
-        self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(u32::from_be_bytes)
+        self.first(code).map(u32::from_be_bytes)
+    }
+
+    fn first<const N: usize>(&self, code: OptionCode) -> Option<[u8; N]> {
+        self.get(code).and_then(<[u8]>::first_chunk).copied()
     }
 
     /// All options in the order of their codes.
@@ -86,7 +97,7 @@ impl Options {
 
     /// The value of an option of one address.
     pub fn address(&self, code: OptionCode) -> Option<Ipv4Addr> {
-        self.get(code).and_then(|value| <[u8; 4]>::try_from(value).ok()).map(Ipv4Addr::from)
+        self.first::<4>(code).map(Ipv4Addr::from)
     }
 
     /// The value of an option of any number of addresses. An incomplete last address does not count.
@@ -136,7 +147,7 @@ pub fn class_starts_with(class: &[u8], start: &str) -> bool {
 
 /// Writes one option. A value over 255 octets is written in parts (RFC 3396).
 pub fn emit(code: OptionCode, value: &[u8], to: &mut Vec<u8>) {
-    let mut parts = value.chunks(255);
+    let mut parts = value.chunks(MAX_PART);
     // An option without a value is still an option (for example an empty option 82 or 61).
     let first = parts.next().unwrap_or_default();
     for part in std::iter::once(first).chain(parts) {
@@ -148,7 +159,7 @@ pub fn emit(code: OptionCode, value: &[u8], to: &mut Vec<u8>) {
 
 /// How many octets [`emit`] writes for a value.
 pub fn emitted_len(value: &[u8]) -> usize {
-    value.len() + 2 * value.len().div_ceil(255).max(1)
+    value.len() + 2 * value.len().div_ceil(MAX_PART).max(1)
 }
 
 /// The value of an option that lists these addresses.
@@ -215,6 +226,43 @@ mod tests {
             let options = Options::parse(&bytes, &[], &[]);
             assert!(vendor_classes(&options).iter().all(|class| class.is_empty()), "{hostile:?}");
         }
+    }
+
+    #[test]
+    fn an_option_that_comes_in_equal_copies_is_read_once() {
+        for copies in 1..=4 {
+            let written = [&[53, 1, 5][..], &[54, 4, 192, 168, 1, 1], &[51, 4, 0, 0, 14, 16], &[57, 2, 2, 64]].concat();
+            let more = [&[15, 3, b'l', b'a', b'n'][..], &[6, 8, 1, 1, 1, 1, 8, 8, 8, 8]].concat();
+            let options = Options::parse(&[written, more].concat().repeat(copies), &[], &[]);
+            assert_eq!(options.byte(OptionCode::MessageType), Some(5));
+            assert_eq!(options.address(OptionCode::ServerIdentifier), Some(Ipv4Addr::new(192, 168, 1, 1)));
+            assert_eq!(options.seconds(OptionCode::AddressLeaseTime), Some(3600));
+            assert_eq!(options.number(OptionCode::MaxMessageSize), Some(576));
+            assert_eq!(options.get(OptionCode::DomainName), Some(&b"lan"[..]));
+            assert_eq!(options.addresses(OptionCode::DomainNameServer).len(), 2, "{copies}");
+        }
+        // A copy in the name fields, too (overload).
+        let options = Options::parse(&[52, 1, 3, 54, 4, 10, 0, 0, 1], &[54, 4, 10, 0, 0, 1], &[54, 4, 10, 0, 0, 1]);
+        assert_eq!(options.get(OptionCode::ServerIdentifier), Some(&[10, 0, 0, 1][..]));
+    }
+
+    #[test]
+    fn of_unequal_copies_the_first_counts_and_what_is_too_short_does_not() {
+        let options = Options::parse(&[54, 4, 10, 0, 0, 1, 54, 4, 10, 0, 0, 2, 53, 1, 2, 53, 1, 5], &[], &[]);
+        assert_eq!(options.address(OptionCode::ServerIdentifier), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(options.byte(OptionCode::MessageType), Some(2));
+        let options = Options::parse(&[51, 5, 0, 0, 14, 16, 0, 58, 3, 0, 0, 1, 53, 0, 57, 1, 2], &[], &[]);
+        assert_eq!(options.seconds(OptionCode::AddressLeaseTime), Some(3600));
+        assert_eq!((options.seconds(OptionCode::Renewal), options.byte(OptionCode::MessageType)), (None, None));
+        assert_eq!(options.number(OptionCode::MaxMessageSize), None);
+    }
+
+    // RFC 3396 §5.
+    #[test]
+    fn a_long_value_of_equal_parts_is_still_one_value() {
+        let mut bytes = Vec::new();
+        emit(OptionCode::from(43), &[7; 510], &mut bytes);
+        assert_eq!(Options::parse(&bytes, &[], &[]).get(OptionCode::from(43)), Some(&[7; 510][..]));
     }
 
     // RFC 2132 §9.13.

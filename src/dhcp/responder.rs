@@ -23,6 +23,9 @@ use super::options::OptionCode;
 use super::scope::{ActiveMode, DhcpScope};
 use ids::UnixTime;
 
+/// A device may not answer ARP at once for an address that it has just got.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+
 /// An address is held longer than the client is told, by one part in so many of the lease.
 const RESERVE: u32 = 16;
 
@@ -55,6 +58,17 @@ pub fn respond(scope: &DhcpScope, view: &View<'_>, request: &Request, now: UnixT
     }
 }
 
+/// Whose the record of a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// The device that asks.
+    ThisDevice,
+    /// Another device with the same identifier.
+    OtherDevice,
+    /// ARP must be asked.
+    Unknown,
+}
+
 /// One request about a lease, and what its answer depends on.
 struct Case<'a> {
     scope: &'a DhcpScope,
@@ -66,11 +80,46 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Whose a record of this client is. Two devices may use one identifier (option 61), and one device may come with another
+    /// hardware address. So what tells them apart is whether the device that the record names is still there.
+    fn holder(&self, record: &Lease) -> Holder {
+        let (mac, now) = (self.request.chaddr, self.now);
+        // Where ARP cannot be asked, the identifier alone says who a client is (RFC 2131 §4.2).
+        if record.mac == mac || !record.holds(now) || !self.scope.check_addresses {
+            return Holder::ThisDevice;
+        }
+        let is_new = record.state == LeaseState::Offered
+            || record.until.since(now) + SETTLES_WITHIN >= self.scope.lease + self.scope.lease / RESERVE;
+        match self.view.lan.usage(record.address, now) {
+            _ if is_new => Holder::OtherDevice,
+            AddressUse::Unknown => Holder::Unknown,
+            AddressUse::By(other) if other != mac => Holder::OtherDevice,
+            AddressUse::By(_) | AddressUse::Silent => Holder::ThisDevice,
+        }
+    }
+
+    /// The record of this device, or what is to be done first to find out whether it is this device's.
+    fn record(&self) -> Result<Option<&Lease>, Verdict> {
+        let record = self.view.leases.of(&self.client, self.request.chaddr);
+        match record.map(|record| (record, self.holder(record))) {
+            Some((record, Holder::Unknown)) => Err(Verdict::Check(record.address)),
+            Some((_, Holder::OtherDevice)) => Ok(None),
+            Some((record, Holder::ThisDevice)) => Ok(Some(record)),
+            None => Ok(None),
+        }
+    }
+
     /// RFC 2131 §4.3.1.
     fn discover(&self) -> Verdict {
         let Self { scope, view, request, client, now, .. } = self;
         let (mac, now) = (request.chaddr, *now);
-        let in_use = |address| matches!(view.lan.usage(address, now), AddressUse::By(other) if other != mac);
+        let is_anothers = |address| {
+            let record = view.leases.at(address).filter(|record| record.client == *client);
+            record.is_some_and(|record| self.holder(record) == Holder::OtherDevice)
+        };
+        let in_use = |address| {
+            matches!(view.lan.usage(address, now), AddressUse::By(other) if other != mac) || is_anothers(address)
+        };
         let requested = request.options.address(OptionCode::RequestedIpAddress);
         let is_silent = |address| !scope.check_addresses || view.lan.usage(address, now) == AddressUse::Silent;
         let first_silent = |fits: &dyn Fn(&Ipv4Addr) -> bool| view.lan.silent(now).find(fits);
@@ -94,16 +143,24 @@ impl Case<'_> {
         Verdict::Reply(Box::new(reply), self.answer.destination(address), offer)
     }
 
-    /// RFC 2131 §4.3.2. Which of its four states a client is in shows in what it filled in (table 4).
+    /// RFC 2131 §4.3.2.
     fn request(&self) -> Verdict {
+        match self.record() {
+            Ok(own) => self.request_of(own),
+            Err(first) => first,
+        }
+    }
+
+    /// Which of its four states a client is in shows in what it filled in (table 4). `own` is the record of this device.
+    fn request_of(&self, own: Option<&Lease>) -> Verdict {
         let requested = self.request.options.address(OptionCode::RequestedIpAddress);
         let ciaddr = Some(self.request.ciaddr).filter(|address| !address.is_unspecified());
         match (self.request.options.address(OptionCode::ServerIdentifier), requested, ciaddr) {
             (Some(server), _, _) if server != self.scope.server() => self.took_other_offer(),
-            (Some(_), Some(address), None) => self.selecting(address),
-            (None, Some(address), None) => self.init_reboot(address),
+            (Some(_), Some(address), None) => self.selecting(address, own),
+            (None, Some(address), None) => self.init_reboot(address, own),
             // Some clients name the server when they renew.
-            (_, _, Some(address)) => self.extending(address),
+            (_, _, Some(address)) => self.extending(address, own),
             (_, None, None) => silent(SilenceReason::Malformed),
         }
     }
@@ -111,7 +168,8 @@ impl Case<'_> {
     /// The client took another server's offer. Ours is void; a lease that it had from us before stays until it ends.
     fn took_other_offer(&self) -> Verdict {
         let record = self.view.leases.of(&self.client, self.request.chaddr);
-        let offered = record.filter(|record| record.state == LeaseState::Offered);
+        let mine = record.filter(|record| record.mac == self.request.chaddr);
+        let offered = mine.filter(|record| record.state == LeaseState::Offered);
         Verdict::Silence(
             SilenceReason::OtherServer,
             offered.map(|record| self.lease(record.address, LeaseState::Released, Duration::ZERO)),
@@ -119,18 +177,18 @@ impl Case<'_> {
     }
 
     /// The client took our offer. If it cannot have the address after all, it must learn so.
-    fn selecting(&self, address: Ipv4Addr) -> Verdict {
-        if self.is_free(address) { self.ack(address) } else { self.nak("address not available") }
+    fn selecting(&self, address: Ipv4Addr, own: Option<&Lease>) -> Verdict {
+        if self.is_free(address, own) { self.ack(address) } else { self.nak("address not available") }
     }
 
     /// The client remembers an address and checks whether it still holds.
-    fn init_reboot(&self, address: Ipv4Addr) -> Verdict {
+    fn init_reboot(&self, address: Ipv4Addr, own: Option<&Lease>) -> Verdict {
         // "If the server detects that the client is on the wrong net … the server SHOULD send a DHCPNAK".
         if !self.scope.lan.contains(address) {
             return self.nak("wrong network");
         }
-        match self.view.leases.of(&self.client, self.request.chaddr) {
-            Some(record) if record.address == address && self.is_free(address) => self.ack(address),
+        match own {
+            Some(record) if record.address == address && self.is_free(address, own) => self.ack(address),
             // "… or if the client's notion of its IP address is incorrect".
             Some(_) => self.nak("not your address"),
             // "If the DHCP server has no record of this client, then it MUST remain silent".
@@ -139,12 +197,12 @@ impl Case<'_> {
     }
 
     /// The client renews (unicast) or rebinds (broadcast).
-    fn extending(&self, address: Ipv4Addr) -> Verdict {
+    fn extending(&self, address: Ipv4Addr, own: Option<&Lease>) -> Verdict {
         if !self.scope.lan.contains(address) {
             return self.nak("wrong network");
         }
-        match self.view.leases.of(&self.client, self.request.chaddr) {
-            Some(record) if record.address == address && self.is_free(address) => self.ack(address),
+        match own {
+            Some(record) if record.address == address && self.is_free(address, own) => self.ack(address),
             Some(record) if record.holds(self.now) => self.nak("not your address"),
             // We leased the address to somebody else: a NAK keeps two devices off one address.
             _ if self
@@ -177,8 +235,9 @@ impl Case<'_> {
         if self.request.options.address(OptionCode::ServerIdentifier) != Some(self.scope.server()) {
             return silent(SilenceReason::OtherServer);
         }
-        // Only its own: nobody can free or block somebody else's address by naming it.
-        let own = self.view.leases.of(&self.client, self.request.chaddr).filter(|record| record.holds(self.now));
+        // Only its own: nobody can free or block somebody else's address by naming it, or by naming his identifier.
+        let mac = self.request.chaddr;
+        let own = self.view.leases.of(&self.client, mac).filter(|record| record.mac == mac && record.holds(self.now));
         match own {
             Some(own) if own.address == address => {
                 Verdict::Silence(SilenceReason::Noted, Some(self.lease(address, state, span)))
@@ -187,8 +246,8 @@ impl Case<'_> {
         }
     }
 
-    fn is_free(&self, address: Ipv4Addr) -> bool {
-        self.view.leases.is_free_for(address, &self.client, self.request.chaddr, self.now)
+    fn is_free(&self, address: Ipv4Addr, own: Option<&Lease>) -> bool {
+        self.view.leases.is_free_for(address, own.map(|record| record.address), self.now)
     }
 
     fn lease(&self, address: Ipv4Addr, state: LeaseState, span: Duration) -> Lease {

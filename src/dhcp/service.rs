@@ -29,7 +29,7 @@ use self::server_port::ServerPort;
 use super::arp::Claim;
 use super::augment::Event;
 use super::client::ClientSocket;
-use super::heard::{Answers, ServerMessage};
+use super::heard::Heard;
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
 use super::scope::DhcpScope;
@@ -211,7 +211,8 @@ impl Service {
                     None => return Err(io::Error::other("the thread that watches the link has ended")),
                 },
                 heard = hear(self.others.as_ref()) => match heard {
-                    Ok((message, answers)) => server.heard(&message, answers, now()),
+                    Ok(Heard::Message(message, answers)) => server.heard(&message, answers, now()),
+                    Ok(Heard::Unreadable(overheard)) => server.overheard(&overheard, now()),
                     Err(error) => self.port.failed(&stats, "listen", &error),
                 },
                 () = tokio::time::sleep_until(ask.next.into()), if self.others.is_some() => {
@@ -398,7 +399,7 @@ async fn next_event(fast_path: Option<&mut FastPath>) -> Option<Event> {
     }
 }
 
-async fn hear(others: Option<&ClientSocket>) -> io::Result<(ServerMessage, Answers)> {
+async fn hear(others: Option<&ClientSocket>) -> io::Result<Heard> {
     match others {
         Some(others) => others.hear().await,
         None => std::future::pending().await,

@@ -233,6 +233,18 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_that_was_left_in_the_frame_is_not_taken_for_a_datagram() {
+        let end = (MacAddr::new([0xff; 6]), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
+        let plain =
+            emit((MacAddr::new([2; 6]), SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68)), end, b"payload").unwrap();
+        // IEEE 802.1Q and 802.1ad; two of them, as a provider's link has them; and a tag that gives a priority only.
+        for tag in [&[0x81, 0, 0, 20][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 20], &[0x81, 0, 0xa0, 0]] {
+            let tagged = [&plain[..12], tag, &plain[12..]].concat();
+            assert_eq!(parse(&tagged), None, "{tag:x?}");
+        }
+    }
+
+    #[test]
     fn a_payload_over_64_kilobytes_is_no_datagram() {
         let end = (MacAddr::new([2; 6]), SocketAddrV4::new(Ipv4Addr::BROADCAST, 68));
         assert_eq!(emit(end, end, &vec![0; 65_500]).map(|frame| frame.len()), Some(HEADERS_BYTES + 65_500));

@@ -29,8 +29,18 @@ pub const MAX_DHCP_SOCKETS: usize = 4;
 const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
 /// `SKF_AD_OFF + SKF_AD_VLAN_TAG`: the tag.
 const VLAN_TAG: u32 = 0xffff_f000 + 44;
-/// The beginning of every filter: drops frames with a VLAN identifier (the low 12 bits of a tag) other than 0.
-const THIS_VLAN: [SockFilter; 5] = [
+/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: whom the frame was for.
+const PACKET_TYPE: u32 = 0xffff_f000 + 4;
+/// `PACKET_OTHERHOST`: for a host that is not this one.
+const OTHER_HOST: u32 = 3;
+/// The beginning of every filter: drops frames that the interface's own IP does not take.
+///
+/// The kernel makes a frame with a VLAN identifier that no interface here has one for another host, and then takes its tag
+/// away, before it looks for sockets of one protocol. So the type tells such a frame, and the tag only where a kernel
+/// leaves it. The same type has a unicast frame for another device, which only a promiscuous interface hears.
+const THIS_VLAN: [SockFilter; 7] = [
+    SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
+    SockFilter::new(EQUAL, 4, 0, OTHER_HOST),
     SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG_PRESENT),
     SockFilter::new(EQUAL, 3, 0, 0),
     SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG),
@@ -138,9 +148,9 @@ impl PacketSockets {
     /// Takes out a socket for a purpose, or opens one: not blocking, on the interface of `link`, and without old frames. The
     /// filter says what it hears; without a filter it hears all frames of its protocol.
     ///
-    /// Frames that a VLAN tag sends to another VLAN are left out in any case (IEEE 802.1Q): the kernel takes the tag off
-    /// before a packet socket reads, so that they look like frames of this LAN. A tag that gives a priority only (VLAN 0)
-    /// is no other VLAN.
+    /// Frames that a VLAN tag sends to another VLAN are left out in any case (IEEE 802.1Q), as are unicast frames for
+    /// another device: the kernel takes the tag off before a packet socket reads, so that they look like frames of this
+    /// LAN. A tag that gives a priority only (VLAN 0) is no other VLAN.
     ///
     /// # Errors
     ///

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::moment::Kept;
 use api::{Alert, AlertCode, PhoneSeen};
 use ids::{Generation, MacAddr, UnixTime};
 
@@ -47,7 +48,7 @@ pub struct StatsMemory {
 #[derive(Debug, Default)]
 pub(super) struct CarriedOver {
     /// The last outcome of each file of each phone of the inventory.
-    pub(super) files: BTreeMap<(MacAddr, String), FileSeen>,
+    pub(super) files: BTreeMap<(MacAddr, String), Kept<FileSeen>>,
     /// Code and text of the alerts that no check-in has carried yet.
     pub(super) untold: BTreeSet<(String, String)>,
     /// Code and text of the alerts of an earlier run. They are shown until a check-in has carried them.
@@ -57,14 +58,15 @@ pub(super) struct CarriedOver {
 impl CarriedOver {
     /// Remembers how a request of a phone of the inventory ended, and drops the oldest outcome where a limit is
     /// reached.
-    pub(super) fn file(&mut self, seen: FileSeen) {
-        let key = (seen.mac, seen.file.clone());
+    pub(super) fn file(&mut self, seen: Kept<FileSeen>) {
+        let (mac, age) = (seen.value.mac, |seen: &Kept<FileSeen>| (seen.up, seen.value.at));
+        let key = (mac, seen.value.file.clone());
         if !self.files.contains_key(&key) {
-            let of_phone = self.files.range((seen.mac, String::new())..).take_while(|((mac, _), _)| *mac == seen.mac);
+            let of_phone = self.files.range((mac, String::new())..).take_while(|((of, _), _)| *of == mac);
             let oldest = if of_phone.clone().count() >= MAX_FILES_PER_PHONE {
-                of_phone.min_by_key(|(_, seen)| seen.at).map(|(key, _)| key.clone())
+                of_phone.min_by_key(|(_, seen)| age(seen)).map(|(key, _)| key.clone())
             } else if self.files.len() >= MAX_FILES {
-                self.files.iter().min_by_key(|(_, seen)| seen.at).map(|(key, _)| key.clone())
+                self.files.iter().min_by_key(|(_, seen)| age(seen)).map(|(key, _)| key.clone())
             } else {
                 None
             };
@@ -87,5 +89,11 @@ impl CarriedOver {
     pub(super) fn cleared(&mut self, code: AlertCode) {
         self.untold.retain(|(known, _)| known != code.code());
         self.recalled.retain(|(known, _)| known != code.code());
+    }
+
+    /// Forgets one alert, because its cause has gone.
+    pub(super) fn cleared_one(&mut self, key: &(String, String)) {
+        self.untold.remove(key);
+        self.recalled.remove(key);
     }
 }

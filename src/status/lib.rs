@@ -7,11 +7,16 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
 mod carried_over;
+mod growth;
 pub mod memory;
+mod moment;
+pub mod outside;
 pub mod report;
 pub mod service;
 pub mod stats;
+mod words;
 
 pub use memory::{FileSeen, StatsMemory};
+pub use moment::ClockReading;
 pub use report::StatusReport;
-pub use stats::{PollState, Stats, TransferRecord};
+pub use stats::{HostState, PollState, Stats, TransferRecord};

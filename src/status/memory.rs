@@ -2,6 +2,7 @@
 //!
 //! All of it may be lost. It informs people, and changes nothing that a phone can see.
 
+use super::moment::Kept;
 use super::stats::{MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Record, Stats};
 use api::Alert;
 
@@ -13,12 +14,14 @@ pub const MAX_COUNTERS: usize = 1_024;
 impl Stats {
     /// A copy of what is kept over a restart, as it is now.
     pub fn memory(&self) -> StatsMemory {
+        let now = self.reading();
         let inner = self.lock();
+        let untold = inner.carried_over.untold.iter().filter_map(|key| inner.alerts.get(key));
         StatsMemory {
-            phones: inner.devices.values().cloned().collect(),
-            files: inner.carried_over.files.values().cloned().collect(),
+            phones: inner.devices.values().map(|seen| seen.dated(now)).collect(),
+            files: inner.carried_over.files.values().map(|seen| seen.dated(now)).collect(),
             counters: inner.counters.clone(),
-            untold: inner.carried_over.untold.iter().filter_map(|key| inner.alerts.get(key).cloned()).collect(),
+            untold: untold.map(|alert| alert.dated(now)).collect(),
         }
     }
 
@@ -27,22 +30,23 @@ impl Stats {
         let mut inner = self.lock();
         for phone in memory.phones.into_iter().filter(|phone| short(&[&phone.file, &phone.outcome])) {
             if inner.devices.len() < MAX_DEVICES {
-                inner.devices.entry(phone.mac).or_insert(phone);
+                inner.devices.entry(phone.mac).or_insert(Kept::earlier(phone));
             }
         }
         for seen in memory.files.into_iter().filter(|seen| short(&[&seen.file, &seen.outcome])) {
             if !inner.carried_over.files.contains_key(&(seen.mac, seen.file.clone())) {
-                inner.carried_over.file(seen);
+                inner.carried_over.file(Kept::earlier(seen));
             }
         }
         for (name, value) in memory.counters.into_iter().filter(|(name, _)| short(&[name])).take(MAX_COUNTERS) {
+            inner.marks.recall(&name, value);
             let counter = inner.counters.entry(name).or_default();
             *counter = counter.saturating_add(value);
         }
         for alert in memory.untold.into_iter().filter(|alert| short(&[&alert.code, &alert.text])) {
             let key = (alert.code.clone(), alert.text.clone());
             if inner.alerts.len() < MAX_ALERTS && !inner.alerts.contains_key(&key) {
-                inner.alerts.insert(key.clone(), alert);
+                inner.alerts.insert(key.clone(), Kept::earlier(alert));
                 inner.carried_over.untold.insert(key.clone());
                 inner.carried_over.recalled.insert(key);
             }

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::carried_over::FileSeen;
-use super::stats::{Stats, TransferShown};
+use super::moment::ROUNDING_SECONDS;
+use super::outside::{self, OutsideNetwork};
+use super::stats::{LanSeen, Record, Stats, TransferShown};
+use super::words;
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
 
@@ -33,7 +36,7 @@ pub struct StatusReport {
     pub reason: String,
     /// The time at which the last poll ended; `None` before the first.
     pub polled: Option<UnixTime>,
-    /// The time at which signed metadata was last found current; `None` if it never was.
+    /// The time at which signed metadata was last found current; `None` if it was not since the start.
     pub fresh: Option<UnixTime>,
     /// The generation that is served; 0 for none.
     pub generation: Generation,
@@ -50,6 +53,12 @@ pub struct StatusReport {
     /// Whether the identity's keys are encrypted on the card for this board; `None` without an identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_encrypted: Option<bool>,
+    /// The LAN that is served; `None` while there is none.
+    #[serde(default)]
+    pub lan: Option<LanSeen>,
+    /// Other networks whose devices ask here for files and get no answer.
+    #[serde(default)]
+    pub outside: Vec<OutsideNetwork>,
     /// The DHCP mode that is in force, for example `inform`; empty if DHCP is off.
     pub dhcp_mode: String,
     /// Other DHCP servers on the LAN.
@@ -65,39 +74,59 @@ pub struct StatusReport {
     pub alerts: Vec<Alert>,
     /// Counters by name, for example `tftp.delivered`. They go on over restarts.
     pub counters: BTreeMap<String, u64>,
+    /// Since when `grown` counts: the start, or 12 to 24 hours ago.
+    #[serde(default)]
+    pub grown_since: Option<UnixTime>,
+    /// The counters that grew since then, and by how much.
+    #[serde(default)]
+    pub grown: BTreeMap<String, u64>,
 }
 
 impl StatusReport {
     /// A snapshot of the record as it is now.
     pub fn of(stats: &Stats) -> Self {
-        let now = stats.now();
-        let inner = stats.lock();
-        let mut phones: Vec<PhoneSeen> = inner.devices.values().cloned().collect();
+        let now = stats.reading();
+        let mut inner = stats.lock();
+        let mut phones: Vec<PhoneSeen> = inner.devices.values().map(|seen| seen.dated(now)).collect();
         phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
+        let (since, grown) = {
+            let Record { marks, counters, started, .. } = &mut *inner;
+            let (since, grown) = marks.grown(counters, now.up.saturating_sub(*started));
+            (since.saturating_add(*started), grown)
+        };
         let poll = inner.poll.as_ref();
         let mut alerts: Vec<_> = inner.alerts.iter().collect();
         alerts.sort_by_key(|(key, _)| !inner.carried_over.untold.contains(*key));
+        let outside = inner.outside.networks.iter().map(|(network, asked)| OutsideNetwork {
+            network: outside::shown(*network),
+            count: asked.count,
+            last: now.date(asked.last),
+        });
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            now,
-            started: inner.started.unwrap_or(now),
-            state: poll.map_or(SiteState::Starting, |poll| poll.state).code().to_owned(),
-            reason: poll.map(|poll| poll.reason.clone()).unwrap_or_default(),
-            polled: poll.map(|poll| poll.at),
-            fresh: poll.and_then(|poll| poll.fresh_at),
-            generation: poll.map(|poll| poll.generation).unwrap_or_default(),
-            clock_synchronised: poll.is_some_and(|poll| poll.clock_synchronised),
-            disk_free_bytes: poll.map_or(0, |poll| poll.disk_free_bytes),
+            now: now.wall,
+            started: now.date(inner.started),
+            state: poll.map_or(SiteState::Starting, |(poll, _)| poll.state).code().to_owned(),
+            reason: poll.map(|(poll, _)| poll.reason.clone()).unwrap_or_default(),
+            polled: poll.map(|(_, up)| now.date(*up)),
+            fresh: inner.fresh.map(|up| now.date(up)),
+            generation: inner.host.generation,
+            clock_synchronised: inner.host.clock_synchronised,
+            disk_free_bytes: inner.host.disk_free_bytes,
             image: inner.image.clone(),
             card_written_bytes: inner.card_written_bytes,
             keys_encrypted: inner.keys_encrypted,
+            lan: inner.lan.as_ref().map(|(_, shown)| shown.clone()),
+            outside: outside.collect(),
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
-            files: inner.carried_over.files.values().cloned().collect(),
-            transfers: inner.transfers.iter().rev().cloned().collect(),
-            alerts: alerts.into_iter().map(|(_, alert)| alert.clone()).collect(),
+            files: inner.carried_over.files.values().map(|seen| seen.dated(now)).collect(),
+            transfers: inner.transfers.iter().rev().map(|seen| seen.dated(now)).collect(),
+            alerts: alerts.into_iter().map(|(_, alert)| alert.dated(now)).collect(),
             counters: inner.counters.clone(),
+            grown_since: Some(now.date(since)),
+            grown,
         }
     }
 
@@ -126,19 +155,34 @@ impl StatusReport {
     /// The report as text for a terminal.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let ago = |time: Option<UnixTime>| time.map_or_else(|| "never".to_owned(), |time| self.ago(time));
         let mut line = |name: &str, value: String| {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{name:<12} {value}");
         };
-        let state =
-            if self.reason.is_empty() { self.state.clone() } else { format!("{}: {}", self.state, self.reason) };
-        line("state", state);
+        line("state", self.state_text());
         line(
             "serving",
             if self.generation.0 == 0 { "nothing yet".into() } else { format!("generation {}", self.generation) },
         );
-        line("polled", format!("{} (signed metadata current: {})", ago(self.polled), ago(self.fresh)));
+        line("polled", self.polled_text());
+        match &self.lan {
+            Some(lan) => {
+                line("lan", format!("{} on {}", lan.address, lan.interface));
+                for address in &lan.further {
+                    let chosen = address.split('/').next().unwrap_or_default();
+                    line(
+                        "",
+                        format!("not {address}, which is there, too; [lan] interface = \"{chosen}\" serves it instead"),
+                    );
+                }
+            }
+            None => line("lan", "none: phones are not served".into()),
+        }
+        for network in &self.outside {
+            let times = if network.count == 1 { "once".to_owned() } else { format!("{} times", network.count) };
+            let last = self.ago(network.last);
+            line("", format!("devices of {} asked {times} and got no answer, last {last}", network.network));
+        }
         line("dhcp", if self.dhcp_mode.is_empty() { "off".into() } else { self.dhcp_mode.clone() });
         for server in &self.dhcp_servers {
             let tftp = if server.tftp.is_empty() { "no TFTP server".to_owned() } else { server.tftp.join(", ") };
@@ -160,14 +204,15 @@ impl StatusReport {
             let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
             line("ALERT", format!("{}: {}{times}", alert.code, alert.text));
         }
+        self.grown_text(&mut out);
         if !self.phones.is_empty() {
-            let _ = writeln!(out, "\n{:<18} {:<9} {:<15} {:<14} last file", "device", "inventory", "seen", "outcome");
+            let _ = writeln!(out, "\n{:<18} {:<9} {:<17} {:<14} last file", "device", "inventory", "seen", "outcome");
             for phone in &self.phones {
                 let known = if phone.known { "yes" } else { "NO" };
-                let seen = self.ago(phone.last_seen);
+                let seen = self.seen_text(phone.last_seen);
                 let mac = phone.mac.to_string();
                 let _ =
-                    writeln!(out, "{mac:<18} {known:<9} {seen:<15} {:<14} {}", phone.outcome, printable(&phone.file));
+                    writeln!(out, "{mac:<18} {known:<9} {seen:<17} {:<14} {}", phone.outcome, printable(&phone.file));
             }
         }
         if !self.transfers.is_empty() {
@@ -193,6 +238,62 @@ impl StatusReport {
         out
     }
 
+    fn state_text(&self) -> String {
+        match &self.reason {
+            _ if self.polled.is_none() && self.state == SiteState::Starting.code() => {
+                format!("{}: the first poll of HQ since the start has not ended yet", self.state)
+            }
+            reason if reason.is_empty() => self.state.clone(),
+            reason => format!("{}: {reason}", self.state),
+        }
+    }
+
+    fn polled_text(&self) -> String {
+        let Some(polled) = self.polled else { return "not yet since the start".to_owned() };
+        let polled_text = self.ago(polled);
+        match self.fresh {
+            Some(fresh) if fresh.0.saturating_add(60) >= polled.0 => {
+                format!("{polled_text} (signed metadata is current)")
+            }
+            Some(fresh) => format!("{polled_text} (signed metadata was last found current {})", self.ago(fresh)),
+            None => format!("{polled_text} (signed metadata not found current since the start)"),
+        }
+    }
+
+    /// The age of what may be of an earlier run. That has the time which the clock showed then; where the clocks of two
+    /// runs cannot be compared, no age can be told.
+    fn seen_text(&self, time: UnixTime) -> String {
+        let rounding = i64::try_from(ROUNDING_SECONDS).unwrap_or(0);
+        let of_this_run = time.0.saturating_add(rounding) >= self.started.0;
+        if time <= self.now && (of_this_run || self.clock_synchronised) {
+            return self.ago(time);
+        }
+        let text = time.to_string();
+        match (text.get(..10), text.get(11..16)) {
+            (Some(day), Some(minute)) if text.starts_with(|first: char| first.is_ascii_digit()) => {
+                format!("{day} {minute}")
+            }
+            _ => text,
+        }
+    }
+
+    fn grown_text(&self, out: &mut String) {
+        let (Some(since), false) = (self.grown_since, self.grown.is_empty()) else { return };
+        let age = span(self.now.since(since).as_secs());
+        let since_start = since.0.abs_diff(self.started.0) <= ROUNDING_SECONDS;
+        let _ = match since_start {
+            true => writeln!(out, "\ncounted since the start, {age} ago"),
+            false => writeln!(out, "\ncounted in the last {age}"),
+        };
+        for (name, by) in &self.grown {
+            match words::of(name) {
+                words::Shown::Words(text) => drop(writeln!(out, "{by:>12} {text} ({name})")),
+                words::Shown::Name => drop(writeln!(out, "{by:>12} {name}")),
+                words::Shown::Elsewhere => {}
+            }
+        }
+    }
+
     fn ago(&self, time: UnixTime) -> String {
         format!("{} ago", span(self.now.since(time).as_secs()))
     }
@@ -213,103 +314,4 @@ fn span(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use super::*;
-    use crate::PollState;
-    use api::{AlertCode, TransferEnd};
-
-    #[test]
-    fn the_text_says_state_release_and_alerts() {
-        let clock = Arc::new(AtomicI64::new(1_000));
-        let reading = Arc::clone(&clock);
-        let stats = Stats::with_clock(Arc::new(move || UnixTime(reading.load(Ordering::Relaxed))));
-        stats.poll(PollState {
-            at: UnixTime(1_000),
-            state: SiteState::Unreachable,
-            reason: "HQ does not answer".to_owned(),
-            generation: Generation(7),
-            fresh_at: Some(UnixTime(1_000)),
-            clock_synchronised: true,
-            disk_free_bytes: 5_000_000,
-        });
-        stats.alert(AlertCode::GuessingDevice, "00:00:5e:00:53:01 guesses names".to_owned());
-        clock.store(1_300, Ordering::Relaxed);
-        let text = StatusReport::of(&stats).text();
-        for part in
-            ["unreachable: HQ does not answer", "generation 7", "5 min ago", "ALERT        guessing-device: 00:00:5e"]
-        {
-            assert!(text.contains(part), "{part} is missing in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn the_text_shows_the_last_transfers_with_all_that_is_known_of_them() {
-        let stats = Stats::new();
-        for number in 0..20u16 {
-            stats.transfer(crate::TransferRecord {
-                device: (number == 19).then(|| ids::MacAddr::new([2, 0, 0, 0, 0, 1])),
-                known: true,
-                address: std::net::Ipv4Addr::new(192, 168, 1, 7),
-                file: format!("file-{number}\u{1b}[2J.cfg"),
-                bytes: 70_000,
-                retransmissions: 3,
-                duration: std::time::Duration::from_millis(421),
-                generation: Generation(8),
-                outcome: TransferEnd::Unconfirmed.into(),
-            });
-        }
-        let text = StatusReport::of(&stats).text();
-        let rows: Vec<Vec<&str>> = text
-            .lines()
-            .skip_while(|line| !line.contains("last transfers"))
-            .skip(1)
-            .map(|line| line.split_whitespace().collect())
-            .collect();
-        assert_eq!(rows.len(), TEXT_TRANSFERS);
-        let expected =
-            ["02:00:00:00:00:01", "0", "s", "ago", "unconfirmed", "70000", "3", "421", "8", "file-19?[2J.cfg"];
-        assert_eq!(rows.first().map(Vec::as_slice), Some(&expected[..]), "the newest first, and no escapes");
-        assert_eq!(rows.get(1).and_then(|row| row.first()), Some(&"192.168.1.7"));
-    }
-
-    #[test]
-    fn how_the_keys_lie_on_the_card_is_told_as_it_is() -> Result<(), serde_json::Error> {
-        let stats = Stats::new();
-        assert!(!StatusReport::of(&stats).text().contains("\nkeys"), "there are none yet");
-        for encrypted in [false, true] {
-            stats.keys_encrypted(encrypted);
-            let report = StatusReport::of(&stats);
-            assert!(report.text().contains(&format!("\nkeys         {}\n", keys_text(encrypted))), "{}", report.text());
-            let sent = serde_json::to_string(&report.check_in())?;
-            // What every board without a TPM says costs no bytes at every poll.
-            assert_eq!(sent.contains("\"keys-encrypted\":true"), encrypted, "{sent}");
-            assert_eq!(serde_json::from_str::<CheckIn>(&sent)?.keys_encrypted, encrypted);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_check_in_of_a_busy_site_stays_bounded() {
-        let stats = Stats::new();
-        for number in 0..500u16 {
-            let [high, low] = number.to_be_bytes();
-            stats.transfer(crate::TransferRecord {
-                device: Some(ids::MacAddr::new([2, 0, 0, 0, high, low])),
-                known: true,
-                address: std::net::Ipv4Addr::LOCALHOST,
-                file: "f".repeat(100),
-                bytes: 1,
-                retransmissions: 0,
-                duration: std::time::Duration::ZERO,
-                generation: Generation(1),
-                outcome: TransferEnd::Delivered.into(),
-            });
-        }
-        let check_in = StatusReport::of(&stats).check_in();
-        assert_eq!(check_in.phones.len(), CHECK_IN_PHONES);
-        assert_eq!(check_in.counters.get("tftp.delivered"), Some(&500));
-    }
-}
+mod tests;

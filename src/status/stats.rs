@@ -8,8 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::carried_over::{CarriedOver, FileSeen};
+use super::growth::Marks;
+use super::moment::{ClockReading, Kept};
+use super::outside::{self, OutsideNetworks};
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
-use ids::{Generation, MacAddr, UnixTime};
+use ids::{Generation, Lan, MacAddr, UnixTime};
 
 /// The most devices that are remembered. Strangers make room before phones of the inventory, and of these the one that
 /// was not seen for longest.
@@ -68,27 +71,47 @@ pub struct TransferShown {
     pub outcome: String,
 }
 
-/// How the last poll of HQ ended, as `update` reports it.
+/// How the last poll of HQ ended, as `update` reports it. Its time is that of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PollState {
-    /// The time at which the poll ended.
-    pub at: UnixTime,
     /// The state that it left the site in.
     pub state: SiteState,
     /// Why the site is in that state, in a sentence for people; empty if it is [`SiteState::Ok`].
     pub reason: String,
     /// The generation that is served; 0 for none.
     pub generation: Generation,
-    /// The time at which signed metadata was last found current; `None` if it never was.
-    pub fresh_at: Option<UnixTime>,
     /// Whether the kernel says that the clock is synchronised.
     pub clock_synchronised: bool,
     /// Bytes free on the file system of the store.
     pub disk_free_bytes: u64,
 }
 
-/// The clock that gives the record its times. The appliance passes the system clock, a test what it likes.
-pub type StatsClock = dyn Fn() -> UnixTime + Send + Sync;
+/// What is known of the host, measured at the start and at each poll.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostState {
+    /// The generation that is served; 0 for none.
+    pub generation: Generation,
+    /// Whether the kernel says that the clock is synchronised.
+    pub clock_synchronised: bool,
+    /// Bytes free on the file system of the store.
+    pub disk_free_bytes: u64,
+}
+
+/// The LAN that is served, as `lineside status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LanSeen {
+    /// The interface.
+    pub interface: String,
+    /// The appliance's address on it with the prefix length, for example `192.168.1.5/24`.
+    pub address: String,
+    /// Further addresses of the interface. Phones of their networks are not served.
+    #[serde(default)]
+    pub further: Vec<String>,
+}
+
+/// The clocks that give the record its times. The appliance passes the system's, a test what it likes.
+pub type StatsClock = dyn Fn() -> ClockReading + Send + Sync;
 
 /// The shared record of what happens at a site. Clones are the same record.
 #[derive(Clone)]
@@ -100,14 +123,22 @@ pub struct Stats {
 /// The content of the record, behind the lock of [`Stats`].
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    pub(super) started: Option<UnixTime>,
+    /// The reading of the steady clock at the start.
+    pub(super) started: Duration,
     pub(super) counters: BTreeMap<String, u64>,
-    pub(super) devices: HashMap<MacAddr, PhoneSeen>,
-    pub(super) transfers: VecDeque<TransferShown>,
-    pub(super) alerts: BTreeMap<(String, String), Alert>,
+    pub(super) marks: Marks,
+    pub(super) devices: HashMap<MacAddr, Kept<PhoneSeen>>,
+    pub(super) transfers: VecDeque<Kept<TransferShown>>,
+    pub(super) alerts: BTreeMap<(String, String), Kept<Alert>>,
+    pub(super) lan: Option<(Lan, LanSeen)>,
+    pub(super) outside: OutsideNetworks,
     pub(super) dhcp_mode: String,
     pub(super) dhcp_servers: Vec<DhcpServerSeen>,
-    pub(super) poll: Option<PollState>,
+    pub(super) host: HostState,
+    /// The last poll, and how long the process was up at its end.
+    pub(super) poll: Option<(PollState, Duration)>,
+    /// How long the process was up when signed metadata was last found current.
+    pub(super) fresh: Option<Duration>,
     pub(super) image: Option<ImageSeen>,
     pub(super) card_written_bytes: Option<u64>,
     pub(super) keys_encrypted: Option<bool>,
@@ -129,12 +160,12 @@ impl fmt::Debug for Stats {
 impl Stats {
     /// An empty record whose clock stands at 1970, for tests.
     pub fn new() -> Self {
-        Self::with_clock(Arc::new(|| UnixTime(0)))
+        Self::with_clock(Arc::new(|| ClockReading { wall: UnixTime(0), up: Duration::ZERO }))
     }
 
-    /// An empty record that takes its times from this clock.
+    /// An empty record that takes its times from these clocks.
     pub fn with_clock(clock: Arc<StatsClock>) -> Self {
-        let inner = Record { started: Some(clock()), ..Record::default() };
+        let inner = Record { started: clock().up, ..Record::default() };
         Self { inner: Arc::new(Mutex::new(inner)), clock }
     }
 
@@ -150,7 +181,8 @@ impl Stats {
 
     /// Records that a request for a file has ended: counters, the device's last request, and the list of transfers.
     pub fn transfer(&self, record: TransferRecord) {
-        let at = (self.clock)();
+        let now = (self.clock)();
+        let at = now.wall;
         let file = shortened(record.file);
         let milliseconds = u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
@@ -161,7 +193,7 @@ impl Stats {
         add(&mut inner.counters, "tftp.bytes", record.bytes);
         add(&mut inner.counters, "tftp.retransmissions", u64::from(record.retransmissions));
         if let Some(mac) = record.device {
-            inner.seen(PhoneSeen {
+            let phone = PhoneSeen {
                 mac,
                 known: record.known,
                 last_seen: at,
@@ -171,22 +203,24 @@ impl Stats {
                 retransmissions: record.retransmissions,
                 milliseconds,
                 generation: record.generation,
-            });
+            };
+            inner.seen(Kept::now(phone, now));
             if record.known {
-                inner.carried_over.file(FileSeen {
+                let seen = FileSeen {
                     mac,
                     file: file.clone(),
                     at,
                     bytes: record.bytes,
                     generation: record.generation,
                     outcome: record.outcome.code().to_owned(),
-                });
+                };
+                inner.carried_over.file(Kept::now(seen, now));
             }
         }
         if inner.transfers.len() >= MAX_TRANSFERS {
             inner.transfers.pop_front();
         }
-        inner.transfers.push_back(TransferShown {
+        let shown = TransferShown {
             at,
             device: record.device,
             address: record.address,
@@ -196,42 +230,24 @@ impl Stats {
             milliseconds,
             generation: record.generation,
             outcome: record.outcome.code().to_owned(),
-        });
+        };
+        inner.transfers.push_back(Kept::now(shown, now));
     }
 
     /// Raises an alert, which people should look at. An alert with the same code and text counts up instead.
     pub fn alert(&self, code: AlertCode, text: String) {
-        let since = (self.clock)();
-        let text = shortened(text);
-        let mut inner = self.lock();
-        add(&mut inner.counters, &format!("alert.{code}"), 1);
-        let full = inner.alerts.len() >= MAX_ALERTS;
-        let key = (code.code().to_owned(), text.clone());
-        let new = !inner.alerts.contains_key(&key);
-        if !(new && full) {
-            inner.carried_over.raised(&key, new);
-        }
-        match inner.alerts.entry(key) {
-            std::collections::btree_map::Entry::Occupied(mut known) => {
-                known.get_mut().count = known.get().count.saturating_add(1);
-            }
-            std::collections::btree_map::Entry::Vacant(place) if !full => {
-                place.insert(Alert { code: code.code().to_owned(), text, since, count: 1 });
-            }
-            std::collections::btree_map::Entry::Vacant(_) => add(&mut inner.counters, "alert.dropped", 1),
-        }
+        let now = (self.clock)();
+        self.lock().alert(code, text, now);
     }
 
     /// Removes all alerts of this code, because their cause has gone.
     pub fn clear_alert(&self, code: AlertCode) {
-        let mut inner = self.lock();
-        inner.alerts.retain(|(known, _), _| known != code.code());
-        inner.carried_over.cleared(code);
+        self.lock().clear(code);
     }
 
     /// The time at which a device last asked for a file; `None` if it never did or was forgotten.
     pub fn last_seen(&self, mac: MacAddr) -> Option<UnixTime> {
-        self.lock().devices.get(&mac).map(|seen| seen.last_seen)
+        self.lock().devices.get(&mac).map(|seen| seen.value.last_seen)
     }
 
     /// Sets the DHCP mode that is in force, for example `inform`.
@@ -259,15 +275,79 @@ impl Stats {
         self.lock().keys_encrypted = Some(encrypted);
     }
 
-    /// Records how a poll ended.
-    pub fn poll(&self, state: PollState) {
-        let mut inner = self.lock();
-        add(&mut inner.counters, &format!("poll.{}", state.state), 1);
-        inner.poll = Some(state);
+    /// Sets what was found at the start, before the first poll.
+    pub fn host(&self, host: HostState) {
+        self.lock().host = host;
     }
 
-    /// The time by the clock of the record.
+    /// Records how a poll ended, just now.
+    pub fn poll(&self, state: PollState) {
+        let up = (self.clock)().up;
+        let mut inner = self.lock();
+        add(&mut inner.counters, &format!("poll.{}", state.state), 1);
+        let PollState { generation, clock_synchronised, disk_free_bytes, .. } = state;
+        inner.host = HostState { generation, clock_synchronised, disk_free_bytes };
+        inner.poll = Some((state, up));
+    }
+
+    /// Signed metadata was found current just now.
+    pub fn found_current(&self) {
+        let up = (self.clock)().up;
+        self.lock().fresh = Some(up);
+    }
+
+    /// Sets the LAN that is served from now on. `further` are other addresses of its interface.
+    pub fn lan(&self, interface: &str, lan: Lan, further: &[Lan]) {
+        let further = further.iter().map(Lan::to_string).collect();
+        let shown = LanSeen { interface: interface.to_owned(), address: lan.to_string(), further };
+        let mut inner = self.lock();
+        if inner.lan.as_ref().is_some_and(|(before, _)| *before != lan) {
+            // What was outside may be inside now; who is not asks again.
+            inner.outside = OutsideNetworks::default();
+            inner.clear(AlertCode::OtherNetwork);
+        }
+        inner.lan = Some((lan, shown));
+    }
+
+    /// No LAN is served any more.
+    pub fn no_lan(&self) {
+        let mut inner = self.lock();
+        inner.lan = None;
+        inner.outside = OutsideNetworks::default();
+        inner.clear(AlertCode::OtherNetwork);
+    }
+
+    /// A device outside the LAN asked for a file and got no answer. People hear which network it is of.
+    pub fn asked_from_outside(&self, source: std::net::Ipv4Addr) {
+        let now = (self.clock)();
+        let mut inner = self.lock();
+        add(&mut inner.counters, "tftp.outside-lan", 1);
+        let served = inner.lan.as_ref().map(|(lan, _)| *lan);
+        if let Some(served) = served.filter(|lan| !lan.contains(source))
+            && let Some(network) = inner.outside.asked(source, now.up)
+        {
+            inner.alert(AlertCode::OtherNetwork, outside::alert_text(network, served), now);
+        }
+    }
+
+    /// Forgets the networks outside the LAN that are quiet, and ends their alerts. To be called now and then.
+    pub fn forget_quiet_networks(&self) {
+        let now = (self.clock)();
+        let mut inner = self.lock();
+        let quiet = inner.outside.quiet(now.up);
+        let served = inner.lan.as_ref().map(|(lan, _)| *lan);
+        for (network, served) in quiet.into_iter().zip(served.into_iter().cycle()) {
+            inner.clear_one(AlertCode::OtherNetwork, &outside::alert_text(network, served));
+        }
+    }
+
+    /// The time by the wall clock of the record.
     pub fn now(&self) -> UnixTime {
+        (self.clock)().wall
+    }
+
+    /// What the clocks of the record show.
+    pub(super) fn reading(&self) -> ClockReading {
         (self.clock)()
     }
 
@@ -283,15 +363,51 @@ impl Stats {
 }
 
 impl Record {
-    fn seen(&mut self, phone: PhoneSeen) {
+    fn seen(&mut self, phone: Kept<PhoneSeen>) {
         if self.devices.len() >= MAX_DEVICES
-            && !self.devices.contains_key(&phone.mac)
-            && let Some(oldest) =
-                self.devices.values().min_by_key(|seen| (seen.known, seen.last_seen)).map(|seen| seen.mac)
+            && !self.devices.contains_key(&phone.value.mac)
+            && let Some(oldest) = self
+                .devices
+                .values()
+                .min_by_key(|seen| (seen.value.known, seen.up, seen.value.last_seen))
+                .map(|seen| seen.value.mac)
         {
             self.devices.remove(&oldest);
         }
-        self.devices.insert(phone.mac, phone);
+        self.devices.insert(phone.value.mac, phone);
+    }
+
+    fn alert(&mut self, code: AlertCode, text: String, now: ClockReading) {
+        let text = shortened(text);
+        add(&mut self.counters, &format!("alert.{code}"), 1);
+        let full = self.alerts.len() >= MAX_ALERTS;
+        let key = (code.code().to_owned(), text.clone());
+        let new = !self.alerts.contains_key(&key);
+        if !(new && full) {
+            self.carried_over.raised(&key, new);
+        }
+        match self.alerts.entry(key) {
+            std::collections::btree_map::Entry::Occupied(mut known) => {
+                let alert = &mut known.get_mut().value;
+                alert.count = alert.count.saturating_add(1);
+            }
+            std::collections::btree_map::Entry::Vacant(place) if !full => {
+                let alert = Alert { code: code.code().to_owned(), text, since: now.wall, count: 1 };
+                place.insert(Kept::now(alert, now));
+            }
+            std::collections::btree_map::Entry::Vacant(_) => add(&mut self.counters, "alert.dropped", 1),
+        }
+    }
+
+    fn clear(&mut self, code: AlertCode) {
+        self.alerts.retain(|(known, _), _| known != code.code());
+        self.carried_over.cleared(code);
+    }
+
+    fn clear_one(&mut self, code: AlertCode, text: &str) {
+        let key = (code.code().to_owned(), shortened(text.to_owned()));
+        self.alerts.remove(&key);
+        self.carried_over.cleared_one(&key);
     }
 }
 
@@ -361,7 +477,7 @@ mod tests {
         let stats = Stats::new();
         stats.alert(AlertCode::GuessingDevice, "x".to_owned());
         stats.alert(AlertCode::GuessingDevice, "x".to_owned());
-        assert_eq!(stats.lock().alerts.values().map(|alert| alert.count).collect::<Vec<_>>(), [2]);
+        assert_eq!(stats.lock().alerts.values().map(|alert| alert.value.count).collect::<Vec<_>>(), [2]);
         stats.clear_alert(AlertCode::GuessingDevice);
         assert!(stats.lock().alerts.is_empty());
     }
@@ -374,6 +490,6 @@ mod tests {
         }
         let inner = stats.lock();
         assert_eq!(inner.alerts.len(), MAX_ALERTS);
-        assert!(inner.alerts.values().all(|alert| alert.text.len() <= MAX_TEXT_BYTES));
+        assert!(inner.alerts.values().all(|alert| alert.value.text.len() <= MAX_TEXT_BYTES));
     }
 }

@@ -37,7 +37,9 @@ impl Updater {
             GetOutcome::NotModified => {
                 self.heal(&client, deadline).await?;
                 self.trust.not_rejected()?;
-                return self.trust.current(now).map(|()| None);
+                self.trust.current(now)?;
+                self.trust.found_current();
+                return Ok(None);
             }
             GetOutcome::Missing => return Err(PollError::NoRelease),
             GetOutcome::Body(bytes, etag) => (bytes, etag),
@@ -53,7 +55,7 @@ impl Updater {
         self.attempts.refreshed(self.time.monotonic());
         // A new root may have set the clock.
         let now = self.time.now();
-        self.trust.found_current(now);
+        self.trust.found_current();
 
         let activated = self.release(&client, now, deadline).await;
         // The entity tag stands for all that follows from the timestamp: kept only if there is nothing left to do.
@@ -204,7 +206,7 @@ impl Updater {
         let shown = Generation(trusted.targets().map_or(0, |targets| targets.version));
         match self.attempts.compare(signed.newest, shown) {
             PublishedTree::Current => {
-                self.trust.found_current(self.time.now());
+                self.trust.found_current();
                 self.stats.clear_alert(AlertCode::Withheld);
             }
             // The next poll asks for the timestamp without an entity tag.

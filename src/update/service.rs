@@ -108,11 +108,9 @@ impl Updater {
             _ => {}
         }
         self.stats.poll(PollState {
-            at: self.time.now(),
             state: outcome.state,
             reason: outcome.reason.clone(),
             generation: self.trust.active().map_or(Generation(0), Opened::generation),
-            fresh_at: self.trust.fresh_at(),
             clock_synchronised: self.time.synchronised(),
             disk_free_bytes: self.store.free_bytes(),
         });

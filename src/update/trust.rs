@@ -27,8 +27,6 @@ pub(super) struct SiteTrust {
     active: Option<Opened>,
     /// The contents of the active release that were found good.
     checked: CheckedContents,
-    /// When signed metadata was last found current.
-    fresh_at: Option<UnixTime>,
 }
 
 /// Metadata that was verified, and the state on disk that it is part of.
@@ -40,7 +38,7 @@ struct LoadedTrust {
 impl SiteTrust {
     /// Trust that was not read yet.
     pub(super) fn new(store: Store, stats: Stats, time: Timekeeper) -> Self {
-        Self { store, stats, time, known: None, active: None, checked: CheckedContents::new(), fresh_at: None }
+        Self { store, stats, time, known: None, active: None, checked: CheckedContents::new() }
     }
 
     /// The verified release that is served.
@@ -53,14 +51,9 @@ impl SiteTrust {
         self.active = release;
     }
 
-    /// When signed metadata was last found current.
-    pub(super) const fn fresh_at(&self) -> Option<UnixTime> {
-        self.fresh_at
-    }
-
-    /// Signed metadata was found current.
-    pub(super) const fn found_current(&mut self, now: UnixTime) {
-        self.fresh_at = Some(now);
+    /// Signed metadata was found current just now.
+    pub(super) fn found_current(&self) {
+        self.stats.found_current();
     }
 
     /// The metadata that is trusted.

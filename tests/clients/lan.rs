@@ -136,6 +136,8 @@ pub struct Lan {
     pub dir: PathBuf,
     switch: Host,
     pub site: Host,
+    /// What the appliance's configuration names as the LAN.
+    pub interface: &'static str,
     host: Host,
     processor: Option<usize>,
     router: Option<Running>,
@@ -175,6 +177,7 @@ impl Lan {
             dir,
             switch,
             site,
+            interface: "eth0",
             host,
             processor,
             router: running,
@@ -186,7 +189,7 @@ impl Lan {
     }
 
     fn capture(&mut self) {
-        let words = ["tcpdump", "-i", "br0", "-n", "-e", "-U", "-w", "lan.pcap", "udp port 67 or udp port 68"];
+        let words = ["tcpdump", "-i", "br0", "-n", "-e", "-U", "-w", "lan.pcap", "udp port 67 or udp port 68 or vlan"];
         let mut words: Vec<String> = words.map(str::to_owned).to_vec();
         words[7] = self.dir.join("lan.pcap").to_str().unwrap().to_owned();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -236,8 +239,9 @@ impl Lan {
     pub fn start(&mut self, dhcp: &str) {
         let state = self.dir.join("state");
         let config = format!(
-            "[lan]\ninterface = \"eth0\"\n[storage]\nstate = {:?}\n[status]\nsocket = {:?}\n[dhcp]\n{dhcp}\n\
+            "[lan]\ninterface = {:?}\n[storage]\nstate = {:?}\n[status]\nsocket = {:?}\n[dhcp]\n{dhcp}\n\
              phone-classes = [\"Polycom-\", \"AastraIPPhone\"]\n",
+            self.interface,
             state.to_str().unwrap(),
             self.dir.join("status.sock").to_str().unwrap(),
         );

@@ -20,6 +20,7 @@ mod fleet;
 mod hq;
 mod image;
 mod lan;
+mod lan_host;
 mod net;
 mod process;
 mod router;

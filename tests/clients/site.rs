@@ -25,6 +25,8 @@ pub struct Deployment {
     pub lan: Host,
     pub fleet: PathBuf,
     pub state: PathBuf,
+    /// What the appliance's configuration names as the LAN.
+    pub interface: String,
     /// What `lineside` is started with, for example another clock.
     pub under: Vec<String>,
     /// What `lineside-hq serve` is started with.
@@ -58,9 +60,20 @@ impl Deployment {
             fs::write(&path, format!("{before}\nrepository = \"{repository}\"\nurl = {after}")).unwrap();
         }
         let state = dir.join("state");
-        let (under, hq_under) = (Vec::new(), Vec::new());
-        let mut this =
-            Self { appliance: None, serve: None, hq, site, lan, fleet, state, under, hq_under, phones: 0, net };
+        let mut this = Self {
+            appliance: None,
+            serve: None,
+            hq,
+            site,
+            lan,
+            fleet,
+            state,
+            interface: "lan0".to_owned(),
+            under: Vec::new(),
+            hq_under: Vec::new(),
+            phones: 0,
+            net,
+        };
         this.serve();
         this
     }
@@ -81,8 +94,9 @@ impl Deployment {
         let path = self.net.dir().join("lineside.toml");
         let (state, socket) = (self.state.display(), self.socket().display().to_string());
         let settings = format!(
-            "[lan]\ninterface = \"lan0\"\n[storage]\nstate = \"{state}\"\n[update]\npoll-seconds = 60\n[status]\nsocket = \"{socket}\"\n\
+            "[lan]\ninterface = \"{}\"\n[storage]\nstate = \"{state}\"\n[update]\npoll-seconds = 60\n[status]\nsocket = \"{socket}\"\n\
              [image]\nstate = \"{}\"\n",
+            self.interface,
             self.image_state().display()
         );
         fs::write(&path, settings).unwrap();

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::completed_offer::Exchange;
-use crate::heard::Overheard;
+use crate::heard::{Overheard, TftpPointer};
 use ids::MacAddr;
 
 /// Something to send or to report.
@@ -70,8 +70,10 @@ pub enum Event {
         phone: MacAddr,
         /// The router, by its server identifier (RFC 2132 §9.7).
         server: Ipv4Addr,
-        /// What its options 66 and 150 name.
+        /// The servers that its options name, as people read them.
         tftp: Vec<String>,
+        /// The same, and which option names each.
+        pointers: Vec<TftpPointer>,
     },
     /// We completed nothing.
     NotCompleted(NotCompleted),

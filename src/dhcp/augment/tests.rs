@@ -261,6 +261,34 @@ fn a_router_that_points_phones_itself_is_left_alone() {
     }
 }
 
+// A5.
+#[test]
+fn what_a_router_says_to_other_vendors_or_of_us_in_a_vendors_option_does_not_cost_a_phone_its_files() {
+    let asking = |asked: &[u8]| {
+        let mut bytes = question::emit(Question::Discover(None), PHONE, 5);
+        bytes.truncate(243);
+        options::emit(OptionCode::ParameterRequestList, asked, &mut bytes);
+        bytes.push(255);
+        bytes
+    };
+    let (here, elsewhere) = (&b"tftp://192.168.1.2/"[..], &b"tftp://10.9.9.9"[..]);
+    for (asked, option, value, left_alone) in [
+        (&[1, 3, 66, 160][..], 160, elsewhere, true),
+        (&[1, 3, 66, 160], 160, here, false),
+        (&[1, 3, 66, 150], 160, elsewhere, false),
+        (&[1, 3, 43, 66], 43, elsewhere, true),
+        (&[1, 3, 43, 66], 43, &[1, 4, 0, 0, 0, 2], false),
+        (&[1, 3], 66, here, true),
+        (&[1, 3], 66, b"\0", false),
+    ] {
+        let mut lan = TestLan::new();
+        lan.relays(&asking(asked));
+        let actions = lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(option, value)]));
+        let told = actions.iter().any(|act| matches!(act, Action::Tell(Event::Points { .. })));
+        assert_eq!((told, lan.select(ROUTER, ADDRESS).is_none()), (left_alone, left_alone), "{asked:?} {option}");
+    }
+}
+
 // A6, RFC 2131 §4.4.5.
 #[test]
 fn a_renewal_is_between_phone_and_router() {

@@ -29,7 +29,7 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
             let text = format!("{server} refused {phone} after its lease was completed; it is left alone for a day");
             stats.alert(AlertCode::DhcpAugmentNak, text);
         }
-        Event::Points { phone, server, tftp } => {
+        Event::Points { phone, server, tftp, .. } => {
             stats.count("dhcp.augment.pointed");
             let here = tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name));
             if !here {

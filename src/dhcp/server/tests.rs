@@ -103,9 +103,9 @@ fn a_refusal_and_a_router_that_points_elsewhere_are_reported() {
     let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
     site.event(Event::Refused { phone: PHONE, server: ROUTER });
     assert_eq!(site.server.stats.counter("alert.dhcp-augment-nak"), 1);
-    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["192.168.1.2".to_owned()] });
+    site.event(points("192.168.1.2"));
     assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 0);
-    site.event(Event::Points { phone: PHONE, server: ROUTER, tftp: vec!["10.0.0.9".to_owned()] });
+    site.event(points("10.0.0.9"));
     assert_eq!(site.server.stats.counter("alert.dhcp-points-elsewhere"), 1);
 }
 
@@ -433,4 +433,9 @@ fn address_in(reply: &[u8]) -> Ipv4Addr {
 
 fn spoke(server: Ipv4Addr, tftp: &[&str]) -> Overheard {
     Overheard::answer(server, OWN, tftp)
+}
+
+fn points(tftp: &str) -> Event {
+    let pointers = crate::heard::TftpPointer::of_text(66, tftp);
+    Event::Points { phone: PHONE, server: ROUTER, tftp: vec![tftp.to_owned()], pointers }
 }

@@ -24,7 +24,7 @@ use tracing::debug;
 use super::cpu_share::{self, CpuShare};
 use crate::augment::{Action, Augment, Event, MAX_SERVERS};
 use crate::completed_lease::CompletedLease;
-use crate::heard::ServerMessage;
+use crate::heard::{Overheard, ServerMessage};
 use crate::message::{MessageKind, Request};
 use crate::question::{self, Question};
 use crate::responder::{Destination, Verdict, respond_to_inform};
@@ -289,6 +289,13 @@ impl Worker {
             if *datagram.source.ip() != self.identity.address {
                 let scope = augments.then_some(&orders.scope);
                 augment.hear_server(scope, &message, &taken, now, actions);
+            }
+            return;
+        }
+        let foreign = *datagram.source.ip() != self.identity.address;
+        if let Some(said) = Overheard::unreadable(datagram.payload, *datagram.source.ip(), |_| false) {
+            if foreign {
+                actions.push(Action::Tell(Event::Heard(Box::new(said))));
             }
             return;
         }

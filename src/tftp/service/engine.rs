@@ -382,7 +382,7 @@ impl Engine {
     /// Somebody outside the LAN asked. There is no answer, only this trace.
     fn outside_lan(&self, address: Ipv4Addr) {
         debug!(%address, "a request from outside the LAN");
-        self.stats.count("tftp.outside-lan");
+        self.stats.asked_from_outside(address);
     }
 
     fn open(&mut self, ticket: Ticket, peer: SocketAddrV4, waits: Waits, now: Instant) {

@@ -1,0 +1,208 @@
+//! Which interface is the LAN, and which of its addresses. Pure.
+//!
+//! Without a name in the settings, an interface can be the LAN if phones can be on it: an Ethernet or Wi-Fi interface
+//! that is up, has a carrier and has a private IPv4 address of a network with room for phones. Tunnels, ports of a
+//! bridge or bond, and bridges that only containers are on, are none. A link-local address (RFC 3927) counts only where
+//! there is no other. Interfaces on one and the same network are one LAN; on several networks a person has to say which.
+
+use std::net::Ipv4Addr;
+
+use libc::{ARPHRD_ETHER, IFF_LOOPBACK, IFF_LOWER_UP, IFF_NOARP, IFF_POINTOPOINT, IFF_UP};
+
+use super::links::{Link, LinkAddress};
+use super::{BesideLan, InterfaceError, LanInterface};
+use ids::{Lan, is_private};
+
+/// Kinds of interfaces that lead somewhere else than to a LAN: tunnels and VPNs, and what is none at all.
+const NO_LAN: &[&str] = &[
+    "dummy",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ifb",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "nlmon",
+    "ppp",
+    "sit",
+    "tun",
+    "vcan",
+    "vrf",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+];
+/// Kinds whose ports carry the address of their master.
+const MASTERS: &[&str] = &["bridge", "bond", "team", "openvswitch"];
+
+/// The interface of the LAN and the address on it. `before` is the address that was served until now.
+pub(super) fn choose<'a>(
+    links: &'a [Link],
+    name: Option<&str>,
+    allow_loopback: bool,
+    before: Option<Lan>,
+) -> Result<(&'a Link, Lan), InterfaceError> {
+    let Some(name) = name else { return the_only_one(links) };
+    let link = match (named(links, name), name.parse::<Ipv4Addr>()) {
+        (Some(link), _) => link,
+        (None, Ok(address)) => return with_address(links, address, allow_loopback),
+        (None, Err(_)) => {
+            return Err(InterfaceError::NotFound { name: name.to_owned(), available: describe(links) });
+        }
+    };
+    let mut fitting: Vec<&LinkAddress> =
+        link.addresses.iter().filter(|found| fits(link, found.lan, allow_loopback)).collect();
+    // What is served stays. Only a link-local address gives way to one that somebody gave this host.
+    fitting.sort_by_key(|found| {
+        let makeshift = found.lan.address().is_link_local();
+        (makeshift, Some(found.lan) != before, found.lan.prefix_len() > 30, found.secondary)
+    });
+    match (fitting.first(), link.addresses.first()) {
+        (Some(found), _) => Ok((link, found.lan)),
+        (None, Some(found)) => Err(InterfaceError::Public { name: link.name.clone(), address: found.lan.address() }),
+        (None, None) => Err(InterfaceError::NoAddress { name: link.name.clone(), available: describe(links) }),
+    }
+}
+
+/// The interface of this name. A label (`eth0:1`) is a name that an address was given; it means the interface.
+fn named<'a>(links: &'a [Link], name: &str) -> Option<&'a Link> {
+    let called = |name: &str| links.iter().find(|link| link.name == name);
+    called(name).or_else(|| called(name.split_once(':')?.0))
+}
+
+fn with_address(links: &[Link], address: Ipv4Addr, allow_loopback: bool) -> Result<(&Link, Lan), InterfaceError> {
+    let mut all = links.iter().flat_map(|link| link.addresses.iter().map(move |found| (link, found.lan)));
+    match all.find(|(_, lan)| lan.address() == address) {
+        Some((link, lan)) if fits(link, lan, allow_loopback) => Ok((link, lan)),
+        Some((link, _)) => Err(InterfaceError::Public { name: link.name.clone(), address }),
+        None => Err(InterfaceError::NoSuchAddress { address, available: describe(links) }),
+    }
+}
+
+fn fits(link: &Link, lan: Lan, allow_loopback: bool) -> bool {
+    let address = lan.address();
+    if link.has(IFF_LOOPBACK) { allow_loopback && address.is_loopback() } else { is_private(address) }
+}
+
+fn the_only_one(links: &[Link]) -> Result<(&Link, Lan), InterfaceError> {
+    let mut fitting: Vec<(&Link, Lan)> = Vec::new();
+    for link in links.iter().filter(|link| why_no_lan(links, link).is_none()) {
+        let private = link.addresses.iter().filter(|found| is_private(found.lan.address()) && has_room(found.lan));
+        let first = private.min_by_key(|found| (found.lan.address().is_link_local(), found.secondary));
+        fitting.extend(first.map(|found| (link, found.lan)));
+    }
+    if fitting.iter().any(|(_, lan)| !lan.address().is_link_local()) {
+        fitting.retain(|(_, lan)| !lan.address().is_link_local());
+    }
+    // A cable before Wi-Fi, then the kernel's order.
+    fitting.sort_by_key(|(link, _)| link.wireless);
+    let Some((link, lan)) = fitting.first().copied() else { return Err(InterfaceError::None(describe(links))) };
+    if fitting.iter().all(|(_, other)| one_network(lan, *other)) {
+        return Ok((link, lan));
+    }
+    fitting.sort_by_key(|(link, _)| link.index);
+    let texts: Vec<String> = fitting.iter().map(|(link, lan)| format!("{} ({lan})", link.name)).collect();
+    Err(InterfaceError::Several(texts.join(", ")))
+}
+
+/// Why phones cannot be on an interface, whatever its addresses are. `None` if they can.
+fn why_no_lan(links: &[Link], link: &Link) -> Option<&'static str> {
+    let is_port = link.master.is_some_and(|master| {
+        links.iter().any(|other| other.index == master && MASTERS.contains(&other.kind.as_str()))
+    });
+    let mut ports = links.iter().filter(|port| port.master == Some(link.index));
+    if link.has(IFF_LOOPBACK) {
+        Some("loopback")
+    } else if !link.has(IFF_UP) {
+        Some("down")
+    } else if link.has(IFF_POINTOPOINT) || NO_LAN.contains(&link.kind.as_str()) {
+        Some("a tunnel")
+    } else if link.hardware != ARPHRD_ETHER || link.has(IFF_NOARP) || link.mac.iter().all(|byte| *byte == 0) {
+        Some("no Ethernet")
+    } else if is_port {
+        Some("a port of another interface")
+    } else if link.kind == "bridge" && ports.all(is_virtual_port) {
+        Some("a bridge without a network card")
+    } else if !link.has(IFF_LOWER_UP) {
+        Some("no carrier")
+    } else {
+        None
+    }
+}
+
+/// Whether a port of a bridge leads to a container or a virtual machine. Container engines and the kernel name such ends
+/// `veth…`; an end with a name of its own was made by a person, who may well have phones behind it.
+fn is_virtual_port(port: &Link) -> bool {
+    port.kind == "tun" || (port.kind == "veth" && port.name.starts_with("veth"))
+}
+
+/// Whether a network has room for this host, a phone and a broadcast address.
+const fn has_room(lan: Lan) -> bool {
+    lan.prefix_len() <= 30
+}
+
+/// Whether two addresses are of one network, also where one of them has too long or too short a prefix.
+const fn one_network(one: Lan, other: Lan) -> bool {
+    one.contains(other.address()) || other.contains(one.address())
+}
+
+/// See [`super::beside`]. `for_all` is the value of a `net.ipv4.conf.all` setting: the larger of it and the interface's own
+/// holds.
+pub(super) fn beside(links: &[Link], lan: &LanInterface, for_all: impl Fn(&str) -> u32) -> BesideLan {
+    let own = links.iter().find(|link| link.index == lan.index);
+    let mut beside = BesideLan::default();
+    let further = own.into_iter().flat_map(|link| &link.addresses).map(|found| found.lan);
+    beside.addresses.extend(further.filter(|other| *other != lan.lan && !other.address().is_link_local()));
+    // Every link has link-local addresses of the same network, whether it is the same LAN or not.
+    if lan.address().is_link_local() || lan.address().is_loopback() {
+        return beside;
+    }
+    let strict = own.map_or(0, |link| link.rp_filter).max(for_all("rp_filter")) == 1;
+    for link in links.iter().filter(|link| link.index != lan.index && why_no_lan(links, link).is_none()) {
+        let on_lan = |found: &&LinkAddress| has_room(found.lan) && one_network(found.lan, lan.lan);
+        let Some(found) = link.addresses.iter().find(on_lan) else { continue };
+        // 1, 2 and 8: no ARP answer on an interface for the address of another one.
+        let quiet = matches!(link.arp_ignore.max(for_all("arp_ignore")), 1 | 2 | 8);
+        let (name, address, served) = (&link.name, found.lan.address(), lan.address());
+        if !quiet {
+            beside.doubled.push(format!(
+                "{} ({served}) and {name} ({address}) are on one LAN: phones that learn {name}'s hardware address for \
+                 {served} get no answer; unplug {name}, or set sysctl net.ipv4.conf.all.arp_ignore=1 and arp_announce=2",
+                lan.name
+            ));
+        } else if strict {
+            beside.doubled.push(format!(
+                "{} ({served}) and {name} ({address}) are on one LAN, and the kernel may drop what phones send to \
+                 {served}; unplug {name}, or set sysctl net.ipv4.conf.all.rp_filter=2",
+                lan.name
+            ));
+        }
+    }
+    beside
+}
+
+/// Lists the interfaces for a message: `eth0 (192.168.1.2/24), wg0 (10.8.0.2/24, a tunnel), wlan0 (no IPv4 address)`.
+fn describe(links: &[Link]) -> String {
+    let mut sorted: Vec<&Link> = links.iter().collect();
+    sorted.sort_by_key(|link| (link.has(IFF_LOOPBACK), link.index));
+    let texts: Vec<String> = sorted
+        .into_iter()
+        .map(|link| {
+            let mut parts: Vec<String> = link.addresses.iter().map(|found| found.lan.to_string()).collect();
+            if parts.is_empty() {
+                parts.push("no IPv4 address".to_owned());
+            }
+            parts.extend(why_no_lan(links, link).filter(|_| !link.has(IFF_LOOPBACK)).map(str::to_owned));
+            format!("{} ({})", link.name, parts.join(", "))
+        })
+        .collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests;
