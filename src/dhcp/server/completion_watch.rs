@@ -87,6 +87,8 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_700_000_000);
+    /// What `status` keeps of the text of an alert.
+    const MAX_ALERT_BYTES: usize = 255;
 
     #[test]
     fn a_message_without_room_is_told_at_once_and_the_rest_when_nobody_is_helped() {
@@ -109,7 +111,7 @@ mod tests {
         for reason in NotCompleted::ALL {
             let elsewhere = matches!(reason, NotCompleted::Quiet | NotCompleted::Malformed);
             assert_eq!(words(reason, true).is_none(), elsewhere, "{reason:?}");
-            assert!(words(reason, true).is_none_or(|text| text.len() < status::MAX_TEXT_BYTES), "{reason:?}");
+            assert!(words(reason, true).is_none_or(|text| text.len() < MAX_ALERT_BYTES), "{reason:?}");
         }
     }
 }
