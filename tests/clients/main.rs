@@ -12,6 +12,7 @@
 mod attacks;
 mod dhcp;
 mod dhcp_harm;
+mod dhcp_judged;
 mod dhcp_modes;
 mod disk;
 mod fleet;
