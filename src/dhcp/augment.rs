@@ -27,6 +27,7 @@ pub mod completed_offer;
 mod phone;
 mod phones;
 mod relay_retry;
+mod transactions;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -37,20 +38,17 @@ pub use self::action::{Action, Event, NotCompleted};
 pub use self::completed_offer::{CompletedOffer, Exchange};
 use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
 use self::phones::Phones;
-use self::relay_retry::RelayRetry;
+use self::relay_retry::{RelayBudget, RelayRetry};
+use self::transactions::{Asked, Transactions};
 use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage, TftpPointer};
 use super::message::{BROADCAST, MessageKind, Request};
 use super::options::OptionCode;
 use super::scope::DhcpScope;
-use ids::{MacAddr, Rate, TokenBucket};
+use ids::MacAddr;
 
 /// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);
-/// DISCOVERs that are relayed for phones that the inventory lists.
-const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
-/// The same for other devices that say they are phones.
-const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The most routers that are asked.
 pub const MAX_SERVERS: usize = 4;
 
@@ -73,25 +71,9 @@ pub struct Augment {
     deferred: Vec<MacAddr>,
     relays: RelayBudget,
     relay_retry: RelayRetry,
-    /// The transaction of our own DISCOVER.
-    own_xid: Option<u32>,
+    /// The transactions of our own DISCOVERs.
+    own: Asked,
     xids: Transactions,
-}
-
-/// How many DISCOVERs may be relayed.
-#[derive(Debug, Default)]
-struct RelayBudget {
-    listed: TokenBucket,
-    unlisted: TokenBucket,
-}
-
-impl RelayBudget {
-    /// Takes one from what listed phones or all others have. Says whether there was one.
-    fn allow(&mut self, listed: bool, now: Instant) -> bool {
-        let (bucket, rate) =
-            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
-        bucket.take(rate, now).is_ok()
-    }
 }
 
 impl Augment {
@@ -103,8 +85,8 @@ impl Augment {
             deferred: Vec::new(),
             relays: RelayBudget::default(),
             relay_retry: RelayRetry::default(),
-            own_xid: None,
-            xids: Transactions(seed),
+            own: Asked::default(),
+            xids: Transactions::new(seed),
         }
     }
 
@@ -115,6 +97,7 @@ impl Augment {
             return;
         }
         self.servers = servers;
+        self.own.retain(&self.servers);
         let known = |offer: &CompletedOffer| self.servers.contains(&offer.server);
         for phone in self.phones.iter_mut() {
             if let Some(discovery) = &mut phone.discovery {
@@ -150,7 +133,7 @@ impl Augment {
                 && scope.lan.contains(offer.yiaddr)
                 && pointers_for(&scope.tftp, &discover, &offer).is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
-            let Some(offer) = made.filter(|_| fits) else { continue };
+            let Some(offer) = made.ok().filter(|_| fits) else { continue };
             let Some(phone) = self.phones.admit(mac, listed, now) else { continue };
             phone.last_seen = Some(now);
             // What was seen since the restart is newer.
@@ -161,7 +144,7 @@ impl Augment {
     /// Relays a DISCOVER of our own, to find out whether this router answers relay agents at all.
     pub fn relay_own(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Action {
         let xid = self.xids.next();
-        self.own_xid = Some(xid);
+        self.own.put(server, xid);
         Action::Relay(server, completed_offer::relayed(discover, relay, xid))
     }
 
@@ -214,21 +197,21 @@ impl Augment {
             return out.push(NotCompleted::NotRelayed.into());
         }
         phone.last_seen = Some(now);
-        let xid = self.xids.next();
-        phone.discovery = Some(Discovery {
-            discover: request.clone(),
-            bytes: bytes.to_vec(),
-            xid,
-            at: now,
-            offers: Vec::new(),
-            choice: Choice::Open,
-        });
-        for &server in &self.servers {
+        let asked = Asked::new(&self.servers, &mut self.xids);
+        for (server, xid) in asked.iter() {
             out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server(), xid)));
             if listed {
                 self.relay_retry.relayed(mac, server, xid, now);
             }
         }
+        phone.discovery = Some(Discovery {
+            discover: request.clone(),
+            bytes: bytes.to_vec(),
+            asked,
+            at: now,
+            offers: Vec::new(),
+            choice: Choice::Open,
+        });
     }
 
     /// RFC 2131 §4.3.2: which state a client is in shows in what it filled in (table 4).
@@ -320,8 +303,9 @@ impl Augment {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let of_phone = |phone: &AugmentedPhone| phone.discovery.as_ref().is_some_and(|it| it.xid == message.xid);
-        let asked = self.own_xid == Some(message.xid) || self.phones.get(message.chaddr).is_some_and(of_phone);
+        let is_answer = |asked: &Asked| asked.xid_of(message.server) == Some(message.xid);
+        let of_phone = |phone: &AugmentedPhone| phone.discovery.as_ref().is_some_and(|it| is_answer(&it.asked));
+        let asked = is_answer(&self.own) || self.phones.get(message.chaddr).is_some_and(of_phone);
         let answers = if asked && !message.giaddr.is_unspecified() { Answers::Us(None) } else { Answers::Others };
         out.push(Action::Tell(Event::Heard(Box::new(message.overheard(answers)))));
         let Some(scope) = scope else { return };
@@ -355,9 +339,16 @@ impl Augment {
         let (mac, server, address) = (message.chaddr, message.server, message.yiaddr);
         let Some(phone) = self.phones.get_mut(mac) else { return };
         // The router answers us as a relay agent. If the phone wants broadcasts, the phone hears the answer, too.
-        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server();
-        let discovery = phone.discovery.as_mut().filter(answers_us);
-        let Some(discovery) = discovery.filter(|discovery| discovery.is_current(now)) else { return };
+        let discovery = phone.discovery.as_mut().filter(|it| message.giaddr == scope.server() && it.is_current(now));
+        let Some(discovery) = discovery else { return };
+        // Each router knows its own transaction only. The address that the message comes from is not looked at: routers
+        // with several addresses answer a relay from another one than they name, and any device can write any address.
+        if discovery.asked.xid_of(server) != Some(message.xid) {
+            if discovery.asked.is_forged(server, message.xid) {
+                out.push(NotCompleted::Forged.into());
+            }
+            return;
+        }
         // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
         let wrong = !scope.lan.contains(address)
             || [scope.server(), scope.lan.broadcast(), server].contains(&address)
@@ -370,14 +361,22 @@ impl Augment {
             let tftp = pointers.iter().map(|pointer| pointer.server.to_string()).collect();
             return out.push(Action::Tell(Event::Points { phone: mac, server, tftp, pointers }));
         }
-        let Some(made) = CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) else {
-            return out.push(NotCompleted::NoRoom.into());
+        let made = match CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) {
+            Ok(made) => made,
+            Err(reason) => return out.push(reason.into()),
         };
         discovery.offers.retain(|other| other.server != server);
         if let Some(since) = discovery.choice.settle_missed(server, address) {
             out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
             phone.lease = Some(RouterLease { offer: made, since, passed: Duration::ZERO });
             return;
+        }
+        // RFC 4039: a router that grants rapid commit has leased by now, and the phone sends no REQUEST. If it does send one,
+        // its lease begins anew with that.
+        if completed_offer::wants_rapid_commit(&discovery.discover) {
+            out.push(NotCompleted::RapidCommit.into());
+            out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
+            phone.lease = Some(RouterLease { offer: made.clone(), since: discovery.at, passed: Duration::ZERO });
         }
         if scope.chooses_by_offer(&discovery.discover) {
             out.push(reply(&discovery.discover, address, made.offer(&discovery.discover)));
@@ -397,7 +396,10 @@ impl Augment {
     pub fn tick(&mut self, scope: Option<&DhcpScope>, now: Instant, out: &mut Vec<Action>) {
         while let Some((mac, server, xid)) = self.relay_retry.next(now) {
             let Some((scope, phone)) = scope.zip(self.phones.get(mac)) else { continue };
-            let Some(discovery) = phone.discovery.as_ref().filter(|discovery| discovery.xid == xid) else { continue };
+            let Some(discovery) = phone.discovery.as_ref() else { continue };
+            if discovery.asked.xid_of(server) != Some(xid) {
+                continue;
+            }
             let recent = |at: Instant| now.saturating_duration_since(at) < RELAY_VALID;
             let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
                 || discovery.offers.iter().any(|offer| offer.server == server);
@@ -413,9 +415,9 @@ impl Augment {
                 Some(waiting) if !waiting.is_due(now) => return true,
                 Some(&DeferredRequest { server, address, since, .. }) => {
                     discovery.choice = Choice::Missed { server, address, since, repeated: None };
-                    if let Some(scope) = scope {
+                    if let Some((scope, xid)) = scope.zip(discovery.asked.xid_of(server)) {
                         discovery.at = now;
-                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), discovery.xid);
+                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), xid);
                         out.push(Action::Relay(server, message));
                     }
                 }
@@ -464,19 +466,6 @@ fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Action {
     // RFC 2131 §4.1: a client that has the address already (ciaddr) is reached there.
     let broadcast = request.flags & BROADCAST != 0 && request.ciaddr.is_unspecified();
     Action::Reply { mac: request.chaddr, address, broadcast, message }
-}
-
-/// Transactions that a stranger cannot guess (SplitMix64).
-#[derive(Debug)]
-struct Transactions(u64);
-
-impl Transactions {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
-    }
 }
 
 #[cfg(test)]

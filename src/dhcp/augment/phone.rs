@@ -7,7 +7,8 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::completed_offer::CompletedOffer;
+use super::completed_offer::{CompletedOffer, INFINITE};
+use super::transactions::Asked;
 use crate::message::Request;
 use ids::{Rate, TokenBucket};
 
@@ -85,8 +86,8 @@ pub(super) struct Discovery {
     pub(super) discover: Request,
     /// The DISCOVER as the phone sent it, to be relayed once more.
     pub(super) bytes: Vec<u8>,
-    /// The transaction under which it was relayed.
-    pub(super) xid: u32,
+    /// The transactions in which it was relayed.
+    pub(super) asked: Asked,
     /// When it was relayed last.
     pub(super) at: Instant,
     /// What the routers are about to tell the phone, completed: one for each router that has answered.
@@ -191,6 +192,9 @@ impl RouterLease {
     /// The seconds that are left of the lease for certain: the router may have renewed it since. `None` if they are too
     /// few for an answer.
     pub(super) fn left(&self, now: Instant) -> Option<u32> {
+        if self.offer.lease_seconds == INFINITE {
+            return Some(INFINITE);
+        }
         let passed = self.passed + now.saturating_duration_since(self.since);
         // Part of a second counts as a whole one, so that nothing is longer than the router's.
         let passed = u32::try_from(passed.as_secs() + u64::from(passed.subsec_nanos() > 0)).ok()?;
