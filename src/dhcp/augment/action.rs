@@ -48,6 +48,14 @@ pub enum Event {
         /// The address that it has.
         address: Ipv4Addr,
     },
+    /// A phone got a lease of some minutes on the terms of the router's pool, because the router pings before it tells us
+    /// the phone's own.
+    Short {
+        /// The phone's hardware address (`chaddr`).
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+    },
     /// We learnt the terms of a lease after the router itself had acknowledged it. They are for the phone's next start.
     LearntLate {
         /// The address that the phone has.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use super::phone::PING;
 use ids::{MacAddr, Rate, TokenBucket};
 
 /// DISCOVERs that are relayed for phones that the inventory lists.
@@ -49,6 +50,11 @@ impl RelayRetry {
     pub(super) fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
         self.slow.clear();
         self.slow.extend_from_slice(slow);
+    }
+
+    /// Whether this router was seen to ping before it offers.
+    pub(super) fn pings(&self, server: Ipv4Addr) -> bool {
+        self.slow.iter().any(|(slow, takes)| *slow == server && *takes >= PING)
     }
 
     /// A DISCOVER was relayed to this router in this transaction.
