@@ -13,6 +13,7 @@ mod attacks;
 mod dhcp;
 mod dhcp_harm;
 mod dhcp_modes;
+mod dhcp_routers;
 mod disk;
 mod fleet;
 mod hq;
