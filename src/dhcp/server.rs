@@ -323,6 +323,7 @@ impl DhcpServer {
                 out.remember.extend(exchange.map(|exchange| (exchange.to_keep(address), now.wall)));
                 self.fetches.expect(phone, now.wall);
             }
+            Event::Short { phone, .. } => self.fetches.expect(phone, now.wall),
             Event::Rebound { .. }
             | Event::Offered(_)
             | Event::Refused { .. }

@@ -14,6 +14,7 @@ mod dhcp;
 mod dhcp_harm;
 mod dhcp_judged;
 mod dhcp_modes;
+mod dhcp_routers;
 mod disk;
 mod fleet;
 mod hq;

@@ -17,6 +17,11 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
             stats.count("dhcp.augment.ack");
             debug!(device = %phone, %address, "the router's lease was completed");
         }
+        Event::Short { phone, address } => {
+            stats.count("dhcp.augment.ack");
+            stats.count("dhcp.augment.short");
+            debug!(device = %phone, %address, "a lease of some minutes on the terms of the router's pool");
+        }
         Event::Rebound { phone, address } => {
             stats.count("dhcp.augment.ack");
             debug!(device = %phone, %address, "the router's lease was completed at a rebind");
