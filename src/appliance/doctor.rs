@@ -49,7 +49,8 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
         .hint("run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
     // Without packet sockets it cannot ask as a relay agent, and says so.
     let relay = RelayClient::open(&lan.name, lan.address()).ok();
-    let mut examination = Examination { own: lan.address(), findings: Findings::new(relay.is_some()), ..Examination::default() };
+    let mut examination =
+        Examination { own: lan.address(), findings: Findings::new(relay.is_some()), ..Examination::default() };
     let end = Instant::now() + LISTEN;
     let mut ask = tokio::time::interval(ASK_EVERY);
     loop {
@@ -168,10 +169,11 @@ impl Examination {
 async fn resolve_names(findings: &mut Findings) {
     for name in findings.names() {
         let found = tokio::time::timeout(RESOLVE_WITHIN, tokio::net::lookup_host((name.as_str(), 69))).await;
-        let addresses = found.ok().and_then(Result::ok).into_iter().flatten().filter_map(|address| match address.ip() {
-            std::net::IpAddr::V4(address) => Some(address),
-            std::net::IpAddr::V6(_) => None,
-        });
+        let addresses =
+            found.ok().and_then(Result::ok).into_iter().flatten().filter_map(|address| match address.ip() {
+                std::net::IpAddr::V4(address) => Some(address),
+                std::net::IpAddr::V6(_) => None,
+            });
         let addresses = addresses.collect();
         findings.resolved.insert(name, addresses);
     }

@@ -221,7 +221,9 @@ impl LanView {
         let unreadable = self.unreadable().next().map(unreadable_in_words);
         let stranger = || self.strangers.keys().next();
         unreadable.or_else(|| {
-            stranger().map(|address| format!("{address} speaks as a DHCP server to devices of this LAN, and does not answer us"))
+            stranger().map(|address| {
+                format!("{address} speaks as a DHCP server to devices of this LAN, and does not answer us")
+            })
         })
     }
 

@@ -337,6 +337,11 @@ impl Leases {
         }
     }
 
+    /// Whether another device holds a lease under the same identifier as this one.
+    pub fn is_shared(&self, lease: &Lease) -> bool {
+        self.records_of(&lease.client).any(|other| other.mac != lease.mac && other.state == LeaseState::Bound)
+    }
+
     /// The clients that two devices or more hold leases under, each with its devices.
     pub fn shared(&self, now: UnixTime) -> Vec<Vec<&Lease>> {
         let live = |record: &&Lease| record.state == LeaseState::Bound && record.holds(now);

@@ -89,9 +89,10 @@ impl DhcpScope {
             _ if seen.leasing && range.is_some() => (ActiveMode::All, "all (auto)", None),
             ([], _) if seen.listening => looking,
             // Where somebody answers who cannot be read, his leases cannot be completed, and beside him none may be given.
-            ([], _) if seen.unknown_server.is_some() => {
-                inform(format!("{}, so that nothing is leased or completed here", seen.unknown_server.unwrap_or_default()))
-            }
+            ([], _) if seen.unknown_server.is_some() => inform(format!(
+                "{}, so that nothing is leased or completed here",
+                seen.unknown_server.unwrap_or_default()
+            )),
             ([], _) if range.is_some() && seen.alone => (ActiveMode::All, "all (auto)", None),
             ([], _) if range.is_some() => looking,
             ([], _) => {
@@ -254,12 +255,9 @@ mod tests {
     #[test]
     fn what_a_router_says_of_tftp_is_reported_as_far_as_it_is_wrong() {
         let pointed = Some("to 10.0.0.9, which is not this machine first, then here (192.168.1.2)");
-        for (points, reported) in [
-            (Points::Partly, true),
-            (Points::Elsewhere, true),
-            (Points::Unsure, false),
-            (Points::Here, false),
-        ] {
+        for (points, reported) in
+            [(Points::Partly, true), (Points::Elsewhere, true), (Points::Unsure, false), (Points::Here, false)]
+        {
             for wanted in [DhcpMode::Auto, DhcpMode::Augment] {
                 let scope = chosen(wanted, &LanEvidence { servers: &[points], pointed, ..PLAIN });
                 let problem = scope.problem.unwrap_or_default();

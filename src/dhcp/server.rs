@@ -255,7 +255,11 @@ impl DhcpServer {
                     _ => "dhcp.ack",
                 };
                 if let Some(lease) = change {
+                    let is_shared = lease.state == LeaseState::Bound && self.leases.table().is_shared(&lease);
                     self.change(lease, out);
+                    if is_shared {
+                        self.judge(now);
+                    }
                 }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
@@ -313,7 +317,9 @@ impl DhcpServer {
         fast_path_report::report(&event, &self.choice.in_force().tftp, &self.stats);
         match &event {
             Event::NotCompleted(reason) => self.judgement.completions.failed(*reason, now.wall),
-            Event::Completed { .. } | Event::Rebound { .. } | Event::Offered(_) => self.judgement.completions.completed(),
+            Event::Completed { .. } | Event::Rebound { .. } | Event::Offered(_) => {
+                self.judgement.completions.completed()
+            }
             _ => {}
         }
         match event {

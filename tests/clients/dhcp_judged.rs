@@ -26,7 +26,9 @@ fn a_router_that_ignores_relay_agents_is_named_and_doctor_does_not_say_augment()
         _ => vec![],
     });
     let output = doctor(&lan);
-    for part in ["10.78.0.9 does not answer relay agents", "Take mode `inform`", "relay agents   not answered", "relay=0.0.0.0"] {
+    for part in
+        ["10.78.0.9 does not answer relay agents", "Take mode `inform`", "relay agents   not answered", "relay=0.0.0.0"]
+    {
         assert!(output.contains(part), "no `{part}` in:\n{output}");
     }
     lan.serve("mode = \"auto\"", "\"dhcp-relay-refused\"");
@@ -86,8 +88,16 @@ fn an_option_66_that_is_a_url_of_ours_points_here_and_a_first_server_of_others_d
         return;
     }
     for (options, label, said) in [
-        ([&[66, 16][..], b"tftp://10.78.0.2"].concat(), "inform (auto: the router points here)", "points phones here (10.78.0.2)"),
-        ([&[66, 18][..], b"tftp://10.78.0.2/\0"].concat(), "inform (auto: the router points here)", "points phones here (10.78.0.2)"),
+        (
+            [&[66, 16][..], b"tftp://10.78.0.2"].concat(),
+            "inform (auto: the router points here)",
+            "points phones here (10.78.0.2)",
+        ),
+        (
+            [&[66, 18][..], b"tftp://10.78.0.2/\0"].concat(),
+            "inform (auto: the router points here)",
+            "points phones here (10.78.0.2)",
+        ),
         (vec![150, 8, 10, 0, 0, 9, 10, 78, 0, 2], "\"inform (auto)\"", "to 10.0.0.9 first, then here (10.78.0.2)"),
         ([&[66, 16][..], b"tftp.example.lan"].concat(), "points phones to a name", "may or may not be this machine"),
     ] {
@@ -96,7 +106,7 @@ fn an_option_66_that_is_a_url_of_ours_points_here_and_a_first_server_of_others_d
         let router = ScriptedRouter::start(&lan.pc, move |request| vec![request.reply(ROUTER, &extra)]);
         lan.serve("mode = \"auto\"", label);
         let status = lan.status();
-        assert_eq!(status.contains("\"dhcp-mode\""), label == "\"inform (auto)\"", "{options:?}\n{status}");
+        assert_eq!(status.contains("\"code\": \"dhcp-mode\""), label == "\"inform (auto)\"", "{options:?}\n{status}");
         assert!(!status.contains("dhcp-points-elsewhere"), "{status}");
         let output = doctor(&lan);
         assert!(output.contains(said), "no `{said}` in:\n{output}");
@@ -117,7 +127,8 @@ fn phones_of_a_routed_network_that_ask_through_a_relay_are_named() {
     discover[24..28].copy_from_slice(&[10, 20, 0, 1]);
     relay.send_to(&discover, format!("{BOX}:67")).unwrap();
     let named = "phones of 10.20.0.0/24 ask";
-    wait_for(Duration::from_secs(5), || lan.status().contains(named).then_some(())).unwrap_or_else(|| panic!("{}", lan.status()));
+    wait_for(Duration::from_secs(5), || lan.status().contains(named).then_some(()))
+        .unwrap_or_else(|| panic!("{}", lan.status()));
     let status = lan.status();
     assert!(status.contains("\"dhcp-other-network\"") && status.contains("only 10.78.0.0/24 is served"), "{status}");
 }
@@ -140,8 +151,11 @@ fn a_pair_that_agrees_is_one_router_and_one_that_differs_is_named_with_what_diff
         assert!(status.contains(label), "{status}");
         let differ = "10.78.0.8 and 10.78.0.9 differ: DNS";
         if second == [9, 9, 9, 9] {
-            assert!(!status.contains("\"dhcp-mode\""), "{status}");
-            assert!(output.contains("agree in all but their address") && output.contains("Take mode `augment`"), "{output}");
+            assert!(!status.contains("\"code\": \"dhcp-mode\""), "{status}");
+            assert!(
+                output.contains("agree in all but their address") && output.contains("Take mode `augment`"),
+                "{output}"
+            );
         } else {
             assert!(status.contains(differ) && output.contains(differ), "{status}\n{output}");
         }
@@ -167,7 +181,8 @@ fn two_phones_with_one_client_identifier_keep_their_addresses_over_renewals() {
         for (_, socket, mac, address) in &phones {
             let renewal = message(3, *mac, b"clone", *address, &[]);
             socket.send_to(&renewal, format!("{BOX}:67")).unwrap();
-            let (kind, yiaddr) = heard(socket, *mac).unwrap_or_else(|| panic!("no answer in round {round}\n{}", lan.log()));
+            let (kind, yiaddr) =
+                heard(socket, *mac).unwrap_or_else(|| panic!("no answer in round {round}\n{}", lan.log()));
             assert_eq!((kind, yiaddr), (5, *address), "round {round}\n{}", lan.log());
         }
         // Each starts anew, too, and nobody is moved. Its address stays on it, so that it answers ARP.

@@ -60,7 +60,9 @@ pub(super) fn advice(lan: &LanInterface, findings: &Findings) -> String {
         let _ = writeln!(out, "But {unknown}.");
     }
     if situation.servers.len() > 1 && situation.disagreement.is_none() {
-        out.push_str("These servers agree in all but their address: a pair that people set up on purpose (failover).\n");
+        out.push_str(
+            "These servers agree in all but their address: a pair that people set up on purpose (failover).\n",
+        );
     }
     let (verdict, why) = recommend(&situation);
     let _ = writeln!(out, "\nTake mode `{verdict}`: {why}\n\nWhat each mode does for a phone here:");
@@ -130,7 +132,8 @@ fn describe(out: &mut String, server: &OtherServer, findings: &Findings, own: Ip
         line("", format!("{elsewhere}, before they ask 66 or 150"));
     }
     for (name, addresses) in &findings.resolved {
-        let means = if addresses.is_empty() { "no address that this machine can find".to_owned() } else { list(addresses) };
+        let means =
+            if addresses.is_empty() { "no address that this machine can find".to_owned() } else { list(addresses) };
         line("", format!("{name} is {means}"));
     }
 }

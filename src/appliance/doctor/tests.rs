@@ -42,7 +42,9 @@ fn where_the_router_points_here_there_is_nothing_to_enter() {
 fn silence_other_pointers_and_second_servers_are_told_apart() {
     assert!(told(&[]).contains("No DHCP server answered"));
     assert!(told(&[]).contains("Take mode `all`"));
-    assert!(told(&[said(ROUTER, &[(66, "10.0.0.9")])]).contains("points phones to 10.0.0.9, which is not this machine"));
+    assert!(
+        told(&[said(ROUTER, &[(66, "10.0.0.9")])]).contains("points phones to 10.0.0.9, which is not this machine")
+    );
     let other = Overheard { terms: Some(terms("8.8.8.8")), ..said(SECOND, &[]) };
     let two = told(&[said(ROUTER, &[]), other]);
     assert!(two.contains("several DHCP servers answer"), "{two}");
@@ -98,10 +100,22 @@ fn who_answers_others_and_not_us_is_a_server() {
 #[test]
 fn pointers_that_are_true_for_some_phones_are_told_as_they_are() {
     for (tftp, parts) in [
-        (&[(150, "10.0.0.9,192.168.1.5")][..], &["points phones to 10.0.0.9 first, then here (192.168.1.5)", "put this machine first"][..]),
-        (&[(150, "192.168.1.5"), (66, "10.0.0.9")], &["here (192.168.1.5) by option 150, to 10.0.0.9, which is not this machine by option 66"]),
-        (&[(66, "tftp.example.lan")], &["to tftp.example.lan, which may or may not be this machine", "if it is this one, nothing is missing"]),
-        (&[(160, "http://10.0.0.9/")], &["option 160 sends Polycom, Mitel and Aastra phones to 10.0.0.9", "Take mode `augment`"]),
+        (
+            &[(150, "10.0.0.9,192.168.1.5")][..],
+            &["points phones to 10.0.0.9 first, then here (192.168.1.5)", "put this machine first"][..],
+        ),
+        (
+            &[(150, "192.168.1.5"), (66, "10.0.0.9")],
+            &["here (192.168.1.5) by option 150, to 10.0.0.9, which is not this machine by option 66"],
+        ),
+        (
+            &[(66, "tftp.example.lan")],
+            &["to tftp.example.lan, which may or may not be this machine", "if it is this one, nothing is missing"],
+        ),
+        (
+            &[(160, "http://10.0.0.9/")],
+            &["option 160 sends Polycom, Mitel and Aastra phones to 10.0.0.9", "Take mode `augment`"],
+        ),
         (&[(43, "http://10.0.0.9/")], &["option 43 sends phones that read vendor options first (Yealink"]),
     ] {
         let text = told(&[said(ROUTER, tftp)]);

@@ -111,7 +111,8 @@ impl OtherServer {
     /// people set it up on purpose (failover): whichever answers, a client gets the same.
     pub fn differs_from(&self, other: &Self) -> Option<String> {
         let list = |addresses: &[Ipv4Addr]| sorted(addresses.iter().map(Ipv4Addr::to_string).collect());
-        let tftp = |server: &Self| sorted(server.pointers.iter().map(|it| format!("{}={}", it.option, it.server)).collect());
+        let tftp =
+            |server: &Self| sorted(server.pointers.iter().map(|it| format!("{}={}", it.option, it.server)).collect());
         let text = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
         let mask = |server: &Self| server.terms.mask.map_or_else(|| "none".to_owned(), |mask| mask.to_string());
         let (a, b) = (&self.terms, &other.terms);

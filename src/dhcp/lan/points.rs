@@ -59,9 +59,7 @@ pub fn words(pointers: &[TftpPointer], ours: &[Ipv4Addr]) -> Option<String> {
         // Which option a phone reads depends on its vendor.
         (false, false) if servers(&list) == servers(&name) => Some(route(&list, ours)),
         (false, false) if Points::of(pointers, ours) == Points::Here => Some(route(&list, ours)),
-        (false, false) => {
-            Some(format!("{} by option 150, {} by option 66", route(&list, ours), route(&name, ours)))
-        }
+        (false, false) => Some(format!("{} by option 150, {} by option 66", route(&list, ours), route(&name, ours))),
     }
 }
 
@@ -113,9 +111,13 @@ mod tests {
 
     #[test]
     fn an_option_66_that_means_us_points_here_however_it_is_written() {
-        for text in
-            ["192.168.77.2", "tftp://192.168.77.2", "tftp://192.168.77.2/", "tftp://192.168.77.2:69/a/b", "192.168.77.2,10.0.0.9"]
-        {
+        for text in [
+            "192.168.77.2",
+            "tftp://192.168.77.2",
+            "tftp://192.168.77.2/",
+            "tftp://192.168.77.2:69/a/b",
+            "192.168.77.2,10.0.0.9",
+        ] {
             assert_eq!(judged(&[(66, text)]).0, Points::Here, "{text}");
         }
     }

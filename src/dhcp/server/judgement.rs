@@ -58,18 +58,24 @@ impl DhcpServer {
         let ours = &choice.wanted().tftp;
 
         let refuse = |server: &&OtherServer| server.relays == Relays::Refused && server.points(ours) == Points::Nowhere;
-        let refused = lan.known().filter(refuse).filter(|_| augments).map(|server| relay_refused_in_words(server.server));
+        let refused =
+            lan.known().filter(refuse).filter(|_| augments).map(|server| relay_refused_in_words(server.server));
         judgement.relay_refused.set(refused, stats);
 
         let unreadable = lan.unreadable().map(|address| {
             let at = leases.device_at(address).map(|mac| format!(" ({mac})")).unwrap_or_default();
-            format!("{}{at}; nothing is leased beside it, and its leases are not completed", unreadable_in_words(address))
+            format!(
+                "{}{at}; nothing is leased beside it, and its leases are not completed",
+                unreadable_in_words(address)
+            )
         });
         judgement.unreadable.set(unreadable, stats);
 
         let elsewhere = lan.known().flat_map(|server| {
             let texts = server.vendors_elsewhere(ours);
-            texts.into_iter().map(|text| format!("{}: {text}, before they ask 66 or 150; correct it there", server.server))
+            texts
+                .into_iter()
+                .map(|text| format!("{}: {text}, before they ask 66 or 150; correct it there", server.server))
         });
         judgement.points_elsewhere.set(elsewhere, stats);
 
@@ -91,7 +97,7 @@ pub(super) fn refuses_relays<'a>(servers: impl Iterator<Item = &'a OtherServer>)
 
 fn relay_refused_in_words(server: Ipv4Addr) -> String {
     format!(
-        "{server} does not answer relay agents (RouterOS: `relay=0.0.0.0`), so `augment` cannot learn its leases and \
-         completes none; enter 66/150 there: `lineside doctor` prints the line"
+        "{server} does not answer relay agents (RouterOS: `relay=0.0.0.0`), so `augment` cannot learn what a \
+         phone is about to get, and helps none; enter 66/150 there: `lineside doctor` prints the line"
     )
 }

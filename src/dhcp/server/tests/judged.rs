@@ -136,7 +136,8 @@ fn a_pair_that_agrees_is_completed_and_one_that_does_not_is_named_with_what_diff
     for (second, label) in [("9.9.9.9", "augment (auto)"), ("8.8.8.8", "inform (auto)")] {
         let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
         for (server, dns) in [(ROUTER, "9.9.9.9"), (SECOND, second)] {
-            let terms = LeaseTerms { dns: vec![dns.parse().unwrap()], lease_seconds: Some(3600), ..LeaseTerms::default() };
+            let terms =
+                LeaseTerms { dns: vec![dns.parse().unwrap()], lease_seconds: Some(3600), ..LeaseTerms::default() };
             site.server.overheard(&Overheard { terms: Some(terms), ..spoke(server, &[]) }, site.now);
         }
         site.pass(ASK_WAIT);
@@ -213,7 +214,11 @@ fn two_phones_with_one_identifier_keep_an_address_each_over_renewals_and_are_nam
         for (mac, address) in [(PHONE, first), (OTHER, second)] {
             assert_eq!(site.renew(mac, b"clone", address), MessageType::Ack, "{mac}");
         }
-        assert_eq!([PHONE, OTHER].map(|mac| site.boot(mac, b"clone")), [first, second], "nor does a start move anybody");
+        assert_eq!(
+            [PHONE, OTHER].map(|mac| site.boot(mac, b"clone")),
+            [first, second],
+            "nor does a start move anybody"
+        );
     }
     for counter in ["dhcp.nak", "alert.dhcp-address-in-use"] {
         assert_eq!(site.server.stats.counter(counter), 0, "{counter}");
@@ -344,7 +349,8 @@ impl Site {
     /// The texts of the alerts of a code, a line each.
     fn alerts(&self, code: &str) -> String {
         let alerts = status::StatusReport::of(&self.server.stats).alerts;
-        let texts: Vec<String> = alerts.into_iter().filter(|alert| alert.code == code).map(|alert| alert.text).collect();
+        let texts: Vec<String> =
+            alerts.into_iter().filter(|alert| alert.code == code).map(|alert| alert.text).collect();
         texts.join("\n")
     }
 
