@@ -16,6 +16,11 @@ use crate::scope::DhcpScope;
 /// A lease time that means for ever (RFC 2131 §3.3); so for T1 and T2.
 pub(super) const INFINITE: u32 = u32::MAX;
 
+/// Fixed fields, magic cookie, type (53) and server identifier (54). The client's identifier comes behind them.
+const HEAD_BYTES: usize = HEADER_BYTES + 3 + 6;
+/// Where the value of option 53 is.
+const KIND_AT: usize = HEADER_BYTES + 2;
+
 /// What the router is about to tell a phone, with 66, 150 and the vendor's options added and nothing else changed.
 ///
 /// The options are made when the router's OFFER comes, so that the phone's REQUEST only adds what every reply takes over
@@ -30,11 +35,9 @@ pub struct CompletedOffer {
     pub lease_seconds: u32,
     /// When the router's OFFER came.
     pub at: Instant,
-    /// The fixed fields and the magic cookie.
-    header: Vec<u8>,
-    /// The options but for type, server identifier and what is taken over from the request.
-    options: Vec<u8>,
-    /// Where `options` has lease time, T1 and T2, and their values.
+    /// The message without what is taken over from the request: [`HEAD_BYTES`], then all other options.
+    message: Vec<u8>,
+    /// Where `message` has lease time, T1 and T2, and their values.
     times: Vec<(usize, u32)>,
     exchange: Arc<Exchange>,
 }
@@ -95,8 +98,8 @@ impl CompletedOffer {
             .partition(|(code, _)| is_time(*code));
         let written =
             |all: &[(OptionCode, Vec<u8>)]| all.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
-        // Type, server identifier, End.
-        let mut length = HEADER_BYTES + 3 + 6 + discover.echo().emitted_len() + written(&times) + written(&rest) + 1;
+        // The last octet is End.
+        let mut length = HEAD_BYTES + discover.echo().emitted_len() + written(&times) + written(&rest) + 1;
         let limit = discover.max_reply_bytes();
         let mut named = false;
         for (code, value) in added {
@@ -116,8 +119,7 @@ impl CompletedOffer {
             address: offer.yiaddr,
             lease_seconds,
             at,
-            header: header(offer),
-            options: Vec::with_capacity(length),
+            message: head(offer),
             times: Vec::new(),
             exchange: Arc::new(Exchange { discover: bytes.to_vec(), offer: offer.clone() }),
         };
@@ -125,9 +127,9 @@ impl CompletedOffer {
             if is_time(*code)
                 && let Some(seconds) = offer.options.seconds(*code)
             {
-                made.times.push((made.options.len() + 2, seconds));
+                made.times.push((made.message.len() + 2, seconds));
             }
-            options::emit(*code, value, &mut made.options);
+            options::emit(*code, value, &mut made.message);
         }
         Ok(made)
     }
@@ -135,7 +137,7 @@ impl CompletedOffer {
     /// Puts in another address that the router leases to this phone on the same terms.
     pub fn set_address(&mut self, address: Ipv4Addr) {
         self.address = address;
-        put(&mut self.header, 16, &address.octets());
+        put(&mut self.message, 16, &address.octets());
     }
 
     /// The messages that this offer was made from.
@@ -155,20 +157,21 @@ impl CompletedOffer {
 
     fn answer(&self, kind: MessageType, request: &Request, ciaddr: Ipv4Addr, left: Option<u32>) -> Vec<u8> {
         let echo = request.echo();
-        let mut message = Vec::with_capacity(self.header.len() + self.options.len() + 10 + echo.emitted_len());
-        message.extend_from_slice(&self.header);
+        let (head, rest) = self.message.split_at_checked(HEAD_BYTES).unwrap_or_default();
+        let mut message = Vec::with_capacity(MIN_REPLY_BYTES.max(self.message.len() + 1 + echo.emitted_len()));
+        message.extend_from_slice(head);
         echo.fill(&mut message);
         put(&mut message, 12, &ciaddr.octets());
-        options::emit(OptionCode::MessageType, &[kind.into()], &mut message);
-        options::emit(OptionCode::ServerIdentifier, &self.server.octets(), &mut message);
+        put(&mut message, KIND_AT, &[kind.into()]);
         echo.emit_identifier(&mut message);
-        let begin = message.len();
-        message.extend_from_slice(&self.options);
+        // How far the options are from where they are in `self.message`.
+        let moved = message.len() - head.len();
+        message.extend_from_slice(rest);
         if let Some(left) = left.filter(|left| *left < self.lease_seconds) {
             for &(place, seconds) in self.times.iter().filter(|(_, seconds)| *seconds != INFINITE) {
                 // T1 and T2 keep their place within the lease.
                 let scaled = u64::from(seconds) * u64::from(left) / u64::from(self.lease_seconds.max(1));
-                put(&mut message, begin + place, &u32::try_from(scaled).unwrap_or(left).to_be_bytes());
+                put(&mut message, moved + place, &u32::try_from(scaled).unwrap_or(left).to_be_bytes());
             }
         }
         echo.emit_relay_information(&mut message);
@@ -178,18 +181,20 @@ impl CompletedOffer {
     }
 }
 
-/// The fixed fields of the router's message and the magic cookie. To the client a relayed reply is like a direct one
+/// The first [`HEAD_BYTES`] of a message of the router's. To the client a relayed reply is like a direct one
 /// (RFC 1542 §4.1.2): what was for the relay is empty.
-fn header(offer: &ServerMessage) -> Vec<u8> {
-    let mut header = offer.header.clone();
+fn head(offer: &ServerMessage) -> Vec<u8> {
+    let mut head = offer.header.clone();
     for (place, length) in [(3, 1), (8, 2), (12, 4), (24, 4)] {
-        blank(&mut header, place, length);
+        blank(&mut head, place, length);
     }
     if offer.options.get(OptionCode::OptionOverload).is_some() {
-        blank(&mut header, 44, 192);
+        blank(&mut head, 44, 192);
     }
-    header.extend(dhcproto::v4::MAGIC);
-    header
+    head.extend(dhcproto::v4::MAGIC);
+    options::emit(OptionCode::MessageType, &[MessageType::Ack.into()], &mut head);
+    options::emit(OptionCode::ServerIdentifier, &offer.server.octets(), &mut head);
+    head
 }
 
 fn is_time(code: OptionCode) -> bool {
