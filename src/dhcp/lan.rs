@@ -227,6 +227,14 @@ impl LanView {
         })
     }
 
+    /// Whether another server offers addresses with the very terms of this one.
+    pub fn has_partner(&self, server: Ipv4Addr) -> bool {
+        let offers = |it: &&OtherServer| it.offered.is_some();
+        let Some(this) = self.servers.get(&server).filter(offers) else { return false };
+        let mut others = self.servers.values().filter(offers).filter(|other| other.server != server);
+        others.any(|other| this.differs_from(other).is_none())
+    }
+
     /// Which servers there are, and which way each leads out of the LAN. Another router at the same address shows here.
     pub fn routers(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>, Vec<Ipv4Addr>)> {
         self.servers.values().map(|it| (it.server, it.terms.mask, it.terms.routers.clone())).collect()

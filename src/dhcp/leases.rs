@@ -428,6 +428,12 @@ impl Leases {
         self.records.values()
     }
 
+    /// Whether all addresses of the range are held.
+    pub fn is_full(&self, now: UnixTime) -> bool {
+        let held = self.records.values().filter(|record| record.holds(now) && self.in_range(record.address)).count();
+        self.range.as_ref().is_some_and(|range| held >= range.usable().count())
+    }
+
     /// Forgets the record of an address: it is as if nobody had ever had it.
     pub fn forget(&mut self, address: Ipv4Addr) {
         self.remove(address);

@@ -379,6 +379,9 @@ impl DhcpServer {
         self.leases.announce(now.wall);
         self.fetches.report_missing(&self.stats, now.wall);
         self.judge(now);
+        if !self.leases.table().is_full(now.wall) {
+            self.stats.clear_alert(AlertCode::DhcpRangeFull);
+        }
         for server in self.lan.strangers(now.wall) {
             let text = format!("{server} speaks as a DHCP server to devices of this LAN, and does not answer us");
             self.stats.alert(AlertCode::DhcpNewServer, text);

@@ -57,8 +57,9 @@ impl DhcpServer {
         if after.0 > before.0 || after.1 != before.1 {
             self.phones_only.begin_anew();
         }
-        // At the start servers are found; one that comes later is news for people.
-        if after.0 > before.0 && !self.choice.is_listening() {
+        // At the start servers are found; one that comes later is news for people, unless it is the partner of one that is
+        // known: of a pair in failover each answers only some clients.
+        if after.0 > before.0 && !self.choice.is_listening() && !self.lan.has_partner(server) {
             self.stats.alert(AlertCode::DhcpNewServer, format!("{server} has begun to answer DHCP on this LAN"));
         }
         if is_news || after.2 != before.2 {

@@ -152,6 +152,22 @@ fn a_pair_that_agrees_is_completed_and_one_that_does_not_is_named_with_what_diff
 }
 
 #[test]
+fn a_partner_that_shows_later_is_no_news_and_a_server_with_other_terms_is() {
+    for (dns, news) in [("9.9.9.9", 0), ("8.8.8.8", 1)] {
+        let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+        let offer = |server, dns: &str, last| {
+            let terms = LeaseTerms { dns: vec![dns.parse().unwrap()], ..LeaseTerms::default() };
+            let address = Some(Ipv4Addr::new(192, 168, 1, last));
+            Overheard { terms: Some(terms), address, ..spoke(server, &[]) }
+        };
+        site.server.overheard(&offer(ROUTER, "9.9.9.9", 50), site.now);
+        site.pass(ASK_WAIT);
+        site.server.overheard(&offer(SECOND, dns, 51), site.now);
+        assert_eq!(site.server.stats.counter("alert.dhcp-new-server"), news, "{dns}");
+    }
+}
+
+#[test]
 fn an_option_66_that_is_a_url_of_ours_or_a_name_is_not_held_against_the_router() {
     for (text, label) in [
         ("tftp://192.168.1.2", "inform (auto: the router points here)"),
@@ -300,6 +316,22 @@ fn a_phone_that_declines_everything_costs_others_nothing_and_is_named() {
     site.pass(QUARANTINE);
     site.pass(SWEEP_EVERY);
     assert_eq!(site.alerts("dhcp-declining"), "");
+}
+
+#[test]
+fn a_range_is_full_until_an_address_is_free() {
+    let range = Some((Ipv4Addr::new(192, 168, 1, 100), Ipv4Addr::new(192, 168, 1, 100)));
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::All, range, ..DhcpSettings::default() });
+    site.pass(ASK_WAIT);
+    site.boot(PHONE, b"");
+    site.receive(discover(OTHER));
+    for _ in 0..3 {
+        site.pass(SWEEP_EVERY);
+        assert!(site.alerts("dhcp-range-full").contains("all addresses"));
+    }
+    site.pass(Duration::from_secs(86_400));
+    site.pass(SWEEP_EVERY);
+    assert_eq!(site.alerts("dhcp-range-full"), "");
 }
 
 #[test]
