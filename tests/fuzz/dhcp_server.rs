@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut lan = LanView::new();
     lan.heard(&message.overheard(Answers::Us(Some(Duration::from_millis(2)))), UnixTime(0));
     assert!(lan.servers().iter().all(|server| server.tftp.len() <= 4));
-    let mut proof = Proof::new(BOX, PHONE, (Ipv4Addr::new(192, 168, 1, 200), BOX), BOX);
+    let mut proof = Proof::new(BOX, PHONE, (Ipv4Addr::new(192, 168, 1, 200), BOX), BOX, Some(BOX));
     for _ in 0..8 {
         proof.poll(now);
         proof.heard(&message, now);
