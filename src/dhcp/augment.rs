@@ -9,7 +9,8 @@
 //! These rules keep `augment` harmless. Each test says which of them it shows:
 //!
 //! - A1: Nothing is invented. Lease time, T1, T2, mask and gateway are the router's for this phone, and no time is longer
-//!   than the router's. We answer nothing before we know them.
+//!   than the router's. We answer nothing before we know them, but for a first boot beside a router that pings before it
+//!   leases: it gets the terms of the router's pool for five minutes (`pool_terms`).
 //! - A2: We answer a REQUEST only if it names a known router and an address of that router's subnet that neither another
 //!   device nor we have.
 //! - A3: After a NAK of the router to our answer we leave the phone alone for a day, and report it.
@@ -19,14 +20,17 @@
 //! - A6: A renewal at T1 is between phone and router. We report a phone that we answered and that fetches nothing.
 //! - A7: We answer phones only, never with a NAK, and never a device that the site does not name. Each answer is counted.
 //!
-//! Read `phone` (what we know of one phone), `phones`, [`completed_offer`] (the messages that are made), then [`Augment`].
-//! `relay_retry` and `token_bucket` say how often a router is asked.
+//! Read `phone` (what we know of one phone), `phones`, [`completed_offer`] (the messages that are made), `transactions` (whose
+//! OFFER is believed), then [`Augment`] and `request`. `relay_retry` says how often a router is asked.
 
 mod action;
 pub mod completed_offer;
 mod phone;
 mod phones;
+mod pool_terms;
 mod relay_retry;
+mod request;
+mod transactions;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -37,20 +41,20 @@ pub use self::action::{Action, Event, NotCompleted};
 pub use self::completed_offer::{CompletedOffer, Exchange};
 use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
 use self::phones::Phones;
-use self::relay_retry::RelayRetry;
+use self::pool_terms::{OfferedTo, Pools};
+use self::relay_retry::{RelayBudget, RelayRetry};
+use self::request::reply;
+use self::transactions::{Asked, Transactions};
 use super::completed_lease::CompletedLease;
 use super::heard::{Answers, ServerMessage, TftpPointer};
-use super::message::{BROADCAST, MessageKind, Request};
+use super::message::{MessageKind, Request};
 use super::options::OptionCode;
+use super::question;
 use super::scope::DhcpScope;
-use ids::{MacAddr, Rate, TokenBucket};
+use ids::MacAddr;
 
 /// How long we leave a phone alone after a router's NAK to our answer.
 pub const QUIET: Duration = Duration::from_secs(86_400);
-/// DISCOVERs that are relayed for phones that the inventory lists.
-const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
-/// The same for other devices that say they are phones.
-const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The most routers that are asked.
 pub const MAX_SERVERS: usize = 4;
 
@@ -73,25 +77,12 @@ pub struct Augment {
     deferred: Vec<MacAddr>,
     relays: RelayBudget,
     relay_retry: RelayRetry,
-    /// The transaction of our own DISCOVER.
-    own_xid: Option<u32>,
+    pools: Pools,
+    /// Our own DISCOVER and our address, once a router was asked with it.
+    question: Option<(Vec<u8>, Ipv4Addr)>,
+    /// The transactions of our own DISCOVERs.
+    own: Asked,
     xids: Transactions,
-}
-
-/// How many DISCOVERs may be relayed.
-#[derive(Debug, Default)]
-struct RelayBudget {
-    listed: TokenBucket,
-    unlisted: TokenBucket,
-}
-
-impl RelayBudget {
-    /// Takes one from what listed phones or all others have. Says whether there was one.
-    fn allow(&mut self, listed: bool, now: Instant) -> bool {
-        let (bucket, rate) =
-            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
-        bucket.take(rate, now).is_ok()
-    }
 }
 
 impl Augment {
@@ -103,8 +94,10 @@ impl Augment {
             deferred: Vec::new(),
             relays: RelayBudget::default(),
             relay_retry: RelayRetry::default(),
-            own_xid: None,
-            xids: Transactions(seed),
+            pools: Pools::default(),
+            question: None,
+            own: Asked::default(),
+            xids: Transactions::new(seed),
         }
     }
 
@@ -115,6 +108,8 @@ impl Augment {
             return;
         }
         self.servers = servers;
+        self.own.retain(&self.servers);
+        self.pools.retain(&self.servers);
         let known = |offer: &CompletedOffer| self.servers.contains(&offer.server);
         for phone in self.phones.iter_mut() {
             if let Some(discovery) = &mut phone.discovery {
@@ -150,7 +145,7 @@ impl Augment {
                 && scope.lan.contains(offer.yiaddr)
                 && pointers_for(&scope.tftp, &discover, &offer).is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
-            let Some(offer) = made.filter(|_| fits) else { continue };
+            let Some(offer) = made.ok().filter(|_| fits) else { continue };
             let Some(phone) = self.phones.admit(mac, listed, now) else { continue };
             phone.last_seen = Some(now);
             // What was seen since the restart is newer.
@@ -158,10 +153,12 @@ impl Augment {
         }
     }
 
-    /// Relays a DISCOVER of our own, to find out whether this router answers relay agents at all.
+    /// Relays a DISCOVER of our own, to find out whether this router answers relay agents at all, and on which terms it
+    /// leases. A router that pings is asked for its terms again by [`Self::tick`].
     pub fn relay_own(&mut self, server: Ipv4Addr, discover: &[u8], relay: Ipv4Addr) -> Action {
         let xid = self.xids.next();
-        self.own_xid = Some(xid);
+        self.own.put(server, xid);
+        self.question = Some((discover.to_vec(), relay));
         Action::Relay(server, completed_offer::relayed(discover, relay, xid))
     }
 
@@ -206,7 +203,7 @@ impl Augment {
             return out.push(NotCompleted::NotRelayed.into());
         };
         // A phone that begins anew chooses anew: only what routers say from now on counts.
-        phone.discovery = None;
+        let began = phone.discovery.take().and_then(|before| before.unanswered_since(now)).unwrap_or(now);
         if phone.is_quiet(now) {
             return;
         }
@@ -214,101 +211,22 @@ impl Augment {
             return out.push(NotCompleted::NotRelayed.into());
         }
         phone.last_seen = Some(now);
-        let xid = self.xids.next();
-        phone.discovery = Some(Discovery {
-            discover: request.clone(),
-            bytes: bytes.to_vec(),
-            xid,
-            at: now,
-            offers: Vec::new(),
-            choice: Choice::Open,
-        });
-        for &server in &self.servers {
+        let asked = Asked::new(&self.servers, &mut self.xids);
+        for (server, xid) in asked.iter() {
             out.push(Action::Relay(server, completed_offer::relayed(bytes, scope.server(), xid)));
             if listed {
                 self.relay_retry.relayed(mac, server, xid, now);
             }
         }
-    }
-
-    /// RFC 2131 §4.3.2: which state a client is in shows in what it filled in (table 4).
-    fn request(
-        &mut self,
-        scope: &DhcpScope,
-        request: &Request,
-        taken: &dyn Fn(Ipv4Addr) -> bool,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(phone) = self.phones.get_mut(request.chaddr) else {
-            return out.push(NotCompleted::Unknown.into());
-        };
-        if phone.is_quiet(now) {
-            return out.push(NotCompleted::Quiet.into());
-        }
-        let requested = request.options.address(OptionCode::RequestedIpAddress);
-        let ciaddr = Some(request.ciaddr).filter(|address| !address.is_unspecified());
-        let server = request.options.address(OptionCode::ServerIdentifier);
-        let address = match (requested, ciaddr) {
-            (Some(address), None) | (None, Some(address)) => address,
-            _ => return out.push(NotCompleted::Malformed.into()),
-        };
-        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) || taken(address)
-        {
-            return out.push(NotCompleted::Address.into());
-        }
-        match (server, ciaddr) {
-            (Some(server), None) => self.selecting(request, server, address, now, out),
-            (None, None) => {
-                let completed = Event::Completed { phone: request.chaddr, address, exchange: None };
-                confirm(phone, request, address, completed, now, out);
-            }
-            (None, Some(_)) => {
-                let rebound = Event::Rebound { phone: request.chaddr, address };
-                confirm(phone, request, address, rebound, now, out);
-            }
-            // A client that names a server when it rebinds means only that one.
-            (Some(_), Some(_)) => out.push(NotCompleted::Malformed.into()),
-        }
-    }
-
-    /// SELECTING: the phone takes the offer of a router.
-    ///
-    /// Some routers (Kea) offer another address to each DISCOVER of a new client. The phone names the address that it was
-    /// offered itself, and all else is the same.
-    fn selecting(
-        &mut self,
-        request: &Request,
-        server: Ipv4Addr,
-        address: Ipv4Addr,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let mac = request.chaddr;
-        let Some(phone) = self.phones.get_mut(mac) else { return };
-        let offer = phone.discovery.as_mut().and_then(|discovery| discovery.offer_of(server, now));
-        if let Some(offer) = offer.filter(|_| address != server) {
-            offer.set_address(address);
-            let message = offer.ack(request, None);
-            out.push(reply(request, address, message));
-            let offer = offer.clone();
-            let exchange = Some(offer.exchange());
-            out.push(Action::Tell(Event::Completed { phone: mac, address, exchange }));
-            phone.lease = Some(RouterLease { offer, since: now, passed: Duration::ZERO });
-            phone.standing = Standing::Answered { xid: request.xid };
-            return;
-        }
-        let discovery = phone.discovery.as_mut().filter(|discovery| discovery.is_current(now));
-        if let Some(discovery) = discovery.filter(|_| self.servers.contains(&server)) {
-            discovery.choice.wait(DeferredRequest { request: request.clone(), server, address, since: now });
-            if !self.deferred.contains(&mac) {
-                self.deferred.push(mac);
-            }
-        } else {
-            // The phone takes another server's lease, so the one that we know of has ended.
-            phone.lease = None;
-            out.push(NotCompleted::OtherServer.into());
-        }
+        phone.discovery = Some(Discovery {
+            discover: request.clone(),
+            bytes: bytes.to_vec(),
+            asked,
+            began,
+            at: now,
+            offers: Vec::new(),
+            choice: Choice::Open,
+        });
     }
 
     /// A server's message was seen on the link. Without a scope, `augment` is not in force and only learns.
@@ -320,8 +238,13 @@ impl Augment {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let of_phone = |phone: &AugmentedPhone| phone.discovery.as_ref().is_some_and(|it| it.xid == message.xid);
-        let asked = self.own_xid == Some(message.xid) || self.phones.get(message.chaddr).is_some_and(of_phone);
+        let is_answer = |asked: &Asked| asked.xid_of(message.server) == Some(message.xid);
+        let of_phone = |phone: &AugmentedPhone| phone.discovery.as_ref().is_some_and(|it| is_answer(&it.asked));
+        let own = is_answer(&self.own) && !message.giaddr.is_unspecified();
+        let asked = own || self.phones.get(message.chaddr).is_some_and(of_phone);
+        if own && message.kind == MessageType::Offer {
+            self.pools.learn(message, Some(&question::ASKED), OfferedTo::Us, now);
+        }
         let answers = if asked && !message.giaddr.is_unspecified() { Answers::Us(None) } else { Answers::Others };
         out.push(Action::Tell(Event::Heard(Box::new(message.overheard(answers)))));
         let Some(scope) = scope else { return };
@@ -355,9 +278,16 @@ impl Augment {
         let (mac, server, address) = (message.chaddr, message.server, message.yiaddr);
         let Some(phone) = self.phones.get_mut(mac) else { return };
         // The router answers us as a relay agent. If the phone wants broadcasts, the phone hears the answer, too.
-        let answers_us = |it: &&mut Discovery| it.xid == message.xid && message.giaddr == scope.server();
-        let discovery = phone.discovery.as_mut().filter(answers_us);
-        let Some(discovery) = discovery.filter(|discovery| discovery.is_current(now)) else { return };
+        let discovery = phone.discovery.as_mut().filter(|it| message.giaddr == scope.server() && it.is_current(now));
+        let Some(discovery) = discovery else { return };
+        // Each router knows its own transaction only. The address that the message comes from is not looked at: routers
+        // with several addresses answer a relay from another one than they name, and any device can write any address.
+        if discovery.asked.xid_of(server) != Some(message.xid) {
+            if discovery.asked.is_forged(server, message.xid) {
+                out.push(NotCompleted::Forged.into());
+            }
+            return;
+        }
         // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
         let wrong = !scope.lan.contains(address)
             || [scope.server(), scope.lan.broadcast(), server].contains(&address)
@@ -365,19 +295,29 @@ impl Augment {
         if wrong || !self.servers.contains(&server) {
             return out.push(NotCompleted::Address.into());
         }
+        let list = discovery.discover.options.get(OptionCode::ParameterRequestList);
+        self.pools.learn(message, list, OfferedTo::Phone, now);
         let pointers = pointers_for(&scope.tftp, &discovery.discover, message);
         if !pointers.is_empty() {
             let tftp = pointers.iter().map(|pointer| pointer.server.to_string()).collect();
             return out.push(Action::Tell(Event::Points { phone: mac, server, tftp, pointers }));
         }
-        let Some(made) = CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) else {
-            return out.push(NotCompleted::NoRoom.into());
+        let made = match CompletedOffer::new(scope, (&discovery.discover, &discovery.bytes), message, now) {
+            Ok(made) => made,
+            Err(reason) => return out.push(reason.into()),
         };
         discovery.offers.retain(|other| other.server != server);
         if let Some(since) = discovery.choice.settle_missed(server, address) {
             out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
             phone.lease = Some(RouterLease { offer: made, since, passed: Duration::ZERO });
             return;
+        }
+        // RFC 4039: a router that grants rapid commit has leased by now, and the phone sends no REQUEST. If it does send one,
+        // its lease begins anew with that.
+        if completed_offer::wants_rapid_commit(&discovery.discover) {
+            out.push(NotCompleted::RapidCommit.into());
+            out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
+            phone.lease = Some(RouterLease { offer: made.clone(), since: discovery.at, passed: Duration::ZERO });
         }
         if scope.chooses_by_offer(&discovery.discover) {
             out.push(reply(&discovery.discover, address, made.offer(&discovery.discover)));
@@ -397,7 +337,10 @@ impl Augment {
     pub fn tick(&mut self, scope: Option<&DhcpScope>, now: Instant, out: &mut Vec<Action>) {
         while let Some((mac, server, xid)) = self.relay_retry.next(now) {
             let Some((scope, phone)) = scope.zip(self.phones.get(mac)) else { continue };
-            let Some(discovery) = phone.discovery.as_ref().filter(|discovery| discovery.xid == xid) else { continue };
+            let Some(discovery) = phone.discovery.as_ref() else { continue };
+            if discovery.asked.xid_of(server) != Some(xid) {
+                continue;
+            }
             let recent = |at: Instant| now.saturating_duration_since(at) < RELAY_VALID;
             let answered = phone.lease.as_ref().is_some_and(|lease| recent(lease.offer.at))
                 || discovery.offers.iter().any(|offer| offer.server == server);
@@ -405,6 +348,7 @@ impl Augment {
                 out.push(Action::Relay(server, completed_offer::relayed(&discovery.bytes, scope.server(), xid)));
             }
         }
+        self.ask_for_terms(scope, now, out);
         let phones = &mut self.phones;
         self.deferred.retain(|mac| {
             let Some(discovery) = phones.get_mut(*mac).and_then(|phone| phone.discovery.as_mut()) else { return false };
@@ -413,9 +357,9 @@ impl Augment {
                 Some(waiting) if !waiting.is_due(now) => return true,
                 Some(&DeferredRequest { server, address, since, .. }) => {
                     discovery.choice = Choice::Missed { server, address, since, repeated: None };
-                    if let Some(scope) = scope {
+                    if let Some((scope, xid)) = scope.zip(discovery.asked.xid_of(server)) {
                         discovery.at = now;
-                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), discovery.xid);
+                        let message = completed_offer::relayed(&discovery.bytes, scope.server(), xid);
                         out.push(Action::Relay(server, message));
                     }
                 }
@@ -424,29 +368,20 @@ impl Augment {
         });
     }
 
+    /// Asks routers that ping for their terms, in time before those that we know are too old.
+    fn ask_for_terms(&mut self, scope: Option<&DhcpScope>, now: Instant, out: &mut Vec<Action>) {
+        let Some((_, (discover, relay))) = scope.zip(self.question.clone()) else { return };
+        for server in self.servers.clone() {
+            if self.relay_retry.pings(server) && self.pools.asks_now(server, now) {
+                out.push(self.relay_own(server, &discover, relay));
+            }
+        }
+    }
+
     /// When [`Self::tick`] has something to do that cannot wait for the next message.
     pub fn deadline(&self) -> Option<Instant> {
         self.relay_retry.deadline()
     }
-}
-
-/// INIT-REBOOT and REBINDING of a lease that we saw being made, for what is certainly left of it. If the router has renewed
-/// it since, its own answer to the phone is the longer one.
-fn confirm(
-    phone: &mut AugmentedPhone,
-    request: &Request,
-    address: Ipv4Addr,
-    event: Event,
-    now: Instant,
-    out: &mut Vec<Action>,
-) {
-    let lease = phone.lease.as_ref().filter(|lease| lease.offer.address == address);
-    let Some((lease, left)) = lease.and_then(|lease| Some((lease, lease.left(now)?))) else {
-        return out.push(NotCompleted::Unknown.into());
-    };
-    phone.standing = Standing::Answered { xid: request.xid };
-    out.push(reply(request, address, lease.offer.ack(request, Some(left))));
-    out.push(Action::Tell(event));
 }
 
 /// A5: where the router itself points this phone. 66 and 150 count for every phone. A vendor's option counts for a phone
@@ -458,25 +393,6 @@ fn pointers_for(ours: &[Ipv4Addr], discover: &Request, message: &ServerMessage) 
     let mut pointers = message.pointers();
     pointers.retain(|pointer| pointer.is_general() || (asks(pointer.option) && pointer.is_one_of(ours) != Some(true)));
     pointers
-}
-
-fn reply(request: &Request, address: Ipv4Addr, message: Vec<u8>) -> Action {
-    // RFC 2131 §4.1: a client that has the address already (ciaddr) is reached there.
-    let broadcast = request.flags & BROADCAST != 0 && request.ciaddr.is_unspecified();
-    Action::Reply { mac: request.chaddr, address, broadcast, message }
-}
-
-/// Transactions that a stranger cannot guess (SplitMix64).
-#[derive(Debug)]
-struct Transactions(u64);
-
-impl Transactions {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
-    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,23 @@
 //! What the LAN shows: its other DHCP servers, and which addresses are in use. Pure.
+//!
+//! Read `other_server` (one server, and whether two agree), `points` (where it points phones), `relay_check` (whether it
+//! answers relay agents), then [`LanView`].
+
+mod other_server;
+pub mod points;
+mod relay_check;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::heard::{LeaseTerms, Overheard};
+pub use self::other_server::{OtherServer, SLOW_OFFER, seconds_in_words};
+pub use self::points::Points;
+pub use self::relay_check::{RelayCheck, Relays};
+use super::heard::Overheard;
 use super::range::MAX_RANGE;
 use api::DhcpServerSeen;
 use ids::{MacAddr, UnixTime};
-
-/// A router that takes this long for an OFFER does something before it, such as a ping.
-pub const SLOW_OFFER: Duration = Duration::from_millis(300);
 
 /// A server that was not heard for so long is gone. It has missed three questions by then.
 pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);
@@ -50,6 +57,8 @@ pub struct LanView {
     servers: BTreeMap<Ipv4Addr, OtherServer>,
     /// The devices that speak as servers to others and have never answered us.
     strangers: BTreeMap<Ipv4Addr, UnconfirmedServer>,
+    /// Those whose messages cannot be read, by the address that they send from, and when each was last heard.
+    unreadable: BTreeMap<Ipv4Addr, UnixTime>,
     /// When all servers were last asked.
     asked: Option<UnixTime>,
     checked: BTreeMap<Ipv4Addr, ArpAnswer>,
@@ -77,102 +86,6 @@ struct UnconfirmedServer {
     told: bool,
 }
 
-/// Another DHCP server, and what it has shown of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OtherServer {
-    /// The server identifier.
-    pub server: Ipv4Addr,
-    /// The TFTP servers that the server hands out.
-    pub tftp: Vec<String>,
-    /// What else the server hands out.
-    pub terms: LeaseTerms,
-    /// The address that the server last offered to us.
-    pub offered: Option<Ipv4Addr>,
-    /// The shortest and the longest time that the server took to answer our DISCOVERs.
-    pub offer_after: Option<(Duration, Duration)>,
-    /// Whether the server answers DHCPINFORM.
-    pub informs: bool,
-    /// Whether the server answers us as a relay agent.
-    pub relays: bool,
-    heard: UnixTime,
-    /// How many questions in a row the server did not answer.
-    missed: u8,
-}
-
-impl OtherServer {
-    fn new(server: Ipv4Addr, now: UnixTime) -> Self {
-        let (tftp, terms) = (Vec::new(), LeaseTerms::default());
-        Self {
-            server,
-            tftp,
-            terms,
-            offered: None,
-            offer_after: None,
-            informs: false,
-            relays: false,
-            heard: now,
-            missed: 0,
-        }
-    }
-
-    /// Says whether anything that people or decisions look at is new.
-    fn learn(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
-        let matters = |server: &Self| (server.tftp.clone(), server.terms.routers.clone(), server.takes());
-        let before = matters(self);
-        self.heard = now;
-        // A NAK, or an answer to a client that asked for less, holds less. What was seen once stays.
-        if !overheard.tftp.is_empty() {
-            self.tftp.clone_from(&overheard.tftp);
-        }
-        if let Some(terms) = &overheard.terms {
-            self.terms.learn(terms);
-        }
-        self.offered = overheard.address.or(self.offered);
-        if let Some(after) = overheard.after {
-            let (shortest, longest) = self.offer_after.unwrap_or((after, after));
-            self.offer_after = Some((shortest.min(after), longest.max(after)));
-        }
-        self.informs |= overheard.informed;
-        self.relays |= overheard.relayed;
-        before != matters(self)
-    }
-
-    /// How long the server takes to offer an address to a new client, if it is slow.
-    pub fn takes(&self) -> Option<Duration> {
-        self.offer_after.map(|(_, longest)| longest).filter(|longest| *longest >= SLOW_OFFER)
-    }
-
-    /// Where the server points phones, for a site with these TFTP servers.
-    pub fn points(&self, ours: &[Ipv4Addr]) -> Points {
-        match self.tftp.first() {
-            None => Points::Nowhere,
-            Some(_) if self.tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name)) => Points::Here,
-            Some(_) => Points::Elsewhere,
-        }
-    }
-
-    fn seen(&self) -> DhcpServerSeen {
-        DhcpServerSeen {
-            server: self.server,
-            tftp: self.tftp.clone(),
-            router: self.terms.routers.first().copied(),
-            lease_seconds: self.terms.lease_seconds,
-            offer_millis: self.offer_after.and_then(|(shortest, _)| u32::try_from(shortest.as_millis()).ok()),
-        }
-    }
-}
-
-/// Where a server points phones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Points {
-    /// The server hands out neither option 66 nor 150.
-    Nowhere,
-    /// It points phones to a TFTP server of this site.
-    Here,
-    /// It points phones to another TFTP server.
-    Elsewhere,
-}
-
 /// Whether a device uses an address, according to ARP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressUse {
@@ -196,6 +109,9 @@ impl LanView {
     /// others. A device that speaks as a server to others is asked.
     pub fn heard(&mut self, overheard: &Overheard, now: UnixTime) -> bool {
         let address = overheard.server;
+        if !overheard.readable {
+            return self.heard_unreadable(address, now);
+        }
         if let Some(server) = self.servers.get_mut(&address) {
             server.heard = now;
             if overheard.asked {
@@ -215,10 +131,26 @@ impl LanView {
             return false;
         }
         self.strangers.remove(&address);
+        self.unreadable.remove(&address);
         let mut server = OtherServer::new(address, now);
         server.learn(overheard, now);
         self.servers.insert(address, server);
         true
+    }
+
+    /// A BOOTREPLY that cannot be read shows that somebody is there, and nothing else. A server that is known may say
+    /// something now and then that we cannot read.
+    fn heard_unreadable(&mut self, address: Ipv4Addr, now: UnixTime) -> bool {
+        if let Some(server) = self.servers.get_mut(&address) {
+            server.heard = now;
+            return false;
+        }
+        let is_new = !self.unreadable.contains_key(&address);
+        if is_new && self.unreadable.len() >= MAX_SERVERS {
+            return false;
+        }
+        self.unreadable.insert(address, now);
+        is_new
     }
 
     /// All servers have been asked. A server that has not answered the last questions is gone, if another server answers: it
@@ -248,7 +180,6 @@ impl LanView {
 
     /// The devices that have spoken as servers for a while and never answered us. Each is named once.
     pub fn strangers(&mut self, now: UnixTime) -> Vec<Ipv4Addr> {
-        self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
         let lasting = self.strangers.iter_mut().filter(|(_, stranger)| {
             !stranger.told
                 && stranger.last.since(stranger.first) >= LASTING
@@ -264,10 +195,56 @@ impl LanView {
 
     /// Forgets servers that have been silent for too long, and old answers to ARP. Says whether a server is gone.
     pub fn forget(&mut self, now: UnixTime) -> bool {
-        let before = self.servers.len();
+        let count = |lan: &Self| lan.servers.len() + lan.strangers.len() + lan.unreadable.len();
+        let before = count(self);
         self.servers.retain(|_, server| now.since(server.heard) < SERVER_GONE);
+        self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
+        self.unreadable.retain(|_, last| now.since(*last) < SERVER_GONE);
         self.checked.retain(|_, answer| answer.is_valid(now));
-        self.servers.len() != before
+        count(self) != before
+    }
+
+    /// Whether this server answers us as a relay agent has been found out. Says whether that is new.
+    pub fn relays(&mut self, server: Ipv4Addr, relays: Relays) -> bool {
+        let server = self.servers.get_mut(&server).filter(|server| server.relays != relays);
+        server.map(|server| server.relays = relays).is_some()
+    }
+
+    /// Those whose messages cannot be read, by the address that they send from.
+    pub fn unreadable(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.unreadable.keys().copied()
+    }
+
+    /// Who serves here beside the servers that are known: whose messages cannot be read, or who answers others and not us.
+    /// That nobody is known is no proof that nobody is there.
+    pub fn unknown_server(&self) -> Option<String> {
+        let unreadable = self.unreadable().next().map(unreadable_in_words);
+        let stranger = || self.strangers.keys().next();
+        unreadable.or_else(|| {
+            stranger().map(|address| {
+                format!("{address} speaks as a DHCP server to devices of this LAN, and does not answer us")
+            })
+        })
+    }
+
+    /// Whether another server offers addresses with the very terms of this one.
+    pub fn has_partner(&self, server: Ipv4Addr) -> bool {
+        let offers = |it: &&OtherServer| it.offered.is_some();
+        let Some(this) = self.servers.get(&server).filter(offers) else { return false };
+        let mut others = self.servers.values().filter(offers).filter(|other| other.server != server);
+        others.any(|other| this.differs_from(other).is_none())
+    }
+
+    /// Which servers there are, and which way each leads out of the LAN. Another router at the same address shows here.
+    pub fn routers(&self) -> Vec<(Ipv4Addr, Option<Ipv4Addr>, Vec<Ipv4Addr>)> {
+        self.servers.values().map(|it| (it.server, it.terms.mask, it.terms.routers.clone())).collect()
+    }
+
+    /// In what the servers disagree, if they do.
+    pub fn disagreement(&self) -> Option<String> {
+        let mut servers = self.servers.values();
+        let first = servers.next()?;
+        servers.find_map(|server| first.differs_from(server))
     }
 
     /// The other servers, for reports.
@@ -332,135 +309,14 @@ impl LanView {
             moved(&mut stranger.first);
             moved(&mut stranger.last);
         });
-        self.asked.iter_mut().for_each(moved);
+        self.unreadable.values_mut().chain(self.asked.iter_mut()).for_each(moved);
     }
+}
+
+/// Words for a server whose messages cannot be read.
+pub fn unreadable_in_words(address: Ipv4Addr) -> String {
+    format!("a DHCP server at {address} answers in a way that cannot be read")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: UnixTime = UnixTime(1_700_000_000);
-    const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
-
-    #[test]
-    fn a_server_is_news_once_and_again_when_it_names_other_tftp_servers() {
-        let mut lan = LanView::new();
-        assert!(lan.heard(&spoke(&[]), NOW));
-        assert!(!lan.heard(&spoke(&[]), NOW));
-        assert!(lan.heard(&spoke(&["192.168.1.9"]), NOW));
-        assert!(!lan.heard(&spoke(&[]), NOW));
-        let servers = lan.servers();
-        let first = servers.first().expect("one was heard");
-        assert_eq!((servers.len(), first.server, first.tftp.as_slice()), (1, ROUTER, &["192.168.1.9".to_owned()][..]));
-    }
-
-    #[test]
-    fn what_a_server_hands_out_and_how_fast_it_answers_is_learnt_bit_by_bit() {
-        let mut lan = LanView::new();
-        let millis = Duration::from_millis;
-        let terms = LeaseTerms { lease_seconds: Some(3600), routers: vec![ROUTER], ..LeaseTerms::default() };
-        lan.heard(&Overheard { terms: Some(terms), after: Some(millis(3000)), ..spoke(&[]) }, NOW);
-        lan.heard(&Overheard { terms: Some(LeaseTerms::default()), after: Some(millis(2)), ..spoke(&[]) }, NOW);
-        lan.heard(&Overheard { informed: true, ..spoke(&[]) }, NOW);
-        lan.heard(&Overheard { relayed: true, ..spoke(&[]) }, NOW);
-        let server = lan.known().next().expect("one was heard");
-        assert_eq!((server.terms.lease_seconds, server.terms.routers.as_slice()), (Some(3600), &[ROUTER][..]));
-        assert_eq!(server.offer_after, Some((millis(2), millis(3000))));
-        assert!(server.informs && server.relays);
-        assert_eq!(lan.servers().first().and_then(|seen| seen.offer_millis), Some(2));
-    }
-
-    #[test]
-    fn a_server_points_here_elsewhere_or_nowhere() {
-        for (tftp, points) in
-            [(&[][..], Points::Nowhere), (&["192.168.1.2"], Points::Here), (&["192.168.1.9"], Points::Elsewhere)]
-        {
-            let mut lan = LanView::new();
-            lan.heard(&spoke(tftp), NOW);
-            let server = lan.known().next().expect("one was heard");
-            assert_eq!(server.points(&[Ipv4Addr::new(192, 168, 1, 2)]), points, "{tftp:?}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_fell_silent_is_forgotten() {
-        let mut lan = LanView::new();
-        lan.heard(&spoke(&[]), NOW);
-        assert!(!lan.forget(NOW.plus(SERVER_GONE - Duration::from_secs(1))));
-        assert!(lan.forget(NOW.plus(SERVER_GONE)));
-        assert!(!lan.has_other_server());
-    }
-
-    #[test]
-    fn invented_servers_fill_no_memory() {
-        let mut lan = LanView::new();
-        for number in 0..1000 {
-            lan.heard(&Overheard { server: Ipv4Addr::from(number), ..spoke(&[]) }, NOW);
-        }
-        assert_eq!(lan.servers().len(), MAX_SERVERS);
-    }
-
-    #[test]
-    fn who_speaks_to_others_only_is_no_server_but_reason_to_ask_and_in_the_end_to_tell() {
-        let mut lan = LanView::new();
-        lan.asked(NOW);
-        let said = Overheard { asked: false, ..spoke(&["10.0.0.9"]) };
-        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
-        assert!(!lan.is_unsure());
-        assert!(!lan.heard(&said, later(1)));
-        assert!(lan.is_unsure() && !lan.has_other_server());
-        lan.asked(later(10));
-        assert!(!lan.is_unsure() && lan.strangers(later(20)).is_empty(), "once may be an accident");
-        lan.heard(&said, later(30));
-        lan.asked(later(31));
-        assert_eq!((lan.strangers(later(40)), lan.strangers(later(55))), (vec![ROUTER], vec![]));
-        // It answers after all: a server, and what it told others is not what it told us.
-        assert!(lan.heard(&spoke(&[]), later(60)));
-        assert!(!lan.heard(&said, later(61)));
-        assert_eq!(lan.known().next().map(|server| server.tftp.len()), Some(0));
-        for number in 0..1000 {
-            lan.heard(&Overheard { server: Ipv4Addr::from(number), ..said.clone() }, later(62));
-        }
-        assert!(lan.servers().len() == 1 && lan.strangers.len() <= MAX_SERVERS);
-    }
-
-    #[test]
-    fn a_router_that_another_has_replaced_is_gone_within_half_a_minute() {
-        let mut lan = LanView::new();
-        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
-        let new = Overheard { server: Ipv4Addr::new(192, 168, 1, 254), ..spoke(&[]) };
-        lan.heard(&spoke(&[]), NOW);
-        // Alone, it may be away for a while.
-        for seconds in [10, 20, 30, 40, 50] {
-            assert!(!lan.asked(later(seconds)));
-        }
-        lan.heard(&spoke(&[]), later(51));
-        assert!(!lan.asked(later(60)));
-        let gone: Vec<bool> = (7..12)
-            .map(|round| {
-                lan.heard(&new, later(round * 10 - 5));
-                lan.asked(later(round * 10))
-            })
-            .collect();
-        assert_eq!(gone.iter().filter(|gone| **gone).count(), 1, "{gone:?}");
-        assert_eq!(lan.servers().len(), 1);
-        assert!(!lan.is_unsure());
-    }
-
-    #[test]
-    fn what_the_link_said_is_good_for_a_while_and_asked_for_again_before_that_is_over() {
-        let mut lan = LanView::new();
-        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Unknown);
-        assert!(lan.is_due(ROUTER, NOW));
-        lan.checked(ROUTER, None, NOW);
-        assert_eq!(lan.usage(ROUTER, NOW), AddressUse::Silent);
-        assert!(!lan.is_due(ROUTER, NOW) && lan.is_due(ROUTER, NOW.plus(CHECK_AGAIN)));
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_AGAIN)), AddressUse::Silent);
-        assert_eq!(lan.usage(ROUTER, NOW.plus(CHECK_VALID)), AddressUse::Unknown);
-    }
-
-    fn spoke(tftp: &[&str]) -> Overheard {
-        Overheard::answer(ROUTER, MacAddr::new([2, 0, 0, 0, 0, 1]), tftp)
-    }
-}
+mod tests;

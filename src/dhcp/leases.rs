@@ -337,6 +337,11 @@ impl Leases {
         }
     }
 
+    /// Whether another device holds a lease under the same identifier as this one.
+    pub fn is_shared(&self, lease: &Lease) -> bool {
+        self.records_of(&lease.client).any(|other| other.mac != lease.mac && other.state == LeaseState::Bound)
+    }
+
     /// The clients that two devices or more hold leases under, each with its devices.
     pub fn shared(&self, now: UnixTime) -> Vec<Vec<&Lease>> {
         let live = |record: &&Lease| record.state == LeaseState::Bound && record.holds(now);
@@ -421,6 +426,12 @@ impl Leases {
     /// All records, whatever they are.
     pub fn all(&self) -> impl Iterator<Item = &Lease> {
         self.records.values()
+    }
+
+    /// Whether all addresses of the range are held.
+    pub fn is_full(&self, now: UnixTime) -> bool {
+        let held = self.records.values().filter(|record| record.holds(now) && self.in_range(record.address)).count();
+        self.range.as_ref().is_some_and(|range| held >= range.usable().count())
     }
 
     /// Forgets the record of an address: it is as if nobody had ever had it.

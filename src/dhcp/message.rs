@@ -166,6 +166,71 @@ impl Request {
     }
 }
 
+/// What every reply takes over from the request that it answers, whoever makes the reply (RFC 2131 table 3).
+#[derive(Debug, Clone, Copy)]
+pub struct Echo<'a> {
+    /// The hardware type that the client named.
+    pub htype: u8,
+    /// The client's hardware address.
+    pub chaddr: MacAddr,
+    /// The client's transaction.
+    pub xid: u32,
+    /// The flags that the client sent.
+    pub flags: u16,
+    /// The identifier comes back as it was; a client that sent none gets none (RFC 6842 §3).
+    pub identifier: Option<&'a [u8]>,
+    /// Relay agent information comes back as it was, as the last option before the end (RFC 3046 §2.2).
+    pub relay_information: Option<&'a [u8]>,
+}
+
+impl Request {
+    /// What every reply takes over.
+    pub fn echo(&self) -> Echo<'_> {
+        Echo {
+            htype: self.htype,
+            chaddr: self.chaddr,
+            xid: self.xid,
+            flags: self.flags,
+            identifier: self.options.get(OptionCode::ClientIdentifier),
+            relay_information: self.options.get(OptionCode::RelayAgentInformation),
+        }
+    }
+}
+
+impl Echo<'_> {
+    /// Fills in the fixed fields of a reply that has the others.
+    pub fn fill(&self, header: &mut [u8]) {
+        let mut put = |place: usize, value: &[u8]| {
+            if let Some(to) = header.get_mut(place..place + value.len()) {
+                to.copy_from_slice(value);
+            }
+        };
+        put(1, &[self.htype, 6]);
+        put(4, &self.xid.to_be_bytes());
+        put(10, &self.flags.to_be_bytes());
+        put(28, &self.chaddr.octets());
+    }
+
+    /// Writes the client's identifier, if it sent one.
+    pub fn emit_identifier(&self, to: &mut Vec<u8>) {
+        if let Some(value) = self.identifier {
+            options::emit(OptionCode::ClientIdentifier, value, to);
+        }
+    }
+
+    /// Writes relay agent information, if it came with any.
+    pub fn emit_relay_information(&self, to: &mut Vec<u8>) {
+        if let Some(value) = self.relay_information {
+            options::emit(OptionCode::RelayAgentInformation, value, to);
+        }
+    }
+
+    /// How many octets its options take.
+    pub fn emitted_len(&self) -> usize {
+        [self.identifier, self.relay_information].into_iter().flatten().map(options::emitted_len).sum()
+    }
+}
+
 /// The broadcast bit of the flags (RFC 2131 figure 2).
 pub const BROADCAST: u16 = 0x8000;
 

@@ -15,6 +15,14 @@ pub struct LanEvidence<'a> {
     pub alone: bool,
     /// Where each other server points phones.
     pub servers: &'a [Points],
+    /// In what these servers disagree. A pair that agrees in all but the identifier (failover) is like one server.
+    pub disagreement: Option<&'a str>,
+    /// Who answers DHCP here without being known as a server: that nobody is known is no proof that nobody is there.
+    pub unknown_server: Option<&'a str>,
+    /// Where the first server that does not point here points phones, in words that follow "points phones".
+    pub pointed: Option<&'a str>,
+    /// Whether each of the servers has been found not to answer relay agents, which `augment` needs.
+    pub refuses_relays: bool,
     /// Whether devices hold leases of ours.
     pub leasing: bool,
     /// Whether this process can see and send frames, which `augment` needs.
@@ -23,8 +31,6 @@ pub struct LanEvidence<'a> {
     pub proof: Option<&'a Result<(), String>>,
 }
 
-/// The problem of a LAN with two servers.
-const SECOND: &str = "more than one other DHCP server answers on this LAN; find out which one should not be there";
 /// The problem of a process that may not open packet sockets.
 const RAW: &str = "`augment` needs to see and send raw frames (CAP_NET_RAW); this process may not";
 
@@ -42,12 +48,11 @@ impl DhcpScope {
             // If the settings do not allow the mode that they name, the scope has said so already.
             DhcpMode::PhonesOnly if self.mode == ActiveMode::PhonesOnly => self.choose_phones_only(seen),
             DhcpMode::All if self.mode == ActiveMode::All => {
-                if !seen.servers.is_empty() && !seen.leasing {
-                    self.fall_back(
-                        "inform (all asked for)",
-                        "another DHCP server answers on this LAN, so that leasing here would take addresses twice"
-                            .to_owned(),
-                    );
+                if seen.has_other_server() && !seen.leasing {
+                    let who = seen.unknown_server.filter(|_| seen.servers.is_empty());
+                    let who = who.unwrap_or("another DHCP server answers on this LAN");
+                    let text = format!("{who}, so that leasing here would take addresses twice");
+                    self.fall_back("inform (all asked for)", text);
                 } else if seen.listening && !seen.leasing {
                     self.wait("inform (looking for other servers)");
                 }
@@ -61,6 +66,11 @@ impl DhcpScope {
         if seen.leasing {
             return;
         }
+        // What cannot be asked cannot be proven.
+        if let Some(who) = seen.unknown_server {
+            let text = format!("`phones-only` is refused: {who}, so that it cannot be asked whether it objects");
+            return self.fall_back("inform (phones-only refused)", text);
+        }
         match seen.proof {
             None => self.wait("inform (phones-only: finding out whether it is safe)"),
             Some(Ok(())) => {}
@@ -73,25 +83,33 @@ impl DhcpScope {
 
     fn choose_auto(&mut self, seen: &LanEvidence<'_>) {
         let range = self.range.take();
-        let (mode, label, problem) = match seen.servers {
+        let inform = |problem| (ActiveMode::Inform, "inform (auto)", Some(problem));
+        let looking = (ActiveMode::Inform, "inform (auto: looking for other servers)", None);
+        let (mode, label, problem) = match (seen.servers, seen.disagreement) {
             _ if seen.leasing && range.is_some() => (ActiveMode::All, "all (auto)", None),
-            [] if seen.listening => (ActiveMode::Inform, "inform (auto: looking for other servers)", None),
-            [] if range.is_some() && seen.alone => (ActiveMode::All, "all (auto)", None),
-            [] if range.is_some() => (ActiveMode::Inform, "inform (auto: looking for other servers)", None),
-            [] => {
+            ([], _) if seen.listening => looking,
+            // Where somebody answers who cannot be read, his leases cannot be completed, and beside him none may be given.
+            ([], _) if seen.unknown_server.is_some() => inform(format!(
+                "{}, so that nothing is leased or completed here",
+                seen.unknown_server.unwrap_or_default()
+            )),
+            ([], _) if range.is_some() && seen.alone => (ActiveMode::All, "all (auto)", None),
+            ([], _) if range.is_some() => looking,
+            ([], _) => {
                 let text = "no DHCP server answers on this LAN, and this site has no `range`: phones get no address";
-                (ActiveMode::Inform, "inform (auto)", Some(text.to_owned()))
+                inform(text.to_owned())
             }
-            servers if servers.contains(&Points::Here) => {
-                (ActiveMode::Inform, "inform (auto: the router points here)", None)
+            (_, Some(disagreement)) => inform(two_servers(disagreement)),
+            ([Points::Here, ..], None) => (ActiveMode::Inform, "inform (auto: the router points here)", None),
+            ([Points::Unsure, ..], None) => {
+                (ActiveMode::Inform, "inform (auto: the router points phones to a name)", None)
             }
-            [Points::Nowhere] if seen.raw => (ActiveMode::Augment, "augment (auto)", None),
-            [Points::Nowhere] => (ActiveMode::Inform, "inform (auto)", Some(RAW.to_owned())),
-            [_] => {
-                let text = "this LAN's DHCP server points phones to another TFTP server; change it there, or remove it";
-                (ActiveMode::Inform, "inform (auto)", Some(text.to_owned()))
+            ([Points::Nowhere, ..], None) if !seen.raw => inform(RAW.to_owned()),
+            ([Points::Nowhere, ..], None) if seen.refuses_relays => {
+                (ActiveMode::Augment, "augment (auto: the router does not answer relay agents)", None)
             }
-            _ => (ActiveMode::Inform, "inform (auto)", Some(SECOND.to_owned())),
+            ([Points::Nowhere, ..], None) => (ActiveMode::Augment, "augment (auto)", None),
+            ([Points::Partly | Points::Elsewhere, ..], None) => inform(elsewhere(seen)),
         };
         (self.mode, self.label, self.problem) = (mode, label, problem);
         self.range = range.filter(|_| mode == ActiveMode::All);
@@ -104,16 +122,35 @@ impl DhcpScope {
     }
 }
 
-fn augment_problem(seen: &LanEvidence<'_>) -> Option<String> {
-    match seen.servers {
-        [] if seen.listening => None,
-        [] => Some("no DHCP server answers on this LAN, so there is no lease to complete".to_owned()),
-        [Points::Elsewhere] => {
-            Some("this LAN's DHCP server points phones to another TFTP server, which is left as it is".to_owned())
-        }
-        [_] => None,
-        _ => Some(SECOND.to_owned()),
+impl LanEvidence<'_> {
+    /// Whether anybody else leases here, or may do so.
+    pub const fn has_other_server(&self) -> bool {
+        !self.servers.is_empty() || self.unknown_server.is_some()
     }
+}
+
+fn augment_problem(seen: &LanEvidence<'_>) -> Option<String> {
+    match (seen.servers, seen.disagreement, seen.unknown_server) {
+        ([], _, _) if seen.listening => None,
+        ([], _, Some(who)) => Some(format!("{who}, so that its leases cannot be completed")),
+        ([], _, None) => Some("no DHCP server answers on this LAN, so there is no lease to complete".to_owned()),
+        (_, Some(disagreement), _) => Some(two_servers(disagreement)),
+        ([Points::Partly | Points::Elsewhere, ..], None, _) => {
+            Some(format!("{}, which is left as it is", elsewhere(seen)))
+        }
+        ([Points::Nowhere | Points::Here | Points::Unsure, ..], None, _) => None,
+    }
+}
+
+/// The problem of a LAN with two servers that disagree.
+fn two_servers(disagreement: &str) -> String {
+    format!("more than one other DHCP server answers on this LAN: {disagreement}")
+}
+
+/// The problem of a LAN whose server leads phones elsewhere.
+fn elsewhere(seen: &LanEvidence<'_>) -> String {
+    let pointed = seen.pointed.unwrap_or("to another TFTP server");
+    format!("this LAN's DHCP server points phones {pointed}; change that there, or remove it")
 }
 
 #[cfg(test)]
@@ -124,8 +161,19 @@ mod tests {
     use bundle::DhcpSettings;
     use ids::Lan;
 
-    const PLAIN: LanEvidence<'_> =
-        LanEvidence { link: true, listening: false, alone: true, servers: &[], leasing: false, raw: true, proof: None };
+    const PLAIN: LanEvidence<'_> = LanEvidence {
+        link: true,
+        listening: false,
+        alone: true,
+        servers: &[],
+        disagreement: None,
+        unknown_server: None,
+        pointed: None,
+        refuses_relays: false,
+        leasing: false,
+        raw: true,
+        proof: None,
+    };
 
     #[test]
     fn auto_does_what_the_lan_allows() {
@@ -137,10 +185,11 @@ mod tests {
             (&[Points::Nowhere, Points::Here], ActiveMode::Inform),
             (&[], ActiveMode::All),
         ] {
-            let scope = chosen(DhcpMode::Auto, &LanEvidence { servers, ..PLAIN });
+            let disagreement = (servers.len() > 1).then_some("192.168.1.1 and 192.168.1.254 differ: router");
+            let scope = chosen(DhcpMode::Auto, &LanEvidence { servers, disagreement, ..PLAIN });
             assert_eq!(scope.mode, mode, "{servers:?}");
             assert!(scope.label.contains("auto"), "{}", scope.label);
-            let needs_report = mode == ActiveMode::Inform && !servers.contains(&Points::Here);
+            let needs_report = mode == ActiveMode::Inform && servers != [Points::Here];
             assert_eq!(scope.problem.is_some(), needs_report, "{servers:?}");
             assert_eq!(scope.range.is_some(), mode == ActiveMode::All);
         }
@@ -166,11 +215,62 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_are_reported_in_augment() {
+    fn two_servers_that_disagree_are_reported_in_augment_with_what_differs() {
         let servers = &[Points::Nowhere, Points::Nowhere];
-        let scope = chosen(DhcpMode::Augment, &LanEvidence { servers, ..PLAIN });
+        let disagreement = Some("192.168.1.1 and 192.168.1.254 differ: DNS 9.9.9.9 or 8.8.8.8");
+        let scope = chosen(DhcpMode::Augment, &LanEvidence { servers, disagreement, ..PLAIN });
         assert_eq!(scope.mode, ActiveMode::Augment);
-        assert!(scope.problem.is_some_and(|problem| problem.contains("more than one")));
+        let problem = scope.problem.unwrap_or_default();
+        assert!(problem.contains("more than one") && problem.contains("DNS 9.9.9.9 or 8.8.8.8"), "{problem}");
+    }
+
+    #[test]
+    fn a_pair_that_agrees_is_like_one_server() {
+        for (points, mode) in [(Points::Nowhere, ActiveMode::Augment), (Points::Here, ActiveMode::Inform)] {
+            let servers = &[points, points];
+            for wanted in [DhcpMode::Auto, DhcpMode::Augment] {
+                let scope = chosen(wanted, &LanEvidence { servers, ..PLAIN });
+                assert_eq!(scope.problem, None, "{wanted:?} {points:?}");
+            }
+            assert_eq!(chosen(DhcpMode::Auto, &LanEvidence { servers, ..PLAIN }).mode, mode);
+        }
+    }
+
+    #[test]
+    fn beside_somebody_who_cannot_be_read_nothing_is_leased() {
+        let unknown_server = Some("a DHCP server at 192.168.1.9 answers in a way that cannot be read");
+        let seen = LanEvidence { unknown_server, proof: Some(&Ok(())), ..PLAIN };
+        for wanted in [DhcpMode::Auto, DhcpMode::All, DhcpMode::PhonesOnly] {
+            let scope = chosen(wanted, &seen);
+            assert_eq!((scope.mode, scope.range.is_some()), (ActiveMode::Inform, false), "{wanted:?}");
+            assert!(scope.problem.is_some_and(|problem| problem.contains("192.168.1.9")), "{wanted:?}");
+            assert_ne!(chosen(wanted, &LanEvidence { unknown_server: None, ..seen }).mode, ActiveMode::Inform);
+            // Who has leases of ours keeps them.
+            assert_ne!(chosen(wanted, &LanEvidence { leasing: true, ..seen }).mode, ActiveMode::Inform);
+        }
+        let problem = chosen(DhcpMode::Augment, &seen).problem.unwrap_or_default();
+        assert!(problem.contains("cannot be completed"), "{problem}");
+    }
+
+    #[test]
+    fn what_a_router_says_of_tftp_is_reported_as_far_as_it_is_wrong() {
+        let pointed = Some("to 10.0.0.9, which is not this machine first, then here (192.168.1.2)");
+        for (points, reported) in
+            [(Points::Partly, true), (Points::Elsewhere, true), (Points::Unsure, false), (Points::Here, false)]
+        {
+            for wanted in [DhcpMode::Auto, DhcpMode::Augment] {
+                let scope = chosen(wanted, &LanEvidence { servers: &[points], pointed, ..PLAIN });
+                let problem = scope.problem.unwrap_or_default();
+                assert_eq!(problem.contains("10.0.0.9"), reported, "{wanted:?} {points:?}: {problem}");
+            }
+        }
+    }
+
+    #[test]
+    fn beside_a_router_that_refuses_relay_agents_auto_says_so_in_its_name() {
+        let seen = LanEvidence { servers: &[Points::Nowhere], refuses_relays: true, ..PLAIN };
+        let scope = chosen(DhcpMode::Auto, &seen);
+        assert_eq!(scope.label, "augment (auto: the router does not answer relay agents)");
     }
 
     #[test]

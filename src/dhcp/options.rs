@@ -162,6 +162,58 @@ pub fn emitted_len(value: &[u8]) -> usize {
     value.len() + 2 * value.len().div_ceil(MAX_PART).max(1)
 }
 
+/// The one value of an option whose size is fixed (RFC 2132), if the option is longer: it came in unequal copies, and the
+/// first counts. The whole value of every other option.
+pub fn one_value(code: OptionCode, value: &[u8]) -> &[u8] {
+    let size = match u8::from(code) {
+        19 | 20 | 23 | 29..=31 | 34 | 36 | 37 | 39 | 46 | 52 | 53 | 116 => 1,
+        13 | 22 | 26 | 57 => 2,
+        1 | 2 | 16 | 24 | 28 | 32 | 35 | 38 | 50 | 51 | 54 | 58 | 59 | 108 | 118 => 4,
+        _ => value.len(),
+    };
+    value.get(..size).unwrap_or(value)
+}
+
+/// Puts options into the order in which a client asks for them (RFC 2132 §9.8): those that it does not ask for come last,
+/// and the mask comes before the router, whatever the client's order (§3.3).
+pub fn sort_as_asked(options: &mut [(OptionCode, Vec<u8>)], asked: &[u8]) {
+    let place = |code: OptionCode| asked.iter().position(|&asked| asked == u8::from(code)).unwrap_or(usize::MAX);
+    options.sort_by_key(|(code, _)| place(*code));
+    let at = |wanted: OptionCode| options.iter().position(|(code, _)| *code == wanted);
+    if let (Some(mask), Some(router)) = (at(OptionCode::SubnetMask), at(OptionCode::Router))
+        && router < mask
+    {
+        options.swap(mask, router);
+    }
+}
+
+/// Overwrites an option of a message with padding, wherever it is. What cannot be read stays as it is.
+pub fn blank(message: &mut [u8], code: OptionCode) {
+    let overload = super::message::read_options(message).and_then(|all| all.byte(OptionCode::from(OVERLOAD)));
+    for (field, bit) in [(240..message.len(), 0), (108..236, 1), (44..108, 2)] {
+        if bit == 0 || overload.unwrap_or(0) & bit != 0 {
+            blank_in(message.get_mut(field).unwrap_or_default(), code.into());
+        }
+    }
+}
+
+fn blank_in(mut field: &mut [u8], wanted: u8) {
+    while let [code, rest @ ..] = field {
+        match (*code, rest) {
+            (PAD, rest) => field = rest,
+            (END, _) | (_, []) => return,
+            (_, [length, rest @ ..]) => {
+                let Some((value, rest)) = rest.split_at_mut_checked(usize::from(*length)) else { return };
+                if *code == wanted {
+                    value.fill(PAD);
+                    (*code, *length) = (PAD, PAD);
+                }
+                field = rest;
+            }
+        }
+    }
+}
+
 /// The value of an option that lists these addresses.
 pub fn address_list(addresses: &[Ipv4Addr]) -> Vec<u8> {
     addresses.iter().flat_map(Ipv4Addr::octets).collect()
@@ -169,6 +221,7 @@ pub fn address_list(addresses: &[Ipv4Addr]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use super::*;
 
     // RFC 3396 §5 to §8; RFC 2132 §9.3 (overload).
@@ -255,6 +308,23 @@ mod tests {
         assert_eq!(options.seconds(OptionCode::AddressLeaseTime), Some(3600));
         assert_eq!((options.seconds(OptionCode::Renewal), options.byte(OptionCode::MessageType)), (None, None));
         assert_eq!(options.number(OptionCode::MaxMessageSize), None);
+    }
+
+    #[test]
+    fn an_option_is_blanked_in_every_field_and_nothing_else_is() {
+        let mut message = vec![1; 240];
+        message[236..].copy_from_slice(&[99, 130, 83, 99]);
+        message[108..114].copy_from_slice(&[80, 1, 9, 12, 1, b'x']);
+        message[44..47].copy_from_slice(&[80, 0, 255]);
+        message.extend([53, 1, 1, 80, 0, 52, 1, 1, 61, 2, 80, 0, 255, 80, 0]);
+        let before = message.clone();
+        blank(&mut message, OptionCode::from(80));
+        assert_eq!(message[240..], [53, 1, 1, 0, 0, 52, 1, 1, 61, 2, 80, 0, 255, 80, 0]);
+        assert_eq!(message[108..114], [0, 0, 0, 12, 1, b'x']);
+        assert_eq!(message[44..108], before[44..108], "sname holds no options here");
+        for length in 0..message.len() {
+            blank(&mut before[..length].to_vec(), OptionCode::from(80));
+        }
     }
 
     // RFC 3396 §5.

@@ -4,6 +4,9 @@
 //! an address of our range? Is it silent when the device selects our offer? Is it silent when the device has a lease from it
 //! and then starts with an address of ours? Most servers send a NAK, which would throw phones back to the start. At the end
 //! the device gives its lease back.
+//!
+//! Silence proves nothing where a server is known: it must have answered the device as a client, or it may have missed the
+//! questions, or serve only some devices.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -19,6 +22,9 @@ const OFFER_WAIT: Duration = Duration::from_millis(4500);
 /// How long we wait for a NAK. A server sends it at once.
 const NAK_WAIT: Duration = Duration::from_millis(1500);
 
+/// How often the device asks for an address of the other server.
+const DISCOVERS: u8 = 3;
+
 /// The questions, one after the other.
 ///
 /// Call [`Self::poll`] at [`Self::deadline`] and send what it asks, in the name of [`Self::mac`]. [`Self::heard`] takes the
@@ -29,10 +35,16 @@ pub struct Proof {
     mac: MacAddr,
     ours: Ipv4Addr,
     range: (Ipv4Addr, Ipv4Addr),
+    /// A server that answers here.
+    known: Option<Ipv4Addr>,
+    /// How often the device has asked which address there is.
+    discovers: u8,
     step: ProofStep,
     until: Option<Instant>,
     offered: Option<TheirLease>,
     bound: Option<TheirLease>,
+    /// Whether the other server has leased an address to the device, so that it knows the device.
+    was_leased_to: bool,
     outcome: Option<Result<(), String>>,
 }
 
@@ -60,8 +72,15 @@ enum ProofStep {
 }
 
 impl Proof {
-    /// A proof for a site at `own`, with hardware address `mac` and this range. `ours` is a free address of the range.
-    pub fn new(own: Ipv4Addr, mac: MacAddr, range: (Ipv4Addr, Ipv4Addr), ours: Ipv4Addr) -> Self {
+    /// A proof for a site at `own`, with hardware address `mac` and this range. `ours` is a free address of the range, and
+    /// `known` a server that has answered here.
+    pub fn new(
+        own: Ipv4Addr,
+        mac: MacAddr,
+        range: (Ipv4Addr, Ipv4Addr),
+        ours: Ipv4Addr,
+        known: Option<Ipv4Addr>,
+    ) -> Self {
         let [first, rest @ ..] = mac.octets();
         // A MAC that is local already (virtual machines) gets another last octet instead.
         let mac = if first & 2 == 0 {
@@ -76,10 +95,13 @@ impl Proof {
             mac,
             ours,
             range,
+            known,
+            discovers: 0,
             step: ProofStep::Discover,
             until: None,
             offered: None,
             bound: None,
+            was_leased_to: false,
             outcome: None,
         }
     }
@@ -96,8 +118,11 @@ impl Proof {
         }
         if self.until.is_some() {
             self.step = match self.step {
+                ProofStep::Discover if self.offered.is_none() && self.known.is_some() && self.discovers < DISCOVERS => {
+                    ProofStep::Discover
+                }
                 ProofStep::Discover => ProofStep::SelectUs,
-                // Without an offer there is nothing to take: a server that does not answer does not disturb.
+                // Without an offer there is nothing to take.
                 ProofStep::SelectUs if self.offered.is_none() => ProofStep::Done,
                 ProofStep::SelectUs => ProofStep::SelectThem,
                 ProofStep::SelectThem if self.bound.is_none() => ProofStep::Done,
@@ -110,7 +135,10 @@ impl Proof {
             }
         }
         let (question, wait) = match self.step {
-            ProofStep::Discover => (Question::Discover(Some(self.ours)), OFFER_WAIT),
+            ProofStep::Discover => {
+                self.discovers = self.discovers.saturating_add(1);
+                (Question::Discover(Some(self.ours)), OFFER_WAIT)
+            }
             ProofStep::SelectUs => (Question::Select(self.ours, self.own), NAK_WAIT),
             ProofStep::SelectThem => {
                 let TheirLease { address, server } = self.offered?;
@@ -122,7 +150,8 @@ impl Proof {
                 (Question::Release(address, server), Duration::ZERO)
             }
             ProofStep::Done => {
-                self.outcome.get_or_insert(Ok(()));
+                let outcome = self.outcome_of_silence();
+                self.outcome.get_or_insert(outcome);
                 return None;
             }
         };
@@ -145,6 +174,7 @@ impl Proof {
             }
             MessageType::Ack if self.step == ProofStep::SelectThem => {
                 self.bound = self.offered;
+                self.was_leased_to = true;
                 self.until = Some(now);
             }
             MessageType::Nak if self.step == ProofStep::SelectUs => {
@@ -155,6 +185,14 @@ impl Proof {
             }
             _ => {}
         }
+    }
+
+    /// What it means that no server has objected.
+    fn outcome_of_silence(&self) -> Result<(), String> {
+        let silent = self.offered.map(|offer| offer.server).or(self.known).filter(|_| !self.was_leased_to);
+        silent.map_or(Ok(()), |server| {
+            Err(format!("the server {server} did not answer when it was asked whether it objects"))
+        })
     }
 
     fn refuse(&mut self, reason: String, now: Instant) {
@@ -229,10 +267,29 @@ mod tests {
         assert_eq!(run(|_| None).0, Ok(()));
     }
 
+    #[test]
+    fn the_silence_of_a_server_that_is_there_proves_nothing() {
+        let (outcome, asked) = run_beside(Some(ROUTER), |_| None);
+        assert!(outcome.unwrap_err().contains("192.168.1.1 did not answer"));
+        assert_eq!(asked.iter().filter(|question| matches!(question, Question::Discover(_))).count(), 3);
+        let (outcome, _) = run(|question| match question {
+            Question::Discover(_) => Some((MessageType::Offer, THEIRS)),
+            _ => None,
+        });
+        assert!(outcome.unwrap_err().contains("did not answer"), "it offered and then kept quiet");
+    }
+
     fn run(router: impl Fn(Question) -> Option<(MessageType, Ipv4Addr)>) -> (Result<(), String>, Vec<Question>) {
+        run_beside(None, router)
+    }
+
+    fn run_beside(
+        known: Option<Ipv4Addr>,
+        router: impl Fn(Question) -> Option<(MessageType, Ipv4Addr)>,
+    ) -> (Result<(), String>, Vec<Question>) {
         let mut now = Instant::now();
         let mac = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
-        let mut proof = Proof::new(OWN, mac, (FREE, Ipv4Addr::new(192, 168, 1, 110)), FREE);
+        let mut proof = Proof::new(OWN, mac, (FREE, Ipv4Addr::new(192, 168, 1, 110)), FREE, known);
         assert_ne!(proof.mac(), mac);
         let mut asked = Vec::new();
         for _ in 0..20 {

@@ -9,7 +9,7 @@ use super::options::{self, OptionCode};
 use ids::MacAddr;
 
 /// The options that we ask for: mask, router, DNS, domain, NTP, times, and every option that leads phones to their files.
-const ASKED: [u8; 14] = [1, 3, 6, 15, 42, 43, 51, 58, 59, 66, 120, 150, 159, 160];
+pub(super) const ASKED: [u8; 14] = [1, 3, 6, 15, 42, 43, 51, 58, 59, 66, 120, 150, 159, 160];
 
 /// A message of ours as a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::leases::MAX_LEASE_SECONDS;
 use super::message::Request;
 use super::options::{OptionCode, class_starts_with, vendor_classes};
 use super::range::{MAX_RANGE, Range};
+use bundle::limits::{MAX_SETTING_ADDRESSES, MAX_SETTING_ITEMS};
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
 use ids::{Lan, MacAddr, Oui};
 
@@ -16,8 +17,6 @@ const DEFAULT_LEASE_SECONDS: u32 = 43_200;
 /// The shortest lease time, in seconds.
 const MIN_LEASE_SECONDS: u32 = 120;
 
-/// The most entries of a list in the settings. What does not fit into a reply helps nobody.
-const MAX_LIST: usize = 16;
 /// The longest domain, in octets (RFC 1035).
 const MAX_DOMAIN_BYTES: usize = 253;
 
@@ -80,7 +79,9 @@ pub struct DhcpScope {
 impl DhcpScope {
     /// Checks the settings, for a server with this address and these phones in the inventory.
     pub fn new(lan: Lan, settings: &DhcpSettings, phones: impl IntoIterator<Item = MacAddr>) -> Self {
-        let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> { addresses.iter().copied().take(MAX_LIST).collect() };
+        let list = |addresses: &[Ipv4Addr]| -> Vec<Ipv4Addr> {
+            addresses.iter().copied().take(MAX_SETTING_ADDRESSES).collect()
+        };
         let mut tftp = list(&settings.tftp_servers);
         if tftp.is_empty() {
             tftp.push(lan.address());
@@ -103,16 +104,16 @@ impl DhcpScope {
                 .vendor_options
                 .iter()
                 .filter(|o| is_free(o.code))
-                .take(MAX_LIST)
+                .take(MAX_SETTING_ITEMS)
                 .cloned()
                 .collect(),
             check_addresses: true,
             phones: phones.into_iter().collect(),
-            phone_classes: settings.phone_classes.iter().take(MAX_LIST).cloned().collect(),
-            phone_ouis: settings.phone_ouis.iter().take(MAX_LIST).copied().collect(),
+            phone_classes: settings.phone_classes.iter().take(MAX_SETTING_ITEMS).cloned().collect(),
+            phone_ouis: settings.phone_ouis.iter().take(MAX_SETTING_ITEMS).copied().collect(),
             offer_classes: settings.offer_classes.as_ref().map_or_else(
                 || BY_OFFER.map(str::to_owned).to_vec(),
-                |classes| classes.iter().take(MAX_LIST).cloned().collect(),
+                |classes| classes.iter().take(MAX_SETTING_ITEMS).cloned().collect(),
             ),
         };
         match settings.mode {
@@ -266,6 +267,22 @@ mod tests {
             assert!(!range.contains(Ipv4Addr::new(192, 168, 1, last)), "{last}");
         }
         assert!(range.contains(Ipv4Addr::new(192, 168, 1, 3)));
+    }
+
+    #[test]
+    fn lists_are_read_as_far_as_the_settings_may_have_them() {
+        let settings = DhcpSettings {
+            routers: (0..20).map(Ipv4Addr::from).collect(),
+            phone_ouis: (0..=255).map(|last| Oui::of(MacAddr::new([0, 0, last, 0, 0, 0]))).collect(),
+            phone_classes: (100..300).map(|number| format!("class-{number}")).collect(),
+            vendor_options: (0..=255)
+                .map(|byte| VendorOption { vendor_class: format!("v-{byte}"), code: 43, value: vec![byte] })
+                .collect(),
+            ..DhcpSettings::default()
+        };
+        let scope = DhcpScope::new(Lan::new(SERVER, 24), &settings, []);
+        assert_eq!((scope.routers.len(), scope.phone_classes.len()), (8, 64));
+        assert_eq!((scope.phone_ouis.len(), scope.vendor_options.len()), (64, 64));
     }
 
     #[test]

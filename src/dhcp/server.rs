@@ -2,18 +2,26 @@
 //! what it tells the device table and people.
 //!
 //! Read [`Outbox`] (what comes out), then [`DhcpServer`] and its parts: `scope_choice` (what the settings want and what is
-//! in force), `phones_only_check` (whether `phones-only` is safe), `lease_book` (the leases), `waiting_requests` (requests
-//! that wait for ARP), `conflicts` and `fetch_watch` (what is reported), `clock`, and [`Orders`] (what the fast path does).
+//! in force), `other_servers` and `link` (what others say in DHCP and in ARP), `phones_only_check` (whether `phones-only` is
+//! safe), `lease_book` (the leases), `waiting_requests` (requests that wait for ARP), `judgement` (what is made of what was
+//! measured), `conflicts` and `fetch_watch` (what else is reported), `clock`, and [`Orders`] (what the fast path does).
 
 mod clock;
+mod completion_watch;
 mod conflicts;
 mod fast_path_report;
 mod fetch_watch;
+mod judgement;
 mod lease_book;
+mod lease_trouble;
+mod link;
 mod orders;
+mod other_networks;
+mod other_servers;
 mod outbox;
 mod phones_only_check;
 mod scope_choice;
+mod standing_alert;
 mod waiting_requests;
 
 use std::net::Ipv4Addr;
@@ -27,18 +35,18 @@ use self::clock::ClockWatch;
 pub use self::clock::Now;
 use self::conflicts::Conflicts;
 use self::fetch_watch::FetchWatch;
+use self::judgement::{Judgement, refuses_relays};
 use self::lease_book::LeaseBook;
+use self::lease_trouble::MAX_DECLINED;
 pub use self::orders::Orders;
 pub use self::outbox::{Outbox, Outgoing};
 use self::phones_only_check::PhonesOnlyCheck;
 use self::scope_choice::ScopeChoice;
 use self::waiting_requests::{WaitingRequest, WaitingRequests};
-use super::arp::Claim;
 use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
 use super::augment::Event;
 use super::completed_lease::CompletedLease;
-use super::heard::{Answers, Overheard, ServerMessage};
-use super::lan::{AddressUse, LanView, Points};
+use super::lan::{LanView, Points, RelayCheck};
 use super::leases::{Lease, LeaseState};
 use super::message::{ParseError, Request};
 use super::mode_choice::LanEvidence;
@@ -46,7 +54,6 @@ use super::responder::{SilenceReason, Verdict, View, respond};
 use super::scope::{ActiveMode, DhcpScope};
 use access::DeviceTable;
 use api::AlertCode;
-use bundle::DhcpMode;
 use ids::MacAddr;
 use status::Stats;
 
@@ -72,11 +79,13 @@ pub struct DhcpServer {
     choice: ScopeChoice,
     phones_only: PhonesOnlyCheck,
     lan: LanView,
+    relay_check: RelayCheck,
     arp_scan: ArpScan,
     leases: LeaseBook,
     waiting: WaitingRequests,
     conflicts: Conflicts,
     fetches: FetchWatch,
+    judgement: Judgement,
     clock: ClockWatch,
     sweep_at: Instant,
     orders: Arc<Orders>,
@@ -111,11 +120,13 @@ impl DhcpServer {
             choice: ScopeChoice::new(wanted, link_access.own.is_some(), now.tick),
             phones_only: PhonesOnlyCheck::NotBegun,
             lan,
+            relay_check: RelayCheck::default(),
             arp_scan: ArpScan::new(if link_access.arp { AT_A_TIME } else { BY_THE_KERNEL }),
             leases: LeaseBook::new(kept, devices, now.wall),
             waiting: WaitingRequests::default(),
             conflicts: Conflicts::default(),
             fetches: FetchWatch::default(),
+            judgement: Judgement::new(&stats),
             clock: ClockWatch::new(now),
             sweep_at: now.tick + SWEEP_EVERY,
             orders,
@@ -128,6 +139,10 @@ impl DhcpServer {
 
     /// The settings have changed.
     pub fn set_scope(&mut self, wanted: DhcpScope, now: Now) {
+        // What was proven of one range says nothing about another.
+        if wanted.range != self.choice.wanted().range {
+            self.phones_only.start_over();
+        }
         self.choice.set_wanted(wanted);
         self.settle(now);
     }
@@ -135,23 +150,33 @@ impl DhcpServer {
     /// Chooses what is in force, after something that the choice depends on has changed.
     fn settle(&mut self, now: Now) {
         self.choice.end_waits(now.tick);
+        // The range that the settings name stays, whatever mode is in force: leases of it may be running.
+        self.leases.set_range(self.choice.wanted().range.clone());
         let ours = &self.choice.wanted().tftp;
         let points: Vec<Points> = self.lan.known().map(|server| server.points(ours)).collect();
+        let (disagreement, unknown_server) = (self.lan.disagreement(), self.lan.unknown_server());
+        let misled = self.lan.known().find(|server| matches!(server.points(ours), Points::Partly | Points::Elsewhere));
+        let pointed = misled.and_then(|server| server.points_in_words(ours));
         let evidence = LanEvidence {
             link: self.link_access.own.is_some(),
             listening: self.choice.is_listening(),
             alone: self.choice.expects_nobody(),
             servers: &points,
+            disagreement: disagreement.as_deref(),
+            unknown_server: unknown_server.as_deref(),
+            pointed: pointed.as_deref(),
+            refuses_relays: refuses_relays(self.lan.known()),
             leasing: self.leases.is_leasing(now.wall),
             raw: self.link_access.raw,
             proof: self.phones_only.outcome(),
         };
         let terms = self.lan.known().next().map(|server| &server.terms);
         self.choice.settle(&evidence, terms, &self.stats);
-        // The range that the settings name stays, whatever mode is in force: leases of it may be running.
-        self.leases.set_range(self.choice.wanted().range.clone());
         self.arp_scan.hurry(now.tick);
         self.give_orders(Arc::clone(&self.orders.recalled));
+        let known: Vec<Ipv4Addr> = self.lan.known().map(|server| server.server).collect();
+        self.relay_check.keep(&known);
+        self.judge(now);
     }
 
     fn give_orders(&mut self, recalled: Arc<Vec<(CompletedLease, Duration)>>) {
@@ -173,12 +198,6 @@ impl DhcpServer {
         self.choice.is_listening() || (self.choice.awaits_router() && !self.lan.has_other_server())
     }
 
-    /// Whether other servers are to be asked soon: somebody speaks as a server who is not known as one, or one that is
-    /// known did not answer while another did.
-    pub fn is_unsure(&self) -> bool {
-        self.lan.is_unsure()
-    }
-
     /// A datagram has come to the server port.
     pub fn receive(&mut self, bytes: &[u8], source: Ipv4Addr, now: Now, out: &mut Outbox) {
         match Request::parse(bytes) {
@@ -193,8 +212,11 @@ impl DhcpServer {
                 trace!(device = %request.chaddr, kind = ?request.kind, "request");
                 self.decide(WaitingRequest { request, source }, now, out);
             }
-            // A router answers us as a relay agent. The fast path has heard it.
-            Err(ParseError::NotRequest) => self.stats.count("dhcp.replies"),
+            // A router answers us as a relay agent.
+            Err(ParseError::NotRequest) => {
+                self.stats.count("dhcp.replies");
+                self.answered_as_relay(bytes, source, now);
+            }
             Err(error) => {
                 self.stats.count("dhcp.malformed");
                 debug!(%source, %error, "not a request");
@@ -204,6 +226,9 @@ impl DhcpServer {
 
     fn decide(&mut self, waiting: WaitingRequest, now: Now, out: &mut Outbox) {
         let WaitingRequest { request, source } = &waiting;
+        if self.judgement.networks.heard(self.choice.in_force(), request, now.wall) {
+            self.judge(now);
+        }
         let view = View { lan: &self.lan, leases: self.leases.table(), source: *source };
         match respond(self.choice.in_force(), &view, request, now.wall) {
             Verdict::Silence(why, change) => {
@@ -212,11 +237,10 @@ impl DhcpServer {
                 if why == SilenceReason::RangeFull {
                     self.stats.alert(AlertCode::DhcpRangeFull, "all addresses of the range are taken".to_owned());
                 }
-                if let Some(lease) = change {
-                    if lease.state == LeaseState::Declined {
-                        self.report_in_use(lease.address, lease.mac);
-                    }
-                    self.change(lease, out);
+                match change {
+                    Some(lease) if lease.state == LeaseState::Declined => self.declined(lease, now, out),
+                    Some(lease) => self.change(lease, out),
+                    None => {}
                 }
             }
             Verdict::Check(address) => self.wait(address, waiting, now, out),
@@ -231,12 +255,31 @@ impl DhcpServer {
                     _ => "dhcp.ack",
                 };
                 if let Some(lease) = change {
+                    let is_shared = lease.state == LeaseState::Bound && self.leases.table().is_shared(&lease);
                     self.change(lease, out);
+                    if is_shared {
+                        self.judge(now);
+                    }
                 }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
             }
         }
+    }
+
+    /// A device found that somebody else uses an address. Of the addresses that one device declines only the last few are
+    /// kept from others, so that it cannot take a whole range away from them.
+    fn declined(&mut self, lease: Lease, now: Now, out: &mut Outbox) {
+        let (address, mac) = (lease.address, lease.mac);
+        self.change(lease, out);
+        let declined: Vec<Ipv4Addr> =
+            self.leases.table().declined_by(mac, now.wall).iter().map(|lease| lease.address).collect();
+        let over = declined.len().saturating_sub(MAX_DECLINED);
+        declined.iter().take(over).for_each(|address| self.leases.forget(*address));
+        if declined.len() < MAX_DECLINED {
+            self.report_in_use(address, mac);
+        }
+        self.judge(now);
     }
 
     fn change(&mut self, lease: Lease, out: &mut Outbox) {
@@ -259,12 +302,6 @@ impl DhcpServer {
         }
     }
 
-    fn ask(&mut self, address: Ipv4Addr, now: Now, out: &mut Outbox) {
-        if self.arp_scan.ask(address, now.tick) {
-            out.checks.push(address);
-        }
-    }
-
     /// These leases of an [`Outbox`] are durable.
     pub fn kept(&mut self, kept: &[Lease]) {
         self.leases.kept(kept);
@@ -278,6 +315,13 @@ impl DhcpServer {
     /// The fast path tells something.
     pub fn fast_path_event(&mut self, event: Event, now: Now, out: &mut Outbox) {
         fast_path_report::report(&event, &self.choice.in_force().tftp, &self.stats);
+        match &event {
+            Event::NotCompleted(reason) => self.judgement.completions.failed(*reason, now.wall),
+            Event::Completed { .. } | Event::Rebound { .. } | Event::Offered(_) => {
+                self.judgement.completions.completed()
+            }
+            _ => {}
+        }
         match event {
             Event::Heard(overheard) => self.overheard(&overheard, now),
             Event::LearntLate { address, exchange } => out.remember.push((exchange.to_keep(address), now.wall)),
@@ -285,6 +329,7 @@ impl DhcpServer {
                 out.remember.extend(exchange.map(|exchange| (exchange.to_keep(address), now.wall)));
                 self.fetches.expect(phone, now.wall);
             }
+            Event::Short { phone, .. } => self.fetches.expect(phone, now.wall),
             Event::Rebound { .. }
             | Event::Offered(_)
             | Event::Refused { .. }
@@ -302,84 +347,13 @@ impl DhcpServer {
         }
     }
 
-    /// Another server's message came to the client port.
-    pub fn heard(&mut self, message: &ServerMessage, answers: Answers, now: Now) {
-        self.phones_only.heard(message, now.tick);
-        self.overheard(&message.overheard(answers), now);
-    }
-
-    /// Another server has sent this to anybody.
-    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
-        let server = overheard.server;
-        let own = self.choice.wanted().server();
-        if server == own || server.is_unspecified() || server.is_broadcast() || server.is_multicast() {
-            return;
-        }
-        if overheard.nak {
-            self.stats.count("dhcp.others.nak");
-        }
-        if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
-            let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
-            self.stats.alert(AlertCode::DhcpRangeShared, reason.clone());
-            if self.choice.wanted().mode == ActiveMode::PhonesOnly && self.phones_only.outcome() == Some(&Ok(())) {
-                self.phones_only.finish(Err(reason));
-                self.settle(now);
-            }
-        }
-        let before = self.lan.known().count();
-        if self.lan.heard(overheard, now.wall) {
-            if self.lan.known().count() > before {
-                self.phones_only.begin_anew();
-                // At the start servers are found; one that comes later is news for people.
-                if !self.choice.is_listening() {
-                    self.stats
-                        .alert(AlertCode::DhcpNewServer, format!("{server} has begun to answer DHCP on this LAN"));
-                }
-            }
-            debug!(%server, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
-            self.stats.dhcp_servers(self.lan.servers());
-            self.settle(now);
-        }
-    }
-
-    /// Whether we lease this address, or others of its range.
-    fn leases_from(&self, address: Ipv4Addr) -> bool {
-        let scope = self.choice.in_force();
-        scope.leases() && scope.range.as_ref().is_some_and(|range| range.contains(address))
-    }
-
-    /// Other servers have been asked.
-    pub fn asked(&mut self, now: Now) {
-        if !self.choice.is_listening() && self.lan.asked(now.wall) {
-            self.stats.dhcp_servers(self.lan.servers());
-            self.settle(now);
-        }
-    }
-
-    /// A device claims an address. If the device does not have it from us, we do not offer it.
-    pub fn claimed(&mut self, claim: Claim, now: Now) {
-        let Claim { mac, address } = claim;
-        self.arp_scan.claimed(address, mac);
-        let lease = self.leases.holding(address, now.wall);
-        let in_range = self.leases.table().range().is_some_and(|range| range.contains(address));
-        if in_range && lease.is_none_or(|lease| lease.mac != mac) {
-            self.lan.checked(address, Some(mac), now.wall);
-        }
-        let own = self.link_access.own.map(|own| (self.choice.wanted().server(), own));
-        self.conflicts.report(claim, own, lease, &self.stats);
-    }
-
-    /// The link was down. What ARP said before may be of another LAN.
-    pub fn link_was_down(&mut self, now: Now) {
-        self.lan.forget_checks();
-        self.arp_scan.hurry(now.tick);
-    }
-
     /// When [`Self::tick`] has something to do.
     pub fn deadline(&self) -> Instant {
         let check = self.phones_only.deadline().filter(|_| self.choice.wanted().mode == ActiveMode::PhonesOnly);
         let scan = self.arp_scan.deadline(self.scans_ahead());
-        scan.into_iter().chain(self.choice.deadline()).chain(check).fold(self.sweep_at, Instant::min)
+        let relay = self.relay_check.deadline();
+        let all = scan.into_iter().chain(self.choice.deadline()).chain(check).chain(relay);
+        all.fold(self.sweep_at, Instant::min)
     }
 
     /// Time has passed.
@@ -389,6 +363,7 @@ impl DhcpServer {
         }
         self.take_arp_answers(now, out);
         self.check_phones_only(now, out);
+        self.ask_as_relay(now, out);
         self.scan_range(now, out);
         if self.sweep_at <= now.tick {
             self.sweep_at = now.tick + SWEEP_EVERY;
@@ -403,77 +378,14 @@ impl DhcpServer {
         self.stats.dhcp_servers(self.lan.servers());
         self.leases.announce(now.wall);
         self.fetches.report_missing(&self.stats, now.wall);
+        self.judge(now);
+        if !self.leases.table().is_full(now.wall) {
+            self.stats.clear_alert(AlertCode::DhcpRangeFull);
+        }
         for server in self.lan.strangers(now.wall) {
             let text = format!("{server} speaks as a DHCP server to devices of this LAN, and does not answer us");
             self.stats.alert(AlertCode::DhcpNewServer, text);
         }
-    }
-
-    /// Takes what ARP has answered by now, and decides the requests that waited for it.
-    fn take_arp_answers(&mut self, now: Now, out: &mut Outbox) {
-        for (address, by) in self.arp_scan.answered(now.tick) {
-            // The kernel goes on naming a device that is gone as long as nobody speaks to it. So its table counts only where
-            // ARP itself cannot be heard.
-            let by = by.or_else(|| self.leases.device_at(address).filter(|_| !self.link_access.arp));
-            self.lan.checked(address, by, now.wall);
-            for waiting in self.waiting.take(address) {
-                if let Some(mac) = by.filter(|mac| *mac != waiting.request.chaddr) {
-                    self.report_in_use(address, mac);
-                }
-                self.decide(waiting, now, out);
-            }
-        }
-    }
-
-    fn report_in_use(&self, address: Ipv4Addr, mac: MacAddr) {
-        debug!(%address, %mac, "an address of the range is in use by a device that does not have it from us");
-        self.stats.alert(
-            AlertCode::DhcpAddressInUse,
-            format!("{address} is in the range but in use, reported by or at {mac}"),
-        );
-    }
-
-    /// Goes on with the check of `phones-only`. It begins when the wait for other servers is over, and again when there is
-    /// a new one.
-    fn check_phones_only(&mut self, now: Now, out: &mut Outbox) {
-        let wanted = self.choice.wanted();
-        let done = self.phones_only.outcome().is_some();
-        if wanted.mode != ActiveMode::PhonesOnly || self.choice.is_listening() || done {
-            return;
-        }
-        let (Some(own), Some(range)) = (self.link_access.own, &wanted.range) else { return };
-        let (lan, leases) = (&self.lan, self.leases.table());
-        let in_use = |address| match lan.usage(address, now.wall) {
-            AddressUse::By(mac) if leases.at(address).is_none_or(|lease| lease.mac != mac) => Some(mac),
-            _ => None,
-        };
-        let wants = self.phones_only.step((wanted.server(), own), range, &in_use, now.tick);
-        wants.addresses.into_iter().for_each(|address| self.ask(address, now, out));
-        out.questions.extend(wants.question.map(|(question, mac)| (question, mac, CHECK_XID)));
-        if self.phones_only.outcome().is_some() {
-            self.settle(now);
-        }
-    }
-
-    /// Asks by ARP for free addresses before anybody wants them, so that a new phone gets its offer at once.
-    fn scan_range(&mut self, now: Now, out: &mut Outbox) {
-        if !self.scans_ahead() {
-            return;
-        }
-        let Some(range) = self.leases.table().range() else { return };
-        let (lan, leases) = (&self.lan, &self.leases);
-        let wants = |address: Ipv4Addr| leases.holding(address, now.wall).is_none() && lan.is_due(address, now.wall);
-        out.checks.extend(self.arp_scan.step(range, &wants, now.tick));
-    }
-
-    /// Whether addresses are leased here, or will be unless another server shows.
-    fn scans_ahead(&self) -> bool {
-        let wanted = self.choice.wanted();
-        let may_lease =
-            || wanted.mode == ActiveMode::All || (wanted.configured == DhcpMode::Auto && wanted.range.is_some());
-        wanted.check_addresses
-            && (self.choice.in_force().leases()
-                || (self.link_access.own.is_some() && may_lease() && !self.lan.has_other_server()))
     }
 
     /// Moves everything along when somebody sets the system clock, so that no lease ends for that, nor after a restart.
@@ -483,6 +395,7 @@ impl DhcpServer {
             out.keep.extend(self.leases.shift(set, now.wall));
             self.lan.shift(set);
             self.fetches.shift(set);
+            self.judgement.shift(set);
             out.forget = true;
         }
     }

@@ -1,7 +1,8 @@
 //! DHCP on one interface: sockets, clocks, and the order in which a change becomes durable, is told, and is answered.
 //!
 //! Read [`Service::run`] (the loop), `server_port` and `blocking_log` (what it works with), then `fast_path` (threads that
-//! answer before a router does), and the sockets: `link`, `arp_socket`, [`PacketSockets`].
+//! answer before a router does), and the sockets: `link`, `arp_socket`, [`PacketSockets`]. [`RelayClient`] is for who only
+//! wants to know what is there.
 
 mod arp_socket;
 mod blocking_log;
@@ -9,6 +10,7 @@ mod config;
 mod cpu_share;
 mod fast_path;
 mod link;
+mod relay_client;
 mod server_port;
 
 use std::io;
@@ -25,13 +27,15 @@ use self::blocking_log::BlockingLog;
 pub use self::config::{BindError, Config};
 use self::fast_path::FastPath;
 pub use self::link::hardware_address;
+pub use self::relay_client::{FrameHeard, RelayClient};
 use self::server_port::ServerPort;
 use super::arp::Claim;
-use super::augment::Event;
+use super::augment::{Event, completed_offer};
 use super::client::ClientSocket;
 use super::heard::Heard;
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
+use super::question::{self, Question};
 use super::scope::DhcpScope;
 use super::server::{DhcpServer, LinkAccess, Now, Outbox};
 use access::{Catalog, DeviceTable};
@@ -248,6 +252,7 @@ impl Service {
                 ask.soon();
             }
             self.ask_for_addresses(&std::mem::take(&mut out.checks), answers.as_ref(), &stats).await;
+            self.ask_as_relay(&std::mem::take(&mut out.relay_questions), &mut server, &stats).await;
             self.work_off(out, &mut server, &mut log, &stats).await?;
         }
     }
@@ -286,6 +291,21 @@ impl Service {
         }
     }
 
+    /// Asks servers as a relay agent which address they would offer to this machine. Nobody takes the offer.
+    async fn ask_as_relay(&self, servers: &[Ipv4Addr], server: &mut DhcpServer, stats: &Stats) {
+        for &other in servers {
+            let Some(mac) = self.others.as_ref().map(ClientSocket::mac) else { return };
+            // Nobody can guess it, so that only who hears the question can answer it.
+            let Ok(xid) = getrandom::u32() else { return };
+            server.asked_as_relay(other, xid);
+            let question = question::emit(Question::Discover(None), mac, 0);
+            let question = completed_offer::relayed(&question, self.port.config().lan.address(), xid);
+            if let Err(error) = self.port.send_to_server(&question, other).await {
+                self.port.failed(stats, "ask as a relay agent", &error);
+            }
+        }
+    }
+
     /// Asks everyone who has these addresses.
     async fn ask_for_addresses(&self, addresses: &[Ipv4Addr], arp: Option<&ArpSocket>, stats: &Stats) {
         for &address in addresses {
@@ -308,7 +328,7 @@ impl Service {
         log: &mut BlockingLog,
         stats: &Stats,
     ) -> io::Result<()> {
-        let Outbox { keep, acks, others, checks: _, questions, forget, remember } = out;
+        let Outbox { keep, acks, others, checks: _, questions, relay_questions: _, forget, remember } = out;
         for (question, mac, xid) in questions {
             if let Some(others) = &self.others
                 && let Err(error) = others.send(question, mac, xid).await

@@ -203,6 +203,16 @@ impl Lan {
         router.start(&self.host, &self.dir, seconds, self.processor)
     }
 
+    /// Starts a server's command line at the router's place.
+    pub fn start_router_with(&self, words: &[&str]) -> Running {
+        self.start_at(&self.host, words, "router.log")
+    }
+
+    /// Starts a command line in a host, where router and box run.
+    pub fn start_at(&self, host: &Host, words: &[&str], log: &str) -> Running {
+        host.start(&on(self.processor, words), &self.dir.join(log))
+    }
+
     /// Another router takes the place of the one that was there.
     pub fn replace_router(&mut self, router: Router, seconds: u32) {
         self.router = None;

@@ -9,9 +9,11 @@ use libfuzzer_sys::fuzz_target;
 use bundle::{DhcpMode, DhcpSettings};
 use dhcp::augment::{Action, Augment};
 use dhcp::heard::ServerMessage;
+use dhcp::options::{self, OptionCode};
 use dhcp::{
-    ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, frame, respond,
+    ActiveMode, Destination, DhcpScope, LanView, Leases, Request, Verdict, View, arp, respond,
 };
+use ethernet::frame;
 use ids::{Lan, MacAddr, UnixTime};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
@@ -82,6 +84,11 @@ fn complete(request: &Request, bytes: &[u8]) {
     assert!(relayed.len() <= 1, "multiplied");
     let Some(relayed) = relayed.first() else { return };
     assert!(scope.is_phone(request), "asked for no phone");
+    let asked = Request::parse(relayed).expect("a request");
+    assert_eq!(asked.options.get(OptionCode::from(80)), None, "the router would lease in our transaction");
+    for (code, value) in request.options.iter().filter(|(code, _)| *code != OptionCode::from(80)) {
+        assert_eq!(asked.options.get(code), Some(value));
+    }
     // The router answers it, and the same client goes on.
     let mut offer = relayed.get(..236).expect("a header").to_vec();
     offer[0] = 2;
@@ -93,6 +100,11 @@ fn complete(request: &Request, bytes: &[u8]) {
     selecting[12..16].fill(0);
     selecting.extend([53, 1, 3, 50, 4, 192, 168, 1, 77, 54, 4, 192, 168, 1, 1, 60, 8]);
     selecting.extend(b"Polycom-");
+    for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {
+        if let Some(value) = request.options.get(code) {
+            options::emit(code, value, &mut selecting);
+        }
+    }
     selecting.push(255);
     let request = Request::parse(&selecting).expect("a request");
     augment.hear_client((&scope, &request, &selecting), true, &|_| false, now, &mut acts);
@@ -101,6 +113,11 @@ fn complete(request: &Request, bytes: &[u8]) {
             assert_eq!((mac, address), (request.chaddr, Ipv4Addr::new(192, 168, 1, 77)));
             let heard = ServerMessage::parse(&message).expect("a server's message");
             assert!(message.len() >= 300 && heard.server == ROUTER && heard.giaddr.is_unspecified());
+            if message[242] == 5 {
+                for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {
+                    assert_eq!(heard.options.get(code), request.options.get(code), "not echoed");
+                }
+            }
         }
     }
 }

@@ -48,6 +48,14 @@ pub enum Event {
         /// The address that it has.
         address: Ipv4Addr,
     },
+    /// A phone got a lease of some minutes on the terms of the router's pool, because the router pings before it tells us
+    /// the phone's own.
+    Short {
+        /// The phone's hardware address (`chaddr`).
+        phone: MacAddr,
+        /// The address that it has.
+        address: Ipv4Addr,
+    },
     /// We learnt the terms of a lease after the router itself had acknowledged it. They are for the phone's next start.
     LearntLate {
         /// The address that the phone has.
@@ -98,12 +106,29 @@ pub enum NotCompleted {
     OtherServer,
     /// A TFTP server does not fit into what the phone takes.
     NoRoom,
+    /// The router's OFFER has no lease time.
+    NoLeaseTime,
+    /// The phone asked for a lease at once (rapid commit, RFC 4039), which the router gives it without a REQUEST. The terms
+    /// are for the phone's next start.
+    RapidCommit,
+    /// An OFFER in a router's name came in the transaction of another router: somebody forges it.
+    Forged,
 }
 
 impl NotCompleted {
     /// All reasons there are.
-    pub const ALL: [Self; 7] =
-        [Self::NotRelayed, Self::Unknown, Self::Quiet, Self::Malformed, Self::Address, Self::OtherServer, Self::NoRoom];
+    pub const ALL: [Self; 10] = [
+        Self::NotRelayed,
+        Self::Unknown,
+        Self::Quiet,
+        Self::Malformed,
+        Self::Address,
+        Self::OtherServer,
+        Self::NoRoom,
+        Self::NoLeaseTime,
+        Self::RapidCommit,
+        Self::Forged,
+    ];
 
     /// The name of the counter.
     pub const fn counter(self) -> &'static str {
@@ -115,6 +140,9 @@ impl NotCompleted {
             Self::Address => "dhcp.augment.address",
             Self::OtherServer => "dhcp.augment.other-server",
             Self::NoRoom => "dhcp.augment.no-room",
+            Self::NoLeaseTime => "dhcp.augment.no-lease-time",
+            Self::RapidCommit => "dhcp.augment.rapid-commit",
+            Self::Forged => "dhcp.augment.forged",
         }
     }
 }

@@ -7,7 +7,8 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::completed_offer::CompletedOffer;
+use super::completed_offer::{CompletedOffer, INFINITE};
+use super::transactions::Asked;
 use crate::message::Request;
 use ids::{Rate, TokenBucket};
 
@@ -19,6 +20,10 @@ const OFFER_VALID: Duration = Duration::from_secs(60);
 pub(super) const RELAY_VALID: Duration = Duration::from_secs(10);
 /// How long a REQUEST waits for the router's OFFER to us: a router that pings first answers phone and relay together.
 pub(super) const DEFER: Duration = Duration::from_millis(250);
+/// A router that takes this long to offer pings first. So does one that leaves a relayed DISCOVER unanswered for so long.
+pub(super) const PING: Duration = Duration::from_millis(500);
+/// How often a phone may get a lease before its own terms are known.
+const SHORT_LEASE_EVERY: Duration = Duration::from_secs(3600);
 /// The shortest rest of a lease that is worth an answer, in seconds.
 const MIN_LEFT_SECONDS: u32 = 30;
 
@@ -33,6 +38,8 @@ pub(super) struct AugmentedPhone {
     pub(super) discovery: Option<Discovery>,
     pub(super) lease: Option<RouterLease>,
     pub(super) standing: Standing,
+    /// When it last got a lease on the terms of the pool, before its own terms were known.
+    pub(super) short_lease: Option<Instant>,
 }
 
 /// Whether we may answer a phone.
@@ -55,12 +62,18 @@ impl AugmentedPhone {
             discovery: None,
             lease: None,
             standing: Standing::Unanswered,
+            short_lease: None,
         }
     }
 
     /// Takes one of the DISCOVERs that it may have relayed. Says whether there was one.
     pub(super) fn may_be_relayed(&mut self, now: Instant) -> bool {
         self.relays.take(OF_ONE_PHONE, now).is_ok()
+    }
+
+    /// Whether it may get a lease before its own terms are known.
+    pub(super) fn may_have_short_lease(&self, now: Instant) -> bool {
+        self.short_lease.is_none_or(|last| now.saturating_duration_since(last) >= SHORT_LEASE_EVERY)
     }
 
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
@@ -85,8 +98,10 @@ pub(super) struct Discovery {
     pub(super) discover: Request,
     /// The DISCOVER as the phone sent it, to be relayed once more.
     pub(super) bytes: Vec<u8>,
-    /// The transaction under which it was relayed.
-    pub(super) xid: u32,
+    /// The transactions in which it was relayed.
+    pub(super) asked: Asked,
+    /// When the phone began to ask. A phone that hears nothing repeats itself.
+    pub(super) began: Instant,
     /// When it was relayed last.
     pub(super) at: Instant,
     /// What the routers are about to tell the phone, completed: one for each router that has answered.
@@ -98,6 +113,17 @@ impl Discovery {
     /// Whether a router's answer to us may still come.
     pub(super) fn is_current(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.at) < RELAY_VALID
+    }
+
+    /// Whether the phone has asked for as long as a ping takes, and this router has not answered us.
+    pub(super) fn waited_for_a_ping(&self, server: Ipv4Addr, now: Instant) -> bool {
+        self.offers.iter().all(|offer| offer.server != server) && now.saturating_duration_since(self.began) >= PING
+    }
+
+    /// Since when the phone asks, if no router has answered us yet and the phone has chosen none.
+    pub(super) fn unanswered_since(&self, now: Instant) -> Option<Instant> {
+        let unanswered = self.offers.is_empty() && self.choice.is_open();
+        Some(self.began).filter(|began| unanswered && now.saturating_duration_since(*began) < RELAY_VALID)
     }
 
     /// The offer of a router that the phone may still take.
@@ -135,6 +161,10 @@ impl DeferredRequest {
 }
 
 impl Choice {
+    pub(super) const fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+
     /// The REQUEST that waits.
     pub(super) const fn waiting(&self) -> Option<&DeferredRequest> {
         match self {
@@ -191,6 +221,9 @@ impl RouterLease {
     /// The seconds that are left of the lease for certain: the router may have renewed it since. `None` if they are too
     /// few for an answer.
     pub(super) fn left(&self, now: Instant) -> Option<u32> {
+        if self.offer.lease_seconds == INFINITE {
+            return Some(INFINITE);
+        }
         let passed = self.passed + now.saturating_duration_since(self.since);
         // Part of a second counts as a whole one, so that nothing is longer than the router's.
         let passed = u32::try_from(passed.as_secs() + u64::from(passed.subsec_nanos() > 0)).ok()?;

@@ -1,4 +1,4 @@
-//! When a router is asked once more. Pure.
+//! How often a router is asked, and when it is asked once more. Pure.
 //!
 //! ISC dhcpd pings an address for a second before it offers the address to a new client, and drops what a relay asks for
 //! that client meanwhile. So the router is asked again when its second is over.
@@ -7,8 +7,13 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use ids::MacAddr;
+use super::phone::PING;
+use ids::{MacAddr, Rate, TokenBucket};
 
+/// DISCOVERs that are relayed for phones that the inventory lists.
+const RELAYS_LISTED: Rate = Rate::per_second(100).with_burst(200);
+/// The same for other devices that say they are phones.
+const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 /// The retries around the moment at which the router is expected to answer, in milliseconds from the first. A phone takes
 /// some milliseconds from OFFER to REQUEST.
 const AROUND: [u64; 7] = [0, 6, 12, 20, 36, 68, 132];
@@ -16,6 +21,22 @@ const AROUND: [u64; 7] = [0, 6, 12, 20, 36, 68, 132];
 const EARLY: Duration = Duration::from_millis(4);
 /// The most retries that wait. Further ones are dropped.
 const MAX_WAITING: usize = 256;
+
+/// How many DISCOVERs may be relayed.
+#[derive(Debug, Default)]
+pub(super) struct RelayBudget {
+    listed: TokenBucket,
+    unlisted: TokenBucket,
+}
+
+impl RelayBudget {
+    /// Takes one from what listed phones or all others have. Says whether there was one.
+    pub(super) fn allow(&mut self, listed: bool, now: Instant) -> bool {
+        let (bucket, rate) =
+            if listed { (&mut self.listed, RELAYS_LISTED) } else { (&mut self.unlisted, RELAYS_UNLISTED) };
+        bucket.take(rate, now).is_ok()
+    }
+}
 
 /// The retries that are due later.
 #[derive(Debug, Default)]
@@ -29,6 +50,11 @@ impl RelayRetry {
     pub(super) fn set_slow(&mut self, slow: &[(Ipv4Addr, Duration)]) {
         self.slow.clear();
         self.slow.extend_from_slice(slow);
+    }
+
+    /// Whether this router was seen to ping before it offers.
+    pub(super) fn pings(&self, server: Ipv4Addr) -> bool {
+        self.slow.iter().any(|(slow, takes)| *slow == server && *takes >= PING)
     }
 
     /// A DISCOVER was relayed to this router in this transaction.

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod first_boot;
 mod lan;
+mod routers;
 
 use self::lan::{TestLan, answer, discover, emit_offer, kept, offer, rebind, reboot, replies, said_by, scope, select};
 use super::phone::DEFER;
@@ -17,6 +19,7 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 254);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
 const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+const BOX_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 2, 2]);
 const PC: MacAddr = MacAddr::new([0x3c, 0x97, 0x0e, 0, 0, 1]);
 const HOUR: u32 = 3600;
 
@@ -239,7 +242,7 @@ fn two_servers_keep_each_its_own_parameters() {
     lan.relays(&discover("Polycom-SPIP670"));
     let theirs = Ipv4Addr::new(192, 168, 1, 200);
     lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(3, &[192, 168, 1, 1])]));
-    lan.router(&offer(lan.xid(), SECOND, theirs, &[(3, &[192, 168, 1, 254])]));
+    lan.router(&offer(lan.xid_of(SECOND), SECOND, theirs, &[(3, &[192, 168, 1, 254])]));
     let ack = lan.select(SECOND, theirs).unwrap();
     assert_eq!((ack.server, ack.options.addresses(OptionCode::Router)), (SECOND, vec![SECOND]));
     assert_eq!(lan.select(ROUTER, ADDRESS).unwrap().options.addresses(OptionCode::Router), [ROUTER]);
@@ -411,7 +414,7 @@ fn no_bytes_of_a_router_or_client_stop_it() {
     let mut lan = TestLan::new();
     lan.learn();
     let good = [select(ROUTER, ADDRESS), discover("AastraIPPhone"), emit_offer(lan.xid(), ROUTER, ADDRESS, &[])];
-    let mut seed = Transactions(42);
+    let mut seed = Transactions::new(42);
     for round in 0..20_000 {
         let mut bytes = good[round % 3].clone();
         for _ in 0..1 + round % 4 {

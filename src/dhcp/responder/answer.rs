@@ -48,23 +48,23 @@ impl Answer<'_> {
 
     pub(super) fn reply(&self, kind: MessageType, yiaddr: Ipv4Addr, mut options: Vec<(OptionCode, Vec<u8>)>) -> Reply {
         let request = self.request;
-        // RFC 6842: the identifier comes back as it was; a client that sent none gets none.
-        if let Some(id) = request.options.get(OptionCode::ClientIdentifier) {
+        let echo = request.echo();
+        if let Some(id) = echo.identifier {
             let place = options.len().min(1);
             options.insert(place, (OptionCode::ClientIdentifier, id.to_vec()));
         }
         Reply {
             kind,
-            htype: request.htype,
-            chaddr: request.chaddr,
-            xid: request.xid,
-            flags: request.flags,
+            htype: echo.htype,
+            chaddr: echo.chaddr,
+            xid: echo.xid,
+            flags: echo.flags,
             ciaddr: if request.kind == MessageKind::Inform { request.ciaddr } else { Ipv4Addr::UNSPECIFIED },
             yiaddr,
             siaddr: self.scope.tftp.first().copied().unwrap_or(self.scope.server()),
             giaddr: request.giaddr,
             options,
-            relay_information: request.options.get(OptionCode::RelayAgentInformation).map(<[u8]>::to_vec),
+            relay_information: echo.relay_information.map(<[u8]>::to_vec),
         }
     }
 
@@ -88,15 +88,7 @@ impl Answer<'_> {
             left.is_some()
         });
         let asked = self.request.options.get(OptionCode::ParameterRequestList).unwrap_or_default();
-        let place = |code: OptionCode| asked.iter().position(|&asked| asked == u8::from(code)).unwrap_or(usize::MAX);
-        rest.sort_by_key(|(code, _)| place(*code));
-        // RFC 2132 §3.3: the mask before the router, whatever the client's order.
-        let at = |wanted: OptionCode| rest.iter().position(|(code, _)| *code == wanted);
-        if let (Some(mask), Some(router)) = (at(OptionCode::SubnetMask), at(OptionCode::Router))
-            && router < mask
-        {
-            rest.swap(mask, router);
-        }
+        options::sort_as_asked(&mut rest, asked);
         options.extend(rest);
         options
     }

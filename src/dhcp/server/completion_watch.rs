@@ -42,7 +42,9 @@ impl CompletionWatch {
     pub(super) fn texts(&mut self, has_server: bool, now: UnixTime) -> Vec<String> {
         self.failed.retain(|_, failed| now.since(failed.last) < FORGOTTEN_AFTER);
         let texts = self.failed.values().filter_map(|failed| {
-            let enough = if failed.reason == NotCompleted::NoRoom { 1 } else { MANY };
+            let at_once =
+                matches!(failed.reason, NotCompleted::NoRoom | NotCompleted::NoLeaseTime | NotCompleted::Forged);
+            let enough = if at_once { 1 } else { MANY };
             words(failed.reason, has_server).filter(|_| failed.count >= enough)
         });
         texts.map(str::to_owned).collect()
@@ -77,6 +79,18 @@ const fn words(reason: NotCompleted, has_server: bool) -> Option<&'static str> {
             "phones are leased addresses that other devices have, or that are not of this LAN, and none was helped of \
              late; look at the router's range",
         ),
+        NotCompleted::NoLeaseTime => Some(
+            "the router's offers say no lease time (option 51), so its leases cannot be completed; correct that there, or \
+             enter 66/150 there",
+        ),
+        NotCompleted::RapidCommit => Some(
+            "phones ask for a lease at once (rapid commit, option 80) and the router grants it, so only their next start \
+             is completed; switch rapid commit off in the router",
+        ),
+        NotCompleted::Forged => Some(
+            "offers came in the name of a router that was not asked for them: somebody forges them, and they are not used; \
+             find the device",
+        ),
         // Without a server `dhcp-mode` says so, and a router that refused a phone is named by `dhcp-augment-nak`.
         NotCompleted::NotRelayed | NotCompleted::Quiet | NotCompleted::Malformed => None,
     }
@@ -87,6 +101,8 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_700_000_000);
+    /// What `status` keeps of the text of an alert.
+    const MAX_ALERT_BYTES: usize = 255;
 
     #[test]
     fn a_message_without_room_is_told_at_once_and_the_rest_when_nobody_is_helped() {
@@ -109,7 +125,7 @@ mod tests {
         for reason in NotCompleted::ALL {
             let elsewhere = matches!(reason, NotCompleted::Quiet | NotCompleted::Malformed);
             assert_eq!(words(reason, true).is_none(), elsewhere, "{reason:?}");
-            assert!(words(reason, true).is_none_or(|text| text.len() < status::MAX_TEXT_BYTES), "{reason:?}");
+            assert!(words(reason, true).is_none_or(|text| text.len() < MAX_ALERT_BYTES), "{reason:?}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use tracing::{debug, warn};
 
 use crate::augment::Event;
+use crate::lan::points::{self, Points};
 use api::AlertCode;
 use status::Stats;
 
@@ -15,6 +16,11 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
         Event::Completed { phone, address, .. } => {
             stats.count("dhcp.augment.ack");
             debug!(device = %phone, %address, "the router's lease was completed");
+        }
+        Event::Short { phone, address } => {
+            stats.count("dhcp.augment.ack");
+            stats.count("dhcp.augment.short");
+            debug!(device = %phone, %address, "a lease of some minutes on the terms of the router's pool");
         }
         Event::Rebound { phone, address } => {
             stats.count("dhcp.augment.ack");
@@ -29,13 +35,19 @@ pub(super) fn report(event: &Event, ours: &[Ipv4Addr], stats: &Stats) {
             let text = format!("{server} refused {phone} after its lease was completed; it is left alone for a day");
             stats.alert(AlertCode::DhcpAugmentNak, text);
         }
-        Event::Points { phone, server, tftp, .. } => {
+        Event::Points { phone, server, tftp, pointers } => {
             stats.count("dhcp.augment.pointed");
-            let here = tftp.iter().any(|name| ours.iter().any(|our| our.to_string() == *name));
-            if !here {
-                debug!(device = %phone, %server, ?tftp, "the router points this phone elsewhere");
-                let text = format!("{server} points {phone} to {}; it is left as it is", tftp.join(", "));
-                stats.alert(AlertCode::DhcpPointsElsewhere, text);
+            debug!(device = %phone, %server, ?tftp, "the router points this phone itself");
+            let general = match Points::of(pointers, ours) {
+                Points::Partly | Points::Elsewhere => points::words(pointers, ours),
+                // A name may be ours: that is not to be held against the router.
+                Points::Nowhere | Points::Here | Points::Unsure => None,
+            };
+            let general = general.map(|words| format!("{server} points {phone} {words}"));
+            let vendor = points::vendors_elsewhere(pointers, ours).into_iter().next();
+            let text = general.or_else(|| vendor.map(|words| format!("{server}: {words}, so also {phone}")));
+            if let Some(text) = text {
+                stats.alert(AlertCode::DhcpPointsElsewhere, format!("{text}; it is left as it is"));
             }
         }
         Event::NotCompleted(reason) => stats.count(reason.counter()),

@@ -52,6 +52,11 @@ impl LeaseBook {
         self.table.put(lease);
     }
 
+    /// Forgets the record of an address.
+    pub(super) fn forget(&mut self, address: Ipv4Addr) {
+        self.table.forget(address);
+    }
+
     /// These leases are durable.
     pub(super) fn kept(&mut self, kept: &[Lease]) {
         self.log_failed = false;

@@ -33,6 +33,10 @@ pub struct Outbox {
     pub checks: Vec<Ipv4Addr>,
     /// What to ask other servers as a client: in the name of which device, in which transaction.
     pub questions: Vec<(Question, MacAddr, u32)>,
+    /// The servers to ask as a relay agent, each in a transaction that [`DhcpServer::asked_as_relay`] is told.
+    ///
+    /// [`DhcpServer::asked_as_relay`]: super::DhcpServer::asked_as_relay
+    pub relay_questions: Vec<Ipv4Addr>,
     /// Whether to forget the completed leases that were remembered so far: the clock that stamped them was wrong.
     pub forget: bool,
     /// Completed leases to remember, and since when each runs.

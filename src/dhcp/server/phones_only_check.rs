@@ -59,6 +59,11 @@ impl PhonesOnlyCheck {
         }
     }
 
+    /// The range is another one.
+    pub(super) fn start_over(&mut self) {
+        *self = Self::NotBegun;
+    }
+
     /// Another server's message was heard.
     pub(super) fn heard(&mut self, message: &ServerMessage, now: Instant) {
         if let Self::AskingServers(proof) = self {
@@ -66,12 +71,13 @@ impl PhonesOnlyCheck {
         }
     }
 
-    /// Goes on, for a server at `own` that would lease from this range. `in_use` says which other device uses an address.
+    /// Goes on, for a server at `own` that would lease from this range. `in_use` says which other device uses an address,
+    /// `server` is a server that is known to answer here.
     pub(super) fn step(
         &mut self,
         own: (Ipv4Addr, MacAddr),
         range: &Range,
-        in_use: &dyn Fn(Ipv4Addr) -> Option<MacAddr>,
+        (in_use, server): (&dyn Fn(Ipv4Addr) -> Option<MacAddr>, Option<Ipv4Addr>),
         now: Instant,
     ) -> CheckStep {
         let mut wants = CheckStep::default();
@@ -93,7 +99,7 @@ impl PhonesOnlyCheck {
                     let (address, mac) = own;
                     let (first, last) = range.ends();
                     let ours = range.first_free().unwrap_or(first);
-                    *self = Self::AskingServers(Proof::new(address, mac, (first, last), ours));
+                    *self = Self::AskingServers(Proof::new(address, mac, (first, last), ours, server));
                 }
             }
         }

@@ -107,7 +107,7 @@ impl ScopeChoice {
         {
             scope.learn(terms);
         }
-        if scope.mode == ActiveMode::All && !evidence.servers.is_empty() {
+        if scope.mode == ActiveMode::All && evidence.has_other_server() {
             stats.alert(AlertCode::DhcpSecondServer, "another DHCP server has appeared beside ours".to_owned());
         } else {
             stats.clear_alert(AlertCode::DhcpSecondServer);

@@ -60,6 +60,11 @@ impl CpuShare {
         }
     }
 
+    /// All frames, whichever processor receives them.
+    pub(super) const fn everything() -> Self {
+        Self { home: None, frames: ReceivedBy::NoneOf(Vec::new()) }
+    }
+
     /// A filter for the frames of this share that hold a whole UDP datagram to the server's or the client's port. The kernel
     /// drops all other frames and wakes nobody for them.
     pub(super) fn filter(&self, server_port: u16, client_port: u16) -> Vec<SockFilter> {

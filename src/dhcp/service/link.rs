@@ -52,7 +52,7 @@ pub fn hardware_address(interface: &str) -> Result<MacAddr, BindError> {
     hardware(interface).map(|(_, mac)| mac)
 }
 
-fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
+pub(super) fn hardware(interface: &str) -> Result<(LinkAddr, MacAddr), BindError> {
     let none = || BindError::Interface(interface.to_owned());
     let mut all = nix::ifaddrs::getifaddrs()
         .map_err(|errno| BindError::Socket { what: "list interfaces", source: errno.into() })?;

@@ -94,6 +94,11 @@ impl ServerPort {
         self.socket.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await.map(drop)
     }
 
+    /// Sends a message to another server, as a relay agent does.
+    pub(super) async fn send_to_server(&self, bytes: &[u8], server: Ipv4Addr) -> io::Result<()> {
+        self.send_to(bytes, SocketAddrV4::new(server, self.port)).await
+    }
+
     /// Sends a reply and counts it.
     pub(super) async fn send(&self, outgoing: &Outgoing, stats: &Stats) {
         let (address, port) = match outgoing.to {

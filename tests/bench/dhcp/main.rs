@@ -25,6 +25,7 @@
 
 mod all;
 mod capture;
+mod first_boot;
 #[path = "../../clients/fleet.rs"]
 mod fleet;
 #[path = "../../clients/lan.rs"]
@@ -46,7 +47,12 @@ use lan::{Lan, Router};
 use net::Host;
 use wire::{ACK, OFFER};
 
+const BOX: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
+const BOX_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x02, 0x02];
 const PHONE: [u8; 6] = [0x00, 0x04, 0xf2, 0xaa, 0xbb, 0x01];
+
+/// Phones take some milliseconds from OFFER to REQUEST; none at all favours the router.
+const PAUSE: Duration = Duration::from_millis(10);
 
 fn main() {
     // `cargo test --benches` runs this, too; nothing is measured then.
@@ -73,6 +79,9 @@ fn main() {
         for router in all.into_iter().filter(|router| !some || named(router)) {
             if net::can_run("the benchmark", &["ip", "tcpdump", router.program()]) {
                 beside(router, boots);
+                if router == Router::Dhcpd {
+                    first_boot::beside_dhcpd(boots);
+                }
             }
         }
         if !some {
@@ -93,10 +102,10 @@ fn beside(router: Router, boots: usize) {
     lan.serve("mode = \"augment\"", "\"augment\"");
     // Until the router is known; dnsmasq and dhcpd ping first.
     std::thread::sleep(Duration::from_secs(4));
-    let (boots, starts) = race(&lan.phone, PHONE, Ipv4Addr::new(10, 78, 0, 2), boots);
+    let (boots, starts) = race(&lan.phone, PHONE, BOX, boots);
     // What was just sent is written within its buffer time.
     std::thread::sleep(Duration::from_millis(300));
-    let ours = capture::answers(&lan.dir.join("lan.pcap"), [0x02, 0, 0, 0, 0x02, 0x02]);
+    let ours = capture::answers(&lan.dir.join("lan.pcap"), BOX_MAC);
     show(&format!("{router:?}"), &boots, &ours[0]);
     show(&format!("{router:?}, starts again"), &starts, &ours[1]);
 }
@@ -113,13 +122,13 @@ fn race(phone: &Host, mac: [u8; 6], own: Ipv4Addr, boots: usize) -> (Vec<Boot>, 
     let work = move || {
         let socket = wire::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
         // The first one is the router's ping and our learning.
-        boot(&socket, mac, own, 0);
+        boot(&socket, mac, own, 0, PAUSE);
         let mut all = (Vec::new(), Vec::new());
         for number in 1..=boots {
             // No faster than one phone's DISCOVERs are relayed.
             std::thread::sleep(Duration::from_millis(200));
             let xid = u32::try_from(number).unwrap() * 2;
-            let Some((first, address)) = boot(&socket, mac, own, xid) else { continue };
+            let Some((first, address)) = boot(&socket, mac, own, xid, PAUSE) else { continue };
             all.0.push(first);
             let options = [&[53, 1, wire::REQUEST, 50, 4][..], &address].concat();
             all.1.extend(ask(&socket, &wire::message(xid + 1, mac, Ipv4Addr::UNSPECIFIED, &options), own));
@@ -153,7 +162,7 @@ fn show(name: &str, outcomes: &[Boot], ours_on_the_wire: &[Duration]) {
 }
 
 /// A phone's boot: the first OFFER, then a REQUEST. What came of it, and the address.
-fn boot(socket: &UdpSocket, mac: [u8; 6], own: Ipv4Addr, xid: u32) -> Option<(Boot, [u8; 4])> {
+fn boot(socket: &UdpSocket, mac: [u8; 6], own: Ipv4Addr, xid: u32, pause: Duration) -> Option<(Boot, [u8; 4])> {
     let mut bytes = [0; 1500];
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     while socket.recv(&mut bytes).is_ok() {}
@@ -167,8 +176,7 @@ fn boot(socket: &UdpSocket, mac: [u8; 6], own: Ipv4Addr, xid: u32) -> Option<(Bo
         }
     };
     let (request, address) = (wire::select(offer, mac, Ipv4Addr::UNSPECIFIED)?, offer[16..20].try_into().unwrap());
-    // Phones take some milliseconds from OFFER to REQUEST; none at all favours the router.
-    std::thread::sleep(Duration::from_millis(10));
+    std::thread::sleep(pause);
     Some((ask(socket, &request, own)?, address))
 }
 

@@ -38,9 +38,14 @@ impl TestLan {
             .collect()
     }
 
-    /// The transaction of what was last relayed.
+    /// The transaction of what was last relayed to the router.
     pub(super) fn xid(&self) -> u32 {
-        self.augment.phones.get(PHONE).unwrap().discovery.as_ref().unwrap().xid
+        self.xid_of(ROUTER)
+    }
+
+    /// The same to another router.
+    pub(super) fn xid_of(&self, server: Ipv4Addr) -> u32 {
+        self.augment.phones.get(PHONE).unwrap().discovery.as_ref().unwrap().asked.xid_of(server).unwrap()
     }
 
     pub(super) fn router(&mut self, message: &ServerMessage) -> Vec<Action> {

@@ -1,0 +1,114 @@
+//! What other servers say, and what follows from it for the mode in force.
+
+use std::net::Ipv4Addr;
+
+use tracing::debug;
+
+use super::{DhcpServer, Now, Outbox};
+use crate::heard::{Answers, Overheard, ServerMessage};
+use crate::lan::Relays;
+use crate::scope::ActiveMode;
+use api::AlertCode;
+
+impl DhcpServer {
+    /// Whether other servers are to be asked soon: somebody speaks as a server who is not known as one, or one that is
+    /// known did not answer while another did.
+    pub fn is_unsure(&self) -> bool {
+        self.lan.is_unsure()
+    }
+
+    /// Another server's message came to the client port.
+    pub fn heard(&mut self, message: &ServerMessage, answers: Answers, now: Now) {
+        self.phones_only.heard(message, now.tick);
+        self.overheard(&message.overheard(answers), now);
+    }
+
+    /// Another server has sent this to anybody.
+    pub fn overheard(&mut self, overheard: &Overheard, now: Now) {
+        let server = overheard.server;
+        let own = self.choice.wanted().server();
+        if server == own || server.is_broadcast() || server.is_multicast() {
+            return;
+        }
+        // A server without an address cannot be asked, but somebody who cannot be read is there, whatever his address.
+        if server.is_unspecified() && overheard.readable {
+            return;
+        }
+        if overheard.nak {
+            self.stats.count("dhcp.others.nak");
+        }
+        if let Some(address) = overheard.address.filter(|address| self.leases_from(*address)) {
+            let reason = format!("the server {server} leases addresses of the range itself, such as {address}");
+            self.stats.alert(AlertCode::DhcpRangeShared, reason.clone());
+            if self.choice.wanted().mode == ActiveMode::PhonesOnly && self.phones_only.outcome() == Some(&Ok(())) {
+                self.phones_only.finish(Err(reason));
+                self.settle(now);
+            }
+        }
+        let before = (self.lan.known().count(), self.lan.routers(), self.lan.unknown_server());
+        let is_news = self.lan.heard(overheard, now.wall);
+        if overheard.asked && overheard.relayed {
+            self.relay_check.answered(server, now.tick);
+        } else if overheard.asked && overheard.address.is_some() && self.link_access.own.is_some() {
+            self.relay_check.offered(server, now.tick);
+        }
+        let after = (self.lan.known().count(), self.lan.routers(), self.lan.unknown_server());
+        // What was proven beside the router that was there says nothing about another one at its address.
+        if after.0 > before.0 || after.1 != before.1 {
+            self.phones_only.begin_anew();
+        }
+        // At the start servers are found; one that comes later is news for people, unless it is the partner of one that is
+        // known: of a pair in failover each answers only some clients.
+        if after.0 > before.0 && !self.choice.is_listening() && !self.lan.has_partner(server) {
+            self.stats.alert(AlertCode::DhcpNewServer, format!("{server} has begun to answer DHCP on this LAN"));
+        }
+        if is_news || after.2 != before.2 {
+            debug!(%server, readable = overheard.readable, tftp = ?overheard.tftp, "another DHCP server is on this LAN");
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+
+    /// A message of a server has come to the server port: it answers us as a relay agent, or a relay agent that is none.
+    pub(super) fn answered_as_relay(&mut self, bytes: &[u8], source: Ipv4Addr, now: Now) {
+        if let Some(message) = ServerMessage::parse(bytes) {
+            let ours = message.giaddr == self.choice.wanted().server() && self.relay_check.is_ours(message.xid);
+            let answers = if ours { Answers::Us(None) } else { Answers::Others };
+            return self.overheard(&message.overheard(answers), now);
+        }
+        if let Some(overheard) = Overheard::unreadable(bytes, source, |xid| self.relay_check.is_ours(xid)) {
+            self.overheard(&overheard, now);
+        }
+    }
+
+    /// A question as a relay agent went to this server in this transaction.
+    pub fn asked_as_relay(&mut self, server: Ipv4Addr, xid: u32) {
+        self.relay_check.sent(server, xid);
+    }
+
+    /// Asks servers as a relay agent, when that is due.
+    pub(super) fn ask_as_relay(&mut self, now: Now, out: &mut Outbox) {
+        let mut refused = Vec::new();
+        out.relay_questions.extend(self.relay_check.step(now.tick, &mut refused));
+        for server in refused {
+            debug!(%server, "this server answers clients and no relay agents");
+            if self.lan.relays(server, Relays::Refused) {
+                self.settle(now);
+            }
+        }
+    }
+
+    /// Whether we lease this address, or others of its range.
+    fn leases_from(&self, address: Ipv4Addr) -> bool {
+        let scope = self.choice.in_force();
+        scope.leases() && scope.range.as_ref().is_some_and(|range| range.contains(address))
+    }
+
+    /// Other servers have been asked.
+    pub fn asked(&mut self, now: Now) {
+        if !self.choice.is_listening() && self.lan.asked(now.wall) {
+            self.stats.dhcp_servers(self.lan.servers());
+            self.settle(now);
+        }
+    }
+}

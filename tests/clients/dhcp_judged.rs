@@ -1,0 +1,360 @@
+//! What the box makes of routers, relay agents and phones that do not do as the RFCs say, or do so in another way: what
+//! `lineside status` and `lineside doctor` tell people.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::lan::{BOX, Lan, PC, PHONE};
+use super::net::{Host, can_run, text, wait_for};
+
+/// Where the scripted router is.
+const ROUTER: [u8; 4] = [10, 78, 0, 9];
+const RANGE: &str = "range = [\"10.78.0.200\", \"10.78.0.210\"]";
+
+#[test]
+fn a_router_that_ignores_relay_agents_is_named_and_doctor_does_not_say_augment() {
+    if !can_run("a_router_that_ignores_relay_agents", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    let router = ScriptedRouter::start(&lan.pc, |request| match request.giaddr() {
+        [0, 0, 0, 0] => vec![request.reply(ROUTER, &[])],
+        _ => vec![],
+    });
+    let output = doctor(&lan);
+    for part in
+        ["10.78.0.9 does not answer relay agents", "Take mode `inform`", "relay agents   not answered", "relay=0.0.0.0"]
+    {
+        assert!(output.contains(part), "no `{part}` in:\n{output}");
+    }
+    lan.serve("mode = \"auto\"", "\"dhcp-relay-refused\"");
+    let status = lan.status();
+    assert!(status.contains("10.78.0.9 does not answer relay agents"), "{status}");
+    assert!(status.contains("augment (auto: the router does not answer relay agents)"), "{status}");
+    // With the box running, which has the server's port, doctor finds out the same.
+    let output = doctor(&lan);
+    assert!(output.contains("Take mode `inform`: 10.78.0.9 does not answer relay agents"), "{output}");
+    drop(router);
+}
+
+#[test]
+fn a_router_that_answers_relay_agents_is_said_to_do_so_and_augment_is_right() {
+    if !can_run("a_router_that_answers_relay_agents", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    let router = ScriptedRouter::start(&lan.pc, |request| vec![request.reply(ROUTER, &[])]);
+    let output = doctor(&lan);
+    for part in ["relay agents   answered", "Take mode `augment`", "options        1, 3, 51, 53, 54"] {
+        assert!(output.contains(part), "no `{part}` in:\n{output}");
+    }
+    lan.serve("mode = \"auto\"", "augment (auto)");
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(!lan.status().contains("dhcp-relay-refused"), "{}", lan.status());
+    drop(router);
+}
+
+#[test]
+fn beside_a_server_that_cannot_be_read_auto_never_leases_and_doctor_says_who_it_is() {
+    if !can_run("beside_a_server_that_cannot_be_read", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    // Neither a message type nor a server identifier.
+    let router = ScriptedRouter::start(&lan.pc, |request| vec![request.unreadable()]);
+    lan.start(&format!("mode = \"auto\"\n{RANGE}"));
+    let began = Instant::now();
+    let output = doctor(&lan);
+    let named = format!("a DHCP server at 10.78.0.9 answers in a way that cannot be read ({PC})");
+    assert!(output.contains(&named) && output.contains("Take mode `inform`"), "{output}");
+    // A LAN without a server is taken after 90 seconds.
+    while began.elapsed() < Duration::from_secs(96) {
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(!lan.status().contains("\"all"), "{}", lan.status());
+    }
+    let status = lan.status();
+    assert!(status.contains("\"dhcp-unreadable-server\"") && status.contains("10.78.0.9 answers in a way"), "{status}");
+    assert!(status.contains("\"inform (auto)\""), "{status}");
+    drop(router);
+}
+
+#[test]
+fn an_option_66_that_is_a_url_of_ours_points_here_and_a_first_server_of_others_does_not() {
+    if !can_run("an_option_66_that_is_a_url", &["ip", "tcpdump"]) {
+        return;
+    }
+    for (options, label, said) in [
+        (
+            [&[66, 16][..], b"tftp://10.78.0.2"].concat(),
+            "inform (auto: the router points here)",
+            "points phones here (10.78.0.2)",
+        ),
+        (
+            [&[66, 18][..], b"tftp://10.78.0.2/\0"].concat(),
+            "inform (auto: the router points here)",
+            "points phones here (10.78.0.2)",
+        ),
+        (vec![150, 8, 10, 0, 0, 9, 10, 78, 0, 2], "\"inform (auto)\"", "to 10.0.0.9 first, then here (10.78.0.2)"),
+        ([&[66, 16][..], b"tftp.example.lan"].concat(), "points phones to a name", "may or may not be this machine"),
+    ] {
+        let mut lan = Lan::new(None, 600);
+        let extra = options.clone();
+        let router = ScriptedRouter::start(&lan.pc, move |request| vec![request.reply(ROUTER, &extra)]);
+        lan.serve("mode = \"auto\"", label);
+        let status = lan.status();
+        assert_eq!(status.contains("\"code\": \"dhcp-mode\""), label == "\"inform (auto)\"", "{options:?}\n{status}");
+        assert!(!status.contains("dhcp-points-elsewhere"), "{status}");
+        let output = doctor(&lan);
+        assert!(output.contains(said), "no `{said}` in:\n{output}");
+        drop(router);
+    }
+}
+
+#[test]
+fn phones_of_a_routed_network_that_ask_through_a_relay_are_named() {
+    if !can_run("phones_of_a_routed_network", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    lan.pc.sh("ip address add 10.78.0.9/24 dev eth0");
+    lan.serve(&format!("mode = \"all\"\n{RANGE}"), "\"all\"");
+    let relay = socket(&lan.pc, 67);
+    let mut discover = message(1, mac(PHONE), b"", [0; 4], &[]);
+    discover[24..28].copy_from_slice(&[10, 20, 0, 1]);
+    relay.send_to(&discover, format!("{BOX}:67")).unwrap();
+    let named = "phones of 10.20.0.0/24 ask";
+    wait_for(Duration::from_secs(5), || lan.status().contains(named).then_some(()))
+        .unwrap_or_else(|| panic!("{}", lan.status()));
+    let status = lan.status();
+    assert!(status.contains("\"dhcp-other-network\"") && status.contains("only 10.78.0.0/24 is served"), "{status}");
+}
+
+#[test]
+fn a_pair_that_agrees_is_one_router_and_one_that_differs_is_named_with_what_differs() {
+    if !can_run("a_pair_that_agrees", &["ip", "tcpdump"]) {
+        return;
+    }
+    for (second, label) in [([9, 9, 9, 9], "augment (auto)"), ([8, 8, 8, 8], "\"inform (auto)\"")] {
+        let mut lan = Lan::new(None, 600);
+        lan.pc.sh("ip address add 10.78.0.8/24 dev eth0");
+        let dns = |address: [u8; 4]| [&[6, 4][..], &address].concat();
+        let router = ScriptedRouter::start(&lan.pc, move |request| {
+            vec![request.reply(ROUTER, &dns([9, 9, 9, 9])), request.reply([10, 78, 0, 8], &dns(second))]
+        });
+        lan.serve("mode = \"auto\"", label);
+        std::thread::sleep(Duration::from_secs(3));
+        let (status, output) = (lan.status(), doctor(&lan));
+        assert!(status.contains(label), "{status}");
+        let differ = "10.78.0.8 and 10.78.0.9 differ: DNS";
+        if second == [9, 9, 9, 9] {
+            assert!(!status.contains("\"code\": \"dhcp-mode\""), "{status}");
+            assert!(
+                output.contains("agree in all but their address") && output.contains("Take mode `augment`"),
+                "{output}"
+            );
+        } else {
+            assert!(status.contains(differ) && output.contains(differ), "{status}\n{output}");
+        }
+        drop(router);
+    }
+}
+
+#[test]
+fn two_phones_with_one_client_identifier_keep_their_addresses_over_renewals() {
+    if !can_run("two_phones_with_one_client_identifier", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    lan.serve(&format!("mode = \"all\"\n{RANGE}"), "\"all\"");
+    let phones = [(lan.phone.clone(), mac(PHONE)), (lan.pc.clone(), mac(PC))].map(|(host, mac)| {
+        let socket = socket(&host, 68);
+        let address = lease(&socket, mac, b"clone");
+        host.sh(&format!("ip address add {}/24 dev eth0", Ipv4Addr::from(address)));
+        (host, socket, mac, address)
+    });
+    assert_ne!(phones[0].3, phones[1].3);
+    for round in 0..3 {
+        for (_, socket, mac, address) in &phones {
+            let renewal = message(3, *mac, b"clone", *address, &[]);
+            socket.send_to(&renewal, format!("{BOX}:67")).unwrap();
+            let (kind, yiaddr) =
+                heard(socket, *mac).unwrap_or_else(|| panic!("no answer in round {round}\n{}", lan.log()));
+            assert_eq!((kind, yiaddr), (5, *address), "round {round}\n{}", lan.log());
+        }
+        // Each starts anew, too, and nobody is moved. Its address stays on it, so that it answers ARP.
+        let again = phones.each_ref().map(|(_, socket, mac, _)| lease(socket, *mac, b"clone"));
+        assert_eq!(again, [phones[0].3, phones[1].3], "round {round}\n{}", lan.log());
+    }
+    let status = lan.status();
+    assert!(status.contains("\"dhcp-same-client-id\"") && status.contains(PHONE) && status.contains(PC), "{status}");
+    assert!(!status.contains("dhcp-address-in-use") && !status.contains("\"dhcp.nak\""), "{status}");
+    assert_eq!(lan.naks(), 0);
+}
+
+#[test]
+fn a_phone_that_declines_what_it_is_offered_leaves_addresses_for_others() {
+    if !can_run("a_phone_that_declines", &["ip", "tcpdump"]) {
+        return;
+    }
+    let mut lan = Lan::new(None, 600);
+    lan.serve("mode = \"all\"\nrange = [\"10.78.0.200\", \"10.78.0.205\"]", "\"all\"");
+    let socket_of = |host: &Host| socket(host, 68);
+    let declining = socket_of(&lan.phone);
+    for _ in 0..9 {
+        let address = lease(&declining, mac(PHONE), b"");
+        let options = [&[50, 4][..], &address, &[54, 4, 10, 78, 0, 2]].concat();
+        declining.send_to(&message(4, mac(PHONE), b"", [0; 4], &options), "255.255.255.255:67").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let other = socket_of(&lan.pc);
+    assert_ne!(lease(&other, mac(PC), b""), [0; 4]);
+    let status = lan.status();
+    assert!(status.contains("\"dhcp-declining\"") && status.contains(PHONE), "{status}");
+    assert!(!status.contains("dhcp-range-full"), "{status}");
+}
+
+fn doctor(lan: &Lan) -> String {
+    text(&lan.site.command(&[env!("CARGO_BIN_EXE_lineside"), "doctor", "--interface", "eth0"]).output().unwrap())
+}
+
+fn mac(text: &str) -> [u8; 6] {
+    let octets: Vec<u8> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    octets.try_into().unwrap()
+}
+
+/// A socket on a port of a host, also of one without an address.
+fn socket(host: &Host, port: u16) -> UdpSocket {
+    let work = move || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.bind_device(Some(b"eth0")).unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into()).unwrap();
+        let socket = UdpSocket::from(socket);
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+    };
+    host.inside(work).join().unwrap()
+}
+
+/// A phone's message with this client identifier.
+fn message(kind: u8, mac: [u8; 6], client: &[u8], ciaddr: [u8; 4], options: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![1, 1, 6, 0, 9, 9, kind, mac[5], 0, 0, 0x80, 0];
+    if ciaddr != [0; 4] {
+        bytes[10] = 0;
+    }
+    bytes.extend(ciaddr);
+    bytes.resize(28, 0);
+    bytes.extend(mac);
+    bytes.resize(236, 0);
+    bytes.extend([99, 130, 83, 99, 53, 1, kind, 60, 15]);
+    bytes.extend(b"Polycom-SPIP670");
+    if !client.is_empty() {
+        bytes.extend([61, client.len() as u8 + 1, 0]);
+        bytes.extend(client);
+    }
+    bytes.extend(options);
+    bytes.push(255);
+    bytes.resize(bytes.len().max(300), 0);
+    bytes
+}
+
+/// The type and the address of the next reply to a device.
+fn heard(socket: &UdpSocket, mac: [u8; 6]) -> Option<(u8, [u8; 4])> {
+    wait_for(Duration::from_secs(3), || {
+        let mut bytes = [0; 1500];
+        let length = socket.recv(&mut bytes).ok()?;
+        (length > 242 && bytes[0] == 2 && bytes[28..34] == mac).then(|| (bytes[242], bytes[16..20].try_into().unwrap()))
+    })
+}
+
+/// From DISCOVER to ACK.
+fn lease(socket: &UdpSocket, mac: [u8; 6], client: &[u8]) -> [u8; 4] {
+    let ask = |request: &[u8], kind: u8| {
+        (0..3).find_map(|_| {
+            socket.send_to(request, "255.255.255.255:67").unwrap();
+            heard(socket, mac).filter(|(heard, _)| *heard == kind)
+        })
+    };
+    let (_, address) = ask(&message(1, mac, client, [0; 4], &[]), 2).expect("an offer");
+    let options = [&[50, 4][..], &address, &[54, 4, 10, 78, 0, 2]].concat();
+    ask(&message(3, mac, client, [0; 4], &options), 5).expect("an ACK").1
+}
+
+/// A DHCP server that answers as the test says; it ends when it is dropped.
+struct ScriptedRouter {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// A client's or relay agent's message.
+struct Asked(Vec<u8>);
+
+impl Asked {
+    fn giaddr(&self) -> [u8; 4] {
+        self.0[24..28].try_into().unwrap()
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let mut bytes = self.0[..240].to_vec();
+        bytes[0] = 2;
+        bytes[16..20].copy_from_slice(&[10, 78, 0, 50]);
+        bytes
+    }
+
+    /// OFFER or ACK of a server, with further options.
+    fn reply(&self, server: [u8; 4], options: &[u8]) -> Vec<u8> {
+        let kind = if self.0[242] == 1 { 2 } else { 5 };
+        let mut bytes = self.header();
+        bytes.extend([53, 1, kind, 54, 4]);
+        bytes.extend(server);
+        bytes.extend([51, 4, 0, 0, 2, 88, 1, 4, 255, 255, 255, 0, 3, 4, 10, 78, 0, 9]);
+        bytes.extend(options);
+        bytes.push(255);
+        bytes.resize(bytes.len().max(300), 0);
+        bytes
+    }
+
+    /// A reply without options.
+    fn unreadable(&self) -> Vec<u8> {
+        let mut bytes = self.header();
+        bytes.push(255);
+        bytes.resize(300, 0);
+        bytes
+    }
+}
+
+impl ScriptedRouter {
+    fn start(host: &Host, answer: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + 'static) -> Self {
+        host.sh("ip address add 10.78.0.9/24 dev eth0");
+        let (socket, stop) = (socket(host, 67), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut bytes = [0; 1500];
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((length, _)) = socket.recv_from(&mut bytes) else { continue };
+                if length < 243 || bytes[0] != 1 {
+                    continue;
+                }
+                let asked = Asked(bytes[..length].to_vec());
+                let to = match asked.giaddr() {
+                    [0, 0, 0, 0] => SocketAddrV4::new(Ipv4Addr::BROADCAST, 68),
+                    relay => SocketAddrV4::new(relay.into(), 67),
+                };
+                answer(&asked).iter().for_each(|reply| drop(socket.send_to(reply, to)));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for ScriptedRouter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
