@@ -9,7 +9,7 @@ use dhcproto::v4::MessageType;
 use super::action::NotCompleted;
 use crate::completed_lease::CompletedLease;
 use crate::heard::ServerMessage;
-use crate::message::{HEADER_BYTES, MIN_REPLY_BYTES, Request};
+use crate::message::{HEADER_BYTES, MIN_REPLY_BYTES, Request, read_options};
 use crate::options::{self, OptionCode, address_list};
 use crate::scope::DhcpScope;
 
@@ -235,6 +235,11 @@ pub fn relayed(discover: &[u8], relay: Ipv4Addr, xid: u32) -> Vec<u8> {
     put(&mut message, 4, &xid.to_be_bytes());
     put(&mut message, 24, &relay.octets());
     options::blank(&mut message, OptionCode::from(RAPID_COMMIT));
-    message.resize(message.len().max(MIN_REPLY_BYTES), 0);
+    // Padding must not complete an option that a short message was cut off in.
+    let (length, said) = (message.len(), read_options(&message));
+    message.resize(length.max(MIN_REPLY_BYTES), 0);
+    if read_options(&message) != said {
+        message.truncate(length);
+    }
     message
 }

@@ -186,6 +186,18 @@ fn a_lease_for_ever_stays_one() {
     assert_eq!(ack.options.seconds(LEASE), Some(HOUR - 600));
 }
 
+#[test]
+fn a_message_that_is_cut_off_is_relayed_as_it_was_said() {
+    let mut lan = TestLan::new();
+    let mut said = discover("Polycom-SPIP670");
+    let end = said.iter().rposition(|byte| *byte == 255).unwrap();
+    said.truncate(end);
+    said.extend([1, 3, 0]);
+    let relayed = lan.relays(&said);
+    let (theirs, ours) = (Request::parse(&said).unwrap(), Request::parse(&relayed[0].1).unwrap());
+    assert_eq!(ours.options, theirs.options);
+}
+
 // RFC 4039: the router leases without OFFER and REQUEST.
 #[test]
 fn a_phone_that_is_leased_at_once_is_completed_at_its_next_start_and_counted() {
