@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
@@ -132,16 +131,12 @@ impl Engine {
     fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&parts.socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-        let frames = parts.frames.map(FrameSender::new);
-        if let Some(frames) = &frames {
-            epoll.add(frames, EpollEvent::new(EpollFlags::empty(), FRAMES))?;
-        }
         Ok(Self {
             endpoint: parts.endpoint,
             listener: Some(parts.socket),
             refusals: parts.refusals,
             ports: Vec::new(),
-            frames,
+            frames: parts.frames.map(FrameSender::new),
             blocked: Vec::new(),
             no_gso: parts.no_gso,
             epoll,
@@ -295,7 +290,7 @@ impl Engine {
         if self.blocked.is_empty()
             && let Some(frames) = &self.frames
         {
-            let _ = self.epoll.modify(frames, &mut EpollEvent::new(EpollFlags::empty(), FRAMES));
+            let _ = self.epoll.delete(frames);
         }
     }
 
@@ -407,12 +402,15 @@ impl Engine {
         }
     }
 
-    /// Blocks of this transfer wait until the packet socket has room.
+    /// Blocks of this transfer wait until the packet socket has room. `epoll` knows that socket only as long as one does:
+    /// otherwise it would be woken for every frame that has left.
     fn wait_for_frames(&mut self, ticket: Ticket) {
-        if let Some(frames) = &self.frames
-            && self.blocked.is_empty()
-        {
-            let _ = self.epoll.modify(frames.as_fd(), &mut EpollEvent::new(EpollFlags::EPOLLOUT, FRAMES));
+        if let Some(frames) = &self.frames {
+            match self.epoll.add(frames, EpollEvent::new(EpollFlags::EPOLLOUT, FRAMES)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                // Out of memory. The next transfer that has to wait tries again, for all that wait.
+                Err(error) => error!(%error, "the packet socket cannot be waited for"),
+            }
         }
         self.blocked.push(ticket);
     }

@@ -158,7 +158,9 @@ impl FrameSender {
         for (((_, range), number), before) in run.iter().zip(&numbers).zip(&mut befores) {
             let (bytes, more) = chunks.slices(&range);
             let octets = headers.before(&[number, bytes, more]).ok_or(io::ErrorKind::InvalidInput)?;
-            octets.iter().chain(number).zip(before).for_each(|(octet, at)| *at = *octet);
+            let (headers_at, number_at) = before.split_at_mut(HEADERS_BYTES);
+            headers_at.copy_from_slice(&octets);
+            number_at.copy_from_slice(number);
             count += 1;
         }
         let mut datagrams = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];

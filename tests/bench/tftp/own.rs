@@ -2,6 +2,9 @@
 //!
 //! Both are the same program on the same release. The second may open no packet socket, and so sends as if there were no
 //! frames. It needs root; the phones are addresses of one device, because the cable has one end.
+//!
+//! The network cards of small boards do not segment UDP, so that every block is handed to the driver by itself: the kernel
+//! cuts what `UDP_SEGMENT` sends just before. A virtual cable would take whole windows, as no wire does; it is told not to.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -100,6 +103,7 @@ impl Cable {
         let line = format!(
             "ip netns add {a} && ip netns add {b} && ip -n {a} link set lo up && \
              ip link add lan0 netns {a} type veth peer name eth0 netns {b} && \
+             ip -n {a} link set lan0 gso_max_segs 1 && \
              ip -n {b} link set eth0 address {MAC} && ip -n {a} link set lan0 up && ip -n {b} link set eth0 up && \
              ip -n {a} addr add {BOX}/16 dev lan0 && ip -n {b} addr add 10.123.255.1/16 dev eth0 && \
              ip -n {b} route add local 10.123.7.0/24 dev eth0 && \
