@@ -16,7 +16,7 @@ use bundle::{RecipientPublic, RecipientSecret, Scope};
 use ids::{Digest, FileName, Generation};
 use online::freshen;
 use repository::keyring;
-use tuf::{MetadataLimits, Refresh, RefreshStep, Trusted};
+use tuf::{MetadataLimits, Refresh, RefreshStep, Search, SearchStep, Trusted};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -85,7 +85,15 @@ fn refresh_from(metadata: &Path, root: &[u8], now: UnixTime) -> Result<Trusted, 
             Err(_) => refresh.missing()?,
         }
     }
-    Ok(refresh.trusted().clone())
+    // Every image has a path like this, and none has this one: the firmware list is fetched.
+    let mut search = Search::start(refresh.trusted().clone(), "firmware/", MetadataLimits::default(), now)?;
+    while let SearchStep::Fetch(ask) = search.step() {
+        match fs::read(metadata.join(&ask.path)) {
+            Ok(bytes) => search.received(&bytes)?,
+            Err(_) => search.missing()?,
+        }
+    }
+    Ok(search.trusted().clone())
 }
 
 /// Every file below a directory with its content.
