@@ -98,8 +98,9 @@ fn the_neighbour_table_is_followed_and_asked_for() {
     lan.run("c", &["busybox", "arping", "-U", "-c", "2", "-I", "lan0", "10.77.0.50"]);
     let thief = Resolution::Device(MacAddr::new([2, 0, 0, 0, 0, 0x66]));
     until("the change is seen", || resolved() == thief);
+    // It is asked for again when it is lost, and nobody is there any more.
+    lan.run("c", &["ip", "address", "del", "10.77.0.50/24", "dev", "lan0"]);
     lan.run("s", &["ip", "neighbour", "flush", "dev", "lan0"]);
-    lan.run("s", &["ip", "neighbour", "del", "10.77.0.50", "dev", "lan0"]);
     until("the entry is gone", || resolved() == Resolution::Unknown);
     stop.cancel();
     task.join().unwrap();
