@@ -22,7 +22,7 @@ use repository::layout::Layout;
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
 use telemetry::Hint as _;
-use tuf::schema::{EXTRA_FIELD, Envelope, Root};
+use tuf::schema::{EXTRA_FIELD, Envelope, Root, TIME};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Role, RoleChange};
@@ -103,6 +103,10 @@ impl FleetKeys {
     pub fn prepare(&mut self, changes: &[RoleChange], now: UnixTime) -> anyhow::Result<()> {
         let base = self.pending().unwrap_or_else(|| self.trusted());
         let mut root = base.clone();
+        // What time it is was said once. A draft keeps what it says.
+        if self.pending.is_none() && root.time().is_some() {
+            change::extra(&mut root)?.remove(TIME);
+        }
         for change in changes {
             change.apply(&mut root)?;
         }

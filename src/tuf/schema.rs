@@ -21,6 +21,9 @@ pub const FIRMWARE: &str = "firmware";
 /// In `root`: the fleet, HQ's certificate authorities, and whom `targets` may delegate [`FIRMWARE`] to. In `timestamp`, `snapshot` and `targets`: fleet and site.
 pub const EXTRA_FIELD: &str = "x-lineside";
 
+/// In [`EXTRA_FIELD`] of `root`: what time it is, as the offline threshold says.
+pub const TIME: &str = "time";
+
 /// The signed part of `root` (§4.3).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Root {
@@ -243,6 +246,12 @@ impl Root {
     pub fn firmware(&self) -> Option<RoleKeys> {
         let keys = RoleKeys::deserialize(self.extra.get(EXTRA_FIELD)?.get(FIRMWARE)?).ok()?;
         (keys.threshold > 0).then_some(keys)
+    }
+
+    /// What time it is, if the root says so. A client whose clock a wrong signer has set ahead takes it, also backwards,
+    /// before it judges what has expired.
+    pub fn time(&self) -> Option<UnixTime> {
+        UnixTime::deserialize(self.extra.get(EXTRA_FIELD)?.get(TIME)?).ok()
     }
 
     /// The usable keys of a role.

@@ -4,7 +4,7 @@ use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 
 use super::tls;
-use ids::{FleetId, SiteId, UnixTime};
+use ids::{FleetId, SiteId};
 use tuf::schema::{EXTRA_FIELD, Root, Timestamp};
 
 /// A root names at most so many CAs. One is in use, and a second while the first is replaced.
@@ -68,12 +68,6 @@ pub fn authorities(root: &Root, fleet: &FleetId) -> Result<Vec<CertificateDer<'s
         return Err(malformed("no CA".to_owned()));
     }
     Ok(all)
-}
-
-/// What time it is, if the root says so: `time` in [`EXTRA_FIELD`], by the offline threshold. It mends a floor that a wrong
-/// clock at HQ has set, without a visit.
-pub fn time(root: &Root) -> Option<UnixTime> {
-    UnixTime::deserialize(root.extra.get(EXTRA_FIELD)?.get("time")?).ok()
 }
 
 /// Checks that a timestamp is this site's: all sites of a fleet share their keys, and trusting another site's

@@ -87,10 +87,9 @@ pub async fn refresh(
             Ok(GetOutcome::Body(bytes, _)) => machine.received(&bytes).map_err(RefreshError::from),
             Ok(GetOutcome::Missing | GetOutcome::NotModified) => {
                 // The root chain ends here: what time it is comes before what has expired.
-                if let Some(said) =
-                    anchors::time(machine.trusted().root()).filter(|_| machine.trusted().root().version > root)
-                {
-                    root = machine.trusted().root().version;
+                let newest = machine.trusted().root();
+                if let Some(said) = newest.time().filter(|_| newest.version > root) {
+                    root = newest.version;
                     time.set_floor(said);
                     machine.set_now(time.now());
                 }

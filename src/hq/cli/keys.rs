@@ -109,6 +109,10 @@ pub enum RootCommand {
         /// How many must sign
         #[arg(long, value_name = "ROLE=N")]
         threshold: Vec<String>,
+        /// Sites set the time that they remember to this machine's, also backwards: after a release was made under a clock
+        /// that was ahead
+        #[arg(long)]
+        set_time: bool,
         /// Only print what would be trusted
         #[arg(long)]
         dry_run: bool,
@@ -140,7 +144,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             let change = RoleChange::Remove(*role, keys.find(*role, Some(id))?);
             prepare(keys, &[change], how.dry_run, now, out)?;
         }
-        KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, dry_run }) => {
+        KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, set_time, dry_run }) => {
             let keys = FleetKeys::read(layout)?;
             let mut changes = Vec::new();
             for text in add {
@@ -154,6 +158,9 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             for text in threshold {
                 let (role, number) = split(text)?;
                 changes.push(RoleChange::Threshold(role, number.parse().context("a threshold is a number")?));
+            }
+            if *set_time {
+                changes.push(RoleChange::Time(now));
             }
             prepare(keys, &changes, *dry_run, now, out)?;
         }

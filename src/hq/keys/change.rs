@@ -5,10 +5,11 @@ use std::fmt;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::ValueEnum;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use ids::UnixTime;
 use telemetry::Hint as _;
-use tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, key_json};
+use tuf::schema::{EXTRA_FIELD, FIRMWARE, RoleKeys, Root, TIME, key_json};
 use tuf::{KeyId, PublicKey};
 
 /// A role as people know it: what its keys may sign.
@@ -62,9 +63,7 @@ impl Role {
             root.roles.insert((*role).to_owned(), keys.clone());
         }
         if self == Self::Firmware {
-            let extra = root.extra.get_mut(EXTRA_FIELD).and_then(Value::as_object_mut);
-            let extra = extra.with_context(|| format!("the root has no {EXTRA_FIELD}"))?;
-            extra.insert(FIRMWARE.to_owned(), json!(keys));
+            extra(root)?.insert(FIRMWARE.to_owned(), json!(keys));
         }
         Ok(())
     }
@@ -76,7 +75,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// One change of a role's keys in a root.
+/// One change of a root.
 #[derive(Debug, Clone)]
 pub enum RoleChange {
     /// The role gets this further key.
@@ -85,6 +84,8 @@ pub enum RoleChange {
     Remove(Role, KeyId),
     /// So many of the role's keys must sign.
     Threshold(Role, u32),
+    /// Sites set the time that they remember to this, also if it is earlier.
+    Time(UnixTime),
 }
 
 impl RoleChange {
@@ -109,8 +110,18 @@ impl RoleChange {
                 let keys = RoleKeys { threshold: *threshold, ..role.keys(root) };
                 role.set(root, &keys)
             }
+            Self::Time(time) => {
+                extra(root)?.insert(TIME.to_owned(), json!(time));
+                Ok(())
+            }
         }
     }
+}
+
+/// Our own field of a root.
+pub(super) fn extra(root: &mut Root) -> anyhow::Result<&mut Map<String, Value>> {
+    let extra = root.extra.get_mut(EXTRA_FIELD).and_then(Value::as_object_mut);
+    extra.with_context(|| format!("the root has no {EXTRA_FIELD}"))
 }
 
 /// Drops keys that no role names. Refuses a root that needs no signature, needs more signatures than it has keys, or

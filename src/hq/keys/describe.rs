@@ -24,6 +24,9 @@ impl FleetKeys {
         if let Some(pending) = self.pending() {
             writeln!(text, "prepared: version {}, valid until {}", pending.version, pending.expires)?;
         }
+        if let Some(time) = self.pending().and_then(Root::time) {
+            writeln!(text, "sites set the time that they remember to {time}, also if theirs is later")?;
+        }
         for role in Role::ALL {
             role_lines(&mut text, role, (now, next), &files)?;
         }

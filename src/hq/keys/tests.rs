@@ -45,6 +45,22 @@ fn a_new_version_takes_two_holders_and_then_is_the_newest() {
 }
 
 #[test]
+fn a_root_says_what_time_it_is_once() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[RoleChange::Time(NOW)], NOW).unwrap();
+    assert!(keys.describe().unwrap().contains("sites set the time that they remember to"));
+    // A further change keeps what the draft says.
+    keys.prepare(&[], NOW).unwrap();
+    assert_eq!(keys.pending().unwrap().time(), Some(NOW));
+    ceremony(&sample, &[RoleChange::Time(NOW)]);
+    let mut keys = read(&sample);
+    assert_eq!(keys.trusted().time(), Some(NOW));
+    keys.prepare(&[], NOW).unwrap();
+    assert_eq!(keys.pending().unwrap().time(), None, "the next one does not set clocks back");
+}
+
+#[test]
 fn a_root_key_is_replaced_only_with_signatures_of_the_old_and_of_the_new_root() {
     let sample = sample();
     let lost = root_key(&sample, 3).public().id();
