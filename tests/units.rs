@@ -292,7 +292,9 @@ while True:
         os.close(fds[0])
         break
 assert opener.wait(10) == 0
-assert {name: len(fds) for name, fds in sockets.items()} == {"packet-arp": 2, "packet-dhcp": 4, "packet-send": 1}
+assert {name: len(fds) for name, fds in sockets.items()} == {
+    "packet-arp": 2, "packet-dhcp": 4, "packet-send": 1, "packet-tftp": 1,
+}
 sockets = [(name, fd) for name, fds in sockets.items() for fd in fds]
 keep = []
 for name, port in ("tftp", 69), ("dhcp", 67), ("dhcp-client", 68):
