@@ -35,16 +35,12 @@ impl ForeignKey {
     }
 
     fn ecdsa(public: &str) -> Option<Self> {
-        let point = match data_encoding::HEXLOWER_PERMISSIVE.decode(public.as_bytes()) {
-            Ok(point) => point,
-            Err(_) => match spki(public, |key| match key {
-                Spki::EC(point) => Some(point.data().to_vec()),
-                _ => None,
-            }) {
-                Some(point) => point,
-                None => return None,
-            },
+        let ec = |key: Spki<'_>| match key {
+            Spki::EC(point) => Some(point.data().to_vec()),
+            _ => None,
         };
+        let hex = data_encoding::HEXLOWER_PERMISSIVE.decode(public.as_bytes()).ok();
+        let point = hex.or_else(|| spki(public, ec))?;
         (point.len() == P256_POINT_BYTES && point.first() == Some(&4)).then_some(Self::EcdsaP256(point))
     }
 
