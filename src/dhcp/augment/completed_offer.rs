@@ -93,9 +93,8 @@ impl CompletedOffer {
             ) && *code != OptionCode::from(RAPID_COMMIT)
                 && !added.iter().any(|(other, _)| other == code)
         });
-        let (times, mut rest): (Vec<_>, Vec<_>) = theirs
-            .map(|(code, value)| (code, options::one_value(code, value).to_vec()))
-            .partition(|(code, _)| is_time(*code));
+        let (times, mut rest): (Vec<_>, Vec<_>) =
+            theirs.map(|(code, value)| (code, value.to_vec())).partition(|(code, _)| is_time(*code));
         let written =
             |all: &[(OptionCode, Vec<u8>)]| all.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
         // The last octet is End.
