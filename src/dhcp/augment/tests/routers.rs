@@ -293,3 +293,29 @@ fn an_agreeing_pair_leases_as_one_and_each_is_completed_in_its_own_name() {
         assert_eq!(lan.select(other, ADDRESS), None);
     }
 }
+
+// A3: any machine can say NAK to everybody.
+#[test]
+fn a_nak_of_a_machine_that_is_not_the_phones_router_costs_no_phone_its_files() {
+    for stranger in [SECOND, Ipv4Addr::new(10, 9, 9, 9), BOX] {
+        let mut lan = TestLan::new();
+        lan.augment.set_servers(&[ROUTER, SECOND]);
+        let mut nak = offer(5, stranger, Ipv4Addr::UNSPECIFIED, &[]);
+        nak.kind = MessageType::Nak;
+        lan.learn();
+        for message in [select(ROUTER, ADDRESS), reboot(ADDRESS), rebind(ADDRESS)] {
+            let actions = lan.request(&message, true);
+            nak.xid = answer(&actions).unwrap().xid;
+            let actions = lan.router(&nak);
+            assert!(!actions.iter().any(|act| matches!(act, Action::Tell(Event::Refused { .. }))), "{actions:?}");
+            let heard = |act: &Action| matches!(act, Action::Tell(Event::Heard(it)) if it.nak && it.server == stranger);
+            assert!(actions.iter().any(heard), "that it is there is told");
+        }
+        lan.learn();
+        assert!(lan.select(ROUTER, ADDRESS).is_some());
+        // The router's own disputes the lease, in each kind of answer.
+        nak.server = ROUTER;
+        nak.xid = answer(&lan.request(&reboot(ADDRESS), true)).unwrap().xid;
+        assert!(lan.router(&nak).contains(&Action::Tell(Event::Refused { phone: PHONE, server: ROUTER })));
+    }
+}
