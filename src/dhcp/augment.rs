@@ -13,7 +13,7 @@
 //!   leases: it gets the terms of the router's pool for five minutes (`pool_terms`).
 //! - A2: We answer a REQUEST only if it names a known router and an address of that router's subnet that neither another
 //!   device nor we have.
-//! - A3: After a NAK of the router to our answer we leave the phone alone for a day, and report it.
+//! - A3: After a NAK of the router whose lease it is to our answer we leave the phone alone for a day, and report it.
 //! - A4: Of two routers each keeps its own parameters, and we report that there are two.
 //! - A5: We leave a router alone that points a phone itself, in 66, 150 or an option of the phone's vendor, and report it
 //!   if it points elsewhere.
@@ -256,10 +256,12 @@ impl Augment {
     }
 
     /// Only a NAK in the transaction that we answered disputes our answer: a phone that was moved here hears a NAK for its
-    /// old address, too.
+    /// old address, too. Only the router whose lease it is knows that lease: another machine says NAK to whatever it did
+    /// not lease itself (an `authoritative` dhcpd of another network, plugged in here), and that it is there is reported by
+    /// what was heard of it.
     fn nak(&mut self, message: &ServerMessage, now: Instant, out: &mut Vec<Action>) {
         let Some(phone) = self.phones.get_mut(message.chaddr) else { return };
-        if phone.standing == (Standing::Answered { xid: message.xid }) {
+        if phone.standing == (Standing::Answered { xid: message.xid, server: message.server }) {
             phone.standing = Standing::Quiet { until: now + QUIET };
             phone.lease = None;
             phone.drop_offers();

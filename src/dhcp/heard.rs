@@ -94,6 +94,9 @@ impl ServerMessage {
     /// The same as people read it, as printable ASCII: the servers of option 150, or else what option 66 or a vendor's
     /// option says.
     pub fn tftp(&self) -> Vec<String> {
+        if let Some(said) = tftp_pointer::in_wrong_form(&self.options) {
+            return vec![said];
+        }
         let listed = self.options.addresses(options::TFTP_SERVERS);
         let mut tftp: Vec<String> = listed.iter().take(MAX_LIST).map(Ipv4Addr::to_string).collect();
         if tftp.is_empty() {

@@ -27,8 +27,13 @@ const MAX_DATAGRAM_BYTES: u16 = 1500;
 /// The length of IP and UDP header, in octets.
 const DATAGRAM_HEADER_BYTES: u16 = 28;
 
-/// The longest client identifier and relay agent information that are read, in octets; both are echoed.
-const MAX_ECHO_BYTES: usize = 255;
+/// The longest client identifier that is read, in octets. It is echoed, and kept with the lease.
+const MAX_IDENTIFIER_BYTES: usize = 255;
+/// The most octets that client identifier and relay agent information may take in a reply, so that it still has what the
+/// protocol needs.
+const MAX_ECHO_BYTES: usize = 1200;
+/// What an option takes that has as long a value as it can, in octets.
+const FULL_OPTION_BYTES: usize = 257;
 
 /// The type of a client's message (option 53).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,13 +133,7 @@ impl Request {
             Some(MessageType::Inform) => MessageKind::Inform,
             _ => return Err(ParseError::NoMessageType),
         };
-        for code in [OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation] {
-            let length = options.get(code).map_or(0, <[u8]>::len);
-            if length > MAX_ECHO_BYTES {
-                return Err(ParseError::OptionTooLong(code.into(), length));
-            }
-        }
-        Ok(Self {
+        let request = Self {
             kind,
             htype,
             chaddr,
@@ -143,7 +142,16 @@ impl Request {
             ciaddr: header.ciaddr(),
             giaddr: header.giaddr(),
             options,
-        })
+        };
+        let (identifier, relay) = (OptionCode::ClientIdentifier, OptionCode::RelayAgentInformation);
+        let length = |code: OptionCode| request.options.get(code).map_or(0, <[u8]>::len);
+        if length(identifier) > MAX_IDENTIFIER_BYTES {
+            return Err(ParseError::OptionTooLong(identifier.into(), length(identifier)));
+        }
+        if request.echo().emitted_len() > MAX_ECHO_BYTES {
+            return Err(ParseError::OptionTooLong(relay.into(), length(relay)));
+        }
+        Ok(request)
     }
 
     /// Whether the client cannot receive unicasts before it has an address.
@@ -160,9 +168,15 @@ impl Request {
     ///
     /// Some take option 57 for the size of the datagram, some for that of the message. We take it for the datagram, which
     /// leaves less room.
+    ///
+    /// Relay agent information counts, although the agent takes it out again before the client sees it (RFC 3046 §2.2):
+    /// some switches leave it in. What of it goes on in a second option (RFC 3396) does not count, or nothing else would fit.
     pub fn max_reply_bytes(&self) -> usize {
         let datagram = self.options.number(OptionCode::MaxMessageSize).unwrap_or(DEFAULT_DATAGRAM_BYTES);
-        usize::from(datagram.clamp(DEFAULT_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES) - DATAGRAM_HEADER_BYTES)
+        let datagram = datagram.clamp(DEFAULT_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES);
+        let relay = self.options.get(OptionCode::RelayAgentInformation).map_or(0, options::emitted_len);
+        let longest = usize::from(MAX_DATAGRAM_BYTES - DATAGRAM_HEADER_BYTES);
+        (usize::from(datagram - DATAGRAM_HEADER_BYTES) + relay.saturating_sub(FULL_OPTION_BYTES)).min(longest)
     }
 }
 
@@ -297,6 +311,12 @@ impl Reply {
             bytes.resize(MIN_REPLY_BYTES, 0);
         }
         bytes
+    }
+
+    /// Whether the reply gives an address or parameters, and no TFTP server with them: nothing of it fitted.
+    pub fn lacks_tftp(&self) -> bool {
+        let named = |code: OptionCode| matches!(code, options::TFTP_SERVERS | options::TFTP_SERVER_NAME);
+        self.kind != MessageType::Nak && !self.options.iter().any(|(code, _)| named(*code))
     }
 
     /// How many octets [`Self::emit`] writes before it pads the message.

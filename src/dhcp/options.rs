@@ -21,8 +21,8 @@ const OVERLOAD: u8 = 52;
 /// Vendor classes of one or more enterprises (RFC 3925 §3).
 const VENDOR_IDENTIFYING_CLASS: u8 = 124;
 
-/// The options of a message by their codes. An option that came in parts is one value here, and so is one that came in
-/// equal copies.
+/// The options of a message by their codes. An option that came in parts is one value here, and so is one that came more
+/// than once (see [`Repeats`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
 
@@ -33,32 +33,54 @@ impl Options {
     /// in junk.
     pub fn parse(options: &[u8], file: &[u8], sname: &[u8]) -> Self {
         let mut all = Self::default();
-        all.read(options);
+        let mut last = all.read(options, None);
         let overload = all.byte(OptionCode::from(OVERLOAD)).unwrap_or(0);
         if overload & 1 != 0 {
-            all.read(file);
+            last = all.read(file, last);
         }
         if overload & 2 != 0 {
-            all.read(sname);
+            all.read(sname, last);
         }
         all
     }
 
-    fn read(&mut self, mut field: &[u8]) {
+    /// Reads a field, and says which option is its last. `split` is the last option of the field before: a server that
+    /// runs out of room there may write the rest of it first thing in the next field (RFC 3396 §5).
+    fn read(&mut self, mut field: &[u8], mut split: Option<u8>) -> Option<u8> {
+        let mut last = split;
         while let Some((&code, rest)) = field.split_first() {
             match code {
                 PAD => field = rest,
-                END => return,
+                END => break,
                 _ => {
-                    let Some((&length, rest)) = rest.split_first() else { return };
-                    let Some((value, rest)) = rest.split_at_checked(usize::from(length)) else { return };
+                    let Some((&length, rest)) = rest.split_first() else { break };
+                    let Some((value, rest)) = rest.split_at_checked(usize::from(length)) else { break };
                     field = rest;
-                    let whole = self.0.entry(code).or_default();
-                    // RFC 3396 §5: only a value that is too long for one option goes on in a second one. A short option that
-                    // comes again as it was is a copy.
-                    if value.len() == MAX_PART || whole.as_slice() != value {
-                        whole.extend_from_slice(value);
-                    }
+                    self.take(code, value, split.take() == Some(code));
+                    last = Some(code);
+                }
+            }
+        }
+        last
+    }
+
+    /// Takes one more part or copy of an option.
+    fn take(&mut self, code: u8, value: &[u8], is_rest: bool) {
+        let whole = self.0.entry(code).or_default();
+        // RFC 3396 §5: a value that is too long for one option goes on in the next.
+        let is_rest = is_rest || whole.len().is_multiple_of(MAX_PART);
+        match Repeats::of(code) {
+            Repeats::Size(size) => {
+                if whole.len() < size && (whole.is_empty() || value.len() >= size) {
+                    *whole = value.get(..size).unwrap_or(value).to_vec();
+                }
+            }
+            _ if whole.as_slice() == value && value.len() != MAX_PART => {}
+            Repeats::Addresses if !whole.len().is_multiple_of(4) && !is_rest => {}
+            Repeats::Addresses | Repeats::Items => whole.extend_from_slice(value),
+            Repeats::Whole => {
+                if is_rest {
+                    whole.extend_from_slice(value);
                 }
             }
         }
@@ -70,8 +92,7 @@ impl Options {
     }
 
     /// The value of an option of one octet; `None` if the option is missing or shorter. So with every reader of one value of
-    /// a fixed size: a router that writes such an option twice makes it longer (RFC 3396), and the first counts, as for
-    /// dhclient, dhcpcd, udhcpc and dnsmasq.
+    /// a fixed size.
     pub fn byte(&self, code: OptionCode) -> Option<u8> {
         self.first(code).map(|[byte]| byte)
     }
@@ -162,16 +183,38 @@ pub fn emitted_len(value: &[u8]) -> usize {
     value.len() + 2 * value.len().div_ceil(MAX_PART).max(1)
 }
 
-/// The one value of an option whose size is fixed (RFC 2132), if the option is longer: it came in unequal copies, and the
-/// first counts. The whole value of every other option.
-pub fn one_value(code: OptionCode, value: &[u8]) -> &[u8] {
-    let size = match u8::from(code) {
-        19 | 20 | 23 | 29..=31 | 34 | 36 | 37 | 39 | 46 | 52 | 53 | 116 => 1,
-        13 | 22 | 26 | 57 => 2,
-        1 | 2 | 16 | 24 | 28 | 32 | 35 | 38 | 50 | 51 | 54 | 58 | 59 | 108 | 118 => 4,
-        _ => value.len(),
-    };
-    value.get(..size).unwrap_or(value)
+/// What an option that comes more than once in a message means.
+///
+/// RFC 3396 §5 lets a sender write a long value in parts. Most that write an option twice mean a copy, though, or correct
+/// themselves, and their parts put together are a value that nobody meant: a lease time of 921,600 seconds out of 3600.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeats {
+    /// The option has one value of so many octets. The first copy that is long enough counts, as for dhclient, dhcpcd,
+    /// udhcpc and dnsmasq. It is never put together.
+    Size(usize),
+    /// A list of addresses: another copy makes it longer, unless the list ends within an address.
+    Addresses,
+    /// The value consists of items that say themselves where they end, or is the class of a phone that writes it in pieces:
+    /// another copy goes on where the one before ended.
+    Items,
+    /// A text, or what is not known. The first copy that is not empty counts, and goes on in the next only after a part
+    /// that is full. So two names never become one, even if the first is no machine's: who writes a short text in two
+    /// halves has no phone that reads it.
+    Whole,
+}
+
+impl Repeats {
+    const fn of(code: u8) -> Self {
+        match code {
+            19 | 20 | 23 | 29..=31 | 34 | 36 | 37 | 39 | 46 | 52 | 53 | 116 => Self::Size(1),
+            13 | 22 | 26 | 57 => Self::Size(2),
+            1 | 2 | 16 | 24 | 28 | 32 | 35 | 38 | 50 | 51 | 54 | 58 | 59 | 108 | 118 => Self::Size(4),
+            3..=11 | 21 | 33 | 41 | 42 | 44 | 45 | 48 | 49 | 65 | 68..=76 | 150 => Self::Addresses,
+            // RFC 2132 §8.4, §9.8 and §9.13, RFC 3004, 3046, 3361, 3397, 3442 (249 before it was 121) and 3925.
+            43 | 55 | 60 | 77 | 82 | 119..=121 | 124 | 125 | 249 => Self::Items,
+            _ => Self::Whole,
+        }
+    }
 }
 
 /// Puts options into the order in which a client asks for them (RFC 2132 §9.8): those that it does not ask for come last,
@@ -308,6 +351,59 @@ mod tests {
         assert_eq!(options.seconds(OptionCode::AddressLeaseTime), Some(3600));
         assert_eq!((options.seconds(OptionCode::Renewal), options.byte(OptionCode::MessageType)), (None, None));
         assert_eq!(options.number(OptionCode::MaxMessageSize), None);
+    }
+
+    #[test]
+    fn of_a_value_of_a_fixed_size_the_first_copy_that_is_long_enough_counts() {
+        for code in [1, 50, 51, 54, 58, 59] {
+            for short in [&[][..], &[0], &[0, 14], &[0, 14, 16]] {
+                let mut bytes = Vec::new();
+                for value in [short, &[0, 0, 14, 16], &[9, 9, 9, 9]] {
+                    emit(OptionCode::from(code), value, &mut bytes);
+                }
+                let options = Options::parse(&bytes, &[], &[]);
+                assert_eq!(options.get(OptionCode::from(code)), Some(&[0, 0, 14, 16][..]), "{code} {short:?}");
+            }
+            let short = Options::parse(&[code, 3, 0, 14, 16, code, 2, 0, 0], &[], &[]);
+            assert_eq!((short.seconds(OptionCode::from(code)), short.address(OptionCode::from(code))), (None, None));
+        }
+        let options = Options::parse(&[57, 1, 2, 57, 2, 2, 64, 53, 0, 53, 1, 5, 52, 0, 52, 1, 1], &[53, 1, 2], &[]);
+        assert_eq!(
+            (options.number(OptionCode::MaxMessageSize), options.byte(OptionCode::MessageType)),
+            (Some(576), Some(5))
+        );
+    }
+
+    #[test]
+    fn two_texts_are_not_put_together_unless_the_first_is_full() {
+        for (code, texts, first) in [
+            (66, ["192.168.77.2", "192.168.77.2:69"], "192.168.77.2"),
+            (66, ["", "192.168.77.2"], "192.168.77.2"),
+            (15, ["lan", "example.com"], "lan"),
+            (12, ["pbx", "router"], "pbx"),
+            (160, ["http://10.9.9.9", "192.168.77.2"], "http://10.9.9.9"),
+        ] {
+            let mut bytes = Vec::new();
+            texts.iter().for_each(|text| emit(OptionCode::from(code), text.as_bytes(), &mut bytes));
+            let options = Options::parse(&bytes, &[], &[]);
+            assert_eq!(options.get(OptionCode::from(code)), Some(first.as_bytes()), "{code} {texts:?}");
+        }
+        let long = "x".repeat(300);
+        let mut bytes = Vec::new();
+        emit(TFTP_SERVER_NAME, long.as_bytes(), &mut bytes);
+        emit(TFTP_SERVER_NAME, b"192.168.77.2", &mut bytes);
+        assert_eq!(Options::parse(&bytes, &[], &[]).get(TFTP_SERVER_NAME), Some(long.as_bytes()));
+        // RFC 3396 §5: what did not fit into the options field goes on first thing in the next.
+        let options = Options::parse(&[52, 1, 3, 66, 3, b'p', b'b', b'x', 255], &[66, 1, b'.', 255], &[66, 1, b'a', 0]);
+        assert_eq!(options.get(TFTP_SERVER_NAME), Some(&b"pbx.a"[..]));
+    }
+
+    #[test]
+    fn a_list_of_addresses_goes_on_only_after_a_whole_address() {
+        let options =
+            Options::parse(&[150, 4, 10, 0, 0, 1, 150, 4, 10, 0, 0, 2, 6, 3, 1, 1, 1, 6, 4, 8, 8, 8, 8], &[], &[]);
+        assert_eq!(options.addresses(TFTP_SERVERS), [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)]);
+        assert!(options.addresses(OptionCode::DomainNameServer).is_empty());
     }
 
     #[test]

@@ -261,6 +261,9 @@ impl DhcpServer {
                         self.judge(now);
                     }
                 }
+                if reply.lacks_tftp() {
+                    self.stats.count("dhcp.no-room");
+                }
                 let outgoing = Outgoing { bytes: reply.emit(), to, counter };
                 if kept { out.acks.push(outgoing) } else { out.others.push(outgoing) }
             }

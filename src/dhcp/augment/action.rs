@@ -65,7 +65,7 @@ pub enum Event {
     },
     /// We completed an offer for this phone.
     Offered(MacAddr),
-    /// A router sent a NAK after our answer. We leave the phone alone for a day.
+    /// A router sent a NAK after our answer with its lease. We leave the phone alone for a day.
     Refused {
         /// The phone's hardware address (`chaddr`).
         phone: MacAddr,

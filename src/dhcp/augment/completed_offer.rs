@@ -93,15 +93,17 @@ impl CompletedOffer {
             ) && *code != OptionCode::from(RAPID_COMMIT)
                 && !added.iter().any(|(other, _)| other == code)
         });
-        let (times, mut rest): (Vec<_>, Vec<_>) = theirs
-            .map(|(code, value)| (code, options::one_value(code, value).to_vec()))
-            .partition(|(code, _)| is_time(*code));
+        let (times, mut rest): (Vec<_>, Vec<_>) =
+            theirs.map(|(code, value)| (code, value.to_vec())).partition(|(code, _)| is_time(*code));
         let written =
             |all: &[(OptionCode, Vec<u8>)]| all.iter().map(|(_, value)| options::emitted_len(value)).sum::<usize>();
         // The last octet is End.
         let mut length = HEAD_BYTES + discover.echo().emitted_len() + written(&times) + written(&rest) + 1;
         let limit = discover.max_reply_bytes();
         let mut named = false;
+        // What the phone asks for has room first: it may read nothing else.
+        let asked = discover.options.get(OptionCode::ParameterRequestList).unwrap_or_default();
+        added.sort_by_key(|(code, _)| !asked.contains(&u8::from(*code)));
         for (code, value) in added {
             if length + options::emitted_len(&value) <= limit {
                 length += options::emitted_len(&value);
@@ -112,7 +114,6 @@ impl CompletedOffer {
         if !named || length > limit {
             return Err(NotCompleted::NoRoom);
         }
-        let asked = discover.options.get(OptionCode::ParameterRequestList).unwrap_or_default();
         options::sort_as_asked(&mut rest, asked);
         let mut made = Self {
             server: offer.server,

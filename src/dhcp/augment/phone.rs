@@ -47,9 +47,9 @@ pub(super) struct AugmentedPhone {
 pub(super) enum Standing {
     /// We have said nothing yet that a router could dispute.
     Unanswered,
-    /// We have answered. A NAK in this transaction disputes the answer.
-    Answered { xid: u32 },
-    /// A router sent a NAK after our answer, so we leave the phone alone.
+    /// We have answered with a lease of this router. Its NAK in this transaction disputes the answer.
+    Answered { xid: u32, server: Ipv4Addr },
+    /// That router sent a NAK after our answer, so we leave the phone alone.
     Quiet { until: Instant },
 }
 

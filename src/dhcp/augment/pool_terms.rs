@@ -77,7 +77,7 @@ impl Sample {
         let differ = |code: u8| {
             let value = |sample: &Self| {
                 let code = OptionCode::from(code);
-                sample.offer.options.get(code).map(|value| options::one_value(code, value).to_vec())
+                sample.offer.options.get(code).map(<[u8]>::to_vec)
             };
             match (value(self), value(other)) {
                 (None, None) => false,

@@ -77,7 +77,7 @@ impl Augment {
             let exchange = Some(offer.exchange());
             out.push(Action::Tell(Event::Completed { phone: mac, address, exchange }));
             phone.lease = Some(RouterLease { offer, since: now, passed: Duration::ZERO });
-            phone.standing = Standing::Answered { xid: request.xid };
+            phone.standing = Standing::Answered { xid: request.xid, server };
             return;
         }
         let may_be_short = phone.may_have_short_lease(now);
@@ -100,7 +100,7 @@ impl Augment {
                 discovery.choice = Choice::Missed { server, address, since: now, repeated: None };
                 discovery.at = now;
                 phone.short_lease = Some(now);
-                phone.standing = Standing::Answered { xid: request.xid };
+                phone.standing = Standing::Answered { xid: request.xid, server };
                 return;
             }
         }
@@ -125,7 +125,7 @@ fn confirm(
     let Some((lease, left)) = lease.and_then(|lease| Some((lease, lease.left(now)?))) else {
         return out.push(NotCompleted::Unknown.into());
     };
-    phone.standing = Standing::Answered { xid: request.xid };
+    phone.standing = Standing::Answered { xid: request.xid, server: lease.offer.server };
     out.push(reply(request, address, lease.offer.ack(request, Some(left))));
     out.push(Action::Tell(event));
 }

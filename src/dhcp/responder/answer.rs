@@ -69,7 +69,7 @@ impl Answer<'_> {
     }
 
     /// The options of a reply: what the protocol needs, then as many of the others as fit, in the order in which the client
-    /// asks for them (RFC 2132 §9.8). If they do not all fit, the most needed ones stay.
+    /// asks for them (RFC 2132 §9.8). If they do not all fit, those that it asks for stay, the most needed of them first.
     pub(super) fn parameters(&self, lease: Option<Duration>) -> Vec<(OptionCode, Vec<u8>)> {
         let mut options = vec![(OptionCode::ServerIdentifier, self.scope.server().octets().to_vec())];
         if let Some(lease) = lease {
@@ -79,18 +79,37 @@ impl Answer<'_> {
             options.push((OptionCode::Renewal, (seconds / 2).to_be_bytes().to_vec()));
             options.push((OptionCode::Rebinding, (seconds - seconds / 8).to_be_bytes().to_vec()));
         }
-        let fixed = self.reply(MessageType::Ack, Ipv4Addr::UNSPECIFIED, options.clone()).emitted_len();
+        let asked = self.request.options.get(OptionCode::ParameterRequestList).unwrap_or_default();
+        let is_asked = |code: OptionCode| asked.contains(&u8::from(code));
+        let mut wanted = self.wanted(lease.is_some());
+        wanted.sort_by_key(|(code, _)| !is_asked(*code));
+        let mut rest = self.fitting(&options, wanted.clone());
+        let tftp = |code: OptionCode| matches!(code, options::TFTP_SERVERS | options::TFTP_SERVER_NAME);
+        let asks_tftp = wanted.iter().any(|(code, _)| tftp(*code) && is_asked(*code));
+        if !rest.iter().any(|(code, _)| tftp(*code) && (is_asked(*code) || !asks_tftp)) {
+            // Without T1 and T2 a client counts with the same parts of the lease (§4.4.5).
+            options.retain(|(code, _)| !matches!(code, OptionCode::Renewal | OptionCode::Rebinding));
+            rest = self.fitting(&options, wanted);
+        }
+        options::sort_as_asked(&mut rest, asked);
+        options.extend(rest);
+        options
+    }
+
+    /// Those of `all` that fit beside the options that the protocol needs, the first of them before the others.
+    fn fitting(
+        &self,
+        needed: &[(OptionCode, Vec<u8>)],
+        mut all: Vec<(OptionCode, Vec<u8>)>,
+    ) -> Vec<(OptionCode, Vec<u8>)> {
+        let fixed = self.reply(MessageType::Ack, Ipv4Addr::UNSPECIFIED, needed.to_vec()).emitted_len();
         let mut room = self.request.max_reply_bytes().saturating_sub(fixed);
-        let mut rest = self.wanted(lease.is_some());
-        rest.retain(|(_, value)| {
+        all.retain(|(_, value)| {
             let left = room.checked_sub(options::emitted_len(value));
             room = left.unwrap_or(room);
             left.is_some()
         });
-        let asked = self.request.options.get(OptionCode::ParameterRequestList).unwrap_or_default();
-        options::sort_as_asked(&mut rest, asked);
-        options.extend(rest);
-        options
+        all
     }
 
     /// The options that there are for this client, the most needed first. TFTP servers are always told: some phones do not

@@ -418,7 +418,9 @@ fn probe(bytes: &[u8]) -> Result<(), TestCaseError> {
         if let Verdict::Reply(reply, to, change) = respond(&site.scope, &view, &request, NOW) {
             let bytes = reply.emit();
             // Identifier and relay information are echoed whole, whatever the client's limit is.
-            prop_assert!(bytes.len() >= 300 && bytes.len() <= request.max_reply_bytes().max(548 + 2 * 257));
+            prop_assert!(
+                bytes.len() >= 300 && bytes.len() <= request.max_reply_bytes().max(268 + request.echo().emitted_len())
+            );
             prop_assert!(Message::decode(&mut Decoder::new(&bytes)).is_ok());
             if let Destination::Address(address) | Destination::Relay(address) | Destination::Client(address, _) = to {
                 prop_assert!(site.scope.lan.contains(address), "{address}");

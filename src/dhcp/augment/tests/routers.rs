@@ -126,6 +126,32 @@ fn what_a_router_says_twice_is_said_once() {
     assert_eq!(later.options.seconds(LEASE), Some(HOUR - 600));
 }
 
+// A1: the copies put together are a lease of 921,600 seconds.
+#[test]
+fn a_time_that_a_router_writes_twice_the_first_too_short_is_never_longer_than_it_says() {
+    let (short, hour) = ([0, 14, 16], HOUR.to_be_bytes());
+    for code in [51, 58, 59] {
+        let mut lan = TestLan::new();
+        lan.relays(&discover("Polycom-SPIP670"));
+        let options: Vec<(u8, &[u8])> = [51, 58, 59]
+            .into_iter()
+            .flat_map(|of| (of == code).then_some((of, &short[..])).into_iter().chain([(of, &hour[..])]))
+            .chain([(1, &short[..]), (1, &[255, 255, 255, 0])])
+            .collect();
+        lan.router(&bare(&lan, &options));
+        lan.pass(Duration::from_secs(1));
+        for (message, time) in [(select(ROUTER, ADDRESS), HOUR), (reboot(ADDRESS), HOUR)] {
+            let actions = lan.request(&message, true);
+            let ack = answer(&actions).unwrap();
+            for of in [51, 58, 59] {
+                assert_eq!(ack.options.seconds(OptionCode::from(of)), Some(time), "{code} {of}");
+                assert_eq!(written(replies(&actions)[0]).iter().filter(|(its, _)| *its == of).count(), 1, "{of}");
+            }
+            assert_eq!(ack.options.get(OptionCode::SubnetMask), Some(&[255, 255, 255, 0][..]));
+        }
+    }
+}
+
 // A1.
 #[test]
 fn what_a_router_leaves_out_is_left_out() {
@@ -265,5 +291,31 @@ fn an_agreeing_pair_leases_as_one_and_each_is_completed_in_its_own_name() {
         lan.augment.set_servers(&[chosen]);
         assert_eq!(answer(&lan.request(&reboot(ADDRESS), true)).unwrap().server, chosen);
         assert_eq!(lan.select(other, ADDRESS), None);
+    }
+}
+
+// A3: any machine can say NAK to everybody.
+#[test]
+fn a_nak_of_a_machine_that_is_not_the_phones_router_costs_no_phone_its_files() {
+    for stranger in [SECOND, Ipv4Addr::new(10, 9, 9, 9), BOX] {
+        let mut lan = TestLan::new();
+        lan.augment.set_servers(&[ROUTER, SECOND]);
+        let mut nak = offer(5, stranger, Ipv4Addr::UNSPECIFIED, &[]);
+        nak.kind = MessageType::Nak;
+        lan.learn();
+        for message in [select(ROUTER, ADDRESS), reboot(ADDRESS), rebind(ADDRESS)] {
+            let actions = lan.request(&message, true);
+            nak.xid = answer(&actions).unwrap().xid;
+            let actions = lan.router(&nak);
+            assert!(!actions.iter().any(|act| matches!(act, Action::Tell(Event::Refused { .. }))), "{actions:?}");
+            let heard = |act: &Action| matches!(act, Action::Tell(Event::Heard(it)) if it.nak && it.server == stranger);
+            assert!(actions.iter().any(heard), "that it is there is told");
+        }
+        lan.learn();
+        assert!(lan.select(ROUTER, ADDRESS).is_some());
+        // The router's own disputes the lease, in each kind of answer.
+        nak.server = ROUTER;
+        nak.xid = answer(&lan.request(&reboot(ADDRESS), true)).unwrap().xid;
+        assert!(lan.router(&nak).contains(&Action::Tell(Event::Refused { phone: PHONE, server: ROUTER })));
     }
 }

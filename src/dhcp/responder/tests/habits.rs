@@ -1,6 +1,8 @@
 //! What phones are known to send, and what RFCs say of it.
 
 use super::*;
+use crate::message::ParseError;
+use crate::options::Options;
 use ethernet::frame;
 
 const WRONG: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 77);
@@ -212,4 +214,54 @@ fn an_address_that_a_client_does_not_have_is_never_answered_to() {
     assert_eq!(to, Destination::Everyone);
     let renewal = spa(MessageKind::Request).ciaddr(foreign);
     assert_eq!(site.replied(&renewal).1, Destination::Everyone, "a NAK");
+}
+
+// RFC 2132 §9.8.
+#[test]
+fn what_a_phone_asks_for_has_room_before_what_it_does_not() {
+    let mut site = Site::all();
+    for (asked, wanted, other) in [(&[1, 3, 66][..], 66, 150), (&[1, 3, 150], 150, 66)] {
+        let phone = spa(MessageKind::Discover).option(55, asked).option(61, &[1; 7]);
+        let discover = |relay: usize| phone.clone().option(82, &vec![7; relay]);
+        for relay in 200..=255 {
+            let (offer, _) = site.answer(&discover(relay));
+            let has =
+                |code: u8| if code == 150 { !offer.list.is_empty() } else { offer.opts().get(code.into()).is_some() };
+            assert!(has(wanted) && has(1) && has(3), "{asked:?} {relay}");
+            assert!(relay != 255 || !has(other), "this test is about too little room");
+            assert!(relay != 200 || (has(other) && has(58)));
+        }
+    }
+}
+
+// RFC 3396 and RFC 3046 §2.2.
+#[test]
+fn relay_information_of_several_parts_comes_back_whole_and_leaves_room_for_a_tftp_server() {
+    for length in [255, 256, 258, 300, 510, 700, 1000] {
+        let site = Site::all();
+        let relay: Vec<u8> = (0..=255).cycle().take(length).collect();
+        let discover = spa(MessageKind::Discover).option(55, &[1, 3, 66]).option(82, &relay);
+        let request = Request::parse(&discover.bytes()).unwrap();
+        let Verdict::Reply(reply, ..) = site.decide(&discover) else { panic!("{length}") };
+        assert!(!reply.lacks_tftp() && reply.emit().len() <= request.max_reply_bytes(), "{length}");
+        let read = Options::parse(&reply.emit()[240..], &[], &[]);
+        assert_eq!(read.get(OptionCode::RelayAgentInformation), Some(&relay[..]), "{length}");
+        assert_eq!(read.get(options::TFTP_SERVER_NAME), Some(&b"192.168.1.2"[..]), "{length}");
+        assert_eq!(read.addresses(OptionCode::Router), [ROUTER], "{length}");
+    }
+    // More than a reply can hold beside the lease.
+    let bytes = Packet { padded: false, ..Packet::new(SPA, MessageKind::Discover) }.option(82, &[7; 1194]).bytes();
+    assert!(matches!(Request::parse(&bytes), Err(ParseError::OptionTooLong(82, 1194))));
+}
+
+#[test]
+fn a_reply_without_room_for_a_tftp_server_says_so() {
+    let site = Site::all();
+    let discover = |identifier: &[u8]| spa(MessageKind::Discover).option(61, identifier).option(82, &[7; 255]);
+    let lacks = |packet: &Packet| match site.decide(packet) {
+        Verdict::Reply(reply, ..) => reply.lacks_tftp(),
+        verdict => panic!("{verdict:?}"),
+    };
+    assert!(lacks(&discover(&[7; 200])));
+    assert!(!lacks(&discover(&[7; 7])));
 }
