@@ -379,7 +379,7 @@ fn relayed_offer(xid: u32) -> Vec<u8> {
 
 impl Site {
     /// The texts of the alerts of a code, a line each.
-    fn alerts(&self, code: &str) -> String {
+    pub(super) fn alerts(&self, code: &str) -> String {
         let alerts = status::StatusReport::of(&self.server.stats).alerts;
         let texts: Vec<String> =
             alerts.into_iter().filter(|alert| alert.code == code).map(|alert| alert.text).collect();
