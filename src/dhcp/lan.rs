@@ -1,8 +1,9 @@
 //! What the LAN shows: its other DHCP servers, and which addresses are in use. Pure.
 //!
-//! Read `other_server` (one server, and whether two agree), `points` (where it points phones), `relay_check` (whether it
+//! Read `other_server` (one server), `answers` (what it answers, and whether two agree), `points` (where it points phones), `relay_check` (whether it
 //! answers relay agents), then [`LanView`].
 
+mod answers;
 mod other_server;
 pub mod points;
 mod relay_check;
@@ -247,12 +248,10 @@ impl LanView {
         unreadable.or_else(stranger).or_else(chosen)
     }
 
-    /// Whether another server offers addresses with the very terms of this one.
+    /// Whether another server answers with the very terms of this one.
     pub fn has_partner(&self, server: Ipv4Addr) -> bool {
-        let offers = |it: &&OtherServer| it.offered.is_some();
-        let Some(this) = self.servers.get(&server).filter(offers) else { return false };
-        let mut others = self.servers.values().filter(offers).filter(|other| other.server != server);
-        others.any(|other| this.differs_from(other).is_none())
+        let Some(this) = self.servers.get(&server) else { return false };
+        self.servers.values().any(|other| other.server != server && this.is_partner_of(other))
     }
 
     /// Which servers there are, and which way each leads out of the LAN. Another router at the same address shows here.

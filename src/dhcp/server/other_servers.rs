@@ -20,6 +20,13 @@ impl DhcpServer {
         self.lan.is_unsure()
     }
 
+    /// Whether people are told of something that they may correct in another server, which its next answer then shows.
+    pub fn awaits_correction(&self) -> bool {
+        let in_force = self.choice.in_force();
+        let is_there = self.lan.has_other_server() || self.lan.unknown_server().is_some();
+        is_there && (in_force.problem.is_some() || self.judgement.is_misled())
+    }
+
     /// Another server's message came to the client port.
     pub fn heard(&mut self, message: &ServerMessage, answers: Answers, now: Now) {
         self.phones_only.heard(message, now.tick);

@@ -203,6 +203,29 @@ fn a_vendors_option_that_leads_elsewhere_is_reported_until_it_is_corrected() {
 }
 
 #[test]
+fn what_the_admin_takes_out_of_the_router_is_gone_with_its_next_answer_and_asked_for_until_then() {
+    let vendor = crate::heard::TftpPointer::of_text(43, "http://10.0.0.9/");
+    for (pointed, code) in [
+        (spoke(ROUTER, &["10.0.0.9"]), "dhcp-mode"),
+        (Overheard { pointers: vendor, ..spoke(ROUTER, &[]) }, "dhcp-points-elsewhere"),
+    ] {
+        let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
+        site.server.overheard(&pointed, site.now);
+        site.pass(ASK_WAIT);
+        assert!(site.alerts(code).contains("10.0.0.9") && site.server.awaits_correction(), "{code}");
+        site.server.overheard(&spoke(ROUTER, &[]), site.now);
+        assert_eq!((site.server.label(), site.alerts(code)), ("augment (auto)", String::new()), "{code}");
+        assert!(!site.server.awaits_correction(), "{code}");
+    }
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.server.overheard(&spoke(ROUTER, &["10.0.0.9"]), site.now);
+    site.event(points("10.0.0.9"));
+    assert!(site.alerts("dhcp-points-elsewhere").contains(&PHONE.to_string()));
+    site.server.overheard(&spoke(ROUTER, &[]), site.now);
+    assert_eq!(site.alerts("dhcp-points-elsewhere"), "", "nor is it held against the router what one phone was told");
+}
+
+#[test]
 fn phones_of_another_network_are_named_for_as_long_as_they_ask_and_invented_networks_fill_no_memory() {
     for mode in [DhcpMode::Shadow, DhcpMode::Inform, DhcpMode::Augment, DhcpMode::All] {
         let mut site = Site::wanting(DhcpSettings { mode, range: Some(RANGE), ..DhcpSettings::default() });
