@@ -101,7 +101,7 @@ impl DhcpServer {
         let not_completed = judgement.completions.texts(lan.has_other_server(), wall);
         judgement.not_completed.set(not_completed.into_iter().filter(|_| augments && !refuses_all), stats);
 
-        judgement.other_network.set(judgement.networks.texts(scope.lan, wall), stats);
+        judgement.other_network.set(judgement.networks.texts(scope, wall), stats);
         judgement.same_client_id.set(lease_trouble::shared_identifiers(leases.table(), wall), stats);
         judgement.declining.set(lease_trouble::declining(leases.table(), wall), stats);
     }

@@ -234,12 +234,43 @@ fn phones_of_another_network_are_named_for_as_long_as_they_ask_and_invented_netw
         }
         site.relay(PHONE, Ipv4Addr::new(10, 20, 0, 1));
         let said = site.alerts("dhcp-other-network");
-        assert!(said.contains("phones of 10.20.0.0/24 ask"), "{mode:?}: {said}");
+        assert!(said.contains("phones near the relay agent 10.20.0.1 ask"), "{mode:?}: {said}");
         assert!(said.contains("only 192.168.1.0/24 is served"), "{said}");
-        assert!(said.lines().count() <= 4 && said.contains("devices of 172.16."), "{said}");
+        assert!(said.lines().count() <= 4 && said.contains("devices near the relay agent 172.16."), "{said}");
+        assert!(!said.contains("10.20.0.0"), "a relay agent does not say how large its network is: {said}");
         site.pass(Duration::from_secs(3600));
         site.pass(SWEEP_EVERY);
         assert_eq!(site.alerts("dhcp-other-network"), "");
+    }
+}
+
+#[test]
+fn phones_behind_a_relay_agent_of_this_lan_are_named_where_they_are_not_helped() {
+    for (mode, named) in [(DhcpMode::Augment, true), (DhcpMode::All, false), (DhcpMode::Inform, false)] {
+        let mut site = Site::wanting(DhcpSettings { mode, range: Some(RANGE), ..DhcpSettings::default() });
+        site.pass(ASK_WAIT);
+        let relay = Ipv4Addr::new(192, 168, 1, 9);
+        for (mac, relay) in [(PHONE, relay), (OTHER, Ipv4Addr::new(192, 168, 1, 8)), (PHONE, Ipv4Addr::BROADCAST)] {
+            site.relay(mac, relay);
+        }
+        let said = site.alerts("dhcp-other-network");
+        assert_eq!(said.contains("phones of this LAN ask for addresses through the relay agent 192.168.1.9"), named);
+        assert_eq!(said.lines().count(), usize::from(named), "{mode:?}: {said}");
+        site.pass(Duration::from_secs(3600));
+        site.pass(SWEEP_EVERY);
+        assert_eq!(site.alerts("dhcp-other-network"), "");
+    }
+}
+
+// RFC 2131 §4.1: an answer goes to the relay agent, and no host has such an address.
+#[test]
+fn a_relay_agent_with_an_address_of_no_host_gets_no_offer() {
+    for (last, offers) in [(9, 1), (255, 0), (0, 0)] {
+        let mut site = Site::ready();
+        site.look_ahead();
+        let mut message = discover(PHONE);
+        message.set_giaddr(Ipv4Addr::new(192, 168, 1, last));
+        assert_eq!(site.receive(message).others.len(), offers, "{last}");
     }
 }
 
