@@ -1,8 +1,9 @@
 //! What the LAN shows: its other DHCP servers, and which addresses are in use. Pure.
 //!
-//! Read `other_server` (one server, and whether two agree), `points` (where it points phones), `relay_check` (whether it
+//! Read `other_server` (one server), `answers` (what it answers, and whether two agree), `points` (where it points phones), `relay_check` (whether it
 //! answers relay agents), then [`LanView`].
 
+mod answers;
 mod other_server;
 pub mod points;
 mod relay_check;
@@ -47,7 +48,7 @@ const MAX_CHECKED: usize = MAX_RANGE as usize;
 
 /// What has been learnt of the LAN.
 ///
-/// Its methods are of two kinds. *Other servers*: [`Self::heard`] and [`Self::asked`] for what happens,
+/// Its methods are of two kinds. *Other servers*: [`Self::heard`], [`Self::chose`] and [`Self::asked`] for what happens,
 /// [`Self::forget`] as time goes by, [`Self::known`], [`Self::servers`], [`Self::strangers`] and [`Self::is_unsure`] for
 /// what follows from it. *Addresses*: [`Self::checked`] for an answer to ARP, [`Self::unchecked`] and
 /// [`Self::forget_checks`] when answers no longer count, [`Self::usage`], [`Self::silent`] and [`Self::is_due`] for what
@@ -59,6 +60,9 @@ pub struct LanView {
     strangers: BTreeMap<Ipv4Addr, UnconfirmedServer>,
     /// Those whose messages cannot be read, by the address that they send from, and when each was last heard.
     unreadable: BTreeMap<Ipv4Addr, UnixTime>,
+    /// Those whose offers clients take, and when one last did. A router that serves known devices alone, in frames of their
+    /// own, shows in nothing else.
+    chosen: BTreeMap<Ipv4Addr, UnixTime>,
     /// When all servers were last asked.
     asked: Option<UnixTime>,
     checked: BTreeMap<Ipv4Addr, ArpAnswer>,
@@ -132,6 +136,7 @@ impl LanView {
         }
         self.strangers.remove(&address);
         self.unreadable.remove(&address);
+        self.chosen.remove(&address);
         let mut server = OtherServer::new(address, now);
         server.learn(overheard, now);
         self.servers.insert(address, server);
@@ -150,6 +155,16 @@ impl LanView {
             return false;
         }
         self.unreadable.insert(address, now);
+        is_new
+    }
+
+    /// A client of this LAN took an offer of this server. Says whether that is new: a server that is known shows anyway.
+    pub fn chose(&mut self, server: Ipv4Addr, now: UnixTime) -> bool {
+        let is_new = !self.chosen.contains_key(&server);
+        if self.servers.contains_key(&server) || (is_new && self.chosen.len() >= MAX_SERVERS) {
+            return false;
+        }
+        self.chosen.insert(server, now);
         is_new
     }
 
@@ -173,9 +188,10 @@ impl LanView {
     /// Whether other servers are to be asked soon.
     pub fn is_unsure(&self) -> bool {
         let missing = |server: &OtherServer| server.missed > 0;
+        let is_later = |heard| self.asked.is_none_or(|asked| heard >= asked);
         let some_answer = self.servers.values().any(|server| !missing(server));
         (some_answer && self.servers.values().any(missing))
-            || self.strangers.values().any(|stranger| self.asked.is_none_or(|asked| stranger.last >= asked))
+            || self.strangers.values().map(|stranger| stranger.last).chain(self.chosen.values().copied()).any(is_later)
     }
 
     /// The devices that have spoken as servers for a while and never answered us. Each is named once.
@@ -195,11 +211,12 @@ impl LanView {
 
     /// Forgets servers that have been silent for too long, and old answers to ARP. Says whether a server is gone.
     pub fn forget(&mut self, now: UnixTime) -> bool {
-        let count = |lan: &Self| lan.servers.len() + lan.strangers.len() + lan.unreadable.len();
+        let count = |lan: &Self| lan.servers.len() + lan.strangers.len() + lan.unreadable.len() + lan.chosen.len();
         let before = count(self);
         self.servers.retain(|_, server| now.since(server.heard) < SERVER_GONE);
         self.strangers.retain(|_, stranger| now.since(stranger.last) < SERVER_GONE);
         self.unreadable.retain(|_, last| now.since(*last) < SERVER_GONE);
+        self.chosen.retain(|_, last| now.since(*last) < SERVER_GONE);
         self.checked.retain(|_, answer| answer.is_valid(now));
         count(self) != before
     }
@@ -215,24 +232,26 @@ impl LanView {
         self.unreadable.keys().copied()
     }
 
-    /// Who serves here beside the servers that are known: whose messages cannot be read, or who answers others and not us.
+    /// Who serves here beside the servers that are known: whose messages cannot be read, who answers others and not us, or
+    /// whose offers clients take.
     /// That nobody is known is no proof that nobody is there.
     pub fn unknown_server(&self) -> Option<String> {
         let unreadable = self.unreadable().next().map(unreadable_in_words);
-        let stranger = || self.strangers.keys().next();
-        unreadable.or_else(|| {
-            stranger().map(|address| {
-                format!("{address} speaks as a DHCP server to devices of this LAN, and does not answer us")
-            })
-        })
+        let stranger = || {
+            let address = self.strangers.keys().next()?;
+            Some(format!("{address} speaks as a DHCP server to devices of this LAN, and does not answer us"))
+        };
+        let chosen = || {
+            let address = self.chosen.keys().next()?;
+            Some(format!("devices of this LAN take addresses from the DHCP server {address}, which does not answer us"))
+        };
+        unreadable.or_else(stranger).or_else(chosen)
     }
 
-    /// Whether another server offers addresses with the very terms of this one.
+    /// Whether another server answers with the very terms of this one.
     pub fn has_partner(&self, server: Ipv4Addr) -> bool {
-        let offers = |it: &&OtherServer| it.offered.is_some();
-        let Some(this) = self.servers.get(&server).filter(offers) else { return false };
-        let mut others = self.servers.values().filter(offers).filter(|other| other.server != server);
-        others.any(|other| this.differs_from(other).is_none())
+        let Some(this) = self.servers.get(&server) else { return false };
+        self.servers.values().any(|other| other.server != server && this.is_partner_of(other))
     }
 
     /// Which servers there are, and which way each leads out of the LAN. Another router at the same address shows here.
@@ -309,7 +328,8 @@ impl LanView {
             moved(&mut stranger.first);
             moved(&mut stranger.last);
         });
-        self.unreadable.values_mut().chain(self.asked.iter_mut()).for_each(moved);
+        let times = self.unreadable.values_mut().chain(self.chosen.values_mut());
+        times.chain(self.asked.iter_mut()).for_each(moved);
     }
 }
 

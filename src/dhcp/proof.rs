@@ -71,6 +71,13 @@ enum ProofStep {
     Done,
 }
 
+/// The device in whose name a machine with this hardware address asks.
+pub fn device_asked_for(own: MacAddr) -> MacAddr {
+    let [first, b, c, d, e, f] = own.octets();
+    // A MAC that is local already (virtual machines) gets another last octet instead.
+    MacAddr::new(if first & 2 == 0 { [first | 2, b, c, d, e, f] } else { [first, b, c, d, e, f ^ 0x80] })
+}
+
 impl Proof {
     /// A proof for a site at `own`, with hardware address `mac` and this range. `ours` is a free address of the range, and
     /// `known` a server that has answered here.
@@ -81,18 +88,9 @@ impl Proof {
         ours: Ipv4Addr,
         known: Option<Ipv4Addr>,
     ) -> Self {
-        let [first, rest @ ..] = mac.octets();
-        // A MAC that is local already (virtual machines) gets another last octet instead.
-        let mac = if first & 2 == 0 {
-            let [b, c, d, e, f] = rest;
-            MacAddr::new([first | 2, b, c, d, e, f])
-        } else {
-            let [b, c, d, e, f] = rest;
-            MacAddr::new([first, b, c, d, e, f ^ 0x80])
-        };
         Self {
             own,
-            mac,
+            mac: device_asked_for(mac),
             ours,
             range,
             known,

@@ -203,14 +203,15 @@ impl DhcpServer {
         match Request::parse(bytes) {
             // Our own question to other servers comes back to us.
             Ok(request) if Some(request.chaddr) == self.link_access.own => {}
-            // The fast path has answered.
-            Ok(request)
-                if self.link_access.raw
-                    && self.choice.in_force().answers_first()
-                    && request.giaddr.is_unspecified() => {}
             Ok(request) => {
-                trace!(device = %request.chaddr, kind = ?request.kind, "request");
-                self.decide(WaitingRequest { request, source }, now, out);
+                let chosen = self.other_server_chosen(&request);
+                let answered_by_fast_path =
+                    self.link_access.raw && self.choice.in_force().answers_first() && request.giaddr.is_unspecified();
+                if !answered_by_fast_path {
+                    trace!(device = %request.chaddr, kind = ?request.kind, "request");
+                    self.decide(WaitingRequest { request, source }, now, out);
+                }
+                chosen.into_iter().for_each(|server| self.chose(server, now));
             }
             // A router answers us as a relay agent.
             Err(ParseError::NotRequest) => {

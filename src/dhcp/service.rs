@@ -51,6 +51,8 @@ const ASK_EVERY: Duration = Duration::from_secs(600);
 const ASK_AT_START: Duration = Duration::from_secs(2);
 /// How long after the last question they are asked when it is unsure who serves here.
 const ASK_SOON: Duration = Duration::from_secs(10);
+/// How long after the last question they are asked while people are told of something that may be corrected in a router.
+const ASK_WHILE_WRONG: Duration = Duration::from_secs(60);
 /// How often the log is asked whether it can tell by now how old completed leases are.
 const RECALL_AGAIN: Duration = Duration::from_secs(20);
 /// The most requests that are answered together, with one sync of the lease log.
@@ -249,7 +251,9 @@ impl Service {
                 fast_path.order(server.orders());
             }
             if server.is_unsure() {
-                ask.soon();
+                ask.within(ASK_SOON);
+            } else if server.awaits_correction() {
+                ask.within(ASK_WHILE_WRONG);
             }
             self.ask_for_addresses(&std::mem::take(&mut out.checks), answers.as_ref(), &stats).await;
             self.ask_as_relay(&std::mem::take(&mut out.relay_questions), &mut server, &stats).await;
@@ -393,8 +397,9 @@ impl AskTimer {
         self.next = now + if listening { ASK_AT_START } else { ASK_EVERY };
     }
 
-    fn soon(&mut self) {
-        self.next = self.next.min(self.last + ASK_SOON);
+    /// They are asked at the latest so long after the last question.
+    fn within(&mut self, span: Duration) {
+        self.next = self.next.min(self.last + span);
     }
 }
 

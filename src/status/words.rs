@@ -28,13 +28,34 @@ const WORDS: &[(&str, &str)] = &[
     ("alert.dropped", "alerts that found no room"),
     ("dhcp.ack", "leases acknowledged"),
     ("dhcp.augment.ack", "leases of the router completed for phones"),
+    ("dhcp.augment.address", "phones not helped, because the address cannot be theirs"),
+    ("dhcp.augment.forged", "phones not helped, because an offer named another server than the one asked"),
+    ("dhcp.augment.malformed", "phones not helped, because their request contradicts itself"),
+    ("dhcp.augment.no-lease-time", "phones not helped, because the router's offer has no lease time"),
+    ("dhcp.augment.no-room", "phones not helped, because what they take has no room for a TFTP server"),
+    ("dhcp.augment.not-relayed", "phones not helped, because no router is known or they asked too often"),
     ("dhcp.augment.offer", "offers of the router completed for phones"),
-    ("dhcp.augment.pointed", "phones that the router points here itself"),
+    ("dhcp.augment.other-server", "phones not helped, because they chose a server that made no offer"),
+    ("dhcp.augment.pointed", "phones that the router points to a TFTP server itself"),
+    ("dhcp.augment.quiet", "phones left alone for a day, because the router objected to them"),
+    ("dhcp.augment.rapid-commit", "phones leased to at once by the router, to be helped at their next start"),
+    ("dhcp.augment.short", "leases of five minutes for phones, on the terms of the router's pool"),
+    ("dhcp.augment.unknown", "phones not helped, because they mean a lease that this box did not see"),
     ("dhcp.failed", "DHCP answers that could not be sent"),
     ("dhcp.malformed", "DHCP messages that cannot be read"),
+    ("dhcp.nak", "requests for addresses refused"),
+    ("dhcp.noted", "addresses given back or declined"),
+    ("dhcp.offer", "addresses offered"),
     ("dhcp.others.nak", "requests of phones refused by another DHCP server"),
+    ("dhcp.replies", "answers of other DHCP servers to this box as a relay agent"),
     ("dhcp.silent.busy", "DHCP requests left alone, because there were too many at once"),
+    ("dhcp.silent.malformed", "DHCP requests that contradict themselves"),
+    ("dhcp.silent.mode", "DHCP requests that the mode in force does not answer"),
+    ("dhcp.silent.no-phone", "DHCP requests of devices that are no phones, not answered"),
     ("dhcp.silent.other-network", "DHCP requests that a relay agent of another network passed on, not answered"),
+    ("dhcp.silent.other-server", "DHCP requests of devices that took another server's offer"),
+    ("dhcp.silent.range-full", "DHCP requests without an answer, because all addresses are taken"),
+    ("dhcp.silent.unknown-client", "DHCP requests about a lease that this box does not know"),
     ("lan.changed", "changes of the LAN's interface or address"),
     ("neighbours.asked", "addresses asked for by ARP"),
     ("neighbours.not-asked", "addresses not asked for by ARP: not of this LAN, or too many at once"),
@@ -100,5 +121,23 @@ mod tests {
         }
         assert_eq!(of("tftp.something-new"), Shown::Name);
         assert_eq!(of("poll.ok"), Shown::Elsewhere);
+    }
+
+    #[test]
+    fn what_dhcp_counts_has_words() {
+        let augment = "ack offer pointed short unknown quiet malformed address other-server not-relayed no-room \
+                       no-lease-time rapid-commit forged";
+        let silent = "mode no-phone other-network other-server unknown-client range-full malformed busy";
+        let listed = |group: &str, names: &str| -> Vec<String> {
+            names.split_whitespace().map(|name| format!("dhcp.{group}{name}")).collect()
+        };
+        let all = [
+            listed("augment.", augment),
+            listed("silent.", silent),
+            listed("", "offer ack nak noted replies malformed"),
+        ];
+        for counter in all.concat() {
+            assert!(matches!(of(&counter), Shown::Words(_)), "{counter}");
+        }
     }
 }

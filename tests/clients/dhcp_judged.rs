@@ -126,7 +126,7 @@ fn phones_of_a_routed_network_that_ask_through_a_relay_are_named() {
     let mut discover = message(1, mac(PHONE), b"", [0; 4], &[]);
     discover[24..28].copy_from_slice(&[10, 20, 0, 1]);
     relay.send_to(&discover, format!("{BOX}:67")).unwrap();
-    let named = "phones of 10.20.0.0/24 ask";
+    let named = "phones near the relay agent 10.20.0.1 ask";
     wait_for(Duration::from_secs(5), || lan.status().contains(named).then_some(()))
         .unwrap_or_else(|| panic!("{}", lan.status()));
     let status = lan.status();

@@ -21,6 +21,8 @@ struct Situation {
     unknown: Option<String>,
     /// A server that does not answer relay agents, if none does.
     refuses_relays: Option<Ipv4Addr>,
+    /// A server that offers addresses for no time at all.
+    leases_for_nothing: Option<Ipv4Addr>,
 }
 
 impl Situation {
@@ -30,7 +32,10 @@ impl Situation {
         let points = servers.first().map(|server| server.points(&[own])).filter(|_| disagreement.is_none());
         let refuses = servers.iter().all(|server| server.relays == Relays::Refused);
         let refuses_relays = servers.first().filter(|_| refuses).map(|server| server.server);
-        Self { servers, own, points, disagreement, unknown: findings.unknown_server(), refuses_relays }
+        let for_nothing = servers.iter().find(|server| server.terms.lease_seconds == Some(0));
+        let leases_for_nothing = for_nothing.map(|server| server.server);
+        let unknown = findings.unknown_server();
+        Self { servers, own, points, disagreement, unknown, refuses_relays, leases_for_nothing }
     }
 
     fn is_alone(&self) -> bool {
@@ -100,6 +105,7 @@ fn describe(out: &mut String, server: &OtherServer, findings: &Findings, own: Ip
     line("offers", server.offered.map(|address| address.to_string()).unwrap_or_default());
     match terms.lease_seconds {
         None => {}
+        Some(0) => line("for", "0 seconds: a lease that is over at once".to_owned()),
         Some(u32::MAX) => line("lease", seconds_in_words(Some(u32::MAX))),
         seconds => line("for", seconds_in_words(seconds)),
     }
@@ -163,15 +169,22 @@ fn recommend(seen: &Situation) -> (&'static str, String) {
             ),
         ),
         (None, Some(Points::Here)) => say("inform", "the router points phones here already; nothing is missing."),
-        (None, Some(Points::Nowhere)) => match seen.refuses_relays {
-            Some(router) => (
+        (None, Some(Points::Nowhere)) => match (seen.leases_for_nothing, seen.refuses_relays) {
+            (Some(router), _) => (
+                "inform",
+                format!(
+                    "{router} offers addresses for a lease time of 0 seconds (option 51), so there is no lease to complete, \
+                     and phones may keep no address. Correct the lease time there, then run `lineside doctor` again."
+                ),
+            ),
+            (None, Some(router)) => (
                 "inform",
                 format!(
                     "{router} does not answer relay agents, so `augment` completes nothing beside it. Enter 66/150 there \
                      (below); until then only phones that ask with DHCPINFORM find their files."
                 ),
             ),
-            None => say(
+            (None, None) => say(
                 "augment",
                 "one server leases addresses and says nothing about TFTP; its leases to phones are completed. (`auto` \
                  does the same.)",
@@ -217,6 +230,9 @@ fn modes(seen: &Situation) -> [(&'static str, &'static str); 5] {
             "augment",
             match seen.points {
                 _ if seen.servers.is_empty() => "gets nothing: there is no lease to complete",
+                Some(Points::Nowhere) if seen.leases_for_nothing.is_some() => {
+                    "gets nothing: the router's lease is over at once (lease time 0)"
+                }
                 Some(Points::Nowhere) if seen.refuses_relays.is_some() => {
                     "gets nothing: the router does not answer relay agents, so its lease is not known in time"
                 }

@@ -75,6 +75,19 @@ fn a_router_that_answers_no_relay_agent_is_named_with_the_setting_and_augment_is
 }
 
 #[test]
+fn a_lease_time_of_nothing_is_named_and_augment_is_not_recommended() {
+    let terms = LeaseTerms { lease_seconds: Some(0), ..terms("9.9.9.9") };
+    let text = told(&[Overheard { terms: Some(terms), ..said(ROUTER, &[]) }]);
+    for part in [
+        "for            0 seconds: a lease that is over at once",
+        "Take mode `inform`: 192.168.1.1 offers addresses for a lease time of 0 seconds (option 51)",
+        "augment      gets nothing: the router's lease is over at once",
+    ] {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+#[test]
 fn a_server_that_cannot_be_read_is_a_server() {
     let mut findings = found(&[]);
     let reply = [&[2, 1, 6, 0][..], &[0; 296]].concat();

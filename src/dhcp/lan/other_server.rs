@@ -1,8 +1,9 @@
-//! Another DHCP server, what it has shown of itself, and whether two of them agree. Pure.
+//! Another DHCP server, and what it has shown of itself. Pure.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use super::answers::Answers;
 use super::points::{self, Points};
 use super::relay_check::Relays;
 use crate::heard::{LeaseTerms, Overheard, TftpPointer};
@@ -26,6 +27,8 @@ pub struct OtherServer {
     pub pointers: Vec<TftpPointer>,
     /// What else the server hands out.
     pub terms: LeaseTerms,
+    /// The answers that this was learnt from.
+    answers: Answers,
     /// The address that the server last offered to us.
     pub offered: Option<Ipv4Addr>,
     /// The shortest and the longest time that the server took to answer our DISCOVERs.
@@ -46,6 +49,7 @@ impl OtherServer {
             tftp: Vec::new(),
             pointers: Vec::new(),
             terms: LeaseTerms::default(),
+            answers: Answers::default(),
             offered: None,
             offer_after: None,
             informs: false,
@@ -65,16 +69,9 @@ impl OtherServer {
         };
         let before = matters(self);
         self.heard = now;
-        // A NAK, or an answer to a client that asked for less, holds less. What was seen once stays.
-        if !overheard.tftp.is_empty() {
-            self.tftp.clone_from(&overheard.tftp);
-        }
-        if !overheard.pointers.is_empty() {
-            self.pointers.clone_from(&overheard.pointers);
-        }
-        if let Some(terms) = &overheard.terms {
-            self.terms.learn(terms);
-        }
+        self.answers.learn(overheard);
+        let said = self.answers.all();
+        (self.tftp, self.pointers, self.terms) = (said.tftp, said.pointers, said.terms);
         self.offered = overheard.address.or(self.offered);
         if let Some(after) = overheard.after {
             let (shortest, longest) = self.offer_after.unwrap_or((after, after));
@@ -110,30 +107,18 @@ impl OtherServer {
     /// What the two servers do not agree in. A pair that agrees in all but the identifier is one server on two machines, as
     /// people set it up on purpose (failover): whichever answers, a client gets the same.
     pub fn differs_from(&self, other: &Self) -> Option<String> {
-        let list = |addresses: &[Ipv4Addr]| sorted(addresses.iter().map(Ipv4Addr::to_string).collect());
-        let tftp =
-            |server: &Self| sorted(server.pointers.iter().map(|it| format!("{}={}", it.option, it.server)).collect());
-        let text = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
-        let mask = |server: &Self| server.terms.mask.map_or_else(|| "none".to_owned(), |mask| mask.to_string());
-        let (a, b) = (&self.terms, &other.terms);
-        let mut differences = vec![
-            ("router", list(&a.routers), list(&b.routers)),
-            ("TFTP server", tftp(self), tftp(other)),
-            ("mask", mask(self), mask(other)),
-            ("DNS", list(&a.dns), list(&b.dns)),
-            ("domain", text(&a.domain), text(&b.domain)),
-            ("NTP", list(&a.ntp), list(&b.ntp)),
-        ];
-        if !have_like_times(a.lease_seconds, b.lease_seconds) {
-            differences.push(("lease time", seconds_in_words(a.lease_seconds), seconds_in_words(b.lease_seconds)));
-        }
-        differences.retain(|(_, mine, theirs)| mine != theirs);
+        let differences = self.answers.differences(&other.answers);
         let named: Vec<String> = differences
             .iter()
             .take(MAX_DIFFERENCES)
             .map(|(name, mine, theirs)| format!("{name} {mine} or {theirs}"))
             .collect();
         (!named.is_empty()).then(|| format!("{} and {} differ: {}", self.server, other.server, named.join("; ")))
+    }
+
+    /// Whether the other server has been seen to answer as this one does.
+    pub(super) fn is_partner_of(&self, other: &Self) -> bool {
+        self.answers.has_like(&other.answers) && self.differs_from(other).is_none()
     }
 
     pub(super) fn seen(&self) -> DhcpServerSeen {
@@ -147,17 +132,6 @@ impl OtherServer {
     }
 }
 
-/// Whether two lease times can be of servers that agree. One of a pair may know of less time: a lease that runs is offered
-/// for what is left of it, and a partner in failover gives a short one first.
-fn have_like_times(a: Option<u32>, b: Option<u32>) -> bool {
-    let (shorter, longer) = (a.min(b), a.max(b));
-    match (shorter, longer) {
-        (None, None) => true,
-        (Some(shorter), Some(longer)) => shorter >= longer / 2,
-        _ => false,
-    }
-}
-
 /// A time of a lease as people read it.
 pub fn seconds_in_words(seconds: Option<u32>) -> String {
     match seconds {
@@ -166,9 +140,4 @@ pub fn seconds_in_words(seconds: Option<u32>) -> String {
         Some(u32::MAX) => "for ever".to_owned(),
         Some(seconds) => format!("{seconds} seconds"),
     }
-}
-
-fn sorted(mut texts: Vec<String>) -> String {
-    texts.sort();
-    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }

@@ -25,7 +25,7 @@ impl Answer<'_> {
             return Some(SilenceReason::Mode);
         }
         // One segment is served. A relay's address tells which one the client is on (§4.3.1).
-        (!relay.is_unspecified() && !self.scope.lan.contains(relay)).then_some(SilenceReason::OtherNetwork)
+        (!relay.is_unspecified() && !self.scope.lan.is_host(relay)).then_some(SilenceReason::OtherNetwork)
     }
 
     pub(super) fn relay(&self) -> Option<Destination> {

@@ -24,6 +24,8 @@ pub(super) struct Judgement {
     same_client_id: StandingAlert,
     declining: StandingAlert,
     points_elsewhere: StandingAlert,
+    /// Whether a server is known to lead phones elsewhere.
+    misled: bool,
 }
 
 impl Judgement {
@@ -39,7 +41,13 @@ impl Judgement {
             same_client_id: alert(AlertCode::DhcpSameClientId),
             declining: alert(AlertCode::DhcpDeclining),
             points_elsewhere: alert(AlertCode::DhcpPointsElsewhere),
+            misled: false,
         }
+    }
+
+    /// Whether a server is known to lead phones elsewhere.
+    pub(super) const fn is_misled(&self) -> bool {
+        self.misled
     }
 
     /// The system clock was set, by so many seconds.
@@ -78,12 +86,22 @@ impl DhcpServer {
                 .map(|text| format!("{}: {text}, before they ask 66 or 150; correct it there", server.server))
         });
         judgement.points_elsewhere.set(elsewhere, stats);
+        let misleads = |server: &OtherServer| {
+            matches!(server.points(ours), Points::Partly | Points::Elsewhere)
+                || !server.vendors_elsewhere(ours).is_empty()
+        };
+        let misled = lan.known().any(misleads);
+        // What single phones were told goes with it.
+        if judgement.misled && !misled {
+            stats.clear_alert(AlertCode::DhcpPointsElsewhere);
+        }
+        judgement.misled = misled;
 
         let refuses_all = refuses_relays(lan.known());
         let not_completed = judgement.completions.texts(lan.has_other_server(), wall);
         judgement.not_completed.set(not_completed.into_iter().filter(|_| augments && !refuses_all), stats);
 
-        judgement.other_network.set(judgement.networks.texts(scope.lan, wall), stats);
+        judgement.other_network.set(judgement.networks.texts(scope, wall), stats);
         judgement.same_client_id.set(lease_trouble::shared_identifiers(leases.table(), wall), stats);
         judgement.declining.set(lease_trouble::declining(leases.table(), wall), stats);
     }

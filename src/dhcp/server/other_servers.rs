@@ -7,6 +7,9 @@ use tracing::debug;
 use super::{DhcpServer, Now, Outbox};
 use crate::heard::{Answers, Overheard, ServerMessage};
 use crate::lan::Relays;
+use crate::message::{MessageKind, Request};
+use crate::options::OptionCode;
+use crate::proof::device_asked_for;
 use crate::scope::ActiveMode;
 use api::AlertCode;
 
@@ -15,6 +18,13 @@ impl DhcpServer {
     /// known did not answer while another did.
     pub fn is_unsure(&self) -> bool {
         self.lan.is_unsure()
+    }
+
+    /// Whether people are told of something that they may correct in another server, which its next answer then shows.
+    pub fn awaits_correction(&self) -> bool {
+        let in_force = self.choice.in_force();
+        let is_there = self.lan.has_other_server() || self.lan.unknown_server().is_some();
+        is_there && (in_force.problem.is_some() || self.judgement.is_misled())
     }
 
     /// Another server's message came to the client port.
@@ -69,6 +79,27 @@ impl DhcpServer {
         }
     }
 
+    /// The server whose offer a client of this LAN takes with this request, if that is not us (RFC 2131 §4.3.2, SELECTING).
+    /// Whoever checks or extends a lease may remember a server that is gone.
+    pub(super) fn other_server_chosen(&self, request: &Request) -> Option<Ipv4Addr> {
+        let scope = self.choice.wanted();
+        let own = self.link_access.own?;
+        let selects = request.kind == MessageKind::Request
+            && request.ciaddr.is_unspecified()
+            && request.giaddr.is_unspecified()
+            && request.chaddr != device_asked_for(own);
+        let server = request.options.address(OptionCode::ServerIdentifier).filter(|_| selects)?;
+        (server != scope.server() && is_of_a_machine(server)).then_some(server)
+    }
+
+    /// A client took an offer of this server.
+    pub(super) fn chose(&mut self, server: Ipv4Addr, now: Now) {
+        if self.lan.chose(server, now.wall) {
+            debug!(%server, "a device takes the offer of another DHCP server, which has not answered us");
+            self.settle(now);
+        }
+    }
+
     /// A message of a server has come to the server port: it answers us as a relay agent, or a relay agent that is none.
     pub(super) fn answered_as_relay(&mut self, bytes: &[u8], source: Ipv4Addr, now: Now) {
         if let Some(message) = ServerMessage::parse(bytes) {
@@ -111,4 +142,9 @@ impl DhcpServer {
             self.settle(now);
         }
     }
+}
+
+/// Whether a machine can have this address.
+const fn is_of_a_machine(address: Ipv4Addr) -> bool {
+    !address.is_unspecified() && !address.is_broadcast() && !address.is_multicast() && !address.is_loopback()
 }

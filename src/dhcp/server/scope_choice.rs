@@ -17,6 +17,9 @@ pub(super) const ASK_WAIT: Duration = Duration::from_secs(8);
 /// How long `auto` waits for a router before it takes a LAN for its own. After a power cut a router boots with us.
 pub(super) const ALONE_AFTER: Duration = Duration::from_secs(90);
 
+/// What people read of a server that is there while we lease.
+const SECOND_SERVER: &str = "another DHCP server has appeared beside ours";
+
 /// The settings and what came of them.
 #[derive(Debug)]
 pub(super) struct ScopeChoice {
@@ -25,6 +28,8 @@ pub(super) struct ScopeChoice {
     wait: StartWait,
     /// Whether what is in force was reported at least once.
     told: bool,
+    /// What stands as the alert of a second server.
+    second: Option<String>,
 }
 
 /// How long other servers have to show after our start.
@@ -46,7 +51,7 @@ impl ScopeChoice {
         } else {
             StartWait::Over
         };
-        Self { in_force: wanted.clone(), wanted, wait, told: false }
+        Self { in_force: wanted.clone(), wanted, wait, told: false, second: None }
     }
 
     pub(super) const fn wanted(&self) -> &DhcpScope {
@@ -107,11 +112,18 @@ impl ScopeChoice {
         {
             scope.learn(terms);
         }
-        if scope.mode == ActiveMode::All && evidence.has_other_server() {
-            stats.alert(AlertCode::DhcpSecondServer, "another DHCP server has appeared beside ours".to_owned());
-        } else {
+        let second = match scope.mode {
+            ActiveMode::All if !evidence.servers.is_empty() => Some(SECOND_SERVER.to_owned()),
+            ActiveMode::All | ActiveMode::PhonesOnly => {
+                evidence.unknown_server.map(|who| format!("{SECOND_SERVER}: {who}"))
+            }
+            ActiveMode::Shadow | ActiveMode::Inform | ActiveMode::Augment => None,
+        };
+        if second != self.second {
             stats.clear_alert(AlertCode::DhcpSecondServer);
+            second.iter().for_each(|text| stats.alert(AlertCode::DhcpSecondServer, text.clone()));
         }
+        self.second = second;
         match &scope.problem {
             Some(problem) if self.in_force.problem.as_ref() != Some(problem) || !self.told => {
                 stats.clear_alert(AlertCode::DhcpMode);

@@ -203,6 +203,29 @@ fn a_vendors_option_that_leads_elsewhere_is_reported_until_it_is_corrected() {
 }
 
 #[test]
+fn what_the_admin_takes_out_of_the_router_is_gone_with_its_next_answer_and_asked_for_until_then() {
+    let vendor = crate::heard::TftpPointer::of_text(43, "http://10.0.0.9/");
+    for (pointed, code) in [
+        (spoke(ROUTER, &["10.0.0.9"]), "dhcp-mode"),
+        (Overheard { pointers: vendor, ..spoke(ROUTER, &[]) }, "dhcp-points-elsewhere"),
+    ] {
+        let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Auto, ..DhcpSettings::default() });
+        site.server.overheard(&pointed, site.now);
+        site.pass(ASK_WAIT);
+        assert!(site.alerts(code).contains("10.0.0.9") && site.server.awaits_correction(), "{code}");
+        site.server.overheard(&spoke(ROUTER, &[]), site.now);
+        assert_eq!((site.server.label(), site.alerts(code)), ("augment (auto)", String::new()), "{code}");
+        assert!(!site.server.awaits_correction(), "{code}");
+    }
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.server.overheard(&spoke(ROUTER, &["10.0.0.9"]), site.now);
+    site.event(points("10.0.0.9"));
+    assert!(site.alerts("dhcp-points-elsewhere").contains(&PHONE.to_string()));
+    site.server.overheard(&spoke(ROUTER, &[]), site.now);
+    assert_eq!(site.alerts("dhcp-points-elsewhere"), "", "nor is it held against the router what one phone was told");
+}
+
+#[test]
 fn phones_of_another_network_are_named_for_as_long_as_they_ask_and_invented_networks_fill_no_memory() {
     for mode in [DhcpMode::Shadow, DhcpMode::Inform, DhcpMode::Augment, DhcpMode::All] {
         let mut site = Site::wanting(DhcpSettings { mode, range: Some(RANGE), ..DhcpSettings::default() });
@@ -211,12 +234,43 @@ fn phones_of_another_network_are_named_for_as_long_as_they_ask_and_invented_netw
         }
         site.relay(PHONE, Ipv4Addr::new(10, 20, 0, 1));
         let said = site.alerts("dhcp-other-network");
-        assert!(said.contains("phones of 10.20.0.0/24 ask"), "{mode:?}: {said}");
+        assert!(said.contains("phones near the relay agent 10.20.0.1 ask"), "{mode:?}: {said}");
         assert!(said.contains("only 192.168.1.0/24 is served"), "{said}");
-        assert!(said.lines().count() <= 4 && said.contains("devices of 172.16."), "{said}");
+        assert!(said.lines().count() <= 4 && said.contains("devices near the relay agent 172.16."), "{said}");
+        assert!(!said.contains("10.20.0.0"), "a relay agent does not say how large its network is: {said}");
         site.pass(Duration::from_secs(3600));
         site.pass(SWEEP_EVERY);
         assert_eq!(site.alerts("dhcp-other-network"), "");
+    }
+}
+
+#[test]
+fn phones_behind_a_relay_agent_of_this_lan_are_named_where_they_are_not_helped() {
+    for (mode, named) in [(DhcpMode::Augment, true), (DhcpMode::All, false), (DhcpMode::Inform, false)] {
+        let mut site = Site::wanting(DhcpSettings { mode, range: Some(RANGE), ..DhcpSettings::default() });
+        site.pass(ASK_WAIT);
+        let relay = Ipv4Addr::new(192, 168, 1, 9);
+        for (mac, relay) in [(PHONE, relay), (OTHER, Ipv4Addr::new(192, 168, 1, 8)), (PHONE, Ipv4Addr::BROADCAST)] {
+            site.relay(mac, relay);
+        }
+        let said = site.alerts("dhcp-other-network");
+        assert_eq!(said.contains("phones of this LAN ask for addresses through the relay agent 192.168.1.9"), named);
+        assert_eq!(said.lines().count(), usize::from(named), "{mode:?}: {said}");
+        site.pass(Duration::from_secs(3600));
+        site.pass(SWEEP_EVERY);
+        assert_eq!(site.alerts("dhcp-other-network"), "");
+    }
+}
+
+// RFC 2131 §4.1: an answer goes to the relay agent, and no host has such an address.
+#[test]
+fn a_relay_agent_with_an_address_of_no_host_gets_no_offer() {
+    for (last, offers) in [(9, 1), (255, 0), (0, 0)] {
+        let mut site = Site::ready();
+        site.look_ahead();
+        let mut message = discover(PHONE);
+        message.set_giaddr(Ipv4Addr::new(192, 168, 1, last));
+        assert_eq!(site.receive(message).others.len(), offers, "{last}");
     }
 }
 
@@ -379,7 +433,7 @@ fn relayed_offer(xid: u32) -> Vec<u8> {
 
 impl Site {
     /// The texts of the alerts of a code, a line each.
-    fn alerts(&self, code: &str) -> String {
+    pub(super) fn alerts(&self, code: &str) -> String {
         let alerts = status::StatusReport::of(&self.server.stats).alerts;
         let texts: Vec<String> =
             alerts.into_iter().filter(|alert| alert.code == code).map(|alert| alert.text).collect();
