@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, info};
 
-use super::flows::{Flow, Flows, Piece};
+use super::flows::{Flow, Flows, Idleness, Piece};
 use super::gate::{AddressOwner, ServedRelease};
 use super::requests::Asked;
 use super::session::device_of;
@@ -224,8 +224,8 @@ impl Flow for Upload {
         self.peer
     }
 
-    fn idleness(&self) -> Option<(bool, Instant)> {
-        self.proven.is_none().then_some((false, self.began))
+    fn idleness(&self) -> Option<(Idleness, Instant)> {
+        self.proven.is_none().then_some((Idleness::Unproven, self.began))
     }
 
     fn is_over(&self) -> bool {
