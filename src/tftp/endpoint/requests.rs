@@ -36,6 +36,9 @@ pub const MAX_HELD_PER_ADDRESS: usize = 4;
 /// The most requests that wait for a place at one time; of one address no more than [`MAX_HELD_PER_ADDRESS`].
 pub const MAX_WAITING: usize = 64;
 
+/// The most records of refusals that wait at one time; of one address no more than [`MAX_HELD_PER_ADDRESS`].
+const MAX_UNTOLD: usize = 64;
+
 /// Refusals that no policy limits: WRQ, and modes that do not exist. A whole site of phones that write their
 /// log first fits; a flood of forged ones makes 21 bytes each.
 const REFUSALS: Rate = Rate::per_second(1000).with_burst(1000);
@@ -62,6 +65,8 @@ pub(super) struct Requests {
     held: VecDeque<HeldRequest>,
     /// Requests that are to be served once there is a place, the oldest first.
     waiting: VecDeque<(Asked, Job)>,
+    /// Requests that were refused before their address was resolved; their records wait for that.
+    untold: VecDeque<(HeldRequest, FileRefusal)>,
     /// When to look at the requests that wait again; `None` while none waits.
     look: Option<Instant>,
     refusals: TokenBucket,
@@ -95,6 +100,7 @@ impl Requests {
 
     /// Forgets the requests that wait.
     pub(super) fn clear(&mut self) {
+        self.untold.clear();
         self.held.clear();
         self.waiting.clear();
         self.look = None;
@@ -116,7 +122,7 @@ impl Requests {
                 let asked = Asked::new(&request, peer, now);
                 if !upload::takes(site, context.flows, &asked, datagram, now) {
                     let (reply, reason) = (ErrorReply::AccessViolation, FileRefusal::WriteRefused);
-                    self.refuse_plainly(context, &asked, datagram, (reply, reason), now);
+                    self.refuse_plainly(context, asked, datagram, (reply, reason), now);
                 }
             }
             // Nothing else that comes to this port is answered. If an ERROR were, two servers would talk for ever.
@@ -131,7 +137,7 @@ impl Requests {
     fn read(&mut self, context: &mut Context<'_>, asked: Asked, datagram: &[u8], now: Instant) {
         if matches!(asked.mode, TransferMode::Mail | TransferMode::Unknown) {
             let refusal = (ErrorReply::IllegalOperation, FileRefusal::UnsupportedMode);
-            return self.refuse_plainly(context, &asked, datagram, refusal, now);
+            return self.refuse_plainly(context, asked, datagram, refusal, now);
         }
         if context.flows.repeated(context.site, asked.peer, datagram, now) {
             return context.site.count("tftp.repeated");
@@ -179,17 +185,26 @@ impl Requests {
                 self.decide(context, held.asked, &held.datagram, requester, now);
                 continue;
             }
-            if now >= held.resolve {
-                held.resolve = now + RESOLVE_AGAIN;
-                context.site.events.push_back(Event::Resolve(address));
-            }
+            held.resolve_again(context.site, now);
             self.held.push_back(held);
         }
         for _ in 0..self.waiting.len() {
             let Some((asked, job)) = self.waiting.pop_front() else { break };
             self.start(context, asked, job, now);
         }
-        self.look = (self.held() > 0).then(|| now + HOLD_STEP);
+        for _ in 0..self.untold.len() {
+            let Some((mut held, reason)) = self.untold.pop_front() else { break };
+            match context.site.gate.who(*held.asked.peer.ip()) {
+                Resolution::Unknown if now < held.asked.came + HOLD => {
+                    held.resolve_again(context.site, now);
+                    self.untold.push_back((held, reason));
+                }
+                // It may be a phone of the inventory, so nobody is told that it is none.
+                Resolution::Unknown => context.site.count("tftp.unresolved"),
+                requester => keep_plain(context.site, &held.asked, &held.datagram, requester, reason, now),
+            }
+        }
+        self.look = (self.held() + self.untold.len() > 0).then(|| now + HOLD_STEP);
     }
 
     fn decide(
@@ -286,7 +301,7 @@ impl Requests {
     fn refuse_plainly(
         &mut self,
         context: &mut Context<'_>,
-        asked: &Asked,
+        asked: Asked,
         datagram: &[u8],
         (reply, reason): (ErrorReply, FileRefusal),
         now: Instant,
@@ -294,10 +309,32 @@ impl Requests {
         if self.refusals.take(REFUSALS, now).is_err() {
             return context.site.count("tftp.rate-limited");
         }
-        let requester = context.site.gate.who(*asked.peer.ip());
-        let served = (false, Generation::default());
-        refuse(context, asked, reply);
-        keep(context.site, asked, datagram, requester, served, reason, now);
+        refuse(context, &asked, reply);
+        let site = &mut *context.site;
+        let address = *asked.peer.ip();
+        match site.gate.who(address) {
+            Resolution::Unknown if site.gate.can_resolve() => {
+                // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
+                site.events.push_back(Event::Resolve(address));
+                let of_address = self.untold.iter().filter(|(held, _)| *held.asked.peer.ip() == address).count();
+                if of_address >= MAX_HELD_PER_ADDRESS || self.untold.len() >= MAX_UNTOLD {
+                    return site.count("tftp.unresolved");
+                }
+                let held = HeldRequest { asked, datagram: datagram.into(), resolve: now + RESOLVE_AGAIN };
+                self.untold.push_back((held, reason));
+                self.look.get_or_insert(now + HOLD_STEP);
+            }
+            requester => keep_plain(site, &asked, datagram, requester, reason, now),
+        }
+    }
+}
+
+impl HeldRequest {
+    fn resolve_again(&mut self, site: &mut SiteState, now: Instant) {
+        if now >= self.resolve {
+            self.resolve = now + RESOLVE_AGAIN;
+            site.events.push_back(Event::Resolve(*self.asked.peer.ip()));
+        }
     }
 }
 
@@ -324,6 +361,19 @@ impl Asked {
 /// Refusals are the same for everybody and for every name, so they may leave by any way.
 fn refuse(context: &mut Context<'_>, asked: &Asked, reply: ErrorReply) {
     context.replies.push_back((Way::Refusal, asked.peer, reply));
+}
+
+/// Keeps the record of a refusal that no policy decided.
+fn keep_plain(
+    site: &mut SiteState,
+    asked: &Asked,
+    datagram: &[u8],
+    requester: Resolution,
+    reason: FileRefusal,
+    now: Instant,
+) {
+    let release = site.gate.served(requester);
+    keep(site, asked, datagram, requester, (release.known, release.generation), reason, now);
 }
 
 fn keep(

@@ -10,7 +10,7 @@ use super::gate::{AddressOwner, ServedRelease};
 use super::requests::Asked;
 use super::session::device_of;
 use super::work::{Loaded, Work};
-use super::{Event, Payload, SiteState, Ticket, Waits, Way};
+use super::{Payload, SiteState, Ticket, Waits, Way};
 use crate::options::{MAX_BLKSIZE, NegotiatedOptions, OptionLimits};
 use crate::packet::{ErrorReply, Packet, TransferMode};
 use crate::receive::{Input, Receive, Transmit};
@@ -50,10 +50,6 @@ pub(super) fn takes(site: &mut SiteState, flows: &mut Flows, asked: &Asked, data
     }
     let Some(name) = &asked.name else { return false };
     let requester = site.gate.who(*peer.ip());
-    if requester == Resolution::Unknown && site.gate.can_resolve() {
-        // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
-        site.events.push_back(Event::Resolve(*peer.ip()));
-    }
     let Some((log, release)) = site.gate.own_log(*peer.ip(), requester, name, now) else { return false };
     if flows.repeated(site, peer, datagram, now) {
         site.count("tftp.repeated");
