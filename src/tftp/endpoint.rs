@@ -37,8 +37,8 @@ use status::TransferRecord;
 pub use chunk::Chunk;
 pub(crate) use chunk::checked;
 pub use file_chunks::FileChunks;
-pub use flows::ANSWER_GRACE;
-pub use requests::{HOLD, MAX_HELD, MAX_HELD_PER_ADDRESS};
+pub use flows::{ANSWER_GRACE, PRESSED_GRACE, UNPROVEN_GRACE};
+pub use requests::{HOLD, MAX_HELD, MAX_HELD_PER_ADDRESS, MAX_WAITING};
 pub use work::{Loaded, NetasciiText, Work};
 
 /// The pieces of work under way at which nothing more is read ahead. Chunks that a transfer waits for are always read.
@@ -320,7 +320,7 @@ impl Endpoint {
         self.flows.len()
     }
 
-    /// The number of requests that wait until their address is resolved.
+    /// The number of requests that wait until their address is resolved, or for a place.
     pub fn held(&self) -> usize {
         self.requests.held()
     }

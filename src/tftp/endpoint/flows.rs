@@ -14,8 +14,16 @@ use crate::packet::ErrorReply;
 use crate::transfer::{Input, Run};
 use access::ContentError;
 
-/// For how long nobody who has just been answered, or has just got on, is ended to make room for another.
+/// For how long nobody who has just got on is ended to make room for another, nor one whom nothing could be sent to yet.
 pub const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// For how long an answer that nobody has acknowledged yet is kept from making room for the next request of its address: a
+/// round trip to any phone. Requests under a forged source never get further, so a longer time would be theirs.
+pub const UNPROVEN_GRACE: Duration = Duration::from_millis(250);
+
+/// The same when more requests of the address wait than may: a round trip on a LAN. Eight places are free again soon enough
+/// then for all requests that one address may make (`RequestRates::own`).
+pub const PRESSED_GRACE: Duration = Duration::from_millis(30);
 
 /// One transfer, in whichever direction. It acts when it is called and never waits.
 pub(super) trait Flow: Send {
@@ -61,15 +69,36 @@ pub(super) trait Flow: Send {
     /// The client's address and TID (RFC 1350 §4: its UDP port).
     fn peer(&self) -> SocketAddrV4;
 
-    /// Whether this transfer may end to make room for another. The least value ends first: `false` for a client that never
-    /// answered, then the one that was answered or got on longest ago. `None` for a transfer whose client goes on.
-    fn idleness(&self) -> Option<(bool, Instant)>;
+    /// Whether this transfer may end to make room for another, and since when; `None` for one whose client goes on.
+    fn idleness(&self) -> Option<(Idleness, Instant)>;
 
     /// Whether the transfer has ended; what [`Flow::next`] still gives is its last word.
     fn is_over(&self) -> bool;
 
     /// Tells how the transfer ended.
     fn record(&self, site: &mut SiteState, now: Instant);
+}
+
+/// Why a transfer may end to make room for another. The least ends first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Idleness {
+    /// Its client has acknowledged nothing yet.
+    Unproven,
+    /// Its file is still being opened.
+    Opening,
+    /// Its client has stopped in the middle.
+    Stalled,
+}
+
+/// Whether one more transfer may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// There is room.
+    Free,
+    /// Somebody holds a place who has not proved yet that there is anybody. The place is free soon, or somebody's.
+    Soon,
+    /// Every place is held by a transfer that goes on.
+    None,
 }
 
 /// One thing to send.
@@ -150,24 +179,41 @@ impl Flows {
 
     /// Whether one more transfer may start. At a bound, the transfer ends whose client never answered and was answered longest
     /// ago; if there is none, the one whose client has stopped reading for the longest time. So neither requests under a
-    /// forged address nor phones that leave without an ERROR keep others out for long. Nobody is ended within
-    /// [`ANSWER_GRACE`]: then it is the newcomer who waits and asks again.
-    pub(super) fn make_room(&mut self, site: &mut SiteState, address: Ipv4Addr, now: Instant) -> bool {
+    /// forged address nor phones that leave without an ERROR keep others out. Nobody is ended within [`ANSWER_GRACE`] of
+    /// getting on, nor within `unproven` of its first answer for another of its address.
+    pub(super) fn make_room(
+        &mut self,
+        site: &mut SiteState,
+        address: Ipv4Addr,
+        unproven: Duration,
+        now: Instant,
+    ) -> Room {
         let full = self.running >= site.config.max_transfers;
         let of_address = self.per_address.get(&address);
         let crowded = of_address.is_some_and(|count| *count >= site.config.max_transfers_per_address);
         if !full && !crowded {
-            return true;
+            return Room::Free;
         }
         let candidates = self.newest.iter().filter(|(peer, _)| !crowded || *peer.ip() == address);
         let idle = candidates.filter_map(|(_, ticket)| {
-            let (proven, since) = self.flow(*ticket)?.idleness()?;
-            (now >= since + ANSWER_GRACE).then_some((proven, since, *ticket))
+            let (idleness, since) = self.flow(*ticket)?.idleness()?;
+            let grace = if crowded && idleness == Idleness::Unproven { unproven } else { ANSWER_GRACE };
+            Some((now < since + grace, idleness, since, *ticket))
         });
-        let Some((_, _, ticket)) = idle.min() else { return false };
+        let mut room = Room::None;
+        let mut first = None;
+        for (protected, idleness, since, ticket) in idle {
+            if !protected {
+                let one = (idleness, since, ticket);
+                first = Some(first.map_or(one, |before| one.min(before)));
+            } else if idleness != Idleness::Stalled {
+                room = Room::Soon;
+            }
+        }
+        let Some((_, _, ticket)) = first else { return room };
         site.count("tftp.made-room");
         self.tell(site, ticket, Input::Evicted, now);
-        true
+        Room::Free
     }
 
     /// Starts what `begin` makes for a ticket, by which it is called later.

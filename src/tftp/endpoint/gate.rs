@@ -103,6 +103,11 @@ impl Gate {
         self.devices.read().unwrap_or_else(PoisonError::into_inner).has_link()
     }
 
+    /// The release that is active now, and whether it has the requester.
+    pub(super) fn served(&self, requester: Resolution) -> ServedRelease {
+        ServedRelease::of(&self.catalog, requester)
+    }
+
     /// Decides one read request on the release that is active now. Counts toward the requester's rate and guesses.
     pub(super) fn decide(
         &mut self,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, trace, warn};
 
-use super::flows::Flows;
+use super::flows::{Flows, PRESSED_GRACE, Room, UNPROVEN_GRACE};
 use super::gate::GateDecision;
 use super::session::{Job, Session, device_of};
 use super::{Event, Replies, SiteState, Way, upload};
@@ -18,7 +18,7 @@ use api::{AlertCode, FileRefusal};
 use ids::{FileName, Generation, MAX_FILE_NAME_BYTES, Rate, TokenBucket};
 use status::TransferRecord;
 
-/// How long a request waits for its address to be resolved. Every known phone waits longer for an answer.
+/// How long a request waits for its address to be resolved, or for a place. Every known phone waits longer for an answer.
 pub const HOLD: Duration = Duration::from_secs(1);
 
 /// How often the waiting requests are looked at, whether their addresses are resolved.
@@ -32,6 +32,12 @@ pub const MAX_HELD: usize = 256;
 
 /// The most requests of one address that wait at one time.
 pub const MAX_HELD_PER_ADDRESS: usize = 4;
+
+/// The most requests that wait for a place at one time; of one address no more than [`MAX_HELD_PER_ADDRESS`].
+pub const MAX_WAITING: usize = 64;
+
+/// The most records of refusals that wait at one time; of one address no more than [`MAX_HELD_PER_ADDRESS`].
+const MAX_UNTOLD: usize = 64;
 
 /// Refusals that no policy limits: WRQ, and modes that do not exist. A whole site of phones that write their
 /// log first fits; a flood of forged ones makes 21 bytes each.
@@ -57,7 +63,11 @@ pub(super) struct Asked {
 #[derive(Default)]
 pub(super) struct Requests {
     held: VecDeque<HeldRequest>,
-    /// When to look at the held requests again; `None` while none waits.
+    /// Requests that are to be served once there is a place, the oldest first.
+    waiting: VecDeque<(Asked, Job)>,
+    /// Requests that were refused before their address was resolved; their records wait for that.
+    untold: VecDeque<(HeldRequest, FileRefusal)>,
+    /// When to look at the requests that wait again; `None` while none waits.
     look: Option<Instant>,
     refusals: TokenBucket,
 }
@@ -85,12 +95,14 @@ impl Requests {
 
     /// How many requests wait.
     pub(super) fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.waiting.len()
     }
 
     /// Forgets the requests that wait.
     pub(super) fn clear(&mut self) {
+        self.untold.clear();
         self.held.clear();
+        self.waiting.clear();
         self.look = None;
     }
 
@@ -110,7 +122,7 @@ impl Requests {
                 let asked = Asked::new(&request, peer, now);
                 if !upload::takes(site, context.flows, &asked, datagram, now) {
                     let (reply, reason) = (ErrorReply::AccessViolation, FileRefusal::WriteRefused);
-                    self.refuse_plainly(context, &asked, datagram, (reply, reason), now);
+                    self.refuse_plainly(context, asked, datagram, (reply, reason), now);
                 }
             }
             // Nothing else that comes to this port is answered. If an ERROR were, two servers would talk for ever.
@@ -125,14 +137,17 @@ impl Requests {
     fn read(&mut self, context: &mut Context<'_>, asked: Asked, datagram: &[u8], now: Instant) {
         if matches!(asked.mode, TransferMode::Mail | TransferMode::Unknown) {
             let refusal = (ErrorReply::IllegalOperation, FileRefusal::UnsupportedMode);
-            return self.refuse_plainly(context, &asked, datagram, refusal, now);
+            return self.refuse_plainly(context, asked, datagram, refusal, now);
         }
         if context.flows.repeated(context.site, asked.peer, datagram, now) {
             return context.site.count("tftp.repeated");
         }
+        if self.waiting.iter().any(|(_, job)| job.peer == asked.peer && *job.request == *datagram) {
+            return context.site.count("tftp.repeated");
+        }
         match context.site.gate.who(*asked.peer.ip()) {
             Resolution::Unknown if context.site.gate.can_resolve() => self.hold(context.site, asked, datagram, now),
-            requester => decide(context, &asked, datagram, requester, now),
+            requester => self.decide(context, asked, datagram, requester, now),
         }
     }
 
@@ -157,7 +172,7 @@ impl Requests {
         self.look.get_or_insert(now + HOLD_STEP);
     }
 
-    /// Answers the requests whose address is resolved, or that have waited long enough.
+    /// Answers the requests whose address is resolved, for which there is a place now, or that have waited long enough.
     pub(super) fn look_at_held(&mut self, context: &mut Context<'_>, now: Instant) {
         if self.look.is_none_or(|look| now < look) {
             return;
@@ -167,23 +182,126 @@ impl Requests {
             let address = *held.asked.peer.ip();
             let requester = context.site.gate.who(address);
             if requester != Resolution::Unknown || now >= held.asked.came + HOLD {
-                decide(context, &held.asked, &held.datagram, requester, now);
+                self.decide(context, held.asked, &held.datagram, requester, now);
                 continue;
             }
-            if now >= held.resolve {
-                held.resolve = now + RESOLVE_AGAIN;
-                context.site.events.push_back(Event::Resolve(address));
-            }
+            held.resolve_again(context.site, now);
             self.held.push_back(held);
         }
-        self.look = (!self.held.is_empty()).then(|| now + HOLD_STEP);
+        for _ in 0..self.waiting.len() {
+            let Some((asked, job)) = self.waiting.pop_front() else { break };
+            self.start(context, asked, job, now);
+        }
+        for _ in 0..self.untold.len() {
+            let Some((mut held, reason)) = self.untold.pop_front() else { break };
+            match context.site.gate.who(*held.asked.peer.ip()) {
+                Resolution::Unknown if now < held.asked.came + HOLD => {
+                    held.resolve_again(context.site, now);
+                    self.untold.push_back((held, reason));
+                }
+                // It may be a phone of the inventory, so nobody is told that it is none.
+                Resolution::Unknown => context.site.count("tftp.unresolved"),
+                requester => keep_plain(context.site, &held.asked, &held.datagram, requester, reason, now),
+            }
+        }
+        self.look = (self.held() + self.untold.len() > 0).then(|| now + HOLD_STEP);
+    }
+
+    fn decide(
+        &mut self,
+        context: &mut Context<'_>,
+        asked: Asked,
+        datagram: &[u8],
+        requester: Resolution,
+        now: Instant,
+    ) {
+        let (site, peer) = (&mut *context.site, asked.peer);
+        let bad = asked.name.is_none();
+        let Some(name) = asked.name.clone().or_else(|| BAD_NAME.parse().ok()) else { return };
+        let GateDecision { decision, guessing, release } = site.gate.decide(*peer.ip(), requester, &name, now);
+        if let Some(guessing) = guessing {
+            let who = guessing.device.map_or_else(|| guessing.address.to_string(), |mac| mac.to_string());
+            warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
+            site.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
+        }
+        site.tell_behind(now);
+        let unresolved = requester == Resolution::Unknown && site.gate.can_resolve();
+        let reason = match decision {
+            Decision::Serve(_) if bad => FileRefusal::BadName,
+            Decision::Serve(entry) => {
+                let (request, came) = (datagram.into(), asked.came);
+                let (mode, options) = (asked.mode, asked.options);
+                let job = Job { peer, requester, entry, request, mode, options, release, came, began: now };
+                return self.start(context, asked, job, now);
+            }
+            Decision::NotFound(_) if bad => FileRefusal::BadName,
+            // Nobody answered for the address in time. "Not found" may be wrong then: the file may be its own, and phones that
+            // hear it go on without. They ask again after silence.
+            Decision::NotFound(reason) if unresolved && reason != FileRefusal::NotFound => {
+                debug!(%peer, file = %name, reason = reason.code(), "the address is not resolved: not answered");
+                return site.count("tftp.unresolved");
+            }
+            Decision::NotFound(reason) => reason,
+            // Anybody can send any number of these from forged sources, so they are counted and leave no record.
+            Decision::Silence(reason) => {
+                debug!(%peer, file = %name, reason = reason.code(), "not answered");
+                return match reason {
+                    FileRefusal::OutsideLan => site.events.push_back(Event::OutsideLan(*peer.ip())),
+                    FileRefusal::RateLimited => site.count("tftp.rate-limited"),
+                    _ => site.count("tftp.silent"),
+                };
+            }
+        };
+        refuse(context, &asked, ErrorReply::NotFound);
+        keep(context.site, &asked, datagram, requester, (release.known, release.generation), reason, now);
+    }
+
+    /// Starts a transfer. While somebody holds a place who has not proved that there is anybody, the request waits in silence: a
+    /// phone that hears "server busy" gives up, and one that hears nothing asks again.
+    fn start(&mut self, context: &mut Context<'_>, asked: Asked, job: Job, now: Instant) {
+        let Context { site, flows, .. } = context;
+        // Another request of the same port is the one that its client no longer wants.
+        self.waiting.retain(|(_, other)| other.peer != job.peer);
+        flows.replace(site, job.peer, now);
+        match flows.make_room(site, *job.peer.ip(), UNPROVEN_GRACE, now) {
+            Room::Free => flows.start(site, |site, ticket| Session::begin(site, job, ticket)),
+            Room::Soon => self.wait(context, asked, job, now),
+            Room::None => {
+                let Job { requester, release, request, .. } = job;
+                refuse(context, &asked, ErrorReply::Busy);
+                let served = (release.known, release.generation);
+                keep(context.site, &asked, &request, requester, served, FileRefusal::Busy, now);
+            }
+        }
+    }
+
+    /// Lets a request wait for a place. If too many wait, the oldest of them takes the place of somebody who had the time of a
+    /// round trip to answer.
+    fn wait(&mut self, context: &mut Context<'_>, asked: Asked, job: Job, now: Instant) {
+        let Context { site, flows, .. } = context;
+        let address = *job.peer.ip();
+        let mut of_address = self.waiting.iter().enumerate().filter(|(_, (_, other))| *other.peer.ip() == address);
+        let oldest = of_address.next().map(|(index, _)| index);
+        if of_address.count() + 1 >= MAX_HELD_PER_ADDRESS
+            && flows.make_room(site, address, PRESSED_GRACE, now) == Room::Free
+            && let Some((_, job)) = oldest.and_then(|oldest| self.waiting.remove(oldest))
+        {
+            flows.start(site, |site, ticket| Session::begin(site, job, ticket));
+        }
+        let of_address = self.waiting.iter().filter(|(_, other)| *other.peer.ip() == address).count();
+        let room = self.waiting.len() < MAX_WAITING && of_address < MAX_HELD_PER_ADDRESS;
+        if !room || now >= asked.came + HOLD {
+            return site.count("tftp.not-held");
+        }
+        self.waiting.push_back((asked, job));
+        self.look.get_or_insert(now + HOLD_STEP);
     }
 
     /// Refuses a request with the same answer for every name, so that nobody learns which files exist.
     fn refuse_plainly(
         &mut self,
         context: &mut Context<'_>,
-        asked: &Asked,
+        asked: Asked,
         datagram: &[u8],
         (reply, reason): (ErrorReply, FileRefusal),
         now: Instant,
@@ -191,10 +309,32 @@ impl Requests {
         if self.refusals.take(REFUSALS, now).is_err() {
             return context.site.count("tftp.rate-limited");
         }
-        let requester = context.site.gate.who(*asked.peer.ip());
-        let served = (false, Generation::default());
-        refuse(context, asked, reply);
-        keep(context.site, asked, datagram, requester, served, reason, now);
+        refuse(context, &asked, reply);
+        let site = &mut *context.site;
+        let address = *asked.peer.ip();
+        match site.gate.who(address) {
+            Resolution::Unknown if site.gate.can_resolve() => {
+                // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
+                site.events.push_back(Event::Resolve(address));
+                let of_address = self.untold.iter().filter(|(held, _)| *held.asked.peer.ip() == address).count();
+                if of_address >= MAX_HELD_PER_ADDRESS || self.untold.len() >= MAX_UNTOLD {
+                    return site.count("tftp.unresolved");
+                }
+                let held = HeldRequest { asked, datagram: datagram.into(), resolve: now + RESOLVE_AGAIN };
+                self.untold.push_back((held, reason));
+                self.look.get_or_insert(now + HOLD_STEP);
+            }
+            requester => keep_plain(site, &asked, datagram, requester, reason, now),
+        }
+    }
+}
+
+impl HeldRequest {
+    fn resolve_again(&mut self, site: &mut SiteState, now: Instant) {
+        if now >= self.resolve {
+            self.resolve = now + RESOLVE_AGAIN;
+            site.events.push_back(Event::Resolve(*self.asked.peer.ip()));
+        }
     }
 }
 
@@ -218,63 +358,22 @@ impl Asked {
     }
 }
 
-fn decide(context: &mut Context<'_>, asked: &Asked, datagram: &[u8], requester: Resolution, now: Instant) {
-    let (site, peer) = (&mut *context.site, asked.peer);
-    let bad = asked.name.is_none();
-    let Some(name) = asked.name.clone().or_else(|| BAD_NAME.parse().ok()) else { return };
-    let GateDecision { decision, guessing, release } = site.gate.decide(*peer.ip(), requester, &name, now);
-    if let Some(guessing) = guessing {
-        let who = guessing.device.map_or_else(|| guessing.address.to_string(), |mac| mac.to_string());
-        warn!(device = %who, address = %guessing.address, names = guessing.names, "a device guesses file names");
-        site.alert(AlertCode::GuessingDevice, format!("{who} guesses file names"));
-    }
-    site.tell_behind(now);
-    let unresolved = requester == Resolution::Unknown && site.gate.can_resolve();
-    let reason = match decision {
-        Decision::Serve(_) if bad => FileRefusal::BadName,
-        Decision::Serve(entry) => {
-            let (request, came) = (datagram.into(), asked.came);
-            let (mode, options) = (asked.mode, asked.options);
-            let job = Job { peer, requester, entry, request, mode, options, release, came, began: now };
-            return start(context, asked, job, now);
-        }
-        Decision::NotFound(_) if bad => FileRefusal::BadName,
-        // Nobody answered for the address in time. "Not found" may be wrong then: the file may be its own, and phones that
-        // hear it go on without. They ask again after silence.
-        Decision::NotFound(reason) if unresolved && reason != FileRefusal::NotFound => {
-            debug!(%peer, file = %name, reason = reason.code(), "the address is not resolved: not answered");
-            return site.count("tftp.unresolved");
-        }
-        Decision::NotFound(reason) => reason,
-        // Anybody can send any number of these from forged sources, so they are counted and leave no record.
-        Decision::Silence(reason) => {
-            debug!(%peer, file = %name, reason = reason.code(), "not answered");
-            return match reason {
-                FileRefusal::OutsideLan => site.events.push_back(Event::OutsideLan(*peer.ip())),
-                FileRefusal::RateLimited => site.count("tftp.rate-limited"),
-                _ => site.count("tftp.silent"),
-            };
-        }
-    };
-    refuse(context, asked, ErrorReply::NotFound);
-    keep(context.site, asked, datagram, requester, (release.known, release.generation), reason, now);
-}
-
-fn start(context: &mut Context<'_>, asked: &Asked, job: Job, now: Instant) {
-    let Context { site, flows, .. } = context;
-    flows.replace(site, job.peer, now);
-    if flows.make_room(site, *job.peer.ip(), now) {
-        return flows.start(site, |site, ticket| Session::begin(site, job, ticket));
-    }
-    let Job { requester, release, request, .. } = job;
-    refuse(context, asked, ErrorReply::Busy);
-    let served = (release.known, release.generation);
-    keep(context.site, asked, &request, requester, served, FileRefusal::Busy, now);
-}
-
 /// Refusals are the same for everybody and for every name, so they may leave by any way.
 fn refuse(context: &mut Context<'_>, asked: &Asked, reply: ErrorReply) {
     context.replies.push_back((Way::Refusal, asked.peer, reply));
+}
+
+/// Keeps the record of a refusal that no policy decided.
+fn keep_plain(
+    site: &mut SiteState,
+    asked: &Asked,
+    datagram: &[u8],
+    requester: Resolution,
+    reason: FileRefusal,
+    now: Instant,
+) {
+    let release = site.gate.served(requester);
+    keep(site, asked, datagram, requester, (release.known, release.generation), reason, now);
 }
 
 fn keep(

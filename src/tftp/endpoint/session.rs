@@ -8,7 +8,7 @@ use std::time::Instant;
 use tracing::{debug, info, trace, warn};
 
 use super::file_chunks::FileChunks;
-use super::flows::{Flow, Piece};
+use super::flows::{Flow, Idleness, Piece};
 use super::gate::{AddressOwner, ServedRelease};
 use super::work::{Loaded, Work};
 use super::{Payload, SiteState, Ticket, Waits, Way};
@@ -330,13 +330,14 @@ impl Flow for Session {
         self.job.peer
     }
 
-    fn idleness(&self) -> Option<(bool, Instant)> {
+    fn idleness(&self) -> Option<(Idleness, Instant)> {
         match &self.stage {
             Stage::Active(active) => {
                 let (transfer, proven) = (&active.transfer, active.transfer.proven_at().is_some());
-                (!proven || transfer.is_stalled()).then_some((proven, transfer.progress_at()))
+                let idleness = if proven { Idleness::Stalled } else { Idleness::Unproven };
+                (!proven || transfer.is_stalled()).then_some((idleness, transfer.progress_at()))
             }
-            Stage::Opening => Some((false, self.job.began)),
+            Stage::Opening => Some((Idleness::Opening, self.job.began)),
             Stage::Refused(..) => None,
         }
     }

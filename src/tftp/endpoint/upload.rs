@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use tracing::{debug, info};
 
-use super::flows::{Flow, Flows, Piece};
+use super::flows::{Flow, Flows, Idleness, Piece};
 use super::gate::{AddressOwner, ServedRelease};
 use super::requests::Asked;
 use super::session::device_of;
 use super::work::{Loaded, Work};
-use super::{Event, Payload, SiteState, Ticket, Waits, Way};
+use super::{Payload, SiteState, Ticket, Waits, Way};
 use crate::options::{MAX_BLKSIZE, NegotiatedOptions, OptionLimits};
 use crate::packet::{ErrorReply, Packet, TransferMode};
 use crate::receive::{Input, Receive, Transmit};
@@ -50,10 +50,6 @@ pub(super) fn takes(site: &mut SiteState, flows: &mut Flows, asked: &Asked, data
     }
     let Some(name) = &asked.name else { return false };
     let requester = site.gate.who(*peer.ip());
-    if requester == Resolution::Unknown && site.gate.can_resolve() {
-        // A Polycom writes its log before it asks for its file. This request resolves the address for the next.
-        site.events.push_back(Event::Resolve(*peer.ip()));
-    }
     let Some((log, release)) = site.gate.own_log(*peer.ip(), requester, name, now) else { return false };
     if flows.repeated(site, peer, datagram, now) {
         site.count("tftp.repeated");
@@ -224,8 +220,8 @@ impl Flow for Upload {
         self.peer
     }
 
-    fn idleness(&self) -> Option<(bool, Instant)> {
-        self.proven.is_none().then_some((false, self.began))
+    fn idleness(&self) -> Option<(Idleness, Instant)> {
+        self.proven.is_none().then_some((Idleness::Unproven, self.began))
     }
 
     fn is_over(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use ids::Generation;
 
 #[test]
 fn not_yours_not_found_and_no_name_are_the_same_packet() {
@@ -41,6 +42,39 @@ fn mail_is_an_illegal_operation_and_writing_is_refused_alike() {
     for name in ["SEP0004F2000002.cnf.xml", "SEP0004F2000003.cnf.xml", "0004f2000002-app.log"] {
         site.request(port(PHONE, 2000), format!("\0\u{2}{name}\0octet\0").as_bytes());
         assert_eq!(site.hear().bytes, b"\0\x05\0\x02Access violation\0");
+    }
+}
+
+#[test]
+fn a_phone_whose_first_packet_is_refused_is_told_as_the_phone_that_it_is() {
+    let writes = b"\0\x020004f2000002-boot.log\0octet\0".to_vec();
+    let mail = rrq("ringlist.xml", TransferMode::Mail, &[]);
+    for (request, reason) in [(writes, FileRefusal::WriteRefused), (mail, FileRefusal::UnsupportedMode)] {
+        let mut site = site();
+        for address in [PHONE, STRANGER] {
+            site.request(port(address, 2000), &request);
+            assert_eq!(site.hear().bytes[..2], [0, 5], "the answer does not wait");
+        }
+        assert_eq!((&site.resolve[..], site.records.len()), (&[STRANGER][..], 1));
+        site.knows(STRANGER, PHONE_MAC);
+        site.wait_millis(10);
+        for record in &site.records {
+            let told = (record.device, record.known, record.generation, record.outcome);
+            assert_eq!(told, (Some(PHONE_MAC), true, Generation(7), FileOutcome::from(reason)));
+        }
+        assert_eq!(site.records.len(), 2);
+        assert!(site.is_idle());
+        // Of an address that stays unknown nobody is told that it is not in the inventory.
+        for number in 0..10 {
+            site.request(port(Ipv4Addr::new(10, 0, 0, 77), 2000 + number), &request);
+        }
+        site.wait_millis(1010);
+        assert_eq!((site.records.len(), site.count("tftp.unresolved")), (2, 10));
+        assert!(site.is_idle());
+        // A device that is none of the inventory's is told as such.
+        site.knows(Ipv4Addr::new(10, 0, 0, 78), MacAddr::new([2, 0, 0, 0, 0, 0x78]));
+        site.request(port(Ipv4Addr::new(10, 0, 0, 78), 2000), &request);
+        assert!(!site.records.last().unwrap().known);
     }
 }
 
