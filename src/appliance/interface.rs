@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
-use ids::Lan;
+use ids::{Lan, MacAddr};
 
 /// The interface that phones are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct LanInterface {
     pub lan: Lan,
     /// The largest IP packet that it carries, in octets.
     pub mtu: u32,
+    /// Its hardware address; `None` if it has no Ethernet address. Frames name it as their source.
+    pub mac: Option<MacAddr>,
 }
 
 impl LanInterface {
@@ -109,7 +111,14 @@ pub fn find_again(
 ) -> Result<LanInterface, InterfaceError> {
     let links = links::list().map_err(InterfaceError::List)?;
     let (link, lan) = choose::choose(&links, name, allow_loopback, before)?;
-    Ok(LanInterface { name: link.name.clone(), index: link.index, lan, mtu: link.mtu })
+    let mac = <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(MacAddr::new);
+    Ok(LanInterface { name: link.name.clone(), index: link.index, lan, mtu: link.mtu, mac })
+}
+
+/// Whether the interface is up and has a carrier, as far as the kernel says.
+pub(super) fn carries(lan: &LanInterface) -> bool {
+    let Ok(links) = links::list() else { return true };
+    links.iter().any(|link| link.index == lan.index && link.has(libc::IFF_UP | libc::IFF_LOWER_UP))
 }
 
 /// What else this host has beside the address that is served, as far as people should know it.
@@ -160,5 +169,15 @@ mod tests {
         assert_eq!((lan.name.as_str(), lan.lan.prefix_len()), ("lo", 8));
         assert!(lan.index > 0 && lan.mtu >= 1500);
         assert_eq!(beside(&lan).unwrap().doubled, Vec::<String>::new());
+        assert!(carries(&lan) && !carries(&LanInterface { index: u32::MAX, ..lan }));
+    }
+
+    #[test]
+    fn an_interface_that_gets_another_hardware_address_has_changed() {
+        // Frames and DHCP answers name it as their source, so the services start anew.
+        let lan = find(Some("lo"), true).unwrap();
+        assert!(lan.mac.is_some());
+        assert_eq!(find_again(Some("lo"), true, Some(lan.lan)).unwrap(), lan);
+        assert_ne!(LanInterface { mac: Some(MacAddr::new([2, 0, 0, 0, 0, 1])), ..lan.clone() }, lan);
     }
 }

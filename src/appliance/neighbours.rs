@@ -4,6 +4,8 @@
 //! for its own needs, so the table is never complete. [`NeighbourService`] therefore also makes the kernel ask by ARP
 //! for addresses that `tftp` wants to know.
 
+mod doubts;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,7 +24,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace, warn};
 
-use super::interface::LanInterface;
+use self::doubts::{ASK_AGAIN, Doubts};
+use super::interface::{self, LanInterface};
 use super::wanted::WantedAddresses;
 use access::devices::AddressChange;
 use access::{Catalog, DeviceTable};
@@ -34,10 +37,6 @@ use status::Stats;
 const READ_EVERY: Duration = Duration::from_secs(60);
 /// How long after a netlink connection ended a new one is tried.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// How long a phone keeps an address that the kernel has just given up or forgotten. It is asked for at once, and a phone
-/// that is still there answers within milliseconds. A transfer that runs goes on: own files leave as frames to the phone's
-/// MAC address, so nobody else can get them meanwhile.
-const GRACE: Duration = Duration::from_millis(500);
 /// The UDP port of the datagrams that make the kernel ask by ARP: discard (RFC 863). The datagrams are empty.
 const DISCARD_PORT: u16 = 9;
 
@@ -68,15 +67,15 @@ pub struct NeighbourService {
     wanted: WantedAddresses,
     /// Addresses that are to be asked for, because the kernel has just given them up or forgotten them.
     lost: Vec<Ipv4Addr>,
-    /// Addresses of phones that the kernel has just given up or forgotten, and until when they count as theirs.
-    doubtful: HashMap<Ipv4Addr, Instant>,
+    /// Addresses of phones that the kernel has just given up or forgotten.
+    doubts: Doubts,
 }
 
 impl NeighbourService {
     /// A service for the neighbours on `lan`. It has not begun to follow them.
     pub fn new(lan: LanInterface, devices: Arc<RwLock<DeviceTable>>, stats: Stats) -> Self {
         let (held, wanted, lost) = (HashMap::new(), WantedAddresses::default(), Vec::new());
-        Self { lan, devices, stats, held, catalog: None, wanted, lost, doubtful: HashMap::new() }
+        Self { lan, devices, stats, held, catalog: None, wanted, lost, doubts: Doubts::default() }
     }
 
     /// Reports only changes that concern a phone of this inventory.
@@ -140,7 +139,7 @@ impl NeighbourService {
                     None => return NeighbourError::Ended,
                 },
                 Some(address) = resolve.recv() => self.want(probe, address).await,
-                () = tokio::time::sleep(GRACE), if !self.doubtful.is_empty() => {}
+                () = tokio::time::sleep(ASK_AGAIN), if !self.doubts.is_empty() => {}
                 _ = reread.tick() => {
                     // Reports that are older than the table must be applied before it. Reports that arrive while the
                     // table is read are applied after it, in order, so that the last one of an address counts.
@@ -158,7 +157,7 @@ impl NeighbourService {
                     }
                 }
             }
-            self.end_doubts();
+            self.ask_for_doubts(probe).await;
             // A request or a transfer waits for each of these: whoever emptied the table took the answer away, or the question.
             for address in std::mem::take(&mut self.lost) {
                 self.ask(probe, address).await;
@@ -181,13 +180,41 @@ impl NeighbourService {
         if !self.wanted.may_ask(address, Instant::now()) {
             return self.stats.count("neighbours.not-asked");
         }
+        if !self.put(probe, address).await {
+            self.wanted.answered(address);
+        }
+    }
+
+    /// Puts the question. False if that cannot be done, as while the link is down.
+    async fn put(&self, probe: &UdpSocket, address: Ipv4Addr) -> bool {
         // `try_send_to` would fail until the runtime has seen the socket ready for the first time.
         match probe.send_to(&[], SocketAddrV4::new(address, DISCARD_PORT)).await {
             Ok(_) => self.stats.count("neighbours.asked"),
             Err(error) => {
                 debug!(%address, %error, "cannot ask for an address");
-                self.wanted.answered(address);
+                return false;
             }
+        }
+        true
+    }
+
+    /// Asks for the addresses in doubt, and gives up those for which nobody has answered in time.
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+    async fn ask_for_doubts(&mut self, probe: &UdpSocket) {
+        if self.doubts.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.doubts.should_look(now) && !interface::carries(&self.lan) {
+            self.doubts.link_down(now);
+        }
+        for address in self.doubts.take_due(now) {
+            if !self.put(probe, address).await {
+                self.doubts.not_asked(address, now);
+            }
+        }
+        for address in self.doubts.ended(now) {
+            self.gone(address);
         }
     }
 
@@ -258,18 +285,15 @@ impl NeighbourService {
         let Some(mac) = mac else {
             let now = Instant::now();
             match self.held.remove(&address) {
-                Some(mac) if is_phone(mac) && self.wanted.doubt(address, now) => {
-                    trace!(%address, "neighbour in doubt");
-                    self.doubtful.insert(address, now + GRACE);
-                    self.lost.push(address);
-                }
+                Some(mac) if is_phone(mac) && self.doubts.open(address, now) => trace!(%address, "neighbour in doubt"),
                 Some(_) => self.gone(address),
+                None if self.doubts.lost_again(address, now) => {}
                 None if self.wanted.is_lost(address, now) => self.lost.push(address),
                 None => {}
             }
             return;
         };
-        self.doubtful.remove(&address);
+        self.doubts.close(address);
         self.wanted.answered(address);
         // An entry that has not changed is passed on as well, because the bounded device table may have dropped it.
         if self.held.insert(address, mac) != Some(mac) {
@@ -277,24 +301,9 @@ impl NeighbourService {
         }
         let change = self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour(address, mac);
         if let Some(change) = change.filter(|change| concerns(change, is_phone)) {
-            let text = describe(&change);
+            let text = describe(&change, is_phone);
             debug!("{text}");
             self.stats.alert(AlertCode::AddressConflict, text);
-        }
-    }
-
-    /// Gives up the addresses for which nobody has answered in time.
-    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-    fn end_doubts(&mut self) {
-        if self.doubtful.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let ended: Vec<Ipv4Addr> =
-            self.doubtful.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
-        for address in ended {
-            self.doubtful.remove(&address);
-            self.gone(address);
         }
     }
 
@@ -310,11 +319,22 @@ fn concerns(change: &AddressChange, is_phone: impl Fn(MacAddr) -> bool) -> bool 
     [change.from, change.to].into_iter().any(is_phone)
 }
 
-fn describe(AddressChange { address, from, to }: &AddressChange) -> String {
-    format!(
-        "{address} went from {from} to {to}: the phone was replaced, or moved and its address was leased again; if it is \
-         still in its place, find {to}, which has taken its address"
-    )
+/// What people are told: which side is in the inventory, and so whom to look for.
+fn describe(AddressChange { address, from, to }: &AddressChange, is_phone: impl Fn(MacAddr) -> bool) -> String {
+    match (is_phone(*from), is_phone(*to)) {
+        (false, true) => format!(
+            "{address} is phone {to}'s again, or for the first time; {from}, which had it before, is not in the inventory: if \
+             it took the phone's address, find {from}"
+        ),
+        (true, true) => format!(
+            "{address} went from phone {from} to phone {to}, both in the inventory: the router leased it again, or both \
+             have the same address set"
+        ),
+        _ => format!(
+            "{address} went from phone {from} to {to}, which is not in the inventory: the phone was replaced, or moved and \
+             its address was leased again; if it is still in its place, find {to}, which has taken its address"
+        ),
+    }
 }
 
 /// A report of the kernel, with the netlink address that it came from.
@@ -348,6 +368,7 @@ mod tests {
     use ids::Lan;
 
     const PHONE: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+    const PHONE_2: MacAddr = MacAddr::new([0, 4, 0xf2, 0, 0, 2]);
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 
     #[test]
@@ -386,9 +407,27 @@ mod tests {
         assert!(concerns(&change(PHONE, one), is_phone));
         assert!(concerns(&change(one, PHONE), is_phone));
         assert!(!concerns(&change(one, other), is_phone), "the router leased a visitor's address to the next one");
-        let text = describe(&change(PHONE, one));
-        assert!(text.starts_with("192.168.1.20 went from 00:04:f2:00:00:01 to 02:00:00:00:00:01: "), "{text}");
-        assert!(text.len() <= status::stats::MAX_TEXT_BYTES, "{text}");
+        // Whoever is to be found is not the phone.
+        let is_phone = |mac| mac == PHONE || mac == PHONE_2;
+        for (from, to, begins) in [
+            (
+                PHONE,
+                one,
+                "192.168.1.20 went from phone 00:04:f2:00:00:01 to 02:00:00:00:00:01, which is not in the inventory",
+            ),
+            (
+                one,
+                PHONE,
+                "192.168.1.20 is phone 00:04:f2:00:00:01's again, or for the first time; 02:00:00:00:00:01, which",
+            ),
+            (PHONE, PHONE_2, "192.168.1.20 went from phone 00:04:f2:00:00:01 to phone 00:04:f2:00:00:02, both"),
+        ] {
+            let text = describe(&change(from, to), is_phone);
+            assert!(text.starts_with(begins), "{text}");
+            assert_eq!(text.contains("find 02:00:00:00:00:01"), from == one || to == one, "{text}");
+            assert!(!text.contains("find 00:04:f2"), "{text}");
+            assert!(text.len() <= status::stats::MAX_TEXT_BYTES, "{text}");
+        }
     }
 
     #[test]
@@ -407,10 +446,10 @@ mod tests {
         service.apply(ADDRESS, Some(PHONE));
         for _ in 0..3 {
             service.apply(ADDRESS, None);
-            assert_eq!(std::mem::take(&mut service.lost), [ADDRESS]);
+            assert_eq!(service.doubts.take_due(Instant::now()), [ADDRESS]);
             assert_eq!(who(&service), Resolution::Device(PHONE));
             service.apply(ADDRESS, Some(PHONE));
-            assert!(service.doubtful.is_empty());
+            assert!(service.doubts.is_empty());
         }
         // Another device answers: at once it is no longer the phone's.
         let thief = MacAddr::new([2, 0, 0, 0, 0, 9]);
@@ -418,14 +457,16 @@ mod tests {
         service.apply(ADDRESS, Some(thief));
         assert_eq!(who(&service), Resolution::Device(thief));
         service.apply(ADDRESS, None);
-        *service.doubtful.get_mut(&ADDRESS).unwrap() = Instant::now();
-        service.end_doubts();
-        assert_eq!((who(&service), service.doubtful.len()), (Resolution::Unknown, 0));
+        assert_eq!(service.doubts.take_due(Instant::now()), [ADDRESS]);
+        for address in service.doubts.ended(Instant::now() + doubts::GRACE) {
+            service.gone(address);
+        }
+        assert_eq!((who(&service), service.doubts.is_empty()), (Resolution::Unknown, true));
     }
 
     fn service() -> NeighbourService {
         let lan = Lan::new(Ipv4Addr::new(192, 168, 1, 2), 24);
-        let lan = LanInterface { name: "eth0".to_owned(), index: 7, lan, mtu: 1500 };
+        let lan = LanInterface { name: "eth0".to_owned(), index: 7, lan, mtu: 1500, mac: None };
         NeighbourService::new(lan, Arc::default(), Stats::new())
     }
 

@@ -12,10 +12,6 @@ const WANTED: Duration = Duration::from_secs(1);
 const MAX_ASKED: usize = 256;
 /// The most questions for one address after one request for it.
 const MAX_ASKED_PER_ADDRESS: u32 = 8;
-/// The most questions within [`WANTED`] after which phones are still asked for that the kernel gives up or forgets. A kernel
-/// that runs out of room for neighbours forgets one for each that is asked for.
-const MAX_DOUBTS: usize = 64;
-
 /// The addresses that somebody wants to know, and the questions for them. It limits questions for each address and in all.
 #[derive(Debug, Default)]
 pub(super) struct WantedAddresses {
@@ -49,13 +45,6 @@ impl WantedAddresses {
             self.wanted.insert(address, WantedAddress { since: now, questions: 0, open: false });
         }
         room
-    }
-
-    /// The kernel has given up or forgotten a phone's address. Whether to ask for it.
-    pub(super) fn doubt(&mut self, address: Ipv4Addr, now: Instant) -> bool {
-        self.answered(address);
-        self.expire(now);
-        self.asked.len() < MAX_DOUBTS && self.want(address, now)
     }
 
     /// Whether one more question may be asked for a wanted address. If so it counts as asked.

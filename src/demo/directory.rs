@@ -145,7 +145,9 @@ impl Directory {
 impl Listing {
     fn problem(&mut self, path: &Path, what: &dyn std::fmt::Display) {
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(format!("{}: {what}", path.display()));
+            let text = format!("{}: {what}", path.display());
+            // A name may hold what a terminal obeys.
+            self.problems.push(text.chars().map(|one| if one.is_control() { '?' } else { one }).collect());
         }
     }
 }
@@ -214,6 +216,15 @@ mod tests {
         for name in ["out.cfg", "fifo.cfg", "tones", "../x"] {
             assert!(directory.file(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn names_of_files_do_not_reach_the_terminal_as_commands() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a\u{1b}[2J\n\u{9b}b.cfg"), "a").unwrap();
+        let listing = Directory::open(dir.path()).unwrap().list().unwrap();
+        let [problem] = &listing.problems[..] else { panic!("{:?}", listing.problems) };
+        assert!(problem.starts_with("a?[2J??b.cfg: ") && !problem.chars().any(char::is_control), "{problem:?}");
     }
 
     #[test]

@@ -191,7 +191,7 @@ fn found(said: &[Overheard]) -> Findings {
 }
 
 fn lan() -> LanInterface {
-    LanInterface { name: "eth0".to_owned(), index: 2, lan: ids::Lan::new(OWN, 24), mtu: 1500 }
+    LanInterface { name: "eth0".to_owned(), index: 2, lan: ids::Lan::new(OWN, 24), mtu: 1500, mac: None }
 }
 
 fn terms(dns: &str) -> LeaseTerms {

@@ -77,8 +77,8 @@ impl From<io::Result<()>> for Sent {
 }
 
 impl TransferPort {
-    /// Opens a free port of [`PORTS`] on the service's address, picked at random, so that others cannot guess it and
-    /// inject packets.
+    /// Opens a free port of [`PORTS`] on the service's address, picked at random. That makes injected packets cost more,
+    /// not impossible: whoever forges the client's address and port, and a packet to each of the 4,536 ports, hits it.
     pub(super) fn open(config: &Config, ticket: Ticket, peer: SocketAddrV4, waits: Waits) -> io::Result<Self> {
         let (socket, local) = on_free_port(|port| {
             let local = SocketAddrV4::new(*config.bind.ip(), port);
@@ -250,7 +250,7 @@ fn on_free_port<T>(mut open: impl FnMut(u16) -> io::Result<T>) -> io::Result<T> 
     }
 }
 
-/// A port of [`PORTS`] that nobody can foresee.
+/// A port of [`PORTS`], drawn at random.
 fn random_port() -> io::Result<u16> {
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(io::Error::other)?;

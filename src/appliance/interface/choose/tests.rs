@@ -198,7 +198,13 @@ fn loopback_is_for_those_who_ask_for_it() {
 #[test]
 fn a_second_interface_on_the_lan_is_told_unless_the_kernel_keeps_them_apart() {
     let doubled = |links: &[Link], arp_ignore: u32, rp_filter: u32| {
-        let lan = LanInterface { name: "eth0".into(), index: 2, lan: "192.168.1.2/24".parse().unwrap(), mtu: 1500 };
+        let lan = LanInterface {
+            name: "eth0".into(),
+            index: 2,
+            lan: "192.168.1.2/24".parse().unwrap(),
+            mtu: 1500,
+            mac: None,
+        };
         beside(links, &lan, |setting| if setting == "arp_ignore" { arp_ignore } else { rp_filter }).doubled
     };
     let eth0 = || at("eth0", 2, "192.168.1.2/24");
@@ -237,7 +243,8 @@ fn a_second_interface_on_the_lan_is_told_unless_the_kernel_keeps_them_apart() {
 #[test]
 fn further_addresses_of_the_lan_interface_are_told_but_not_makeshift_ones() {
     let links = [at("eth0", 2, "192.168.1.2/24").and("169.254.3.3/16").and("10.20.0.2/24")];
-    let lan = LanInterface { name: "eth0".into(), index: 2, lan: "192.168.1.2/24".parse().unwrap(), mtu: 1500 };
+    let lan =
+        LanInterface { name: "eth0".into(), index: 2, lan: "192.168.1.2/24".parse().unwrap(), mtu: 1500, mac: None };
     assert_eq!(beside(&links, &lan, |_| 0).addresses, ["10.20.0.2/24".parse().unwrap()]);
 }
 
