@@ -1,6 +1,6 @@
 //! Finds the interface of the LAN and the address that the appliance has on it.
 //!
-//! [`links`] asks the kernel, [`choose`] decides.
+//! `links` asks the kernel, `choose` decides.
 
 mod choose;
 mod links;
@@ -89,7 +89,7 @@ impl InterfaceError {
 /// Finds the interface of the LAN, and the address on it.
 ///
 /// `name` is what the settings say: an interface, the label of one of its addresses (`eth0:1`), or an address of this
-/// host. Without it the LAN is the only network that fits: see [`choose`]. Loopback is taken only by name, and only if
+/// host. Without it the LAN is the only network that fits: see `choose`. Loopback is taken only by name, and only if
 /// `allow_loopback`.
 ///
 /// # Errors
