@@ -22,7 +22,7 @@ const OVERLOAD: u8 = 52;
 const VENDOR_IDENTIFYING_CLASS: u8 = 124;
 
 /// The options of a message by their codes. An option that came in parts is one value here, and so is one that came more
-/// than once (see [`Repeats`]).
+/// than once (see `Repeats`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<u8, Vec<u8>>);
 
