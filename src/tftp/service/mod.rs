@@ -1,4 +1,4 @@
-//! Moves what the [`Endpoint`](crate::endpoint::Endpoint) decides: one socket for requests, one port for each transfer, and
+//! Moves what the [`Endpoint`] decides: one socket for requests, one port for each transfer, and
 //! two ways out.
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else. A packet leaves from
