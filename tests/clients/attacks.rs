@@ -202,7 +202,7 @@ fn a_thief_who_claims_an_unplugged_phones_address_gets_not_one_byte() {
     let conflicts = alerts(&status, "address-conflict");
     assert_eq!(conflicts.len(), 1, "{status:#}");
     let text = conflicts[0]["text"].as_str().unwrap();
-    assert!(text.starts_with(&format!("192.168.77.20 went from {CISCO} to {STRANGER}: ")), "{text}");
+    assert!(text.starts_with(&format!("192.168.77.20 went from phone {CISCO} to {STRANGER}, ")), "{text}");
     // Asked again under that address, it is a stranger.
     assert_eq!(get(&claim, BOX_LAN, CISCO_FILE).unwrap_err(), NOT_FOUND);
 }
