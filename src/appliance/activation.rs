@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tracing::warn;
 
+use ethernet::filter::{EQUAL, LOAD_BYTE, PACKET_TYPE, RETURN};
 use ethernet::{PacketSockets, Purpose};
 
 /// The most datagrams that [`adopt`] throws away: more than a socket's buffer holds.
@@ -103,14 +104,10 @@ pub fn adopt(fd: &OwnedFd, interface: Option<&str>) -> anyhow::Result<UdpSocket>
 /// # Errors
 /// If the kernel refuses the packet filter.
 pub fn ignore_broadcasts(socket: &UdpSocket) -> io::Result<()> {
-    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
-    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const TO_THIS_HOST: u32 = 0; // PACKET_HOST
-    let packet_type = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE).cast_unsigned();
     SockRef::from(socket).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, packet_type),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, TO_THIS_HOST),
+        SockFilter::new(LOAD_BYTE, 0, 0, PACKET_TYPE),
+        SockFilter::new(EQUAL, 0, 1, TO_THIS_HOST),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ])

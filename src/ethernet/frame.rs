@@ -88,6 +88,8 @@ fn set(octets: &mut [u8; HEADERS_BYTES], at: usize, value: u16) {
 /// A UDP datagram as it came in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
+    /// The hardware address that the frame came from.
+    pub sender: MacAddr,
     /// Whether the frame or the datagram was for everyone.
     pub broadcast: bool,
     /// The address and port that it came from.
@@ -119,6 +121,7 @@ pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
     let udp = packet.get(header_length..)?;
     let destination = SocketAddrV4::new(address(16)?, number(udp, 2)?);
     Some(Datagram {
+        sender: MacAddr::new(<[u8; 6]>::try_from(ethernet.get(6..12)?).ok()?),
         broadcast: ethernet.starts_with(&[0xff; 6]) || destination.ip().is_broadcast(),
         source: SocketAddrV4::new(address(12)?, number(udp, 0)?),
         destination,
@@ -218,7 +221,7 @@ mod tests {
         let destination = SocketAddrV4::new(Ipv4Addr::BROADCAST, 68);
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         let mut frame = emit((mac, source), (MacAddr::new([0xff; 6]), destination), b"payload").unwrap();
-        let whole = Datagram { broadcast: true, source, destination, payload: b"payload" };
+        let whole = Datagram { sender: mac, broadcast: true, source, destination, payload: b"payload" };
         for length in 0..frame.len() {
             assert_eq!(parse(&frame[..length]), None, "{length}");
         }

@@ -7,14 +7,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, recv};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// `BPF_RET | BPF_K`: let through that many octets of the frame.
-const RETURN: u16 = 0x06;
-/// `BPF_LD | BPF_W | BPF_ABS`.
-const LOAD_WORD: u16 = 0x20;
-/// `BPF_JMP | BPF_JEQ | BPF_K`.
-const EQUAL: u16 = 0x15;
-/// `BPF_JMP | BPF_JSET | BPF_K`.
-const ANY_BIT: u16 = 0x45;
+use super::filter::{ANY_BIT, EQUAL, LOAD_WORD, PACKET_TYPE, RETURN, VLAN_TAG, VLAN_TAG_PRESENT};
+
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
 /// `ETH_P_ARP`.
@@ -25,12 +19,6 @@ const MAX_STALE: usize = 65_536;
 /// The most sockets for DHCP: one for each thread of the fast path.
 pub const MAX_DHCP_SOCKETS: usize = 4;
 
-/// `SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT`: whether the frame came with a tag.
-const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
-/// `SKF_AD_OFF + SKF_AD_VLAN_TAG`: the tag.
-const VLAN_TAG: u32 = 0xffff_f000 + 44;
-/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: whom the frame was for.
-const PACKET_TYPE: u32 = 0xffff_f000 + 4;
 /// `PACKET_OTHERHOST`: for a host that is not this one.
 const OTHER_HOST: u32 = 3;
 /// The beginning of every filter: drops frames that the interface's own IP does not take.
@@ -55,6 +43,8 @@ pub enum Purpose {
     Dhcp,
     /// It hears ARP and asks by ARP.
     Arp,
+    /// It hears on all interfaces what the LAN interface says by ARP.
+    Beside,
     /// It only sends frames, to DHCP clients that have no address yet.
     Send,
     /// It only sends frames: a device's own files, to the hardware address that was judged.
@@ -63,13 +53,14 @@ pub enum Purpose {
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::Dhcp, Self::Arp, Self::Send, Self::Tftp];
+    pub const ALL: [Self; 5] = [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dhcp => "packet-dhcp",
             Self::Arp => "packet-arp",
+            Self::Beside => "packet-beside",
             Self::Send => "packet-send",
             Self::Tftp => "packet-tftp",
         }
@@ -86,14 +77,14 @@ impl Purpose {
             Self::Dhcp => MAX_DHCP_SOCKETS,
             // One hears every claim, the other the answers to us.
             Self::Arp => 2,
-            Self::Send | Self::Tftp => 1,
+            Self::Beside | Self::Send | Self::Tftp => 1,
         }
     }
 
     const fn protocol(self) -> u16 {
         match self {
             Self::Dhcp => IPV4,
-            Self::Arp => ARP,
+            Self::Arp | Self::Beside => ARP,
             // It hears nothing.
             Self::Send | Self::Tftp => 0,
         }
@@ -156,6 +147,24 @@ impl PacketSockets {
     ///
     /// If none is given and this process may not open one, or the interface is gone.
     pub fn take(&mut self, purpose: Purpose, link: &LinkAddr, filter: Option<Vec<SockFilter>>) -> io::Result<Socket> {
+        self.prepare(purpose, Some(link), filter)
+    }
+
+    /// The same for a socket that hears all interfaces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`].
+    pub fn take_everywhere(&mut self, purpose: Purpose, filter: Vec<SockFilter>) -> io::Result<Socket> {
+        self.prepare(purpose, None, Some(filter))
+    }
+
+    fn prepare(
+        &mut self,
+        purpose: Purpose,
+        link: Option<&LinkAddr>,
+        filter: Option<Vec<SockFilter>>,
+    ) -> io::Result<Socket> {
         let given = self.given.iter().position(|(other, _)| *other == purpose);
         let socket = given.map_or_else(|| open(purpose), |at| Ok(self.given.swap_remove(at).1))?;
         socket.set_nonblocking(true)?;
@@ -164,7 +173,7 @@ impl PacketSockets {
         }
         // It hears nothing while it moves to the interface: frames of the interface before must not stay in it.
         socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
-        bind(socket.as_raw_fd(), link)?;
+        link.map(|link| bind(socket.as_raw_fd(), link)).transpose()?;
         for _ in 0..MAX_STALE {
             if recv(socket.as_raw_fd(), &mut [0], MsgFlags::empty()).is_err() {
                 break;

@@ -11,6 +11,7 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use crate::arp::{self, Claim};
+use ethernet::filter::{EQUAL, LOAD_HALF, LOAD_WORD, RETURN};
 use ethernet::{PacketSockets, Purpose};
 use ids::MacAddr;
 
@@ -68,10 +69,6 @@ impl ArpSocket {
 
 /// A filter that lets through only replies to this address, so that a storm on the LAN takes no answer's place.
 fn answers_to(own: Ipv4Addr) -> Vec<SockFilter> {
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
     vec![
         SockFilter::new(LOAD_HALF, 0, 0, 20),
         SockFilter::new(EQUAL, 0, 3, 2),

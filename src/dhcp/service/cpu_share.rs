@@ -9,6 +9,8 @@ use thread_priority::{
 };
 use tracing::debug;
 
+use ethernet::filter::{ANY_BIT, EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_HALF_AT, LOAD_LENGTH, LOAD_WORD, PROCESSOR, RETURN};
+
 /// The most threads. Few machines here have more processors; the first thread takes what further ones receive.
 pub(super) const MAX_THREADS: usize = ethernet::MAX_DHCP_SOCKETS;
 /// The real-time priority, of 99: before everything that is not real time, after what drives hardware (50).
@@ -68,16 +70,6 @@ impl CpuShare {
     /// A filter for the frames of this share that hold a whole UDP datagram to the server's or the client's port. The kernel
     /// drops all other frames and wakes nobody for them.
     pub(super) fn filter(&self, server_port: u16, client_port: u16) -> Vec<SockFilter> {
-        const LOAD_WORD: u16 = 0x20;
-        const LOAD_HALF: u16 = 0x28;
-        const LOAD_BYTE: u16 = 0x30;
-        const LOAD_LENGTH: u16 = 0xb1;
-        const LOAD_HALF_AT: u16 = 0x48;
-        const EQUAL: u16 = 0x15;
-        const ANY_BIT: u16 = 0x45;
-        const RETURN: u16 = 0x06;
-        // SKF_AD_OFF + SKF_AD_CPU: the processor that works on the frame.
-        const PROCESSOR: u32 = 0xffff_f000 + 36;
         let drop = || SockFilter::new(RETURN, 0, 0, 0);
         let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, PROCESSOR)];
         match &self.frames {
