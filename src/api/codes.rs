@@ -10,7 +10,7 @@ mod files;
 mod hq;
 mod state;
 
-pub use alerts::AlertCode;
+pub use alerts::{AlertCode, AlertEnd};
 pub use disk::{DiskFailure, DiskRepair};
 pub use files::{FileOutcome, FileRefusal, TransferEnd};
 pub use hq::{EnrolFailure, HqRefusal};

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 pub use codes::{
-    AlertCode, DiskFailure, DiskRepair, EnrolFailure, FileOutcome, FileRefusal, HqRefusal, ReleaseRefusal, SiteState,
-    TransferEnd,
+    AlertCode, AlertEnd, DiskFailure, DiskRepair, EnrolFailure, FileOutcome, FileRefusal, HqRefusal, ReleaseRefusal,
+    SiteState, TransferEnd,
 };
 
 use bundle::RecipientPublic;

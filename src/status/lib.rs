@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
+mod alerts;
 mod carried_over;
 mod growth;
 pub mod memory;

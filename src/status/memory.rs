@@ -15,7 +15,8 @@ impl Stats {
     /// A copy of what is kept over a restart, as it is now.
     pub fn memory(&self) -> StatsMemory {
         let now = self.reading();
-        let inner = self.lock();
+        let mut inner = self.lock();
+        inner.end_quiet_alerts(now);
         let untold = inner.carried_over.untold.iter().filter_map(|key| inner.alerts.get(key));
         StatsMemory {
             phones: inner.devices.values().map(|seen| seen.dated(now)).collect(),

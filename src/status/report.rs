@@ -87,6 +87,7 @@ impl StatusReport {
     pub fn of(stats: &Stats) -> Self {
         let now = stats.reading();
         let mut inner = stats.lock();
+        inner.end_quiet_alerts(now);
         let mut phones: Vec<PhoneSeen> = inner.devices.values().map(|seen| seen.dated(now)).collect();
         phones.sort_by_key(|phone| (std::cmp::Reverse(phone.last_seen), phone.mac));
         let (since, grown) = {
@@ -99,6 +100,7 @@ impl StatusReport {
         alerts.sort_by_key(|(key, _)| !inner.carried_over.untold.contains(*key));
         let outside = inner.outside.networks.iter().map(|(network, asked)| OutsideNetwork {
             network: outside::shown(*network),
+            first: Some(asked.first),
             count: asked.count,
             last: now.date(asked.last),
         });
@@ -181,7 +183,9 @@ impl StatusReport {
         for network in &self.outside {
             let times = if network.count == 1 { "once".to_owned() } else { format!("{} times", network.count) };
             let last = self.ago(network.last);
-            line("", format!("devices of {} asked {times} and got no answer, last {last}", network.network));
+            let example = network.first.map_or_else(|| network.network.clone(), |first| first.to_string());
+            let who = format!("devices of another network, such as {example},");
+            line("", format!("{who} asked {times} and got no answer, last {last}"));
         }
         line("dhcp", if self.dhcp_mode.is_empty() { "off".into() } else { self.dhcp_mode.clone() });
         for server in &self.dhcp_servers {

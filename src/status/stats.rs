@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::alerts::AlertKey;
+pub use super::alerts::{MAX_ALERTS, MAX_TEXTS_PER_CODE};
 use super::carried_over::{CarriedOver, FileSeen};
 use super::growth::Marks;
 use super::moment::{ClockReading, Kept};
@@ -19,8 +21,6 @@ use ids::{Generation, Lan, MacAddr, UnixTime};
 pub const MAX_DEVICES: usize = 2_048;
 /// The most transfers that are remembered; the oldest makes room.
 pub const MAX_TRANSFERS: usize = 256;
-/// The most different alerts at a time. Further ones are only counted, as `alert.dropped`.
-pub const MAX_ALERTS: usize = 64;
 /// The longest file name or alert text that is kept, in bytes.
 pub const MAX_TEXT_BYTES: usize = 255;
 
@@ -129,7 +129,9 @@ pub(super) struct Record {
     pub(super) marks: Marks,
     pub(super) devices: HashMap<MacAddr, Kept<PhoneSeen>>,
     pub(super) transfers: VecDeque<Kept<TransferShown>>,
-    pub(super) alerts: BTreeMap<(String, String), Kept<Alert>>,
+    pub(super) alerts: BTreeMap<AlertKey, Kept<Alert>>,
+    /// How long the process was up when each alert was last raised.
+    pub(super) raised: BTreeMap<AlertKey, Duration>,
     pub(super) lan: Option<(Lan, LanSeen)>,
     pub(super) outside: OutsideNetworks,
     pub(super) dhcp_mode: String,
@@ -234,17 +236,6 @@ impl Stats {
         inner.transfers.push_back(Kept::now(shown, now));
     }
 
-    /// Raises an alert, which people should look at. An alert with the same code and text counts up instead.
-    pub fn alert(&self, code: AlertCode, text: String) {
-        let now = (self.clock)();
-        self.lock().alert(code, text, now);
-    }
-
-    /// Removes all alerts of this code, because their cause has gone.
-    pub fn clear_alert(&self, code: AlertCode) {
-        self.lock().clear(code);
-    }
-
     /// The time at which a device last asked for a file; `None` if it never did or was forgotten.
     pub fn last_seen(&self, mac: MacAddr) -> Option<UnixTime> {
         self.lock().devices.get(&mac).map(|seen| seen.value.last_seen)
@@ -324,9 +315,9 @@ impl Stats {
         add(&mut inner.counters, "tftp.outside-lan", 1);
         let served = inner.lan.as_ref().map(|(lan, _)| *lan);
         if let Some(served) = served.filter(|lan| !lan.contains(source))
-            && let Some(network) = inner.outside.asked(source, now.up)
+            && let Some(first) = inner.outside.asked(source, now.up)
         {
-            inner.alert(AlertCode::OtherNetwork, outside::alert_text(network, served), now);
+            inner.alert(AlertCode::OtherNetwork, outside::alert_text(first, served), now);
         }
     }
 
@@ -336,8 +327,8 @@ impl Stats {
         let mut inner = self.lock();
         let quiet = inner.outside.quiet(now.up);
         let served = inner.lan.as_ref().map(|(lan, _)| *lan);
-        for (network, served) in quiet.into_iter().zip(served.into_iter().cycle()) {
-            inner.clear_one(AlertCode::OtherNetwork, &outside::alert_text(network, served));
+        for (first, served) in quiet.into_iter().zip(served.into_iter().cycle()) {
+            inner.clear_one(AlertCode::OtherNetwork, &outside::alert_text(first, served));
         }
     }
 
@@ -376,42 +367,9 @@ impl Record {
         }
         self.devices.insert(phone.value.mac, phone);
     }
-
-    fn alert(&mut self, code: AlertCode, text: String, now: ClockReading) {
-        let text = shortened(text);
-        add(&mut self.counters, &format!("alert.{code}"), 1);
-        let full = self.alerts.len() >= MAX_ALERTS;
-        let key = (code.code().to_owned(), text.clone());
-        let new = !self.alerts.contains_key(&key);
-        if !(new && full) {
-            self.carried_over.raised(&key, new);
-        }
-        match self.alerts.entry(key) {
-            std::collections::btree_map::Entry::Occupied(mut known) => {
-                let alert = &mut known.get_mut().value;
-                alert.count = alert.count.saturating_add(1);
-            }
-            std::collections::btree_map::Entry::Vacant(place) if !full => {
-                let alert = Alert { code: code.code().to_owned(), text, since: now.wall, count: 1 };
-                place.insert(Kept::now(alert, now));
-            }
-            std::collections::btree_map::Entry::Vacant(_) => add(&mut self.counters, "alert.dropped", 1),
-        }
-    }
-
-    fn clear(&mut self, code: AlertCode) {
-        self.alerts.retain(|(known, _), _| known != code.code());
-        self.carried_over.cleared(code);
-    }
-
-    fn clear_one(&mut self, code: AlertCode, text: &str) {
-        let key = (code.code().to_owned(), shortened(text.to_owned()));
-        self.alerts.remove(&key);
-        self.carried_over.cleared_one(&key);
-    }
 }
 
-fn add(counters: &mut BTreeMap<String, u64>, name: &str, amount: u64) {
+pub(super) fn add(counters: &mut BTreeMap<String, u64>, name: &str, amount: u64) {
     if amount == 0 {
         return;
     }
@@ -422,7 +380,7 @@ fn add(counters: &mut BTreeMap<String, u64>, name: &str, amount: u64) {
     }
 }
 
-fn shortened(mut text: String) -> String {
+pub(super) fn shortened(mut text: String) -> String {
     if text.len() > MAX_TEXT_BYTES {
         let end = (0..=MAX_TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         text.truncate(end);
@@ -470,26 +428,5 @@ mod tests {
         assert_eq!(inner.devices.len(), MAX_DEVICES);
         assert!(inner.devices.contains_key(&MacAddr::new([2, 1, 0, 0, 0, 1])));
         assert_eq!(inner.transfers.len(), MAX_TRANSFERS);
-    }
-
-    #[test]
-    fn the_same_alert_again_counts_up_and_can_be_cleared() {
-        let stats = Stats::new();
-        stats.alert(AlertCode::GuessingDevice, "x".to_owned());
-        stats.alert(AlertCode::GuessingDevice, "x".to_owned());
-        assert_eq!(stats.lock().alerts.values().map(|alert| alert.value.count).collect::<Vec<_>>(), [2]);
-        stats.clear_alert(AlertCode::GuessingDevice);
-        assert!(stats.lock().alerts.is_empty());
-    }
-
-    #[test]
-    fn alerts_are_bounded_in_number_and_length() {
-        let stats = Stats::new();
-        for number in 0..2 * MAX_ALERTS {
-            stats.alert(AlertCode::GuessingDevice, format!("{number} {}", "ä".repeat(300)));
-        }
-        let inner = stats.lock();
-        assert_eq!(inner.alerts.len(), MAX_ALERTS);
-        assert!(inner.alerts.values().all(|alert| alert.value.text.len() <= MAX_TEXT_BYTES));
     }
 }

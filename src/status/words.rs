@@ -99,6 +99,7 @@ const WORDS: &[(&str, &str)] = &[
     ("update.activated", "releases activated"),
     ("update.check-in-failed", "check-ins that HQ did not hear"),
     ("update.fetched-bytes", "bytes fetched from HQ"),
+    ("update.firmware-list-lapsed", "polls in which the firmware list had lapsed, so that no new image was taken"),
     ("update.rolled-back", "releases that were given up"),
 ];
 

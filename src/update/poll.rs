@@ -133,16 +133,24 @@ impl Updater {
         now: UnixTime,
         deadline: Duration,
     ) -> Result<Option<RefreshError>, PollError> {
-        let Some(image) = image else { return Ok(None) };
+        let Some(image) = image else {
+            self.stats.clear_alert(AlertCode::FirmwareListLapsed);
+            return Ok(None);
+        };
         let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
         let trusted = self.trust.trusted()?.clone();
         let found = within(self.left(deadline), search(client, &base, trusted, now, &image));
         let found = found.await.ok_or(PollError::Budget)?;
         self.trust.keep(found.trusted).await?;
         match found.result {
-            Ok(()) => Ok(None),
+            Ok(()) => {
+                self.stats.clear_alert(AlertCode::FirmwareListLapsed);
+                Ok(None)
+            }
             Err(lapsed @ RefreshError::Trust(TrustError::Expired { .. })) => {
                 self.stats.count("update.firmware-list-lapsed");
+                let text = "the firmware list has lapsed: images that are served stay, no new one is taken";
+                self.stats.alert(AlertCode::FirmwareListLapsed, text.to_owned());
                 Ok(Some(lapsed))
             }
             Err(error) => Err(error.into()),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use lineside::api::codes::{
-    AlertCode, DiskFailure, DiskRepair, EnrolFailure, FileRefusal, HqRefusal, ReleaseRefusal, SiteState, TransferEnd,
+    AlertCode, AlertEnd, DiskFailure, DiskRepair, EnrolFailure, FileRefusal, HqRefusal, ReleaseRefusal, SiteState,
+    TransferEnd,
 };
 
 use super::source;
@@ -49,6 +50,32 @@ fn in_table() -> Sections {
         }
     }
     found
+}
+
+#[test]
+fn the_page_says_when_each_alert_ends() {
+    let text = std::fs::read_to_string(source().join("CODES.md")).unwrap();
+    let (_, list) = text.split_once("They go\n\n- ").unwrap();
+    let (list, _) = list.split_once(".\n\n").unwrap();
+    let mut told = BTreeSet::new();
+    for item in list.split("\n- ") {
+        let (when, codes) = item.split_once(": ").unwrap();
+        told.extend(codes.split('`').skip(1).step_by(2).map(|code| (code.to_owned(), when.to_owned())));
+    }
+    let said: BTreeSet<(String, String)> =
+        AlertCode::ALL.iter().map(|code| (code.code().to_owned(), end(*code))).collect();
+    assert_eq!(told, said);
+}
+
+/// When an alert ends, as the page says it.
+fn end(code: AlertCode) -> String {
+    match code.end() {
+        AlertEnd::WithCause => "when their cause is over".to_owned(),
+        AlertEnd::AfterQuiet(quiet) => {
+            let days = quiet.as_secs() / 86_400;
+            format!("after {days} day{} without another such event", if days == 1 { "" } else { "s" })
+        }
+    }
 }
 
 /// The codes that stand twice in their section.

@@ -1,6 +1,7 @@
 //! The firmware list: who approves images, and that a list which lapsed holds nothing else up.
 
 use lineside::bundle::FileEntry;
+use lineside::status::StatusReport;
 
 use crate::pki::{DAY, days};
 use crate::site::Site;
@@ -16,6 +17,10 @@ async fn serving_an_image() -> Site {
     assert_eq!(site.generation(), 1);
     site.hq.server.forget();
     site
+}
+
+fn alerts(site: &Site) -> Vec<String> {
+    StatusReport::of(&site.stats).alerts.into_iter().map(|alert| alert.code).collect()
 }
 
 fn publish(site: &Site, images: &[&[u8]], before: impl FnOnce(&mut crate::hq::World)) {
@@ -44,6 +49,7 @@ async fn a_list_that_lapsed_holds_no_configuration_up_and_approves_no_new_image(
     let outcome = site.poll().await;
     assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!((site.generation(), site.content("a.cfg")), (2, b"generation 2".to_vec()));
+    assert_eq!(alerts(&site), ["firmware-list-lapsed"], "and people hear of it while there is time");
 
     // A configuration alone asks for no list at all.
     publish(&site, &[], |_| ());
@@ -51,14 +57,16 @@ async fn a_list_that_lapsed_holds_no_configuration_up_and_approves_no_new_image(
     assert_eq!(site.poll().await.state.code(), "ok");
     assert_eq!(site.generation(), 3);
     assert!(!site.hq.server.paths().iter().any(|path| path.contains("firmware.json")));
+    assert_eq!(alerts(&site), [""; 0]);
 
     // The image was given up meanwhile: to take it back needs a list that is current.
     publish(&site, &[IMAGE], |_| ());
     let outcome = site.poll_in_vain("stale").await;
     assert!(outcome.reason.contains("firmware metadata expired"), "{}", outcome.reason);
+    assert_eq!(alerts(&site), ["firmware-list-lapsed"]);
     publish(&site, &[IMAGE], |world| world.publish_firmware(&[IMAGE], days(130)));
     assert_eq!(site.poll().await.state.code(), "ok");
-    assert_eq!(site.generation(), 5);
+    assert_eq!((site.generation(), alerts(&site)), (5, Vec::new()));
 
     // What was taken under a list that lapsed is served after a restart.
     site.restart();

@@ -23,6 +23,8 @@ pub struct Site {
     pub store: Store,
     pub identity: SiteIdentity,
     pub updater: Updater,
+    /// What the updater has told people since it started.
+    pub stats: Stats,
     pub clock: Arc<SetClock>,
     pub dir: TempDir,
 }
@@ -34,9 +36,9 @@ impl Site {
         let store = Store::open(&dir.path().join("state")).unwrap();
         let identity = enrol_with(&hq.token(), &store, right_time(), ClientLimits::default()).await.unwrap();
         let clock = SetClock::new(NOW, true);
-        let updater = updater(&store, &identity, &clock);
+        let (updater, stats) = updater_and_stats(&store, &identity, &clock);
         hq.server.forget();
-        Self { hq, store, identity, updater, clock, dir }
+        Self { hq, store, identity, updater, stats, clock, dir }
     }
 
     /// The same with a first release of two files.
@@ -67,7 +69,7 @@ impl Site {
 
     /// The process dies and starts again.
     pub fn restart(&mut self) {
-        self.updater = updater(&self.store, &self.identity, &self.clock);
+        (self.updater, self.stats) = updater_and_stats(&self.store, &self.identity, &self.clock);
     }
 
     /// A poll that must change nothing that is served.
@@ -82,10 +84,15 @@ impl Site {
 }
 
 fn updater(store: &Store, identity: &SiteIdentity, clock: &Arc<SetClock>) -> Updater {
+    updater_and_stats(store, identity, clock).0
+}
+
+fn updater_and_stats(store: &Store, identity: &SiteIdentity, clock: &Arc<SetClock>) -> (Updater, Stats) {
     let settings = UpdaterSettings { start_spread: Duration::ZERO, ..UpdaterSettings::default() };
     let report = || CheckIn { version: "test".to_owned(), ..CheckIn::default() };
     let clock = Box::new(clock.clone());
-    Updater::new(store.clone(), identity.clone(), settings, Stats::new(), clock, Arc::new(report))
+    let stats = Stats::new();
+    (Updater::new(store.clone(), identity.clone(), settings, stats.clone(), clock, Arc::new(report)), stats)
 }
 
 #[tokio::test]
@@ -285,11 +292,11 @@ async fn bytes_that_rot_under_a_served_file_are_fetched_again() {
     bytes[70_000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     // A new process, with nothing in memory: a phone asks and does not get damaged bytes.
-    let Site { hq, store, identity, updater: dead, clock, dir } = site;
+    let Site { hq, store, identity, updater: dead, clock, dir, .. } = site;
     drop((store, dead));
     let store = Store::open(&dir.path().join("state")).unwrap();
-    let updater = updater(&store, &identity, &clock);
-    let mut site = Site { hq, store, identity, updater, clock, dir };
+    let (updater, stats) = updater_and_stats(&store, &identity, &clock);
+    let mut site = Site { hq, store, identity, updater, stats, clock, dir };
     let damaged = site.store.open(entry).and_then(|file| file.chunk(1));
     assert!(damaged.is_err());
     assert_eq!(site.poll().await.state.code(), "ok");

@@ -1,5 +1,7 @@
 //! The alerts of a site.
 
+use std::time::Duration;
+
 use super::codes;
 
 codes! {
@@ -17,6 +19,8 @@ codes! {
         Certificate = "certificate",
         /// HQ has published a newer generation than the published tree has.
         Withheld = "withheld",
+        /// The firmware list, which a release needs, has lapsed, so that no new image is taken.
+        FirmwareListLapsed = "firmware-list-lapsed",
         /// A device asks for many files of others, or an unknown one for many that do not exist. Own and shared files are
         /// served on.
         GuessingDevice = "guessing-device",
@@ -66,5 +70,58 @@ codes! {
         DhcpAddressInUse = "dhcp-address-in-use",
         /// Leases cannot be written to the disk, so new ones are not acknowledged.
         DhcpLeaseLog = "dhcp-lease-log",
+    }
+}
+
+/// How long an alert stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertEnd {
+    /// It goes when its cause is over, which whoever raised it finds out.
+    WithCause,
+    /// It tells of an event, and goes when nothing like it has come for this time.
+    AfterQuiet(Duration),
+}
+
+/// A day.
+const DAY: Duration = Duration::from_secs(86_400);
+/// A week: for what does not come again by itself.
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+impl AlertCode {
+    /// How long an alert of this code stays.
+    pub const fn end(self) -> AlertEnd {
+        match self {
+            Self::DamagedFile => AlertEnd::AfterQuiet(WEEK),
+            Self::GuessingDevice
+            | Self::AddressConflict
+            | Self::DhcpNewServer
+            | Self::DhcpPointsElsewhere
+            | Self::DhcpAugmentNak
+            | Self::DhcpNeverCame
+            | Self::DhcpRangeShared
+            | Self::DhcpAddressConflict
+            | Self::DhcpAddressInUse => AlertEnd::AfterQuiet(DAY),
+            Self::ReleaseRefused
+            | Self::ReleaseDamaged
+            | Self::SelfCheck
+            | Self::Certificate
+            | Self::Withheld
+            | Self::FirmwareListLapsed
+            | Self::Image
+            | Self::NoLan
+            | Self::OtherNetwork
+            | Self::TwoInterfaces
+            | Self::BehindOneDevice
+            | Self::DhcpMode
+            | Self::DhcpSecondServer
+            | Self::DhcpUnreadableServer
+            | Self::DhcpRelayRefused
+            | Self::DhcpNotCompleted
+            | Self::DhcpOtherNetwork
+            | Self::DhcpSameClientId
+            | Self::DhcpDeclining
+            | Self::DhcpRangeFull
+            | Self::DhcpLeaseLog => AlertEnd::WithCause,
+        }
     }
 }

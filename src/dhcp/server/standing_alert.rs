@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use api::AlertCode;
 use status::Stats;
 
-/// The most texts of one code at a time. What is listed beyond them is only hinted at.
-const MAX_TEXTS: usize = 8;
+/// The most texts of one code at a time. Further ones are left out.
+const MAX_TEXTS: usize = status::stats::MAX_TEXTS_PER_CODE;
 
 /// The alerts of one code, as they were raised last.
 #[derive(Debug)]
@@ -29,9 +29,13 @@ impl StandingAlert {
         if ended {
             stats.clear_alert(self.code);
         }
-        texts.iter().filter(|text| ended || !self.raised.contains(*text)).for_each(|text| {
-            stats.alert(self.code, text.clone());
-        });
+        for text in &texts {
+            if ended || !self.raised.contains(text) {
+                stats.alert(self.code, text.clone());
+            } else {
+                stats.alert_stands(self.code, text);
+            }
+        }
         self.raised = texts;
     }
 }
