@@ -16,12 +16,13 @@ use tokio::time::Instant;
 use self::advice::advice;
 use self::findings::Findings;
 use super::clock;
-use super::interface;
+use super::interface::{self, LanEcho};
 use dhcp::client::ClientSocket;
 use dhcp::heard::{Answers, Heard, Overheard, ServerMessage};
-use dhcp::lan::{RelayCheck, Relays};
+use dhcp::lan::{RelayCheck, Relays, ServerPath};
 use dhcp::service::{self, FrameHeard, RelayClient};
-use ids::MacAddr;
+use ethernet::PacketSockets;
+use ids::{Lan, MacAddr};
 use telemetry::Hint as _;
 
 /// How long servers have to answer: dnsmasq pings an address for 3 s before it offers it, and the first DISCOVER may be
@@ -31,10 +32,8 @@ const LISTEN: Duration = Duration::from_secs(9);
 const RELAY_LISTEN: Duration = Duration::from_secs(5);
 /// The time between two questions while it listens.
 const ASK_EVERY: Duration = Duration::from_secs(4);
-/// How long the resolver of this machine has for the names that servers hand out.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
-/// The most machines whose hardware address is remembered.
-const MAX_MACS: usize = 64;
+/// The most machines of which it is remembered where their messages came from.
+const MAX_SOURCES: usize = 64;
 
 /// Asks for DHCP servers on the LAN, listens for 9 seconds, and returns what to tell the person who ran the command.
 ///
@@ -50,7 +49,7 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     // Without packet sockets it cannot ask as a relay agent, and says so.
     let relay = RelayClient::open(&lan.name, lan.address()).ok();
     let mut examination =
-        Examination { own: lan.address(), findings: Findings::new(relay.is_some()), ..Examination::default() };
+        Examination { lan: lan.lan, findings: Findings::new(relay.is_some()), ..Examination::default() };
     let end = Instant::now() + LISTEN;
     let mut ask = tokio::time::interval(ASK_EVERY);
     loop {
@@ -73,7 +72,8 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     }
     let mut findings = examination.findings;
     resolve_names(&mut findings).await;
-    let beside = interface::beside(&lan).map(|beside| beside.text()).unwrap_or_default();
+    let mut echo = LanEcho::open(&mut PacketSockets::default(), &lan).ok();
+    let beside = interface::beside(&lan, echo.as_mut()).await.map(|beside| beside.text()).unwrap_or_default();
     Ok(beside + &advice(&lan, &findings))
 }
 
@@ -87,17 +87,17 @@ async fn hear_frame(relay: Option<&RelayClient>) -> std::io::Result<FrameHeard> 
 /// What goes on while it listens.
 #[derive(Debug)]
 struct Examination {
-    own: Ipv4Addr,
+    lan: Lan,
     findings: Findings,
     relay_check: RelayCheck,
-    /// Where the messages of each server came from.
-    macs: BTreeMap<Ipv4Addr, MacAddr>,
+    /// Where the messages of each server came from: the hardware address, and the address to ask it at.
+    sources: BTreeMap<Ipv4Addr, (MacAddr, Ipv4Addr)>,
 }
 
 impl Default for Examination {
     fn default() -> Self {
-        let (findings, macs) = (Findings::new(false), BTreeMap::new());
-        Self { own: Ipv4Addr::UNSPECIFIED, findings, relay_check: RelayCheck::default(), macs }
+        let (findings, sources) = (Findings::new(false), BTreeMap::new());
+        Self { lan: Lan::new(Ipv4Addr::UNSPECIFIED, 0), findings, relay_check: RelayCheck::default(), sources }
     }
 }
 
@@ -107,7 +107,7 @@ impl Examination {
     fn hear(&mut self, heard: &Heard) {
         let overheard = heard.overheard();
         // A lineside that runs on this machine answers DHCPINFORM as well.
-        if overheard.server == self.own {
+        if overheard.server == self.lan.address() {
             return;
         }
         if let Heard::Message(message, Answers::Us(_)) = heard {
@@ -122,16 +122,21 @@ impl Examination {
     /// A server has said something to anybody.
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn hear_frame(&mut self, frame: &FrameHeard) {
-        if frame.source == self.own {
+        if frame.source == self.lan.address() {
             return;
         }
         let message = ServerMessage::parse(&frame.message);
         let server = message.as_ref().map_or(frame.source, |message| message.server);
-        if self.macs.len() < MAX_MACS && (message.is_some() || frame.message.first() == Some(&2)) {
-            self.macs.insert(server, frame.mac);
+        if self.sources.len() < MAX_SOURCES && (message.is_some() || frame.message.first() == Some(&2)) {
+            // What a relay agent passes on comes from elsewhere; the relay agent is on the way there.
+            let direct = message.as_ref().is_some_and(|message| message.giaddr.is_unspecified());
+            let path = ServerPath::of(server, (frame.source, frame.mac), self.lan).filter(|_| direct);
+            let (ServerPath::Address(address) | ServerPath::Frame(_, address)) =
+                path.unwrap_or(ServerPath::Address(server));
+            self.sources.insert(server, (frame.mac, address));
         }
         match message {
-            Some(message) if message.giaddr == self.own && self.relay_check.is_ours(message.xid) => {
+            Some(message) if message.giaddr == self.lan.address() && self.relay_check.is_ours(message.xid) => {
                 self.relay_check.answered(message.server, Instant::now().into_std());
                 self.findings.lan.heard(&message.overheard(Answers::Us(None)), clock::now());
             }
@@ -154,8 +159,8 @@ impl Examination {
         let Some(relay) = relay else { return };
         let mut refused = Vec::new();
         for server in self.relay_check.step(Instant::now().into_std(), &mut refused) {
-            let Some(mac) = self.macs.get(&server) else { continue };
-            match relay.ask((*mac, server)) {
+            let Some(source) = self.sources.get(&server) else { continue };
+            match relay.ask(*source) {
                 Ok(xid) => self.relay_check.sent(server, xid),
                 Err(error) => tracing::debug!(%error, %server, "cannot ask as a relay agent"),
             }
@@ -169,14 +174,8 @@ impl Examination {
 /// Looks up the names that servers hand out, so that they can be told from this machine's addresses.
 async fn resolve_names(findings: &mut Findings) {
     for name in findings.names() {
-        let found = tokio::time::timeout(RESOLVE_WITHIN, tokio::net::lookup_host((name.as_str(), 69))).await;
-        let addresses =
-            found.ok().and_then(Result::ok).into_iter().flatten().filter_map(|address| match address.ip() {
-                std::net::IpAddr::V4(address) => Some(address),
-                std::net::IpAddr::V6(_) => None,
-            });
-        let addresses = addresses.collect();
-        findings.resolved.insert(name, addresses);
+        let addresses = service::addresses_of(&name).await;
+        findings.resolved(name, addresses);
     }
 }
 

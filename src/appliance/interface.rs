@@ -1,14 +1,17 @@
 //! Finds the interface of the LAN and the address that the appliance has on it.
 //!
-//! `links` asks the kernel, `choose` decides.
+//! `links` asks the kernel, `choose` decides. `lan_echo` finds out which other interfaces are on the LAN.
 
 mod choose;
+mod lan_echo;
 mod links;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
+pub(super) use self::lan_echo::LanEcho;
 use ids::{Lan, MacAddr};
 
 /// The interface that phones are on.
@@ -128,6 +131,8 @@ pub struct BesideLan {
     pub addresses: Vec<Lan>,
     /// What is wrong with a second interface on the same LAN, one sentence each.
     pub doubled: Vec<String>,
+    /// The interfaces that are on the LAN as well, where the kernel's settings keep them apart.
+    pub kept_apart: Vec<String>,
 }
 
 impl BesideLan {
@@ -140,18 +145,25 @@ impl BesideLan {
                 lan.address()
             )
         });
-        doubled.chain(further).collect()
+        let apart = self.kept_apart.iter().map(|name| {
+            format!("NOTE: {name} is on this LAN, too; the settings of the kernel keep it out of phones' way\n")
+        });
+        doubled.chain(further).chain(apart).collect()
     }
 }
 
-/// Looks at what else this host has.
+/// Looks at what else this host has. Without `echo` only addresses tell which other interfaces are on the LAN.
 ///
 /// # Errors
 ///
 /// If the operating system does not list its interfaces.
-pub fn beside(lan: &LanInterface) -> Result<BesideLan, InterfaceError> {
+pub(super) async fn beside(lan: &LanInterface, echo: Option<&mut LanEcho>) -> Result<BesideLan, InterfaceError> {
     let links = links::list().map_err(InterfaceError::List)?;
-    Ok(choose::beside(&links, lan, |setting| {
+    let hearing = match echo {
+        Some(echo) => echo.among(&choose::others(&links, lan)).await,
+        None => BTreeSet::new(),
+    };
+    Ok(choose::beside(&links, lan, &hearing, |setting| {
         // Out of sight in our own unit (`ProcSubset=pid`); then what each interface says has to do.
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/all/{setting}"));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
@@ -163,12 +175,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn this_machines_loopback_is_found() {
+    #[tokio::test]
+    async fn this_machines_loopback_is_found() {
         let lan = find(Some("lo"), true).unwrap();
         assert_eq!((lan.name.as_str(), lan.lan.prefix_len()), ("lo", 8));
         assert!(lan.index > 0 && lan.mtu >= 1500);
-        assert_eq!(beside(&lan).unwrap().doubled, Vec::<String>::new());
+        assert_eq!(beside(&lan, None).await.unwrap().doubled, Vec::<String>::new());
         assert!(carries(&lan) && !carries(&LanInterface { index: u32::MAX, ..lan }));
     }
 

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::activation::{self, Sockets};
 use super::changes::InterfaceChanges;
 use super::config::ApplianceSettings;
-use super::interface::{self, BesideLan, LanInterface};
+use super::interface::{self, BesideLan, LanEcho, LanInterface};
 use super::leases::StoredLeases;
 use super::neighbours::NeighbourService;
 use access::{Catalog, DeviceTable, Files};
@@ -177,12 +177,12 @@ impl LanServices {
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         // Look first: the address may have gone before the kernel's first report.
-        let (mut ended, mut told) = (None, None);
+        let (mut ended, mut told, mut echo) = (None, None, self.echo(interface));
         loop {
             if self.has_changed(interface, changes).await && !stop.is_cancelled() {
                 return Ok(true);
             }
-            self.look_beside(interface, &mut told);
+            self.look_beside(interface, echo.as_mut(), &mut told).await;
             self.stats.forget_quiet_networks();
             // A service that ended because its address went has not failed. Here the address is still there.
             if ended.is_some() && !stop.is_cancelled() {
@@ -219,14 +219,21 @@ impl LanServices {
         }
     }
 
+    /// What finds further interfaces on the LAN that have no address of it.
+    fn echo(&self, lan: &LanInterface) -> Option<LanEcho> {
+        let packets = self.sockets.packets.try_clone().map(|mut packets| LanEcho::open(&mut packets, lan));
+        let echo = packets.and_then(|opened| opened);
+        echo.inspect_err(|error| debug!(%error, "further interfaces on the LAN show by their addresses only")).ok()
+    }
+
     fn find(&self, name: Option<&str>) -> Result<LanInterface, interface::InterfaceError> {
         interface::find(name, self.settings.allow_loopback)
     }
 
     /// Tells people which address is the LAN, and what else of this host is in the way: each thing once, until it is
     /// over. `told` is what they were told last.
-    fn look_beside(&self, lan: &LanInterface, told: &mut Option<BesideLan>) {
-        let beside = match interface::beside(lan) {
+    async fn look_beside(&self, lan: &LanInterface, echo: Option<&mut LanEcho>, told: &mut Option<BesideLan>) {
+        let beside = match interface::beside(lan, echo).await {
             Ok(beside) => beside,
             Err(error) => return debug!(%error, "cannot look at the other interfaces"),
         };

@@ -46,7 +46,7 @@ use self::relay_retry::{RelayBudget, RelayRetry};
 use self::request::reply;
 use self::transactions::{Asked, Transactions};
 use super::completed_lease::CompletedLease;
-use super::heard::{Answers, ServerMessage, TftpPointer};
+use super::heard::{Answers, Host, ServerMessage, TftpPointer};
 use super::message::{MessageKind, Request};
 use super::options::OptionCode;
 use super::question;
@@ -78,6 +78,8 @@ pub struct Augment {
     relays: RelayBudget,
     relay_retry: RelayRetry,
     pools: Pools,
+    /// The names that are known to mean a TFTP server of this site.
+    own_names: Vec<String>,
     /// Our own DISCOVER and our address, once a router was asked with it.
     question: Option<(Vec<u8>, Ipv4Addr)>,
     /// The transactions of our own DISCOVERs.
@@ -95,6 +97,7 @@ impl Augment {
             relays: RelayBudget::default(),
             relay_retry: RelayRetry::default(),
             pools: Pools::default(),
+            own_names: Vec::new(),
             question: None,
             own: Asked::default(),
             xids: Transactions::new(seed),
@@ -124,6 +127,13 @@ impl Augment {
         self.relay_retry.set_slow(slow);
     }
 
+    /// Names the names that are known to mean a TFTP server of this site.
+    pub fn set_own_names(&mut self, names: &[String]) {
+        if self.own_names != names {
+            self.own_names = names.to_vec();
+        }
+    }
+
     /// Drops all that was completed, because the options that we add have changed.
     pub fn drop_completed(&mut self) {
         for phone in self.phones.iter_mut() {
@@ -143,7 +153,7 @@ impl Augment {
                 && scope.is_phone(&discover)
                 && self.servers.contains(&offer.server)
                 && scope.lan.contains(offer.yiaddr)
-                && pointers_for(&scope.tftp, &discover, &offer).is_empty();
+                && pointers_for((&scope.tftp, &self.own_names), &discover, &offer).is_empty();
             let made = CompletedOffer::new(scope, (&discover, &completed.discover), &offer, now);
             let Some(offer) = made.ok().filter(|_| fits) else { continue };
             let Some(phone) = self.phones.admit(mac, listed, now) else { continue };
@@ -299,7 +309,7 @@ impl Augment {
         }
         let list = discovery.discover.options.get(OptionCode::ParameterRequestList);
         self.pools.learn(message, list, OfferedTo::Phone, now);
-        let pointers = pointers_for(&scope.tftp, &discovery.discover, message);
+        let pointers = pointers_for((&scope.tftp, &self.own_names), &discovery.discover, message);
         if !pointers.is_empty() {
             let tftp = pointers.iter().map(|pointer| pointer.server.to_string()).collect();
             return out.push(Action::Tell(Event::Points { phone: mac, server, tftp, pointers }));
@@ -388,12 +398,20 @@ impl Augment {
 
 /// A5: where the router itself points this phone. 66 and 150 count for every phone. A vendor's option counts for a phone
 /// that asks for it, unless it names us: then 66 and 150 say the same.
-fn pointers_for(ours: &[Ipv4Addr], discover: &Request, message: &ServerMessage) -> Vec<TftpPointer> {
+fn pointers_for(
+    (ours, own_names): (&[Ipv4Addr], &[String]),
+    discover: &Request,
+    message: &ServerMessage,
+) -> Vec<TftpPointer> {
     let asks = |option: u8| {
         discover.options.get(OptionCode::ParameterRequestList).is_none() || discover.asks_for(OptionCode::from(option))
     };
     let mut pointers = message.pointers();
-    pointers.retain(|pointer| pointer.is_general() || (asks(pointer.option) && pointer.is_one_of(ours) != Some(true)));
+    let is_ours = |pointer: &TftpPointer| match &pointer.server {
+        Host::Name(name) => own_names.contains(name),
+        Host::Address(_) | Host::Resolved(..) => pointer.is_one_of(ours) == Some(true),
+    };
+    pointers.retain(|pointer| pointer.is_general() || (asks(pointer.option) && !is_ours(pointer)));
     pointers
 }
 

@@ -63,7 +63,7 @@ impl ClientSocket {
         let mut xid = [0; 4];
         getrandom::fill(&mut xid).map_err(io::Error::other)?;
         let xid = u32::from_ne_bytes(xid);
-        self.send(Question::Discover(None), self.mac, xid).await?;
+        self.send(Question::Discover(None), self.mac, xid, Ipv4Addr::BROADCAST).await?;
         {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push_back((xid, Instant::now()));
@@ -72,14 +72,13 @@ impl ClientSocket {
             }
         }
         if let Some(address) = address {
-            self.send(Question::Inform(address), self.mac, xid.wrapping_add(1)).await?;
+            self.send(Question::Inform(address), self.mac, xid.wrapping_add(1), Ipv4Addr::BROADCAST).await?;
         }
         Ok(())
     }
 
-    /// Sends a question in the name of `mac`: to everyone, but a release only to its server.
-    pub async fn send(&self, question: Question, mac: MacAddr, xid: u32) -> io::Result<()> {
-        let to = if let Question::Release(_, server) = question { server } else { Ipv4Addr::BROADCAST };
+    /// Sends a question in the name of `mac` to this address.
+    pub async fn send(&self, question: Question, mac: MacAddr, xid: u32, to: Ipv4Addr) -> io::Result<()> {
         let bytes = question::emit(question, mac, xid);
         self.socket.send_to(&bytes, SocketAddrV4::new(to, self.server_port)).await.map(drop)
     }
@@ -105,7 +104,7 @@ impl ClientSocket {
     }
 
     /// Whether this is the transaction of a question that we asked a moment ago.
-    fn is_ours(&self, xid: u32) -> bool {
+    pub fn is_ours(&self, xid: u32) -> bool {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.iter().any(|(asked, at)| [0, 1].contains(&xid.wrapping_sub(*asked)) && at.elapsed() < ANSWER_WITHIN)
     }

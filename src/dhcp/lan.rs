@@ -1,21 +1,27 @@
 //! What the LAN shows: its other DHCP servers, and which addresses are in use. Pure.
 //!
-//! Read `other_server` (one server), `answers` (what it answers, and whether two agree), `points` (where it points phones), `relay_check` (whether it
-//! answers relay agents), then [`LanView`].
+//! Read `other_server` (one server), `answers` (what it answers, and whether two agree), `points` (where it points phones),
+//! `resolved_names` (what names in that mean), `relay_check` (whether it answers relay agents), `server_path` (how to reach
+//! it), then [`LanView`].
 
 mod answers;
 mod other_server;
 pub mod points;
 mod relay_check;
+mod resolved_names;
+mod server_path;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 pub use self::other_server::{OtherServer, SLOW_OFFER, seconds_in_words};
 pub use self::points::Points;
 pub use self::relay_check::{RelayCheck, Relays};
-use super::heard::Overheard;
+use self::resolved_names::ResolvedNames;
+pub use self::server_path::ServerPath;
+use self::server_path::ServerPaths;
+use super::heard::{Host, Overheard, TftpPointer};
 use super::range::MAX_RANGE;
 use api::DhcpServerSeen;
 use ids::{MacAddr, UnixTime};
@@ -63,6 +69,10 @@ pub struct LanView {
     /// Those whose offers clients take, and when one last did. A router that serves known devices alone, in frames of their
     /// own, shows in nothing else.
     chosen: BTreeMap<Ipv4Addr, UnixTime>,
+    /// What the names mean that servers point phones to.
+    names: ResolvedNames,
+    /// How to reach servers that name an address of another network.
+    paths: ServerPaths,
     /// When all servers were last asked.
     asked: Option<UnixTime>,
     checked: BTreeMap<Ipv4Addr, ArpAnswer>,
@@ -168,6 +178,21 @@ impl LanView {
         is_new
     }
 
+    /// A server that names an address of another network has answered us this way. Says whether that is news.
+    pub fn answered_from(&mut self, server: Ipv4Addr, path: ServerPath, now: UnixTime) -> bool {
+        self.paths.answered(server, path, now)
+    }
+
+    /// How to reach such a server, if it has answered us.
+    pub fn path_to(&self, server: Ipv4Addr) -> Option<ServerPath> {
+        self.paths.to(server)
+    }
+
+    /// The link was down, and may lead to others now.
+    pub fn forget_paths(&mut self) {
+        self.paths.clear();
+    }
+
     /// All servers have been asked. A server that has not answered the last questions is gone, if another server answers: it
     /// is a router that was replaced. Says whether a server is gone.
     pub fn asked(&mut self, now: UnixTime) -> bool {
@@ -218,6 +243,9 @@ impl LanView {
         self.unreadable.retain(|_, last| now.since(*last) < SERVER_GONE);
         self.chosen.retain(|_, last| now.since(*last) < SERVER_GONE);
         self.checked.retain(|_, answer| answer.is_valid(now));
+        self.paths.forget(now);
+        let named: BTreeSet<String> = self.names().into_iter().map(str::to_owned).collect();
+        self.names.retain(&named);
         count(self) != before
     }
 
@@ -269,6 +297,45 @@ impl LanView {
     /// The other servers, for reports.
     pub fn servers(&self) -> Vec<DhcpServerSeen> {
         self.servers.values().map(OtherServer::seen).collect()
+    }
+
+    /// The names that servers point phones to.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let pointers = self.servers.values().flat_map(|server| server.pointers.iter());
+        let names = pointers.filter_map(|pointer| match &pointer.server {
+            Host::Name(name) => Some(name.as_str()),
+            Host::Address(_) | Host::Resolved(..) => None,
+        });
+        names.collect()
+    }
+
+    /// The next name to look up, if one is due. [`Self::resolved`] takes what was found.
+    pub fn name_to_resolve(&self, now: UnixTime) -> Option<String> {
+        self.names.due(&self.names(), now)
+    }
+
+    /// A name was looked up. Says whether what it means has changed.
+    pub fn resolved(&mut self, name: &str, addresses: Vec<Ipv4Addr>, now: UnixTime) -> bool {
+        self.names.learn(name, addresses, now)
+    }
+
+    /// What these pointers mean for a site with these TFTP servers.
+    pub fn meaning(&self, pointers: &[TftpPointer], ours: &[Ipv4Addr]) -> Vec<TftpPointer> {
+        let mut pointers = pointers.to_vec();
+        self.names.resolve(&mut pointers, ours);
+        pointers
+    }
+
+    /// The names that are known to be one of these machines.
+    pub fn names_of(&self, ours: &[Ipv4Addr]) -> Vec<String> {
+        self.names.of(ours)
+    }
+
+    /// The other servers, with what their names mean for a site with these TFTP servers.
+    pub fn known_to(&self, ours: &[Ipv4Addr]) -> Vec<OtherServer> {
+        let mut servers: Vec<OtherServer> = self.servers.values().cloned().collect();
+        servers.iter_mut().for_each(|server| self.names.resolve(&mut server.pointers, ours));
+        servers
     }
 
     /// The other servers, with all that is known of them.
@@ -329,7 +396,7 @@ impl LanView {
             moved(&mut stranger.last);
         });
         let times = self.unreadable.values_mut().chain(self.chosen.values_mut());
-        times.chain(self.asked.iter_mut()).for_each(moved);
+        times.chain(self.asked.iter_mut()).chain(self.paths.times()).chain(self.names.times()).for_each(moved);
     }
 }
 

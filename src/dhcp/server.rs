@@ -46,6 +46,7 @@ use self::waiting_requests::{WaitingRequest, WaitingRequests};
 use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
 use super::augment::Event;
 use super::completed_lease::CompletedLease;
+use super::heard::TftpPointer;
 use super::lan::{LanView, Points, RelayCheck};
 use super::leases::{Lease, LeaseState};
 use super::message::{ParseError, Request};
@@ -153,9 +154,10 @@ impl DhcpServer {
         // The range that the settings name stays, whatever mode is in force: leases of it may be running.
         self.leases.set_range(self.choice.wanted().range.clone());
         let ours = &self.choice.wanted().tftp;
-        let points: Vec<Points> = self.lan.known().map(|server| server.points(ours)).collect();
+        let servers = self.lan.known_to(ours);
+        let points: Vec<Points> = servers.iter().map(|server| server.points(ours)).collect();
         let (disagreement, unknown_server) = (self.lan.disagreement(), self.lan.unknown_server());
-        let misled = self.lan.known().find(|server| matches!(server.points(ours), Points::Partly | Points::Elsewhere));
+        let misled = servers.iter().find(|server| matches!(server.points(ours), Points::Partly | Points::Elsewhere));
         let pointed = misled.and_then(|server| server.points_in_words(ours));
         let evidence = LanEvidence {
             link: self.link_access.own.is_some(),
@@ -318,7 +320,9 @@ impl DhcpServer {
 
     /// The fast path tells something.
     pub fn fast_path_event(&mut self, event: Event, now: Now, out: &mut Outbox) {
-        fast_path_report::report(&event, &self.choice.in_force().tftp, &self.stats);
+        let ours = &self.choice.in_force().tftp;
+        let meaning = |pointers: &[TftpPointer]| self.lan.meaning(pointers, ours);
+        fast_path_report::report(&event, ours, meaning, &self.stats);
         match &event {
             Event::NotCompleted(reason) => self.judgement.completions.failed(*reason, now.wall),
             Event::Completed { .. } | Event::Rebound { .. } | Event::Offered(_) => {
@@ -334,7 +338,8 @@ impl DhcpServer {
                 self.fetches.expect(phone, now.wall);
             }
             Event::Short { phone, .. } => self.fetches.expect(phone, now.wall),
-            Event::Rebound { .. }
+            Event::AnsweredFrom { .. }
+            | Event::Rebound { .. }
             | Event::Offered(_)
             | Event::Refused { .. }
             | Event::Points { .. }

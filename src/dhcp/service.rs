@@ -10,6 +10,7 @@ mod config;
 mod cpu_share;
 mod fast_path;
 mod link;
+mod name_lookup;
 mod relay_client;
 mod server_port;
 
@@ -27,12 +28,15 @@ use self::blocking_log::BlockingLog;
 pub use self::config::{BindError, Config};
 use self::fast_path::FastPath;
 pub use self::link::hardware_address;
+use self::name_lookup::NameLookup;
+pub use self::name_lookup::addresses_of;
 pub use self::relay_client::{FrameHeard, RelayClient};
 use self::server_port::ServerPort;
 use super::arp::Claim;
 use super::augment::{Event, completed_offer};
 use super::client::ClientSocket;
 use super::heard::Heard;
+use super::lan::ServerPath;
 use super::leases::LeaseLog;
 use super::message::MAX_REQUEST_BYTES;
 use super::question::{self, Question};
@@ -163,6 +167,7 @@ impl Service {
     /// - the time to ask other servers;
     /// - ARP: what devices claim, and what they answer to us;
     /// - the time to recall completed leases, until the log knows how old they are;
+    /// - the resolver, where a server points phones to a name;
     /// - the server's own deadline.
     ///
     /// Whatever came, the fast path then gets its orders, addresses are asked for by ARP, and the [`Outbox`] is worked off.
@@ -195,6 +200,7 @@ impl Service {
         let mut ask = AskTimer::new(Instant::now());
         let mut recall_at = Some(Instant::now());
         let mut releases = true;
+        let mut names = NameLookup::default();
         info!(address = %self.port.config().lan.address(), port = self.port(), mode = server.label(), "DHCP is up");
         loop {
             let mut out = Outbox::default();
@@ -213,6 +219,12 @@ impl Service {
                     self.receive(&mut server, &mut out, &stats);
                 }
                 event = next_event(fast_path.as_mut()) => match event {
+                    Some(Event::AnsweredFrom { server: other, xid, source }) => {
+                        // Anybody can send anything; only who hears our question knows its transaction.
+                        if self.others.as_ref().is_some_and(|others| others.is_ours(xid)) {
+                            server.answered_from(other, source, now());
+                        }
+                    }
                     Some(event) => server.fast_path_event(event, now(), &mut out),
                     None => return Err(io::Error::other("the thread that watches the link has ended")),
                 },
@@ -242,6 +254,7 @@ impl Service {
                     recall_at = recalled.is_none().then(|| Instant::now() + RECALL_AGAIN);
                     server.recalled(recalled.unwrap_or_default());
                 }
+                (name, addresses) = names.found() => server.resolved(&name, addresses, now()),
                 () = tokio::time::sleep_until(server.deadline().into()) => {
                     server.follow_clock(now(), &mut out);
                     server.tick(now(), &mut out);
@@ -250,6 +263,7 @@ impl Service {
             if let Some(fast_path) = &fast_path {
                 fast_path.order(server.orders());
             }
+            names.begin(|| server.name_to_resolve(now()));
             if server.is_unsure() {
                 ask.within(ASK_SOON);
             } else if server.awaits_correction() {
@@ -304,7 +318,7 @@ impl Service {
             server.asked_as_relay(other, xid);
             let question = question::emit(Question::Discover(None), mac, 0);
             let question = completed_offer::relayed(&question, self.port.config().lan.address(), xid);
-            if let Err(error) = self.port.send_to_server(&question, other).await {
+            if let Err(error) = self.port.send_to_server(&question, server.path_to(other)).await {
                 self.port.failed(stats, "ask as a relay agent", &error);
             }
         }
@@ -334,8 +348,14 @@ impl Service {
     ) -> io::Result<()> {
         let Outbox { keep, acks, others, checks: _, questions, relay_questions: _, forget, remember } = out;
         for (question, mac, xid) in questions {
+            let to = match question {
+                Question::Release(_, other) => match server.path_to(other) {
+                    ServerPath::Address(address) | ServerPath::Frame(_, address) => address,
+                },
+                _ => Ipv4Addr::BROADCAST,
+            };
             if let Some(others) = &self.others
-                && let Err(error) = others.send(question, mac, xid).await
+                && let Err(error) = others.send(question, mac, xid, to).await
             {
                 self.port.failed(stats, "ask", &error);
             }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use crate::clock;
 use dhcp::LanView;
-use dhcp::heard::{Host, ServerMessage};
+use dhcp::heard::ServerMessage;
 use dhcp::lan::{OtherServer, unreadable_in_words};
 use ids::MacAddr;
 
@@ -53,26 +54,19 @@ impl Findings {
     }
 
     /// The names that servers hand out.
-    pub(super) fn names(&self) -> BTreeSet<String> {
-        let pointers = self.lan.known().flat_map(|server| server.pointers.iter());
-        let names = pointers.filter_map(|pointer| match &pointer.server {
-            Host::Name(name) => Some(name.clone()),
-            Host::Address(_) => None,
-        });
-        names.collect()
+    pub(super) fn names(&self) -> Vec<String> {
+        self.lan.names().into_iter().map(str::to_owned).collect()
+    }
+
+    /// A name was looked up.
+    pub(super) fn resolved(&mut self, name: String, addresses: Vec<Ipv4Addr>) {
+        self.lan.resolved(&name, addresses.clone(), clock::now());
+        self.resolved.insert(name, addresses);
     }
 
     /// The servers that answered us. A name that is known to be this machine or another one counts as its address.
     pub(super) fn servers(&self, own: Ipv4Addr) -> Vec<OtherServer> {
-        let address = |host: &Host| -> Option<Ipv4Addr> {
-            let addresses = self.resolved.get(&host.to_string()).filter(|_| matches!(host, Host::Name(_)))?;
-            addresses.iter().find(|address| **address == own).or(addresses.first()).copied()
-        };
-        let mut servers: Vec<OtherServer> = self.lan.known().cloned().collect();
-        for pointer in servers.iter_mut().flat_map(|server| server.pointers.iter_mut()) {
-            pointer.server = address(&pointer.server).map_or(pointer.server.clone(), Host::Address);
-        }
-        servers
+        self.lan.known_to(&[own])
     }
 
     /// Who serves here without being one of the servers that answered us.

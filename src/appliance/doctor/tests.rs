@@ -141,13 +141,13 @@ fn pointers_that_are_true_for_some_phones_are_told_as_they_are() {
 #[test]
 fn a_name_that_resolves_to_this_machine_points_here() {
     let mut findings = found(&[said(ROUTER, &[(66, "tftp.example.lan")])]);
-    assert_eq!(findings.names().into_iter().collect::<Vec<_>>(), ["tftp.example.lan"]);
-    findings.resolved.insert("tftp.example.lan".to_owned(), vec![OWN]);
+    assert_eq!(findings.names(), ["tftp.example.lan"]);
+    findings.resolved("tftp.example.lan".to_owned(), vec![OWN]);
     let text = advice(&lan(), &findings);
     assert!(text.contains("points phones here (192.168.1.5)") && text.contains("nothing is missing"), "{text}");
     assert!(text.contains("tftp.example.lan is 192.168.1.5"), "{text}");
-    findings.resolved.insert("tftp.example.lan".to_owned(), vec![Ipv4Addr::new(10, 0, 0, 9)]);
-    assert!(advice(&lan(), &findings).contains("to 10.0.0.9, which is not this machine"));
+    findings.resolved("tftp.example.lan".to_owned(), vec![Ipv4Addr::new(10, 0, 0, 9)]);
+    assert!(advice(&lan(), &findings).contains("to tftp.example.lan (10.0.0.9), which is not this machine"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! bridge or bond, and bridges that only containers are on, are none. A link-local address (RFC 3927) counts only where
 //! there is no other. Interfaces on one and the same network are one LAN; on several networks a person has to say which.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use libc::{ARPHRD_ETHER, IFF_LOOPBACK, IFF_LOWER_UP, IFF_NOARP, IFF_POINTOPOINT, IFF_UP};
@@ -151,9 +152,20 @@ const fn one_network(one: Lan, other: Lan) -> bool {
     one.contains(other.address()) || other.contains(one.address())
 }
 
-/// See [`super::beside`]. `for_all` is the value of a `net.ipv4.conf.all` setting: the larger of it and the interface's own
-/// holds.
-pub(super) fn beside(links: &[Link], lan: &LanInterface, for_all: impl Fn(&str) -> u32) -> BesideLan {
+/// The other interfaces that phones can be on, by the kernel's index.
+pub(super) fn others(links: &[Link], lan: &LanInterface) -> BTreeSet<u32> {
+    let others = links.iter().filter(|link| link.index != lan.index && why_no_lan(links, link).is_none());
+    others.map(|link| link.index).collect()
+}
+
+/// See [`super::beside`]. `hearing` are the interfaces that hear what the LAN interface sends. `for_all` is the value of a
+/// `net.ipv4.conf.all` setting: the larger of it and the interface's own holds.
+pub(super) fn beside(
+    links: &[Link],
+    lan: &LanInterface,
+    hearing: &BTreeSet<u32>,
+    for_all: impl Fn(&str) -> u32,
+) -> BesideLan {
     let own = links.iter().find(|link| link.index == lan.index);
     let mut beside = BesideLan::default();
     let further = own.into_iter().flat_map(|link| &link.addresses).map(|found| found.lan);
@@ -165,10 +177,27 @@ pub(super) fn beside(links: &[Link], lan: &LanInterface, for_all: impl Fn(&str) 
     let strict = own.map_or(0, |link| link.rp_filter).max(for_all("rp_filter")) == 1;
     for link in links.iter().filter(|link| link.index != lan.index && why_no_lan(links, link).is_none()) {
         let on_lan = |found: &&LinkAddress| has_room(found.lan) && one_network(found.lan, lan.lan);
-        let Some(found) = link.addresses.iter().find(on_lan) else { continue };
         // 1, 2 and 8: no ARP answer on an interface for the address of another one.
         let quiet = matches!(link.arp_ignore.max(for_all("arp_ignore")), 1 | 2 | 8);
-        let (name, address, served) = (&link.name, found.lan.address(), lan.address());
+        let (name, served) = (&link.name, lan.address());
+        let Some(found) = link.addresses.iter().find(on_lan) else {
+            if !hearing.contains(&link.index) {
+                continue;
+            }
+            // Without an address of the LAN there is no route to phones, and strict filtering drops what they ask.
+            if quiet || link.rp_filter.max(for_all("rp_filter")) == 1 {
+                beside.kept_apart.push(name.clone());
+            } else {
+                beside.doubled.push(format!(
+                    "{name} has no address of the LAN and hears what {} sends: it is on the same LAN. Phones that learn \
+                     its hardware address for {served} get no answer; unplug {name}, or set sysctl \
+                     net.ipv4.conf.all.arp_ignore=1 and arp_announce=2",
+                    lan.name
+                ));
+            }
+            continue;
+        };
+        let address = found.lan.address();
         if !quiet {
             beside.doubled.push(format!(
                 "{} ({served}) and {name} ({address}) are on one LAN: phones that learn {name}'s hardware address for \

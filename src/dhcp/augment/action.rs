@@ -30,6 +30,16 @@ pub enum Action {
 /// Something that the server counts, reports or remembers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// A server that names an address of another network spoke to us: from this address and hardware address, in this
+    /// transaction.
+    AnsweredFrom {
+        /// The server, by its server identifier (RFC 2132 §9.7).
+        server: Ipv4Addr,
+        /// The transaction.
+        xid: u32,
+        /// Where the frame came from.
+        source: (Ipv4Addr, MacAddr),
+    },
     /// Another server spoke, to a phone or to us.
     Heard(Box<Overheard>),
     /// We completed a phone's lease.

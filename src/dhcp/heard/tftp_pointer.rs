@@ -36,6 +36,8 @@ pub enum Host {
     Address(Ipv4Addr),
     /// By its name in DNS, which may be any machine.
     Name(String),
+    /// By a name that was looked up, and its address.
+    Resolved(String, Ipv4Addr),
 }
 
 impl std::fmt::Display for Host {
@@ -43,6 +45,7 @@ impl std::fmt::Display for Host {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Name(name) => name.fmt(f),
+            Self::Resolved(name, address) => write!(f, "{name} ({address})"),
         }
     }
 }
@@ -51,7 +54,7 @@ impl TftpPointer {
     /// Whether the server is one of these addresses; `None` for a name, which has to be resolved first.
     pub fn is_one_of(&self, addresses: &[Ipv4Addr]) -> Option<bool> {
         match &self.server {
-            Host::Address(address) => Some(addresses.contains(address)),
+            Host::Address(address) | Host::Resolved(_, address) => Some(addresses.contains(address)),
             Host::Name(_) => None,
         }
     }
@@ -170,7 +173,7 @@ fn is_pointer_text(text: &str) -> bool {
     let mut named = 0_usize;
     let is_one = |word: &str| match host(word) {
         Some(Host::Name(name)) => url(word).is_some() || name.contains('.'),
-        Some(Host::Address(_)) => url(word).is_some() || !word.contains("://"),
+        Some(Host::Address(_) | Host::Resolved(..)) => url(word).is_some() || !word.contains("://"),
         None => false,
     };
     words(text).all(|word| {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::heard::TftpPointer;
+use crate::heard::{Host, TftpPointer};
 use crate::options::{TFTP_SERVER_NAME, TFTP_SERVERS};
 
 /// The most servers that words name.
@@ -66,7 +66,7 @@ pub fn words(pointers: &[TftpPointer], ours: &[Ipv4Addr]) -> Option<String> {
 /// The servers of one option in their order.
 fn route(pointers: &[&TftpPointer], ours: &[Ipv4Addr]) -> String {
     let target = |pointer: &TftpPointer| match pointer.is_one_of(ours) {
-        Some(true) => (format!("here ({})", pointer.server), ""),
+        Some(true) => (format!("here ({})", address_of(&pointer.server)), ""),
         Some(false) => (format!("to {}", pointer.server), ", which is not this machine"),
         None => (format!("to {}", pointer.server), ", which may or may not be this machine"),
     };
@@ -78,6 +78,14 @@ fn route(pointers: &[&TftpPointer], ours: &[Ipv4Addr]) -> String {
             let rest: Vec<&str> = rest.iter().map(|(target, _)| target.as_str()).collect();
             format!("{first} first, then {}", rest.join(", then "))
         }
+    }
+}
+
+/// A server's address, or its name where that is all that is known.
+fn address_of(server: &Host) -> String {
+    match server {
+        Host::Address(address) | Host::Resolved(_, address) => address.to_string(),
+        Host::Name(name) => name.clone(),
     }
 }
 

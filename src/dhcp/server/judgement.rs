@@ -66,8 +66,9 @@ impl DhcpServer {
         let ours = &choice.wanted().tftp;
 
         let refuse = |server: &&OtherServer| server.relays == Relays::Refused && server.points(ours) == Points::Nowhere;
+        let servers = lan.known_to(ours);
         let refused =
-            lan.known().filter(refuse).filter(|_| augments).map(|server| relay_refused_in_words(server.server));
+            servers.iter().filter(refuse).filter(|_| augments).map(|server| relay_refused_in_words(server.server));
         judgement.relay_refused.set(refused, stats);
 
         let unreadable = lan.unreadable().map(|address| {
@@ -79,7 +80,7 @@ impl DhcpServer {
         });
         judgement.unreadable.set(unreadable, stats);
 
-        let elsewhere = lan.known().flat_map(|server| {
+        let elsewhere = servers.iter().flat_map(|server| {
             let texts = server.vendors_elsewhere(ours);
             texts
                 .into_iter()
@@ -90,7 +91,7 @@ impl DhcpServer {
             matches!(server.points(ours), Points::Partly | Points::Elsewhere)
                 || !server.vendors_elsewhere(ours).is_empty()
         };
-        let misled = lan.known().any(misleads);
+        let misled = servers.iter().any(misleads);
         // What single phones were told goes with it.
         if judgement.misled && !misled {
             stats.clear_alert(AlertCode::DhcpPointsElsewhere);

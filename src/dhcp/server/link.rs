@@ -29,6 +29,7 @@ impl DhcpServer {
     /// The link was down. What ARP said before may be of another LAN.
     pub fn link_was_down(&mut self, now: Now) {
         self.lan.forget_checks();
+        self.lan.forget_paths();
         self.phones_only.begin_anew();
         self.arp_scan.hurry(now.tick);
     }

@@ -1,17 +1,19 @@
 //! What other servers say, and what follows from it for the mode in force.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use tracing::debug;
 
 use super::{DhcpServer, Now, Outbox};
 use crate::heard::{Answers, Overheard, ServerMessage};
-use crate::lan::Relays;
+use crate::lan::{Relays, ServerPath};
 use crate::message::{MessageKind, Request};
 use crate::options::OptionCode;
 use crate::proof::device_asked_for;
 use crate::scope::ActiveMode;
 use api::AlertCode;
+use ids::MacAddr;
 
 impl DhcpServer {
     /// Whether other servers are to be asked soon: somebody speaks as a server who is not known as one, or one that is
@@ -110,6 +112,34 @@ impl DhcpServer {
         if let Some(overheard) = Overheard::unreadable(bytes, source, |xid| self.relay_check.is_ours(xid)) {
             self.overheard(&overheard, now);
         }
+    }
+
+    /// A server has answered a question of ours from this address and hardware address. Where it names an address of another
+    /// network, it is asked there from now on.
+    pub fn answered_from(&mut self, server: Ipv4Addr, source: (Ipv4Addr, MacAddr), now: Now) {
+        let path = ServerPath::of(server, source, self.choice.wanted().lan);
+        if path.is_some_and(|path| self.lan.answered_from(server, path, now.wall)) {
+            debug!(%server, ?path, "this server names an address of another network, and is asked where it answers from");
+            self.give_orders(Arc::clone(&self.orders.recalled));
+        }
+    }
+
+    /// A name to look up, if one is due: a server points phones to it.
+    pub fn name_to_resolve(&self, now: Now) -> Option<String> {
+        self.lan.name_to_resolve(now.wall)
+    }
+
+    /// A name was looked up, and means these machines; none if it was not found.
+    pub fn resolved(&mut self, name: &str, addresses: Vec<Ipv4Addr>, now: Now) {
+        debug!(name, ?addresses, "a name that a DHCP server points phones to was looked up");
+        if self.lan.resolved(name, addresses, now.wall) {
+            self.settle(now);
+        }
+    }
+
+    /// How to reach a server.
+    pub fn path_to(&self, server: Ipv4Addr) -> ServerPath {
+        self.lan.path_to(server).unwrap_or(ServerPath::Address(server))
     }
 
     /// A question as a relay agent went to this server in this transaction.

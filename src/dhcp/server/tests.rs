@@ -3,6 +3,7 @@
 mod chosen;
 mod judged;
 mod link;
+mod names;
 
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};
@@ -16,6 +17,7 @@ use crate::arp::Claim;
 use crate::arp_scan::{STEP, WAIT as CHECK_WAIT};
 use crate::augment::{CompletedOffer, Event, Exchange};
 use crate::heard::{Answers, Overheard, ServerMessage};
+use crate::lan::ServerPath;
 use crate::leases::QUARANTINE;
 use crate::question::{self, Question};
 use crate::scope::ActiveMode;

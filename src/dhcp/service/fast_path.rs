@@ -25,6 +25,7 @@ use super::cpu_share::{self, CpuShare};
 use crate::augment::{Action, Augment, Event, MAX_SERVERS};
 use crate::completed_lease::CompletedLease;
 use crate::heard::{Overheard, ServerMessage};
+use crate::lan::ServerPath;
 use crate::message::{MessageKind, Request};
 use crate::question::{self, Question};
 use crate::responder::{Destination, Verdict, respond_to_inform};
@@ -92,8 +93,8 @@ struct FastPathState {
     /// The orders that are followed.
     orders: Arc<Orders>,
     augment: Augment,
-    /// The routers that were asked whether they answer relay agents.
-    asked: Vec<Ipv4Addr>,
+    /// The routers that were asked whether they answer relay agents, and how they were reached.
+    asked: Vec<(Ipv4Addr, ServerPath)>,
     /// The leases of before a restart that `augment` has taken over.
     recalled: Option<Arc<Vec<(CompletedLease, Duration)>>>,
 }
@@ -193,12 +194,13 @@ impl FastPathShared {
 impl FastPathState {
     /// Asks routers that are new whether they answer relay agents. People see that in reports.
     fn ask_as_relay(&mut self, (mac, address): (MacAddr, Ipv4Addr), actions: &mut Vec<Action>) {
-        let new = self.orders.servers.iter().filter(|server| !self.asked.contains(server));
-        for &server in new.take(MAX_SERVERS) {
+        let orders = &self.orders;
+        let servers: Vec<_> = orders.servers.iter().map(|&server| (server, orders.path_to(server))).collect();
+        for &(server, _) in servers.iter().filter(|one| !self.asked.contains(one)).take(MAX_SERVERS) {
             let discover = question::emit(Question::Discover(None), mac, 0);
             actions.push(self.augment.relay_own(server, &discover, address));
         }
-        self.asked.clone_from(&self.orders.servers);
+        self.asked = servers;
     }
 
     /// Follows new orders.
@@ -207,6 +209,7 @@ impl FastPathState {
         let orders = &self.orders;
         self.augment.set_servers(&orders.servers);
         self.augment.set_slow(&orders.slow);
+        self.augment.set_own_names(&orders.own_names);
         if before.scope.tftp != orders.scope.tftp || before.scope.vendor_options != orders.scope.vendor_options {
             self.augment.drop_completed();
         }
@@ -239,9 +242,9 @@ impl Worker {
         while !shared.stop.load(Ordering::Acquire) {
             let received = recv(self.raw.as_raw_fd(), &mut bytes, MsgFlags::empty());
             let frame = received.ok().and_then(|length| bytes.get(..length));
-            let due = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut actions);
+            let (due, orders) = self.decide(shared, frame.and_then(frame::parse).as_ref(), &mut actions);
             for action in actions.drain(..) {
-                self.carry_out(action);
+                self.carry_out(action, &orders);
             }
             let due = due.map(|at| at.saturating_duration_since(Instant::now()));
             let next = due.map_or(WAIT, |due| due.clamp(SHORTEST_WAIT, WAIT));
@@ -260,14 +263,14 @@ impl Worker {
         }
     }
 
-    /// Decides what comes of a datagram and of the time. Says when to call again.
+    /// Decides what comes of a datagram and of the time. Says when to call again, and which orders were followed.
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
     fn decide(
         &self,
         shared: &FastPathShared,
         datagram: Option<&Datagram<'_>>,
         actions: &mut Vec<Action>,
-    ) -> Option<Instant> {
+    ) -> (Option<Instant>, Arc<Orders>) {
         let mut state = shared.state();
         let state = &mut *state;
         shared.take_orders(state, (self.identity.mac, self.identity.address), actions);
@@ -277,7 +280,7 @@ impl Worker {
         if let Some(datagram) = datagram {
             self.hear(&orders, &mut state.augment, datagram, actions);
         }
-        state.augment.deadline()
+        (state.augment.deadline(), orders)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
@@ -289,6 +292,16 @@ impl Worker {
             if *datagram.source.ip() != self.identity.address {
                 let scope = augments.then_some(&orders.scope);
                 augment.hear_server(scope, &message, &taken, now, actions);
+                // One that a relay agent passes on to us comes from elsewhere, and the kernel's route leads there.
+                let to_us = message.chaddr == self.identity.mac && message.giaddr.is_unspecified();
+                if to_us && !orders.scope.lan.contains(message.server) {
+                    let source = (*datagram.source.ip(), datagram.sender);
+                    actions.push(Action::Tell(Event::AnsweredFrom {
+                        server: message.server,
+                        xid: message.xid,
+                        source,
+                    }));
+                }
             }
             return;
         }
@@ -326,22 +339,22 @@ impl Worker {
         }
     }
 
-    fn carry_out(&self, action: Action) {
+    fn carry_out(&self, action: Action, orders: &Orders) {
         match action {
             Action::Reply { mac, address, broadcast, message } => {
                 let (mac, address) =
                     if broadcast { (MacAddr::new([0xff; 6]), Ipv4Addr::BROADCAST) } else { (mac, address) };
-                let from = (self.identity.mac, SocketAddrV4::new(self.identity.address, self.identity.server_port));
-                let to = (mac, SocketAddrV4::new(address, self.identity.client_port));
-                if let Some(frame) = frame::emit(from, to, &message)
-                    && let Err(error) =
-                        sendto(self.raw.as_raw_fd(), &frame, &self.identity.link, MsgFlags::MSG_DONTWAIT)
-                {
+                if let Err(error) = self.send_frame((mac, address, self.identity.client_port), &message) {
                     debug!(%error, "a completed answer could not be sent");
                 }
             }
             Action::Relay(server, message) => {
-                if let Err(error) = self.relay.send_to(&message, (server, self.identity.server_port)) {
+                let port = self.identity.server_port;
+                let sent = match orders.path_to(server) {
+                    ServerPath::Address(address) => self.relay.send_to(&message, (address, port)).map(drop),
+                    ServerPath::Frame(mac, address) => self.send_frame((mac, address, port), &message),
+                };
+                if let Err(error) = sent {
                     debug!(%error, %server, "a DISCOVER could not be relayed");
                 }
             }
@@ -350,6 +363,14 @@ impl Worker {
                 let _ = self.events.try_send(event);
             }
         }
+    }
+
+    /// Sends a message from the server's port.
+    fn send_frame(&self, (mac, address, port): (MacAddr, Ipv4Addr, u16), message: &[u8]) -> io::Result<()> {
+        let from = (self.identity.mac, SocketAddrV4::new(self.identity.address, self.identity.server_port));
+        let frame =
+            frame::emit(from, (mac, SocketAddrV4::new(address, port)), message).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(sendto(self.raw.as_raw_fd(), &frame, &self.identity.link, MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 }
 

@@ -79,7 +79,7 @@ impl RelayClient {
     }
 
     /// Asks a server as a relay agent which address it would offer to this machine, and says in which transaction. `server`
-    /// is where its own offer came from.
+    /// is where its own offer came from, and the address to ask it at.
     ///
     /// # Errors
     ///

@@ -14,6 +14,7 @@ use tracing::debug;
 use super::config::{BindError, Config};
 use super::fast_path::LinkIdentity;
 use super::link::Link;
+use crate::lan::ServerPath;
 use crate::responder::Destination;
 use crate::server::Outgoing;
 use ethernet::PacketSockets;
@@ -95,8 +96,18 @@ impl ServerPort {
     }
 
     /// Sends a message to another server, as a relay agent does.
-    pub(super) async fn send_to_server(&self, bytes: &[u8], server: Ipv4Addr) -> io::Result<()> {
-        self.send_to(bytes, SocketAddrV4::new(server, self.port)).await
+    pub(super) async fn send_to_server(&self, bytes: &[u8], path: ServerPath) -> io::Result<()> {
+        match path {
+            ServerPath::Address(address) => self.send_to(bytes, SocketAddrV4::new(address, self.port)).await,
+            ServerPath::Frame(mac, address) => {
+                let (from, to) = (self.config.lan.address(), SocketAddrV4::new(address, self.port));
+                let sent = self
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.send(SocketAddrV4::new(from, self.port), (mac, to), bytes));
+                if sent { Ok(()) } else { Err(io::ErrorKind::HostUnreachable.into()) }
+            }
+        }
     }
 
     /// Sends a reply and counts it.

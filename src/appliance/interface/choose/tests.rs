@@ -205,7 +205,8 @@ fn a_second_interface_on_the_lan_is_told_unless_the_kernel_keeps_them_apart() {
             mtu: 1500,
             mac: None,
         };
-        beside(links, &lan, |setting| if setting == "arp_ignore" { arp_ignore } else { rp_filter }).doubled
+        beside(links, &lan, &BTreeSet::new(), |setting| if setting == "arp_ignore" { arp_ignore } else { rp_filter })
+            .doubled
     };
     let eth0 = || at("eth0", 2, "192.168.1.2/24");
     let wlan0 = || at("wlan0", 3, "192.168.1.3/24").wireless();
@@ -241,11 +242,43 @@ fn a_second_interface_on_the_lan_is_told_unless_the_kernel_keeps_them_apart() {
 }
 
 #[test]
+fn an_interface_that_hears_the_lan_is_on_it_whatever_its_addresses_are() {
+    let lan =
+        LanInterface { name: "eth0".into(), index: 2, lan: "192.168.1.2/24".parse().unwrap(), mtu: 1500, mac: None };
+    let told = |other: Link, arp_ignore: u32, rp_filter: u32| {
+        let links = [at("eth0", 2, "192.168.1.2/24"), other];
+        let settings = |setting: &str| if setting == "arp_ignore" { arp_ignore } else { rp_filter };
+        let beside = beside(&links, &lan, &BTreeSet::from([3]), settings);
+        (beside.doubled.join("\n"), beside.kept_apart)
+    };
+    for other in [bare("eth1", 3), at("eth1", 3, "10.20.0.2/24"), at("eth1", 3, "169.254.3.3/16")] {
+        let (said, _) = told(other.clone(), 0, 0);
+        assert!(said.starts_with("eth1 has no address of the LAN and hears what eth0 sends"), "{said}");
+        assert!(said.contains("unplug eth1") && said.contains("arp_ignore=1"), "{said}");
+        // Told once, in the words for two addresses, where it has one of the LAN.
+        assert!(told(other.clone().and("192.168.1.3/24"), 0, 0).0.starts_with("eth0 (192.168.1.2) and eth1"));
+        for (arp_ignore, rp_filter) in [(1, 0), (2, 0), (0, 1)] {
+            let apart = told(other.clone(), arp_ignore, rp_filter);
+            assert_eq!(apart, (String::new(), vec!["eth1".to_owned()]), "{other:?}");
+        }
+        assert_ne!(told(other, 0, 2).0, "", "a loose filter drops nothing");
+    }
+    // Who is no network of its own is none here either.
+    for other in [bare("eth1", 3).down(), bare("eth1", 3).port_of(2).kind("veth"), bare("tun0", 3).kind("tun")] {
+        let links = [at("eth0", 2, "192.168.1.2/24").kind("bridge"), other];
+        assert_eq!(others(&links, &lan), BTreeSet::new(), "{links:?}");
+    }
+    let longest = "a-name-of-15-ch";
+    let (said, _) = told(Link { name: longest.into(), ..bare(longest, 3) }, 0, 0);
+    assert!(said.len() + 2 * longest.len() <= 255, "an alert has 255 bytes");
+}
+
+#[test]
 fn further_addresses_of_the_lan_interface_are_told_but_not_makeshift_ones() {
     let links = [at("eth0", 2, "192.168.1.2/24").and("169.254.3.3/16").and("10.20.0.2/24")];
     let lan =
         LanInterface { name: "eth0".into(), index: 2, lan: "192.168.1.2/24".parse().unwrap(), mtu: 1500, mac: None };
-    assert_eq!(beside(&links, &lan, |_| 0).addresses, ["10.20.0.2/24".parse().unwrap()]);
+    assert_eq!(beside(&links, &lan, &BTreeSet::new(), |_| 0).addresses, ["10.20.0.2/24".parse().unwrap()]);
 }
 
 /// What is chosen, or why nothing is.

@@ -319,3 +319,19 @@ fn a_nak_of_a_machine_that_is_not_the_phones_router_costs_no_phone_its_files() {
         assert!(lan.router(&nak).contains(&Action::Tell(Event::Refused { phone: PHONE, server: ROUTER })));
     }
 }
+
+// A5. What a name means is known once it was looked up.
+#[test]
+fn a_vendors_name_that_means_us_leads_no_phone_elsewhere() {
+    let mut discover = question::emit(Question::Discover(None), PHONE, 5);
+    discover.truncate(243);
+    options::emit(OptionCode::ParameterRequestList, &[1, 3, 66, 160], &mut discover);
+    discover.push(255);
+    for (own, completed) in [(&["other.lan"][..], false), (&["tftp.lan", "other.lan"], true)] {
+        let mut lan = TestLan::new();
+        lan.augment.set_own_names(&own.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        lan.relays(&discover);
+        lan.router(&offer(lan.xid(), ROUTER, ADDRESS, &[(160, b"http://tftp.lan/")]));
+        assert_eq!(lan.select(ROUTER, ADDRESS).is_some(), completed, "{own:?}");
+    }
+}

@@ -134,3 +134,27 @@ fn an_address_found_in_use_ahead_is_offered_to_nobody() {
     let offer = site.receive(discover(PHONE)).others;
     assert_eq!(address_in(&offer.first().unwrap().bytes), *arp_scan.first().unwrap());
 }
+
+#[test]
+fn a_server_that_names_an_address_of_another_network_is_asked_where_it_answers_from() {
+    let named = Ipv4Addr::new(172, 31, 0, 1);
+    let [here, forged] = [1, 66].map(|last| Ipv4Addr::new(192, 168, 1, last));
+    let (router, rogue) = (MacAddr::new([2, 0, 0, 0, 0, 1]), MacAddr::new([2, 0, 0, 0, 0, 66]));
+    let mut site = Site::wanting(DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() });
+    site.server.overheard(&spoke(named, &[]), site.now);
+    assert_eq!(site.server.orders().path_to(named), ServerPath::Address(named), "nothing else is known of it");
+    site.server.answered_from(named, (here, router), site.now);
+    let reached = |site: &Site| [site.server.orders().path_to(named), site.server.path_to(named)];
+    assert_eq!(reached(&site), [ServerPath::Address(here); 2]);
+    // Who answers in its name does not get what is for it.
+    site.server.answered_from(named, (forged, rogue), site.now);
+    assert_eq!(reached(&site), [ServerPath::Address(here); 2]);
+    // A router of this LAN is where ARP finds it.
+    site.hear_router();
+    site.server.answered_from(ROUTER, (forged, rogue), site.now);
+    assert_eq!(site.server.orders().path_to(ROUTER), ServerPath::Address(ROUTER));
+    // Another link may lead to another router that names the same address. It has none of this LAN.
+    site.server.link_was_down(site.now);
+    site.server.answered_from(named, (named, rogue), site.now);
+    assert_eq!(reached(&site), [ServerPath::Frame(rogue, named); 2]);
+}
