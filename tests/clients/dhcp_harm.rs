@@ -1,43 +1,22 @@
 //! What others may do on a LAN, by mistake or for harm, and what phones must not notice of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use super::dhcp::leasing;
+use super::dhcp_wire::{bootp, socket};
 use super::lan::{BOX, Lan, PHONE, Router};
 use super::net::{Host, can_run, text, wait_for};
 use super::site::{CISCO, Deployment, POLYCOM};
 
-/// A socket on a client's port of a host, also of one without an address.
+/// A socket on a client's port of a host.
 fn client(host: &Host) -> UdpSocket {
-    let work = || {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.bind_device(Some(b"eth0")).unwrap();
-        socket.set_broadcast(true).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into()).unwrap();
-        UdpSocket::from(socket)
-    };
-    host.inside(work).join().unwrap()
+    socket(host, 68)
 }
 
 /// A client's message in the name of a device; `kind` is option 53.
 fn message(kind: u8, mac: [u8; 6], ciaddr: [u8; 4], options: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 6, 0, 7, 7, 7, mac[5], 0, 0, 0x80, 0];
-    if ciaddr != [0; 4] {
-        bytes[10] = 0;
-    }
-    bytes.extend(ciaddr);
-    bytes.resize(28, 0);
-    bytes.extend(mac);
-    bytes.resize(236, 0);
-    bytes.extend([99, 130, 83, 99, 53, 1, kind]);
-    bytes.extend(options);
-    bytes.extend([55, 4, 1, 3, 66, 150, 255]);
-    bytes.resize(bytes.len().max(300), 0);
-    bytes
+    bootp(kind, [7, 7, 7, mac[5]], mac, ciaddr, &[options, &[55, 4, 1, 3, 66, 150]])
 }
 
 /// DISCOVERs of devices that do not exist. Half of them say that they are phones.

@@ -1,15 +1,13 @@
 //! What the box makes of routers, relay agents and phones that do not do as the RFCs say, or do so in another way: what
 //! `lineside status` and `lineside doctor` tell people.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
-use super::lan::{BOX, Lan, PC, PHONE};
+use super::dhcp_wire::{ScriptedRouter, bootp, socket};
+use super::lan::{BOX, BOX_MAC, Lan, PC, PHONE};
 use super::net::{Host, can_run, text, wait_for};
+use super::wire::mac;
 
 /// Where the scripted router is.
 const ROUTER: [u8; 4] = [10, 78, 0, 9];
@@ -56,6 +54,48 @@ fn a_router_that_answers_relay_agents_is_said_to_do_so_and_augment_is_right() {
     std::thread::sleep(Duration::from_secs(8));
     assert!(!lan.status().contains("dhcp-relay-refused"), "{}", lan.status());
     drop(router);
+}
+
+/// A router that names an address of another interface of its own, which ARP finds nobody for on this LAN. The kernel's
+/// route to it leads to another router.
+#[test]
+fn a_router_that_names_an_address_of_another_network_is_asked_where_it_answers_from() {
+    if !can_run("a_router_that_names_an_address_of_another_network", &["ip", "tcpdump", "busybox"]) {
+        return;
+    }
+    const NAMED: [u8; 4] = [172, 31, 0, 1];
+    // It has an address of the LAN; or the one that it names only, for which it answers no ARP.
+    for (address, asked_at) in [("10.78.0.9/24", "10.78.0.9"), ("172.31.0.1/32", "172.31.0.1")] {
+        let mut lan = Lan::new(None, 600);
+        lan.pc.sh(&format!(
+            "sysctl -qw net.ipv4.conf.all.arp_ignore={}; ip address add {address} dev eth0; \
+             ip route replace 10.78.0.0/24 dev eth0",
+            if asked_at == "10.78.0.9" { 1 } else { 8 }
+        ));
+        lan.site.sh("ip route add default via 10.78.0.1");
+        let router = ScriptedRouter::start_without_address(&lan.pc, |request| {
+            // The race is not what this is about.
+            if request.kind() != 1 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            vec![request.reply(NAMED, &[])]
+        });
+        let output = doctor(&lan);
+        assert!(output.contains("DHCP server 172.31.0.1\n"), "{asked_at}: {output}");
+        assert!(output.contains("relay agents   answered") && output.contains("Take mode `augment`"), "{output}");
+        lan.serve("mode = \"augment\"", "\"augment\"");
+        let learned = (1..=4).any(|_| lan.udhcpc(&lan.phone, "Polycom-SPIP670").contains(&format!("tftp={BOX}")));
+        assert!(learned, "{asked_at}: {}\n{}", lan.status(), lan.log());
+        // To nobody else than the router goes what is relayed for the phone.
+        let for_phone = "udp dst port 67 and udp[32:4] != 0 and udp[36:4] = 0x0004f2aa and udp[40:2] = 0xbb01";
+        let relayed = lan.frames(&format!("ether src {BOX_MAC} and {for_phone}"));
+        let astray =
+            lan.frames(&format!("ether src {BOX_MAC} and {for_phone} and not (ether dst {PC} and dst {asked_at})"));
+        assert!(!relayed.is_empty() && astray.is_empty(), "{asked_at}: {astray:#?} of {relayed:#?}");
+        std::thread::sleep(Duration::from_secs(6));
+        assert!(!lan.status().contains("dhcp-relay-refused"), "{asked_at}: {}", lan.status());
+        drop(router);
+    }
 }
 
 #[test]
@@ -110,6 +150,28 @@ fn an_option_66_that_is_a_url_of_ours_points_here_and_a_first_server_of_others_d
         assert!(!status.contains("dhcp-points-elsewhere"), "{status}");
         let output = doctor(&lan);
         assert!(output.contains(said), "no `{said}` in:\n{output}");
+        drop(router);
+    }
+}
+
+#[test]
+fn a_name_that_the_router_points_phones_to_is_looked_up_and_status_says_what_doctor_says() {
+    if !can_run("a_name_that_the_router_points_phones_to", &["ip", "tcpdump"]) {
+        return;
+    }
+    for (means, label, said) in [
+        (BOX, "inform (auto: the router points here)", "points phones here (10.78.0.2)"),
+        ("10.0.0.9", "\"inform (auto)\"", "to tftp.example.lan (10.0.0.9), which is not this machine"),
+    ] {
+        let mut lan = Lan::new(None, 600);
+        let _hosts = lan.site.hosts(&format!("127.0.0.1 localhost\n{means} tftp.example.lan\n"));
+        let option = [&[66, 16][..], b"tftp.example.lan"].concat();
+        let router = ScriptedRouter::start(&lan.pc, move |request| vec![request.reply(ROUTER, &option)]);
+        lan.serve("mode = \"auto\"", label);
+        let (status, output) = (lan.status(), doctor(&lan));
+        assert!(output.contains(said), "no `{said}` in:\n{output}");
+        let is_alert = status.contains("\"code\": \"dhcp-mode\"");
+        assert_eq!((is_alert, status.contains(said)), (means != BOX, means != BOX), "{status}");
         drop(router);
     }
 }
@@ -221,46 +283,10 @@ fn doctor(lan: &Lan) -> String {
     text(&lan.site.command(&[env!("CARGO_BIN_EXE_lineside"), "doctor", "--interface", "eth0"]).output().unwrap())
 }
 
-fn mac(text: &str) -> [u8; 6] {
-    let octets: Vec<u8> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
-    octets.try_into().unwrap()
-}
-
-/// A socket on a port of a host, also of one without an address.
-fn socket(host: &Host, port: u16) -> UdpSocket {
-    let work = move || {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.bind_device(Some(b"eth0")).unwrap();
-        socket.set_broadcast(true).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into()).unwrap();
-        let socket = UdpSocket::from(socket);
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        socket
-    };
-    host.inside(work).join().unwrap()
-}
-
 /// A phone's message with this client identifier.
 fn message(kind: u8, mac: [u8; 6], client: &[u8], ciaddr: [u8; 4], options: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 6, 0, 9, 9, kind, mac[5], 0, 0, 0x80, 0];
-    if ciaddr != [0; 4] {
-        bytes[10] = 0;
-    }
-    bytes.extend(ciaddr);
-    bytes.resize(28, 0);
-    bytes.extend(mac);
-    bytes.resize(236, 0);
-    bytes.extend([99, 130, 83, 99, 53, 1, kind, 60, 15]);
-    bytes.extend(b"Polycom-SPIP670");
-    if !client.is_empty() {
-        bytes.extend([61, client.len() as u8 + 1, 0]);
-        bytes.extend(client);
-    }
-    bytes.extend(options);
-    bytes.push(255);
-    bytes.resize(bytes.len().max(300), 0);
-    bytes
+    let id = if client.is_empty() { Vec::new() } else { [&[61, client.len() as u8 + 1, 0], client].concat() };
+    bootp(kind, [9, 9, kind, mac[5]], mac, ciaddr, &[b"\x3c\x0fPolycom-SPIP670", &id, options])
 }
 
 /// The type and the address of the next reply to a device.
@@ -283,78 +309,4 @@ fn lease(socket: &UdpSocket, mac: [u8; 6], client: &[u8]) -> [u8; 4] {
     let (_, address) = ask(&message(1, mac, client, [0; 4], &[]), 2).expect("an offer");
     let options = [&[50, 4][..], &address, &[54, 4, 10, 78, 0, 2]].concat();
     ask(&message(3, mac, client, [0; 4], &options), 5).expect("an ACK").1
-}
-
-/// A DHCP server that answers as the test says; it ends when it is dropped.
-struct ScriptedRouter {
-    stop: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// A client's or relay agent's message.
-struct Asked(Vec<u8>);
-
-impl Asked {
-    fn giaddr(&self) -> [u8; 4] {
-        self.0[24..28].try_into().unwrap()
-    }
-
-    fn header(&self) -> Vec<u8> {
-        let mut bytes = self.0[..240].to_vec();
-        bytes[0] = 2;
-        bytes[16..20].copy_from_slice(&[10, 78, 0, 50]);
-        bytes
-    }
-
-    /// OFFER or ACK of a server, with further options.
-    fn reply(&self, server: [u8; 4], options: &[u8]) -> Vec<u8> {
-        let kind = if self.0[242] == 1 { 2 } else { 5 };
-        let mut bytes = self.header();
-        bytes.extend([53, 1, kind, 54, 4]);
-        bytes.extend(server);
-        bytes.extend([51, 4, 0, 0, 2, 88, 1, 4, 255, 255, 255, 0, 3, 4, 10, 78, 0, 9]);
-        bytes.extend(options);
-        bytes.push(255);
-        bytes.resize(bytes.len().max(300), 0);
-        bytes
-    }
-
-    /// A reply without options.
-    fn unreadable(&self) -> Vec<u8> {
-        let mut bytes = self.header();
-        bytes.push(255);
-        bytes.resize(300, 0);
-        bytes
-    }
-}
-
-impl ScriptedRouter {
-    fn start(host: &Host, answer: impl Fn(&Asked) -> Vec<Vec<u8>> + Send + 'static) -> Self {
-        host.sh("ip address add 10.78.0.9/24 dev eth0");
-        let (socket, stop) = (socket(host, 67), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            let mut bytes = [0; 1500];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((length, _)) = socket.recv_from(&mut bytes) else { continue };
-                if length < 243 || bytes[0] != 1 {
-                    continue;
-                }
-                let asked = Asked(bytes[..length].to_vec());
-                let to = match asked.giaddr() {
-                    [0, 0, 0, 0] => SocketAddrV4::new(Ipv4Addr::BROADCAST, 68),
-                    relay => SocketAddrV4::new(relay.into(), 67),
-                };
-                answer(&asked).iter().for_each(|reply| drop(socket.send_to(reply, to)));
-            }
-        });
-        Self { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for ScriptedRouter {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(std::thread::JoinHandle::join);
-    }
 }

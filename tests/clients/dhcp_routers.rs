@@ -1,45 +1,20 @@
 //! Routers with habits of their own, and what `augment` makes of them, on the wire.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
+use super::dhcp_wire::{bootp, socket};
 use super::lan::{BOX, Lan, Router};
-use super::net::{Host, Running, can_run};
+use super::net::{Running, can_run};
 
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 const NAK: u8 = 6;
 
-/// A socket on a port of a host, also of one without an address.
-fn socket(host: &Host, port: u16) -> UdpSocket {
-    let work = move || {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.bind_device(Some(b"eth0")).unwrap();
-        socket.set_broadcast(true).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into()).unwrap();
-        UdpSocket::from(socket)
-    };
-    host.inside(work).join().unwrap()
-}
-
 /// A phone's message with these options; it wants broadcasts.
 fn message(kind: u8, xid: u32, mac: [u8; 6], options: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 1, 6, 0];
-    bytes.extend(xid.to_be_bytes());
-    bytes.extend([0, 0, 0x80, 0]);
-    bytes.resize(28, 0);
-    bytes.extend(mac);
-    bytes.resize(236, 0);
-    bytes.extend([99, 130, 83, 99, 53, 1, kind, 60, 15]);
-    bytes.extend(b"Polycom-SPIP670");
-    bytes.extend([55, 6, 1, 3, 6, 15, 66, 150]);
-    bytes.extend(options);
-    bytes.push(255);
-    bytes.resize(bytes.len().max(300), 0);
-    bytes
+    let asked = [55, 6, 1, 3, 6, 15, 66, 150];
+    bootp(kind, xid.to_be_bytes(), mac, [0; 4], &[b"\x3c\x0fPolycom-SPIP670", &asked, options])
 }
 
 fn options(message: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -243,6 +218,7 @@ fn whoever_answers_at_all_is_somebody_else_and_all_does_not_begin_beside_it() {
     let mut lan = Lan::new(None, 600);
     lan.pc.sh(&format!("ip address add {SECOND}/24 dev eth0"));
     let server = socket(&lan.pc, 67);
+    server.set_read_timeout(None).unwrap();
     std::thread::spawn(move || {
         let mut bytes = [0; 1500];
         while let Ok(length) = server.recv(&mut bytes) {
@@ -386,6 +362,7 @@ fn a_rogue_that_answers_us_cannot_speak_in_the_routers_name() {
     let mut lan = Lan::new(Some(Router::DnsmasqAuthoritative), 600);
     lan.pc.sh(&format!("ip address add {SECOND}/24 dev eth0"));
     let rogue = socket(&lan.pc, 67);
+    rogue.set_read_timeout(None).unwrap();
     // It offers in its own name to whoever broadcasts, so that it is asked as a server, and replays what it is then asked
     // as an OFFER of the router's with a gateway of its own.
     std::thread::spawn(move || {

@@ -3,13 +3,15 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::net::{Host, Net, Running, sh, text, wait_for};
+use super::wire::{raw, udp_frame};
 
 pub const BOX: &str = "10.78.0.2";
 pub const BOX_MAC: &str = "02:00:00:00:02:02";
@@ -368,7 +370,7 @@ impl Lan {
     /// Makes sure that whoever read the whole capture finds every message of ours well-formed.
     pub fn is_well_formed(&self) {
         let Some(python) = python() else { return };
-        std::thread::sleep(Duration::from_millis(300));
+        self.written();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/well_formed.py");
         let capture = self.dir.join("lan.pcap");
         let output = Command::new(python).args([script, capture.to_str().unwrap(), BOX_MAC]).output().unwrap();
@@ -376,10 +378,24 @@ impl Lan {
         assert!(output.status.success(), "scapy objects:\n{}", text(&output));
     }
 
+    /// Waits until everything that was sent by now is written down: until a frame is that is sent after it. It is for nobody.
+    fn written(&self) {
+        static MARKS: AtomicU16 = AtomicU16::new(1);
+        let port = MARKS.fetch_add(1, Ordering::Relaxed);
+        let (from, to) =
+            (SocketAddrV4::new([203, 0, 113, 1].into(), port), SocketAddrV4::new([203, 0, 113, 2].into(), 68));
+        let (mark, nobody) = ([2, 0, 0, 0, 0xff, 1], [2, 0, 0, 0, 0xff, 2]);
+        raw(&self.switch, "br0").send(&udp_frame((mark, nobody), from, to, b"")).unwrap();
+        let path = self.dir.join("lan.pcap");
+        let read = format!("tcpdump -n -r {} 'src 203.0.113.1 and udp src port {port}' 2>/dev/null", path.display());
+        // The last frame may be written in part.
+        let written = || Command::new("sh").args(["-c", &read]).output().is_ok_and(|output| !output.stdout.is_empty());
+        wait_for(Duration::from_secs(20), || written().then_some(())).expect("whoever writes down the frames goes on");
+    }
+
     /// Frames on the LAN that fit a filter, one line each.
     pub fn frames(&self, filter: &str) -> Vec<String> {
-        // What was just sent is written within its buffer time.
-        std::thread::sleep(Duration::from_millis(300));
+        self.written();
         let path = self.dir.join("lan.pcap");
         let output = sh(&format!("tcpdump -n -e -vv -r {} '{filter}' 2>/dev/null", path.display()));
         output
@@ -391,6 +407,7 @@ impl Lan {
 
     /// NAKs, whoever sent them: option 53 is 6, wherever it is.
     pub fn naks(&self) -> usize {
+        self.written();
         let path = self.dir.join("lan.pcap");
         let output = sh(&format!("tcpdump -n -e -vv -tt -r {} 2>/dev/null", path.display()));
         let count = output.matches("DHCP-Message (53), length 1: NACK").count();

@@ -16,6 +16,7 @@ mod dhcp_harm;
 mod dhcp_judged;
 mod dhcp_modes;
 mod dhcp_routers;
+mod dhcp_wire;
 mod disk;
 mod firewall;
 mod fleet;

@@ -131,6 +131,15 @@ impl Host {
         command
     }
 
+    /// Makes names known to its resolver, for programs that start from now on.
+    pub fn hosts(&self, text: &str) -> Hosts {
+        // `ip netns exec` puts this over /etc.
+        let dir = Path::new("/etc/netns").join(&self.namespace);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("hosts"), text).unwrap();
+        Hosts(dir)
+    }
+
     /// Runs a function on a thread whose sockets are this host's.
     pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
         let namespace = fs::File::open(format!("/run/netns/{}", self.namespace)).unwrap();
@@ -151,6 +160,15 @@ impl Host {
             .spawn()
             .unwrap_or_else(|error| panic!("{words:?}: {error}"));
         Running { child, log: log.to_owned() }
+    }
+}
+
+/// The names of a host; gone when dropped.
+pub struct Hosts(PathBuf);
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
