@@ -2,13 +2,15 @@
 //! which are refused, which transfer a datagram belongs to, which one ends to make room, and by which way each packet leaves.
 //!
 //! The doc of [`Endpoint`] says which methods it has and in which order to call them. `requests` decides what comes to
-//! port 69 through the `gate`, `flows` keeps the transfers, `session` brings a file's chunks (`file_chunks`) to one
-//! [`Transfer`](crate::transfer::Transfer), `upload` a device's log to one [`Receive`](crate::receive::Receive).
+//! port 69 through the `gate`, `flows` keeps the transfers, `places` counts whose they are, `session` brings a file's chunks
+//! (`file_chunks`) to one [`Transfer`](crate::transfer::Transfer), `upload` a device's log to one
+//! [`Receive`](crate::receive::Receive).
 
 mod chunk;
 mod file_chunks;
 mod flows;
 mod gate;
+mod places;
 mod requests;
 mod session;
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub use chunk::Chunk;
 pub(crate) use chunk::checked;
 pub use file_chunks::FileChunks;
 pub use flows::{ANSWER_GRACE, PRESSED_GRACE, UNPROVEN_GRACE};
+pub use places::ADDRESSES_PER_DEVICE;
 pub use requests::{HOLD, MAX_HELD, MAX_HELD_PER_ADDRESS, MAX_WAITING};
 pub use work::{Loaded, NetasciiText, Work};
 
@@ -49,9 +52,10 @@ const MAX_AHEAD: usize = 8;
 pub struct EndpointConfig {
     /// The site's LAN. Others get no answer.
     pub lan: Lan,
-    /// The most transfers at one time, reads and uploads together.
+    /// The most transfers at one time, reads and uploads together. Devices that the inventory does not have take at most
+    /// half of them together.
     pub max_transfers: usize,
-    /// The most transfers of one client address at one time.
+    /// The most transfers of one client address at one time. One device takes at most [`ADDRESSES_PER_DEVICE`] times as many.
     pub max_transfers_per_address: usize,
     /// The most uploads at one time: each log is held in memory until it is whole. With 0 no log is taken.
     pub max_uploads: usize,

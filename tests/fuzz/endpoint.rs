@@ -2,23 +2,25 @@
 //! its transfers, from phones, from a device outside the LAN, and from addresses that nobody has resolved.
 #![no_main]
 
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/tftp/endpoint/tests/shelf.rs"]
+mod shelf;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, LazyLock, RwLock};
 use std::time::{Duration, Instant};
 
 use access::{Catalog, Content, ContentError, DeviceTable, RequestRates};
-use bundle::manifest::MANIFEST_FORMAT;
-use bundle::{
-    Class, ContentKey, FileEntry, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard, SiteSettings, Totals,
-};
-use ids::{Digest, Generation, Lan, MacAddr, UnixTime};
+use bundle::{Class, Scope, SiteSettings};
+use ids::{Lan, MacAddr};
 use libfuzzer_sys::fuzz_target;
+use shelf::{OTHER_MAC, PHONE_MAC};
 use tftp::endpoint::{
     Endpoint, EndpointConfig, Event, Loaded, MAX_HELD, NetasciiText, Payload, Ticket, Transmit, Way, Work,
 };
 
-const MACS: [MacAddr; 2] = [MacAddr::new([0, 4, 0xf2, 0, 0, 2]), MacAddr::new([0, 4, 0xf2, 0, 0, 3])];
+const MACS: [MacAddr; 2] = [PHONE_MAC, OTHER_MAC];
 const MAX_TRANSFERS: usize = 6;
 
 struct Page(u64);
@@ -34,47 +36,19 @@ impl Content for Page {
     }
 }
 
-fn catalog() -> Catalog {
-    let object = |bytes: u64| ObjectRef {
-        digest: Digest::of(b""),
-        bytes,
-        key: ContentKey::from_bytes([0; 32]),
-        packing: Packing::Plain,
-        clear_bytes: bytes,
-    };
-    let file = |(name, scope, class, bytes): (&str, Scope, Class, u64)| FileEntry {
-        name: name.parse().unwrap(),
-        scope,
-        class,
-        sha256: Digest::of(b""),
-        blob: object(bytes),
-    };
-    let files = [
-        ("a", Scope::Everyone, Class::Firmware, 150_000),
-        ("b", Scope::Everyone, Class::Locale, 700),
-        ("SEP0004F2000002.cnf.xml", Scope::Device(MACS[0]), Class::Config, 1500),
-        ("m", Scope::Model("x".to_owned()), Class::Config, 0),
+/// The release of the room's own tests, with other files. It is made once.
+static CATALOG: LazyLock<Arc<Catalog>> = LazyLock::new(|| {
+    let page = |name: &str, scope, class, bytes| (name.to_owned(), scope, class, vec![b'\n'; bytes]);
+    let pages = vec![
+        page("a", Scope::Everyone, Class::Firmware, 150_000),
+        page("b", Scope::Everyone, Class::Locale, 700),
+        page("SEP0004F2000002.cnf.xml", Scope::Device(PHONE_MAC), Class::Config, 1500),
+        page("m", Scope::Model("cisco-7942".to_owned()), Class::Config, 0),
     ];
     let mut settings = SiteSettings::default();
     settings.tftp.accept_logs = true;
-    let manifest = Manifest {
-        format: MANIFEST_FORMAT,
-        fleet: "fleet".parse().unwrap(),
-        site: "site".parse().unwrap(),
-        generation: Generation(1),
-        created: UnixTime(0),
-        totals: Totals::default(),
-        catalogue_version: 1,
-        activation_window: None,
-        settings,
-        inventory: object(0),
-        shards: Vec::new(),
-        image: None,
-    };
-    let phones = MACS.iter().map(|mac| Phone { mac: *mac, model: "x".to_owned(), label: String::new() }).collect();
-    let shard = Shard { files: files.into_iter().map(file).collect() };
-    Catalog::new(&manifest, Inventory { phones }, vec![shard]).unwrap()
-}
+    Arc::new(shelf::catalog_of(1, settings, pages, &MACS))
+});
 
 struct World {
     endpoint: Endpoint,
@@ -156,7 +130,7 @@ fuzz_target!(|input: &[u8]| {
     for (host, mac) in (2..).zip(MACS) {
         devices.write().unwrap().neighbour(Ipv4Addr::new(10, 0, 0, host), mac);
     }
-    let endpoint = Endpoint::new(config, Arc::new(catalog()), Arc::clone(&devices));
+    let endpoint = Endpoint::new(config, Arc::clone(&CATALOG), Arc::clone(&devices));
     let mut world = World { endpoint, now: Instant::now(), ports: BTreeMap::new(), work: VecDeque::new() };
     let hosts = [2, 3, 9, 255].map(|host| Ipv4Addr::new(10, 0, 0, host));
     let mut rest = input;

@@ -1,13 +1,15 @@
 //! All transfers that run, files to phones and logs from them, and their deadlines: which of them a packet belongs to, which
 //! has something to send, and which ends when there are too many.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::places::{Holder, Places};
 use super::work::Loaded;
 use super::{Event, Payload, SiteState, Ticket, Waits, Way};
 use crate::packet::ErrorReply;
@@ -116,12 +118,13 @@ pub(super) struct Flows {
     free: Vec<u32>,
     /// The newest transfer of each client port.
     newest: HashMap<SocketAddrV4, Ticket>,
-    per_address: HashMap<Ipv4Addr, usize>,
+    places: Places,
     /// When to look at which slot: at most one entry for each, never later than its transfer is due.
     deadlines: BTreeSet<(Instant, u32)>,
     /// The transfers that may have something to send.
     ready: VecDeque<Ticket>,
-    running: usize,
+    /// How many have begun since the endpoint is there.
+    begun: u64,
 }
 
 /// Room for one transfer; reused when that has ended.
@@ -134,8 +137,8 @@ struct Slot {
     listens: Waits,
     /// Whether it is in [`Flows::ready`].
     ready: bool,
-    /// Whether it counts as running: until it has ended.
-    counts: bool,
+    /// Who holds its place, and which of all transfers that began it is; until it has ended.
+    place: Option<(Holder, u64)>,
 }
 
 impl Flows {
@@ -181,43 +184,56 @@ impl Flows {
     /// ago; if there is none, the one whose client has stopped reading for the longest time. So neither requests under a
     /// forged address nor phones that leave without an ERROR keep others out. Nobody is ended within [`ANSWER_GRACE`] of
     /// getting on, nor within `unproven` of its first answer for another of its address.
-    pub(super) fn make_room(
-        &mut self,
-        site: &mut SiteState,
-        address: Ipv4Addr,
-        unproven: Duration,
-        now: Instant,
-    ) -> Room {
-        let full = self.running >= site.config.max_transfers;
-        let of_address = self.per_address.get(&address);
-        let crowded = of_address.is_some_and(|count| *count >= site.config.max_transfers_per_address);
-        if !full && !crowded {
+    ///
+    /// Devices that the inventory does not have end none of its phones' transfers but those that nobody answered. For a
+    /// phone of the inventory, an unknown device is ended in any case: of the one that holds the most places, the transfer
+    /// that began last.
+    pub(super) fn make_room(&mut self, site: &mut SiteState, holder: Holder, unproven: Duration, now: Instant) -> Room {
+        let full = self.places.full(&site.config, holder);
+        if !full.any() {
             return Room::Free;
         }
-        let candidates = self.newest.iter().filter(|(peer, _)| !crowded || *peer.ip() == address);
-        let idle = candidates.filter_map(|(_, ticket)| {
-            let (idleness, since) = self.flow(*ticket)?.idleness()?;
-            let grace = if crowded && idleness == Idleness::Unproven { unproven } else { ANSWER_GRACE };
-            Some((now < since + grace, idleness, since, *ticket))
-        });
         let mut room = Room::None;
-        let mut first = None;
-        for (protected, idleness, since, ticket) in idle {
-            if !protected {
-                let one = (idleness, since, ticket);
-                first = Some(first.map_or(one, |before| one.min(before)));
+        let (mut idle, mut unknown) = (None, None);
+        for ticket in self.newest.values() {
+            let Some((other, begun)) = self.place(*ticket).filter(|(other, _)| full.is_relieved_by(other)) else {
+                continue;
+            };
+            if other.yields_to(&holder) {
+                let one = (Reverse(self.places.held_by(&other)), Reverse(begun), *ticket);
+                unknown = Some(unknown.map_or(one, |before| one.min(before)));
+            }
+            let Some((idleness, since)) = self.flow(*ticket).and_then(Flow::idleness) else { continue };
+            if holder.yields_to(&other) && idleness != Idleness::Unproven {
+                continue;
+            }
+            let grace = if full.address && idleness == Idleness::Unproven { unproven } else { ANSWER_GRACE };
+            if now >= since + grace {
+                let one = (idleness, since, *ticket);
+                idle = Some(idle.map_or(one, |before| one.min(before)));
             } else if idleness != Idleness::Stalled {
                 room = Room::Soon;
             }
         }
-        let Some((_, _, ticket)) = first else { return room };
+        let idle = idle.map(|(_, _, ticket)| ticket);
+        let Some(ticket) = idle.or(unknown.map(|(_, _, ticket)| ticket)) else {
+            if room == Room::None && (full.device || full.unknown) && !full.address {
+                site.count(if full.device { "tftp.device-full" } else { "tftp.unknown-full" });
+            }
+            return room;
+        };
         site.count("tftp.made-room");
         self.tell(site, ticket, Input::Evicted, now);
         Room::Free
     }
 
     /// Starts what `begin` makes for a ticket, by which it is called later.
-    pub(super) fn start(&mut self, site: &mut SiteState, begin: impl FnOnce(&mut SiteState, Ticket) -> Box<dyn Flow>) {
+    pub(super) fn start(
+        &mut self,
+        site: &mut SiteState,
+        holder: Holder,
+        begin: impl FnOnce(&mut SiteState, Ticket) -> Box<dyn Flow>,
+    ) {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -230,11 +246,11 @@ impl Flows {
         let ticket = Ticket::new(index, slot.serial);
         let flow = begin(site, ticket);
         let peer = flow.peer();
-        (slot.listens, slot.counts, slot.ready) = (flow.waits(), true, false);
+        self.begun += 1;
+        (slot.listens, slot.place, slot.ready) = (flow.waits(), Some((holder, self.begun)), false);
         site.events.push_back(Event::Opened { ticket, peer, waits: slot.listens });
         slot.flow = Some(flow);
-        self.running += 1;
-        *self.per_address.entry(*peer.ip()).or_default() += 1;
+        self.places.take(&holder);
         self.newest.insert(peer, ticket);
         self.acted(ticket);
     }
@@ -344,6 +360,12 @@ impl Flows {
         slot.flow.as_deref()
     }
 
+    /// Who holds the place of this transfer, unless it has ended, and which of all that began it is.
+    fn place(&self, ticket: Ticket) -> Option<(Holder, u64)> {
+        let (index, serial) = ticket.parts();
+        self.slots.get(index).filter(|slot| slot.serial == serial)?.place
+    }
+
     fn slot(&mut self, ticket: Ticket) -> Option<&mut Slot> {
         let (index, serial) = ticket.parts();
         self.slots.get_mut(index).filter(|slot| slot.serial == serial)
@@ -372,12 +394,12 @@ impl Flows {
         let Some(flow) = slot.flow.as_deref() else { return };
         let (over, peer) = (flow.is_over(), flow.peer());
         let queue = !std::mem::replace(&mut slot.ready, true);
-        let gone = over && std::mem::replace(&mut slot.counts, false);
+        let gone = if over { slot.place.take() } else { None };
         if queue {
             self.ready.push_back(ticket);
         }
-        if gone {
-            self.count_out(ticket, peer);
+        if let Some((holder, _)) = gone {
+            self.count_out(ticket, peer, &holder);
         }
     }
 
@@ -410,28 +432,22 @@ impl Flows {
     fn forget(&mut self, ticket: Ticket, site: &mut SiteState, last: impl FnOnce(&dyn Flow, &mut SiteState)) {
         let Some(slot) = self.slot(ticket) else { return };
         let Some(flow) = slot.flow.take() else { return };
-        let (peer, armed, counted) = (flow.peer(), slot.armed.take(), std::mem::replace(&mut slot.counts, false));
+        let (peer, armed, place) = (flow.peer(), slot.armed.take(), slot.place.take());
         if let Some(armed) = armed {
             self.deadlines.remove(&(armed, ticket.index()));
         }
         self.free.push(ticket.index());
-        if counted {
-            self.count_out(ticket, peer);
+        if let Some((holder, _)) = place {
+            self.count_out(ticket, peer, &holder);
         }
         site.events.push_back(Event::Closed(ticket));
         last(&*flow, site);
     }
 
-    fn count_out(&mut self, ticket: Ticket, peer: SocketAddrV4) {
-        self.running = self.running.saturating_sub(1);
+    fn count_out(&mut self, ticket: Ticket, peer: SocketAddrV4, holder: &Holder) {
+        self.places.free(holder);
         if self.newest.get(&peer) == Some(&ticket) {
             self.newest.remove(&peer);
-        }
-        if let Some(count) = self.per_address.get_mut(peer.ip()) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.per_address.remove(peer.ip());
-            }
         }
     }
 }
@@ -444,12 +460,15 @@ fn at(slots: &mut [Slot], index: u32) -> Option<&mut Slot> {
 impl Flows {
     /// Whether nothing is left of any transfer.
     pub(super) fn is_empty(&self) -> bool {
-        let counts = self.running == 0 && self.newest.is_empty() && self.per_address.is_empty();
-        counts && self.deadlines.is_empty() && self.ready.is_empty() && self.len() == 0
+        self.places.taken() == [0; 4]
+            && self.newest.is_empty()
+            && self.deadlines.is_empty()
+            && self.ready.is_empty()
+            && self.len() == 0
     }
 
-    /// How many run, and how many of one address at most.
-    pub(super) fn running(&self) -> (usize, usize) {
-        (self.running, self.per_address.values().copied().max().unwrap_or(0))
+    /// How many run: all, those of unknown devices, and of one address and one device at most.
+    pub(super) fn running(&self) -> [usize; 4] {
+        self.places.taken()
     }
 }

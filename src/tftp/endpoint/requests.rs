@@ -9,6 +9,7 @@ use tracing::{debug, trace, warn};
 
 use super::flows::{Flows, PRESSED_GRACE, Room, UNPROVEN_GRACE};
 use super::gate::GateDecision;
+use super::places::Holder;
 use super::session::{Job, Session, device_of};
 use super::{Event, Replies, SiteState, Way, upload};
 use crate::options::AskedOptions;
@@ -263,8 +264,9 @@ impl Requests {
         // Another request of the same port is the one that its client no longer wants.
         self.waiting.retain(|(_, other)| other.peer != job.peer);
         flows.replace(site, job.peer, now);
-        match flows.make_room(site, *job.peer.ip(), UNPROVEN_GRACE, now) {
-            Room::Free => flows.start(site, |site, ticket| Session::begin(site, job, ticket)),
+        let holder = holder_of(site, &job);
+        match flows.make_room(site, holder, UNPROVEN_GRACE, now) {
+            Room::Free => flows.start(site, holder, |site, ticket| Session::begin(site, job, ticket)),
             Room::Soon => self.wait(context, asked, job, now),
             Room::None => {
                 let Job { requester, release, request, .. } = job;
@@ -276,20 +278,23 @@ impl Requests {
     }
 
     /// Lets a request wait for a place. If too many wait, the oldest of them takes the place of somebody who had the time of a
-    /// round trip to answer.
+    /// round trip to answer. Devices that the inventory does not have take at most half of the room to wait.
     fn wait(&mut self, context: &mut Context<'_>, asked: Asked, job: Job, now: Instant) {
         let Context { site, flows, .. } = context;
-        let address = *job.peer.ip();
+        let (address, holder) = (*job.peer.ip(), holder_of(site, &job));
         let mut of_address = self.waiting.iter().enumerate().filter(|(_, (_, other))| *other.peer.ip() == address);
         let oldest = of_address.next().map(|(index, _)| index);
         if of_address.count() + 1 >= MAX_HELD_PER_ADDRESS
-            && flows.make_room(site, address, PRESSED_GRACE, now) == Room::Free
+            && flows.make_room(site, holder, PRESSED_GRACE, now) == Room::Free
             && let Some((_, job)) = oldest.and_then(|oldest| self.waiting.remove(oldest))
         {
-            flows.start(site, |site, ticket| Session::begin(site, job, ticket));
+            let holder = holder_of(site, &job);
+            flows.start(site, holder, |site, ticket| Session::begin(site, job, ticket));
         }
         let of_address = self.waiting.iter().filter(|(_, other)| *other.peer.ip() == address).count();
-        let room = self.waiting.len() < MAX_WAITING && of_address < MAX_HELD_PER_ADDRESS;
+        let unknown = self.waiting.iter().filter(|(_, other)| !holder_of(site, other).is_known()).count();
+        let crowd = !holder.is_known() && unknown >= MAX_WAITING / 2;
+        let room = self.waiting.len() < MAX_WAITING && of_address < MAX_HELD_PER_ADDRESS && !crowd;
         if !room || now >= asked.came + HOLD {
             return site.count("tftp.not-held");
         }
@@ -356,6 +361,10 @@ impl Asked {
         let name = datagram.get(2..2 + length).unwrap_or_default();
         String::from_utf8_lossy(name).chars().filter(|one| !one.is_control()).collect()
     }
+}
+
+fn holder_of(site: &SiteState, job: &Job) -> Holder {
+    Holder::new(&site.gate, *job.peer.ip(), job.requester, job.release.known)
 }
 
 /// Refusals are the same for everybody and for every name, so they may leave by any way.

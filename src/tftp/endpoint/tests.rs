@@ -5,6 +5,7 @@
 mod bench;
 mod bounds;
 mod meeting;
+mod places;
 mod requests;
 pub(crate) mod shelf;
 mod ways;

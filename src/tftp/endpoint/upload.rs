@@ -7,6 +7,7 @@ use tracing::{debug, info};
 
 use super::flows::{Flow, Flows, Idleness, Piece};
 use super::gate::{AddressOwner, ServedRelease};
+use super::places::Holder;
 use super::requests::Asked;
 use super::session::device_of;
 use super::work::{Loaded, Work};
@@ -65,7 +66,8 @@ pub(super) fn takes(site: &mut SiteState, flows: &mut Flows, asked: &Asked, data
         // A phone that has started again begins its log again, from another port. Each log has one upload.
         flows.tell(site, former, transfer::Input::Replaced, now);
     }
-    flows.start(site, |site, ticket| {
+    let holder = Holder::new(&site.gate, *peer.ip(), requester, release.known);
+    flows.start(site, holder, |site, ticket| {
         let announced = asked.options.announced_size();
         let blksize = release.max_blksize.unwrap_or(MAX_BLKSIZE);
         let limits = OptionLimits::new(site.config.mtu, Some(blksize), Some(1));

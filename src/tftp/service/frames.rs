@@ -163,10 +163,18 @@ impl FrameSender {
             number_at.copy_from_slice(number);
             count += 1;
         }
-        let mut datagrams = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];
-        for (((_, range), before), datagram) in run.iter().zip(&befores).zip(&mut datagrams) {
+        let mut pieces = [[IoSlice::new(&[]); PIECES]; MAX_BLOCKS];
+        for (((_, range), before), pieces) in run.iter().zip(&befores).zip(&mut pieces) {
             let (bytes, more) = chunks.slices(&range);
-            *datagram = [IoSlice::new(before), IoSlice::new(bytes), IoSlice::new(more)];
+            *pieces = [IoSlice::new(before), IoSlice::new(bytes), IoSlice::new(more)];
+        }
+        // The kernel reads a piece of no octets, too, and few blocks lie in two chunks.
+        let mut datagrams: [&[IoSlice<'_>]; MAX_BLOCKS] = [&[]; MAX_BLOCKS];
+        for (pieces, datagram) in pieces.iter().zip(&mut datagrams) {
+            *datagram = match pieces {
+                [first @ .., more] if more.is_empty() => first,
+                all => all,
+            };
         }
         let (datagrams, to) = (datagrams.get(..count).unwrap_or_default(), self.to.get(..count).unwrap_or_default());
         let socket = self.link.socket.as_raw_fd();

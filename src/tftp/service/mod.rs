@@ -27,6 +27,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+#[cfg(doc)]
+use crate::endpoint::ADDRESSES_PER_DEVICE;
 use crate::endpoint::{Endpoint, EndpointConfig};
 use access::{Catalog, DeviceTable, Files, Logs, RequestRates};
 use ethernet::PacketSockets;
@@ -68,9 +70,10 @@ pub struct Config {
     pub interface: Option<String>,
     /// The site's LAN. Others get no answer.
     pub lan: Lan,
-    /// The most transfers at one time, reads and uploads together.
+    /// The most transfers at one time, reads and uploads together. Devices that the inventory does not have take at most
+    /// half of them together.
     pub max_transfers: usize,
-    /// The most transfers of one client address at one time.
+    /// The most transfers of one client address at one time. One device takes at most [`ADDRESSES_PER_DEVICE`] times as many.
     pub max_transfers_per_address: usize,
     /// Requests per second. Labs and load tests, where many phones share an address, need higher ones than the usual.
     pub rates: RequestRates,

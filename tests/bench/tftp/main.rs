@@ -102,9 +102,7 @@ struct Figures {
 
 fn measure(row: &Row, dir: &Path) {
     let files = dir.join(format!("files-{}", row.phones.bytes));
-    std::fs::create_dir_all(&files).unwrap();
-    let content: Vec<u8> = (0..row.phones.bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    std::fs::write(files.join("image.bin"), &content).unwrap();
+    let content = write_file(&files, "image.bin", row.phones.bytes);
 
     let mut servers = Vec::new();
     for kind in servers::KINDS {
@@ -135,6 +133,14 @@ fn measure(row: &Row, dir: &Path) {
         }
         print_row(kind, figures, floor, *idle);
     }
+}
+
+/// Writes a file of this length that does not compress, and returns its content.
+fn write_file(dir: &Path, name: &str, bytes: u64) -> Vec<u8> {
+    let content: Vec<u8> = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join(name), &content).unwrap();
+    content
 }
 
 fn round(row: &Row, server: &Server, content: &[u8]) -> Figures {

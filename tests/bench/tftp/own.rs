@@ -12,7 +12,7 @@ use std::process::Command;
 
 use crate::load::Phones;
 use crate::servers::{Hq, Server};
-use crate::{Figures, ROUNDS, Row, heading, median, print_row, round};
+use crate::{Figures, ROUNDS, Row, heading, median, print_row, round, write_file};
 
 const MAC: &str = "02:00:00:00:00:77";
 const NAME: &str = "SEP020000000077.cnf.xml";
@@ -46,9 +46,7 @@ pub fn run(quick: bool, wanted: &[&String], dir: &Path) {
 
 fn measure(row: &Row, dir: &Path, cable: &Cable) {
     let files = dir.join(format!("own-{}", row.phones.bytes));
-    std::fs::create_dir_all(&files).unwrap();
-    let content: Vec<u8> = (0..row.phones.bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    std::fs::write(files.join(NAME), &content).unwrap();
+    let content = write_file(&files, NAME, row.phones.bytes);
     let address = SocketAddrV4::new(BOX, 6969);
     let at_home = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 6969);
     let neighbours: Vec<_> = (0..row.phones.count).map(|index| (row.phones.address(index), MAC.to_owned())).collect();
@@ -64,7 +62,7 @@ fn measure(row: &Row, dir: &Path, cable: &Cable) {
     let run = [&lineside, "--config", config.to_str().unwrap(), "run"];
 
     // The phones' sockets are in the other namespace, and so is this thread.
-    let (phones, content, row_phones) = (cable.phones.clone(), content, row.phones.clone());
+    let (phones, row_phones) = (cable.phones.clone(), row.phones.clone());
     let words = [("by frames", [&plain[..], &run].concat()), ("by sockets", [&barred[..], &run].concat())];
     let words = words.map(|(kind, words)| (kind, words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>()));
     let row = Row { name: row.name, phones: row_phones };

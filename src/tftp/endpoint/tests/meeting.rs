@@ -164,9 +164,10 @@ impl Meeting {
     /// What the server did: packets fly, and so do the disk's results and the answers to ARP.
     fn collect(&mut self) {
         self.bench.drain();
-        let (running, of_address) = self.bench.endpoint.flows.running();
+        let [running, unknown, of_address, of_device] = self.bench.endpoint.flows.running();
         let config = &self.bench.endpoint.site.config;
         assert!(running <= config.max_transfers && of_address <= config.max_transfers_per_address, "{}", self.seed);
+        assert!(unknown <= config.max_transfers.div_ceil(2) && of_device <= of_address * ADDRESSES_PER_DEVICE);
         assert!(self.bench.endpoint.held() <= MAX_HELD && self.bench.work.len() <= self.bench.ports.len());
         while let Some((ticket, work)) = self.bench.work.pop_front() {
             let loaded = perform(&self.bench.shelf, work);
