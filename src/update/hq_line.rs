@@ -169,6 +169,7 @@ impl HqLine {
         let client = self.client(root)?;
         let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
         report.nonce.clone_from(&nonce);
+        report.time = self.time.of_time_server();
         let alerts = report.alerts.clone();
         let answer = client.post(&self.url(CHECK_IN_PATH), check_in::body(report)).await?;
         let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;
