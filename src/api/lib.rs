@@ -207,6 +207,9 @@ pub struct CheckIn {
     pub reason: String,
     /// Whether the kernel says that the clock is synchronised.
     pub clock_synchronised: bool,
+    /// What the system's clock says, while it is synchronised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<UnixTime>,
     /// Seconds since the process started.
     pub uptime_seconds: u64,
     /// Bytes free on the file system of the store.

@@ -111,6 +111,13 @@ impl RecipientPublic {
     }
 }
 
+/// Whether a sealed manifest names this key among its recipients; `None` if its form is not that of one. It opens nothing.
+pub fn is_named(sealed: &[u8], key: &RecipientPublic) -> Option<bool> {
+    let (head, _) = split(sealed).ok()?;
+    let (_, table) = head.split_at_checked(HEADER_BYTES)?;
+    Some(table.chunks_exact(RECIPIENT_BYTES).any(|line| line.starts_with(&key.id())))
+}
+
 /// Opens a sealed manifest with one recipient's key and checks that it says what it is bound to.
 ///
 /// # Errors

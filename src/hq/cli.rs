@@ -69,6 +69,9 @@ pub enum Command {
         /// Only keep what is published from expiring; needs the online key and nothing else
         #[arg(long, conflicts_with = "sites")]
         refresh: bool,
+        /// This machine's clock is right, although no other clock says so or others say otherwise
+        #[arg(long)]
+        clock_is_right: bool,
     },
     /// Print the bytes that a phone would get, or why it would get none
     Preview {
@@ -95,6 +98,9 @@ pub enum Command {
         /// The online directory [default: online in the fleet directory]
         #[arg(long)]
         dir: Option<PathBuf>,
+        /// This machine's clock is right, although no other clock says so or others say otherwise
+        #[arg(long)]
+        clock_is_right: bool,
     },
 }
 

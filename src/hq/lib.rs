@@ -12,6 +12,7 @@
 
 pub mod assets;
 pub mod cli;
+mod clock;
 pub mod enrol;
 pub mod images;
 pub mod init;

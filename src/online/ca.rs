@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 use durable::{PRIVATE, PRIVATE_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use repository::layout::Layout;
+use repository::witness::ClockRecord;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long the CA's certificate is valid: longer than an SD card that pins it lasts.
@@ -59,6 +60,11 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     create_secret(&dir.join("ca.key"), &Zeroizing::new(key.serialize_pem()))?;
     create_secret(&dir.join("ca.pem"), &certificate)?;
     Ca::load(&dir)?.issue_server(&names, now)?;
+    // A person makes a fleet, and no site knows its time yet.
+    ClockRecord::change(layout, |record| {
+        record.confirm(now);
+        record.signed = Some(now);
+    })?;
     Ok(certificate)
 }
 
@@ -207,7 +213,8 @@ impl Ca {
     }
 
     /// The service's chain and key. It first makes a new certificate for the same names, if the one on the disk has
-    /// less than 30 days left or does not fit its key (after a crash between the two files).
+    /// less than 30 days left, begins in the future (it was made under a clock that was ahead) or does not fit its key
+    /// (after a crash between the two files).
     pub fn server(&self, now: UnixTime) -> anyhow::Result<ServerCertificate> {
         let (key_path, chain_path) = (self.dir.join("server.key"), self.dir.join("server.pem"));
         let leaf = read_chain(&chain_path)?.into_iter().next().ok_or_else(|| anyhow!("server.pem is empty"))?;
@@ -220,13 +227,20 @@ impl Ca {
             .map(Zeroizing::new)
             .and_then(|pem| KeyPair::from_pem(&pem).ok())
             .is_some_and(|key| key.public_key_raw() == parsed.public_key().subject_public_key.data.as_ref());
-        let renewed = !fits || not_after.since(now) < SERVER_RENEWAL;
+        let begins = UnixTime(parsed.validity().not_before.timestamp());
+        let renewed = !fits || not_after.since(now) < SERVER_RENEWAL || begins > now;
         if renewed {
             self.issue_server(&names, now)?;
         }
-        let key = PrivateKeyDer::from_pem_file(&key_path)
-            .map_err(|error| anyhow!("cannot read {}: {error}", key_path.display()))?;
-        Ok(ServerCertificate { chain: read_chain(&chain_path)?, key, renewed })
+        Ok(ServerCertificate { renewed, ..self.present_server()? })
+    }
+
+    /// The service's chain and key as they are on the disk: for a host that does not know what time it is.
+    pub fn present_server(&self) -> anyhow::Result<ServerCertificate> {
+        let path = self.dir.join("server.key");
+        let key =
+            PrivateKeyDer::from_pem_file(&path).map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
+        Ok(ServerCertificate { chain: read_chain(&self.dir.join("server.pem"))?, key, renewed: false })
     }
 
     fn issue_server(&self, names: &[SanType], now: UnixTime) -> anyhow::Result<()> {
@@ -431,6 +445,16 @@ mod tests {
     }
 
     #[test]
+    fn a_service_certificate_that_was_made_under_a_clock_three_years_ahead_is_made_anew() {
+        let (_dir, layout) = fresh();
+        let ca = Ca::load(&layout.online()).unwrap();
+        let now = UnixTime::of(SystemTime::now());
+        assert!(ca.server(now.plus(DAY * 1_095)).unwrap().renewed);
+        assert!(ca.server(now).unwrap().renewed, "it would not be valid for three years");
+        assert!(!ca.server(now).unwrap().renewed);
+    }
+
+    #[test]
     fn hq_can_move_to_another_name_under_the_same_ca() {
         let (_dir, layout) = fresh();
         let before = digest(&layout.online()).unwrap();
@@ -449,6 +473,7 @@ mod tests {
         replace_secret(&layout.online().join("server.key"), &stray.serialize_pem()).unwrap();
         let ca = Ca::load(&layout.online()).unwrap();
         assert!(ca.server(UnixTime::of(SystemTime::now())).unwrap().renewed);
+        assert!(!ca.present_server().unwrap().renewed);
     }
 
     #[test]

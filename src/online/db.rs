@@ -48,6 +48,8 @@ CREATE TABLE check_ins (
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
 
+mod site_time;
+
 /// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
 pub trait CheckIns: Send + Sync {
     /// Keeps a site's check-in as its newest.

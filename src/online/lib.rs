@@ -5,12 +5,14 @@
 //! nor forge what it serves: this crate does not reach what seals, templates or secrets.
 //!
 //! Read [`ca`] (certificates), [`db`] (what is remembered), [`admit`] (which appliance may enrol), [`freshen`] (what
-//! the online key can do), [`service`] (the HTTPS service), then [`fleet`] (the table of sites).
+//! the online key can do), `clock` (whether this host's clock may sign), [`service`] (the HTTPS service), then [`fleet`]
+//! (the table of sites).
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
 pub mod admit;
 pub mod ca;
+mod clock;
 pub mod db;
 pub mod fleet;
 pub mod freshen;

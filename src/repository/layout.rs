@@ -86,6 +86,11 @@ impl Layout {
         self.online().join("hq.sqlite")
     }
 
+    /// What the clocks of this fleet's signers showed ([`crate::witness`]).
+    pub fn clock_record(&self) -> PathBuf {
+        self.online().join("clock.toml")
+    }
+
     /// The published tree: all files that sites download.
     pub fn public(&self) -> PathBuf {
         self.online().join("public")

@@ -132,7 +132,7 @@ impl StatusReport {
         }
     }
 
-    /// The part that HQ hears. The caller fills in the nonce.
+    /// The part that HQ hears. The caller fills in the nonce and the time.
     pub fn check_in(&self) -> CheckIn {
         CheckIn {
             version: self.version.clone(),
@@ -140,6 +140,7 @@ impl StatusReport {
             state: self.state.clone(),
             reason: self.reason.clone(),
             clock_synchronised: self.clock_synchronised,
+            time: None,
             uptime_seconds: self.now.since(self.started).as_secs(),
             disk_free_bytes: self.disk_free_bytes,
             image: self.image.clone(),

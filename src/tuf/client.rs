@@ -218,7 +218,7 @@ impl Refresh {
             return Err(TrustError::WrongVersion { role: "root".into(), offered, expected: trusted.saturating_add(1) });
         }
         // §5.3.6: an intermediate root may have expired. §5.3.7, §5.3.8, §5.3.11: from now on it is the trusted one.
-        self.trusted.set_root(root);
+        self.trusted.set_root(Arc::new(root));
         // §5.3.9 and §5.3.3: again, up to so many.
         self.rotations = self.rotations.saturating_add(1);
         if self.rotations >= self.limits.root_rotations { self.after_root() } else { Ok(()) }

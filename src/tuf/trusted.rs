@@ -92,6 +92,15 @@ impl Trusted {
         Ok(())
     }
 
+    /// What is trusted under a newer root that was pinned. Nothing is forgotten that its keys vouch for, so that pinning a
+    /// root lowers no version (§5.3.11).
+    #[must_use]
+    pub fn under(&self, pinned: &Self) -> Self {
+        let mut trusted = self.clone();
+        trusted.set_root(Arc::clone(&pinned.root));
+        trusted
+    }
+
     /// The trusted bytes under unversioned names: `root.json`, `timestamp.json`, `snapshot.json`, `targets.json`,
     /// `firmware.json`, as far as they are there. What is no letter, digit, `-`, `.`, `_` or `~` in a role's name is
     /// percent-encoded, so that each name is a file name.
@@ -198,8 +207,8 @@ impl Trusted {
     ///
     /// §5.3.11 is applied with each root, not after the last: a refresh that ends in between must not leave files
     /// that the new root does not vouch for.
-    pub(super) fn set_root(&mut self, root: VerifiedMetadata<Root>) {
-        let older = std::mem::replace(&mut self.root, Arc::new(root));
+    pub(super) fn set_root(&mut self, root: Arc<VerifiedMetadata<Root>>) {
+        let older = std::mem::replace(&mut self.root, root);
         let rotated = ["timestamp", "snapshot"]
             .into_iter()
             .any(|role| Authority::of_root(&older.doc, role).loses_a_key_in(&self.authority(role)));

@@ -139,6 +139,11 @@ impl Timekeeper {
         self.system.read().synchronised
     }
 
+    /// What the host's clock says by itself, while it is synchronised.
+    pub fn of_time_server(&self) -> Option<UnixTime> {
+        Some(self.system.read()).filter(|reading| reading.synchronised).map(|reading| reading.system)
+    }
+
     /// Time since some fixed moment of this run.
     pub fn monotonic(&self) -> Duration {
         self.system.read().monotonic

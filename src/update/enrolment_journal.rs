@@ -3,6 +3,7 @@
 //! The journal holds the keys and the request, so that a retry sends the very same request. Once it holds HQ's
 //! certificate, the rest needs nothing but the disk: [`SiteIdentity::load`] finishes it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -104,7 +105,8 @@ impl EnrolmentJournal {
     /// Does the last part, which needs nothing but the disk and may be repeated: it stores trust and identity, and
     /// empties the journal.
     pub(super) fn finish(&self, store: &Store) -> Result<SiteIdentity, FinishError> {
-        let identity = self.identity()?;
+        let mut identity = self.identity()?;
+        identity.succeed(store);
         let root = self.root.as_deref().unwrap_or_default();
         let pinned = Trusted::pin(root.as_bytes())?;
         let before = match store.trust() {
@@ -115,8 +117,10 @@ impl EnrolmentJournal {
         };
         // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time begins anew in any
         // case: the first release under the new identity says what time it is.
-        let kept = continues(&before.metadata, &pinned, &self.site);
-        let (metadata, rejected) = if kept { (before.metadata, before.rejected) } else { (pinned.files(), Vec::new()) };
+        let (metadata, rejected) = match continued(&before.metadata, &pinned, &self.site) {
+            Some(trusted) => (trusted.files(), before.rejected),
+            None => (pinned.files(), Vec::new()),
+        };
         store.save_trust(&TrustState { metadata, time_floor: Some(build_time()), rejected })?;
         identity.save(store)?;
         Self::clear(store)?;
@@ -124,17 +128,21 @@ impl EnrolmentJournal {
     }
 }
 
-/// Whether the trust that is here already is this site's, under the pinned root or a later one that shares a key with
-/// it. An HQ that was set up anew under the same name shares none, so it is another HQ.
-fn continues(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, site: &EnrolledSite) -> bool {
-    let Ok(trusted) = Trusted::reopen(metadata) else { return false };
+/// The trust that is here already, if it is this site's, under the newer of its root and the pinned one. The two must share
+/// a root key: an HQ that was set up anew under the same name shares none, so it is another HQ.
+fn continued(metadata: &BTreeMap<String, Vec<u8>>, pinned: &Trusted, site: &EnrolledSite) -> Option<Trusted> {
+    let trusted = Trusted::reopen(metadata).ok()?;
     let (ours, theirs) = (trusted.root(), pinned.root());
     let keys = |root: &Root| root.roles.get("root").map(|role| role.keyids.clone()).unwrap_or_default();
     let shares_a_key = keys(ours).iter().any(|id| keys(theirs).contains(id));
     let same_root = trusted.files().get("root.json") == pinned.files().get("root.json");
     let EnrolledSite { fleet, site, .. } = site;
     let our_site = trusted.timestamp().is_none_or(|timestamp| anchors::check_site(timestamp, fleet, site).is_ok());
-    (same_root || (ours.version > theirs.version && shares_a_key))
-        && our_site
-        && anchors::authorities(ours, fleet).is_ok()
+    let one_fleet = our_site && anchors::authorities(ours, fleet).is_ok();
+    match ours.version.cmp(&theirs.version) {
+        _ if !one_fleet => None,
+        Ordering::Equal => same_root.then_some(trusted),
+        Ordering::Greater => shares_a_key.then_some(trusted),
+        Ordering::Less => shares_a_key.then(|| trusted.under(pinned)),
+    }
 }

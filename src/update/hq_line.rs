@@ -91,6 +91,17 @@ impl HqLine {
         self.etag = None;
     }
 
+    /// A release was activated: sealing keys that no release on the card needs any more are deleted. If the disk refuses,
+    /// the next activation tries again.
+    pub(super) async fn drop_unneeded_keys(&mut self) {
+        let (store, identity) = (self.store.clone(), self.identity.clone());
+        match blocking(move || identity.without_unneeded(&store)).await {
+            Some(Ok(identity)) => self.identity = identity,
+            Some(Err(error)) => tracing::warn!(%error, "an older sealing key stays on the card"),
+            None => {}
+        }
+    }
+
     /// The client for the CAs of the trusted root and our certificate, kept until either changes.
     pub(super) fn client(&mut self, root: &Root) -> Result<Client, PollError> {
         let authorities = anchors::authorities(root, self.identity.fleet())?;
@@ -158,6 +169,7 @@ impl HqLine {
         let client = self.client(root)?;
         let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
         report.nonce.clone_from(&nonce);
+        report.time = self.time.of_time_server();
         let alerts = report.alerts.clone();
         let answer = client.post(&self.url(CHECK_IN_PATH), check_in::body(report)).await?;
         let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;

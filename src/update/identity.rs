@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::at_rest::{AtRestError, AtRestKey, is_encrypted};
+use super::release;
 use super::tls::{self, ClientAuth};
 use api::{parse_site_uri, site_uri};
 use bundle::RecipientSecret;
@@ -23,11 +24,13 @@ use store::{Store, StoreError};
 const TLS_KEY: &str = "tls.key";
 const TLS_CERTIFICATE: &str = "tls.crt";
 const RECIPIENT_KEY: &str = "recipient.key";
+/// The sealing keys before that one, as long as a release on the card needs them.
+const OLDER_RECIPIENT_KEYS: &str = "recipient-older.key";
 const SITE: &str = "site.toml";
 /// The file of [`super::enrolment_journal`].
 pub(super) const JOURNAL: &str = "enrolling.toml";
 /// The files that are encrypted where the board can keep a key to them.
-const SECRET: [&str; 3] = [TLS_KEY, RECIPIENT_KEY, JOURNAL];
+const SECRET: [&str; 4] = [TLS_KEY, RECIPIENT_KEY, OLDER_RECIPIENT_KEYS, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// The first word of a key file's line, as in HQ's own key files.
@@ -57,6 +60,7 @@ pub struct SiteIdentity {
     certificate: String,
     valid: (UnixTime, UnixTime),
     recipient: RecipientSecret,
+    older_recipients: Vec<RecipientSecret>,
     encrypted_at_rest: bool,
 }
 
@@ -109,7 +113,10 @@ impl SiteIdentity {
         let site: EnrolledSite = toml::from_str(&site).map_err(|error| damaged(SITE, error.message()))?;
         let file = |name| read(&dir, name)?.ok_or_else(|| damaged(name, "it is missing"));
         let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
-        let mut identity = Self::new(site, tls_key, certificate.to_string(), parse_recipient(&recipient)?)?;
+        let recipient = parse_recipients(&recipient).into_iter().next();
+        let recipient = recipient.ok_or_else(|| damaged(RECIPIENT_KEY, "it holds no key"))?;
+        let mut identity = Self::new(site, tls_key, certificate.to_string(), recipient)?;
+        identity.older_recipients = older_recipients(&dir);
         let encrypted = |name| std::fs::read(dir.join(name)).is_ok_and(|bytes| is_encrypted(&bytes));
         identity.encrypted_at_rest = encrypted(TLS_KEY) && encrypted(RECIPIENT_KEY);
         Ok(Some(identity))
@@ -123,7 +130,8 @@ impl SiteIdentity {
         recipient: RecipientSecret,
     ) -> Result<Self, IdentityError> {
         let valid = check_certificate(&certificate, &tls_key, &site.fleet, &site.site)?;
-        Ok(Self { site, tls_key: Arc::new(tls_key), certificate, valid, recipient, encrypted_at_rest: false })
+        let (tls_key, older_recipients) = (Arc::new(tls_key), Vec::new());
+        Ok(Self { site, tls_key, certificate, valid, recipient, older_recipients, encrypted_at_rest: false })
     }
 
     /// Whether the secret files that this was read from are encrypted for this board.
@@ -136,12 +144,53 @@ impl SiteIdentity {
         let site = toml::to_string(&self.site).map_err(|error| damaged(SITE, error))?;
         write(store, TLS_KEY, self.tls_key.as_bytes())?;
         write(store, TLS_CERTIFICATE, self.certificate.as_bytes())?;
-        let recipient = Zeroizing::new(HEXLOWER.encode(self.recipient.as_bytes()));
-        let comment = "# Opens this site's manifests. It never leaves this appliance.";
-        let recipient = Zeroizing::new(format!("{comment}\n{RECIPIENT_WORD} {}\n", *recipient));
+        // The keys of a release that is still needed come first: at no power cut are they in neither file.
+        self.save_older_recipients(store)?;
+        let recipient = recipient_lines(std::slice::from_ref(&self.recipient));
         write(store, RECIPIENT_KEY, recipient.as_bytes())?;
         write(store, SITE, site.as_bytes())?;
         Ok(())
+    }
+
+    /// Takes over the sealing keys of the identity on the card that releases there still need, if it is the same site's.
+    /// Another site's keys are forgotten.
+    pub(super) fn succeed(&mut self, store: &Store) {
+        let dir = store.identity_dir();
+        let text = |name| read(&dir, name).ok().flatten();
+        let before: Option<EnrolledSite> = text(SITE).and_then(|site| toml::from_str(&site).ok());
+        if before.is_some_and(|site| (&site.fleet, &site.site) == (self.fleet(), self.site())) {
+            let current = text(RECIPIENT_KEY).map(|text| parse_recipients(&text)).unwrap_or_default();
+            for key in current.into_iter().chain(older_recipients(&dir)) {
+                if !self.older_recipients.contains(&key) {
+                    self.older_recipients.push(key);
+                }
+            }
+            self.drop_unneeded(store);
+        }
+    }
+
+    /// Forgets the older sealing keys that no release on the card needs, in memory. Returns whether there were any.
+    fn drop_unneeded(&mut self, store: &Store) -> bool {
+        let older = std::mem::take(&mut self.older_recipients);
+        let before = older.len();
+        self.older_recipients = release::needed_keys(store, &self.recipient, older);
+        self.older_recipients.len() < before
+    }
+
+    /// The same identity without the older sealing keys that no release on the card needs, saved.
+    pub(super) fn without_unneeded(mut self, store: &Store) -> Result<Self, IdentityError> {
+        if self.drop_unneeded(store) {
+            self.save_older_recipients(store)?;
+        }
+        Ok(self)
+    }
+
+    fn save_older_recipients(&self, store: &Store) -> Result<(), IdentityError> {
+        let lines = recipient_lines(&self.older_recipients);
+        if self.older_recipients.is_empty() && !store.identity_dir().join(OLDER_RECIPIENT_KEYS).exists() {
+            return Ok(());
+        }
+        write(store, OLDER_RECIPIENT_KEYS, if self.older_recipients.is_empty() { b"" } else { lines.as_bytes() })
     }
 
     /// The same identity with a newer certificate, checked, and saved by one atomic write.
@@ -173,6 +222,11 @@ impl SiteIdentity {
     /// The key that manifests are sealed to.
     pub const fn recipient(&self) -> &RecipientSecret {
         &self.recipient
+    }
+
+    /// The keys that open manifests here: the one that HQ seals to, then those that a release on the card still needs.
+    pub(super) fn recipients(&self) -> impl Iterator<Item = &RecipientSecret> {
+        std::iter::once(&self.recipient).chain(&self.older_recipients)
     }
 
     /// When the client certificate begins and ends.
@@ -241,10 +295,32 @@ fn check_certificate(
     Ok((UnixTime(validity.not_before.timestamp()), UnixTime(validity.not_after.timestamp())))
 }
 
-fn parse_recipient(text: &str) -> Result<RecipientSecret, IdentityError> {
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    line.and_then(|line| secret(line.strip_prefix(RECIPIENT_WORD)?.trim()))
-        .ok_or_else(|| damaged(RECIPIENT_KEY, "it holds no key"))
+fn parse_recipients(text: &str) -> Vec<RecipientSecret> {
+    text.lines().filter_map(|line| secret(line.trim().strip_prefix(RECIPIENT_WORD)?.trim())).collect()
+}
+
+/// The older sealing keys on the card. A file that cannot be read is none: only a release that HQ has replaced needs it.
+fn older_recipients(dir: &Path) -> Vec<RecipientSecret> {
+    match read(dir, OLDER_RECIPIENT_KEYS) {
+        Ok(text) => text.map(|text| parse_recipients(&text)).unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(%error, "older sealing keys cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// The text of a file of sealing keys.
+fn recipient_lines(keys: &[RecipientSecret]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new("# Opens this site's manifests. It never leaves this appliance.\n".to_owned());
+    for key in keys {
+        let hex = Zeroizing::new(HEXLOWER.encode(key.as_bytes()));
+        text.push_str(RECIPIENT_WORD);
+        text.push(' ');
+        text.push_str(&hex);
+        text.push('\n');
+    }
+    text
 }
 
 pub(super) fn secret(hex: &str) -> Option<RecipientSecret> {

@@ -15,7 +15,7 @@ use super::refresh::{RefreshError, TIMESTAMP, refresh, search};
 use super::release::{self, ManifestTarget, ReleaseStanding};
 use super::self_check::CheckError;
 use super::updater::Updater;
-use access::{Catalog, Opened, OpenedManifest, ReleaseError};
+use access::{Catalog, Opened, ReleaseError};
 use api::AlertCode;
 use bundle::ObjectRef;
 use bundle::limits::MAX_MANIFEST_BYTES;
@@ -107,7 +107,7 @@ impl Updater {
         let manifest = client.get(&url, target.bytes.min(MAX_MANIFEST_BYTES), None);
         let fetched = within(self.left(deadline), manifest).await.ok_or(PollError::Budget)??;
         let GetOutcome::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
-        let manifest = OpenedManifest::open(trusted, &sealed, identity.recipient(), identity.fleet(), identity.site())?;
+        let manifest = release::open_manifest(trusted, &sealed, identity)?;
         self.time.raise(manifest.manifest().created, trusted.root().expires);
 
         self.fetch(client, manifest.parts().cloned().collect(), deadline).await?;
@@ -168,6 +168,7 @@ impl Updater {
         }
         let catalog = release.catalog().clone();
         self.trust.activate(release).await?;
+        self.line.drop_unneeded_keys().await;
         Ok(catalog)
     }
 

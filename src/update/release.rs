@@ -6,8 +6,9 @@ use super::client::{Client, FetchError, PARALLEL, blocking, crashed};
 use super::identity::SiteIdentity;
 use super::plan;
 use access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, UnapprovedRelease};
-use bundle::ObjectRef;
 use bundle::limits::MAX_FILE_BYTES;
+use bundle::recipients::is_named;
+use bundle::{ObjectRef, RecipientSecret};
 use ids::{Digest, Generation};
 use store::{Store, StoreError, StoredRelease};
 use tuf::{TrustError, Trusted};
@@ -94,10 +95,37 @@ pub(super) fn load_previous(store: &Store, identity: &SiteIdentity) -> Option<Op
     reopen(store, identity, stored).ok()
 }
 
+/// Opens a sealed manifest with whichever key of this site it is sealed to.
+pub(super) fn open_manifest(
+    trusted: &Trusted,
+    sealed: &[u8],
+    identity: &SiteIdentity,
+) -> Result<OpenedManifest, ReleaseError> {
+    // The first key is the one that counts: its error is told if none opens the manifest.
+    let key = identity.recipients().find(|key| is_named(sealed, &key.public()) == Some(true));
+    let key = key.unwrap_or_else(|| identity.recipient());
+    OpenedManifest::open(trusted, sealed, key, identity.fleet(), identity.site())
+}
+
+/// Those of the `older` keys that a release on the card is sealed to while it is not sealed to `current`.
+pub(super) fn needed_keys(
+    store: &Store,
+    current: &RecipientSecret,
+    mut older: Vec<RecipientSecret>,
+) -> Vec<RecipientSecret> {
+    let (Ok(active), Ok(previous)) = (store.active(), store.previous()) else { return older };
+    let current = current.public();
+    let stored = [active, previous].into_iter().flatten().map(|stored| stored.sealed_manifest);
+    let needing: Vec<Vec<u8>> = stored.filter(|sealed| is_named(sealed, &current) == Some(false)).collect();
+    older.retain(|key| {
+        key.public() != current && needing.iter().any(|sealed| is_named(sealed, &key.public()) == Some(true))
+    });
+    older
+}
+
 fn reopen(store: &Store, identity: &SiteIdentity, stored: StoredRelease) -> Result<Opened, LoadError> {
     let trusted = Trusted::reopen(&stored.metadata)?;
-    let (key, fleet, site) = (identity.recipient(), identity.fleet(), identity.site());
-    let manifest = OpenedManifest::open(&trusted, &stored.sealed_manifest, key, fleet, site)?;
+    let manifest = open_manifest(&trusted, &stored.sealed_manifest, identity)?;
     Ok(complete(store, manifest, &trusted)?)
 }
 

@@ -63,6 +63,40 @@ fn a_box_one_year_behind_enrols_fetches_and_serves() {
 }
 
 #[test]
+fn hq_three_years_away_from_every_other_clock_publishes_nothing_and_says_what_it_believes() {
+    if !can_run("hq_three_years_off", &["faketime", "cc"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = dir.path().join("fleet");
+    super::fleet::init(&fleet, &[CISCO]);
+    let publish = |time: &str, words: &[&str]| {
+        let under = clock(dir.path(), time);
+        let output = std::process::Command::new(&under[0])
+            .args(&under[1..])
+            .arg(super::fleet::hq_program())
+            .arg("--fleet")
+            .arg(&fleet)
+            .arg("publish")
+            .args(words)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        (output.status.success(), super::net::text(&output))
+    };
+    for (time, told) in [("-1095d", "earlier than"), ("+1095d", "over a day past every other clock")] {
+        for words in [&[][..], &["--refresh"]] {
+            let (done, said) = publish(time, words);
+            assert!(!done && said.contains(told) && said.contains("--clock-is-right"), "{time}: {said}");
+        }
+    }
+    let (done, said) = publish("+0d", &[]);
+    assert!(done, "{said}");
+    let (done, said) = publish("+1095d", &["--clock-is-right"]);
+    assert!(done, "{said}");
+}
+
+#[test]
 fn a_certificate_that_expired_while_the_branch_was_closed_is_renewed_without_a_visit() {
     if !can_run("renewal_after_expiry", &NEEDS) {
         return;

@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::expect_used, missing_docs)]
 
+mod again;
 mod client;
 mod clocks;
 mod enrol;

@@ -15,7 +15,7 @@ use crate::inventory::{FleetInventory, InventorySite};
 use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
-use crate::{enrol, lint, plan, progress, secrets};
+use crate::{clock, enrol, lint, plan, progress, secrets};
 use ids::UnixTime;
 use online::{fleet, freshen, service};
 use repository::expiry;
@@ -51,14 +51,21 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
             Ok(writeln!(out, "{plan}")?)
         }
-        Command::Publish { refresh: true, .. } => {
-            let _held = TreeLock::wait(&layout.online())?;
-            let sites = freshen::refresh(&layout.online(), now())?;
+        Command::Publish { refresh: true, clock_is_right, .. } => {
+            let now = now();
+            clock::may_sign(&layout, now, *clock_is_right)?;
+            let held = TreeLock::wait(&layout.online())?;
+            let sites = freshen::refresh(&layout.online(), now)?;
+            drop(held);
+            clock::signed(&layout, now)?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
-        Command::Publish { sites, .. } => {
-            let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now: now() };
+        Command::Publish { sites, clock_is_right, .. } => {
+            let now = now();
+            clock::may_sign(&layout, now, *clock_is_right)?;
+            let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
+            clock::signed(&layout, now)?;
             Ok(writeln!(out, "{summary}")?)
         }
         Command::Preview { site, mac, name } => match preview::preview(&layout, site, mac, name)? {
@@ -81,9 +88,10 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Command::Serve { listen, dir } => {
+        Command::Serve { listen, dir, clock_is_right } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
-            serve(service::ServeOptions { dir, listen: *listen })
+            let confirmed = *clock_is_right || clock::asked_for_host(&Layout::of_online(&dir), now())?;
+            serve(service::ServeOptions { dir, listen: *listen }, confirmed)
         }
     }
 }
@@ -288,7 +296,7 @@ fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyh
     Ok(())
 }
 
-fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
+fn serve(options: service::ServeOptions, clock_is_right: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         let stop = tokio_util::sync::CancellationToken::new();
@@ -300,7 +308,9 @@ fn serve(options: service::ServeOptions) -> anyhow::Result<()> {
                 _ = terminate.recv() => Ok(()),
             }
         };
-        let serving = service::serve(options, stop);
+        let server = service::Server::bind(options)?;
+        let server = if clock_is_right { server.clock_is_right()? } else { server };
+        let serving = server.run(stop);
         tokio::pin!(serving);
         tokio::select! {
             done = &mut serving => done,

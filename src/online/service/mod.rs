@@ -15,8 +15,8 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -39,12 +39,14 @@ use self::routes::{App, Peer};
 use self::stall::Stall;
 use self::strangers::{StrangerSlot, Strangers};
 use crate::ca::{self, Ca};
+use crate::clock::SigningClock;
 use crate::db::{CheckIns, Db};
 use crate::freshen;
 use api::HqRefusal;
 use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::lock::TreeLock;
+use repository::witness::HINT;
 use repository::{expiry, keyring};
 
 /// The most connections that are open at once.
@@ -103,7 +105,16 @@ impl Server {
         let ca = Ca::load(&dir)?;
         let key = keyring::load_signing(&dir.join("online.key"))?;
         let db = Arc::new(Db::open(&dir.join("hq.sqlite"))?);
-        let (tls, renewed) = tls::config(&ca, now())?;
+        let clock = SigningClock::new(Layout::of_online(&dir));
+        let (now, at) = (now(), since_start());
+        if let Some(time) = db.newest_site_time()? {
+            clock.heard(time, now, at);
+        }
+        let may_sign = clock.may_sign(now, at);
+        if let Err(doubt) = &may_sign {
+            error!("{doubt}\n  hint: {HINT}");
+        }
+        let (tls, renewed) = tls::config(&ca, now, may_sign.is_ok())?;
         if renewed {
             info!("the service's certificate was renewed");
         }
@@ -114,6 +125,7 @@ impl Server {
             db,
             check_ins,
             ca,
+            clock,
             key,
             refused: Mutex::default(),
             check_in_rate: Mutex::default(),
@@ -121,6 +133,12 @@ impl Server {
         let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
         listener.set_nonblocking(true).context("cannot use the listening socket")?;
         Ok(Self { listener, app: Arc::new(app), tls })
+    }
+
+    /// A person says that this host's clock is right, whatever others say.
+    pub fn clock_is_right(self) -> anyhow::Result<Self> {
+        self.app.clock.confirm(now(), since_start())?;
+        Ok(self)
     }
 
     /// The address that it listens on, with the port that the system chose.
@@ -198,8 +216,15 @@ async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> 
         let refused: BTreeMap<&str, u64> = refused.iter().map(|(refusal, times)| (refusal.code(), *times)).collect();
         info!(?refused, "requests refused since the last such line");
     }
-    let for_config = Arc::clone(app);
-    match tokio::task::spawn_blocking(move || tls::config(&for_config.ca, now())).await {
+    let app = Arc::clone(app);
+    let configured = tokio::task::spawn_blocking(move || {
+        let may_sign = app.may_sign();
+        if let Ok((now, at)) = may_sign {
+            app.clock.note(now, at, false)?;
+        }
+        tls::config(&app.ca, now(), may_sign.is_ok())
+    });
+    match configured.await {
         Ok(Ok((fresh, true))) => {
             info!("the service's certificate was renewed");
             fresh
@@ -226,15 +251,19 @@ async fn upkeep(app: Arc<App>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = often.tick() => {}
         }
-        let dir = app.dir.clone();
+        let app = Arc::clone(&app);
         let refreshed = tokio::task::spawn_blocking(move || {
-            // A `publish` that runs now signs fresh metadata itself.
-            let Some(_held) = TreeLock::try_now(&dir)? else { return Ok(0) };
-            let freshened = freshen::refresh(&dir, now());
-            for warning in expiry::of_published(&Layout::of_online(&dir), now()) {
+            let dir = &app.dir;
+            for warning in expiry::of_published(&Layout::of_online(dir), now()) {
                 warn!("{warning}");
             }
-            freshened
+            let Ok((now, at)) = app.may_sign() else { return Ok(0) };
+            // A `publish` that runs now signs fresh metadata itself.
+            let Some(held) = TreeLock::try_now(dir)? else { return Ok(0) };
+            let freshened = freshen::refresh(dir, now)?;
+            drop(held);
+            app.clock.note(now, at, freshened > 0)?;
+            Ok(freshened)
         });
         match refreshed.await.map_err(anyhow::Error::new).flatten() {
             Ok(0) => debug!("all published metadata is fresh"),
@@ -367,6 +396,13 @@ async fn answer(
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
+}
+
+/// The time since the first call in this process; it never steps.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+fn since_start() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::check_in_rate::CheckInRate;
 use super::files::{self, TreeFile};
 use crate::admit::Refused;
 use crate::ca::{Ca, Csr, Identity};
+use crate::clock::SigningClock;
 use crate::db::{CertificateStanding, CheckIns, Db};
 use api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, HqRefusal, MAX_BODY_BYTES, Refusal, RenewRequest,
@@ -34,6 +35,7 @@ use api::{
 };
 use ids::UnixTime;
 use repository::published::newest_root_path;
+use repository::witness::{ClockDoubt, HINT};
 use tuf::SigningKey;
 
 /// A request is refused if its body has not arrived within this time.
@@ -48,9 +50,23 @@ pub(super) struct App {
     pub(super) db: Arc<Db>,
     pub(super) check_ins: Arc<dyn CheckIns>,
     pub(super) ca: Ca,
+    pub(super) clock: SigningClock,
     pub(super) key: SigningKey,
     pub(super) refused: Mutex<BTreeMap<HqRefusal, u64>>,
     pub(super) check_in_rate: Mutex<CheckInRate>,
+}
+
+impl App {
+    /// The time under which something may be signed now, and the time since the start. A doubt is logged now and then.
+    pub(super) fn may_sign(&self) -> Result<(UnixTime, Duration), ClockDoubt> {
+        let (now, at) = (now(), super::since_start());
+        self.clock.may_sign(now, at).inspect_err(|doubt| {
+            if self.clock.must_tell(at) {
+                error!("{doubt}\n  hint: {HINT}");
+            }
+        })?;
+        Ok((now, at))
+    }
 }
 
 /// The caller at the other end of a connection.
@@ -92,6 +108,14 @@ impl HttpRefusal {
         error!(error = format!("{error:#}"), "a request failed");
         let refused =
             Self::new(StatusCode::SERVICE_UNAVAILABLE, HqRefusal::Unavailable, "HQ has a problem; try again later");
+        Self { retry_after: Some(60), ..refused }
+    }
+}
+
+impl From<ClockDoubt> for HttpRefusal {
+    fn from(_: ClockDoubt) -> Self {
+        let reason = "HQ does not know what time it is, so it signs nothing; its log says more";
+        let refused = Self::new(StatusCode::SERVICE_UNAVAILABLE, HqRefusal::Unavailable, reason);
         Self { retry_after: Some(60), ..refused }
     }
 }
@@ -180,8 +204,12 @@ async fn enrol(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let peer = peer(&request)?;
     let wanted: EnrolRequest = read_json(request).await?;
     let (site, issued) = blocking(move || {
-        let now = now();
-        app.db.enrol(&wanted, now, |csr, fleet, site| app.ca.issue_client(csr, fleet, site, now))
+        let (now, _) = match app.may_sign() {
+            Ok(time) => time,
+            Err(doubt) => return Ok(Err(HttpRefusal::from(doubt))),
+        };
+        let issued = app.db.enrol(&wanted, now, |csr, fleet, site| app.ca.issue_client(csr, fleet, site, now))?;
+        Ok(issued.map_err(HttpRefusal::from))
     })
     .await??;
     info!(%site, address = %peer.address, serial = issued.serial, "appliance enrolled");
@@ -196,10 +224,14 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     let issued = blocking(move || {
         let csr = match Csr::parse(&wanted.csr) {
             Ok(csr) => csr,
-            Err(error) => return Ok(Err(Refused::Malformed(error))),
+            Err(error) => return Ok(Err(Refused::Malformed(error).into())),
         };
-        let now = now();
-        app.db.renew(&site, &old, now, || app.ca.issue_client(&csr, &fleet, &site, now))
+        let (now, _) = match app.may_sign() {
+            Ok(time) => time,
+            Err(doubt) => return Ok(Err(HttpRefusal::from(doubt))),
+        };
+        let issued = app.db.renew(&site, &old, now, || app.ca.issue_client(&csr, &fleet, &site, now))?;
+        Ok(issued.map_err(HttpRefusal::from))
     })
     .await??;
     info!(site = %identity.site, serial = issued.serial, "certificate renewed");
@@ -223,14 +255,21 @@ async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer
     let answer = blocking(move || {
         let time = now();
         app.check_ins.note(&identity.site, time, &told)?;
+        if let Some(site) = told.time.filter(|_| told.clock_synchronised) {
+            app.clock.heard(site, time, super::since_start());
+        }
+        let (time, _) = match app.may_sign() {
+            Ok(time) => time,
+            Err(doubt) => return Ok(Err(HttpRefusal::from(doubt))),
+        };
         let newest = app.db.published(&identity.site)?;
         let purpose = "check-in".to_owned();
         let signed = SignedTime { purpose, site: identity.site, nonce: told.nonce, time, newest };
         let signed = serde_json::to_string(&signed)?;
         let signature = data_encoding::HEXLOWER.encode(&app.key.sign(signed.as_bytes()));
-        Ok(CheckInAnswer { signed, signature })
+        Ok(Ok(CheckInAnswer { signed, signature }))
     })
-    .await?;
+    .await??;
     ok(&answer)
 }
 

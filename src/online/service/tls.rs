@@ -16,8 +16,8 @@ use rustls::{
 use crate::ca::{self, Ca};
 use ids::UnixTime;
 
-/// The configuration with the service's current certificate, and whether that was renewed in this call.
-pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig>, bool)> {
+/// The configuration with the service's current certificate, and whether that was renewed in this call, if it may be.
+pub(super) fn config(ca: &Ca, now: UnixTime, may_renew: bool) -> anyhow::Result<(Arc<ServerConfig>, bool)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(ca.certificate().clone()).context("ca.pem cannot be a trust anchor")?;
@@ -25,7 +25,7 @@ pub(super) fn config(ca: &Ca, now: UnixTime) -> anyhow::Result<(Arc<ServerConfig
         .allow_unauthenticated()
         .build()
         .context("cannot verify client certificates")?;
-    let server = ca.server(now)?;
+    let server = if may_renew { ca.server(now)? } else { ca.present_server()? };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .context("TLS 1.3 is not there")?

@@ -40,7 +40,13 @@ pub(super) struct Caller {
 
 impl Hq {
     pub(super) async fn start() -> Self {
+        Self::start_after(|_| ()).await
+    }
+
+    /// The same, with something done to the directory before.
+    pub(super) async fn start_after(prepare: impl FnOnce(&Layout)) -> Self {
         let (dir, layout) = fleet();
+        prepare(&layout);
         let options = ServeOptions { dir: layout.online(), listen: "127.0.0.1:0".parse().unwrap() };
         let server = Server::bind(options).unwrap();
         let address = server.local_addr().unwrap();
