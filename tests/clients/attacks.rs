@@ -359,3 +359,42 @@ fn a_client_that_never_answers_gets_at_most_3_kb_and_five_packets() {
     let all = status["alerts"].as_array().unwrap();
     assert_eq!(all.len(), alerts(&status, "dhcp-mode").len(), "probes and silent phones are no alarm: {status:#}");
 }
+
+#[test]
+fn a_device_that_answers_for_76_addresses_leaves_a_phone_its_place() {
+    const SHARED: &str = "000000000000.cfg";
+    if !can_run("a_device_that_answers_for_76_addresses", &["ip", "curl"]) {
+        return;
+    }
+    let mut site = Deployment::ready();
+    let own = site.preview(CISCO, CISCO_FILE);
+    let phone = site.phone_at(CISCO, "192.168.77.20");
+    let phone = socket(&phone, "192.168.77.20:0");
+    assert!(get(&phone, BOX_LAN, CISCO_FILE).is_ok());
+    let crowd = site.phone_at(STRANGER, "192.168.77.100");
+    let addresses: Vec<String> = (100..176).map(|last| format!("192.168.77.{last}")).collect();
+    crowd.sh(&addresses[1..].iter().map(|one| format!("ip addr add {one}/24 dev eth0\n")).collect::<String>());
+    for address in &addresses {
+        let _ = get(&socket(&crowd, &format!("{address}:0")), BOX_LAN, SHARED).expect("the box resolves it");
+    }
+    // Without bounds for a device, 600 transfers would begin: all that there may be.
+    let sockets: Vec<UdpSocket> = (0..8)
+        .flat_map(|_| addresses.iter().map(|address| socket(&crowd, &format!("{address}:0"))).collect::<Vec<_>>())
+        .collect();
+    let began = Instant::now();
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+        socket.send_to(&rrq(SHARED), format!("{BOX_LAN}:69")).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let is_data = |socket: &UdpSocket| {
+        let mut packet = [0; 1500];
+        socket.recv(&mut packet).is_ok() && packet[..2] == [0, 3]
+    };
+    let served = sockets.iter().filter(|socket| is_data(socket)).count();
+    // Who does not answer gives way after a second.
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap();
+    println!("{served} of {} transfers began within {:?}", sockets.len(), began.elapsed());
+    assert!(served > 8 && served <= 64 * (seconds + 1), "{served} in {seconds} s");
+    assert_eq!(get(&phone, BOX_LAN, CISCO_FILE), Ok(own), "{}", site.appliance_log());
+}
