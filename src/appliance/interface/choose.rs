@@ -190,7 +190,7 @@ pub(super) fn beside(
             } else {
                 beside.doubled.push(format!(
                     "{name} has no address of the LAN and hears what {} sends: it is on the same LAN. Phones that learn \
-                     its hardware address for {served} get no answer; unplug {name}, or set sysctl \
+                     its MAC for {served} get no answer; unplug {name}, or set sysctl \
                      net.ipv4.conf.all.arp_ignore=1 and arp_announce=2",
                     lan.name
                 ));
