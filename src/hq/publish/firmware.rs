@@ -14,7 +14,7 @@ use crate::render::FleetDir;
 use ids::{Digest, UnixTime};
 use repository::keyring;
 use repository::layout::Layout;
-use repository::published::numbered;
+use repository::published::{MAX_METADATA_BYTES, numbered};
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
 use settings::count;
@@ -53,7 +53,7 @@ pub(super) fn catalogue(
 ) -> anyhow::Result<Catalogue> {
     let mut images: BTreeMap<Digest, u64> = BTreeMap::new();
     for asset in fleet.assets.firmware().chain(fleet.images.assets()) {
-        let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
+        let bytes = asset.read().with_context(|| format!("cannot read {}", asset.file))?;
         images.insert(Digest::of(&bytes), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
     }
     let mut wanted = roles::firmware(0, now, &fleet.inventory.fleet.id, &images);
@@ -68,7 +68,7 @@ pub(super) fn catalogue(
     let version = wanted.version;
     let path = layout.signed().join(format!("{version}.firmware.json"));
     let pending = pending_path(&path);
-    let mut bytes = match fs::read(&pending) {
+    let mut bytes = match durable::read_regular(&pending, MAX_METADATA_BYTES) {
         Ok(begun) if is_current(&begun, &wanted, now)? => begun,
         _ => sign::sign(&wanted, &[]),
     };
