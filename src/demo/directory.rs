@@ -1,14 +1,13 @@
 //! Reads a directory that others can write to: regular files only, and nothing outside it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use nix::fcntl::OFlag;
 
+use durable::{Entry, Folder, Links};
 use ids::FileName;
 
 /// The most files that are taken from a directory.
@@ -23,8 +22,7 @@ const MAX_PROBLEMS: usize = 100;
 pub(super) struct Directory {
     /// As it was named.
     named: PathBuf,
-    /// Where it really is, after all links.
-    real: PathBuf,
+    folder: Folder,
 }
 
 /// What is in a directory and everything below it.
@@ -36,16 +34,10 @@ pub(super) struct Listing {
     pub(super) problems: Vec<String>,
 }
 
-/// Something of the directory, opened.
-enum Entry {
-    File(File),
-    Folder(File),
-}
-
 impl Directory {
     pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
-        let real = fs::canonicalize(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-        Ok(Self { named: dir.to_owned(), real })
+        let folder = Folder::open(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        Ok(Self { named: dir.to_owned(), folder })
     }
 
     /// Finds all files. A link that stays inside is followed. What leads out, is no regular file, cannot be read or has a name
@@ -62,10 +54,7 @@ impl Directory {
 
     /// Opens a file of the directory, by its path in it.
     pub(super) fn file(&self, path: &str) -> io::Result<File> {
-        match self.entry(Path::new(path))? {
-            Entry::File(file) => Ok(file),
-            Entry::Folder(_) => Err(io::Error::other("it is a directory")),
-        }
+        self.folder.file(Path::new(path), Links::Within(Path::new("")))
     }
 
     fn walk(
@@ -81,7 +70,7 @@ impl Directory {
             listing.problem(below, &"the directory is inside itself, or too deep");
             return Ok(());
         }
-        let entries = match fs::read_dir(path_of(folder)) {
+        let entries = match durable::names(folder) {
             Ok(entries) => entries,
             Err(error) if below.as_os_str().is_empty() => return Err(error.into()),
             Err(error) => {
@@ -114,31 +103,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Opens what is at this path. `O_PATH` opens without doing anything: a FIFO does not wait and a device does not act. Only
-    /// what was found to be a regular file inside the directory is opened for reading, by its descriptor, so nobody can put
-    /// something else in its place meanwhile.
     fn entry(&self, path: &Path) -> io::Result<Entry> {
-        let place = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_PATH | OFlag::O_CLOEXEC).bits())
-            .open(self.real.join(path))?;
-        let kind = place.metadata()?.file_type();
-        let real = fs::read_link(path_of(&place))?;
-        let what = if !real.starts_with(&self.real) {
-            "a link that leads out of the directory"
-        } else if kind.is_dir() {
-            return Ok(Entry::Folder(place));
-        } else if kind.is_file() {
-            let options = (OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits();
-            return OpenOptions::new().read(true).custom_flags(options).open(path_of(&place)).map(Entry::File);
-        } else if kind.is_fifo() {
-            "a FIFO, no regular file"
-        } else if kind.is_socket() {
-            "a socket, no regular file"
-        } else {
-            "a device, no regular file"
-        };
-        Err(io::Error::other(what))
+        self.folder.entry(path, Links::Within(Path::new("")))
     }
 }
 
@@ -152,15 +118,11 @@ impl Listing {
     }
 }
 
-/// The path that leads to what a descriptor has open, wherever that has been moved.
-fn path_of(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::fs;
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
 
@@ -200,7 +162,7 @@ mod tests {
             ("tones/up", "leads out"),
             ("sounds/up", "leads out"),
             ("tones/loop", "inside itself"),
-            ("broken.cfg", "No such file"),
+            ("broken.cfg", "leads nowhere"),
             ("circle", "symbolic link"),
             ("fifo.cfg", "a FIFO"),
             ("to-fifo.cfg", "a FIFO"),

@@ -20,13 +20,17 @@
 //!
 //! **Modes** are an argument. As for every new file, the umask takes bits away.
 //!
-//! Read `disk` (single steps), `aside`, `batch`.
+//! **Reading what others may have put there** is the other half: [`Folder`] and [`read_regular`] take regular files only, and
+//! no link that leads elsewhere.
+//!
+//! Read `disk` (single steps), `aside`, `batch`, `folder`.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
 mod aside;
 mod batch;
 mod disk;
+mod folder;
 
 use std::fs::{self, File};
 use std::io;
@@ -36,6 +40,7 @@ use std::path::{Path, PathBuf};
 pub use aside::Aside;
 pub use batch::Batch;
 pub use disk::{Disk, DiskFile, Hook, Op};
+pub use folder::{Entry, Folder, Links, holds, names, read_regular, regular_file};
 
 /// The mode of a file that only its owner may read or write: keys, tokens, state.
 pub const PRIVATE: u32 = 0o600;
@@ -195,17 +200,10 @@ pub fn keep_private(path: &Path) -> io::Result<()> {
 ///
 /// If the file cannot be read, or is longer than `limit` ([`io::ErrorKind::InvalidData`]).
 pub fn read_limited(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    use std::io::Read as _;
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is over {limit} bytes")));
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => folder::bytes_of(other?, limit).map(Some),
     }
-    Ok(Some(bytes))
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use online::admit::TokenRow;
 use online::ca;
 use online::db::{Db, Enrolment};
 use repository::layout::Layout;
-use repository::published::newest_root_path;
+use repository::published::{MAX_METADATA_BYTES, newest_root_path};
+use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
 
 /// The number of appliances that a site's manifests are sealed to: the one in use and its spare. If more enrol, the
@@ -231,8 +232,8 @@ impl Pinned {
     }
 
     fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let pinned: Self = toml::from_str(&text).with_context(|| format!("{} is malformed", path.display()))?;
+        let text = durable::read_regular(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
+        let pinned: Self = toml::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))?;
         ensure!(
             path.file_stem().and_then(|stem| stem.to_str()) == Some(pinned.site.as_str()),
             "{} is about another site, {}",
@@ -317,7 +318,7 @@ fn random_hex<const N: usize>() -> anyhow::Result<String> {
 fn newest_root(dir: &Path) -> anyhow::Result<Digest> {
     let path =
         newest_root_path(dir)?.ok_or_else(|| anyhow!("no signed root in {}; run `init` first", dir.display()))?;
-    Ok(Digest::of(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?))
+    Ok(Digest::of(&durable::read_regular(&path, MAX_METADATA_BYTES).with_context(|| format!("cannot read {}", path.display()))?))
 }
 
 #[cfg(test)]

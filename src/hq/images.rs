@@ -18,7 +18,7 @@ use super::inventory::{entries, is_note};
 use access::ImageApproval;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
-use durable::{SHARED, SHARED_DIR};
+use durable::{Links, SHARED, SHARED_DIR};
 use ids::Digest;
 use repository::layout::Layout;
 use settings::Problem;
@@ -64,9 +64,9 @@ impl Images {
     /// Reads the manifests of all bundles in `images/`. What is wrong goes to `problems`.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
         let mut by_name = BTreeMap::new();
-        let found = entries(layout, "images", problems);
-        let names: BTreeSet<String> = found.iter().map(|(file, ..)| file.clone()).collect();
-        for (file, path, is_dir) in found {
+        let found = entries(layout, "images", Links::Refused, problems);
+        let names: BTreeSet<String> = found.iter().map(|(file, _)| file.clone()).collect();
+        for (file, is_dir) in found {
             let full = format!("images/{file}");
             if let Some(name) = file.strip_suffix(MAY_GO_BACK).filter(|_| !is_dir) {
                 if !names.contains(&format!("{name}{SUFFIX}")) {
@@ -83,20 +83,22 @@ impl Images {
                 }
                 continue;
             };
-            match look(&path) {
-                Ok(found) if found.name() == name => {
-                    let asset = file.parse().map(|name| Asset { name, file: full.clone(), path, bytes: found.bytes });
-                    match asset {
-                        Ok(asset) => {
-                            let RaucBundle { compatible, version, .. } = found;
-                            let may_go_back = names.contains(&format!("{name}{MAY_GO_BACK}"));
-                            let image = ImageFile { asset: Arc::new(asset), compatible, version, may_go_back };
-                            by_name.insert(name.to_owned(), image);
-                        }
-                        Err(error) => problems.push(Problem::at_file(full, error.to_string())),
-                    }
+            let asset = match file.parse() {
+                Ok(name) => Asset::at(layout, &full, &full, name),
+                Err(error) => {
+                    problems.push(Problem::at_file(full, format!("{error}")));
+                    continue;
                 }
-                Ok(found) => problems.push(
+            };
+            let found = asset.and_then(|asset| Ok((asset.open()?, asset)));
+            match found.map_err(anyhow::Error::from).and_then(|(opened, asset)| Ok((look(opened)?, asset))) {
+                Ok((found, asset)) if found.name() == name => {
+                    let RaucBundle { compatible, version, .. } = found;
+                    let may_go_back = names.contains(&format!("{name}{MAY_GO_BACK}"));
+                    let image = ImageFile { asset: Arc::new(asset), compatible, version, may_go_back };
+                    by_name.insert(name.to_owned(), image);
+                }
+                Ok((found, _)) => problems.push(
                     Problem::at_file(full, format!("this is the image {}", found.name()))
                         .hint(format!("name it {}{SUFFIX}", found.name())),
                 ),
@@ -128,12 +130,14 @@ impl Images {
 ///
 /// If the file is no bundle of the `verity` format, or another bundle of the same name is there.
 pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
-    let found = look(bundle).with_context(|| format!("{} is no image of the appliance", bundle.display()))?;
+    let found = File::open(bundle).map_err(anyhow::Error::from).and_then(look);
+    let found = found.with_context(|| format!("{} is no image of the appliance", bundle.display()))?;
     let name = found.name();
     let target = layout.images().join(format!("{name}{SUFFIX}"));
     durable::create_dirs(&layout.images(), SHARED_DIR).context("cannot make images/")?;
-    if target.exists() {
-        if digest(&target)? == digest(bundle)? {
+    if fs::symlink_metadata(&target).is_ok() {
+        let there = digest(durable::regular_file(&target)).with_context(|| format!("cannot read {}", target.display()))?;
+        if there == digest(File::open(bundle)).with_context(|| format!("cannot read {}", bundle.display()))? {
             return Ok(name);
         }
         return Err(anyhow!("another image {name} is there already").hint("a new image has a new version"));
@@ -149,8 +153,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     new.put_in_place()
 }
 
-fn digest(path: &Path) -> anyhow::Result<Digest> {
-    fs::read(path).map(|bytes| Digest::of(&bytes)).with_context(|| format!("cannot read {}", path.display()))
+fn digest(file: io::Result<File>) -> io::Result<Digest> {
+    let mut bytes = Vec::new();
+    file?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+    Ok(Digest::of(&bytes))
 }
 
 /// What is known of a bundle: hardware and version from its manifest, and the size of the file.
@@ -168,8 +174,7 @@ impl RaucBundle {
 }
 
 /// Reads a bundle's manifest. Fails if the file is too large or is no bundle.
-fn look(path: &Path) -> anyhow::Result<RaucBundle> {
-    let mut file = File::open(path)?;
+fn look(mut file: File) -> anyhow::Result<RaucBundle> {
     let bytes = file.metadata()?.len();
     if bytes > MAX_FILE_BYTES {
         bail!("it has {bytes} bytes, over the {MAX_FILE_BYTES} allowed");

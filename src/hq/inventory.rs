@@ -7,11 +7,12 @@ mod site;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::parallel::in_parallel;
+use durable::{Entry, Folder, Links};
 use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
 use settings::{MAX_TEXT_BYTES, Problem, Source, Table};
@@ -107,7 +108,7 @@ impl FleetInventory {
     /// Reads the inventory and adds everything that is wrong with it to `problems`. `None` if `fleet.toml` cannot
     /// be used at all; then nothing further can be said.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Option<Self> {
-        let fleet = match Source::read(&layout.fleet_toml(), "fleet.toml", MAX_TEXT_BYTES) {
+        let fleet = match source(layout, "fleet.toml", MAX_TEXT_BYTES) {
             Ok(source) => fleet::read(&source, problems),
             Err(problem) => {
                 problems.push(
@@ -117,7 +118,7 @@ impl FleetInventory {
             }
         }?;
         let sites = read_sites(layout, &fleet, problems);
-        let phones = match Source::read(&layout.phones_csv(), "phones.csv", MAX_CSV_BYTES) {
+        let phones = match source(layout, "phones.csv", MAX_CSV_BYTES) {
             Ok(source) => phones::read(&source, &sites, problems),
             Err(problem) => {
                 problems.push(problem);
@@ -153,7 +154,7 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
     let mut files = Vec::new();
     let mut sites = BTreeMap::new();
     let mut ids: BTreeMap<SiteId, String> = BTreeMap::new();
-    for (file, path, is_dir) in entries(layout, "sites", problems) {
+    for (file, is_dir) in entries(layout, "sites", Links::Refused, problems) {
         let name = format!("sites/{file}");
         let stem = match file.strip_suffix(".toml") {
             Some(stem) if !is_dir => stem,
@@ -171,11 +172,11 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
             );
             continue;
         }
-        files.push((name, stem.to_owned(), path));
+        files.push((name, stem.to_owned()));
     }
-    let read = |(name, stem, path): &(String, String, std::path::PathBuf)| {
+    let read = |(name, stem): &(String, String)| {
         let mut problems = Vec::new();
-        let site = match Source::read(path, name, MAX_TEXT_BYTES) {
+        let site = match source(layout, name, MAX_TEXT_BYTES) {
             Ok(source) => site::read(&source, stem, fleet, &mut problems),
             Err(problem) => {
                 problems.push(problem);
@@ -191,7 +192,7 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
             Vec::new()
         }
     };
-    for ((name, stem, _), (site, found)) in files.iter().zip(all) {
+    for ((name, stem), (site, found)) in files.iter().zip(all) {
         problems.extend(found);
         let Some(site) = site else { continue };
         if let Some(other) = ids.insert(site.id.clone(), name.clone()) {
@@ -206,15 +207,27 @@ fn read_sites(layout: &Layout, fleet: &Fleet, problems: &mut Vec<Problem>) -> BT
     sites
 }
 
-/// The entries of a folder of the fleet directory in the order of their names: name, path, whether it is a folder.
+/// Reads a text file of the fleet directory, by its path in it. It is a regular file, and no part of its path is a link: what
+/// a merge request can put there may not make this machine read its keys.
+pub(super) fn source(layout: &Layout, name: &str, max_bytes: u64) -> Result<Source, Problem> {
+    let file = Folder::open(layout.dir()).and_then(|dir| dir.file(Path::new(name), Links::Refused));
+    Source::of(file, name, max_bytes)
+}
+
+/// The entries of a folder of the fleet directory in the order of their names: name, and whether it is a folder. What is
+/// neither a regular file nor a folder, or is a link that `links` does not allow, is a problem.
 pub(super) fn entries(
     layout: &Layout,
     folder: &str,
+    links: Links<'_>,
     problems: &mut Vec<Problem>,
-) -> Vec<(String, std::path::PathBuf, bool)> {
-    let path = layout.dir().join(folder);
-    let listing = match fs::read_dir(&path) {
-        Ok(listing) => listing,
+) -> Vec<(String, bool)> {
+    let listing = Folder::open(layout.dir()).and_then(|dir| match dir.entry(Path::new(folder), links)? {
+        Entry::Folder(opened) => Ok((dir, durable::names(&opened)?)),
+        Entry::File(_) => Err(std::io::Error::other("it is a file, no folder")),
+    });
+    let (dir, listing) = match listing {
+        Ok(found) => found,
         // git does not keep empty folders.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
@@ -224,16 +237,26 @@ pub(super) fn entries(
     };
     let mut found = Vec::new();
     for entry in listing {
-        match entry.and_then(|entry| Ok((entry.file_name(), entry.path(), fs::metadata(entry.path())?.is_dir()))) {
-            Ok((name, path, is_dir)) => match name.into_string() {
-                Ok(name) if is_hidden(&name) => {}
-                Ok(name) => found.push((name, path, is_dir)),
-                Err(name) => problems.push(Problem::at_file(
-                    format!("{folder}/{}", name.to_string_lossy()),
-                    "the file's name is not UTF-8",
-                )),
-            },
-            Err(error) => problems.push(settings::unreadable(folder, &error)),
+        let name = match entry.map(|entry| entry.file_name().into_string()) {
+            Ok(Ok(name)) if is_hidden(&name) => continue,
+            Ok(Ok(name)) => name,
+            Ok(Err(name)) => {
+                let name = format!("{folder}/{}", name.to_string_lossy());
+                problems.push(Problem::at_file(name, "the file's name is not UTF-8"));
+                continue;
+            }
+            Err(error) => {
+                problems.push(settings::unreadable(folder, &error));
+                continue;
+            }
+        };
+        let full = format!("{folder}/{name}");
+        match dir.entry(Path::new(&full), links) {
+            Ok(entry) => found.push((name, matches!(entry, Entry::Folder(_)))),
+            Err(error) => problems.push(settings::unreadable(&full, &error).hint(match links {
+                Links::Refused => "put the file itself there: links are not followed here",
+                Links::Within(_) => "a link may lead to a file of the same folder; copy what is elsewhere",
+            })),
         }
     }
     found.sort();

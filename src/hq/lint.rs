@@ -226,4 +226,6 @@ fn load_problem(
 }
 
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod tests;

@@ -65,7 +65,7 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
             Ok(Preview::Served(match &file.body {
                 Body::Rendered(bytes) => bytes.clone(),
                 Body::Asset(asset) => {
-                    Zeroizing::new(std::fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?)
+                    Zeroizing::new(asset.read().with_context(|| format!("cannot read {}", asset.file))?)
                 }
             }))
         }

@@ -20,6 +20,9 @@ use repository::layout::Layout;
 /// The beginning of a variable's text that stands for a secret.
 pub const PREFIX: &str = "secret:";
 
+/// The largest `secrets.age`, in bytes: 100,000 secrets of ordinary length.
+const MAX_SECRETS_BYTES: u64 = 64 * 1024 * 1024;
+
 /// The longest value of a secret, in bytes.
 const MAX_SECRET_BYTES: usize = 4096;
 
@@ -136,7 +139,7 @@ fn identity(layout: &Layout) -> anyhow::Result<age::x25519::Identity> {
 /// Decrypts all secrets of `secrets.age`. Empty if there is no such file.
 pub fn read(layout: &Layout) -> anyhow::Result<BTreeMap<String, Zeroizing<String>>> {
     let path = layout.secrets();
-    let sealed = match fs::read(&path) {
+    let sealed = match durable::read_regular(&path, MAX_SECRETS_BYTES) {
         Ok(sealed) => sealed,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

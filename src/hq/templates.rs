@@ -7,9 +7,10 @@ mod engine;
 mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use super::inventory::{entries, is_note};
+use super::assets::{is_key_file, key_file};
+use super::inventory::{entries, is_note, source};
+use durable::Links;
 use repository::layout::Layout;
 use settings::{MAX_TEXT_BYTES, Problem, Source};
 
@@ -32,7 +33,7 @@ impl Templates {
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
         let mut sets = BTreeMap::new();
         let mut sources = Vec::new();
-        for (folder, path, is_dir) in entries(layout, "templates", problems) {
+        for (folder, is_dir) in entries(layout, "templates", Links::Refused, problems) {
             if !is_dir {
                 if !is_note(&folder) {
                     problems.push(
@@ -43,7 +44,6 @@ impl Templates {
                 continue;
             }
             read_folder(layout, &folder, &mut sets, &mut sources, problems);
-            let _: PathBuf = path;
         }
 
         let mut by_model = BTreeMap::new();
@@ -79,12 +79,12 @@ fn read_folder(
     problems: &mut Vec<Problem>,
 ) {
     let name = format!("templates/{folder}");
-    for (file, path, is_dir) in entries(layout, &name, problems) {
+    for (file, is_dir) in entries(layout, &name, Links::Refused, problems) {
         let full = format!("{name}/{file}");
         if is_dir {
             problems.push(Problem::at_file(full, "a folder of templates holds no further folders"));
         } else if file == "model.toml" {
-            match Source::read(&path, &full, MAX_TEXT_BYTES) {
+            match source(layout, &full, MAX_TEXT_BYTES) {
                 Ok(source) => {
                     let set = model::read(&source, folder, problems);
                     sets.insert(folder.to_owned(), set);
@@ -92,12 +92,11 @@ fn read_folder(
                 Err(problem) => problems.push(problem),
             }
         } else if file.ends_with(".j2") {
-            match Source::read(&path, &format!("{folder}/{file}"), MAX_TEXT_BYTES) {
-                Ok(source) => sources.push(source),
-                Err(mut problem) => {
-                    problem.file = full;
-                    problems.push(problem);
-                }
+            match source(layout, &full, MAX_TEXT_BYTES) {
+                Ok(source) if is_key_file(source.text.as_bytes()) => problems.push(key_file(full)),
+                // Templates name one another by their path below templates/.
+                Ok(source) => sources.push(Source { name: format!("{folder}/{file}"), ..source }),
+                Err(problem) => problems.push(problem),
             }
         } else if !is_note(&file) {
             problems

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transaction, TransactionBehavior, params};
 
@@ -120,14 +121,24 @@ impl Db {
 
     /// Opens the database only if it exists.
     pub fn open_existing(path: &Path) -> anyhow::Result<Self> {
-        ensure!(path.is_file(), "there is no database {}", path.display());
+        ensure!(path.symlink_metadata().is_ok(), "there is no database {}", path.display());
         Self::connect(path).with_context(|| format!("cannot use database {}", path.display()))
     }
 
+    /// Connects to a file that another host may have written: SQLite's advice for those (sqlite.org/security.html) is followed,
+    /// and the file is no link.
     fn connect(path: &Path) -> anyhow::Result<Self> {
+        // What is above it may be a link, which is the owner's.
+        let path = durable::parent(path).canonicalize()?.join(path.file_name().context("a file has a name")?);
+        durable::regular_file(&path)?;
         let connection = || -> rusqlite::Result<Connection> {
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(path, flags)?;
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+            let connection = Connection::open_with_flags(&path, flags)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+            connection.pragma_update(None, "cell_size_check", true)?;
             connection.busy_timeout(Duration::from_secs(10))?;
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;

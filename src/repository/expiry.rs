@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::layout::Layout;
-use crate::published::numbered;
+use crate::published::{MAX_METADATA_BYTES, numbered};
 use ids::UnixTime;
 use tuf::schema::{self, Envelope, Root, Snapshot, Targets, Timestamp};
 
@@ -67,7 +67,7 @@ pub fn of_fleet(layout: &Layout, now: UnixTime) -> Vec<Warning> {
 /// The same for a host that has only `online/`: about the root there and all published metadata.
 pub fn of_published(layout: &Layout, now: UnixTime) -> Vec<Warning> {
     let mut ends = Ends::new(now);
-    if let Ok(bytes) = fs::read(layout.public().join("root.json")) {
+    if let Ok(bytes) = durable::read_regular(&layout.public().join("root.json"), MAX_METADATA_BYTES) {
         ends.root(&bytes);
     }
     ends.published(layout);
@@ -137,5 +137,5 @@ impl Ends {
 
 /// The signed part of a metadata file; `None` if the file is missing or damaged.
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    Some(serde_json::from_slice::<Envelope<T>>(&fs::read(path).ok()?).ok()?.signed)
+    Some(serde_json::from_slice::<Envelope<T>>(&durable::read_regular(path, MAX_METADATA_BYTES).ok()?).ok()?.signed)
 }

@@ -4,6 +4,7 @@
 mod passphrase;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -94,6 +95,16 @@ pub fn load(path: &Path, kind: KeyKind) -> anyhow::Result<Zeroizing<[u8; 32]>> {
     Ok(Zeroizing::new(secret))
 }
 
+/// Whether a line is that of a key file that holds the secret.
+pub fn is_secret(line: &str) -> bool {
+    let kinds = [KeyKind::Ed25519, KeyKind::X25519, KeyKind::Publisher];
+    let secret = kinds.iter().find_map(|kind| line.strip_prefix(kind.word())?.strip_prefix(' '));
+    secret.is_some_and(|hex| hex.trim().len() == 64 && hex.trim().bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The largest file of public keys, in bytes.
+const MAX_PUBLIC_BYTES: u64 = 64 * 1024;
+
 /// The comment in the file of an online key.
 pub const ONLINE: &str = "Keeps metadata fresh. It cannot change what sites get.";
 
@@ -124,7 +135,9 @@ pub fn save_public(path: &Path, keys: &[[u8; 32]], comment: &str) -> anyhow::Res
 
 /// Reads a file that [`save_public`] wrote, in its order.
 pub fn load_public(path: &Path) -> anyhow::Result<Vec<[u8; 32]>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = durable::read_regular(path, MAX_PUBLIC_BYTES)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
+        .with_context(|| format!("cannot read {}", path.display()))?;
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

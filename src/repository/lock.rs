@@ -5,8 +5,18 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+
+use telemetry::Hint as _;
+
+/// How long [`TreeLock::wait`] waits. Whoever holds the lock does so for seconds, but a host that was broken into could hold it
+/// for ever, and a desk would wait without a word.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How often it looks meanwhile: `flock` itself has no time limit.
+const STEP: Duration = Duration::from_millis(50);
 
 /// The right to write the published tree. It ends when this value is dropped or the process ends, even by a crash.
 #[derive(Debug)]
@@ -16,11 +26,25 @@ pub struct TreeLock {
 }
 
 impl TreeLock {
-    /// Waits until no other process holds the lock of this `online/` directory, then takes it.
+    /// Waits until no other process holds the lock of this `online/` directory, at most [`MAX_WAIT`], then takes it.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be made, or another process holds the lock all that time.
     pub fn wait(online: &Path) -> anyhow::Result<Self> {
-        let (file, path) = Self::open(online)?;
-        file.lock().with_context(|| format!("cannot lock {path}"))?;
-        Ok(Self { _file: file })
+        Self::wait_at_most(online, MAX_WAIT)
+    }
+
+    fn wait_at_most(online: &Path, most: Duration) -> anyhow::Result<Self> {
+        for _ in 0..=most.as_millis() / STEP.as_millis() {
+            match Self::try_now(online)? {
+                Some(lock) => return Ok(lock),
+                None => thread::sleep(STEP),
+            }
+        }
+        let path = online.join("public.lock");
+        Err(anyhow!("another process has held {} for {} s", path.display(), most.as_secs())
+            .hint("`serve` and `publish` hold it for seconds: see what runs (`fuser` names who has the file open)"))
     }
 
     /// Takes the lock if it is free; `None` if another process holds it.
@@ -51,6 +75,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = TreeLock::wait(dir.path()).unwrap();
         assert!(TreeLock::try_now(dir.path()).unwrap().is_none());
+        let error = TreeLock::wait_at_most(dir.path(), Duration::from_millis(100)).unwrap_err().to_string();
+        assert!(error.starts_with("another process has held ") && error.contains("public.lock"), "{error}");
         drop(first);
         assert!(TreeLock::try_now(dir.path()).unwrap().is_some());
     }

@@ -11,12 +11,13 @@ use crate::layout::Layout;
 use crate::roles::{self, FirmwareKeys};
 use access::{ImageApproval, Opened, OpenedManifest};
 use bundle::RecipientSecret;
+use bundle::limits::MAX_FILE_BYTES;
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
 use tuf::{Ask, MetadataLimits, PublicKey, Refresh, RefreshStep, Search, SearchStep, Trusted};
 
 /// The largest metadata file that is read, in bytes: above every limit of the sites' client.
-const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
+pub const MAX_METADATA_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The published release of a site: the metadata that the site would accept if it polled now.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<PublishedRe
         return Ok(None);
     }
     let first = metadata.join("1.root.json");
-    let root = fs::read(&first).with_context(|| format!("cannot read {}", first.display()))?;
+    let root = durable::read_regular(&first, MAX_METADATA_BYTES).with_context(|| format!("cannot read {}", first.display()))?;
     let newest = numbered(&metadata, "root")?.last_key_value().map_or(1, |(version, _)| *version);
     let trusted = refresh(&metadata, &root, newest).or_else(|error| {
         // A publisher may have died after it wrote a new root and before it signed a release under it. Then the release
@@ -87,9 +88,8 @@ fn refresh(metadata: &Path, root: &[u8], last: u64) -> anyhow::Result<Trusted> {
 /// The file that the client asks for. `None` if it is not there.
 fn answer(metadata: &Path, ask: &Ask) -> anyhow::Result<Option<Vec<u8>>> {
     let path = metadata.join(&ask.path);
-    match fs::metadata(&path).and_then(|found| Ok((found.len(), fs::read(&path)?))) {
-        Ok((bytes, _)) if bytes > ask.max_bytes => bail!("{} is {bytes} bytes", path.display()),
-        Ok((_, bytes)) => Ok(Some(bytes)),
+    match durable::read_regular(&path, ask.max_bytes) {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -146,11 +146,11 @@ impl PublishedRelease {
             .and_then(|target| target.hashes.sha256)
             .ok_or_else(|| anyhow!("the published release of {} names no manifest", self.site))?;
         let path = layout.site_targets(&self.site).join(format!("{target}.manifest"));
-        let sealed = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let sealed = durable::read_regular(&path, MAX_FILE_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
         let opened = OpenedManifest::open(&self.trusted, &sealed, key, fleet, &self.site)?;
         let release = opened.complete(&self.trusted, &mut |part| {
             let path = layout.object(&part.digest);
-            fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+            durable::read_regular(&path, MAX_FILE_BYTES).map_err(|error| format!("{}: {error}", path.display()))
         })?;
         Ok(release)
     }
@@ -170,7 +170,8 @@ pub fn numbered(folder: &Path, role: &str) -> anyhow::Result<BTreeMap<u64, Vec<u
             .file_name()
             .and_then(|name| name.to_str()?.strip_suffix(&format!(".{role}.json"))?.parse::<u64>().ok());
         if let Some(number) = number {
-            found.insert(number, fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+            let bytes = durable::read_regular(&path, MAX_METADATA_BYTES);
+            found.insert(number, bytes.with_context(|| format!("cannot read {}", path.display()))?);
         }
     }
     Ok(found)

@@ -61,7 +61,7 @@ impl Tree {
 
     /// The same, unless the file has this content already.
     pub fn write_if_new(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-        if fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { self.write(path, bytes) }
+        if durable::holds(path, bytes) { Ok(()) } else { self.write(path, bytes) }
     }
 
     /// Writes the new content of `path` under another name and returns that. After [`Tree::sync`], [`Tree::switch`] may
@@ -101,7 +101,7 @@ impl Objects for Tree {
         }
         let path = self.layout.object(&reference.digest);
         // A power cut can leave a file without its content; one of the right length has it.
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == reference.bytes) {
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_file() && found.len() == reference.bytes) {
             return Ok(());
         }
         self.write(&path, sealed)?;
@@ -137,7 +137,7 @@ pub fn switch(aside: &Path, path: &Path) -> anyhow::Result<()> {
 /// Two releases within one second would look like one to a site that asks conditionally, so the new file's time is
 /// at least a second later than the old one's.
 fn put_in_place(aside: &Path, path: &Path, rename: impl Fn(&Path, &Path) -> std::io::Result<()>) -> anyhow::Result<()> {
-    if let Some(old) = fs::metadata(path).ok().and_then(|old| old.modified().ok()) {
+    if let Some(old) = fs::symlink_metadata(path).ok().and_then(|old| old.modified().ok()) {
         let next = old + Duration::from_secs(1);
         let file = File::options().append(true).open(aside);
         let set =

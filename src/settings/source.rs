@@ -24,9 +24,13 @@ pub struct Source {
 impl Source {
     /// Reads `path`, which may have at most `max_bytes`. Not more is read, even of a device that never ends.
     pub fn read(path: &Path, name: &str, max_bytes: u64) -> Result<Self, Problem> {
+        Self::of(File::open(path), name, max_bytes)
+    }
+
+    /// Reads a file that was opened, or says why it could not be. Otherwise as [`Source::read`].
+    pub fn of(file: io::Result<File>, name: &str, max_bytes: u64) -> Result<Self, Problem> {
         let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes))
+        file.and_then(|file| file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes))
             .map_err(|error| unreadable(name, &error))?;
         if bytes.len() as u64 > max_bytes {
             return Err(Problem::at_file(name, format!("the file is over the {max_bytes} bytes allowed")));

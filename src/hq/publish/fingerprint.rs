@@ -4,6 +4,7 @@
 //! The hash is keyed with the publisher's secret, because passwords go into it and the result is kept in `online/`.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -14,9 +15,11 @@ use sha2::Sha256;
 use crate::inventory::{InventorySite, PhoneLine, Variables};
 use crate::secrets::{PREFIX, Secrets};
 use bundle::RecipientPublic;
+use durable::{Entry, Folder, Links};
 use ids::Digest;
 use repository::layout::Layout;
 use repository::published;
+use settings::MAX_TEXT_BYTES;
 
 /// How deep folders are followed. Nothing deeper is served.
 const MAX_DEPTH: usize = 10;
@@ -48,17 +51,20 @@ impl Fingerprints {
         let mut parts = Parts(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"));
         parts.add("lineside publisher's fingerprint");
         parts.add(env!("CARGO_PKG_VERSION"));
-        parts.add(fs::read(layout.fleet_toml()).context("cannot read fleet.toml")?);
-        walk(&layout.templates(), 0, &mut parts, true)?;
+        let dir = Folder::open(layout.dir()).context("cannot read the fleet directory")?;
+        let fleet = dir.read(Path::new("fleet.toml"), Links::Refused, MAX_TEXT_BYTES);
+        parts.add(fleet.context("cannot read fleet.toml")?);
+        walk(&dir, Path::new("templates"), Links::Refused, &mut parts, true);
         // The firmware catalogue is left out: publishing makes it from `files` and `firmware`, and the root, which is
         // hashed here, names who signs it.
         for (version, root) in published::numbered(&layout.signed(), "root")? {
             parts.add(version.to_be_bytes());
             parts.add(root);
         }
-        parts.add(fs::read(layout.recovery_public()).context("cannot read recovery.pub")?);
-        for folder in [layout.files(), layout.firmware(), layout.images()] {
-            walk(&folder, 0, &mut parts, false)?;
+        let recovery = dir.read(Path::new("root/recovery.pub"), Links::Refused, MAX_TEXT_BYTES);
+        parts.add(recovery.context("cannot read recovery.pub")?);
+        for folder in ["files", "firmware", "images"].map(Path::new) {
+            walk(&dir, folder, Links::Within(folder), &mut parts, false);
         }
         let public = layout.key("release");
         parts.add(fs::read(&public).with_context(|| format!("cannot read {}", public.display()))?);
@@ -116,32 +122,37 @@ fn secret_values(variables: &Variables, secrets: &Secrets, parts: &mut Parts) ->
     Some(())
 }
 
-/// Adds every file below a folder: its bytes if `content` is set, else its times, size and inode, which change with it.
-fn walk(folder: &Path, depth: usize, parts: &mut Parts, content: bool) -> anyhow::Result<()> {
-    let listing = match fs::read_dir(folder) {
-        Ok(listing) => listing,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", folder.display())),
+/// Adds every file below a folder: its bytes if `content` is set, else its times, size and inode, which change with it. Of what
+/// cannot be read only the name counts, as it is reported where the folder is read to be published.
+fn walk(dir: &Folder, folder: &Path, links: Links<'_>, parts: &mut Parts, content: bool) {
+    let listing = match dir.entry(folder, links) {
+        Ok(Entry::Folder(opened)) => durable::names(&opened),
+        _ => return,
     };
-    let mut names = listing.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<_> = listing.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
     names.sort();
     parts.add(names.len().to_be_bytes());
     for name in names {
         let path = folder.join(&name);
         parts.add(name.as_encoded_bytes());
-        let Ok(found) = fs::metadata(&path) else { continue };
-        if found.is_dir() && depth < MAX_DEPTH {
-            walk(&path, depth + 1, parts, content)?;
-        } else if content && found.is_file() {
-            parts.add(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
-        } else {
-            for number in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
-                parts.add(number.to_be_bytes());
+        match dir.entry(&path, links) {
+            Ok(Entry::Folder(_)) if path.components().count() <= MAX_DEPTH => walk(dir, &path, links, parts, content),
+            Ok(Entry::File(mut file)) if content => {
+                let mut bytes = Vec::new();
+                if file.by_ref().take(MAX_TEXT_BYTES).read_to_end(&mut bytes).is_ok() {
+                    parts.add(bytes);
+                }
             }
-            for number in [found.len(), found.ino()] {
-                parts.add(number.to_be_bytes());
+            Ok(Entry::File(file) | Entry::Folder(file)) => {
+                let Ok(found) = file.metadata() else { continue };
+                for number in [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()] {
+                    parts.add(number.to_be_bytes());
+                }
+                for number in [found.len(), found.ino()] {
+                    parts.add(number.to_be_bytes());
+                }
             }
+            Err(_) => {}
         }
     }
-    Ok(())
 }

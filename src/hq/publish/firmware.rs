@@ -14,7 +14,7 @@ use crate::render::FleetDir;
 use ids::{Digest, UnixTime};
 use repository::keyring;
 use repository::layout::Layout;
-use repository::published::numbered;
+use repository::published::{MAX_METADATA_BYTES, numbered};
 use repository::roles::{self, FirmwareKeys};
 use repository::tree;
 use settings::count;
@@ -55,7 +55,7 @@ pub(super) fn catalogue(
     let of_phones = fleet.assets.firmware().map(|asset| (asset, None));
     let of_appliances = fleet.images.all().map(|image| (&image.asset, Some(image.approval())));
     for (asset, approval) in of_phones.chain(of_appliances) {
-        let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
+        let bytes = asset.read().with_context(|| format!("cannot read {}", asset.file))?;
         images.insert(Digest::of(&bytes), (u64::try_from(bytes.len()).unwrap_or(u64::MAX), approval));
     }
     let mut wanted = roles::firmware(0, now, &fleet.inventory.fleet.id, &images);
@@ -70,7 +70,7 @@ pub(super) fn catalogue(
     let version = wanted.version;
     let path = layout.signed().join(format!("{version}.firmware.json"));
     let pending = pending_path(&path);
-    let mut bytes = match fs::read(&pending) {
+    let mut bytes = match durable::read_regular(&pending, MAX_METADATA_BYTES) {
         Ok(begun) if is_current(&begun, &wanted, now)? => begun,
         _ => sign::sign(&wanted, &[]),
     };

@@ -268,7 +268,7 @@ impl<'a> Maker<'a> {
         let mut switches = Vec::new();
         for (version, bytes) in self.roots {
             let path = metadata.join(format!("{version}.root.json"));
-            if !std::fs::read(&path).is_ok_and(|there| there == *bytes) {
+            if !durable::holds(&path, bytes) {
                 switches.push((self.tree.prepare(&path, bytes)?, path));
             }
         }

@@ -1,18 +1,16 @@
 //! Seals the files of a site and makes entries, shards, the inventory, and the manifest over them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::assets::Asset;
 use crate::images::ImageFile;
 use crate::inventory::{InventorySite, PhoneLine};
 use crate::render::{Body, FleetDir, SiteFile};
 use access::ImageApproval;
-use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
+use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
 use bundle::shards::{shard_count, shard_of};
 use bundle::{
@@ -26,7 +24,7 @@ use seal::{PublisherSecret, object};
 pub struct Sealer<'a> {
     secret: &'a PublisherSecret,
     objects: &'a dyn Objects,
-    assets: Mutex<HashMap<(PathBuf, String), (Digest, ObjectRef)>>,
+    assets: Mutex<HashMap<(String, String), (Digest, ObjectRef)>>,
 }
 
 /// The content of a site's release. All of it is sealed but the manifest.
@@ -114,16 +112,13 @@ impl<'a> Sealer<'a> {
     /// Seals a file of the fleet directory, or returns what it was sealed to before in this run. Returns the digest of
     /// its clear content, too.
     pub fn asset(&self, scope: &str, asset: &Asset) -> anyhow::Result<(Digest, ObjectRef)> {
-        let key = (asset.path.clone(), scope.to_owned());
+        let key = (asset.file.clone(), scope.to_owned());
         // The lock is held while the file is sealed, so that no other thread seals the same large image.
         let mut assets = self.assets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = assets.get(&key) {
             return Ok(known.clone());
         }
-        let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE_BYTES {
-            bail!("{} has grown over {MAX_FILE_BYTES} bytes", asset.file);
-        }
+        let bytes = asset.read().with_context(|| format!("cannot read {}", asset.file))?;
         let sealed = (Digest::of(&bytes), self.seal(scope, &bytes)?);
         assets.insert(key, sealed.clone());
         Ok(sealed)

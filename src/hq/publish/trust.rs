@@ -108,5 +108,5 @@ pub(crate) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
 }
 
 fn write_if_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    if std::fs::read(path).is_ok_and(|there| there == bytes) { Ok(()) } else { tree::write_file(path, bytes) }
+    if durable::holds(path, bytes) { Ok(()) } else { tree::write_file(path, bytes) }
 }
