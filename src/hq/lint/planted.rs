@@ -8,6 +8,7 @@ use nix::sys::stat::Mode;
 
 use super::super::testing::sample;
 use super::*;
+use crate::render::Findings;
 use crate::preview::{Preview, preview};
 
 const KEY: &str = "# release key\nlineside-ed25519 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
@@ -116,7 +117,7 @@ fn what_looks_like_a_key_is_refused_as_a_regular_file_too() {
 fn what_was_put_in_a_files_place_after_the_check_is_not_read() {
     let sample = sample();
     sample.write("files/logo.xml", "<logo/>");
-    let fleet = FleetDir::read(&sample.layout).unwrap_or_else(|report| panic!("{report}"));
+    let fleet = FleetDir::read(&sample.layout, &mut Findings::default()).unwrap();
     let asset = fleet.assets.files().iter().find(|asset| asset.file == "files/logo.xml").unwrap();
     assert_eq!(asset.read().unwrap(), b"<logo/>");
     let path = sample.layout.dir().join("files/logo.xml");
