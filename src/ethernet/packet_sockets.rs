@@ -59,11 +59,13 @@ pub enum Purpose {
     Send,
     /// It only sends frames: a device's own files, to the hardware address that was judged.
     Tftp,
+    /// It asks by ARP whether the device of such a file is there, and hears the answers.
+    TftpArp,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::Dhcp, Self::Arp, Self::Send, Self::Tftp];
+    pub const ALL: [Self; 5] = [Self::Dhcp, Self::Arp, Self::Send, Self::Tftp, Self::TftpArp];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
@@ -72,6 +74,7 @@ impl Purpose {
             Self::Arp => "packet-arp",
             Self::Send => "packet-send",
             Self::Tftp => "packet-tftp",
+            Self::TftpArp => "packet-tftp-arp",
         }
     }
 
@@ -86,14 +89,14 @@ impl Purpose {
             Self::Dhcp => MAX_DHCP_SOCKETS,
             // One hears every claim, the other the answers to us.
             Self::Arp => 2,
-            Self::Send | Self::Tftp => 1,
+            Self::Send | Self::Tftp | Self::TftpArp => 1,
         }
     }
 
     const fn protocol(self) -> u16 {
         match self {
             Self::Dhcp => IPV4,
-            Self::Arp => ARP,
+            Self::Arp | Self::TftpArp => ARP,
             // It hears nothing.
             Self::Send | Self::Tftp => 0,
         }

@@ -29,5 +29,6 @@ mod router;
 mod site;
 mod tftp;
 mod trust;
+mod unplugged;
 mod upkeep;
 mod wire;

@@ -264,7 +264,7 @@ impl Requests {
         self.waiting.retain(|(_, other)| other.peer != job.peer);
         flows.replace(site, job.peer, now);
         match flows.make_room(site, *job.peer.ip(), UNPROVEN_GRACE, now) {
-            Room::Free => flows.start(site, |site, ticket| Session::begin(site, job, ticket)),
+            Room::Free => flows.start(site, |site, ticket| Session::begin(site, job, ticket, now)),
             Room::Soon => self.wait(context, asked, job, now),
             Room::None => {
                 let Job { requester, release, request, .. } = job;
@@ -286,7 +286,7 @@ impl Requests {
             && flows.make_room(site, address, PRESSED_GRACE, now) == Room::Free
             && let Some((_, job)) = oldest.and_then(|oldest| self.waiting.remove(oldest))
         {
-            flows.start(site, |site, ticket| Session::begin(site, job, ticket));
+            flows.start(site, |site, ticket| Session::begin(site, job, ticket, now));
         }
         let of_address = self.waiting.iter().filter(|(_, other)| *other.peer.ip() == address).count();
         let room = self.waiting.len() < MAX_WAITING && of_address < MAX_HELD_PER_ADDRESS;

@@ -5,6 +5,7 @@
 mod bench;
 mod bounds;
 mod meeting;
+mod presence;
 mod requests;
 pub(crate) mod shelf;
 mod ways;
