@@ -27,6 +27,7 @@ mod net;
 mod process;
 mod router;
 mod site;
+mod swapped;
 mod tftp;
 mod trust;
 mod unplugged;
