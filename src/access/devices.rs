@@ -4,7 +4,7 @@
 //! who answers at that address now (its phone may be unplugged and somebody else about to claim it), so it only
 //! confirms or disputes what the link says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -39,6 +39,8 @@ pub struct DeviceTable {
     fixed: BTreeMap<Ipv4Addr, MacAddr>,
     leases: Sightings,
     neighbours: Sightings,
+    /// The addresses of `neighbours` whose device was heard of lately.
+    reachable: HashSet<Ipv4Addr>,
     no_link: bool,
     changes: ChangeCount,
 }
@@ -115,8 +117,27 @@ impl DeviceTable {
         (!is_explained).then_some(AddressChange { address, from, to: mac })
     }
 
+    /// Whether the link layer has heard lately of the device at `address`. Else it may have gone since.
+    pub fn set_reachable(&mut self, address: Ipv4Addr, reachable: bool) {
+        if !reachable {
+            self.reachable.remove(&address);
+        } else if self.neighbours.device(address).is_some() {
+            if self.reachable.len() >= MAX_ADDRESSES {
+                self.reachable.retain(|address| self.neighbours.device(*address).is_some());
+            }
+            self.reachable.insert(address);
+        }
+    }
+
+    /// Whether the device at `address` was heard of lately, as far as the link layer says: a device that has just gone still
+    /// counts for up to a minute.
+    pub fn is_reachable(&self, address: Ipv4Addr) -> bool {
+        self.fixed.contains_key(&address) || self.reachable.contains(&address)
+    }
+
     /// The link layer no longer knows `address`.
     pub fn neighbour_gone(&mut self, address: Ipv4Addr) {
+        self.reachable.remove(&address);
         self.neighbours.remove(address);
         self.changes.add();
     }
@@ -245,6 +266,25 @@ mod tests {
         table.neighbour_gone(at(1));
         assert_eq!(table.resolve(at(1)), Resolution::Unknown);
         assert_eq!(table.address(PHONE), None);
+    }
+
+    #[test]
+    fn a_device_that_was_heard_of_lately_is_told_from_one_that_may_have_gone() {
+        let mut table = DeviceTable::default();
+        table.set_reachable(at(1), true);
+        assert!(!table.is_reachable(at(1)), "nobody is there");
+        table.neighbour(at(1), PHONE);
+        table.set_reachable(at(1), true);
+        assert!(table.is_reachable(at(1)));
+        table.set_reachable(at(1), false);
+        assert!(!table.is_reachable(at(1)));
+        assert_eq!(table.resolve(at(1)), Resolution::Device(PHONE));
+        for number in 0..20_000u32 {
+            let address = Ipv4Addr::from(0x0a00_0000 + number);
+            table.neighbour(address, THIEF);
+            table.set_reachable(address, true);
+        }
+        assert!(table.reachable.len() <= MAX_ADDRESSES);
     }
 
     #[test]

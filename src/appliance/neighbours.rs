@@ -224,8 +224,12 @@ impl NeighbourService {
     }
 
     fn report(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        let mut reachable = false;
         let seen = match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => self.read_entry(&message),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
+                reachable = is_reachable(&message);
+                self.read_entry(&message)
+            }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
                 self.read_entry(&message).map(|(address, _)| (address, None))
             }
@@ -233,6 +237,7 @@ impl NeighbourService {
         };
         if let Some((address, mac)) = seen {
             self.apply(address, mac);
+            self.set_reachable(address, reachable);
         }
     }
 
@@ -247,6 +252,15 @@ impl NeighbourService {
         for (address, mac) in now {
             self.apply(address, mac);
         }
+        for message in table {
+            if let Some((address, _)) = self.read_entry(message) {
+                self.set_reachable(address, is_reachable(message));
+            }
+        }
+    }
+
+    fn set_reachable(&self, address: Ipv4Addr, reachable: bool) {
+        self.devices.write().unwrap_or_else(PoisonError::into_inner).set_reachable(address, reachable);
     }
 
     /// The address of an entry, and the device that answers for it if there is one. `None` for an entry of another
@@ -311,6 +325,11 @@ impl NeighbourService {
         trace!(%address, "neighbour gone");
         self.devices.write().unwrap_or_else(PoisonError::into_inner).neighbour_gone(address);
     }
+}
+
+/// Whether the kernel has heard of the device lately (RFC 4861 §7.3.2 has the states, which Linux uses for ARP, too).
+const fn is_reachable(message: &NeighbourMessage) -> bool {
+    matches!(message.header.state, NeighbourState::Reachable | NeighbourState::Permanent)
 }
 
 /// Whether a phone of the inventory lost or took the address. Among other devices addresses change hands all the time:

@@ -2,10 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use ethernet::arp::{EVERYONE, FRAME_BYTES};
 use ids::MacAddr;
-
-/// The length of Ethernet header and ARP message, in octets.
-const FRAME_BYTES: usize = 14 + 28;
 
 /// A device says that an address is its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,15 +19,7 @@ pub struct Claim {
 /// The question names our own address as its sender's, so that it is no probe (RFC 5227 §1.1). A phone that probes the
 /// address it has just been given would take another device's probe for a conflict (§2.1.1).
 pub fn ask(mac: MacAddr, own: Ipv4Addr, address: Ipv4Addr) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(FRAME_BYTES);
-    frame.extend([0xff; 6]);
-    frame.extend(mac.octets());
-    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(mac.octets());
-    frame.extend(own.octets());
-    frame.extend([0; 6]);
-    frame.extend(address.octets());
-    frame
+    ethernet::arp::ask((mac, own), EVERYONE, address)
 }
 
 /// Reads a frame with an ARP request or reply (RFC 826) whose sender claims an address. `None` for everything else, and for

@@ -12,7 +12,7 @@
 //!   than the router's. We answer nothing before we know them, but for a first boot beside a router that pings before it
 //!   leases: it gets the terms of the router's pool for five minutes (`pool_terms`).
 //! - A2: We answer a REQUEST only if it names a known router and an address of that router's subnet that neither another
-//!   device nor we have.
+//!   device nor we have. That another device was there before is no proof (`holders`): it is asked for.
 //! - A3: After a NAK of the router whose lease it is to our answer we leave the phone alone for a day, and report it.
 //! - A4: Of two routers each keeps its own parameters, and we report that there are two.
 //! - A5: We leave a router alone that points a phone itself, in 66, 150 or an option of the phone's vendor, and report it
@@ -25,6 +25,7 @@
 
 mod action;
 pub mod completed_offer;
+mod holders;
 mod phone;
 mod phones;
 mod pool_terms;
@@ -39,6 +40,8 @@ use dhcproto::v4::MessageType;
 
 pub use self::action::{Action, Event, NotCompleted};
 pub use self::completed_offer::{CompletedOffer, Exchange};
+use self::holders::Holders;
+pub use self::holders::Occupant;
 use self::phone::{AugmentedPhone, Choice, DeferredRequest, Discovery, RELAY_VALID, RouterLease, Standing};
 use self::phones::Phones;
 use self::pool_terms::{OfferedTo, Pools};
@@ -65,7 +68,8 @@ pub const MAX_SERVERS: usize = 4;
 /// 1. *What is in force*: [`Self::set_servers`] and [`Self::set_slow`] name the routers, [`Self::drop_completed`] follows
 ///    a change of the options that we add, [`Self::recall`] brings back leases of before a restart, and
 ///    [`Self::relay_own`] asks a new router whether it answers relay agents.
-/// 2. *What was heard*: [`Self::hear_client`] and [`Self::hear_server`], once for each message on the link.
+/// 2. *What was heard*: [`Self::hear_client`] and [`Self::hear_server`], once for each message on the link, and
+///    [`Self::hear_holder`], once for each answer by ARP.
 /// 3. *Time*: [`Self::tick`] before each message and at [`Self::deadline`].
 ///
 /// They append what is to be done to a list of [`Action`]s.
@@ -80,6 +84,7 @@ pub struct Augment {
     pools: Pools,
     /// The names that are known to mean a TFTP server of this site.
     own_names: Vec<String>,
+    holders: Holders,
     /// Our own DISCOVER and our address, once a router was asked with it.
     question: Option<(Vec<u8>, Ipv4Addr)>,
     /// The transactions of our own DISCOVERs.
@@ -98,6 +103,7 @@ impl Augment {
             relay_retry: RelayRetry::default(),
             pools: Pools::default(),
             own_names: Vec::new(),
+            holders: Holders::default(),
             question: None,
             own: Asked::default(),
             xids: Transactions::new(seed),
@@ -172,13 +178,18 @@ impl Augment {
         Action::Relay(server, completed_offer::relayed(discover, relay, xid))
     }
 
-    /// A client's message was seen on the link, `broadcast` if it was for everyone. `taken` says whether another device has
-    /// an address.
+    /// A device answered by ARP that it has this address.
+    pub fn hear_holder(&mut self, address: Ipv4Addr, mac: MacAddr) {
+        self.holders.heard(address, mac);
+    }
+
+    /// A client's message was seen on the link, `broadcast` if it was for everyone. `occupant` says what the neighbour table
+    /// has at an address beside this client.
     pub fn hear_client(
         &mut self,
         (scope, request, bytes): (&DhcpScope, &Request, &[u8]),
         broadcast: bool,
-        taken: &dyn Fn(Ipv4Addr) -> bool,
+        occupant: &dyn Fn(Ipv4Addr) -> Occupant,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
@@ -188,7 +199,7 @@ impl Augment {
         }
         match request.kind {
             MessageKind::Discover => self.discover(scope, request, bytes, now, out),
-            MessageKind::Request if broadcast => self.request(scope, request, taken, now, out),
+            MessageKind::Request if broadcast => self.request(scope, request, occupant, now, out),
             // The phone found the address in use, or gives it back: it has no lease any more.
             MessageKind::Decline | MessageKind::Release => {
                 if let Some(phone) = self.phones.get_mut(request.chaddr) {
@@ -244,7 +255,7 @@ impl Augment {
         &mut self,
         scope: Option<&DhcpScope>,
         message: &ServerMessage,
-        taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
+        occupant: &dyn Fn(Ipv4Addr, MacAddr) -> Occupant,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
@@ -259,7 +270,7 @@ impl Augment {
         out.push(Action::Tell(Event::Heard(Box::new(message.overheard(answers)))));
         let Some(scope) = scope else { return };
         match message.kind {
-            MessageType::Offer => self.offer(scope, message, taken, now, out),
+            MessageType::Offer => self.offer(scope, message, occupant, now, out),
             MessageType::Nak => self.nak(message, now, out),
             _ => {}
         }
@@ -283,7 +294,7 @@ impl Augment {
         &mut self,
         scope: &DhcpScope,
         message: &ServerMessage,
-        taken: &dyn Fn(Ipv4Addr, MacAddr) -> bool,
+        occupant: &dyn Fn(Ipv4Addr, MacAddr) -> Occupant,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
@@ -300,12 +311,14 @@ impl Augment {
             }
             return;
         }
-        // Only what can be true: a router that we know, and an address of this LAN that nobody else has.
-        let wrong = !scope.lan.contains(address)
-            || [scope.server(), scope.lan.broadcast(), server].contains(&address)
-            || taken(address, mac);
+        // Only what can be true: a router that we know, and an address of this LAN.
+        let wrong = !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast(), server].contains(&address);
         if wrong || !self.servers.contains(&server) {
             return out.push(NotCompleted::Address.into());
+        }
+        // It answers before the phone's REQUEST comes, if it is there.
+        if occupant(address, mac) != Occupant::Nobody && self.holders.offered(address, now) {
+            out.push(Action::Ask(address));
         }
         let list = discovery.discover.options.get(OptionCode::ParameterRequestList);
         self.pools.learn(message, list, OfferedTo::Phone, now);
@@ -337,7 +350,7 @@ impl Augment {
         }
         discovery.offers.push(made);
         if let Some(waiting) = discovery.choice.take_waiting().filter(|waiting| !waiting.is_due(now)) {
-            self.request(scope, &waiting.request, &|address| taken(address, mac), now, out);
+            self.request(scope, &waiting.request, &|address| occupant(address, mac), now, out);
         }
     }
 

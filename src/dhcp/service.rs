@@ -246,7 +246,12 @@ impl Service {
                     }
                 },
                 heard = hear_claims(answers.as_mut()) => match heard {
-                    Ok(claims) => claims.into_iter().for_each(|claim| server.claimed(claim, now())),
+                    Ok(claims) => {
+                        if let Some(fast_path) = &fast_path {
+                            fast_path.answered(&claims);
+                        }
+                        claims.into_iter().for_each(|claim| server.claimed(claim, now()));
+                    }
                     Err(error) => self.port.failed(&stats, "hear answers", &error),
                 },
                 () = sleep_until(recall_at) => {

@@ -49,11 +49,14 @@ pub enum Purpose {
     Send,
     /// It only sends frames: a device's own files, to the hardware address that was judged.
     Tftp,
+    /// It asks by ARP whether the device of such a file is there, and hears the answers.
+    TftpArp,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 5] = [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp];
+    pub const ALL: [Self; 6] =
+        [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp, Self::TftpArp];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Purpose {
             Self::Beside => "packet-beside",
             Self::Send => "packet-send",
             Self::Tftp => "packet-tftp",
+            Self::TftpArp => "packet-tftp-arp",
         }
     }
 
@@ -77,14 +81,14 @@ impl Purpose {
             Self::Dhcp => MAX_DHCP_SOCKETS,
             // One hears every claim, the other the answers to us.
             Self::Arp => 2,
-            Self::Beside | Self::Send | Self::Tftp => 1,
+            Self::Beside | Self::Send | Self::Tftp | Self::TftpArp => 1,
         }
     }
 
     const fn protocol(self) -> u16 {
         match self {
             Self::Dhcp => IPV4,
-            Self::Arp | Self::Beside => ARP,
+            Self::Arp | Self::Beside | Self::TftpArp => ARP,
             // It hears nothing.
             Self::Send | Self::Tftp => 0,
         }

@@ -72,6 +72,7 @@ const WORDS: &[(&str, &str)] = &[
     ("tftp.malformed", "requests for files that cannot be read"),
     ("tftp.no-port", "transfers without a free port"),
     ("tftp.not-held", "requests dropped, because too many waited"),
+    ("tftp.not-there", "own files not sent, because the device did not answer by ARP that it is there"),
     ("tftp.outside-lan", "requests for files from outside this LAN, not answered"),
     ("tftp.rate-limited", "requests for files left alone, because there were too many at once"),
     ("tftp.receive-failed", "failed reads of the TFTP socket"),

@@ -4,13 +4,14 @@
 //! The doc of [`Endpoint`] says which methods it has and in which order to call them. `requests` decides what comes to
 //! port 69 through the `gate`, `flows` keeps the transfers, `places` counts whose they are, `session` brings a file's chunks
 //! (`file_chunks`) to one [`Transfer`](crate::transfer::Transfer), `upload` a device's log to one
-//! [`Receive`](crate::receive::Receive).
+//! [`Receive`](crate::receive::Receive). `presence` knows which devices are there now, so that their own files reach nobody else.
 
 mod chunk;
 mod file_chunks;
 mod flows;
 mod gate;
 mod places;
+mod presence;
 mod requests;
 mod session;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use api::AlertCode;
 use flows::Flows;
 use gate::Gate;
 use ids::{Lan, MacAddr};
+use presence::Presences;
 use requests::{Context, Requests};
 use status::TransferRecord;
 
@@ -41,6 +43,7 @@ pub(crate) use chunk::checked;
 pub use file_chunks::FileChunks;
 pub use flows::{ANSWER_GRACE, PRESSED_GRACE, UNPROVEN_GRACE};
 pub use places::ADDRESSES_PER_DEVICE;
+pub use presence::{ABSENCE_PATIENCE, ARRIVAL_PATIENCE, FAREWELL_PATIENCE, FRESH, RENEW};
 pub use requests::{HOLD, MAX_HELD, MAX_HELD_PER_ADDRESS, MAX_WAITING};
 pub use work::{Loaded, NetasciiText, Work};
 
@@ -63,7 +66,8 @@ pub struct EndpointConfig {
     pub rates: RequestRates,
     /// The largest IP packet that the interface carries, in octets.
     pub mtu: u32,
-    /// Whether a device's own files leave as frames to the hardware address that was judged ([`Way::Frame`]).
+    /// Whether a device's own files leave as frames to the hardware address that was judged ([`Way::Frame`]), once the
+    /// device itself has answered by ARP ([`Event::Ask`]).
     pub frames: bool,
 }
 
@@ -104,6 +108,8 @@ pub enum Waits {
     Disk,
     /// Room to send what was given back by [`Endpoint::handle_blocked`]. Datagrams wait in the socket.
     Queue,
+    /// An answer of the device to ARP ([`Event::Ask`]). Datagrams wait in the socket.
+    Device,
 }
 
 /// By which way a packet leaves.
@@ -164,6 +170,14 @@ pub enum Event {
     Closed(Ticket),
     /// The address should be resolved at once; the answer shows in the device table.
     Resolve(Ipv4Addr),
+    /// It should be asked by ARP who has this address: this device alone, or everyone. Answers go to
+    /// [`Endpoint::handle_answer`].
+    Ask {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who hears the question; `None` for everyone.
+        mac: Option<MacAddr>,
+    },
     /// Somebody outside the LAN asked, and got no answer.
     OutsideLan(Ipv4Addr),
     /// One more of these happened.
@@ -182,7 +196,8 @@ pub enum Event {
 ///
 /// 1. Handlers take what happens, with the time: [`handle_request`](Self::handle_request) a datagram that came to port 69,
 ///    [`handle_datagram`](Self::handle_datagram) one that came to a transfer's port,
-///    [`handle_loaded`](Self::handle_loaded) the result of work, [`handle_timeout`](Self::handle_timeout) the deadline,
+///    [`handle_loaded`](Self::handle_loaded) the result of work, [`handle_answer`](Self::handle_answer) an answer to ARP,
+///    [`handle_timeout`](Self::handle_timeout) the deadline,
 ///    [`handle_blocked`](Self::handle_blocked), [`handle_writable`](Self::handle_writable) and
 ///    [`handle_no_port`](Self::handle_no_port) what the sockets say.
 /// 2. [`serve`](Self::serve) gives it another release. [`refuse_new`](Self::refuse_new) and [`stop`](Self::stop) end it.
@@ -211,6 +226,7 @@ struct SiteState {
     config: EndpointConfig,
     gate: Gate,
     events: VecDeque<Event>,
+    presences: Presences,
     work: VecDeque<(Ticket, Work)>,
     /// How many pieces of work are under way.
     outstanding: usize,
@@ -226,6 +242,7 @@ impl Endpoint {
             config,
             gate,
             events: VecDeque::new(),
+            presences: Presences::default(),
             work: VecDeque::new(),
             outstanding: 0,
             uploads: HashMap::new(),
@@ -257,6 +274,14 @@ impl Endpoint {
     pub fn handle_loaded(&mut self, ticket: Ticket, loaded: Result<Loaded, ContentError>, now: Instant) {
         self.site.outstanding = self.site.outstanding.saturating_sub(1);
         self.flows.loaded(&mut self.site, ticket, loaded, now);
+    }
+
+    /// A device answered by ARP that it has this address, in a frame of its own: its Ethernet source is the same hardware
+    /// address that the answer names.
+    pub fn handle_answer(&mut self, address: Ipv4Addr, mac: MacAddr, now: Instant) {
+        for ticket in self.site.presences.heard(address, mac, now) {
+            self.flows.writable(&mut self.site, ticket, now);
+        }
     }
 
     /// Time has come to [`Endpoint::poll_timeout`]. Earlier calls do nothing.

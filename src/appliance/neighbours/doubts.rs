@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// How long a phone keeps its address once the kernel could ask for it. A phone that is still there answers within
 /// milliseconds, and if the question was lost, the kernel repeats it after a second. A transfer that runs goes on: own files
-/// leave as frames to the phone's MAC address, so nobody else can get them meanwhile.
+/// leave as frames to the phone's MAC address, and only while the phone answers `tftp`, so nobody else can get them meanwhile.
 pub(super) const GRACE: Duration = Duration::from_millis(1500);
 /// How often it is tried to ask while that cannot be done.
 pub(super) const ASK_AGAIN: Duration = Duration::from_millis(50);

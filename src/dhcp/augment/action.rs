@@ -23,6 +23,8 @@ pub enum Action {
     },
     /// Send a message to the server port of this router.
     Relay(Ipv4Addr, Vec<u8>),
+    /// Ask everyone by ARP who has this address.
+    Ask(Ipv4Addr),
     /// Tell the server.
     Tell(Event),
 }

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::Augment;
 use super::action::{Action, Event, NotCompleted};
 use super::completed_offer::relayed;
 use super::phone::{AugmentedPhone, Choice, DeferredRequest, RouterLease, Standing};
+use super::{Augment, Occupant};
 use crate::message::{BROADCAST, Request};
 use crate::options::OptionCode;
 use crate::scope::DhcpScope;
@@ -17,7 +17,7 @@ impl Augment {
         &mut self,
         scope: &DhcpScope,
         request: &Request,
-        taken: &dyn Fn(Ipv4Addr) -> bool,
+        occupant: &dyn Fn(Ipv4Addr) -> Occupant,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
@@ -34,8 +34,17 @@ impl Augment {
             (Some(address), None) | (None, Some(address)) => address,
             _ => return out.push(NotCompleted::Malformed.into()),
         };
-        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) || taken(address)
-        {
+        if !scope.lan.contains(address) || [scope.server(), scope.lan.broadcast()].contains(&address) {
+            return out.push(NotCompleted::Address.into());
+        }
+        let seen = occupant(address);
+        if seen != Occupant::Nobody && self.holders.wanted(address, now) {
+            out.push(Action::Ask(address));
+        }
+        // A phone that selects was just offered the address by its router. One that comes back with its lease may have lost
+        // the address to somebody else meanwhile.
+        let selects = server.is_some() && ciaddr.is_none();
+        if self.holders.has_another((address, request.chaddr), seen, selects, now) {
             return out.push(NotCompleted::Address.into());
         }
         match (server, ciaddr) {

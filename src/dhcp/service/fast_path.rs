@@ -22,7 +22,8 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::cpu_share::{self, CpuShare};
-use crate::augment::{Action, Augment, Event, MAX_SERVERS};
+use crate::arp::{self, Claim};
+use crate::augment::{Action, Augment, Event, MAX_SERVERS, Occupant};
 use crate::completed_lease::CompletedLease;
 use crate::heard::{Overheard, ServerMessage};
 use crate::lan::ServerPath;
@@ -148,6 +149,12 @@ impl FastPath {
             *held = Arc::clone(orders);
             self.shared.changed.store(true, Ordering::Release);
         }
+    }
+
+    /// Devices answered by ARP that they have these addresses.
+    pub(super) fn answered(&self, answers: &[Claim]) {
+        let mut state = self.shared.state();
+        answers.iter().for_each(|claim| state.augment.hear_holder(claim.address, claim.mac));
     }
 
     /// Waits for what the threads tell. `None` if they have ended. Cancel safe.
@@ -287,11 +294,11 @@ impl Worker {
     fn hear(&self, orders: &Orders, augment: &mut Augment, datagram: &Datagram<'_>, actions: &mut Vec<Action>) {
         let now = Instant::now();
         let augments = orders.scope.mode == ActiveMode::Augment;
-        let taken = |address: Ipv4Addr, mac: MacAddr| is_taken(&self.devices, address, mac);
+        let occupant = |address: Ipv4Addr, mac: MacAddr| occupant(&self.devices, address, mac);
         if let Some(message) = ServerMessage::parse(datagram.payload) {
             if *datagram.source.ip() != self.identity.address {
                 let scope = augments.then_some(&orders.scope);
-                augment.hear_server(scope, &message, &taken, now, actions);
+                augment.hear_server(scope, &message, &occupant, now, actions);
                 // One that a relay agent passes on to us comes from elsewhere, and the kernel's route leads there.
                 let to_us = message.chaddr == self.identity.mac && message.giaddr.is_unspecified();
                 if to_us && !orders.scope.lan.contains(message.server) {
@@ -326,7 +333,7 @@ impl Worker {
             return;
         }
         let what = (&orders.scope, &request, datagram.payload);
-        augment.hear_client(what, datagram.broadcast, &|address| taken(address, request.chaddr), now, actions);
+        augment.hear_client(what, datagram.broadcast, &|address| occupant(address, request.chaddr), now, actions);
     }
 
     /// DHCPINFORM: a router answers it, too, without 66 and 150, and the first answer counts.
@@ -356,6 +363,13 @@ impl Worker {
                 };
                 if let Err(error) = sent {
                     debug!(%error, %server, "a DISCOVER could not be relayed");
+                }
+            }
+            Action::Ask(address) => {
+                let question = arp::ask(self.identity.mac, self.identity.address, address);
+                if let Err(error) = sendto(self.raw.as_raw_fd(), &question, &self.identity.link, MsgFlags::MSG_DONTWAIT)
+                {
+                    debug!(%error, %address, "cannot ask by ARP");
                 }
             }
             Action::Tell(event) => {
@@ -403,10 +417,13 @@ impl FloodBrake {
     }
 }
 
-/// Whether another device has an address, according to the device table.
-fn is_taken(devices: &RwLock<DeviceTable>, address: Ipv4Addr, mac: MacAddr) -> bool {
-    match devices.read().unwrap_or_else(PoisonError::into_inner).resolve(address) {
-        Resolution::Device(other) | Resolution::Conflict { seen: other, .. } => other != mac,
-        Resolution::Unknown => false,
+/// What the device table has at an address beside this device.
+fn occupant(devices: &RwLock<DeviceTable>, address: Ipv4Addr, mac: MacAddr) -> Occupant {
+    let devices = devices.read().unwrap_or_else(PoisonError::into_inner);
+    match devices.resolve(address) {
+        Resolution::Device(other) | Resolution::Conflict { seen: other, .. } if other != mac => {
+            if devices.is_reachable(address) { Occupant::Reachable } else { Occupant::Stale }
+        }
+        Resolution::Device(_) | Resolution::Conflict { .. } | Resolution::Unknown => Occupant::Nobody,
     }
 }

@@ -38,7 +38,7 @@ pub(super) trait Flow: Send {
     /// Work that it asked for is done.
     fn loaded(&mut self, site: &mut SiteState, loaded: Result<Loaded, ContentError>, now: Instant);
 
-    /// There is room to send again what [`Flow::blocked`] gave back.
+    /// There is room to send again what [`Flow::blocked`] gave back, or somebody answered by ARP.
     fn writable(&mut self, site: &mut SiteState, now: Instant);
 
     /// These blocks could not be sent yet.
@@ -408,10 +408,11 @@ impl Flows {
         let Some(slot) = self.slot(ticket) else { return };
         slot.ready = false;
         let Some(flow) = slot.flow.as_deref() else { return };
-        if flow.is_over() {
+        let (waits, due) = (flow.waits(), flow.due());
+        // A last word may wait for its device.
+        if flow.is_over() && waits != Waits::Device {
             return self.forget(ticket, site, |flow, site| flow.record(site, now));
         }
-        let (waits, due) = (flow.waits(), flow.due());
         if slot.listens != waits {
             slot.listens = waits;
             site.events.push_back(Event::Waits(ticket, waits));

@@ -10,6 +10,7 @@ use tracing::{debug, info, trace, warn};
 use super::file_chunks::FileChunks;
 use super::flows::{Flow, Idleness, Piece};
 use super::gate::{AddressOwner, ServedRelease};
+use super::presence::{ABSENCE_PATIENCE, ARRIVAL_PATIENCE, FAREWELL_PATIENCE, Recipient};
 use super::work::{Loaded, Work};
 use super::{Payload, SiteState, Ticket, Waits, Way};
 use crate::options::{AskedOptions, NegotiatedOptions, OptionLimits};
@@ -44,9 +45,11 @@ pub(super) struct Session {
     owner: AddressOwner,
     ticket: Ticket,
     way: Way,
+    /// The device whose own file it is, if it leaves as frames.
+    recipient: Option<Recipient>,
     waits: Waits,
     stage: Stage,
-    /// What the client repeated while the transfer waited for the disk or the send queue.
+    /// What the client repeated while the transfer waited for the disk, the send queue or the device.
     pending_input: Option<Input>,
 }
 
@@ -62,35 +65,39 @@ struct ActiveTransfer {
     transfer: Transfer,
     chunks: FileChunks,
     oack: Option<Box<[u8]>>,
-    /// The blocks that are to be sent once the disk or the send queue is ready.
-    rest: Option<Run>,
+    /// What is to be sent once the disk or the send queue is ready, or the device has answered.
+    rest: Option<Transmit>,
     /// The end of the blocks that were given to be sent last, in bytes of the file.
     given: Option<u64>,
 }
 
 impl Session {
     /// Has the file opened, translated if the client wants netascii.
-    pub(super) fn begin(site: &mut SiteState, job: Job, ticket: Ticket) -> Box<dyn Flow> {
+    pub(super) fn begin(site: &mut SiteState, job: Job, ticket: Ticket, now: Instant) -> Box<dyn Flow> {
         let owner = AddressOwner::new(*job.peer.ip(), job.requester);
         // The kernel sends by its live neighbour table, which whoever claims the address by ARP can change between the
         // decision and the packet. So what is only this device's goes to the hardware address that was judged.
-        let way = match (&job.entry.scope, job.requester) {
-            (Scope::Device(_), Resolution::Device(mac)) if site.config.frames => Way::Frame(ticket, mac),
-            _ => Way::Socket(ticket),
+        let (way, recipient) = match (&job.entry.scope, job.requester) {
+            (Scope::Device(_), Resolution::Device(mac)) if site.config.frames => {
+                (Way::Frame(ticket, mac), Some(Recipient::new((*job.peer.ip(), mac), job.came)))
+            }
+            _ => (Way::Socket(ticket), None),
         };
-        let mut session =
-            Self { job, owner, ticket, way, waits: Waits::Disk, stage: Stage::Opening, pending_input: None };
-        session.open(site);
+        let (waits, stage, pending_input) = (Waits::Disk, Stage::Opening, None);
+        let mut session = Self { job, owner, ticket, way, recipient, waits, stage, pending_input };
+        // It answers while the file is opened.
+        let _ = session.recipient.as_mut().is_none_or(|recipient| recipient.is_there(site, now));
+        session.open(site, now);
         Box::new(session)
     }
 
-    fn open(&mut self, site: &mut SiteState) {
+    fn open(&mut self, site: &mut SiteState, now: Instant) {
         let entry = Arc::clone(&self.job.entry);
         let text = matches!(entry.class, Class::Config | Class::Locale);
         let work = match self.job.mode {
             // Translation would destroy an image or a signature, so it is not even tried.
             TransferMode::Netascii if !text => {
-                return self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+                return self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly, now);
             }
             TransferMode::Netascii => Work::Translate(entry),
             _ => Work::Open(entry),
@@ -98,10 +105,45 @@ impl Session {
         site.submit(self.ticket, work);
     }
 
-    fn refuse(&mut self, site: &SiteState, reply: ErrorReply, outcome: impl Into<FileOutcome>) {
-        let reply = site.gate.still_owns(&mut self.owner).then_some(reply);
-        self.stage = Stage::Refused(reply, outcome.into());
+    /// Ends it before the first byte, with an ERROR if its client can get one.
+    fn refuse(&mut self, site: &mut SiteState, reply: ErrorReply, outcome: impl Into<FileOutcome>, now: Instant) {
+        let mut reply = site.gate.still_owns(&mut self.owner).then_some(reply);
         self.waits = Waits::Client;
+        if let Some(recipient) = self.recipient.as_mut().filter(|_| reply.is_some())
+            && !recipient.is_there(site, now)
+        {
+            if reply == Some(ErrorReply::Busy) {
+                // Room is needed now, and anybody can ask under the address of a phone that is away.
+                reply = None;
+            } else {
+                recipient.wait(site, self.ticket, ARRIVAL_PATIENCE, now);
+                self.waits = Waits::Device;
+            }
+        }
+        self.stage = Stage::Refused(reply, outcome.into());
+    }
+
+    /// The device has not answered: nothing more leaves for it, because that might reach everybody else.
+    fn give_up(&mut self, site: &mut SiteState, now: Instant) {
+        debug!(peer = %self.job.peer, "the device does not answer by ARP");
+        site.count("tftp.not-there");
+        match &mut self.stage {
+            Stage::Active(active) => {
+                active.rest = None;
+                active.transfer.handle(Input::Revoked, now);
+            }
+            Stage::Refused(reply, _) => *reply = None,
+            Stage::Opening => {}
+        }
+        self.stop_waiting(site);
+    }
+
+    /// What the transfer waits for is of no use any more.
+    fn stop_waiting(&mut self, site: &mut SiteState) {
+        self.waits = Waits::Client;
+        if let Some(recipient) = &mut self.recipient {
+            recipient.leave(site, self.ticket);
+        }
     }
 
     fn start(&mut self, site: &mut SiteState, chunks: FileChunks, now: Instant) {
@@ -119,7 +161,8 @@ impl Session {
         self.go_on(site, now);
     }
 
-    /// The disk or the kernel's queue is ready again: acts on the pending input; what is left is sent next.
+    /// The disk or the kernel's queue is ready again, or the device has answered: acts on the pending input; what is left is
+    /// sent next.
     fn go_on(&mut self, site: &mut SiteState, now: Instant) {
         self.waits = Waits::Client;
         match self.pending_input.take() {
@@ -141,19 +184,23 @@ impl Session {
         };
         match &mut self.stage {
             Stage::Active(active) => active.transfer.handle(input, now),
-            Stage::Opening if input == Input::Evicted => self.refuse(site, ErrorReply::Busy, TransferEnd::Aborted),
+            Stage::Opening if input == Input::Evicted => self.refuse(site, ErrorReply::Busy, TransferEnd::Aborted, now),
             Stage::Opening if input == Input::Stopped => {
-                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed);
+                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed, now);
             }
             Stage::Opening if input == Input::Replaced => {
                 self.stage = Stage::Refused(None, TransferEnd::Aborted.into())
             }
             Stage::Opening if input == Input::Revoked => self.stage = Stage::Refused(None, TransferEnd::Failed.into()),
+            Stage::Refused(reply, _) if input != Input::Repeated => {
+                *reply = None;
+                self.stop_waiting(site);
+            }
             Stage::Opening | Stage::Refused(..) => {}
         }
         if self.is_over() {
-            // Nothing that the disk or the queue still brings is of use.
-            self.waits = Waits::Client;
+            // Nothing that the disk, the queue or the device still brings is of use.
+            self.stop_waiting(site);
         }
     }
 }
@@ -202,12 +249,12 @@ impl Flow for Session {
                 self.start(site, FileChunks::from_text(&text), now);
             }
             (Ok(Loaded::Translated(None)), Stage::Opening) => {
-                self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly);
+                self.refuse(site, ErrorReply::OctetOnly, FileRefusal::OctetOnly, now);
             }
             (Ok(_), Stage::Opening) => {}
             (Err(error), Stage::Opening) => {
                 unreadable(site, &self.job, &error);
-                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed);
+                self.refuse(site, ErrorReply::TemporaryFailure, TransferEnd::Failed, now);
             }
             (loaded, Stage::Active(active)) => {
                 active.chunks.arrived(match loaded {
@@ -224,14 +271,24 @@ impl Flow for Session {
     }
 
     fn writable(&mut self, site: &mut SiteState, now: Instant) {
-        if self.waits == Waits::Queue {
-            self.go_on(site, now);
+        match self.waits {
+            Waits::Queue => self.go_on(site, now),
+            Waits::Device if self.recipient.as_mut().is_none_or(|recipient| recipient.is_there(site, now)) => {
+                self.stop_waiting(site);
+                if let Stage::Active(active) = &mut self.stage {
+                    active.transfer.transmitted(now);
+                    // What it asked for again leaves now.
+                    self.pending_input = None;
+                }
+                self.go_on(site, now);
+            }
+            Waits::Client | Waits::Disk | Waits::Device => {}
         }
     }
 
     fn blocked(&mut self, rest: Run) {
         if let Stage::Active(active) = &mut self.stage {
-            (active.rest, active.given, self.waits) = (Some(rest), None, Waits::Queue);
+            (active.rest, active.given, self.waits) = (Some(Transmit::Data(rest)), None, Waits::Queue);
         }
     }
 
@@ -244,11 +301,18 @@ impl Flow for Session {
     }
 
     fn time(&mut self, site: &mut SiteState, now: Instant) {
-        if self.waits != Waits::Client {
+        if !matches!(self.waits, Waits::Client | Waits::Device) {
             return;
         }
         if !site.gate.still_owns(&mut self.owner) {
-            return self.event(site, Input::Revoked, now);
+            self.event(site, Input::Revoked, now);
+            return self.stop_waiting(site);
+        }
+        if self.waits == Waits::Device {
+            if self.recipient.as_mut().is_none_or(|recipient| recipient.is_given_up(site, now)) {
+                self.give_up(site, now);
+            }
+            return;
         }
         if let Stage::Active(active) = &mut self.stage {
             active.transfer.handle_timeout(now);
@@ -256,25 +320,43 @@ impl Flow for Session {
     }
 
     fn due(&self) -> Option<Instant> {
-        match &self.stage {
-            Stage::Active(active) if self.waits == Waits::Client => active.transfer.poll_timeout(),
+        match (&self.stage, self.waits) {
+            (_, Waits::Device) => self.recipient.as_ref().and_then(Recipient::due),
+            (Stage::Active(active), Waits::Client) => active.transfer.poll_timeout(),
             _ => None,
         }
     }
 
     fn next(&mut self, site: &mut SiteState, now: Instant) -> Option<Piece> {
+        if self.waits != Waits::Client {
+            return None;
+        }
         let active = match &mut self.stage {
             Stage::Opening => return None,
             Stage::Refused(reply, _) => return reply.take().map(Piece::Error),
             Stage::Active(active) => active,
         };
-        if self.waits != Waits::Client {
-            return None;
-        }
         active.have_left(site, self.ticket);
         loop {
-            let pending = active.rest.take().filter(|_| active.transfer.outcome().is_none()).map(Transmit::Data);
+            let is_last = |transmit: &Transmit| matches!(transmit, Transmit::Error(_));
+            let is_over = active.transfer.outcome().is_some();
+            let pending = active.rest.take().filter(|transmit| !is_over || is_last(transmit));
             let transmit = pending.or_else(|| active.transfer.poll_transmit())?;
+            if let Some(recipient) = &mut self.recipient
+                && !recipient.is_there(site, now)
+            {
+                let proven = active.transfer.proven_at().is_some();
+                let patience = match &transmit {
+                    // Anybody can have transfers begun and ended under the address of a phone that is away.
+                    Transmit::Error(ErrorReply::Busy) if !proven => return None,
+                    Transmit::Error(_) => FAREWELL_PATIENCE,
+                    _ if recipient.was_there() => ABSENCE_PATIENCE,
+                    _ => ARRIVAL_PATIENCE,
+                };
+                recipient.wait(site, self.ticket, patience, now);
+                (self.waits, active.rest) = (Waits::Device, Some(transmit));
+                return None;
+            }
             trace!(peer = %self.job.peer, ?transmit, "send");
             let run = match transmit {
                 Transmit::Oack => return Some(Piece::Oack),
@@ -290,7 +372,7 @@ impl Flow for Session {
                     if let Some(work) = work {
                         site.submit(self.ticket, work);
                     }
-                    (self.waits, active.rest) = (Waits::Disk, Some(run));
+                    (self.waits, active.rest) = (Waits::Disk, Some(Transmit::Data(run)));
                     return None;
                 }
                 Err(error) => {
@@ -334,18 +416,23 @@ impl Flow for Session {
         match &self.stage {
             Stage::Active(active) => {
                 let (transfer, proven) = (&active.transfer, active.transfer.proven_at().is_some());
-                let idleness = if proven { Idleness::Stalled } else { Idleness::Unproven };
+                let idleness = match self.waits {
+                    _ if proven => Idleness::Stalled,
+                    // It was not answered yet.
+                    Waits::Device => Idleness::Opening,
+                    _ => Idleness::Unproven,
+                };
                 (!proven || transfer.is_stalled()).then_some((idleness, transfer.progress_at()))
             }
             Stage::Opening => Some((Idleness::Opening, self.job.began)),
-            Stage::Refused(..) => None,
+            Stage::Refused(..) => (self.waits == Waits::Device).then_some((Idleness::Opening, self.job.began)),
         }
     }
 
     fn is_over(&self) -> bool {
         match &self.stage {
             Stage::Opening => false,
-            Stage::Refused(..) => true,
+            Stage::Refused(..) => self.waits != Waits::Device,
             Stage::Active(active) => active.transfer.outcome().is_some(),
         }
     }

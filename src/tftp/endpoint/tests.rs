@@ -6,6 +6,7 @@ mod bench;
 mod bounds;
 mod meeting;
 mod places;
+mod presence;
 mod requests;
 pub(crate) mod shelf;
 mod ways;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::Config;
+use super::arp::BATCH as ANSWERS;
 use super::frames::{FrameLink, FrameSender};
 use super::port::{Sent, TransferPort};
 use super::reader::Reader;
@@ -46,6 +47,7 @@ const INCOMING_BYTES: usize = MAX_BLKSIZE as usize + DATA_HEADER_BYTES + 1;
 const LISTENER: u64 = u64::MAX;
 const WAKER: u64 = u64::MAX - 1;
 const FRAMES: u64 = u64::MAX - 2;
+const ARP: u64 = u64::MAX - 3;
 
 const RUN: u8 = 0;
 const DRAIN: u8 = 1;
@@ -131,6 +133,9 @@ impl Engine {
     fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&parts.socket, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        if let Some(frames) = &parts.frames {
+            epoll.add(&frames.arp, EpollEvent::new(EpollFlags::EPOLLIN, ARP))?;
+        }
         Ok(Self {
             endpoint: parts.endpoint,
             listener: Some(parts.socket),
@@ -157,6 +162,7 @@ impl Engine {
     /// - **A transfer's socket**: its client sent an ACK, DATA or ERROR, or the kernel's full queue has room again. A
     ///   transfer that waits for the disk listens to neither; what its client sends stays in the socket.
     /// - **The packet socket**, while blocks wait for room in its queue: it has room again.
+    /// - **The packet socket for ARP**: a device answered that it is there.
     /// - **The earliest deadline**: a transfer resends or gives up, a request has waited long enough for its address to be
     ///   resolved, or the time to finish is over.
     ///
@@ -195,6 +201,7 @@ impl Engine {
                         }
                     }
                     FRAMES => self.frames_writable(now),
+                    ARP => self.read_answers(now),
                     number => self.port_ready(number, event.events(), now),
                 }
             }
@@ -276,7 +283,7 @@ impl Engine {
                 }
             }
             Waits::Queue if flags.contains(EpollFlags::EPOLLOUT) => self.endpoint.handle_writable(port.ticket, now),
-            Waits::Queue | Waits::Disk => return,
+            Waits::Queue | Waits::Disk | Waits::Device => return,
         }
         self.drain(now);
     }
@@ -291,6 +298,15 @@ impl Engine {
             && let Some(frames) = &self.frames
         {
             let _ = self.epoll.delete(frames);
+        }
+    }
+
+    /// Devices answered by ARP. At most a batch is read.
+    fn read_answers(&mut self, now: Instant) {
+        for _ in 0..ANSWERS {
+            let Some((address, mac)) = self.frames.as_ref().and_then(|frames| frames.arp().hear()) else { return };
+            self.endpoint.handle_answer(address, mac, now);
+            self.drain(now);
         }
     }
 
@@ -350,10 +366,12 @@ impl Engine {
             Event::Opened { ticket, peer, waits } => self.open(ticket, peer, waits, now),
             Event::Waits(ticket, waits) => {
                 let Some(port) = port_of(&mut self.ports, ticket) else { return };
-                port.waits = waits;
                 let frames = self.frames.is_some() && port.headers.is_some();
+                let before = listening(std::mem::replace(&mut port.waits, waits), frames);
                 let listening = listening(waits, frames);
-                if let Err(error) = self.epoll.modify(&*port, &mut EpollEvent::new(listening, ticket.number())) {
+                if listening != before
+                    && let Err(error) = self.epoll.modify(&*port, &mut EpollEvent::new(listening, ticket.number()))
+                {
                     // Its deadlines go on, so it ends.
                     error!(%error, "a transfer cannot be listened to");
                 }
@@ -366,6 +384,12 @@ impl Engine {
             }
             // The queue is full if the `neighbours` task has much to do. It is asked again while the request waits.
             Event::Resolve(address) => drop(self.resolve.try_send(address)),
+            // What cannot be sent counts as lost; it is asked again.
+            Event::Ask { address, mac } => {
+                if let Some(Err(error)) = self.frames.as_ref().map(|frames| frames.arp().ask(address, mac)) {
+                    debug!(%address, %error, "cannot ask by ARP");
+                }
+            }
             Event::OutsideLan(address) => self.outside_lan(address),
             Event::Count(name) => self.stats.count(name),
             Event::Alert(code, text) => self.stats.alert(code, text),
@@ -429,7 +453,7 @@ fn listening(waits: Waits, by_frames: bool) -> EpollFlags {
     match waits {
         Waits::Client => EpollFlags::EPOLLIN,
         Waits::Queue if !by_frames => EpollFlags::EPOLLOUT,
-        Waits::Disk | Waits::Queue => EpollFlags::empty(),
+        Waits::Disk | Waits::Queue | Waits::Device => EpollFlags::empty(),
     }
 }
 

@@ -1,10 +1,11 @@
-//! Sends a transfer's packets as Ethernet frames, to the hardware address that was judged and to no other.
+//! Sends a transfer's packets as Ethernet frames, to the hardware address that was judged and to no other. `arp` beside it
+//! asks whether the device is there.
 //!
 //! The socket only sends. It names the interface in every send and is bound to none, so that an interface that went down
 //! and came up again is found again; while it is down, or gone, what is sent counts as lost.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use nix::ifaddrs::getifaddrs;
@@ -12,6 +13,7 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg, sendto};
 use socket2::Socket;
 
+use super::arp::ArpLink;
 use super::port::{MAX_BLOCKS, Sent, TransferPort, data_headers, joined};
 use crate::endpoint::FileChunks;
 use crate::options::MAX_BLKSIZE;
@@ -40,6 +42,7 @@ pub(super) struct FrameLink {
     socket: Socket,
     link: LinkAddr,
     mac: MacAddr,
+    pub(super) arp: ArpLink,
 }
 
 /// Why a device's own files cannot leave as frames here.
@@ -57,8 +60,8 @@ pub(super) enum NoFrames {
 }
 
 impl FrameLink {
-    /// Takes a packet socket for frames on this interface.
-    pub(super) fn open(interface: &str, sockets: &mut PacketSockets) -> Result<Self, NoFrames> {
+    /// Takes packet sockets for frames on this interface, and for ARP in the name of our address there.
+    pub(super) fn open(interface: &str, own: Ipv4Addr, sockets: &mut PacketSockets) -> Result<Self, NoFrames> {
         let mut all = getifaddrs().map_err(|error| NoFrames::Io(error.into()))?;
         let link = all.find_map(|one| {
             let usable = one.interface_name == interface && !one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
@@ -66,13 +69,15 @@ impl FrameLink {
         });
         let link = link.filter(|link| link.hatype() == ETHERNET && link.addr().is_some_and(|mac| mac != [0; 6]));
         let (link, mac) = link.and_then(|link| Some((link, MacAddr::new(link.addr()?)))).ok_or(NoFrames::NoEthernet)?;
-        let socket = sockets.take(Purpose::Tftp, &link, None).map_err(|error| match error.kind() {
+        let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied => NoFrames::NotAllowed,
             _ => NoFrames::Io(error),
-        })?;
+        };
+        let socket = sockets.take(Purpose::Tftp, &link, None).map_err(refused)?;
+        let arp = ArpLink::open(&link, (mac, own), sockets).map_err(refused)?;
         // Best effort: with less room windows leave in smaller parts.
         let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
-        Ok(Self { socket, link, mac })
+        Ok(Self { socket, link, mac, arp })
     }
 }
 
@@ -87,6 +92,11 @@ impl FrameSender {
     pub(super) fn new(link: FrameLink) -> Self {
         let to = vec![Some(link.link); MAX_BLOCKS];
         Self { link, messages: MultiHeaders::preallocate(MAX_BLOCKS, None), to }
+    }
+
+    /// Where devices are asked whether they are there.
+    pub(super) const fn arp(&self) -> &ArpLink {
+        &self.link.arp
     }
 
     /// Sends one small packet from a transfer's port. A full queue loses it, as the network may.

@@ -2,12 +2,13 @@
 //! two ways out.
 //!
 //! `engine` is one thread that waits for packets, deadlines and the disk, and never for anything else. A packet leaves from
-//! its transfer's `port` by the kernel's own IP, or as a frame (`frames`). `reader` reads files and keeps logs, in threads
+//! its transfer's `port` by the kernel's own IP, or as a frame (`frames`) to a device that `arp` has just heard. `reader` reads files and keeps logs, in threads
 //! that may wait. Nothing that arrives ends the service.
 //!
 //! A thread of its own and not a task for each transfer: then a packet needs no wake-up of a task, no timer of a runtime
 //! and no lock. `cargo bench --bench tftp` shows what a packet costs.
 
+mod arp;
 mod engine;
 mod frames;
 mod port;
@@ -216,9 +217,10 @@ impl Service {
         Self { logs: Some(logs), ..self }
     }
 
-    /// Sends a device's own files as frames to the hardware address that was judged, and to no other. Without this call, and
+    /// Sends a device's own files as frames to the hardware address that was judged, and to no other, once that device has
+    /// answered by ARP that it is there. Without this call, and
     /// where there can be no frames, they leave like all others, to whomever the kernel's neighbour table names. That is so
-    /// on loopback, on an interface without Ethernet addresses, and in a process that may open no packet socket and was
+    /// on loopback, on an interface without Ethernet addresses, and in a process that may open no packet sockets and was
     /// given none.
     ///
     /// # Errors
@@ -226,7 +228,8 @@ impl Service {
     /// If there could be frames, but the system refuses a packet socket.
     pub fn with_frames(self, mut sockets: PacketSockets) -> Result<Self, BindError> {
         let name = self.config.interface.clone().or_else(|| interface_of(*self.config.bind.ip()));
-        let opened = name.map_or(Err(NoFrames::NoEthernet), |name| FrameLink::open(&name, &mut sockets));
+        let opened =
+            name.map_or(Err(NoFrames::NoEthernet), |name| FrameLink::open(&name, *self.local.ip(), &mut sockets));
         match opened {
             Ok(link) => Ok(Self { frames: Some(link), ..self }),
             Err(NoFrames::Io(source)) => Err(BindError::Io { address: self.config.bind, source }),

@@ -198,8 +198,12 @@ fn only_a_free_address_of_the_pool_and_only_the_server_that_was_asked() {
         assert_eq!(lan.select(server, address), None, "{server} {address}");
     }
     let mut lan = offered_to_us(TERMS);
-    lan.taken = Some(ADDRESS);
+    lan.seen = Some((ADDRESS, Occupant::Reachable));
     assert!(!is_short(&first_boot(&mut lan)));
+    // The phone that had it before was replaced: the router pinged, and nobody answered.
+    let mut lan = offered_to_us(TERMS);
+    lan.seen = Some((ADDRESS, Occupant::Stale));
+    assert!(is_short(&first_boot(&mut lan)));
     // The pool is another part of the LAN.
     let mut lan = pinging();
     let discover = question::emit(Question::Discover(None), BOX_MAC, 0);

@@ -5,7 +5,8 @@ use super::*;
 pub(super) struct TestLan {
     pub augment: Augment,
     pub scope: DhcpScope,
-    pub taken: Option<Ipv4Addr>,
+    /// An address at which the link has another device, and how surely.
+    pub seen: Option<(Ipv4Addr, Occupant)>,
     pub now: Instant,
 }
 
@@ -14,7 +15,7 @@ impl TestLan {
         let now = Instant::now();
         let mut augment = Augment::new(1);
         augment.set_servers(&[ROUTER]);
-        Self { augment, scope: scope(&[]), taken: None, now }
+        Self { augment, scope: scope(&[]), seen: None, now }
     }
 
     pub(super) fn pass(&mut self, span: Duration) {
@@ -24,9 +25,9 @@ impl TestLan {
     pub(super) fn request(&mut self, bytes: &[u8], broadcast: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         let request = Request::parse(bytes).unwrap();
-        let taken = self.taken;
+        let seen = self.seen;
         let what = (&self.scope, &request, bytes);
-        self.augment.hear_client(what, broadcast, &|address| Some(address) == taken, self.now, &mut actions);
+        self.augment.hear_client(what, broadcast, &|address| occupant(seen, address), self.now, &mut actions);
         actions
     }
 
@@ -50,11 +51,11 @@ impl TestLan {
 
     pub(super) fn router(&mut self, message: &ServerMessage) -> Vec<Action> {
         let mut actions = Vec::new();
-        let taken = self.taken;
+        let seen = self.seen;
         self.augment.hear_server(
             Some(&self.scope),
             message,
-            &|address, _| Some(address) == taken,
+            &|address, _| occupant(seen, address),
             self.now,
             &mut actions,
         );
@@ -70,6 +71,10 @@ impl TestLan {
     pub(super) fn select(&mut self, server: Ipv4Addr, address: Ipv4Addr) -> Option<ServerMessage> {
         answer(&self.request(&select(server, address), true))
     }
+}
+
+fn occupant(seen: Option<(Ipv4Addr, Occupant)>, address: Ipv4Addr) -> Occupant {
+    seen.filter(|(at, _)| *at == address).map_or(Occupant::Nobody, |(_, occupant)| occupant)
 }
 
 pub(super) fn scope(vendor_options: &[VendorOption]) -> DhcpScope {

@@ -41,6 +41,10 @@ pub(crate) struct Bench {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) records: Vec<TransferRecord>,
     pub(crate) resolve: Vec<Ipv4Addr>,
+    /// What was asked by ARP: for which address, and whom; `None` is everyone.
+    pub(crate) asked: Vec<(Ipv4Addr, Option<MacAddr>)>,
+    /// Whether devices answer by ARP at once.
+    pub(crate) answers: bool,
     pub(crate) outside: Vec<Ipv4Addr>,
     pub(crate) alerts: Vec<(AlertCode, String)>,
 }
@@ -74,6 +78,8 @@ impl Bench {
             counts: BTreeMap::new(),
             records: Vec::new(),
             resolve: Vec::new(),
+            asked: Vec::new(),
+            answers: true,
             outside: Vec::new(),
             alerts: Vec::new(),
         }
@@ -97,6 +103,12 @@ impl Bench {
     /// A datagram comes to a transfer's port.
     pub(crate) fn datagram(&mut self, ticket: Ticket, from: SocketAddrV4, datagram: &[u8]) {
         self.endpoint.handle_datagram(ticket, datagram, from, self.now);
+        self.drain();
+    }
+
+    /// A device answers by ARP.
+    pub(crate) fn answer(&mut self, address: Ipv4Addr, mac: MacAddr) {
+        self.endpoint.handle_answer(address, mac, self.now);
         self.drain();
     }
 
@@ -190,6 +202,13 @@ impl Bench {
                 self.ports.remove(&ticket);
             }
             Event::Resolve(address) => self.resolve.push(address),
+            Event::Ask { address, mac } => {
+                self.asked.push((address, mac));
+                let device = self.devices.read().unwrap().resolve(address);
+                if let (true, access::Resolution::Device(mac)) = (self.answers, device) {
+                    self.endpoint.handle_answer(address, mac, self.now);
+                }
+            }
             Event::OutsideLan(address) => self.outside.push(address),
             Event::Count(name) => *self.counts.entry(name).or_default() += 1,
             Event::Alert(code, text) => self.alerts.push((code, text)),

@@ -85,8 +85,10 @@ enum Flight {
     ToDevice(MacAddr, SocketAddrV4, Option<Ticket>, Vec<u8>),
     /// The disk is done.
     Loaded(Ticket, Result<Loaded, ContentError>),
-    /// An answer to ARP.
+    /// An answer to ARP, to the kernel.
     Resolved(Ipv4Addr, MacAddr),
+    /// An answer to ARP, to the server itself.
+    Answer(Ipv4Addr, MacAddr),
 }
 
 struct Meeting {
@@ -116,7 +118,7 @@ impl Meeting {
             EndpointConfig { max_transfers: 4 + dice.roll(20) as usize, max_transfers_per_address: 3, ..config() };
         let shelf = shelf_of(pages.clone());
         let mut bench = Bench::new(config, catalog_of(7, SiteSettings::default(), pages, &macs), shelf);
-        bench.slow_disk = true;
+        (bench.slow_disk, bench.answers) = (true, false);
         bench.knows(THIEF, THIEF_MAC);
         let phones = (0..count).map(|index| {
             if dice.percent(50) {
@@ -181,6 +183,12 @@ impl Meeting {
                 self.fly(delay, Flight::Resolved(asked, mac(index)));
             }
         }
+        for (asked, whom) in std::mem::take(&mut self.bench.asked) {
+            let phone = (0..self.phones.len()).find(|index| address(*index) == asked);
+            if let Some(index) = phone.filter(|index| whom.is_none_or(|whom| whom == mac(*index))) {
+                self.send(|| Flight::Answer(asked, mac(index)));
+            }
+        }
         while let Some(left) = self.bench.left.pop_front() {
             let to = match left.way {
                 Way::Frame(_, mac) => mac,
@@ -224,6 +232,7 @@ impl Meeting {
             Flight::ToPort(ticket, from, bytes) => return self.arrive(ticket, from, bytes),
             Flight::Loaded(ticket, loaded) => self.bench.endpoint.handle_loaded(ticket, loaded, self.bench.now),
             Flight::Resolved(address, mac) => self.bench.knows(address, mac),
+            Flight::Answer(address, mac) => self.bench.endpoint.handle_answer(address, mac, self.bench.now),
             Flight::ToDevice(to, peer, from, bytes) => {
                 let index = (0..self.phones.len()).find(|index| mac(*index) == to);
                 if let Some(index) = index {
