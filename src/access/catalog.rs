@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::image::{BoardImage, ImageApproval};
 use super::owner::{self, Tail};
 use bundle::limits::{MAX_FILES, MAX_PHONES};
 use bundle::{Class, FileEntry, Image, Inventory, Manifest, Phone, Scope, Shard, SiteSettings};
@@ -21,19 +22,6 @@ pub struct Catalog {
     tails: HashMap<[u8; 5], Tail>,
 }
 
-/// The system that the appliance itself shall run. It is not among the files, so no phone can ask for it.
-#[derive(Debug, Clone)]
-pub struct BoardImage {
-    /// The version of the system, in the manifest's words: 1 to 64 letters, digits and `.+~_-`.
-    pub version: String,
-    /// The hardware that the system is for, for example `lineside-arm64`.
-    pub compatible: String,
-    /// The bundle, as [`super::Files`] open it.
-    pub bundle: Arc<FileEntry>,
-    /// When it may be installed, in minutes of the day UTC, from and until; `None` is at once.
-    pub window: Option<(u16, u16)>,
-}
-
 impl BoardImage {
     /// The name under which the image is opened and, if damaged, reported.
     const NAME: &str = "image.raucb";
@@ -43,7 +31,7 @@ impl BoardImage {
         let name: FileName = Self::NAME.parse().map_err(|_| CatalogError::Image)?;
         // The scope has no effect: the image is in no list that phones are served from.
         let bundle = FileEntry { name, scope: Scope::Everyone, class: Class::Firmware, sha256, blob };
-        Ok(Self { version, compatible, bundle: Arc::new(bundle), window })
+        Ok(Self { version, compatible, bundle: Arc::new(bundle), window, approval: None })
     }
 }
 
@@ -142,6 +130,13 @@ impl Catalog {
     /// The system that the appliance shall run; `None` if the release leaves it as it is.
     pub fn image(&self) -> Option<&BoardImage> {
         self.image.as_ref()
+    }
+
+    /// Says of the image what the firmware keys signed.
+    pub(super) fn approve_image(&mut self, approval: Option<ImageApproval>) {
+        if let Some(image) = &mut self.image {
+            image.approval = approval;
+        }
     }
 
     /// All that must be on disk, whole and as signed: the files and the image.

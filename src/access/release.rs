@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::catalog::{Catalog, CatalogError};
+use super::image::ImageApproval;
 use api::ReleaseRefusal;
 use bundle::limits::MAX_UNLISTED_FILE_BYTES;
 use bundle::object::{self, ObjectError};
@@ -225,7 +226,7 @@ impl UnapprovedRelease {
         self.approve_signed(&Signed::of(trusted)?, served)
     }
 
-    fn approve_signed(self, signed: &Signed<'_>, served: Option<&Opened>) -> Result<Opened, ReleaseError> {
+    fn approve_signed(mut self, signed: &Signed<'_>, served: Option<&Opened>) -> Result<Opened, ReleaseError> {
         let mut listed = signed.firmware_images();
         if let Some(served) = served {
             let stays: HashSet<_> = served.catalog.contents().map(|entry| image_of(entry)).collect();
@@ -234,6 +235,8 @@ impl UnapprovedRelease {
         for entry in self.0.catalog.contents() {
             check_listed(entry, &listed)?;
         }
+        let approval = self.0.catalog.image().and_then(|image| signed.image_approval(&image.bundle));
+        Arc::make_mut(&mut self.0.catalog).approve_image(approval);
         Ok(self.0)
     }
 }
@@ -291,6 +294,13 @@ impl<'a> Signed<'a> {
     /// The manifest's target, by the release key alone: no delegated role may answer for it.
     fn manifest(&self) -> Result<&'a Target, ReleaseError> {
         self.targets.targets.get(MANIFEST_TARGET).ok_or(ReleaseError::NoManifest)
+    }
+
+    /// What the firmware keys bind an image of the appliance to.
+    fn image_approval(&self, bundle: &FileEntry) -> Option<ImageApproval> {
+        let (sha256, bytes) = image_of(bundle);
+        let mut targets = self.firmware?.targets.values().filter(|target| is_target(target, &sha256, bytes));
+        targets.find_map(ImageApproval::of)
     }
 
     fn firmware_images(&self) -> HashSet<(Digest, u64)> {

@@ -7,6 +7,8 @@
 //! image, and the appliance reports that to HQ. Without that file the appliance is a package on somebody's Debian, not
 //! an image of ours; then nothing is ever installed.
 
+mod version;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,8 @@ const FOLDER: &str = "os";
 const BUNDLE: &str = "install.raucb";
 /// The name of the bundle while it is being written; the installer ignores it.
 const PART: &str = "install.raucb.part";
+/// The file beside a bundle that may be lower than what runs: its SHA-256. The installer lets RAUC take that one.
+const MAY_GO_BACK: &str = "install.may-go-back";
 /// The largest file of the system that is read, in bytes; a real one has under 500.
 const MAX_STATE_BYTES: u64 = 16 * 1024;
 /// How often the file of the system and the clock are looked at.
@@ -57,6 +61,8 @@ struct ImageState {
     tried_version: String,
     tried_sha256: String,
     outcome: String,
+    /// The slot that the boot loader could not read; empty if it could.
+    unreadable: String,
 }
 
 impl ImageState {
@@ -81,6 +87,19 @@ impl ImageState {
                 other => other,
             };
             format!("lineside-{arch}")
+        })
+    }
+
+    /// What somebody should know about the card.
+    fn damage(&self) -> Option<String> {
+        let slot: String = self.unreadable.chars().filter(char::is_ascii_alphanumeric).take(1).collect();
+        let version = &self.version;
+        (!slot.is_empty()).then(|| {
+            format!(
+                "slot {slot} could not be read at the last start; {version} runs from slot {}. An update writes it anew; \
+                 if that does not help, the card is worn out",
+                self.seen().slot
+            )
         })
     }
 
@@ -113,6 +132,20 @@ fn decide(image: Option<&BoardImage>, state: &ImageState, now: UnixTime) -> Inst
         return InstallDecision::Nothing;
     }
     let own = state.compatible();
+    let (new, runs) = (&image.version, &state.version);
+    // The release key alone named it so. What it is, the firmware keys say.
+    let Some(approval) = &image.approval else {
+        return InstallDecision::Refuse(format!(
+            "image {new} is not bound to hardware and version by the firmware keys; it stays at {runs}. \
+             Publish again with a current lineside-hq"
+        ));
+    };
+    if (&approval.version, &approval.compatible) != (new, &image.compatible) {
+        return InstallDecision::Refuse(format!(
+            "the release calls an image {new} for {}, and the firmware keys signed it as {} for {}; it stays at {runs}",
+            image.compatible, approval.version, approval.compatible
+        ));
+    }
     if image.compatible != own {
         return InstallDecision::Refuse(format!(
             "image {} is for {}, and this is {own}; it stays at {}",
@@ -125,6 +158,21 @@ fn decide(image: Option<&BoardImage>, state: &ImageState, now: UnixTime) -> Inst
             "image {} was tried ({}); this runs {}. Publish a newer one",
             image.version, state.outcome, state.version
         ));
+    }
+    if !approval.may_go_back {
+        match version::is_lower(new, runs) {
+            Some(false) => {}
+            Some(true) => {
+                return InstallDecision::Refuse(format!(
+                    "image {new} is lower than {runs}, which runs, and the firmware keys do not allow that; it stays"
+                ));
+            }
+            None => {
+                return InstallDecision::Refuse(format!(
+                    "whether image {new} is lower than {runs} cannot be told, and the firmware keys do not allow it; it stays"
+                ));
+            }
+        }
     }
     // Before this boot has passed, the other slot must stay: it is what the machine falls back to.
     if state.good && may_activate(image.window, now) { InstallDecision::Install } else { InstallDecision::Wait }
@@ -184,6 +232,10 @@ impl ImageService {
                     },
                 }
             };
+            let alert = match (state.damage(), alert) {
+                (Some(damage), Some(alert)) => Some(format!("{damage}. Also: {alert}")),
+                (damage, alert) => damage.or(alert),
+            };
             if told != alert {
                 self.stats.clear_alert(ALERT);
                 if let Some(text) = &alert {
@@ -208,6 +260,12 @@ impl ImageService {
 /// length and SHA-256 that were signed for.
 fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()> {
     durable::create_dirs(folder, SHARED_DIR)?;
+    let allowance = folder.join(MAY_GO_BACK);
+    if image.approval.as_ref().is_some_and(|approval| approval.may_go_back) {
+        durable::replace(&allowance, format!("{}\n", image.bundle.sha256).as_bytes(), SHARED)?;
+    } else if allowance.exists() {
+        durable::remove(&allowance)?;
+    }
     let content = files.open(&image.bundle).map_err(io::Error::other)?;
     // `part` is removed when a step fails, because the disk may be full of it.
     let mut part = Disk::default().aside_named(&folder.join(PART), &folder.join(BUNDLE), SHARED)?;
@@ -225,7 +283,7 @@ fn write(files: &dyn Files, image: &BoardImage, folder: &Path) -> io::Result<()>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use access::{Content, ContentError};
+    use access::{Content, ContentError, ImageApproval};
     use bundle::{Class, ContentKey, FileEntry, ObjectRef, Packing, Scope};
 
     const NOON: UnixTime = UnixTime(1_800_014_400);
@@ -237,7 +295,8 @@ mod tests {
         let (name, scope) = ("image.raucb".parse().unwrap(), Scope::Everyone);
         let bundle = FileEntry { name, scope, class: Class::Firmware, sha256: Digest::of(content), blob };
         let (version, compatible) = (version.to_owned(), "lineside-arm64".to_owned());
-        BoardImage { version, compatible, bundle: Arc::new(bundle), window: None }
+        let approval = ImageApproval { compatible: compatible.clone(), version: version.clone(), may_go_back: false };
+        BoardImage { version, compatible, bundle: Arc::new(bundle), window: None, approval: Some(approval) }
     }
 
     fn running(version: &str) -> ImageState {
@@ -275,10 +334,9 @@ mod tests {
         assert_eq!(decide(Some(&night), &running("1.2"), NOON), InstallDecision::Wait);
         assert_eq!(decide(Some(&night), &running("1.2"), UnixTime(NOON.0 - 9 * 3600)), InstallDecision::Install);
 
-        let other = BoardImage { compatible: "lineside-amd64".to_owned(), ..new.clone() };
-        assert!(
-            matches!(decide(Some(&other), &running("1.2"), NOON), InstallDecision::Refuse(why) if why.contains("amd64"))
-        );
+        let mut other = BoardImage { compatible: "lineside-amd64".to_owned(), ..new.clone() };
+        other.approval.as_mut().unwrap().compatible = "lineside-amd64".to_owned();
+        assert!(refusal(&other, &running("1.2")).contains("is for lineside-amd64, and this is lineside-arm64"));
         let fell = ImageState {
             tried_version: "1.3".to_owned(),
             tried_sha256: new.bundle.sha256.to_string(),
@@ -289,6 +347,49 @@ mod tests {
         assert!(why.contains("three boots"), "{why}");
         // Another bundle is tried again.
         assert_eq!(decide(Some(&image("1.4", b"newer")), &fell, NOON), InstallDecision::Install);
+    }
+
+    fn refusal(image: &BoardImage, state: &ImageState) -> String {
+        let InstallDecision::Refuse(why) = decide(Some(image), state, NOON) else { panic!("{image:?} is taken") };
+        why
+    }
+
+    #[test]
+    fn an_image_is_what_the_firmware_keys_signed_whatever_the_release_key_calls_it() {
+        let unbound = BoardImage { approval: None, ..image("1.3", b"new") };
+        assert!(refusal(&unbound, &running("1.2")).contains("not bound"));
+        // An old image under a new version, and another board's.
+        let old = BoardImage { version: "1.3".to_owned(), ..image("1.1", b"old") };
+        assert!(refusal(&old, &running("1.2")).contains("signed it as 1.1 for lineside-arm64"));
+        let mut other = image("1.3", b"new");
+        other.approval.as_mut().unwrap().compatible = "lineside-amd64".to_owned();
+        assert!(refusal(&other, &running("1.2")).contains("signed it as 1.3 for lineside-amd64"));
+    }
+
+    #[test]
+    fn a_lower_image_is_refused_without_the_firmware_keys_allowance() {
+        for (new, runs) in [("1.1", "1.2"), ("1.9", "1.10"), ("1.2-rc.1", "1.2"), ("1.2", "1.2.1")] {
+            let mut lower = image(new, b"old");
+            assert!(refusal(&lower, &running(runs)).contains("is lower than"), "{new} after {runs}");
+            lower.approval.as_mut().unwrap().may_go_back = true;
+            assert_eq!(decide(Some(&lower), &running(runs), NOON), InstallDecision::Install, "{new} after {runs}");
+        }
+        assert_eq!(decide(Some(&image("1.10", b"new")), &running("1.9"), NOON), InstallDecision::Install);
+        for (new, runs) in [("2.0~rc1", "1.2"), ("1.3", "unknown")] {
+            assert!(refusal(&image(new, b"new"), &running(runs)).contains("cannot be told"), "{new} after {runs}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_could_not_be_read_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.toml");
+        let text = "version = \"1.2\"\nslot = \"B\"\ngood = true\n";
+        fs::write(&path, text).unwrap();
+        assert_eq!(ImageState::read(&path).unwrap().damage(), None);
+        fs::write(&path, format!("{text}unreadable = \"A\"\n")).unwrap();
+        let damage = ImageState::read(&path).unwrap().damage().unwrap();
+        assert!(damage.starts_with("slot A could not be read at the last start; 1.2 runs from slot B"), "{damage}");
     }
 
     struct FilesInMemory(Vec<u8>);
@@ -321,5 +422,15 @@ mod tests {
         write(&FilesInMemory(content.clone()), &wanted, &folder).unwrap();
         assert_eq!(fs::read(folder.join(BUNDLE)).unwrap(), content);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+
+        // The allowance to go back is this bundle's alone.
+        let mut lower = wanted;
+        lower.approval.as_mut().unwrap().may_go_back = true;
+        write(&FilesInMemory(content.clone()), &lower, &folder).unwrap();
+        let allowance = fs::read_to_string(folder.join(MAY_GO_BACK)).unwrap();
+        assert_eq!(allowance.trim(), Digest::of(&content).to_string());
+        lower.approval = None;
+        write(&FilesInMemory(content), &lower, &folder).unwrap();
+        assert!(!folder.join(MAY_GO_BACK).exists());
     }
 }

@@ -4,7 +4,7 @@
 //! signature's length in the last 8 bytes, big-endian. The appliance checks the signature with the key in its own
 //! system. Here the manifest is only read, to know which image it is before anything is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
@@ -15,6 +15,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::assets::Asset;
 use super::inventory::{entries, is_note};
+use access::ImageApproval;
 use bundle::limits::MAX_FILE_BYTES;
 use bundle::validate::is_image_name;
 use durable::{SHARED, SHARED_DIR};
@@ -25,6 +26,10 @@ use telemetry::Hint as _;
 
 /// The suffix of a bundle's file name.
 const SUFFIX: &str = ".raucb";
+/// The suffix of the file that allows an image to follow a higher version; what is in it is for people.
+const MAY_GO_BACK: &str = ".may-go-back";
+/// How `image/build` ends the version of what it signs with keys of its checkout.
+pub const THROW_AWAY: &str = "+throw-away-keys";
 /// The first bytes of a bundle: the magic number of a little-endian squashfs.
 const MAGIC: &[u8] = b"hsqs";
 /// The largest signature, in bytes; RAUC has the same limit.
@@ -39,6 +44,16 @@ pub struct ImageFile {
     pub compatible: String,
     /// The version in its manifest.
     pub version: String,
+    /// Whether it may follow a higher version: a file `NAME.may-go-back` stands beside the bundle.
+    pub may_go_back: bool,
+}
+
+impl ImageFile {
+    /// What the firmware keys sign for it.
+    pub fn approval(&self) -> ImageApproval {
+        let Self { compatible, version, may_go_back, .. } = self.clone();
+        ImageApproval { compatible, version, may_go_back }
+    }
 }
 
 /// All images, by the name that `image = "…"` uses: `COMPATIBLE_VERSION`.
@@ -51,8 +66,16 @@ impl Images {
     /// Reads the manifests of all bundles in `images/`. What is wrong goes to `problems`.
     pub fn read(layout: &Layout, problems: &mut Vec<Problem>) -> Self {
         let mut by_name = BTreeMap::new();
-        for (file, path, is_dir) in entries(layout, "images", problems) {
+        let found = entries(layout, "images", problems);
+        let names: BTreeSet<String> = found.iter().map(|(file, ..)| file.clone()).collect();
+        for (file, path, is_dir) in found {
             let full = format!("images/{file}");
+            if let Some(name) = file.strip_suffix(MAY_GO_BACK).filter(|_| !is_dir) {
+                if !names.contains(&format!("{name}{SUFFIX}")) {
+                    problems.push(Problem::at_file(full, format!("there is no image {name}")));
+                }
+                continue;
+            }
             let Some(name) = file.strip_suffix(SUFFIX).filter(|_| !is_dir) else {
                 if is_dir || !is_note(&file) {
                     problems.push(
@@ -68,7 +91,8 @@ impl Images {
                     match asset {
                         Ok(asset) => {
                             let RaucBundle { compatible, version, .. } = found;
-                            let image = ImageFile { asset: Arc::new(asset), compatible, version };
+                            let may_go_back = names.contains(&format!("{name}{MAY_GO_BACK}"));
+                            let image = ImageFile { asset: Arc::new(asset), compatible, version, may_go_back };
                             by_name.insert(name.to_owned(), image);
                         }
                         Err(error) => problems.push(Problem::at_file(full, error.to_string())),
@@ -94,9 +118,9 @@ impl Images {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// The bundles' files. The firmware keys must sign for all of them.
-    pub fn assets(&self) -> impl Iterator<Item = &Arc<Asset>> {
-        self.by_name.values().map(|image| &image.asset)
+    /// All images. The firmware keys must sign for each.
+    pub fn all(&self) -> impl Iterator<Item = &ImageFile> {
+        self.by_name.values()
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use crate::layout::Layout;
 use crate::roles::{self, FirmwareKeys};
-use access::{Opened, OpenedManifest};
+use access::{ImageApproval, Opened, OpenedManifest};
 use bundle::RecipientSecret;
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::schema::{FIRMWARE, Snapshot, Targets, Timestamp};
@@ -132,9 +132,10 @@ impl PublishedRelease {
         FirmwareKeys { keys, threshold }
     }
 
-    /// Whether its firmware catalogue lists a file of this digest and size.
-    pub fn lists_firmware(&self, digest: &Digest, bytes: u64) -> bool {
-        self.trusted.target(&access::firmware_path(digest)).is_some_and(|target| target.length == bytes)
+    /// Whether its firmware catalogue lists a file of this digest and size; an image of the appliance as this one.
+    pub fn lists_firmware(&self, digest: &Digest, bytes: u64, approval: Option<&ImageApproval>) -> bool {
+        let listed = self.trusted.target(&access::firmware_path(digest));
+        listed.is_some_and(|target| target.length == bytes && ImageApproval::of(target).as_ref() == approval)
     }
 
     /// Opens the whole release as the site would, with HQ's recovery key.

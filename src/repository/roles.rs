@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use access::MANIFEST_TARGET;
+use access::{ImageApproval, MANIFEST_TARGET};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use tuf::PublicKey;
 use tuf::schema::{
@@ -176,8 +176,18 @@ fn sized_target(length: u64, digest: Digest) -> Target {
     }
 }
 
-/// The `firmware` role (§4.5): every image that may be served at all, as digest and size.
-pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<Digest, u64>) -> Targets {
+/// The `firmware` role (§4.5): every image that may be served at all, as digest and size; those of the appliance itself with
+/// the hardware and version that they are for.
+pub fn firmware(
+    version: u64,
+    now: UnixTime,
+    fleet: &FleetId,
+    images: &BTreeMap<Digest, (u64, Option<ImageApproval>)>,
+) -> Targets {
+    let target = |digest: &Digest, bytes: u64, approval: &Option<ImageApproval>| Target {
+        custom: approval.as_ref().map(ImageApproval::to_custom),
+        ..sized_target(bytes, *digest)
+    };
     Targets {
         kind: "targets".to_owned(),
         spec_version: SPEC_VERSION.to_owned(),
@@ -185,7 +195,7 @@ pub fn firmware(version: u64, now: UnixTime, fleet: &FleetId, images: &BTreeMap<
         expires: now.plus(TARGETS_LIFE),
         targets: images
             .iter()
-            .map(|(digest, bytes)| (access::firmware_path(digest), sized_target(*bytes, *digest)))
+            .map(|(digest, (bytes, approval))| (access::firmware_path(digest), target(digest, *bytes, approval)))
             .collect(),
         delegations: None,
         extra: extra(json!({ "fleet": fleet })),

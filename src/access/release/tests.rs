@@ -337,3 +337,33 @@ fn the_release_key_cannot_name_other_firmware_keys_than_the_root_does() {
     let silent = sign::root(1, UnixTime(0), top, None);
     assert!(!may_delegate_firmware(&silent, &delegating(&keys, 2)), "a root that names nobody");
 }
+
+/// The manifest names an image of the appliance, which the firmware keys list with this `custom`.
+fn with_image(custom: Option<Value>) -> Result<Opened, ReleaseError> {
+    let mut published = usual();
+    let mut manifest = published.open().unwrap().manifest().clone();
+    let (blob, sealed) = seal::object::seal_smaller(&SECRET, "acme", b"a bundle");
+    published.objects.insert(blob.digest, sealed);
+    let (version, compatible) = ("2.0".to_owned(), "lineside-arm64".to_owned());
+    manifest.image = Some(Image { version, compatible, sha256: Digest::of(b"a bundle"), blob });
+    published.sealed = seal::manifest::seal(&SECRET, &manifest, &[SITE_KEY.public()]).unwrap();
+    published.targets = role(7, &[(MANIFEST_TARGET, &published.sealed)]);
+    let firmware = published.firmware.as_mut().unwrap();
+    firmware.targets.extend(role(3, &[("bundle", b"a bundle")]).targets);
+    firmware.targets.get_mut("bundle").unwrap().custom = custom;
+    published.complete()
+}
+
+#[test]
+fn an_image_of_the_appliance_says_what_the_firmware_keys_bind_it_to() {
+    let approval = |custom| with_image(custom).unwrap().catalog().image().unwrap().approval.clone();
+    let signed = ImageApproval { compatible: "lineside-arm64".into(), version: "1.0".into(), may_go_back: false };
+    assert_eq!(signed.to_custom(), json!({"image": {"compatible": "lineside-arm64", "version": "1.0"}}));
+    assert_eq!(approval(Some(signed.to_custom())), Some(signed.clone()));
+    let back = ImageApproval { may_go_back: true, ..signed };
+    assert_eq!(approval(Some(back.to_custom())), Some(back));
+    // An older publisher, or one that does not know it for an image: the release is taken all the same.
+    for none in [None, Some(json!({})), Some(json!({"image": {"version": "1.0"}})), Some(json!({"image": 7}))] {
+        assert_eq!(approval(none), None);
+    }
+}

@@ -110,7 +110,7 @@ pub(super) enum Cause {
     FirmwareKeys,
     /// A quarter or less is left of the life of its `targets` metadata or of its firmware catalogue.
     Expiry,
-    /// Its firmware catalogue lacks a file.
+    /// Its firmware catalogue lacks a file, or says something else of an image of the appliance.
     Firmware,
 }
 
@@ -123,7 +123,7 @@ impl Cause {
             Self::Root => "keys changed",
             Self::FirmwareKeys => "the keys for firmware changed",
             Self::Expiry => "signatures by offline keys are nearly over",
-            Self::Firmware => "the firmware catalogue lacks a file",
+            Self::Firmware => "the firmware catalogue lacks a file or says something else of one",
         }
     }
 }

@@ -51,10 +51,12 @@ pub(super) fn catalogue(
     keys: &FirmwareKeys,
     now: UnixTime,
 ) -> anyhow::Result<Catalogue> {
-    let mut images: BTreeMap<Digest, u64> = BTreeMap::new();
-    for asset in fleet.assets.firmware().chain(fleet.images.assets()) {
+    let mut images = BTreeMap::new();
+    let of_phones = fleet.assets.firmware().map(|asset| (asset, None));
+    let of_appliances = fleet.images.all().map(|image| (&image.asset, Some(image.approval())));
+    for (asset, approval) in of_phones.chain(of_appliances) {
         let bytes = fs::read(&asset.path).with_context(|| format!("cannot read {}", asset.file))?;
-        images.insert(Digest::of(&bytes), u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        images.insert(Digest::of(&bytes), (u64::try_from(bytes.len()).unwrap_or(u64::MAX), approval));
     }
     let mut wanted = roles::firmware(0, now, &fleet.inventory.fleet.id, &images);
     let newest = numbered(&layout.signed(), "firmware")?.pop_last();

@@ -145,7 +145,9 @@ impl<'a> Maker<'a> {
             same_firmware_keys: previous.firmware_keys() == self.keys.firmware,
             targets_expire: previous.targets.expires,
             firmware_expires: previous.firmware_expires(),
-            lists_firmware: packed.firmware().all(|(digest, bytes)| previous.lists_firmware(&digest, bytes)),
+            lists_firmware: packed
+                .firmware()
+                .all(|(digest, bytes, approval)| previous.lists_firmware(&digest, bytes, approval)),
         });
         match (decide::new_release(compared.as_ref(), self.now), &previous) {
             (None, Some(previous)) => self.keep(site, previous),

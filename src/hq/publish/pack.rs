@@ -8,8 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, bail};
 
 use crate::assets::Asset;
+use crate::images::ImageFile;
 use crate::inventory::{InventorySite, PhoneLine};
 use crate::render::{Body, FleetDir, SiteFile};
+use access::ImageApproval;
 use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
 use bundle::shards::{shard_count, shard_of};
@@ -36,6 +38,8 @@ pub struct Packed {
     pub shards: Vec<Shard>,
     /// The image that the appliance must run; `None` leaves the image that it has.
     pub image: Option<Image>,
+    /// What the firmware keys say of that image.
+    approval: Option<ImageApproval>,
     inventory_object: ObjectRef,
     shard_objects: Vec<ObjectRef>,
     totals: Totals,
@@ -76,9 +80,11 @@ impl<'a> Sealer<'a> {
             .map(|shard| self.keep(object::seal_shard(self.secret, &site_scope, shard)))
             .collect::<Result<Vec<_>, _>>()?;
         let image = self.image(fleet, site)?;
+        let wanted = site.settings.image.as_ref().and_then(|image| fleet.images.get(&image.name));
+        let approval = wanted.map(ImageFile::approval);
         let blob = image.as_ref().map(|image| &image.blob);
         let totals = totals(&shards, shard_objects.iter().chain([&inventory_object]).chain(blob));
-        Ok(Packed { inventory, shards, image, inventory_object, shard_objects, totals })
+        Ok(Packed { inventory, shards, image, approval, inventory_object, shard_objects, totals })
     }
 
     fn image(&self, fleet: &FleetDir, site: &InventorySite) -> anyhow::Result<Option<Image>> {
@@ -178,12 +184,13 @@ impl Packed {
         Ok(Digest::of(&zeroize::Zeroizing::new(bytes)))
     }
 
-    /// Digest and size of each file that the firmware catalogue must list.
-    pub fn firmware(&self) -> impl Iterator<Item = (Digest, u64)> + '_ {
+    /// Digest and size of each file that the firmware catalogue must list; for the image, what it binds that to.
+    pub fn firmware(&self) -> impl Iterator<Item = (Digest, u64, Option<&ImageApproval>)> + '_ {
         let files = self.shards.iter().flat_map(|shard| &shard.files);
         let must = |file: &&FileEntry| file.class == Class::Firmware || file.blob.clear_bytes > MAX_UNLISTED_FILE_BYTES;
-        let image = self.image.iter().map(|image| (image.sha256, image.blob.clear_bytes));
-        files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes)).chain(image)
+        let approval = self.approval.as_ref();
+        let image = self.image.iter().map(move |image| (image.sha256, image.blob.clear_bytes, approval));
+        files.filter(must).map(|file| (file.sha256, file.blob.clear_bytes, None)).chain(image)
     }
 
     /// The digests of all sealed objects that the release names.

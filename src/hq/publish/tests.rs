@@ -151,6 +151,9 @@ fn an_image_reaches_a_site_that_asks_for_it_in_the_firmware_catalogue() {
     let release = fleet.fetch(NOW);
     let image = release.catalog().image().unwrap();
     assert_eq!((image.compatible.as_str(), image.version.as_str()), ("lineside-arm64", "2.0"));
+    let approval = image.approval.clone().unwrap();
+    assert_eq!((approval.compatible.as_str(), approval.version.as_str()), ("lineside-arm64", "2.0"));
+    assert!(!approval.may_go_back);
     let blob = &image.bundle.blob;
     assert!(release.objects().contains(blob));
     let sealed = fs::read(fleet.sample.layout.object(&blob.digest)).unwrap();
@@ -158,6 +161,16 @@ fn an_image_reaches_a_site_that_asks_for_it_in_the_firmware_catalogue() {
     // Nothing that a phone could ask for.
     assert_eq!(release.catalog().files().count(), files);
     assert_eq!(fleet.publish(NOW), Outcome::Unchanged(Generation(2)));
+
+    // A file beside it has the firmware keys allow that it follows a higher version.
+    let allowed = fleet.sample.layout.images().join("lineside-arm64_2.0.may-go-back");
+    fs::write(&allowed, "2.1 does not find the printers' switch\n").unwrap();
+    fleet.publish(NOW);
+    assert!(fleet.fetch(NOW).catalog().image().unwrap().approval.as_ref().unwrap().may_go_back);
+    fs::rename(&allowed, allowed.with_file_name("lineside-arm64_3.0.may-go-back")).unwrap();
+    let problems = fleet.sample.problems();
+    assert!(problems.len() == 1 && problems[0].ends_with("there is no image lineside-arm64_3.0"), "{problems:?}");
+    fs::remove_file(allowed.with_file_name("lineside-arm64_3.0.may-go-back")).unwrap();
 
     fleet.sample.replace("sites/sample-office.toml", "arm64_2.0", "arm64_2.1");
     assert!(fleet.try_publish(NOW).is_err());
