@@ -27,6 +27,7 @@ mod net;
 mod process;
 mod router;
 mod site;
+mod system;
 mod tftp;
 mod trust;
 mod upkeep;
