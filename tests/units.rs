@@ -28,6 +28,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside-wipe-token.service", 11),
     ("lineside-led@.service", 13),
     ("lineside-seal.service", 14),
+    ("lineside-firewall.service", 17),
 ];
 /// Those that only the image has: one has to tell the kernel of a partition's end, one talks with udev, one asks for
 /// addresses.
@@ -122,6 +123,8 @@ fn systemd_understands_every_unit() {
         "usr/bin/lineside-hq",
         "usr/lib/lineside/led",
         "usr/lib/lineside/seal",
+        "usr/lib/lineside/firewall",
+        "usr/sbin/nft",
         "usr/bin/shred",
         "usr/bin/sh",
     ] {

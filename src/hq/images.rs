@@ -28,6 +28,8 @@ use telemetry::Hint as _;
 const SUFFIX: &str = ".raucb";
 /// The suffix of the file that allows an image to follow a higher version; what is in it is for people.
 const MAY_GO_BACK: &str = ".may-go-back";
+/// How `image/build` ends the version of what it signs with keys of its checkout.
+pub const THROW_AWAY: &str = "+throw-away-keys";
 /// The first bytes of a bundle: the magic number of a little-endian squashfs.
 const MAGIC: &[u8] = b"hsqs";
 /// The largest signature, in bytes; RAUC has the same limit.

@@ -5,7 +5,6 @@
 //! given.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 

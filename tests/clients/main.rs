@@ -29,6 +29,7 @@ mod process;
 mod router;
 mod site;
 mod swapped;
+mod system;
 mod tftp;
 mod trust;
 mod unplugged;

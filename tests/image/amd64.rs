@@ -1,9 +1,12 @@
 //! The amd64 image: units and root file system, from power-on to a phone's file. Minutes.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::disk::Disk;
-use super::lan::{FILE, Lan, PROGRAMS, image};
+use super::disk::{Disk, Updates};
+use super::lan::{FILE, Lan, PROGRAMS, built, image};
 use super::net::{can_run, text, wait_for};
 use super::tpm::{self, Tpm};
 use super::vm::{Board, Machine, Vm};
@@ -24,13 +27,17 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     let lan = Lan::new();
     let disk = Disk::of(&image.join("disk.img"), &lan.net.dir());
     disk.put(&lan.token(), "lineside-token.toml");
+    // A system that is lower than what runs, signed as it must be.
+    let updates = Updates::new(&lan.net.dir().join("updates.img"));
+    updates.put(&lower_bundle(&lan.net.dir()), &format!("after-{}.raucb", built(env!("CARGO_PKG_VERSION"))));
+    let offered = std::cell::Cell::new(None);
     let machine = |command_line| Machine {
         board: Board::Pc,
         disk: &disk,
         switch: &lan.switch,
         image: &image,
         command_line,
-        updates: None,
+        updates: offered.get(),
         forgetful: false,
         tpm: None,
     };
@@ -75,6 +82,7 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
     let to_multi_user: f64 = vm.probe("multi-user").unwrap().parse().unwrap();
     let bare = vm.started.elapsed();
     vm.cut_power();
+    offered.set(Some(updates.path.as_path()));
     let mut vm = Vm::start(&machine(""));
     wait_for(Duration::from_secs(300), || lan.fetch(&lease.tftp))
         .unwrap_or_else(|| panic!("it does not serve after a power cut:\n{}", vm.tail()));
@@ -84,6 +92,43 @@ fn amd64_becomes_a_site_by_a_token_file_and_serves_beside_a_home_router() {
         serving.as_secs_f64() / bare.as_secs_f64()
     );
     vm.probes("good", Duration::from_secs(400), |good| good == "true");
+    let outcome = vm.probes("outcome", Duration::from_secs(200), |outcome| !outcome.is_empty());
+    assert!(outcome.starts_with("refused: ") && outcome.contains("0.0.1"), "RAUC takes what is lower: {outcome}");
+    println!("a lower system is {outcome}");
+    assert_eq!(vm.probe("slot").as_deref(), Some("A"));
+    assert_eq!(vm.probe("version"), Some(built(env!("CARGO_PKG_VERSION"))), "the image says whose keys sign it");
+}
+
+/// Version 0.0.1 of the system, such as RAUC has it, with nothing in it.
+fn lower_bundle(dir: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let keys = Command::new(root.join("image/bundle/dev-keys")).output().unwrap();
+    let keys = PathBuf::from(String::from_utf8(keys.stdout).unwrap().trim());
+    let conf = fs::read_to_string(root.join("image/rootfs/etc/rauc/system.conf")).unwrap();
+    let conf: Vec<String> = conf
+        .lines()
+        .filter(|line| !line.starts_with("min-bundle-version="))
+        .map(|line| line.replace("@ARCH@", "amd64"))
+        .collect();
+    fs::write(dir.join("system.conf"), conf.join("\n") + "\n").unwrap();
+    let content = dir.join("lower");
+    fs::create_dir(&content).unwrap();
+    // What does not compress: RAUC makes no bundle of less than a page.
+    let bytes: Vec<u8> = (0..100_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    fs::write(content.join("rootfs.ext4"), bytes).unwrap();
+    let manifest = "[update]\ncompatible=lineside-amd64\nversion=0.0.1\n\n[bundle]\nformat=verity\n\n\
+        [image.rootfs]\nfilename=rootfs.ext4\n";
+    fs::write(content.join("manifest.raucm"), manifest).unwrap();
+    let bundle = dir.join("lower.raucb");
+    let arg = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
+    let made = Command::new("rauc")
+        .args([arg("conf", dir.join("system.conf")), arg("cert", keys.join("cert.pem"))])
+        .args([arg("key", keys.join("key.pem")), arg("keyring", keys.join("ca.pem")), "bundle".to_owned()])
+        .args([&content, &bundle])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made));
+    bundle
 }
 
 #[test]

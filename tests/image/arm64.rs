@@ -1,12 +1,12 @@
 //! The arm64 image with its boot loader: updates, fall-back, power cuts, and a Raspberry Pi 3B. Slow without KVM.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use super::disk::Disk;
-use super::lan::{Lan, Lease, PROGRAMS, image};
-use super::net::{can_run, text, wait_for};
+use super::boot::environment_is_an_appliances;
+use super::disk::{Disk, Updates};
+use super::lan::{Lan, Lease, PROGRAMS, built, image};
+use super::net::{can_run, wait_for};
 use super::vm::{Board, Machine, Vm};
 
 /// A machine that is emulated instruction by instruction takes its time.
@@ -67,23 +67,14 @@ impl Site {
 
     /// A disk with updates: the second is to be installed once the version that the first names runs and is good.
     fn updates(&self, bundles: &[(&str, &str)], again: bool) -> PathBuf {
-        let path = self.lan.net.dir().join("updates.img");
-        let file = std::fs::File::create(&path).unwrap();
-        file.set_len(400 << 20).unwrap();
-        let made = Command::new("mkfs.vfat").args(["-n", "UPDATES"]).arg(&path).output().unwrap();
-        assert!(made.status.success(), "{}", text(&made));
-        let put = |from: &Path, name: &str| {
-            let output =
-                Command::new("mcopy").arg("-i").arg(&path).arg(from).arg(format!("::{name}")).output().unwrap();
-            assert!(output.status.success(), "{}", text(&output));
-        };
+        let updates = Updates::new(&self.lan.net.dir().join("updates.img"));
         for (after, dir) in bundles {
-            put(&image(dir).join("update.raucb"), &format!("after-{after}.raucb"));
+            updates.put(&image(dir).join("update.raucb"), &format!("after-{after}.raucb"));
         }
         if again {
-            put(Path::new("/dev/null"), "again");
+            updates.put(Path::new("/dev/null"), "again");
         }
-        path
+        updates.path
     }
 }
 
@@ -101,29 +92,29 @@ fn arm64_updates_into_the_other_slot_and_a_broken_update_falls_back() {
     let first = vm.probes("machine-id", START, |id| id.len() == 32);
 
     site.lan.offers("arm64-2");
-    vm.probes("version", START * 2, |version| version == "2");
+    vm.probes("version", START * 2, |version| version == built("2"));
     vm.probes("good", START, |good| good == "true");
     println!("version 2 is good after {:.0?}", vm.started.elapsed());
     vm.probes("outcome", START, |outcome| outcome == "installed");
     assert_eq!(vm.probe("slot").as_deref(), Some("B"));
-    assert_eq!(vm.probe("tried_version").as_deref(), Some("2"));
+    assert_eq!(vm.probe("tried_version").as_deref(), Some(&*built("2")));
     assert_eq!(vm.probes("machine-id", START, |_| true), first, "the machine is the same");
     site.serves(&lease, &vm);
-    site.lan.hears("2 in slot B", START, || vm.tail());
+    site.lan.hears(&format!("{} in slot B", built("2")), START, || vm.tail());
 
     site.lan.offers("arm64-broken");
-    vm.probes("version", START * 2, |version| version == "3");
+    vm.probes("version", START * 2, |version| version == built("3"));
     println!("version 3, which is broken, starts after {:.0?}", vm.started.elapsed());
-    vm.probes("version", START * 3, |version| version == "2");
+    vm.probes("version", START * 3, |version| version == built("2"));
     vm.probes("good", START, |good| good == "true");
     println!("version 2 is back after {:.0?}", vm.started.elapsed());
     let outcome = vm.probe("outcome").unwrap();
-    assert!(outcome.starts_with("fell back: 3 was not healthy"), "{outcome}");
-    assert_eq!(vm.probe("tried_version").as_deref(), Some("3"));
+    assert!(outcome.starts_with(&format!("fell back: {} was not healthy", built("3"))), "{outcome}");
+    assert_eq!(vm.probe("tried_version").as_deref(), Some(&*built("3")));
     assert_eq!(vm.serial().matches("slot A, left: A 0,").count(), 1, "three boots were tried");
     assert_eq!(vm.probes("machine-id", START, |_| true), first);
     site.serves(&lease, &vm);
-    site.lan.hears("fell back: 3 was not healthy", START, || vm.tail());
+    site.lan.hears(&format!("fell back: {} was not healthy", built("3")), START, || vm.tail());
     println!("HQ hears why; memory in use: {} MB", vm.probe("used-mb").unwrap());
 }
 
@@ -146,7 +137,7 @@ fn arm64_serves_again_after_power_cuts_at_any_moment() {
     };
     let site = Site { forgetful: true, ..Site::new() };
     // It always has an update to install, to and fro.
-    let updates = site.updates(&[("1", "arm64-2"), ("2", "arm64")], true);
+    let updates = site.updates(&[(&built("1"), "arm64-2"), (&built("2"), "arm64")], true);
     let mut vm = site.power_on(Some(&updates));
     let lease = site.enrols(&mut vm);
     for cut in 1..=cuts {
@@ -229,4 +220,19 @@ fn arm64_starts_on_a_raspberry_pi_3b() {
     println!("marked good after {:.0?}", vm.started.elapsed());
     vm.cut_power();
     assert_eq!(site.disk.read("slots.env"), site.disk.read("slots.bak"));
+}
+
+#[test]
+#[ignore = "needs an image: tests/image/run full"]
+fn arm64_has_a_boot_loader_with_an_appliances_environment() {
+    if !can_boot("arm64_boot_loader") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::of(&image("arm64").join("disk.img"), dir.path());
+    let u_boot = dir.path().join("u-boot.bin");
+    std::fs::write(&u_boot, disk.read("u-boot.bin").unwrap()).unwrap();
+    environment_is_an_appliances(&u_boot).unwrap();
+    // Nobody else's environment takes its place.
+    assert!(disk.read("uboot.env").is_none());
 }

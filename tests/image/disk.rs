@@ -59,3 +59,22 @@ impl Disk {
         status.success()
     }
 }
+
+/// A second disk, from which the probe hands updates to the system: `after-VERSION.raucb` once that version runs and is good.
+pub struct Updates {
+    pub path: PathBuf,
+}
+
+impl Updates {
+    pub fn new(path: &Path) -> Self {
+        fs::File::create(path).unwrap().set_len(400 << 20).unwrap();
+        let made = Command::new("mkfs.vfat").args(["-n", "UPDATES"]).arg(path).output().unwrap();
+        assert!(made.status.success(), "{}", text(&made));
+        Self { path: path.to_owned() }
+    }
+
+    pub fn put(&self, from: &Path, name: &str) {
+        let put = Command::new("mcopy").arg("-i").arg(&self.path).arg(from).arg(format!("::{name}")).output().unwrap();
+        assert!(put.status.success(), "{}", text(&put));
+    }
+}

@@ -181,6 +181,11 @@ impl Lease {
     }
 }
 
+/// What an image of this version calls itself: these are signed by throw-away keys.
+pub fn built(version: &str) -> String {
+    format!("{version}+throw-away-keys")
+}
+
 /// What `image/build` left for this architecture.
 pub fn image(arch: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

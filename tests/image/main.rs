@@ -29,6 +29,7 @@ mod tpm;
 
 mod amd64;
 mod arm64;
+mod boot;
 mod disk;
 mod lan;
 mod scripts;

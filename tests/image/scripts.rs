@@ -87,6 +87,27 @@ fn a_new_slot_state_is_in_both_copies_and_heals_a_torn_one() {
     assert_eq!(env[..4], crc32(&env[4..]).to_le_bytes(), "the boot loader accepts it");
 }
 
+#[test]
+fn a_slot_that_rauc_takes_the_boots_from_is_not_known_to_be_good() {
+    if !can_run("a_slot_that_rauc_takes_the_boots_from", &["fw_setenv", "fw_printenv", "gzip", "od"]) {
+        return;
+    }
+    let old = "BOOT_ORDER=A B\0BOOT_A_LEFT=2\0BOOT_B_LEFT=3\0BOOT_A_GOOD=1\0BOOT_B_GOOD=1\0BOOT_UNREADABLE=B\0\0";
+    let slots = Slots::new(&state(old), &state(old));
+    let set = |words: &[&str]| assert!(slots.run("fw_setenv", words).status.success());
+    set(&["BOOT_A_LEFT", "3"]);
+    assert_eq!((slots.value("BOOT_A_GOOD"), slots.value("BOOT_UNREADABLE")), ("1".to_owned(), "B".to_owned()));
+    // As at the beginning of an installation: what could not be read there is written anew.
+    set(&["BOOT_B_LEFT", "0"]);
+    assert_eq!((slots.value("BOOT_A_GOOD"), slots.value("BOOT_B_GOOD")), ("1".to_owned(), "0".to_owned()));
+    assert_eq!(slots.value("BOOT_UNREADABLE"), "");
+    let (env, bak) = slots.copies();
+    assert!(env == bak && env[..4] == crc32(&env[4..]).to_le_bytes());
+    let slots = Slots::new(&state(old), &state(old));
+    assert!(slots.run("fw_setenv", &["BOOT_A_LEFT", "0"]).status.success());
+    assert_eq!((slots.value("BOOT_A_GOOD"), slots.value("BOOT_UNREADABLE")), ("0".to_owned(), "B".to_owned()));
+}
+
 /// The system's places, under a scratch directory.
 struct System(tempfile::TempDir);
 
@@ -118,6 +139,7 @@ impl System {
         let mut command = Command::new(script(name));
         command.env("PATH", path).env("LINESIDE_RUN", self.at("run")).env("LINESIDE_DATA", self.at("data"));
         command.env("LINESIDE_RELEASE", self.at("os-release")).env("LINESIDE_CMDLINE", self.at("cmdline"));
+        command.env("LINESIDE_BOOT", self.0.path()).env("LINESIDE_MACHINE_ID", self.at("machine-id"));
         command.env("LINESIDE_BUNDLE", self.at("install.raucb")).env("LINESIDE_IDENTITY", self.at("site.toml"));
         command.env("LINESIDE_SECONDS", "1").output().unwrap()
     }
@@ -161,6 +183,66 @@ fn the_state_says_what_runs_and_how_the_last_update_went() {
 
     fs::write(system.at("data/tried"), "version = \"3\"\nsha256 = \"ab\"\nstate = \"installing\"\n").unwrap();
     assert!(!system.state().contains_key("outcome"), "it is not over");
+}
+
+#[test]
+fn a_slot_that_the_boot_loader_could_not_read_is_told() {
+    if !can_run("a_slot_that_the_boot_loader_could_not_read", &["fw_printenv", "gzip", "od"]) {
+        return;
+    }
+    let system = System::new("1");
+    assert!(!system.state().contains_key("unreadable"), "nothing is known of the slots here");
+    let copy = |unreadable: &str| {
+        fs::write(system.at("slots.env"), state(&format!("BOOT_ORDER=A B\0BOOT_UNREADABLE={unreadable}\0\0"))).unwrap();
+    };
+    copy("A");
+    assert_eq!(system.state()["unreadable"].as_str(), Some("A"));
+    copy("\"; good = true");
+    assert!(!system.state().contains_key("unreadable"));
+}
+
+#[test]
+fn a_good_boot_is_written_down_for_the_boot_loader() {
+    if !can_run("a_good_boot_is_written_down", &["fw_setenv", "fw_printenv", "gzip", "od"]) {
+        return;
+    }
+    let system = System::new("1");
+    fs::write(system.at("slots.env"), state("BOOT_ORDER=B A\0BOOT_A_GOOD=0\0BOOT_B_GOOD=0\0\0")).unwrap();
+    fs::write(system.at("slots.bak"), "").unwrap();
+    fs::write(system.at("machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    system.stub("rauc", "exit 0");
+    system.stub("systemctl", "exit 0");
+    let output = system.run("good");
+    assert!(output.status.success(), "{}", text(&output));
+    let env = fs::read(system.at("slots.env")).unwrap();
+    let names = String::from_utf8_lossy(&env[4..]).into_owned();
+    assert!(names.contains("BOOT_B_GOOD=1") && names.contains("BOOT_A_GOOD=0"), "{names}");
+    assert!(names.contains("MACHINE_ID=0123456789abcdef") && system.said()["good"].as_bool() == Some(true), "{names}");
+}
+
+#[test]
+fn a_lower_update_is_taken_with_the_allowance_for_it_alone() {
+    let system = System::new("2");
+    system.stub(
+        "rauc",
+        "[ \"$1\" = install ] && echo \"$@\" >>\"$LINESIDE_DATA/asked\" && exit 0\necho \"RAUC_MF_VERSION='1'\"",
+    );
+    system.stub("systemctl", "exit 0");
+    let bundle = system.at("install.raucb").display().to_string();
+    let asked = |allowance: Option<&str>| {
+        let _ = fs::remove_file(system.at("data/asked"));
+        fs::write(&bundle, "bundle").unwrap();
+        if let Some(sha256) = allowance {
+            fs::write(system.at("install.may-go-back"), format!("{sha256}\n")).unwrap();
+        }
+        assert!(system.run("install").status.success());
+        assert!(!system.at("install.may-go-back").exists() && !Path::new(&bundle).exists());
+        fs::read_to_string(system.at("data/asked")).unwrap()
+    };
+    let (own, other) = (lineside::ids::Digest::of(b"bundle"), lineside::ids::Digest::of(b"another"));
+    assert_eq!(asked(None), format!("install {bundle}\n"));
+    assert_eq!(asked(Some(&other.to_string())), format!("install {bundle}\n"));
+    assert_eq!(asked(Some(&own.to_string())), format!("install --ignore-version-limit {bundle}\n"));
 }
 
 #[test]

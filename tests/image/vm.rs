@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use super::boot;
 use super::disk::Disk;
 use super::net::{Host, Running, wait_for};
 use super::tpm::Tpm;
@@ -118,6 +119,7 @@ impl Vm {
         let mut words: Vec<&str> = Vec::new();
         let sd = format!("if=sd,{drive}");
         let boot = machine.image.join("raspi3b");
+        let virt_boot = dir.join("u-boot.bin");
         let (u_boot, tree) = (boot.join("u-boot.bin"), boot.join("bcm2837-rpi-3-b.dtb"));
         match machine.board {
             Board::Pc => {
@@ -128,7 +130,9 @@ impl Vm {
             }
             Board::Virt => {
                 words.extend(["qemu-system-aarch64", "-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"]);
-                words.extend(["-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"]);
+                // With the image's environment; on this board the card is elsewhere.
+                boot::with_our_environment(Path::new("/usr/lib/u-boot/qemu_arm64/u-boot.bin"), &virt_boot, "virtio");
+                words.extend(["-bios", virt_boot.to_str().unwrap()]);
                 words.extend(common.iter().chain(&network).chain(&devices));
             }
             Board::Pi3 => {

@@ -189,6 +189,12 @@ fn image(layout: &Layout, command: &ImageCommand, out: &mut dyn Write) -> anyhow
         ImageCommand::Add { file } => {
             let name = images::add(layout, file)?;
             writeln!(out, "images/{name}.raucb is there; no site runs it yet")?;
+            if name.ends_with(images::THROW_AWAY) {
+                writeln!(
+                    out,
+                    "WARNING: throw-away keys of somebody's checkout sign it; for tests only (image/build --keys)"
+                )?;
+            }
             writeln!(
                 out,
                 "next: image = \"{name}\" under [update] of one site, publish, and see `lineside-hq fleet`;"
