@@ -55,10 +55,34 @@ pub fn random() -> Zeroizing<[u8; 32]> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecipientPublic([u8; 32]);
 
+/// The points of low order on Curve25519, as X25519 reads them: without the highest bit of the last byte (RFC 7748 §5). A
+/// shared secret with one of them is zero for everybody (§6.1), so nothing is secret that is sealed to it.
+const LOW_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
 impl RecipientPublic {
-    /// The key with these bytes.
+    /// The key with these bytes. A key that comes from elsewhere goes through [`Self::checked`].
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// The key with these bytes, if something can be sealed to it: it is no point of low order, zero among them.
+    pub fn checked(bytes: [u8; 32]) -> Result<Self, &'static str> {
+        let mut read = bytes;
+        if let Some(last) = read.last_mut() {
+            *last &= 0x7f;
+        }
+        if LOW_ORDER.contains(&hex(&read).as_str()) {
+            return Err("nothing can be sealed to this key: it is a point of low order");
+        }
+        Ok(Self(bytes))
     }
 
     /// The 32 bytes of RFC 7748 §6.1.
@@ -84,11 +108,11 @@ fn from_hex(text: &str) -> Result<[u8; 32], &'static str> {
 
 // No `Display`: what prints a key by accident must not compile.
 ids::text_serde!(ContentKey, |key: &Self| hex(&key.0), |text: &str| from_hex(text).map(Self));
-ids::text_serde!(RecipientPublic, |key: &Self| hex(&key.0), |text: &str| from_hex(text).map(Self));
+ids::text_serde!(RecipientPublic, |key: &Self| hex(&key.0), |text: &str| from_hex(text).and_then(Self::checked));
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use super::*;
 
@@ -96,6 +120,30 @@ mod tests {
     fn a_secret_is_not_shown() {
         let shown = format!("{:?}", ContentKey::from_bytes([0xab; 32]));
         assert!(shown.starts_with("ContentKey(#") && !shown.contains("abab"), "{shown}");
+    }
+
+    #[test]
+    fn a_sealing_key_of_low_order_is_refused_in_each_of_its_spellings() {
+        for low in LOW_ORDER {
+            let mut bytes = from_hex(low).unwrap();
+            assert!(RecipientPublic::checked(bytes).is_err(), "{low}");
+            bytes[31] |= 0x80;
+            assert!(RecipientPublic::checked(bytes).is_err(), "{low} with the bit that X25519 ignores");
+            let error = serde_json::from_str::<RecipientPublic>(&format!("\"{low}\"")).unwrap_err();
+            assert!(error.to_string().contains("low order"), "{error}");
+        }
+        // The list is whole: the shared secret of what is on it is zero, and HPKE notices; that of a neighbour is not.
+        for bytes in [[0; 32], [9; 32], crate::RecipientSecret::generate().public().0] {
+            use hpke::{Deserializable as _, OpModeS};
+            type Kem = crate::recipients::Kem;
+            let key = <Kem as hpke::Kem>::PublicKey::from_bytes(&bytes).unwrap();
+            let sealed = hpke::setup_sender::<hpke::aead::ChaCha20Poly1305, hpke::kdf::HkdfSha256, Kem>(
+                &OpModeS::Base,
+                &key,
+                b"",
+            );
+            assert_eq!(sealed.is_ok(), RecipientPublic::checked(bytes).is_ok(), "{bytes:?}");
+        }
     }
 
     #[test]

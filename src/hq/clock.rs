@@ -1,11 +1,10 @@
 //! Asks other clocks, and at last a person, before the desk signs.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::Context as _;
-
+use crate::ask;
 use ids::UnixTime;
 use online::db::Db;
 use repository::layout::Layout;
@@ -59,14 +58,8 @@ fn confirm(layout: &Layout, now: UnixTime) -> anyhow::Result<()> {
 
 /// Whether a person at the terminal says that the clock is right; no if there is no terminal.
 fn asked(doubt: &ClockDoubt) -> anyhow::Result<bool> {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Ok(false);
-    }
-    eprint!("{doubt}\nIs this machine's clock right? [y/N] ");
-    let mut line = String::new();
-    input.lock().read_line(&mut line).context("cannot read the answer")?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+    let there = std::io::stdin().is_terminal();
+    Ok(there && ask::is_yes(&format!("{doubt}\nIs this machine's clock right?"))?)
 }
 
 /// The time of the newest commit here, by the clock of whoever made it; `None` without git or a commit.

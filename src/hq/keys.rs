@@ -6,6 +6,7 @@
 
 mod change;
 mod describe;
+mod review;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +27,7 @@ use tuf::schema::{EXTRA_FIELD, Envelope, Root, TIME};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
 pub use change::{Role, RoleChange};
+pub use review::{Review, names};
 
 /// The largest file that is read here, in bytes. No metadata that people sign is larger.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
@@ -259,14 +261,18 @@ impl FleetKeys {
 ///
 /// `keys` are those of the fleet directory here. It is `None` on a holder's machine that has only this one file.
 pub fn add_signature(path: &Path, key: &SigningKey, keys: Option<&FleetKeys>) -> anyhow::Result<()> {
-    let bytes = read_bounded(path)?;
-    let counting = counting(&bytes, keys).with_context(|| format!("cannot sign {}", path.display()))?;
+    sign_bytes(path, &read_bounded(path)?, key, keys)
+}
+
+/// The same for the bytes of the file as the holder saw them.
+fn sign_bytes(path: &Path, bytes: &[u8], key: &SigningKey, keys: Option<&FleetKeys>) -> anyhow::Result<()> {
+    let counting = counting(bytes, keys).with_context(|| format!("cannot sign {}", path.display()))?;
     if let Some(counting) = counting
         && !counting.contains(&key.public())
     {
         bail!("this key's signature would not count on {}: nobody names the key for it", path.display());
     }
-    tree::write_file(path, &sign::add_signature(&bytes, key)?)
+    tree::write_file(path, &sign::add_signature(bytes, key)?)
 }
 
 /// The keys whose signatures count on this file; `None` if that cannot be known here.

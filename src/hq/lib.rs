@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
+mod ask;
 pub mod assets;
 pub mod cli;
 mod clock;

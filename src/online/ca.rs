@@ -84,6 +84,11 @@ pub fn digest(online: &Path) -> anyhow::Result<Digest> {
     Ok(Digest::of(&der))
 }
 
+/// SHA-256 of a certificate in PEM; `None` if it is none.
+pub fn digest_of(pem: &str) -> Option<Digest> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).ok().map(|der| Digest::of(&der))
+}
+
 /// The CA: its certificate, and the key that signs with it.
 pub struct Ca {
     dir: PathBuf,

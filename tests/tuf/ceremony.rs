@@ -18,7 +18,7 @@ fn finish(fleet: &Fleet, version: u64) {
     let pending = pending(fleet, version);
     for number in [1, 2] {
         let key = fleet.layout.key(&format!("root-{number}"));
-        fleet.hq(&["keys", "sign", &pending, "--key", text(&key)]);
+        fleet.hq(&["keys", "sign", &pending, "--yes", "--key", text(&key)]);
     }
     fleet.hq(&["keys", "finish"]);
     fleet.hq(&["publish"]);
@@ -70,9 +70,9 @@ async fn a_site_follows_when_a_lost_root_key_is_replaced_by_a_holders_own() {
     fleet.hq(&["keys", "hand-over", "root-2", text(stick.path())]);
     fleet.hq(&["keys", "root", "new-version", "--threshold", "firmware=3"]);
     let pending = pending(&fleet, 3);
-    fleet.hq(&["keys", "sign", &pending, "--key", text(&holder)]);
+    fleet.hq(&["keys", "sign", &pending, "--yes", "--key", text(&holder)]);
     let moved = stick.path().join("root-2.key");
-    let said = fleet.hq(&["keys", "sign", &pending, "--key", text(&moved)]);
+    let said = fleet.hq(&["keys", "sign", &pending, "--yes", "--key", text(&moved)]);
     assert!(said.contains("2 of 2 by the keys trusted now"), "{said}");
     assert!(fleet.hq(&["keys", "finish", "--dry-run"]).contains("nothing was changed"));
     fleet.hq(&["keys", "finish"]);

@@ -27,7 +27,7 @@ async fn python_tuf_verifies_what_hq_published_also_after_keys_changed() {
     let pending = fleet.layout.signed().join("2.root.json.pending");
     for number in [1, 3] {
         let key = fleet.layout.key(&format!("root-{number}"));
-        fleet.hq(&["keys", "sign", pending.to_str().unwrap(), "--key", key.to_str().unwrap()]);
+        fleet.hq(&["keys", "sign", pending.to_str().unwrap(), "--yes", "--key", key.to_str().unwrap()]);
     }
     fleet.hq(&["keys", "finish"]);
     fleet.publish();

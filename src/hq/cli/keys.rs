@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
+use crate::ask;
 use crate::keys::{self, FleetKeys, Role, RoleChange};
 use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
@@ -66,13 +67,16 @@ pub enum KeysCommand {
     /// Prepare a root in full detail
     #[command(subcommand)]
     Root(RootCommand),
-    /// Sign a prepared root or firmware catalogue
+    /// Show what a prepared root or firmware catalogue changes, and sign it after a yes
     Sign {
         /// The file
         file: PathBuf,
         /// The holder's key
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
+        /// Sign without being asked
+        #[arg(long)]
+        yes: bool,
     },
     /// Check the signatures of the prepared root and put it in place
     Finish {
@@ -164,11 +168,18 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             }
             prepare(keys, &changes, *dry_run, now, out)?;
         }
-        KeysCommand::Sign { file, key } => {
+        KeysCommand::Sign { file, key, yes } => {
+            let review = keys::Review::read(file, &layout.signed())?;
+            let names = keys::names(&[layout.firmware(), layout.images()])?;
+            write!(out, "{}", review.text(&names)?)?;
+            out.flush()?;
+            if !yes && !ask::is_yes(&format!("Sign {}?", file.display()))? {
+                return Err(anyhow!("{} was not signed", file.display())).hint("answer y, or say --yes");
+            }
             let key = keyring::load_signing(key)?;
             // A holder's machine may have only the file and the key, and no fleet directory.
             let keys = if layout.signed().is_dir() { Some(FleetKeys::read(layout)?) } else { None };
-            keys::add_signature(file, &key, keys.as_ref())?;
+            review.sign(file, &key, keys.as_ref())?;
             writeln!(out, "signed {} with the key {}", file.display(), key.public().id().0)?;
             if layout.signed().is_dir() {
                 write!(out, "{}", FleetKeys::read(layout)?.describe()?)?;

@@ -208,3 +208,114 @@ fn a_ceremony_that_was_interrupted_after_the_root_goes_on_with_the_keys() {
     assert_eq!(keyring::load_signing(&sample.layout.key("release")).unwrap().public(), fresh.public());
     assert!(read(&sample).finish().unwrap_err().to_string().contains("no new root is prepared"));
 }
+
+fn review(sample: &Sample, path: &Path) -> String {
+    let names = names(&[sample.layout.firmware(), sample.layout.images()]).unwrap();
+    Review::read(path, &sample.layout.signed()).unwrap().text(&names).unwrap()
+}
+
+#[test]
+fn a_holder_sees_that_a_root_gives_everything_to_one_key() {
+    let sample = sample();
+    let online = keyring::load_signing(&sample.layout.online_key()).unwrap().public();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW).unwrap();
+    let mut root = keys.pending().unwrap().clone();
+    let lost: Vec<String> = Role::Root.keys(&root).keyids.iter().map(|id| id.0.clone()).collect();
+    for role in ["root", "targets"] {
+        root.roles.insert(
+            role.to_owned(),
+            tuf::schema::RoleKeys { keyids: vec![online.id()], threshold: 1, extra: BTreeMap::new() },
+        );
+    }
+    root.expires = "2099-01-01T00:00:00Z".parse().unwrap();
+    root.extra.get_mut(EXTRA_FIELD).unwrap()["fleet"] = "f-other".into();
+    root.extra.get_mut(EXTRA_FIELD).unwrap()["ca"] = serde_json::json!(["none"]);
+    root.extra.get_mut(EXTRA_FIELD).unwrap()["time"] = serde_json::json!(NOW);
+    let path = sample.layout.signed().join("2.root.json.pending");
+    sample.write("root/2.root.json.pending", sign::sign(&root, &[]));
+    let text = review(&sample, &path);
+    for line in [
+        "~ root: 2 of 3 must sign -> 1 of 1 must sign",
+        &format!("-   key {}", lost[0]),
+        &format!("+   key {}", online.id().0),
+        "! one key for root and release and online",
+        "! one root key alone would be enough",
+        "-> 2099-01-01T00:00:00Z",
+        "~ root version: 1 -> 2",
+        "- CA with the certificate of SHA-256 ",
+        "+ CA that is no certificate",
+        "+ x-lineside fleet: \"f-other\"",
+        "! sites set the time that they remember to 2026-11-20",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    // On a holder's machine there may be this one file.
+    let stick = tempfile::tempdir().unwrap();
+    let copy = stick.path().join("2.root.json.pending");
+    fs::copy(&path, &copy).unwrap();
+    let alone = Review::read(&copy, Path::new("nowhere")).unwrap().text(&BTreeMap::new()).unwrap();
+    assert!(alone.contains("the version before is not here") && alone.contains("+ root: 1 of 1 must sign"), "{alone}");
+    fs::copy(sample.layout.signed().join("1.root.json"), stick.path().join("1.root.json")).unwrap();
+    let beside = Review::read(&copy, Path::new("nowhere")).unwrap().text(&BTreeMap::new()).unwrap();
+    assert!(beside.contains("~ root: 2 of 3 must sign -> 1 of 1 must sign"), "{beside}");
+}
+
+#[test]
+fn a_root_that_changes_nothing_but_its_expiry_shows_nothing_else() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW.plus(Duration::from_secs(86_400))).unwrap();
+    let text = review(&sample, keys.save().unwrap());
+    let changed: Vec<&str> = text.lines().skip(1).filter(|line| !line.starts_with(' ')).collect();
+    assert!(
+        matches!(changed.as_slice(), [version, valid]
+        if version.starts_with("~ root version: 1 -> 2") && valid.starts_with("~ valid until: ")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_holder_of_a_firmware_key_sees_the_images_by_name() {
+    let sample = sample();
+    sample.write("firmware/polycom/new.ld", b"image");
+    let images = BTreeMap::from([(ids::Digest::of(b"image"), 5), (ids::Digest::of(b"\x1b[2J"), 7)]);
+    let list = roles::firmware(1, NOW, &"f-1".parse().unwrap(), &images);
+    sample.write("root/1.firmware.json.pending", sign::sign(&list, &[]));
+    let text = review(&sample, &sample.layout.signed().join("1.firmware.json.pending"));
+    let digest = ids::Digest::of(b"image");
+    assert!(text.contains(&format!("+ image firmware/{digest}  5 bytes  (new.ld)")), "{text}");
+    assert!(text.contains("7 bytes  (not here)"), "{text}");
+}
+
+#[test]
+fn a_recovery_key_or_a_pinned_key_of_low_order_is_refused() {
+    let sample = sample();
+    let zero = "00".repeat(32);
+    let site = crate::lint::read(&sample.layout).0.unwrap().inventory.sites["sample-office"].id.clone();
+    let pinned = format!(
+        "site = \"{site}\"\n[[appliance]]\nrecipient = \"{zero}\"\nenrolled = \"2026-11-20T00:00:00Z\"\ntoken = \"00\"\n"
+    );
+    sample.write(&format!("enrolled/{site}.toml"), pinned);
+    let error = crate::enrol::recipients(&sample.layout).unwrap_err();
+    assert!(format!("{error:#}").contains("low order"), "{error:#}");
+    fs::remove_file(sample.layout.enrolled().join(format!("{site}.toml"))).unwrap();
+    sample.write("root/recovery.pub", format!("{zero}\n"));
+    let options = crate::publish::PublishOptions { sites: None, now: NOW };
+    let error = crate::publish::publish(&sample.layout, &options, &mut crate::progress::Silent).unwrap_err();
+    assert!(format!("{error:#}").contains("low order"), "{error:#}");
+}
+
+#[test]
+fn what_was_shown_is_what_is_signed() {
+    let sample = sample();
+    let mut keys = read(&sample);
+    keys.prepare(&[], NOW).unwrap();
+    let path = keys.save().unwrap().to_owned();
+    let review = Review::read(&path, &sample.layout.signed()).unwrap();
+    // Somebody changes the file while the holder reads.
+    keys.prepare(&[RoleChange::Time(NOW)], NOW).unwrap();
+    keys.save().unwrap();
+    review.sign(&path, &root_key(&sample, 1), Some(&read(&sample))).unwrap();
+    assert_eq!(read(&sample).pending().unwrap().time(), None);
+}

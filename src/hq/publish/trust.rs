@@ -78,7 +78,7 @@ fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
     let path = layout.recovery_public();
     let keys = keyring::load_public(&path)?;
     match keys.as_slice() {
-        [key] => Ok(RecipientPublic::from_bytes(*key)),
+        [key] => RecipientPublic::checked(*key).map_err(|why| anyhow!("{}: {why}", path.display())),
         _ => bail!("{} must hold one key", path.display()),
     }
 }

@@ -136,6 +136,25 @@ async fn nothing_outside_the_tree_is_reached() {
 }
 
 #[tokio::test]
+async fn a_sealing_key_of_low_order_is_refused_and_the_token_stays_good() {
+    let hq = Hq::start().await;
+    let token = token_for(&hq.layout, "s-1");
+    let appliance = Appliance::new(9);
+    for low in [[0; 32], {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    }] {
+        let weak = Appliance { recipient: bundle::RecipientPublic::from_bytes(low), ..Appliance::new(9) };
+        let refused = hq.stranger().post(api::ENROL_PATH, &weak.request(&token)).await;
+        assert_eq!((refused.status, refused.refusal().code.as_str()), (400, "malformed"));
+        assert!(refused.refusal().reason.contains("low order"), "{:?}", refused.refusal());
+    }
+    assert_eq!(hq.stranger().post(api::ENROL_PATH, &appliance.request(&token)).await.status, 200);
+    hq.end().await;
+}
+
+#[tokio::test]
 async fn strangers_get_the_root_and_nothing_else() {
     let hq = Hq::start().await;
     hq.publish("s-1", b"x");
