@@ -211,6 +211,8 @@ pub fn generate() -> anyhow::Result<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     fn fleet(dir: &std::path::Path) -> Layout {
