@@ -7,7 +7,6 @@
 use std::net::Ipv4Addr;
 
 use ids::MacAddr;
-use socket2::SockFilter;
 
 /// The length of Ethernet header and ARP message, in octets.
 pub const FRAME_BYTES: usize = 14 + 28;
@@ -42,32 +41,6 @@ pub fn answer(frame: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
     let address = Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(28..32)?).ok()?);
     let mac = MacAddr::new(sender);
     (frame.get(6..12)? == sender && mac.is_unicast()).then_some((address, mac))
-}
-
-/// A filter that lets through only answers to this address that [`answer`] believes, so that others wake nobody.
-pub fn answers_to(own: Ipv4Addr) -> Vec<SockFilter> {
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const EQUAL: u16 = 0x15;
-    const EQUAL_X: u16 = 0x1d;
-    const KEEP_IN_X: u16 = 0x07;
-    const RETURN: u16 = 0x06;
-    vec![
-        SockFilter::new(LOAD_HALF, 0, 0, 20),
-        SockFilter::new(EQUAL, 0, 11, 2),
-        SockFilter::new(LOAD_WORD, 0, 0, 38),
-        SockFilter::new(EQUAL, 0, 9, u32::from(own)),
-        SockFilter::new(LOAD_WORD, 0, 0, 6),
-        SockFilter::new(KEEP_IN_X, 0, 0, 0),
-        SockFilter::new(LOAD_WORD, 0, 0, 22),
-        SockFilter::new(EQUAL_X, 0, 5, 0),
-        SockFilter::new(LOAD_HALF, 0, 0, 10),
-        SockFilter::new(KEEP_IN_X, 0, 0, 0),
-        SockFilter::new(LOAD_HALF, 0, 0, 26),
-        SockFilter::new(EQUAL_X, 0, 1, 0),
-        SockFilter::new(RETURN, 0, 0, 0xffff),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
 }
 
 #[cfg(test)]

@@ -10,4 +10,4 @@ pub mod filter;
 pub mod frame;
 mod packet_sockets;
 
-pub use packet_sockets::{MAX_DHCP_SOCKETS, PacketSockets, Purpose, open};
+pub use packet_sockets::{MAX_DHCP_SOCKETS, PacketSockets, Purpose, answers_to, open};

@@ -2,6 +2,7 @@
 //! open them and pass them on, and DHCP runs without it.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, recv};
@@ -105,6 +106,29 @@ pub fn open(purpose: Purpose) -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(protocol)))?;
     socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
     Ok(socket)
+}
+
+/// A filter that lets through only answers to this address that [`answer`](crate::arp::answer) believes, so that others wake nobody.
+pub fn answers_to(own: Ipv4Addr) -> Vec<SockFilter> {
+    const LOAD_HALF: u16 = 0x28;
+    const EQUAL_X: u16 = 0x1d;
+    const KEEP_IN_X: u16 = 0x07;
+    vec![
+        SockFilter::new(LOAD_HALF, 0, 0, 20),
+        SockFilter::new(EQUAL, 0, 11, 2),
+        SockFilter::new(LOAD_WORD, 0, 0, 38),
+        SockFilter::new(EQUAL, 0, 9, u32::from(own)),
+        SockFilter::new(LOAD_WORD, 0, 0, 6),
+        SockFilter::new(KEEP_IN_X, 0, 0, 0),
+        SockFilter::new(LOAD_WORD, 0, 0, 22),
+        SockFilter::new(EQUAL_X, 0, 5, 0),
+        SockFilter::new(LOAD_HALF, 0, 0, 10),
+        SockFilter::new(KEEP_IN_X, 0, 0, 0),
+        SockFilter::new(LOAD_HALF, 0, 0, 26),
+        SockFilter::new(EQUAL_X, 0, 1, 0),
+        SockFilter::new(RETURN, 0, 0, 0xffff),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 /// The packet sockets that another process has opened. Those that are missing are opened when they are needed.

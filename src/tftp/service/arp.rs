@@ -9,7 +9,7 @@ use nix::sys::socket::{LinkAddr, MsgFlags, recv, send};
 use socket2::Socket;
 
 use ethernet::arp::{self, EVERYONE};
-use ethernet::{PacketSockets, Purpose};
+use ethernet::{PacketSockets, Purpose, answers_to};
 use ids::MacAddr;
 
 /// The most answers that are read before packets get their turn.
@@ -25,7 +25,7 @@ pub(super) struct ArpLink {
 
 impl ArpLink {
     pub(super) fn open(link: &LinkAddr, own: (MacAddr, Ipv4Addr), sockets: &mut PacketSockets) -> io::Result<Self> {
-        let socket = sockets.take(Purpose::TftpArp, link, Some(arp::answers_to(own.1)))?;
+        let socket = sockets.take(Purpose::TftpArp, link, Some(answers_to(own.1)))?;
         Ok(Self { socket, own })
     }
 
