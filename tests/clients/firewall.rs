@@ -126,6 +126,11 @@ fn each_user_sends_what_it_is_for_and_the_rest_is_dropped_and_counted() {
         (appliance, 67, all, 68, 300),
         (appliance, 68, all, 67, 300),
         (appliance, 40_000, lan, 9, 0),
+        // What systemd opens for it stays root's.
+        (0, 69, lan, 40_000, 4),
+        (0, 67, lan, 67, 300),
+        (0, 67, all, 68, 300),
+        (0, 68, all, 67, 300),
         (resolver, 40_001, wan, 53, 30),
         (timesync, 40_002, wan, 123, 48),
         (network, 68, lan, 67, 300),
@@ -153,6 +158,9 @@ fn each_user_sends_what_it_is_for_and_the_rest_is_dropped_and_counted() {
         (network, 68, wan, 53, 300),
         (network, 40_000, lan, 67, 300),
         (0, 40_000, wan, 53, 30),
+        (0, 69, wan, 40_000, 4),
+        (0, 61_000, lan, 2000, 512),
+        (0, 67, lan, 53, 300),
         (1000, 40_000, lan, 9, 0),
         (61_183, 69, lan, 40_000, 4),
         (65_520, 69, lan, 40_000, 4),
@@ -178,4 +186,29 @@ fn each_user_sends_what_it_is_for_and_the_rest_is_dropped_and_counted() {
     for (uid, from, to, port, bytes) in may_not {
         assert!(leaves(&host, uid, from, to, port, bytes), "{uid} {from} -> {to}:{port}");
     }
+}
+
+#[test]
+fn on_a_machine_that_does_more_the_package_lets_the_rest_through_and_the_appliance_ask_for_names() {
+    if !can_run("on_a_machine_that_does_more", &["ip", "nft", "setpriv", "python3"]) {
+        return;
+    }
+    let mut net = Net::new();
+    let (host, router) = (net.host("box"), net.host("router"));
+    net.cable((&host, "lan0"), (&router, "eth0"));
+    host.sh("ip addr add 192.168.77.2/24 dev lan0 && ip link set lan0 up");
+    router.sh("ip addr add 192.168.77.1/24 dev eth0 && ip link set eth0 up");
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/firewall.d");
+    let rules = std::fs::read_to_string(RULES).unwrap().replace("/etc/lineside/firewall.d", beside);
+    let path = net.dir().join("machine.nft");
+    std::fs::write(&path, rules).unwrap();
+    load(&host, &path.display().to_string(), USERS);
+    let router_is = "192.168.77.1";
+    assert!(leaves(&host, 61_900, 40_000, router_is, 53, 30), "there may be no systemd-resolved");
+    assert!(!leaves(&host, 61_900, 40_000, router_is, 514, 30));
+    for uid in [0, 1000] {
+        assert!(leaves(&host, uid, 40_000, router_is, 514, 30) && connects(&host, uid, router_is, 443), "{uid}");
+    }
+    // In: SSH, and nothing else that the appliance does not have.
+    assert!(connects(&router, 0, "192.168.77.2", 22) && !connects(&router, 0, "192.168.77.2", 80));
 }
