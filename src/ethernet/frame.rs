@@ -131,15 +131,19 @@ pub fn parse(frame: &[u8]) -> Option<Datagram<'_>> {
 
 /// Adds octets to a one's complement sum (RFC 1071). All parts but the last must be of even length.
 fn sum(start: u16, bytes: &[u8]) -> u16 {
-    // RFC 1071 §2 (B) and (C): several words at a time, in whatever order of octets this machine has.
+    // RFC 1071 §2 (B) and (C): several words at a time, in whatever order of octets this machine has. From the first octet
+    // to the last: a block's bytes are often in no cache yet, and only what is read in order is fetched ahead.
     let (words, rest) = bytes.as_chunks::<8>();
-    let mut last = [0; 8];
-    rest.iter().zip(&mut last).for_each(|(byte, at)| *at = *byte);
+    let (half, rest) = rest.as_chunks::<4>();
+    let (pair, odd) = rest.as_chunks::<2>();
     let halves = |word: &[u8; 8]| {
         let word = u64::from_ne_bytes(*word);
         (word & 0xffff_ffff) + (word >> 32)
     };
-    let total: u64 = words.iter().map(halves).sum::<u64>() + halves(&last);
+    let mut total: u64 = words.iter().map(halves).sum();
+    total += half.iter().map(|half| u64::from(u32::from_ne_bytes(*half))).sum::<u64>();
+    total += pair.iter().map(|pair| u64::from(u16::from_ne_bytes(*pair))).sum::<u64>();
+    total += odd.iter().map(|odd| u64::from(u16::from_ne_bytes([*odd, 0]))).sum::<u64>();
     let fold = |total: u64| (total & 0xffff) + (total >> 16 & 0xffff) + (total >> 32 & 0xffff) + (total >> 48);
     let folded = u16::try_from(fold(fold(fold(total)))).unwrap_or(u16::MAX);
     add(start, u16::from_be_bytes(folded.to_ne_bytes()))
