@@ -279,7 +279,10 @@ fn a_root_that_changes_nothing_but_its_expiry_shows_nothing_else() {
 fn a_holder_of_a_firmware_key_sees_the_images_by_name() {
     let sample = sample();
     sample.write("firmware/polycom/new.ld", b"image");
-    let images = BTreeMap::from([(ids::Digest::of(b"image"), 5), (ids::Digest::of(b"\x1b[2J"), 7)]);
+    let images = BTreeMap::from([
+        (ids::Digest::of(b"image"), (5, None)),
+        (ids::Digest::of(b"\x1b[2J"), (7, None)),
+    ]);
     let list = roles::firmware(1, NOW, &"f-1".parse().unwrap(), &images);
     sample.write("root/1.firmware.json.pending", sign::sign(&list, &[]));
     let text = review(&sample, &sample.layout.signed().join("1.firmware.json.pending"));
