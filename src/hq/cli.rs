@@ -72,6 +72,9 @@ pub enum Command {
         /// This machine's clock is right, although no other clock says so or others say otherwise
         #[arg(long)]
         clock_is_right: bool,
+        /// Seal to recipients that nobody proved without being asked
+        #[arg(long)]
+        yes: bool,
     },
     /// Print the bytes that a phone would get, or why it would get none
     Preview {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::parallel::in_parallel;
+use super::recipients;
 use api::{self, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
 use durable::{PRIVATE, PRIVATE_DIR, PUBLIC, SHARED_DIR};
@@ -168,6 +169,7 @@ pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let mut recipients = 0;
     if path.exists() {
         recipients = Pinned::load(&path).map_or(0, |pinned| pinned.appliance.len());
+        recipients::agree(layout, site, &[], &[])?;
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(Revoked { certificates, recipients })
@@ -199,8 +201,11 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
         "its proof does not fit token {}",
         enrolment.token
     );
+    let keys = |pinned: &Pinned| pinned.appliance.iter().map(|one| one.recipient).collect::<Vec<_>>();
+    let before = keys(&pinned);
     pinned.appliance.insert(0, Appliance { recipient, enrolled: enrolment.at, token: enrolment.token.clone() });
     pinned.appliance.truncate(MAX_APPLIANCES);
+    recipients::agree(layout, &enrolment.site, &before, &keys(&pinned))?;
     pinned.save(&path)
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use data_encoding::HEXLOWER;
 
-use super::{publish, secrets};
+use super::{publish, recipients, secrets};
 use bundle::RecipientSecret;
 use durable::{Batch, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{FleetId, SiteId, UnixTime};
@@ -198,6 +198,7 @@ fn make_keys(
     let signed = roles::root(1, options.now, fleet, &[authority], &keys);
     let signed = sign::sign(&signed, &root.iter().collect::<Vec<_>>());
     tree::write_file(&layout.signed().join("1.root.json"), &signed)?;
+    recipients::sign_statement(layout, fleet, BTreeMap::new(), &release)?;
     publish::publish_root(layout)
 }
 

@@ -135,6 +135,11 @@ impl FleetInventory {
         phones
     }
 
+    /// The name of the site with this id.
+    pub(crate) fn name_of(&self, site: &SiteId) -> Option<String> {
+        self.sites.values().find(|one| one.id == *site).map(|one| one.name.clone())
+    }
+
     /// The phones of every site, by the site's name, each in the order of their addresses. Sites without phones are
     /// left out.
     pub fn phones_by_site(&self) -> BTreeMap<&str, Vec<&PhoneLine>> {

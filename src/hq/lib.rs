@@ -27,6 +27,7 @@ pub mod preview;
 pub mod problem;
 pub mod progress;
 pub mod publish;
+mod recipients;
 pub mod render;
 pub mod secrets;
 pub mod templates;

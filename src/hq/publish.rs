@@ -40,7 +40,7 @@ use trust::Signers;
 
 pub(super) use firmware::pending_path;
 pub use summary::{Outcome, SiteSummary, Summary};
-pub(super) use trust::{newest_root, publish_root, publisher_secret, roots};
+pub(super) use trust::{newest_root, publish_root, publisher_secret, recovery_public, roots};
 
 /// The options of [`publish`].
 #[derive(Debug, Clone)]

@@ -145,15 +145,17 @@ impl HqLine {
         }
     }
 
-    /// Asks for a new certificate, and returns when it ends.
+    /// Asks for a certificate for a new key, and returns when it ends.
     async fn renew(&mut self, root: &Root) -> Result<UnixTime, PollError> {
         let malformed = |error: serde_json::Error| AnswerError::Malformed(error.to_string());
         let client = self.client(root)?;
-        let request = RenewRequest { csr: self.identity.signing_request()? };
+        let (store, identity) = (self.store.clone(), self.identity.clone());
+        let (key, csr) = blocking(move || identity.next_tls_key(&store)).await.ok_or_else(crashed)??;
+        let request = RenewRequest { csr };
         let answer = client.post(&self.url(RENEW_PATH), serde_json::to_vec(&request).map_err(malformed)?).await?;
         let issued: Certificate = serde_json::from_slice(&answer).map_err(malformed)?;
         let (store, identity) = (self.store.clone(), self.identity.clone());
-        let renewed = blocking(move || identity.renewed(&store, issued.certificate)).await.ok_or_else(crashed)?;
+        let renewed = blocking(move || identity.renewed(&store, key, issued.certificate)).await.ok_or_else(crashed)?;
         self.identity = renewed?;
         Ok(self.identity.valid().1)
     }

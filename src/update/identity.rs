@@ -22,6 +22,8 @@ use ids::{Digest, FleetId, SiteId, UnixTime};
 use store::{Store, StoreError};
 
 const TLS_KEY: &str = "tls.key";
+/// A TLS key that waits for its certificate.
+const NEXT_TLS_KEY: &str = "tls-next.key";
 const TLS_CERTIFICATE: &str = "tls.crt";
 const RECIPIENT_KEY: &str = "recipient.key";
 /// The sealing keys before that one, as long as a release on the card needs them.
@@ -30,7 +32,7 @@ const SITE: &str = "site.toml";
 /// The file of [`super::enrolment_journal`].
 pub(super) const JOURNAL: &str = "enrolling.toml";
 /// The files that are encrypted where the board can keep a key to them.
-const SECRET: [&str; 4] = [TLS_KEY, RECIPIENT_KEY, OLDER_RECIPIENT_KEYS, JOURNAL];
+const SECRET: [&str; 5] = [TLS_KEY, NEXT_TLS_KEY, RECIPIENT_KEY, OLDER_RECIPIENT_KEYS, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// The first word of a key file's line, as in HQ's own key files.
@@ -115,7 +117,16 @@ impl SiteIdentity {
         let (tls_key, certificate, recipient) = (file(TLS_KEY)?, file(TLS_CERTIFICATE)?, file(RECIPIENT_KEY)?);
         let recipient = parse_recipients(&recipient).into_iter().next();
         let recipient = recipient.ok_or_else(|| damaged(RECIPIENT_KEY, "it holds no key"))?;
-        let mut identity = Self::new(site, tls_key, certificate.to_string(), recipient)?;
+        let made = Self::new(site.clone(), tls_key, certificate.to_string(), recipient.clone());
+        let mut identity = match (made, read(&dir, NEXT_TLS_KEY)?.filter(|key| !key.is_empty())) {
+            // The power went between the certificate and its key.
+            (Err(IdentityError::Certificate(CertificateError::OtherKey)), Some(next)) => {
+                let identity = Self::new(site, next, certificate.to_string(), recipient)?;
+                identity.save_tls_key(store)?;
+                identity
+            }
+            (made, _) => made?,
+        };
         identity.older_recipients = older_recipients(&dir);
         let encrypted = |name| std::fs::read(dir.join(name)).is_ok_and(|bytes| is_encrypted(&bytes));
         identity.encrypted_at_rest = encrypted(TLS_KEY) && encrypted(RECIPIENT_KEY);
@@ -193,15 +204,33 @@ impl SiteIdentity {
         write(store, OLDER_RECIPIENT_KEYS, if self.older_recipients.is_empty() { b"" } else { lines.as_bytes() })
     }
 
-    /// The same identity with a newer certificate, checked, and saved by one atomic write.
-    pub fn renewed(&self, store: &Store, certificate: String) -> Result<Self, IdentityError> {
-        let newer = Self {
-            valid: check_certificate(&certificate, &self.tls_key, &self.site.fleet, &self.site.site)?,
-            certificate,
-            ..self.clone()
-        };
+    /// Makes the next TLS key, on disk before HQ hears of it. Returns the key and the request for its certificate.
+    pub(super) fn next_tls_key(&self, store: &Store) -> Result<(Zeroizing<String>, String), IdentityError> {
+        let failed = |error: rcgen::Error| damaged(NEXT_TLS_KEY, error);
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        let pem = Zeroizing::new(key.serialize_pem());
+        write(store, NEXT_TLS_KEY, pem.as_bytes())?;
+        Ok((pem, signing_request(&key, &self.site).map_err(failed)?))
+    }
+
+    /// The same identity with the next TLS key and its certificate, checked and saved. The write of the certificate is the
+    /// switch: before it the old pair counts, after it the new one.
+    pub fn renewed(
+        &self,
+        store: &Store,
+        tls_key: Zeroizing<String>,
+        certificate: String,
+    ) -> Result<Self, IdentityError> {
+        let valid = check_certificate(&certificate, &tls_key, &self.site.fleet, &self.site.site)?;
+        let newer = Self { valid, certificate, tls_key: Arc::new(tls_key), ..self.clone() };
         write(store, TLS_CERTIFICATE, newer.certificate.as_bytes())?;
+        newer.save_tls_key(store)?;
         Ok(newer)
+    }
+
+    fn save_tls_key(&self, store: &Store) -> Result<(), IdentityError> {
+        write(store, TLS_KEY, self.tls_key.as_bytes())?;
+        write(store, NEXT_TLS_KEY, b"")
     }
 
     /// What enrolment settled.
@@ -232,12 +261,6 @@ impl SiteIdentity {
     /// When the client certificate begins and ends.
     pub const fn valid(&self) -> (UnixTime, UnixTime) {
         self.valid
-    }
-
-    /// A signing request for a newer certificate of the same key.
-    pub(super) fn signing_request(&self) -> Result<String, IdentityError> {
-        let key = rcgen::KeyPair::from_pem(&self.tls_key).map_err(|error| damaged(TLS_KEY, error))?;
-        signing_request(&key, &self.site).map_err(|error| damaged(TLS_KEY, error))
     }
 
     /// The certificate and key that TLS shows to HQ.

@@ -164,3 +164,74 @@ async fn a_new_card_has_no_older_key() {
     enrol_with(&hq.token(), &store, right_time(), ClientLimits::default()).await.unwrap();
     assert!(!store.identity_dir().join("recipient-older.key").exists());
 }
+
+// Renewal
+
+async fn renew(site: &mut Site) {
+    site.clock.advance(std::time::Duration::from_secs(59 * 86_400));
+    {
+        let mut world = site.hq.world();
+        (world.now, world.expires, world.certificate) = (days(59), days(89), (days(59), days(149)));
+        world.sign_online();
+    }
+    assert_eq!(site.poll().await.state.code(), "ok");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_has_a_key_of_its_own() {
+    let mut site = Site::serving().await;
+    let file = |site: &Site, name: &str| std::fs::read(site.store.identity_dir().join(name)).unwrap();
+    let before = (file(&site, "tls.key"), file(&site, "tls.crt"));
+    renew(&mut site).await;
+    let after = (file(&site, "tls.key"), file(&site, "tls.crt"));
+    assert!(before.0 != after.0 && before.1 != after.1);
+    assert_eq!(file(&site, "tls-next.key"), b"");
+    site.boot();
+    assert_eq!(site.identity.valid(), (days(59), days(149)));
+    assert_eq!(site.poll().await.state.code(), "ok");
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_step_of_a_renewal_leaves_a_key_that_fits_its_certificate() {
+    let mut site = Site::serving().await;
+    let dir = site.store.identity_dir();
+    let pair = || (std::fs::read(dir.join("tls.key")).unwrap(), std::fs::read(dir.join("tls.crt")).unwrap());
+    let (old_key, old) = pair();
+    renew(&mut site).await;
+    let (new_key, new) = pair();
+    for (step, (key, certificate, next)) in
+        [(&old_key, &old, &new_key), (&old_key, &new, &new_key), (&new_key, &new, &new_key)].into_iter().enumerate()
+    {
+        std::fs::write(dir.join("tls.key"), key).unwrap();
+        std::fs::write(dir.join("tls.crt"), certificate).unwrap();
+        std::fs::write(dir.join("tls-next.key"), next).unwrap();
+        site.boot();
+        assert_eq!(site.identity.valid().1, if step == 0 { days(89) } else { days(149) }, "{step}");
+        assert_eq!(site.poll().await.state.code(), "ok", "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_is_lost_leaves_the_old_pair_and_comes_again() {
+    let mut site = Site::serving().await;
+    let path = site.store.identity_dir().join("tls.key");
+    let before = std::fs::read(&path).unwrap();
+    site.hq.world().lose_answers = true;
+    renew(&mut site).await;
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    site.boot();
+    site.hq.world().lose_answers = false;
+    site.clock.advance(std::time::Duration::from_secs(86_400));
+    assert_eq!(site.poll().await.state.code(), "ok");
+    assert_ne!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_certificate_for_a_key_that_was_not_asked_for_is_not_taken() {
+    let mut site = Site::serving().await;
+    let path = site.store.identity_dir().join("tls.crt");
+    let before = std::fs::read(&path).unwrap();
+    site.hq.world().issue_for = Some(rcgen::KeyPair::generate().unwrap());
+    renew(&mut site).await;
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}

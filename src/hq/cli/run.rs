@@ -15,7 +15,7 @@ use crate::inventory::{FleetInventory, InventorySite};
 use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
-use crate::{clock, enrol, lint, plan, progress, secrets};
+use crate::{clock, enrol, lint, plan, progress, recipients, secrets};
 use ids::UnixTime;
 use online::{fleet, freshen, service};
 use repository::expiry;
@@ -48,6 +48,11 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Keys(command) => super::keys::run(&layout, command, now(), out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
+            let fleet = inventory(&layout)?;
+            let enrolled = enrol::recipients(&layout)?;
+            for change in recipients::changes(&layout, &enrolled, &|site| fleet.name_of(site))? {
+                writeln!(out, "{change}")?;
+            }
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
             Ok(writeln!(out, "{plan}")?)
         }
@@ -60,12 +65,15 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             clock::signed(&layout, now)?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
-        Command::Publish { sites, clock_is_right, .. } => {
+        Command::Publish { sites, clock_is_right, yes, .. } => {
             let now = now();
             clock::may_sign(&layout, now, *clock_is_right)?;
+            let fleet = inventory(&layout)?;
+            recipients::ask_about(&layout, *yes, &|site| fleet.name_of(site))?;
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
             clock::signed(&layout, now)?;
+            recipients::keep(&layout, &fleet.fleet.id)?;
             Ok(writeln!(out, "{summary}")?)
         }
         Command::Preview { site, mac, name } => match preview::preview(&layout, site, mac, name)? {

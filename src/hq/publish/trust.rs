@@ -74,7 +74,8 @@ pub(crate) fn publisher_secret(layout: &Layout) -> anyhow::Result<PublisherSecre
     Ok(PublisherSecret::from_bytes(*secret))
 }
 
-fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
+/// HQ's recovery key.
+pub(crate) fn recovery_public(layout: &Layout) -> anyhow::Result<RecipientPublic> {
     let path = layout.recovery_public();
     let keys = keyring::load_public(&path)?;
     match keys.as_slice() {
