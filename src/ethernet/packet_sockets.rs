@@ -56,8 +56,7 @@ pub enum Purpose {
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 6] =
-        [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp, Self::TftpArp];
+    pub const ALL: [Self; 6] = [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp, Self::TftpArp];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {

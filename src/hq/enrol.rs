@@ -237,7 +237,8 @@ impl Pinned {
     }
 
     fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = durable::read_regular(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            durable::read_regular(path, MAX_TEXT_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
         let pinned: Self = toml::from_slice(&text).with_context(|| format!("{} is malformed", path.display()))?;
         ensure!(
             path.file_stem().and_then(|stem| stem.to_str()) == Some(pinned.site.as_str()),
@@ -323,7 +324,9 @@ fn random_hex<const N: usize>() -> anyhow::Result<String> {
 fn newest_root(dir: &Path) -> anyhow::Result<Digest> {
     let path =
         newest_root_path(dir)?.ok_or_else(|| anyhow!("no signed root in {}; run `init` first", dir.display()))?;
-    Ok(Digest::of(&durable::read_regular(&path, MAX_METADATA_BYTES).with_context(|| format!("cannot read {}", path.display()))?))
+    Ok(Digest::of(
+        &durable::read_regular(&path, MAX_METADATA_BYTES).with_context(|| format!("cannot read {}", path.display()))?,
+    ))
 }
 
 #[cfg(test)]

@@ -138,7 +138,8 @@ pub fn add(layout: &Layout, bundle: &Path) -> anyhow::Result<String> {
     let target = layout.images().join(format!("{name}{SUFFIX}"));
     durable::create_dirs(&layout.images(), SHARED_DIR).context("cannot make images/")?;
     if fs::symlink_metadata(&target).is_ok() {
-        let there = digest(durable::regular_file(&target)).with_context(|| format!("cannot read {}", target.display()))?;
+        let there =
+            digest(durable::regular_file(&target)).with_context(|| format!("cannot read {}", target.display()))?;
         if there == digest(File::open(bundle)).with_context(|| format!("cannot read {}", bundle.display()))? {
             return Ok(name);
         }

@@ -43,7 +43,8 @@ pub fn read(layout: &Layout, site: &SiteId) -> anyhow::Result<Option<PublishedRe
         return Ok(None);
     }
     let first = metadata.join("1.root.json");
-    let root = durable::read_regular(&first, MAX_METADATA_BYTES).with_context(|| format!("cannot read {}", first.display()))?;
+    let root = durable::read_regular(&first, MAX_METADATA_BYTES)
+        .with_context(|| format!("cannot read {}", first.display()))?;
     let newest = numbered(&metadata, "root")?.last_key_value().map_or(1, |(version, _)| *version);
     let trusted = refresh(&metadata, &root, newest).or_else(|error| {
         // A publisher may have died after it wrote a new root and before it signed a release under it. Then the release
@@ -146,7 +147,8 @@ impl PublishedRelease {
             .and_then(|target| target.hashes.sha256)
             .ok_or_else(|| anyhow!("the published release of {} names no manifest", self.site))?;
         let path = layout.site_targets(&self.site).join(format!("{target}.manifest"));
-        let sealed = durable::read_regular(&path, MAX_FILE_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
+        let sealed =
+            durable::read_regular(&path, MAX_FILE_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
         let opened = OpenedManifest::open(&self.trusted, &sealed, key, fleet, &self.site)?;
         let release = opened.complete(&self.trusted, &mut |part| {
             let path = layout.object(&part.digest);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
 use super::{FleetKeys, Role, parse_root, read_bounded, sign_bytes};
+use access::ImageApproval;
 use ids::Digest;
 use tuf::schema::{EXTRA_FIELD, Envelope, FIRMWARE, Root, TIME, Targets};
 use tuf::{KeyId, SigningKey};
@@ -162,7 +163,12 @@ fn firmware(
     let images = |list: &Targets| -> BTreeSet<String> {
         let line = |(path, target): (&String, &tuf::schema::Target)| {
             let name = target.hashes.sha256.and_then(|digest| names.get(&digest)).map_or("not here", String::as_str);
-            format!("{}  {} bytes  ({})", printable(path), target.length, printable(name))
+            let image = ImageApproval::of(target).map_or_else(String::new, |image| {
+                let back = if image.may_go_back { ", and may follow a higher version" } else { "" };
+                let (compatible, version) = (printable(&image.compatible), printable(&image.version));
+                format!("  for boxes {compatible}, version {version}{back}")
+            });
+            format!("{}  {} bytes  ({}){image}", printable(path), target.length, printable(name))
         };
         list.targets.iter().map(line).collect()
     };

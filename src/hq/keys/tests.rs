@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::testing::{NOW, Sample, sample};
+use access::ImageApproval;
 
 fn read(sample: &Sample) -> FleetKeys {
     FleetKeys::read(&sample.layout).unwrap()
@@ -282,6 +283,17 @@ fn a_holder_of_a_firmware_key_sees_the_images_by_name() {
     let images = BTreeMap::from([
         (ids::Digest::of(b"image"), (5, None)),
         (ids::Digest::of(b"\x1b[2J"), (7, None)),
+        (
+            ids::Digest::of(b"os"),
+            (
+                9,
+                Some(ImageApproval {
+                    compatible: "lineside-arm64".into(),
+                    version: "1.4\x1b".into(),
+                    may_go_back: true,
+                }),
+            ),
+        ),
     ]);
     let list = roles::firmware(1, NOW, &"f-1".parse().unwrap(), &images);
     sample.write("root/1.firmware.json.pending", sign::sign(&list, &[]));
@@ -289,6 +301,8 @@ fn a_holder_of_a_firmware_key_sees_the_images_by_name() {
     let digest = ids::Digest::of(b"image");
     assert!(text.contains(&format!("+ image firmware/{digest}  5 bytes  (new.ld)")), "{text}");
     assert!(text.contains("7 bytes  (not here)"), "{text}");
+    let box_image = "9 bytes  (not here)  for boxes lineside-arm64, version 1.4?, and may follow a higher version";
+    assert!(text.contains(box_image), "{text}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use nix::sys::stat::Mode;
 
 use super::super::testing::sample;
 use super::*;
-use crate::render::Findings;
 use crate::preview::{Preview, preview};
+use crate::render::Findings;
 
 const KEY: &str = "# release key\nlineside-ed25519 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
 
@@ -62,7 +62,10 @@ fn no_folder_and_no_file_at_the_top_is_a_link() {
         fs::rename(&path, &moved).unwrap();
         symlink(&moved, &path).unwrap();
         let problems = sample.problems();
-        assert!(problems.iter().any(|one| one.starts_with(&format!("{name}: cannot be read: a link"))), "{problems:#?}");
+        assert!(
+            problems.iter().any(|one| one.starts_with(&format!("{name}: cannot be read: a link"))),
+            "{problems:#?}"
+        );
     }
 }
 

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::messages::{self, ACK, OFFER};
 use crate::net::{Host, Net, Running, can_run, wait_for};
-use crate::wire::{self, ACK, OFFER};
 
 const FLIGHT: usize = 16;
 const PHONES: u32 = 3000;
@@ -50,7 +50,7 @@ fn row(kind: &str) {
     let server = start(kind, &box_, &dir);
     let socket = {
         let relay = place.relay;
-        load.inside(move || wire::socket(None, relay, 67)).join().unwrap()
+        load.inside(move || messages::socket(None, relay, 67)).join().unwrap()
     };
     ready(&socket, place);
     let (before, cpu) = (resident_kib(server.id()), cpu(server.id()));
@@ -145,7 +145,7 @@ fn ready(socket: &UdpSocket, place: Place) {
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut bytes = [0; 1500];
     wait_for(Duration::from_secs(30), || {
-        let _ = socket.send_to(&wire::discover(1, [2, 0, 0, 0, 0, 1], place.relay), (place.server, 67));
+        let _ = socket.send_to(&messages::discover(1, [2, 0, 0, 0, 0, 1], place.relay), (place.server, 67));
         socket.recv(&mut bytes).ok()
     })
     .expect("a server that leases");
@@ -169,7 +169,7 @@ fn closed(socket: &UdpSocket, place: Place, phones: u32) -> Vec<Duration> {
     let launch = |phone: u32, flights: &mut HashMap<u32, Flight>| {
         let now = Instant::now();
         let begin = flights.get(&(phone + 100)).map_or(now, |flight| flight.begin);
-        socket.send_to(&wire::discover(phone + 100, mac(phone), place.relay), (place.server, 67)).unwrap();
+        socket.send_to(&messages::discover(phone + 100, mac(phone), place.relay), (place.server, 67)).unwrap();
         flights.insert(phone + 100, Flight { phone, begin, sent: now });
     };
     loop {
@@ -186,12 +186,12 @@ fn closed(socket: &UdpSocket, place: Place, phones: u32) -> Vec<Duration> {
             late.into_iter().for_each(|phone| launch(phone, &mut flights));
             continue;
         };
-        let Some(number) = wire::xid(&bytes[..length]) else { continue };
+        let Some(number) = messages::xid(&bytes[..length]) else { continue };
         let Some(flight) = flights.get_mut(&number) else { continue };
-        match wire::kind(&bytes[..length]) {
+        match messages::kind(&bytes[..length]) {
             Some(OFFER) => {
                 flight.sent = Instant::now();
-                let request = wire::select(&bytes[..length], mac(flight.phone), place.relay).unwrap();
+                let request = messages::select(&bytes[..length], mac(flight.phone), place.relay).unwrap();
                 socket.send_to(&request, (place.server, 67)).unwrap();
             }
             Some(ACK) => {
@@ -215,18 +215,18 @@ fn open(socket: &UdpSocket, place: Place, each_second: u32, count: u32) -> Vec<D
         if next < count && begin.elapsed() >= Duration::from_secs(1) * next / each_second {
             let number = 1_000_000 + next;
             begun.insert(number, Instant::now());
-            socket.send_to(&wire::discover(number, mac(next), place.relay), (place.server, 67)).unwrap();
+            socket.send_to(&messages::discover(number, mac(next), place.relay), (place.server, 67)).unwrap();
             next += 1;
         }
         if let Ok(length) = socket.recv(&mut bytes) {
             let message = &bytes[..length];
-            let Some((number, start)) = wire::xid(message).and_then(|number| Some((number, *begun.get(&number)?)))
+            let Some((number, start)) = messages::xid(message).and_then(|number| Some((number, *begun.get(&number)?)))
             else {
                 continue;
             };
-            match wire::kind(message) {
+            match messages::kind(message) {
                 Some(OFFER) => {
-                    let request = wire::select(message, mac(number - 1_000_000), place.relay).unwrap();
+                    let request = messages::select(message, mac(number - 1_000_000), place.relay).unwrap();
                     socket.send_to(&request, (place.server, 67)).unwrap();
                 }
                 Some(ACK) => {
@@ -250,7 +250,7 @@ fn never_seen() {
     let (box_, load) = (net.host("server"), net.host("load"));
     let load = cable(&net, &box_, &load);
     let _server = start("lineside", &box_, &net.dir());
-    let socket = load.inside(|| wire::socket(None, CABLE.relay, 67)).join().unwrap();
+    let socket = load.inside(|| messages::socket(None, CABLE.relay, 67)).join().unwrap();
     ready(&socket, CABLE);
     std::thread::sleep(Duration::from_secs(1));
     let mut bytes = [0; 1500];
@@ -258,7 +258,7 @@ fn never_seen() {
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     for phone in 0..50 {
         let begin = Instant::now();
-        socket.send_to(&wire::discover(phone, mac(phone), CABLE.relay), (CABLE.server, 67)).unwrap();
+        socket.send_to(&messages::discover(phone, mac(phone), CABLE.relay), (CABLE.server, 67)).unwrap();
         if socket.recv(&mut bytes).is_ok() {
             times.push(begin.elapsed());
         }
@@ -279,7 +279,7 @@ fn power_cut() {
     let (box_, load) = (net.host("server"), net.host("load"));
     let load = cable(&net, &box_, &load);
     let server = start("lineside", &box_, &net.dir());
-    let socket = load.inside(|| wire::socket(None, CABLE.relay, 67)).join().unwrap();
+    let socket = load.inside(|| messages::socket(None, CABLE.relay, 67)).join().unwrap();
     ready(&socket, CABLE);
     let leased = closed(&socket, CABLE, 50).len();
     server.signal("KILL");
@@ -290,7 +290,7 @@ fn power_cut() {
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut bytes = [0; 1500];
     while begin.elapsed() < Duration::from_secs(30) {
-        let _ = socket.send_to(&wire::discover(9, mac(0), CABLE.relay), (CABLE.server, 67));
+        let _ = socket.send_to(&messages::discover(9, mac(0), CABLE.relay), (CABLE.server, 67));
         if socket.recv(&mut bytes).is_ok() {
             break;
         }

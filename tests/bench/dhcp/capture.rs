@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::wire::{self, ACK, REQUEST};
+use crate::messages::{self, ACK, REQUEST};
 
 /// From REQUEST to the ACK of the machine with this hardware address, sorted: for requests that name a server, and for
 /// those that do not (INIT-REBOOT). Says of each race that the router won how close it was. The file is classic pcap with
@@ -22,10 +22,10 @@ pub fn answers(capture: &Path, mac: [u8; 6]) -> [Vec<Duration>; 2] {
         at += 16 + length as usize;
         // Ethernet, IPv4 without options, UDP.
         let Some(message) = frame.get(42..).filter(|message| message.len() > 240) else { continue };
-        let Some(xid) = wire::xid(message) else { continue };
-        match wire::kind(message) {
+        let Some(xid) = messages::xid(message) else { continue };
+        match messages::kind(message) {
             Some(REQUEST) if message[0] == 1 => {
-                let which = usize::from(wire::option(message, 54).is_none());
+                let which = usize::from(messages::option(message, 54).is_none());
                 asked.entry(xid).or_insert((time, which));
             }
             Some(ACK) if frame.get(6..12) == Some(&mac) => {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::lan::{Lan, Router};
-use crate::{BOX, BOX_MAC, Boot, boot, capture, show, wire};
+use crate::{BOX, BOX_MAC, Boot, boot, capture, messages, show};
 
 /// So many addresses does the router have to spare.
 const PHONES: u8 = 40;
@@ -16,7 +16,7 @@ pub fn beside_dhcpd(boots: usize) {
     std::thread::sleep(Duration::from_secs(4));
     let phones = u8::try_from(boots).unwrap_or(PHONES).min(PHONES);
     let work = move || -> Vec<Boot> {
-        let socket = wire::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
+        let socket = messages::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
         // A REQUEST that follows its OFFER at once favours the router.
         let one = |number| {
             boot(&socket, [0x00, 0x04, 0xf2, 0x20, 0, number], BOX, 0x7000 + u32::from(number), Duration::ZERO)

@@ -30,6 +30,7 @@ mod first_boot;
 mod fleet;
 #[path = "../../clients/lan.rs"]
 mod lan;
+mod messages;
 #[allow(dead_code)]
 #[path = "../../clients/net.rs"]
 mod net;
@@ -37,6 +38,8 @@ mod net;
 #[path = "../../clients/site.rs"]
 mod site;
 mod tftp;
+#[allow(dead_code)]
+#[path = "../../clients/wire.rs"]
 mod wire;
 
 use std::net::{Ipv4Addr, UdpSocket};
@@ -44,8 +47,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lan::{Lan, Router};
+use messages::{ACK, OFFER};
 use net::Host;
-use wire::{ACK, OFFER};
 
 const BOX: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 const BOX_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x02, 0x02];
@@ -120,7 +123,7 @@ struct Boot {
 /// Boots of a phone: from DISCOVER on, and each time again with the address that it then remembers (INIT-REBOOT).
 fn race(phone: &Host, mac: [u8; 6], own: Ipv4Addr, boots: usize) -> (Vec<Boot>, Vec<Boot>) {
     let work = move || {
-        let socket = wire::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
+        let socket = messages::socket(Some("eth0"), Ipv4Addr::UNSPECIFIED, 68);
         // The first one is the router's ping and our learning.
         boot(&socket, mac, own, 0, PAUSE);
         let mut all = (Vec::new(), Vec::new());
@@ -130,8 +133,8 @@ fn race(phone: &Host, mac: [u8; 6], own: Ipv4Addr, boots: usize) -> (Vec<Boot>, 
             let xid = u32::try_from(number).unwrap() * 2;
             let Some((first, address)) = boot(&socket, mac, own, xid, PAUSE) else { continue };
             all.0.push(first);
-            let options = [&[53, 1, wire::REQUEST, 50, 4][..], &address].concat();
-            all.1.extend(ask(&socket, &wire::message(xid + 1, mac, Ipv4Addr::UNSPECIFIED, &options), own));
+            let options = [&[53, 1, messages::REQUEST, 50, 4][..], &address].concat();
+            all.1.extend(ask(&socket, &messages::message(xid + 1, mac, Ipv4Addr::UNSPECIFIED, &options), own));
         }
         all
     };
@@ -167,15 +170,15 @@ fn boot(socket: &UdpSocket, mac: [u8; 6], own: Ipv4Addr, xid: u32, pause: Durati
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     while socket.recv(&mut bytes).is_ok() {}
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket.send_to(&wire::discover(xid, mac, Ipv4Addr::UNSPECIFIED), (Ipv4Addr::BROADCAST, 67)).ok()?;
+    socket.send_to(&messages::discover(xid, mac, Ipv4Addr::UNSPECIFIED), (Ipv4Addr::BROADCAST, 67)).ok()?;
     let offer = loop {
         let length = socket.recv(&mut bytes).ok()?;
         let offer = &bytes[..length];
-        if wire::xid(offer) == Some(xid) && wire::kind(offer) == Some(OFFER) {
+        if messages::xid(offer) == Some(xid) && messages::kind(offer) == Some(OFFER) {
             break offer;
         }
     };
-    let (request, address) = (wire::select(offer, mac, Ipv4Addr::UNSPECIFIED)?, offer[16..20].try_into().unwrap());
+    let (request, address) = (messages::select(offer, mac, Ipv4Addr::UNSPECIFIED)?, offer[16..20].try_into().unwrap());
     std::thread::sleep(pause);
     Some((ask(socket, &request, own)?, address))
 }
@@ -190,10 +193,10 @@ fn ask(socket: &UdpSocket, request: &[u8], own: Ipv4Addr) -> Option<Boot> {
     socket.set_read_timeout(Some(Duration::from_millis(120))).unwrap();
     while let Ok(length) = socket.recv(&mut bytes) {
         let ack = &bytes[..length];
-        if wire::xid(ack) != wire::xid(request) || wire::kind(ack) != Some(ACK) {
+        if messages::xid(ack) != messages::xid(request) || messages::kind(ack) != Some(ACK) {
             continue;
         }
-        let ours = wire::option(ack, 150) == Some(&own.octets());
+        let ours = messages::option(ack, 150) == Some(&own.octets());
         first.get_or_insert((ours, begin.elapsed()));
         if !ours {
             routers = Some(begin.elapsed());

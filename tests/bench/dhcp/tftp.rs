@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::{self, Host, wait_for};
 use crate::site::{BOX_LAN, Deployment};
-use crate::{capture, race, show, wire};
+use crate::{capture, messages, race, show};
 
 /// So many phones on so many hosts: an appliance lets one device have eight transfers.
 const HOSTS: usize = 10;
@@ -73,7 +73,7 @@ fn fetch(host: &Host, address: &str, stop: &Arc<AtomicBool>, bytes: &Arc<AtomicU
     let (own, stop, bytes) = (address.parse::<Ipv4Addr>().unwrap(), Arc::clone(stop), Arc::clone(bytes));
     host.inside(move || {
         while !stop.load(Ordering::Relaxed) {
-            let socket = wire::socket(None, own, 0);
+            let socket = messages::socket(None, own, 0);
             socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             one(&socket, &stop, &bytes);
         }

@@ -21,7 +21,7 @@ fn silent_site() -> Bench {
 fn long_site() -> Bench {
     let page: Page = (LONG.to_owned(), Scope::Device(PHONE_MAC), Class::Config, pattern(10_000));
     let catalog = catalog_of(7, SiteSettings::default(), vec![page.clone()], &[PHONE_MAC, OTHER_MAC]);
-    let mut site = Bench::new(config(), catalog, shelf_of(vec![page]));
+    let site = Bench::new(config(), catalog, shelf_of(vec![page]));
     site.knows(PHONE, PHONE_MAC);
     site
 }
