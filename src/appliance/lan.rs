@@ -233,10 +233,19 @@ impl LanServices {
     /// Tells people which address is the LAN, and what else of this host is in the way: each thing once, until it is
     /// over. `told` is what they were told last.
     async fn look_beside(&self, lan: &LanInterface, echo: Option<&mut LanEcho>, told: &mut Option<BesideLan>) {
-        let beside = match interface::beside(lan, echo).await {
-            Ok(beside) => beside,
-            Err(error) => return debug!(%error, "cannot look at the other interfaces"),
-        };
+        // What echoes takes a while, and the LAN shows at once.
+        if told.is_none()
+            && let Ok(beside) = interface::beside(lan, None).await
+        {
+            self.tell(lan, beside, told);
+        }
+        match interface::beside(lan, echo).await {
+            Ok(beside) => self.tell(lan, beside, told),
+            Err(error) => debug!(%error, "cannot look at the other interfaces"),
+        }
+    }
+
+    fn tell(&self, lan: &LanInterface, beside: BesideLan, told: &mut Option<BesideLan>) {
         if told.as_ref() == Some(&beside) {
             return;
         }

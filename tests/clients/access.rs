@@ -53,8 +53,8 @@ fn the_first_request_after_the_neighbour_table_was_emptied_is_served_at_once() {
     }
     let counters = site.status()["counters"].clone();
     assert!(slow.is_empty(), "{} of 82: {slow:#?}\n{counters:#}", slow.len());
-    // Each time that the table was emptied, the box asked anew for phones that it knew.
-    assert!(counters["neighbours.asked"].as_u64() >= Some(40), "the table was not empty: {counters:#}");
+    // Phones that it knew were asked for anew: at least once in two rounds, as what is emptied while it asks is asked for once.
+    assert!(counters["neighbours.asked"].as_u64() >= Some(20), "the table was not empty: {counters:#}");
     assert_eq!(site.status()["counters"]["tftp.refused"], serde_json::Value::Null);
 }
 
