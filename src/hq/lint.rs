@@ -226,6 +226,4 @@ fn load_problem(
 }
 
 #[cfg(test)]
-mod planted;
-#[cfg(test)]
 mod tests;

@@ -53,8 +53,18 @@ impl Fleet {
 
     /// Starts the service, on the port that it had before.
     pub async fn serve(&mut self) {
+        self.serve_as(Ok).await;
+    }
+
+    /// `serve --clock-is-right`.
+    pub async fn serve_with_a_clock_that_is_right(&mut self) {
+        self.serve_as(Server::clock_is_right).await;
+    }
+
+    async fn serve_as(&mut self, with: impl FnOnce(Server) -> anyhow::Result<Server>) {
         self.stop().await;
         let server = Server::bind(ServeOptions { dir: self.layout.online(), listen: self.address }).unwrap();
+        let server = with(server).unwrap();
         self.address = server.local_addr().unwrap();
         let stop = CancellationToken::new();
         self.serving = Some((stop.clone(), tokio::spawn(server.run(stop))));

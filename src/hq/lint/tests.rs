@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod planted;
+
 use super::super::testing::sample;
 use super::*;
 

@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 
 use nix::sys::stat::Mode;
 
-use super::super::testing::sample;
-use super::*;
+use crate::lint::FleetDir;
 use crate::preview::{Preview, preview};
 use crate::render::Findings;
+use crate::testing::sample;
 
 const KEY: &str = "# release key\nlineside-ed25519 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n";
 
