@@ -198,7 +198,13 @@ pub(super) fn beside(
             continue;
         };
         let address = found.lan.address();
-        if !quiet {
+        if own.is_some_and(|own| own.master == Some(link.index)) {
+            beside.doubled.push(format!(
+                "{} is a port of {name} ({address}): what phones send goes to {name}, so the LAN interface is {name}; set \
+                 `interface` in [lan] to it, or to auto",
+                lan.name
+            ));
+        } else if !quiet {
             beside.doubled.push(format!(
                 "{} ({served}) and {name} ({address}) are on one LAN: phones that learn {name}'s hardware address for \
                  {served} get no answer; unplug {name}, or set sysctl net.ipv4.conf.all.arp_ignore=1 and arp_announce=2",

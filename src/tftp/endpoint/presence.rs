@@ -96,6 +96,8 @@ pub(super) struct Recipient {
     since: Instant,
     /// When the device was last heard, as far as this transfer knows.
     heard: Option<Instant>,
+    /// Whether it was ever heard since its request came.
+    met: bool,
     /// How often it was asked in vain.
     tries: usize,
     /// When to ask again, if it does not answer.
@@ -107,12 +109,18 @@ pub(super) struct Recipient {
 impl Recipient {
     /// The device at an address, which must show that it is there after `since`, when its request came.
     pub(super) const fn new(device: (Ipv4Addr, MacAddr), since: Instant) -> Self {
-        Self { device, since, heard: None, tries: 0, ask: None, until: None }
+        Self { device, since, heard: None, met: false, tries: 0, ask: None, until: None }
     }
 
     /// Whether it was ever heard since its request came.
     pub(super) const fn was_there(&self) -> bool {
-        self.heard.is_some()
+        self.met
+    }
+
+    /// What was sent got no answer, as from a device that was unplugged: what it said before counts no more, so that what is sent
+    /// again is not sent to everybody.
+    pub(super) const fn doubt(&mut self, now: Instant) {
+        (self.since, self.heard, self.tries, self.ask) = (now, None, 0, None);
     }
 
     /// Whether something may leave for it now. It is asked if it was not heard lately.
@@ -122,7 +130,7 @@ impl Recipient {
         }
         let last = site.presences.devices.get(&self.device).and_then(|it| it.heard).filter(|at| *at >= self.since);
         if last > self.heard {
-            (self.heard, self.tries, self.ask) = (last, 0, None);
+            (self.heard, self.met, self.tries, self.ask) = (last, true, 0, None);
         }
         if self.heard.is_none_or(|heard| now >= heard + RENEW) {
             self.ask_if_due(site, now);

@@ -315,6 +315,11 @@ impl Flow for Session {
             return;
         }
         if let Stage::Active(active) = &mut self.stage {
+            if let Some(recipient) = &mut self.recipient
+                && active.transfer.poll_timeout().is_some_and(|due| now >= due)
+            {
+                recipient.doubt(now);
+            }
             active.transfer.handle_timeout(now);
         }
     }
