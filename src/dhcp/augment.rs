@@ -118,6 +118,7 @@ impl Augment {
         }
         self.servers = servers;
         self.own.retain(&self.servers);
+        self.relay_retry.retain(&self.servers);
         self.pools.retain(&self.servers);
         let known = |offer: &CompletedOffer| self.servers.contains(&offer.server);
         for phone in self.phones.iter_mut() {
@@ -333,6 +334,7 @@ impl Augment {
         };
         discovery.offers.retain(|other| other.server != server);
         if let Some(since) = discovery.choice.settle_missed(server, address) {
+            self.relay_retry.phone_waited(server, since.saturating_duration_since(discovery.began));
             out.push(Action::Tell(Event::LearntLate { address, exchange: made.exchange() }));
             phone.lease = Some(RouterLease { offer: made, since, passed: Duration::ZERO });
             return;

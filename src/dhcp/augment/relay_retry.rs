@@ -19,6 +19,8 @@ const RELAYS_UNLISTED: Rate = Rate::per_second(10).with_burst(20);
 const AROUND: [u64; 7] = [0, 6, 12, 20, 36, 68, 132];
 /// How long before that moment the first retry is.
 const EARLY: Duration = Duration::from_millis(4);
+/// The longest ping that is believed: dnsmasq pings for 3 s. A phone that asked for longer had other reasons.
+const LONGEST_PING: Duration = Duration::from_secs(4);
 /// The most retries that wait. Further ones are dropped.
 const MAX_WAITING: usize = 256;
 
@@ -42,6 +44,9 @@ impl RelayBudget {
 #[derive(Debug, Default)]
 pub(super) struct RelayRetry {
     slow: Vec<(Ipv4Addr, Duration)>,
+    /// The routers whose ping showed in a phone's own exchange, and how long it took: our own question is answered at once
+    /// where the router pinged its address a short while ago.
+    seen: Vec<(Ipv4Addr, Duration)>,
     due: BTreeSet<(Instant, MacAddr, Ipv4Addr, u32)>,
 }
 
@@ -52,14 +57,29 @@ impl RelayRetry {
         self.slow.extend_from_slice(slow);
     }
 
+    /// A phone waited so long for this router's OFFER, took it, and only then the router answered our relay.
+    pub(super) fn phone_waited(&mut self, server: Ipv4Addr, waited: Duration) {
+        if (PING..=LONGEST_PING).contains(&waited) && !self.pings(server) {
+            self.seen.push((server, waited));
+        }
+    }
+
+    /// Forgets the routers that are not among these.
+    pub(super) fn retain(&mut self, servers: &[Ipv4Addr]) {
+        self.seen.retain(|(server, _)| servers.contains(server));
+    }
+
     /// Whether this router was seen to ping before it offers.
     pub(super) fn pings(&self, server: Ipv4Addr) -> bool {
-        self.slow.iter().any(|(slow, takes)| *slow == server && *takes >= PING)
+        let mut known = self.slow.iter().chain(&self.seen);
+        known.any(|(slow, takes)| *slow == server && *takes >= PING)
     }
 
     /// A DISCOVER was relayed to this router in this transaction.
     pub(super) fn relayed(&mut self, mac: MacAddr, server: Ipv4Addr, xid: u32, now: Instant) {
-        for (slow, takes) in &self.slow {
+        let asked = self.slow.iter().filter(|(slow, takes)| *slow == server && *takes >= PING).count() > 0;
+        let seen = self.seen.iter().filter(|_| !asked);
+        for (slow, takes) in self.slow.iter().chain(seen) {
             if *slow != server || self.due.len() + AROUND.len() > MAX_WAITING {
                 continue;
             }

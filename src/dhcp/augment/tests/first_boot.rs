@@ -296,3 +296,36 @@ fn scope_of(phones: &[MacAddr]) -> DhcpScope {
     let settings = DhcpSettings { mode: DhcpMode::Augment, ..DhcpSettings::default() };
     DhcpScope::new(Lan::new(BOX, 24), &settings, phones.iter().copied())
 }
+
+#[test]
+fn a_ping_that_shows_in_a_phones_own_exchange_is_one() {
+    // Our own question was answered at once, as after a restart of the box: dhcpd had pinged that address just before.
+    let boot = |lan: &mut TestLan, waits: Duration| {
+        lan.relays(&discover("Polycom-SPIP670"));
+        lan.pass(waits);
+        assert!(!is_short(&lan.request(&select(ROUTER, ADDRESS), true)));
+        lan.pass(DEFER);
+        let mut actions = Vec::new();
+        lan.augment.tick(Some(&lan.scope), lan.now, &mut actions);
+        lan.router(&offer(lan.xid(), ROUTER, ADDRESS, TERMS));
+    };
+    let second = |lan: &mut TestLan| {
+        lan.scope = scope_of(&[PHONE, OTHER]);
+        lan.relays(&said_by(OTHER, "Polycom-SPIP670"));
+        lan.pass(Duration::from_secs(SECONDS));
+        let mut request = select(ROUTER, Ipv4Addr::new(192, 168, 1, 78));
+        request[28..34].copy_from_slice(&OTHER.octets());
+        !replies(&lan.request(&request, true)).is_empty()
+    };
+    let mut lan = TestLan::new();
+    ask_ourselves(&mut lan, TERMS);
+    boot(&mut lan, Duration::from_secs(1));
+    assert!(second(&mut lan), "the next phone is helped");
+    // No ping: the phone took the offer at once, or asked for a minute.
+    for waits in [Duration::from_millis(100), Duration::from_secs(60)] {
+        let mut lan = TestLan::new();
+        ask_ourselves(&mut lan, TERMS);
+        boot(&mut lan, waits);
+        assert!(!second(&mut lan), "{waits:?}");
+    }
+}
