@@ -384,6 +384,7 @@ impl Augment {
                 Some(waiting) if !waiting.is_due(now) => return true,
                 Some(&DeferredRequest { server, address, since, .. }) => {
                     discovery.choice = Choice::Missed { server, address, since, repeated: None };
+                    out.push(NotCompleted::Late.into());
                     if let Some((scope, xid)) = scope.zip(discovery.asked.xid_of(server)) {
                         discovery.at = now;
                         let message = completed_offer::relayed(&discovery.bytes, scope.server(), xid);

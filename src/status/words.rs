@@ -30,6 +30,10 @@ const WORDS: &[(&str, &str)] = &[
     ("dhcp.augment.ack", "leases of the router completed for phones"),
     ("dhcp.augment.address", "phones not helped, because the address cannot be theirs"),
     ("dhcp.augment.forged", "phones not helped, because an offer named another server than the one asked"),
+    (
+        "dhcp.augment.late",
+        "phones that took their lease before the router answered this box, to be helped at their next start",
+    ),
     ("dhcp.augment.malformed", "phones not helped, because their request contradicts itself"),
     ("dhcp.augment.no-lease-time", "phones not helped, because the router's offer has no lease time"),
     ("dhcp.augment.no-room", "phones not helped, because what they take has no room for a TFTP server"),
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn what_dhcp_counts_has_words() {
         let augment = "ack offer pointed short unknown quiet malformed address other-server not-relayed no-room \
-                       no-lease-time rapid-commit forged";
+                       no-lease-time rapid-commit late forged";
         let silent = "mode no-phone other-network other-server unknown-client range-full malformed busy";
         let listed = |group: &str, names: &str| -> Vec<String> {
             names.split_whitespace().map(|name| format!("dhcp.{group}{name}")).collect()

@@ -123,13 +123,16 @@ pub enum NotCompleted {
     /// The phone asked for a lease at once (rapid commit, RFC 4039), which the router gives it without a REQUEST. The terms
     /// are for the phone's next start.
     RapidCommit,
+    /// The phone took the router's lease before the router answered us, as beside one that pings first. The terms are for the
+    /// phone's next start.
+    Late,
     /// An OFFER in a router's name came in the transaction of another router: somebody forges it.
     Forged,
 }
 
 impl NotCompleted {
     /// All reasons there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NotRelayed,
         Self::Unknown,
         Self::Quiet,
@@ -139,6 +142,7 @@ impl NotCompleted {
         Self::NoRoom,
         Self::NoLeaseTime,
         Self::RapidCommit,
+        Self::Late,
         Self::Forged,
     ];
 
@@ -154,6 +158,7 @@ impl NotCompleted {
             Self::NoRoom => "dhcp.augment.no-room",
             Self::NoLeaseTime => "dhcp.augment.no-lease-time",
             Self::RapidCommit => "dhcp.augment.rapid-commit",
+            Self::Late => "dhcp.augment.late",
             Self::Forged => "dhcp.augment.forged",
         }
     }

@@ -87,6 +87,10 @@ const fn words(reason: NotCompleted, has_server: bool) -> Option<&'static str> {
             "phones ask for a lease at once (rapid commit, option 80) and the router grants it, so only their next start \
              is completed; switch rapid commit off in the router",
         ),
+        NotCompleted::Late => Some(
+            "the router answers this box later than phones take its leases, so only their next start is completed; if it pings \
+             addresses first (`ping-check` of ISC dhcpd), switch that off, or enter 66/150 there",
+        ),
         NotCompleted::Forged => Some(
             "offers came in the name of a router that was not asked for them: somebody forges them, and they are not used; \
              find the device",
