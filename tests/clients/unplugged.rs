@@ -123,7 +123,8 @@ fn a_host_that_hears_what_the_switch_floods_gets_no_byte_of_an_unplugged_phones_
         thief.listen(Duration::from_millis(1500));
         let questions = thief.questions - before;
         println!("{nud}, lies {answers}: {questions} questions for the phone came to everybody");
-        assert!(questions > 5, "the switch knows the phone, or nobody was asked: {questions}");
+        // One is enough to show that what is sent to the phone's MAC comes to everybody.
+        assert!(questions > 0, "the switch knows the phone, or nobody was asked");
         assert!(thief.heard.is_empty(), "{nud}: {} packets came: {:?}", thief.heard.len(), thief.heard.first());
         phone.sh("ip link set eth0 up");
         let asked = Instant::now();
