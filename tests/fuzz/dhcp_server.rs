@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use bundle::{DhcpMode, DhcpSettings, VendorOption};
-use dhcp::augment::{Action, Augment};
+use dhcp::augment::{Action, Augment, Occupant};
 use dhcp::completed_lease::CompletedLease;
 use dhcp::heard::{Answers, Overheard, ServerMessage};
 use dhcp::options::OptionCode;
@@ -65,7 +65,7 @@ fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     let mut acts = Vec::new();
     let discover = question::emit(Question::Discover(None), PHONE, 5);
     let request = Request::parse(&discover).expect("our own");
-    augment.hear_client((&scope, &request, &discover), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &discover), true, &|_| Occupant::Nobody, now, &mut acts);
     let Some(Action::Relay(_, relayed)) = acts.first() else { panic!("not relayed: {acts:?}") };
     let mut answer = bytes.to_vec();
     answer[4..8].copy_from_slice(&relayed[4..8]);
@@ -73,14 +73,14 @@ fn complete(bytes: &[u8], message: &ServerMessage, now: Instant) {
     answer[28..34].copy_from_slice(&PHONE.octets());
     let Some(answer) = ServerMessage::parse(&answer) else { return };
     acts.clear();
-    augment.hear_server(Some(&scope), &answer, &|_, _| false, now, &mut acts);
+    augment.hear_server(Some(&scope), &answer, &|_, _| Occupant::Nobody, now, &mut acts);
     let select = question::emit(Question::Select(answer.yiaddr, answer.server), PHONE, 6);
     let request = Request::parse(&select).expect("our own");
-    augment.hear_client((&scope, &request, &select), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &select), true, &|_| Occupant::Nobody, now, &mut acts);
     let reboot = question::emit(Question::Reboot(answer.yiaddr), PHONE, 7);
     let request = Request::parse(&reboot).expect("our own");
     let later = now + Duration::from_secs(600);
-    augment.hear_client((&scope, &request, &reboot), true, &|_| false, later, &mut acts);
+    augment.hear_client((&scope, &request, &reboot), true, &|_| Occupant::Nobody, later, &mut acts);
     let theirs = answer.options.seconds(OptionCode::AddressLeaseTime);
     for act in acts {
         let Action::Reply { mac, address, message, .. } = act else { continue };
@@ -109,14 +109,14 @@ fn first_boot(bytes: &[u8], message: &ServerMessage, now: Instant) {
     answer[24..28].copy_from_slice(&BOX.octets());
     let Some(answer) = ServerMessage::parse(&answer) else { return };
     let mut acts = Vec::new();
-    augment.hear_server(Some(&scope), &answer, &|_, _| false, now, &mut acts);
+    augment.hear_server(Some(&scope), &answer, &|_, _| Occupant::Nobody, now, &mut acts);
     let discover = question::emit(Question::Discover(None), PHONE, 6);
     let request = Request::parse(&discover).expect("our own");
-    augment.hear_client((&scope, &request, &discover), true, &|_| false, now, &mut acts);
+    augment.hear_client((&scope, &request, &discover), true, &|_| Occupant::Nobody, now, &mut acts);
     let address = Ipv4Addr::new(192, 168, 1, 77);
     let select = question::emit(Question::Select(address, answer.server), PHONE, 6);
     let request = Request::parse(&select).expect("our own");
-    augment.hear_client((&scope, &request, &select), true, &|_| false, now + Duration::from_secs(1), &mut acts);
+    augment.hear_client((&scope, &request, &select), true, &|_| Occupant::Nobody, now + Duration::from_secs(1), &mut acts);
     for act in acts {
         let Action::Reply { mac, address: to, message, .. } = act else { continue };
         assert_eq!((mac, to), (PHONE, address));

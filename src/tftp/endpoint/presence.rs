@@ -117,10 +117,12 @@ impl Recipient {
         self.met
     }
 
-    /// What was sent got no answer, as from a device that was unplugged: what it said before counts no more, so that what is sent
-    /// again is not sent to everybody.
-    pub(super) const fn doubt(&mut self, now: Instant) {
-        (self.since, self.heard, self.tries, self.ask) = (now, None, 0, None);
+    /// If what was sent got no answer until `due`, as from a device that was unplugged, what it said before counts no more, so
+    /// that what is sent again is not sent to everybody.
+    pub(super) fn doubt_after(&mut self, due: Option<Instant>, now: Instant) {
+        if due.is_some_and(|due| now >= due) {
+            (self.since, self.heard, self.tries, self.ask) = (now, None, 0, None);
+        }
     }
 
     /// Whether something may leave for it now. It is asked if it was not heard lately.

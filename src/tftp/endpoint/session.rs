@@ -315,11 +315,8 @@ impl Flow for Session {
             return;
         }
         if let Stage::Active(active) = &mut self.stage {
-            if let Some(recipient) = &mut self.recipient
-                && active.transfer.poll_timeout().is_some_and(|due| now >= due)
-            {
-                recipient.doubt(now);
-            }
+            let due = active.transfer.poll_timeout();
+            self.recipient.iter_mut().for_each(|recipient| recipient.doubt_after(due, now));
             active.transfer.handle_timeout(now);
         }
     }
