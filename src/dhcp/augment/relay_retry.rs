@@ -77,7 +77,7 @@ impl RelayRetry {
 
     /// A DISCOVER was relayed to this router in this transaction.
     pub(super) fn relayed(&mut self, mac: MacAddr, server: Ipv4Addr, xid: u32, now: Instant) {
-        let asked = self.slow.iter().filter(|(slow, takes)| *slow == server && *takes >= PING).count() > 0;
+        let asked = self.slow.iter().any(|(slow, takes)| *slow == server && *takes >= PING);
         let seen = self.seen.iter().filter(|_| !asked);
         for (slow, takes) in self.slow.iter().chain(seen) {
             if *slow != server || self.due.len() + AROUND.len() > MAX_WAITING {
