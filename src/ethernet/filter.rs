@@ -12,7 +12,11 @@ pub const LOAD_HALF_AT: u16 = 0x48;
 pub const LOAD_LENGTH: u16 = 0xb1;
 /// `BPF_JMP | BPF_JEQ | BPF_K`: go on so many words later if what was loaded is this, or so many if it is not.
 pub const EQUAL: u16 = 0x15;
-/// `BPF_JMP | BPF_JSET | BPF_K`: the same, if any of these bits is set.
+/// `BPF_JMP | BPF_JEQ | BPF_X`: the same with the index register instead of a number.
+pub const EQUAL_X: u16 = 0x1d;
+/// `BPF_MISC | BPF_TAX`: copy what was loaded into the index register.
+pub const KEEP_IN_X: u16 = 0x07;
+/// `BPF_JMP | BPF_JSET | BPF_K`: as `EQUAL`, if any of these bits is set.
 pub const ANY_BIT: u16 = 0x45;
 /// `BPF_RET | BPF_K`: let through that many octets of the frame.
 pub const RETURN: u16 = 0x06;

@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::sys::socket::{LinkAddr, MsgFlags, bind, recv};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use super::filter::{ANY_BIT, EQUAL, LOAD_WORD, PACKET_TYPE, RETURN, VLAN_TAG, VLAN_TAG_PRESENT};
+use super::filter::{
+    ANY_BIT, EQUAL, EQUAL_X, KEEP_IN_X, LOAD_HALF, LOAD_WORD, PACKET_TYPE, RETURN, VLAN_TAG, VLAN_TAG_PRESENT,
+};
 
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
@@ -109,9 +111,6 @@ pub fn open(purpose: Purpose) -> io::Result<Socket> {
 
 /// A filter that lets through only answers to this address that [`answer`](crate::arp::answer) believes, so that others wake nobody.
 pub fn answers_to(own: Ipv4Addr) -> Vec<SockFilter> {
-    const LOAD_HALF: u16 = 0x28;
-    const EQUAL_X: u16 = 0x1d;
-    const KEEP_IN_X: u16 = 0x07;
     vec![
         SockFilter::new(LOAD_HALF, 0, 0, 20),
         SockFilter::new(EQUAL, 0, 11, 2),
