@@ -77,6 +77,9 @@ pub(super) trait Flow: Send {
     /// Whether the transfer has ended; what [`Flow::next`] still gives is its last word.
     fn is_over(&self) -> bool;
 
+    /// What the transfer waits for is of no use any more.
+    fn leave(&mut self, site: &mut SiteState);
+
     /// Tells how the transfer ended.
     fn record(&self, site: &mut SiteState, now: Instant);
 }
@@ -227,13 +230,19 @@ impl Flows {
         Room::Free
     }
 
-    /// Starts what `begin` makes for a ticket, by which it is called later.
+    /// Starts what `begin` makes for a ticket, by which it is called later. If ports are short, a last word that waits for its
+    /// device is dropped for it.
     pub(super) fn start(
         &mut self,
         site: &mut SiteState,
-        holder: Holder,
+        (holder, now): (Holder, Instant),
         begin: impl FnOnce(&mut SiteState, Ticket) -> Box<dyn Flow>,
     ) {
+        if self.len() >= site.config.max_transfers
+            && let Some(ticket) = self.oldest_farewell()
+        {
+            self.forget(ticket, site, |flow, site| flow.record(site, now));
+        }
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -366,6 +375,16 @@ impl Flows {
         self.slots.get(index).filter(|slot| slot.serial == serial)?.place
     }
 
+    /// Of the transfers whose last word waits for its device, the one that waits no longer first.
+    fn oldest_farewell(&self) -> Option<Ticket> {
+        let waits = |slot: &Slot| {
+            let flow = slot.flow.as_deref()?;
+            (flow.is_over() && flow.waits() == Waits::Device).then(|| flow.due()).flatten()
+        };
+        let all = self.slots.iter().zip(0..).filter_map(|(slot, index)| Some((waits(slot)?, index, slot.serial)));
+        all.min().map(|(_, index, serial)| Ticket::new(index, serial))
+    }
+
     fn slot(&mut self, ticket: Ticket) -> Option<&mut Slot> {
         let (index, serial) = ticket.parts();
         self.slots.get_mut(index).filter(|slot| slot.serial == serial)
@@ -405,12 +424,13 @@ impl Flows {
 
     /// After a transfer has sent what it had: forgets it if it has ended, else says what it waits for.
     fn settle(&mut self, ticket: Ticket, site: &mut SiteState, now: Instant) {
+        let crowded = self.len() > site.config.max_transfers;
         let Some(slot) = self.slot(ticket) else { return };
         slot.ready = false;
         let Some(flow) = slot.flow.as_deref() else { return };
         let (waits, due) = (flow.waits(), flow.due());
-        // A last word may wait for its device.
-        if flow.is_over() && waits != Waits::Device {
+        // A last word may wait for its device while there are ports for those that take its place.
+        if flow.is_over() && (waits != Waits::Device || crowded) {
             return self.forget(ticket, site, |flow, site| flow.record(site, now));
         }
         if slot.listens != waits {
@@ -432,7 +452,7 @@ impl Flows {
     /// Frees the slot of a transfer that has ended, and gives the transfer to `last`.
     fn forget(&mut self, ticket: Ticket, site: &mut SiteState, last: impl FnOnce(&dyn Flow, &mut SiteState)) {
         let Some(slot) = self.slot(ticket) else { return };
-        let Some(flow) = slot.flow.take() else { return };
+        let Some(mut flow) = slot.flow.take() else { return };
         let (peer, armed, place) = (flow.peer(), slot.armed.take(), slot.place.take());
         if let Some(armed) = armed {
             self.deadlines.remove(&(armed, ticket.index()));
@@ -441,6 +461,7 @@ impl Flows {
         if let Some((holder, _)) = place {
             self.count_out(ticket, peer, &holder);
         }
+        flow.leave(site);
         site.events.push_back(Event::Closed(ticket));
         last(&*flow, site);
     }

@@ -266,7 +266,7 @@ impl Requests {
         flows.replace(site, job.peer, now);
         let holder = holder_of(site, &job);
         match flows.make_room(site, holder, UNPROVEN_GRACE, now) {
-            Room::Free => flows.start(site, holder, |site, ticket| Session::begin(site, job, ticket, now)),
+            Room::Free => flows.start(site, (holder, now), |site, ticket| Session::begin(site, job, ticket, now)),
             Room::Soon => self.wait(context, asked, job, now),
             Room::None => {
                 let Job { requester, release, request, .. } = job;
@@ -289,7 +289,7 @@ impl Requests {
             && let Some((_, job)) = oldest.and_then(|oldest| self.waiting.remove(oldest))
         {
             let holder = holder_of(site, &job);
-            flows.start(site, holder, |site, ticket| Session::begin(site, job, ticket, now));
+            flows.start(site, (holder, now), |site, ticket| Session::begin(site, job, ticket, now));
         }
         let of_address = self.waiting.iter().filter(|(_, other)| *other.peer.ip() == address).count();
         let unknown = self.waiting.iter().filter(|(_, other)| !holder_of(site, other).is_known()).count();

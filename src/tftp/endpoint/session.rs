@@ -135,15 +135,7 @@ impl Session {
             Stage::Refused(reply, _) => *reply = None,
             Stage::Opening => {}
         }
-        self.stop_waiting(site);
-    }
-
-    /// What the transfer waits for is of no use any more.
-    fn stop_waiting(&mut self, site: &mut SiteState) {
-        self.waits = Waits::Client;
-        if let Some(recipient) = &mut self.recipient {
-            recipient.leave(site, self.ticket);
-        }
+        self.leave(site);
     }
 
     fn start(&mut self, site: &mut SiteState, chunks: FileChunks, now: Instant) {
@@ -194,13 +186,13 @@ impl Session {
             Stage::Opening if input == Input::Revoked => self.stage = Stage::Refused(None, TransferEnd::Failed.into()),
             Stage::Refused(reply, _) if input != Input::Repeated => {
                 *reply = None;
-                self.stop_waiting(site);
+                self.leave(site);
             }
             Stage::Opening | Stage::Refused(..) => {}
         }
         if self.is_over() {
             // Nothing that the disk, the queue or the device still brings is of use.
-            self.stop_waiting(site);
+            self.leave(site);
         }
     }
 }
@@ -274,7 +266,7 @@ impl Flow for Session {
         match self.waits {
             Waits::Queue => self.go_on(site, now),
             Waits::Device if self.recipient.as_mut().is_none_or(|recipient| recipient.is_there(site, now)) => {
-                self.stop_waiting(site);
+                self.leave(site);
                 if let Stage::Active(active) = &mut self.stage {
                     active.transfer.transmitted(now);
                     // What it asked for again leaves now.
@@ -306,7 +298,7 @@ impl Flow for Session {
         }
         if !site.gate.still_owns(&mut self.owner) {
             self.event(site, Input::Revoked, now);
-            return self.stop_waiting(site);
+            return self.leave(site);
         }
         if self.waits == Waits::Device {
             if self.recipient.as_mut().is_none_or(|recipient| recipient.is_given_up(site, now)) {
@@ -436,6 +428,13 @@ impl Flow for Session {
             Stage::Opening => false,
             Stage::Refused(..) => self.waits != Waits::Device,
             Stage::Active(active) => active.transfer.outcome().is_some(),
+        }
+    }
+
+    fn leave(&mut self, site: &mut SiteState) {
+        self.waits = Waits::Client;
+        if let Some(recipient) = &mut self.recipient {
+            recipient.leave(site, self.ticket);
         }
     }
 

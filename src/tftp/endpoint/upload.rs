@@ -67,7 +67,7 @@ pub(super) fn takes(site: &mut SiteState, flows: &mut Flows, asked: &Asked, data
         flows.tell(site, former, transfer::Input::Replaced, now);
     }
     let holder = Holder::new(&site.gate, *peer.ip(), requester, release.known);
-    flows.start(site, holder, |site, ticket| {
+    flows.start(site, (holder, now), |site, ticket| {
         let announced = asked.options.announced_size();
         let blksize = release.max_blksize.unwrap_or(MAX_BLKSIZE);
         let limits = OptionLimits::new(site.config.mtu, Some(blksize), Some(1));
@@ -229,6 +229,8 @@ impl Flow for Upload {
     fn is_over(&self) -> bool {
         !self.keeping && self.receive.outcome().is_some()
     }
+
+    fn leave(&mut self, _: &mut SiteState) {}
 
     fn record(&self, site: &mut SiteState, now: Instant) {
         let outcome = self.receive.outcome().unwrap_or(TransferEnd::Failed);

@@ -269,3 +269,27 @@ fn shared_files_ask_nobody() {
     assert!(!without.hears_nothing());
     assert!(site.asked.is_empty() && without.asked.is_empty());
 }
+
+#[test]
+fn last_words_that_wait_for_their_device_take_no_port_from_others() {
+    let page = |name: &str, scope| -> Page { (name.to_owned(), scope, Class::Config, pattern(10_000)) };
+    let pages = vec![page(LONG, Scope::Device(PHONE_MAC)), page("jar.sbn", Scope::Everyone)];
+    let catalog = catalog_of(7, SiteSettings::default(), pages.clone(), &[PHONE_MAC, OTHER_MAC]);
+    let mut site = Bench::new(EndpointConfig { max_transfers: 2, ..config() }, catalog, shelf_of(pages));
+    site.knows(PHONE, PHONE_MAC);
+    site.knows(OTHER, OTHER_MAC);
+    let own = [2000, 2001].map(|number| begin(&mut site, port(PHONE, number), LONG));
+    site.answers = false;
+    site.wait_millis(5000);
+    site.left.clear();
+    for number in 0..2 {
+        site.ask(port(OTHER, 3000 + number), "jar.sbn", &[]);
+        assert_eq!((&site.hear().bytes[..4], site.hears_nothing()), (&[0, 3, 0, 1][..], true));
+        assert_eq!((site.endpoint.transfers(), site.ports.len()), (2, 2));
+    }
+    assert_eq!(site.count("tftp.made-room"), 2);
+    // Their device is back: it is nobody's any more.
+    site.answer(PHONE, PHONE_MAC);
+    assert!(site.hears_nothing());
+    own.iter().for_each(|own| assert!(!site.ports.contains_key(&own.from.unwrap())));
+}
