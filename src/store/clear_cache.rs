@@ -1,8 +1,10 @@
 //! Clear text of chunks that phones are reading now, bounded in bytes, the least recently used going first.
 //!
-//! Fifty phones that boot together read the same image; each chunk is read and opened once.
+//! Fifty phones that boot together read the same image; each chunk is read and opened once. Phones read from the beginning
+//! to the end, so an object that is larger than all of this would push out each chunk just before the next phone wants it.
+//! Of such an object the beginning stays, and what goes is a chunk that the phone has just left behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::lock;
@@ -13,6 +15,10 @@ pub(super) const DEFAULT_BYTES: usize = 32 * 1024 * 1024;
 
 /// The number of parts, each with a lock of its own. Chunks of one object spread over all of them.
 const PARTS: usize = 8;
+
+/// How many chunks behind the one that came last stay for phones that are a little later, of an object that fills all of
+/// this: 4 MB.
+const BEHIND: u64 = 64;
 
 /// The bytes that bookkeeping of one chunk counts for, so that a million empty chunks are bounded too.
 const ENTRY_BYTES: usize = 160;
@@ -28,7 +34,7 @@ pub(super) struct ClearCache {
 
 #[derive(Debug, Default)]
 struct CachePart {
-    chunks: HashMap<Key, (Arc<[u8]>, u64)>,
+    chunks: BTreeMap<Key, (Arc<[u8]>, u64)>,
     /// The chunks by the time of their last use, the oldest first; times are readings of `clock`.
     order: BTreeMap<u64, Key>,
     /// Counts uses.
@@ -62,9 +68,8 @@ impl ClearCache {
         part.chunks.insert((*digest, index), (Arc::clone(chunk), clock));
         part.bytes += chunk.len() + ENTRY_BYTES;
         while part.bytes > self.bytes_per_part {
-            let Some((_, oldest)) = part.order.first_key_value() else { break };
-            let oldest = *oldest;
-            part.forget(&oldest);
+            let Some(gone) = part.next_to_go(&(*digest, index)) else { break };
+            part.forget(&gone);
         }
     }
 
@@ -76,6 +81,18 @@ impl ClearCache {
 }
 
 impl CachePart {
+    /// What makes room for a chunk that came: the least recently used, unless that is a chunk of the same object and before
+    /// it, which the next phone will want first.
+    fn next_to_go(&self, (digest, index): &Key) -> Option<Key> {
+        let (_, oldest) = self.order.first_key_value()?;
+        if oldest.0 != *digest || oldest.1 >= *index {
+            return Some(*oldest);
+        }
+        let left_behind = index.checked_sub(BEHIND).map(|end| (*digest, 0)..=(*digest, end));
+        let last = left_behind.and_then(|chunks| self.chunks.range(chunks).next_back());
+        Some(last.map_or(*oldest, |(key, _)| *key))
+    }
+
     fn forget(&mut self, key: &Key) {
         if let Some((chunk, used)) = self.chunks.remove(key) {
             self.order.remove(&used);
@@ -126,6 +143,34 @@ mod tests {
         cache.insert(&digest, 2 * step, &chunk(100));
         assert!(cache.find(&digest, 0).is_some());
         assert!(cache.find(&digest, step).is_none());
+    }
+
+    #[test]
+    fn of_an_object_that_is_larger_than_all_of_it_the_next_phone_finds_the_beginning() {
+        const CHUNK: usize = 1000;
+        let cache = ClearCache::new(PARTS * (CHUNK + ENTRY_BYTES) * 50);
+        let digest = Digest::of(b"x");
+        let read = |index| {
+            let found = cache.find(&digest, index).is_some();
+            if !found {
+                cache.insert(&digest, index, &chunk(CHUNK));
+            }
+            found
+        };
+        // Room for 400 chunks, and 700 to read. A phone that is 60 behind finds all of them.
+        for round in 0..3 {
+            let mut found = 0;
+            for index in 0..760 {
+                found += u64::from(index < 700 && read(index));
+                assert!(index < 60 || read(index - 60), "{round}: {index}");
+            }
+            let least = if round == 0 { 0 } else { 400 - BEHIND - PARTS as u64 };
+            assert!(found >= least, "{round}: {found}");
+        }
+        // Another object that is used more takes its room.
+        let other = Digest::of(b"y");
+        (0..400).for_each(|index| cache.insert(&other, index, &chunk(CHUNK)));
+        assert!((0..400).all(|index| cache.find(&other, index).is_some()));
     }
 
     #[test]
