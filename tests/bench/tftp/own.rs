@@ -108,8 +108,11 @@ impl Cable {
              ip -n {a} addr add {BOX}/16 dev lan0 && ip -n {b} addr add 10.123.255.1/16 dev eth0 && \
              ip -n {b} route add local 10.123.7.0/24 dev eth0 && \
              ip netns exec {b} sh -c 'echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind' && \
-             ip netns exec {b} sh -c 'echo 2 >/sys/class/net/eth0/queues/rx-0/rps_cpus' && \
-             ip netns exec {a} sh -c 'echo 1 >/sys/class/net/lan0/queues/rx-0/rps_cpus'"
+             ip netns exec {a} sh -c 'echo 1 >/sys/class/net/lan0/queues/rx-0/rps_cpus' && \
+             ip netns exec {b} ethtool -K eth0 gro on && \
+             ip netns exec {b} sh -c 'cd /sys/class/net/eth0 && echo 2 >napi_defer_hard_irqs && \
+             echo 20000 >gro_flush_timeout && echo 1 >threaded' && \
+             for thread in $(pgrep '^napi/eth0-'); do taskset -pc 1 $thread; done"
         );
         let made = Command::new("sh").args(["-c", &line]).output().ok()?;
         made.status.success().then_some(this)
