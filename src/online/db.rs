@@ -49,7 +49,10 @@ CREATE TABLE check_ins (
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
 
+mod sealing_keys;
 mod site_time;
+
+pub use sealing_keys::StoredStatement;
 
 /// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
 pub trait CheckIns: Send + Sync {
@@ -155,6 +158,7 @@ impl Db {
             SCHEMA => {}
             newer => bail!("it has format {newer}, newer than this version knows ({SCHEMA}); update lineside-hq"),
         }
+        sealing_keys::make_table(&transaction)?;
         transaction.commit()?;
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(connection()?) })
     }
