@@ -48,12 +48,8 @@ CREATE TABLE check_ins (
 ) STRICT;
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
-
-mod sealing_keys;
+pub mod sealing_keys;
 mod site_time;
-
-pub use sealing_keys::StoredStatement;
-
 /// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
 pub trait CheckIns: Send + Sync {
     /// Keeps a site's check-in as its newest.

@@ -14,7 +14,8 @@ use crate::{publish, recipients};
 use api::SealingKeyStatement;
 use bundle::{RecipientPublic, RecipientSecret};
 use ids::{FleetId, Generation, SiteId, UnixTime};
-use online::db::{Db, StoredStatement};
+use online::db::Db;
+use online::db::sealing_keys::StoredStatement;
 use repository::layout::Layout;
 
 /// How many keys of an appliance are remembered after they were replaced.
