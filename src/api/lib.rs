@@ -7,6 +7,7 @@
 //! show what a newer version of the other one says.
 
 pub mod codes;
+mod sealing_key;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,6 +21,8 @@ pub use codes::{
     AlertCode, AlertEnd, DiskFailure, DiskRepair, EnrolFailure, FileOutcome, FileRefusal, HqRefusal, ReleaseRefusal,
     SiteState, TransferEnd,
 };
+
+pub use sealing_key::{SEALING_KEY_PATH, SealingKeyStatement};
 
 use bundle::RecipientPublic;
 use ids::{Digest, FleetId, Generation, MacAddr, SiteId, UnixTime};

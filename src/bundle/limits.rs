@@ -46,3 +46,7 @@ pub const MAX_SETTING_ADDRESSES: usize = 8;
 
 /// The most vendor options and phone classes in a site's settings.
 pub const MAX_SETTING_ITEMS: usize = 64;
+
+/// The age in days at which an appliance makes a new sealing key, unless its settings say otherwise: with every sixth
+/// certificate.
+pub const SEALING_KEY_DAYS: u16 = 365;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::key::ContentKey;
+use super::key::{ContentKey, RecipientPublic};
 use ids::{Digest, FileName, FleetId, Generation, MacAddr, Oui, SiteId, UnixTime};
 
 /// The version of the manifest's content that this build writes and the newest that it reads.
@@ -181,6 +181,14 @@ pub struct SiteSettings {
     /// Seconds between polls, 60 to 86,400; 300 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_seconds: Option<u32>,
+    /// The publisher's public key to which an appliance proves a new sealing key. An appliance that is told none keeps its
+    /// sealing key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desk_key: Option<RecipientPublic>,
+    /// The age in days at which an appliance makes a new sealing key, 30 to 3,650;
+    /// [`SEALING_KEY_DAYS`](crate::limits::SEALING_KEY_DAYS) if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealing_key_days: Option<u16>,
 }
 
 /// What the appliance does on a LAN that has its own router. What each mode does, and why: `src/dhcp/README.md`.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::limits::{
     MAX_COMPRESSED_FILE_BYTES, MAX_FILE_BYTES, MAX_FILES, MAX_LABEL_BYTES, MAX_MODEL_BYTES, MAX_SETTING_ADDRESSES,
-    MAX_SETTING_ITEMS, MAX_SHARDS, MAX_UNPACKED_BYTES,
+    MAX_SETTING_ITEMS, MAX_SHARDS, MAX_UNPACKED_BYTES, SEALING_KEY_DAYS,
 };
 use super::manifest::MANIFEST_FORMAT;
 use super::object::{ObjectError, sealed_bytes};
@@ -75,6 +75,8 @@ impl SiteSettings {
     /// [`ManifestError::Malformed`] naming the field, [`ManifestError::TooLarge`] for a list over its limit.
     pub fn validate(&self) -> Result<(), ManifestError> {
         within("poll-seconds", self.poll_seconds.unwrap_or(300).into(), 60..=86_400)?;
+        let days = self.sealing_key_days.unwrap_or(SEALING_KEY_DAYS).into();
+        within("sealing-key-days", days, 30..=3_650)?;
         within("max-blksize", self.tftp.max_blksize.unwrap_or(512).into(), 512..=65_464)?;
         within("max-windowsize", self.tftp.max_windowsize.unwrap_or(1).into(), 1..=64)?;
         self.dhcp.validate()
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn a_manifest_out_of_bounds_is_refused_with_the_field_in_the_message() {
         type Change = fn(&mut Manifest);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 16] = [
             ("format 0", |m| m.format = 0),
             ("generation 0", |m| m.generation.0 = 0),
             ("no shards", |m| m.shards.clear()),
@@ -237,6 +239,8 @@ mod tests {
             ("sealed bytes cannot hold", |m| m.inventory.bytes = 3),
             ("activation-window", |m| m.activation_window = Some((0, 1440))),
             ("poll-seconds", |m| m.settings.poll_seconds = Some(59)),
+            ("sealing-key-days", |m| m.settings.sealing_key_days = Some(29)),
+            ("sealing-key-days", |m| m.settings.sealing_key_days = Some(3_651)),
             ("max-blksize", |m| m.settings.tftp.max_blksize = Some(65_465)),
             ("max-windowsize", |m| m.settings.tftp.max_windowsize = Some(0)),
             ("lease-seconds", |m| m.settings.dhcp.lease_seconds = Some(604_801)),

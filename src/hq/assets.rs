@@ -125,6 +125,21 @@ impl Assets {
     }
 }
 
+/// Every file of `files/` and of the folders of `firmware/` that can be read, whether or not anybody serves it.
+pub(super) fn present(layout: &Layout) -> Vec<Arc<Asset>> {
+    // What is wrong is told where the folders are read to be published.
+    let (mut found, mut problems) = (Vec::new(), Vec::new());
+    walk(layout, "files", "", 0, &mut found, &mut problems);
+    for (folder, is_dir) in entries(layout, "firmware", Links::Refused, &mut problems) {
+        if is_dir {
+            let mut of_folder = Vec::new();
+            walk(layout, &format!("firmware/{folder}"), "", 0, &mut of_folder, &mut problems);
+            found.append(&mut of_folder);
+        }
+    }
+    found
+}
+
 /// The files that `firmware = […]` of a model names, and those that the `.loads` files among them list.
 fn served(set: &ModelSet, present: &[Arc<Asset>], problems: &mut Vec<Problem>) -> Vec<Arc<Asset>> {
     let by_name: BTreeMap<&FileName, &Arc<Asset>> = present.iter().map(|asset| (&asset.name, asset)).collect();

@@ -18,6 +18,11 @@ pub(crate) fn may_sign(layout: &Layout, now: UnixTime, confirmed: bool) -> anyho
     if !layout.online_key().exists() {
         return Ok(());
     }
+    may_state(layout, now, confirmed)
+}
+
+/// Fails if nothing bears out what this machine's clock says. `confirmed`: a person said that it is right.
+pub(crate) fn may_state(layout: &Layout, now: UnixTime, confirmed: bool) -> anyhow::Result<()> {
     if confirmed {
         return confirm(layout, now);
     }
@@ -51,7 +56,11 @@ pub(crate) fn asked_for_host(layout: &Layout, now: UnixTime) -> anyhow::Result<b
     }
 }
 
+/// Notes what a person said. A machine without `online/` keeps no such note, and asks again.
 fn confirm(layout: &Layout, now: UnixTime) -> anyhow::Result<()> {
+    if !layout.online().is_dir() {
+        return Ok(());
+    }
     let _held = TreeLock::wait(&layout.online())?;
     ClockRecord::change(layout, |record| record.confirm(now))
 }

@@ -4,6 +4,8 @@
 //! a certificate. The publisher alone decides whether releases are sealed to the appliance's key. An attacker who broke
 //! into the service can do the first, but not the second.
 
+mod renewal;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,9 @@ use repository::layout::Layout;
 use repository::published::{MAX_METADATA_BYTES, newest_root_path};
 use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
+
+use renewal::SealingKeyHistory;
+pub(crate) use renewal::{take_over_sealing_keys, why};
 
 /// The number of appliances that a site's manifests are sealed to: the one in use and its spare. If more enrol, the
 /// newest count, so that replaced hardware drops out by itself.
@@ -123,8 +128,7 @@ pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<Recipi
         }
     }
     let pinned = in_parallel(&paths, |path| Pinned::load(path), |_| {})?;
-    let keys = |pinned: Pinned| (pinned.site, pinned.appliance.iter().map(|appliance| appliance.recipient).collect());
-    Ok(pinned.into_iter().map(keys).collect())
+    Ok(pinned.into_iter().map(|pinned| (pinned.site.clone(), pinned.keys())).collect())
 }
 
 /// Removes the publisher's keys of tokens that nobody used, a month after they expired. Until then an enrolment may
@@ -168,7 +172,7 @@ pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
     let path = Pinned::path(layout, site);
     let mut recipients = 0;
     if path.exists() {
-        recipients = Pinned::load(&path).map_or(0, |pinned| pinned.appliance.len());
+        recipients = Pinned::load(&path).map_or(0, |pinned| pinned.keys().len());
         recipients::agree(layout, site, &[], &[])?;
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
@@ -201,11 +205,11 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
         "its proof does not fit token {}",
         enrolment.token
     );
-    let keys = |pinned: &Pinned| pinned.appliance.iter().map(|one| one.recipient).collect::<Vec<_>>();
-    let before = keys(&pinned);
-    pinned.appliance.insert(0, Appliance { recipient, enrolled: enrolment.at, token: enrolment.token.clone() });
+    let before = pinned.keys();
+    let (enrolled, token, sealing_key) = (enrolment.at, enrolment.token.clone(), SealingKeyHistory::default());
+    pinned.appliance.insert(0, Appliance { recipient, enrolled, token, sealing_key });
     pinned.appliance.truncate(MAX_APPLIANCES);
-    recipients::agree(layout, &enrolment.site, &before, &keys(&pinned))?;
+    recipients::agree(layout, &enrolment.site, &before, &pinned.keys())?;
     pinned.save(&path)
 }
 
@@ -225,9 +229,16 @@ struct Appliance {
     recipient: RecipientPublic,
     enrolled: UnixTime,
     token: String,
+    #[serde(default, skip_serializing_if = "SealingKeyHistory::is_empty")]
+    sealing_key: SealingKeyHistory,
 }
 
 impl Pinned {
+    /// The keys that the site's releases are sealed to.
+    fn keys(&self) -> Vec<RecipientPublic> {
+        self.appliance.iter().flat_map(Appliance::keys).collect()
+    }
+
     fn new(site: SiteId) -> Self {
         Self { site, appliance: Vec::new() }
     }

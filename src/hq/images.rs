@@ -126,6 +126,17 @@ impl Images {
     }
 }
 
+/// Every bundle in `images/` that can be read, whatever it says of itself.
+pub(super) fn present(layout: &Layout) -> Vec<Arc<Asset>> {
+    let found = entries(layout, "images", Links::Refused, &mut Vec::new());
+    let bundle = |(file, is_dir): (String, bool)| {
+        let full = format!("images/{file}");
+        let name = file.parse().ok().filter(|_| !is_dir && file.ends_with(SUFFIX))?;
+        Asset::at(layout, &full, &full, name).ok().map(Arc::new)
+    };
+    found.into_iter().filter_map(bundle).collect()
+}
+
 /// Puts a bundle into `images/`, and returns its name there.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::publish;
 use super::publish::pack::{Packed, Sealer};
 use super::render::{Findings, FleetDir};
-use bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope};
+use bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope, SiteSettings};
 use ids::{FileName, Generation, MacAddr, SiteId};
 use repository::layout::Layout;
 use repository::tree::Discard;
@@ -156,7 +156,8 @@ fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, pa
         if manifest.settings.tftp != site.settings.site.tftp {
             push(ChangeKind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
         }
-        if manifest.settings.poll_seconds != site.settings.site.poll_seconds
+        let update = |settings: &SiteSettings| (settings.poll_seconds, settings.sealing_key_days);
+        if update(&manifest.settings) != update(&site.settings.site)
             || manifest.activation_window != site.settings.activation_window
         {
             push(ChangeKind::Changed, "[update]".to_owned(), "the appliance".to_owned());

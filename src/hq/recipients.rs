@@ -54,6 +54,8 @@ pub(crate) struct RecipientChange {
     comes: bool,
     /// Whether the desk made the change itself.
     agreed: bool,
+    /// How it came to be, if the appliance renewed its key.
+    why: Option<&'static str>,
 }
 
 impl fmt::Display for RecipientChange {
@@ -65,7 +67,11 @@ impl fmt::Display for RecipientChange {
             Some(site) => write!(f, "{mark} recipient {key}  an appliance of {site}")?,
             None => write!(f, "{mark} recipient {key}  the recovery key, which opens every release of the fleet")?,
         }
-        if self.agreed { Ok(()) } else { f.write_str(": nobody proved this") }
+        match (self.agreed, self.why) {
+            (true, Some(why)) => write!(f, ": {why}"),
+            (true, None) => Ok(()),
+            (false, _) => f.write_str(": nobody proved this"),
+        }
     }
 }
 
@@ -141,12 +147,13 @@ pub(crate) fn agree(
     let mut agreed = agreed(layout)?;
     let stated = signed(layout)?.and_then(|statement| statement.sites.get(site).cloned());
     let known = agreed.sites.get(site).cloned().or(stated).unwrap_or_default();
-    if !after.is_empty() && known != before {
+    // A crash can come between this note and the file that it is about; then it is made once more.
+    if !after.is_empty() && known != before && known != after {
         return Ok(());
     }
     agreed.sites.insert(site.clone(), after.to_vec());
     let text = format!(
-        "# Recipients that `site enroll` and `site revoke` changed here; `publish` signs them without a question.\n\n{}",
+        "# Recipients that enrolments, renewals and `site revoke` changed here; `publish` signs them without a question.\n\n{}",
         toml::to_string(&agreed).context("cannot write recipients")?
     );
     let path = agreed_path(layout);
@@ -161,11 +168,13 @@ pub(crate) fn changes(
 ) -> anyhow::Result<Vec<RecipientChange>> {
     let (statement, agreed) = (signed(layout)?, agreed(layout)?);
     let mut changes = Vec::new();
-    let mut compare = |whose: Option<String>, before: &[RecipientPublic], after: &[RecipientPublic], agreed: bool| {
+    let mut compare = |whose: Option<(&SiteId, String)>, before: &[_], after: &[_], agreed: bool| {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) = (before.iter().collect(), after.iter().collect());
         for recipient in before.symmetric_difference(&after).copied() {
             let comes = after.contains(recipient);
-            changes.push(RecipientChange { whose: whose.clone(), recipient: *recipient, comes, agreed });
+            let why = whose.as_ref().and_then(|(site, _)| enrol::why(layout, site, recipient));
+            let whose = whose.as_ref().map(|(_, name)| name.clone());
+            changes.push(RecipientChange { whose, recipient: *recipient, comes, agreed, why });
         }
     };
     let recovery = publish::recovery_public(layout)?;
@@ -176,7 +185,7 @@ pub(crate) fn changes(
         let of = |map: &BTreeMap<SiteId, Vec<RecipientPublic>>| map.get(site).cloned().unwrap_or_default();
         let (before, after) = (of(&stated), of(sites));
         let whose = name(site).unwrap_or_else(|| site.to_string());
-        compare(Some(whose), &before, &after, agreed.sites.get(site) == Some(&after));
+        compare(Some((site, whose)), &before, &after, agreed.sites.get(site) == Some(&after));
     }
     Ok(changes)
 }

@@ -48,9 +48,8 @@ CREATE TABLE check_ins (
 ) STRICT;
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
-
+pub mod sealing_keys;
 mod site_time;
-
 /// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
 pub trait CheckIns: Send + Sync {
     /// Keeps a site's check-in as its newest.
@@ -155,6 +154,7 @@ impl Db {
             SCHEMA => {}
             newer => bail!("it has format {newer}, newer than this version knows ({SCHEMA}); update lineside-hq"),
         }
+        sealing_keys::make_table(&transaction)?;
         transaction.commit()?;
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(connection()?) })
     }

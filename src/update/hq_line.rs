@@ -12,8 +12,9 @@ use super::clock::Timekeeper;
 use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
+use super::sealing_key::{self, SealingKeyTerms, SealingKeyWatch};
 use super::tls::Anchors;
-use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
+use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SEALING_KEY_PATH, SignedTime};
 use ids::{Digest, UnixTime};
 use status::Stats;
 use store::Store;
@@ -33,6 +34,8 @@ pub(super) struct HqLine {
     /// The timestamp's entity tag, once all that it stands for is done.
     etag: Option<String>,
     renewal: Renewal,
+    /// What is done about the sealing key.
+    pub(super) sealing_key: SealingKeyWatch,
     report: CheckInSource,
     /// What HQ was told last.
     last_check_in: Option<LastCheckIn>,
@@ -62,7 +65,8 @@ impl HqLine {
         report: CheckInSource,
     ) -> Self {
         let (client, etag, renewal, last_check_in) = (None, None, Renewal::default(), None);
-        Self { identity, store, stats, time, limits, client, etag, renewal, report, last_check_in }
+        let sealing_key = SealingKeyWatch::default();
+        Self { identity, store, stats, time, limits, client, etag, renewal, sealing_key, report, last_check_in }
     }
 
     /// Who this site is, with the certificate that is in use.
@@ -91,15 +95,41 @@ impl HqLine {
         self.etag = None;
     }
 
-    /// A release was activated: sealing keys that no release on the card needs any more are deleted. If the disk refuses,
-    /// the next activation tries again.
-    pub(super) async fn drop_unneeded_keys(&mut self) {
+    /// A release was activated: a sealing key that waited for it counts now, and keys that no release on the card needs any
+    /// more are deleted. If the disk refuses, the next activation tries again, or [`Self::tend_sealing_key`].
+    pub(super) async fn settle_sealing_keys(&mut self) {
         let (store, identity) = (self.store.clone(), self.identity.clone());
-        match blocking(move || identity.without_unneeded(&store)).await {
+        match blocking(move || identity.promoted(&store)?.without_unneeded(&store)).await {
             Some(Ok(identity)) => self.identity = identity,
             Some(Err(error)) => tracing::warn!(%error, "an older sealing key stays on the card"),
             None => {}
         }
+    }
+
+    /// Does what is due about the sealing key. A failure stops nothing.
+    pub(super) async fn tend_sealing_key(&mut self, root: &Root, terms: SealingKeyTerms) {
+        if !self.sealing_key.look(terms.generation, self.time.monotonic()) {
+            return;
+        }
+        if let Err(error) = self.state_sealing_key(root, terms).await {
+            tracing::warn!(%error, "HQ could not be told of the sealing key");
+            self.stats.count("update.sealing-key-failed");
+        }
+    }
+
+    /// Brings the keys on the card in order, and tells HQ what there is to tell of them.
+    async fn state_sealing_key(&mut self, root: &Root, terms: SealingKeyTerms) -> Result<(), PollError> {
+        let (store, identity, now) = (self.store.clone(), self.identity.clone(), self.time.now());
+        let unopened = self.sealing_key.unopened();
+        let work = move || sealing_key::prepare(&store, identity, &terms, now, unopened);
+        let (identity, statement) = blocking(work).await.ok_or_else(crashed)??;
+        self.identity = identity;
+        let Some(statement) = statement else { return Ok(()) };
+        let body = serde_json::to_vec(&statement).map_err(|error| AnswerError::Malformed(error.to_string()))?;
+        self.client(root)?.post(&self.url(SEALING_KEY_PATH), body).await?;
+        tracing::debug!(from = ?statement.from, to = ?statement.to, "HQ was told of the sealing key");
+        self.stats.count("update.sealing-key-stated");
+        Ok(())
     }
 
     /// The client for the CAs of the trusted root and our certificate, kept until either changes.

@@ -28,11 +28,13 @@ const TLS_CERTIFICATE: &str = "tls.crt";
 const RECIPIENT_KEY: &str = "recipient.key";
 /// The sealing keys before that one, as long as a release on the card needs them.
 const OLDER_RECIPIENT_KEYS: &str = "recipient-older.key";
+/// A sealing key that waits for a release under it.
+const NEXT_RECIPIENT_KEY: &str = "recipient-next.key";
 const SITE: &str = "site.toml";
 /// The file of [`super::enrolment_journal`].
 pub(super) const JOURNAL: &str = "enrolling.toml";
 /// The files that are encrypted where the board can keep a key to them.
-const SECRET: [&str; 5] = [TLS_KEY, NEXT_TLS_KEY, RECIPIENT_KEY, OLDER_RECIPIENT_KEYS, JOURNAL];
+const SECRET: [&str; 6] = [TLS_KEY, NEXT_TLS_KEY, RECIPIENT_KEY, OLDER_RECIPIENT_KEYS, NEXT_RECIPIENT_KEY, JOURNAL];
 /// No identity file is larger, in bytes; the journal holds a root.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// The first word of a key file's line, as in HQ's own key files.
@@ -63,6 +65,7 @@ pub struct SiteIdentity {
     valid: (UnixTime, UnixTime),
     recipient: RecipientSecret,
     older_recipients: Vec<RecipientSecret>,
+    next_recipient: Option<RecipientSecret>,
     encrypted_at_rest: bool,
 }
 
@@ -127,7 +130,8 @@ impl SiteIdentity {
             }
             (made, _) => made?,
         };
-        identity.older_recipients = older_recipients(&dir);
+        identity.older_recipients = beside(&dir, OLDER_RECIPIENT_KEYS);
+        identity.next_recipient = next_recipient(&dir).filter(|next| *next != identity.recipient);
         let encrypted = |name| std::fs::read(dir.join(name)).is_ok_and(|bytes| is_encrypted(&bytes));
         identity.encrypted_at_rest = encrypted(TLS_KEY) && encrypted(RECIPIENT_KEY);
         Ok(Some(identity))
@@ -141,8 +145,16 @@ impl SiteIdentity {
         recipient: RecipientSecret,
     ) -> Result<Self, IdentityError> {
         let valid = check_certificate(&certificate, &tls_key, &site.fleet, &site.site)?;
-        let (tls_key, older_recipients) = (Arc::new(tls_key), Vec::new());
-        Ok(Self { site, tls_key, certificate, valid, recipient, older_recipients, encrypted_at_rest: false })
+        Ok(Self {
+            site,
+            tls_key: Arc::new(tls_key),
+            certificate,
+            valid,
+            recipient,
+            older_recipients: Vec::new(),
+            next_recipient: None,
+            encrypted_at_rest: false,
+        })
     }
 
     /// Whether the secret files that this was read from are encrypted for this board.
@@ -157,10 +169,39 @@ impl SiteIdentity {
         write(store, TLS_CERTIFICATE, self.certificate.as_bytes())?;
         // The keys of a release that is still needed come first: at no power cut are they in neither file.
         self.save_older_recipients(store)?;
-        let recipient = recipient_lines(std::slice::from_ref(&self.recipient));
-        write(store, RECIPIENT_KEY, recipient.as_bytes())?;
+        self.save_recipient(store)?;
         write(store, SITE, site.as_bytes())?;
         Ok(())
+    }
+
+    /// Writes the sealing key that counts. The one that waited is that one, or was another identity's.
+    fn save_recipient(&self, store: &Store) -> Result<(), IdentityError> {
+        let recipient = recipient_lines(std::slice::from_ref(&self.recipient));
+        write(store, RECIPIENT_KEY, recipient.as_bytes())?;
+        let waits = store.identity_dir().join(NEXT_RECIPIENT_KEY).exists();
+        if waits { write(store, NEXT_RECIPIENT_KEY, b"") } else { Ok(()) }
+    }
+
+    /// The same identity with a new sealing key that waits for a release under it, on disk before HQ hears of it.
+    pub(super) fn with_next_recipient(mut self, store: &Store) -> Result<Self, IdentityError> {
+        let next = RecipientSecret::generate();
+        write(store, NEXT_RECIPIENT_KEY, recipient_lines(std::slice::from_ref(&next)).as_bytes())?;
+        self.next_recipient = Some(next);
+        Ok(self)
+    }
+
+    /// The same identity, where the sealing key that waited counts now if the active release opens under it. At no power
+    /// cut is a key in no file: the one before goes among the older ones first.
+    pub(super) fn promoted(mut self, store: &Store) -> Result<Self, IdentityError> {
+        let opens = |next: &RecipientSecret| release::active_opens(store, next, self.fleet(), self.site());
+        let Some(next) = self.next_recipient.clone().filter(opens) else { return Ok(self) };
+        let before = std::mem::replace(&mut self.recipient, next);
+        self.older_recipients.retain(|key| *key != before);
+        self.older_recipients.insert(0, before);
+        self.next_recipient = None;
+        self.save_older_recipients(store)?;
+        self.save_recipient(store)?;
+        Ok(self)
     }
 
     /// Takes over the sealing keys of the identity on the card that releases there still need, if it is the same site's.
@@ -171,7 +212,8 @@ impl SiteIdentity {
         let before: Option<EnrolledSite> = text(SITE).and_then(|site| toml::from_str(&site).ok());
         if before.is_some_and(|site| (&site.fleet, &site.site) == (self.fleet(), self.site())) {
             let current = text(RECIPIENT_KEY).map(|text| parse_recipients(&text)).unwrap_or_default();
-            for key in current.into_iter().chain(older_recipients(&dir)) {
+            let others = next_recipient(&dir).into_iter().chain(beside(&dir, OLDER_RECIPIENT_KEYS));
+            for key in current.into_iter().chain(others) {
                 if !self.older_recipients.contains(&key) {
                     self.older_recipients.push(key);
                 }
@@ -253,9 +295,14 @@ impl SiteIdentity {
         &self.recipient
     }
 
-    /// The keys that open manifests here: the one that HQ seals to, then those that a release on the card still needs.
+    /// The sealing key that follows as soon as a release opens under it.
+    pub(super) const fn next_recipient(&self) -> Option<&RecipientSecret> {
+        self.next_recipient.as_ref()
+    }
+
+    /// The keys that open manifests here: the newest one first, last those that a release on the card still needs.
     pub(super) fn recipients(&self) -> impl Iterator<Item = &RecipientSecret> {
-        std::iter::once(&self.recipient).chain(&self.older_recipients)
+        self.next_recipient.iter().chain(std::iter::once(&self.recipient)).chain(&self.older_recipients)
     }
 
     /// When the client certificate begins and ends.
@@ -322,15 +369,20 @@ fn parse_recipients(text: &str) -> Vec<RecipientSecret> {
     text.lines().filter_map(|line| secret(line.trim().strip_prefix(RECIPIENT_WORD)?.trim())).collect()
 }
 
-/// The older sealing keys on the card. A file that cannot be read is none: only a release that HQ has replaced needs it.
-fn older_recipients(dir: &Path) -> Vec<RecipientSecret> {
-    match read(dir, OLDER_RECIPIENT_KEYS) {
+/// The sealing keys of a file beside the one that counts. A file that cannot be read is none: an older key is needed only by
+/// a release that HQ has replaced, and HQ seals to the key before until a new one is proven to open.
+fn beside(dir: &Path, name: &'static str) -> Vec<RecipientSecret> {
+    match read(dir, name) {
         Ok(text) => text.map(|text| parse_recipients(&text)).unwrap_or_default(),
         Err(error) => {
-            tracing::warn!(%error, "older sealing keys cannot be read");
+            tracing::warn!(%error, "sealing keys cannot be read");
             Vec::new()
         }
     }
+}
+
+fn next_recipient(dir: &Path) -> Option<RecipientSecret> {
+    beside(dir, NEXT_RECIPIENT_KEY).into_iter().next()
 }
 
 /// The text of a file of sealing keys.

@@ -9,6 +9,8 @@
 //! - `hq_line`: the HTTPS client with this site's certificate, its renewal, and what HQ was told ([`check_in`]);
 //! - `attempts`: what was tried, how often and when.
 //!
+//! `sealing_key` says when the site proves a new sealing key to the desk.
+//!
 //! [`mod@enrol`] makes an [`identity`]; `enrolment_journal` carries it over a power cut. [`client`] is the only HTTPS
 //! client, and [`tls`] says whom it talks to. Pure decisions are in [`plan`], [`backoff`] and [`clock`].
 
@@ -33,6 +35,7 @@ pub mod poll_error;
 pub mod refresh;
 pub mod release;
 pub mod roll_back;
+mod sealing_key;
 pub mod self_check;
 pub mod service;
 pub mod tls;

@@ -13,6 +13,7 @@ use super::plan;
 use super::poll_error::PollError;
 use super::refresh::{RefreshError, TIMESTAMP, refresh, search};
 use super::release::{self, ManifestTarget, ReleaseStanding};
+use super::sealing_key::SealingKeyTerms;
 use super::self_check::CheckError;
 use super::updater::Updater;
 use access::{Catalog, Opened, ReleaseError};
@@ -107,7 +108,9 @@ impl Updater {
         let manifest = client.get(&url, target.bytes.min(MAX_MANIFEST_BYTES), None);
         let fetched = within(self.left(deadline), manifest).await.ok_or(PollError::Budget)??;
         let GetOutcome::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
-        let manifest = release::open_manifest(trusted, &sealed, identity)?;
+        let manifest = release::open_manifest(trusted, &sealed, identity);
+        self.line.sealing_key.opened(manifest.is_ok());
+        let manifest = manifest?;
         self.time.raise(manifest.manifest().created, trusted.root().expires);
 
         self.fetch(client, manifest.parts().cloned().collect(), deadline).await?;
@@ -168,7 +171,7 @@ impl Updater {
         }
         let catalog = release.catalog().clone();
         self.trust.activate(release).await?;
-        self.line.drop_unneeded_keys().await;
+        self.line.settle_sealing_keys().await;
         Ok(catalog)
     }
 
@@ -182,6 +185,14 @@ impl Updater {
         let text = format!("generation {generation} failed its check: {source}");
         self.stats.alert(AlertCode::SelfCheck, text);
         Ok(PollError::SelfCheck { generation, source })
+    }
+
+    /// Does what is due about the sealing key, if the release says to whom a new one is proven.
+    pub(super) async fn tend_sealing_key(&mut self) {
+        let Some(terms) = self.trust.active().and_then(SealingKeyTerms::of) else { return };
+        if let Ok(trusted) = self.trust.trusted() {
+            self.line.tend_sealing_key(trusted.root(), terms).await;
+        }
     }
 
     /// Fetches what the active release has lost: objects found damaged were put aside by the store.

@@ -7,9 +7,9 @@ use super::identity::SiteIdentity;
 use super::plan;
 use access::{MANIFEST_TARGET, Opened, OpenedManifest, ReleaseError, UnapprovedRelease};
 use bundle::limits::MAX_FILE_BYTES;
-use bundle::recipients::is_named;
-use bundle::{ObjectRef, RecipientSecret};
-use ids::{Digest, Generation};
+use bundle::recipients::{self, Binding, is_named};
+use bundle::{ObjectRef, RecipientPublic, RecipientSecret};
+use ids::{Digest, FleetId, Generation, SiteId};
 use store::{Store, StoreError, StoredRelease};
 use tuf::{TrustError, Trusted};
 
@@ -101,10 +101,23 @@ pub(super) fn open_manifest(
     sealed: &[u8],
     identity: &SiteIdentity,
 ) -> Result<OpenedManifest, ReleaseError> {
-    // The first key is the one that counts: its error is told if none opens the manifest.
-    let key = identity.recipients().find(|key| is_named(sealed, &key.public()) == Some(true));
-    let key = key.unwrap_or_else(|| identity.recipient());
-    OpenedManifest::open(trusted, sealed, key, identity.fleet(), identity.site())
+    let open = |key| OpenedManifest::open(trusted, sealed, key, identity.fleet(), identity.site());
+    let mut named = identity.recipients().filter(|key| is_named(sealed, &key.public()) == Some(true));
+    // The key that counts is the one whose error is told if none opens the manifest.
+    named.find_map(|key| open(key).ok()).map_or_else(|| open(identity.recipient()), Ok)
+}
+
+/// Whether the active release on the card opens under this key.
+pub(super) fn active_opens(store: &Store, key: &RecipientSecret, fleet: &FleetId, site: &SiteId) -> bool {
+    let Ok(Some(StoredRelease { generation, sealed_manifest, .. })) = store.active() else { return false };
+    let binding = Binding { fleet: fleet.clone(), site: site.clone(), generation };
+    is_named(&sealed_manifest, &key.public()) == Some(true) && recipients::open(&sealed_manifest, key, &binding).is_ok()
+}
+
+/// Whether the active release on the card is sealed to this key, as far as its table says.
+pub(super) fn active_names(store: &Store, key: &RecipientPublic) -> bool {
+    let Ok(Some(active)) = store.active() else { return false };
+    is_named(&active.sealed_manifest, key) == Some(true)
 }
 
 /// Those of the `older` keys that a release on the card is sealed to while it is not sealed to `current`.

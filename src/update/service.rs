@@ -76,6 +76,7 @@ impl Updater {
             self.stats.count("update.check-in-failed");
             outcome.retry_after = outcome.retry_after.max(error.retry_after());
         }
+        self.tend_sealing_key().await;
         outcome
     }
 

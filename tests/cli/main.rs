@@ -14,6 +14,7 @@
 )]
 
 mod redact;
+mod terminal;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

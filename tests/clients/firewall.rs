@@ -101,21 +101,32 @@ fn connects(host: &Host, uid: u32, to: &str, port: u16) -> bool {
     host.sh(&format!("setpriv --reuid {uid} --clear-groups /usr/bin/python3 -c '{code}'")).trim() == "refused"
 }
 
+const BOX: &str = "192.168.77.2";
+const ROUTER: &str = "192.168.77.1";
+/// An address on the far side of the router.
+const FAR: &str = "198.51.100.7";
+
+/// A box, and the router that it has all else behind.
+fn behind_a_router() -> (Net, Host, Host) {
+    let mut net = Net::new();
+    let (host, router) = (net.host("box"), net.host("router"));
+    net.cable((&host, "lan0"), (&router, "eth0"));
+    host.sh(&format!("ip addr add {BOX}/24 dev lan0 && ip link set lan0 up"));
+    router.sh(&format!("ip addr add {ROUTER}/24 dev eth0 && ip addr add {FAR}/32 dev lo && ip link set eth0 up"));
+    host.sh(&format!("ip route add default via {ROUTER}"));
+    (net, host, router)
+}
+
 #[test]
 fn each_user_sends_what_it_is_for_and_the_rest_is_dropped_and_counted() {
     if !can_run("each_user_sends_what_it_is_for", &["ip", "nft", "setpriv", "python3"]) {
         return;
     }
-    let mut net = Net::new();
-    let (host, router) = (net.host("box"), net.host("router"));
-    net.cable((&host, "lan0"), (&router, "eth0"));
-    host.sh("ip addr add 192.168.77.2/24 dev lan0 && ip link set lan0 up");
-    router.sh("ip addr add 192.168.77.1/24 dev eth0 && ip addr add 198.51.100.7/32 dev lo && ip link set eth0 up");
-    host.sh("ip route add default via 192.168.77.1");
+    let (_net, host, _router) = behind_a_router();
     // The kernel's own IPv6 would be counted, too.
     host.sh("sysctl -qw net.ipv4.ip_unprivileged_port_start=0 net.ipv6.conf.all.disable_ipv6=1");
     load(&host, RULES, USERS);
-    let (lan, wan, all) = ("192.168.77.1", "198.51.100.7", "255.255.255.255");
+    let (lan, wan, all) = (ROUTER, FAR, "255.255.255.255");
     let (appliance, resolver, timesync, network) = (61_900, 991, 992, 993);
     // Each from, to, and how many bytes.
     let may = [
@@ -193,22 +204,17 @@ fn on_a_machine_that_does_more_the_package_lets_the_rest_through_and_the_applian
     if !can_run("on_a_machine_that_does_more", &["ip", "nft", "setpriv", "python3"]) {
         return;
     }
-    let mut net = Net::new();
-    let (host, router) = (net.host("box"), net.host("router"));
-    net.cable((&host, "lan0"), (&router, "eth0"));
-    host.sh("ip addr add 192.168.77.2/24 dev lan0 && ip link set lan0 up");
-    router.sh("ip addr add 192.168.77.1/24 dev eth0 && ip link set eth0 up");
+    let (net, host, router) = behind_a_router();
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/firewall.d");
     let rules = std::fs::read_to_string(RULES).unwrap().replace("/etc/lineside/firewall.d", beside);
     let path = net.dir().join("machine.nft");
     std::fs::write(&path, rules).unwrap();
     load(&host, &path.display().to_string(), USERS);
-    let router_is = "192.168.77.1";
-    assert!(leaves(&host, 61_900, 40_000, router_is, 53, 30), "there may be no systemd-resolved");
-    assert!(!leaves(&host, 61_900, 40_000, router_is, 514, 30));
+    assert!(leaves(&host, 61_900, 40_000, ROUTER, 53, 30), "there may be no systemd-resolved");
+    assert!(!leaves(&host, 61_900, 40_000, ROUTER, 514, 30));
     for uid in [0, 1000] {
-        assert!(leaves(&host, uid, 40_000, router_is, 514, 30) && connects(&host, uid, router_is, 443), "{uid}");
+        assert!(leaves(&host, uid, 40_000, ROUTER, 514, 30) && connects(&host, uid, ROUTER, 443), "{uid}");
     }
     // In: SSH, and nothing else that the appliance does not have.
-    assert!(connects(&router, 0, "192.168.77.2", 22) && !connects(&router, 0, "192.168.77.2", 80));
+    assert!(connects(&router, 0, BOX, 22) && !connects(&router, 0, BOX, 80));
 }

@@ -12,7 +12,7 @@ use crate::site::Site;
 
 impl Site {
     /// Enrols again with a new token, by a clock that shows this without being synchronised; then starts anew.
-    async fn enrol_again(&mut self, years: i64) {
+    pub async fn enrol_again(&mut self, years: i64) {
         self.hq.world().used_by = None;
         let time = Timekeeper::new(SetClock::new(days(365 * years), false), None);
         enrol_with(&self.hq.token(), &self.store, time, ClientLimits::default()).await.unwrap();
@@ -20,12 +20,12 @@ impl Site {
     }
 
     /// The process starts anew with what is on the card.
-    fn boot(&mut self) {
+    pub fn boot(&mut self) {
         self.identity = SiteIdentity::load(&self.store).unwrap().unwrap();
         self.restart();
     }
 
-    fn older_keys(&self) -> usize {
+    pub fn older_keys(&self) -> usize {
         let text = std::fs::read_to_string(self.store.identity_dir().join("recipient-older.key"));
         text.unwrap_or_default().lines().filter(|line| line.starts_with("lineside-x25519 ")).count()
     }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use lineside::access::firmware_path;
 use lineside::api::{
-    self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, EnrolmentToken, Refusal, RenewRequest, SignedTime,
-    TokenKeys,
+    self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, EnrolmentToken, Refusal, RenewRequest,
+    SealingKeyStatement, SignedTime, TokenKeys,
 };
 use lineside::bundle::{
     Class, FileEntry, Inventory, Manifest, ObjectRef, Packing, RecipientPublic, Scope, Shard, SiteSettings, Totals,
@@ -46,6 +46,11 @@ pub struct World {
     pub expires: UnixTime,
     pub window: Option<(u16, u16)>,
     pub recipient: Option<RecipientPublic>,
+    /// Another key that releases are sealed to.
+    pub also: Option<RecipientPublic>,
+    pub settings: SiteSettings,
+    /// What the site stated about its sealing key; `None` if this HQ knows nothing of such statements.
+    pub stated: Option<Vec<SealingKeyStatement>>,
     /// Who used the token.
     pub used_by: Option<String>,
     pub refuse: Option<&'static str>,
@@ -96,6 +101,9 @@ impl Hq {
             expires: days(30),
             window: None,
             recipient: None,
+            also: None,
+            settings: SiteSettings::default(),
+            stated: Some(Vec::new()),
             used_by: None,
             refuse: None,
             hostile: None,
@@ -244,12 +252,13 @@ impl World {
             totals,
             catalogue_version: 0,
             activation_window: self.window,
-            settings: SiteSettings::default(),
+            settings: self.settings.clone(),
             inventory,
             shards: vec![shard],
             image: None,
         };
-        let sealed = manifest::seal(&secret, &manifest, &[self.recipient.unwrap()]).unwrap();
+        let recipients: Vec<_> = self.recipient.into_iter().chain(self.also).collect();
+        let sealed = manifest::seal(&secret, &manifest, &recipients).unwrap();
         let sha256 = Digest::of(&sealed);
         let hashes = Hashes { sha256: Some(sha256), others: BTreeMap::new() };
         let target = Target { length: sealed.len() as u64, hashes, custom: None, extra: BTreeMap::new() };
@@ -326,6 +335,13 @@ impl World {
                 self.issue(&csr)
             }
             ("POST", api::CHECK_IN_PATH) => self.check_in(serde_json::from_slice(&request.body).unwrap()),
+            ("POST", api::SEALING_KEY_PATH) => match &mut self.stated {
+                Some(stated) => {
+                    stated.push(serde_json::from_slice(&request.body).unwrap());
+                    Reply::ok(b"{}".to_vec())
+                }
+                None => Reply::status(404),
+            },
             ("GET", path) => match self.tree.get(path) {
                 Some(bytes) => {
                     let etag = format!("\"{}\"", Digest::of(bytes));

@@ -3,54 +3,89 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use clap::Parser as _;
 use lineside::access::Files as _;
 use lineside::api::CheckIn;
+use lineside::bundle::recipients::is_named;
+use lineside::hq::cli::{Cli, run};
 use lineside::hq::init::{InitOptions, init};
-use lineside::hq::progress::Silent;
-use lineside::hq::publish::{PublishOptions, publish};
-use lineside::ids::{FileName, Generation, SiteId, UnixTime};
+use lineside::ids::{FileName, FleetId, Generation, SiteId, UnixTime};
 use lineside::online::service::{ServeOptions, Server};
 use lineside::repository::layout::Layout;
 use lineside::status::Stats;
 use lineside::store::Store;
-use lineside::update::{EnrolError, HostClock, Updater, UpdaterSettings, enrol, load_active};
+use lineside::update::{EnrolError, HostClock, SiteIdentity, Updater, UpdaterSettings, enrol, load_active};
 use tokio_util::sync::CancellationToken;
+
+/// HQ as it ships: a fleet directory of today, and the service.
+struct RealHq {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    fleet: FleetId,
+    site: SiteId,
+    url: String,
+    stop: CancellationToken,
+    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl RealHq {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = UnixTime::of(std::time::SystemTime::now());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("https://127.0.0.1:{port}");
+        let fleet_dir = dir.path().join("fleet");
+        let fleet = init(&fleet_dir, &InitOptions { name: "Test".into(), url: url.clone(), now }).unwrap();
+        let layout = Layout::new(&fleet_dir);
+        let text = std::fs::read_to_string(layout.sites().join("sample-office.toml")).unwrap();
+        let site = text.parse::<toml::Table>().unwrap()["id"].as_str().unwrap().parse().unwrap();
+        let listen: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+        let server = Server::bind(ServeOptions { dir: layout.online(), listen }).unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(stop.clone()));
+        Self { dir, layout, fleet, site, url, stop, serving }
+    }
+
+    fn token(&self) -> lineside::api::EnrolmentToken {
+        lineside::hq::enrol::issue(&self.layout, &self.site, "sample-office", &self.fleet, &self.url, None).unwrap()
+    }
+
+    /// What a command of the publisher prints.
+    fn command(&self, words: &[&str]) -> String {
+        let fleet = self.layout.dir().to_str().unwrap();
+        let cli = Cli::parse_from(["lineside-hq", "--fleet", fleet].iter().chain(words));
+        let mut out = Vec::new();
+        assert!(run(&cli, &mut out).unwrap());
+        String::from_utf8(out).unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap().unwrap();
+    }
+}
+
+fn updater(store: &Store, identity: &SiteIdentity) -> Updater {
+    let report = Arc::new(|| CheckIn { version: "test".into(), ..CheckIn::default() });
+    let clock = Box::new(HostClock::assuming(true));
+    Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_enrols_is_published_to_and_checks_in() {
-    let dir = tempfile::tempdir().unwrap();
-    let now = || UnixTime::of(std::time::SystemTime::now());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("https://127.0.0.1:{port}");
-    let fleet_dir = dir.path().join("fleet");
-    let fleet = init(&fleet_dir, &InitOptions { name: "Test".into(), url: url.clone(), now: now() }).unwrap();
-    let layout = Layout::new(&fleet_dir);
-    let site: SiteId = {
-        let text = std::fs::read_to_string(layout.sites().join("sample-office.toml")).unwrap();
-        let table: toml::Table = text.parse().unwrap();
-        table["id"].as_str().unwrap().parse().unwrap()
-    };
-    let listen: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
-    let server = Server::bind(ServeOptions { dir: layout.online(), listen }).unwrap();
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(server.run(stop.clone()));
-
-    let store = Store::open(&dir.path().join("state")).unwrap();
-    let token = lineside::hq::enrol::issue(&layout, &site, "sample-office", &fleet, &url, None).unwrap();
+    let hq = RealHq::start();
+    let store = Store::open(&hq.dir.path().join("state")).unwrap();
+    let token = hq.token();
     let identity = enrol(&token, &store, true).await.unwrap();
-    assert_eq!(identity.site(), &site);
-    let second = Store::open(&dir.path().join("second")).unwrap();
+    assert_eq!(identity.site(), &hq.site);
+    let second = Store::open(&hq.dir.path().join("second")).unwrap();
     assert!(matches!(enrol(&token, &second, true).await, Err(EnrolError::TokenUsed)));
 
-    let report = Arc::new(|| CheckIn { version: "test".into(), ..CheckIn::default() });
-    let clock = Box::new(HostClock::assuming(true));
-    let mut updater =
-        Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report);
+    let mut updater = updater(&store, &identity);
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "no-release", "{}", outcome.reason);
 
-    let options = PublishOptions { sites: None, now: now() };
-    publish(&layout, &options, &mut Silent).unwrap();
+    hq.command(&["publish"]);
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "ok", "{}", outcome.reason);
     assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(1)));
@@ -60,9 +95,48 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     assert!(file.chunk(0).unwrap().starts_with(b"<"));
     assert_eq!(updater.poll_once().await.state.code(), "ok");
 
-    lineside::hq::enrol::revoke(&layout, &site).unwrap();
+    lineside::hq::enrol::revoke(&hq.layout, &hq.site).unwrap();
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "certificate", "{}", outcome.reason);
-    stop.cancel();
-    serving.await.unwrap().unwrap();
+    hq.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_renews_its_sealing_key_and_hq_publishes_to_it_without_a_question() {
+    let hq = RealHq::start();
+    let store = Store::open(&hq.dir.path().join("state")).unwrap();
+    let identity = enrol(&hq.token(), &store, true).await.unwrap();
+    let old = identity.recipient().public();
+    hq.command(&["publish"]);
+    assert_eq!(updater(&store, &identity).poll_once().await.state.code(), "ok");
+    assert_eq!(hq.command(&["plan"]), "nothing to publish\n");
+
+    // The key is a year old.
+    let path = store.identity_dir().join("sealing-key.toml");
+    let mut record: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+    record.insert("since".into(), "2025-01-01T00:00:00Z".into());
+    std::fs::write(&path, record.to_string()).unwrap();
+    let mut updater = updater(&store, &identity);
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
+    let plan = hq.command(&["plan"]);
+    assert!(
+        plan.starts_with("+ recipient ") && plan.contains("its new sealing key, proven by the one before"),
+        "{plan}"
+    );
+    hq.command(&["publish"]);
+    let outcome = updater.poll_once().await;
+    assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(2)), "{}", outcome.reason);
+    let key = SiteIdentity::load(&store).unwrap().unwrap().recipient().public();
+    assert_ne!(key, old);
+
+    let plan = hq.command(&["plan"]);
+    assert!(plan.starts_with("- recipient ") && plan.contains("replaced by its new sealing key"), "{plan}");
+    hq.command(&["publish"]);
+    let outcome = updater.poll_once().await;
+    assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(3)), "{}", outcome.reason);
+    let sealed = store.active().unwrap().unwrap().sealed_manifest;
+    assert_eq!((is_named(&sealed, &old), is_named(&sealed, &key)), (Some(false), Some(true)));
+    assert_eq!(std::fs::read(store.identity_dir().join("recipient-older.key")).unwrap(), b"");
+    assert_eq!(hq.command(&["plan"]), "nothing to publish\n");
+    hq.end().await;
 }

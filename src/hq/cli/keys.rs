@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
-use crate::ask;
 use crate::keys::{self, FleetKeys, Role, RoleChange};
+use crate::{ask, clock};
 use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
@@ -117,6 +117,9 @@ pub enum RootCommand {
         /// that was ahead
         #[arg(long)]
         set_time: bool,
+        /// This machine's clock is right, whatever others show
+        #[arg(long, requires = "set_time")]
+        clock_is_right: bool,
         /// Only print what would be trusted
         #[arg(long)]
         dry_run: bool,
@@ -148,7 +151,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             let change = RoleChange::Remove(*role, keys.find(*role, Some(id))?);
             prepare(keys, &[change], how.dry_run, now, out)?;
         }
-        KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, set_time, dry_run }) => {
+        KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, set_time, clock_is_right, dry_run }) => {
             let keys = FleetKeys::read(layout)?;
             let mut changes = Vec::new();
             for text in add {
@@ -164,13 +167,17 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
                 changes.push(RoleChange::Threshold(role, number.parse().context("a threshold is a number")?));
             }
             if *set_time {
+                // All sites would believe it, so nothing less is asked of this clock than of one that signs.
+                if !dry_run {
+                    clock::may_state(layout, now, *clock_is_right)?;
+                }
                 changes.push(RoleChange::Time(now));
             }
             prepare(keys, &changes, *dry_run, now, out)?;
         }
         KeysCommand::Sign { file, key, yes } => {
             let review = keys::Review::read(file, &layout.signed())?;
-            let names = keys::names(&[layout.firmware(), layout.images()])?;
+            let names = keys::names(layout)?;
             write!(out, "{}", review.text(&names)?)?;
             out.flush()?;
             if !yes && !ask::is_yes(&format!("Sign {}?", file.display()))? {
@@ -269,5 +276,70 @@ fn public(file: &std::path::Path) -> anyhow::Result<PublicKey> {
     match keyring::load_public_signing(file)?.as_slice() {
         [key] => Ok(key.clone()),
         _ => Err(anyhow!("{} must hold one public key", file.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command};
+    use super::*;
+    use crate::testing::{Sample, sample};
+    use repository::witness::ClockRecord;
+
+    const YEARS: i64 = 3 * 365 * 86_400;
+
+    /// `keys root new-version` with these options, by a clock that says `now`.
+    fn new_version(sample: &Sample, now: UnixTime, options: &[&str]) -> Result<(), String> {
+        let cli = Cli::parse_from(["lineside-hq", "keys", "root", "new-version"].iter().chain(options));
+        let Command::Keys(command) = cli.command else { unreachable!("it was asked for") };
+        let result = run(&sample.layout, &command, now, &mut Vec::new());
+        result.map_err(|error| telemetry::explain(&error))
+    }
+
+    fn said(sample: &Sample) -> Option<UnixTime> {
+        FleetKeys::read(&sample.layout).unwrap().pending().and_then(tuf::schema::Root::time)
+    }
+
+    #[test]
+    fn a_root_says_no_time_by_a_clock_that_nothing_bears_out() {
+        let sample = sample();
+        let made = ClockRecord::read(&sample.layout).person.unwrap();
+        for years in [-YEARS, YEARS] {
+            let wrong = UnixTime(made.0 + years);
+            let text = new_version(&sample, wrong, &["--set-time"]).unwrap_err();
+            assert!(text.contains(&wrong.to_string()) && text.contains("--clock-is-right"), "{text}");
+            assert!(FleetKeys::read(&sample.layout).unwrap().pending().is_none(), "nothing was prepared");
+            // What sets no time is no matter of the clock, and looking changes nothing.
+            new_version(&sample, wrong, &["--dry-run", "--set-time"]).unwrap();
+            new_version(&sample, wrong, &[]).unwrap();
+            assert_eq!(said(&sample), None);
+            FleetKeys::read(&sample.layout).unwrap().discard().unwrap();
+        }
+        new_version(&sample, made, &["--set-time"]).unwrap();
+        assert_eq!(said(&sample), Some(made));
+    }
+
+    #[test]
+    fn after_a_release_under_a_clock_that_was_ahead_a_person_says_that_this_one_is_right() {
+        let sample = sample();
+        let made = ClockRecord::read(&sample.layout).person.unwrap();
+        crate::clock::signed(&sample.layout, UnixTime(made.0 + YEARS)).unwrap();
+        assert!(new_version(&sample, made, &["--set-time"]).unwrap_err().contains("earlier than"));
+        new_version(&sample, made, &["--set-time", "--clock-is-right"]).unwrap();
+        assert_eq!(said(&sample), Some(made));
+    }
+
+    #[test]
+    fn a_machine_that_has_no_part_of_hqs_host_is_asked_no_less() {
+        let sample = sample();
+        let made = ClockRecord::read(&sample.layout).person.unwrap();
+        std::fs::remove_dir_all(sample.layout.online()).unwrap();
+        assert!(new_version(&sample, made, &["--set-time"]).unwrap_err().contains("no other clock is known"));
+        new_version(&sample, made, &["--set-time", "--clock-is-right"]).unwrap();
+        assert_eq!(said(&sample), Some(made));
+        assert!(!sample.layout.online().exists());
     }
 }

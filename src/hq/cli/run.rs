@@ -25,6 +25,9 @@ use repository::lock::TreeLock;
 use settings::count;
 use telemetry::Hint as _;
 
+/// The most sites that are named one by one in warnings.
+const MAX_WARNINGS: usize = 50;
+
 /// Runs one command and prints its result to `out`. Returns `false` if `check` found problems.
 pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
     if let Command::Check = cli.command {
@@ -49,6 +52,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let fleet = inventory(&layout)?;
+            take_over_sealing_keys(&layout, &fleet, out)?;
             let enrolled = enrol::recipients(&layout)?;
             for change in recipients::changes(&layout, &enrolled, &|site| fleet.name_of(site))? {
                 writeln!(out, "{change}")?;
@@ -69,6 +73,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             let now = now();
             clock::may_sign(&layout, now, *clock_is_right)?;
             let fleet = inventory(&layout)?;
+            take_over_sealing_keys(&layout, &fleet, out)?;
             recipients::ask_about(&layout, *yes, &|site| fleet.name_of(site))?;
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
@@ -101,6 +106,19 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             let confirmed = *clock_is_right || clock::asked_for_host(&Layout::of_online(&dir), now())?;
             serve(service::ServeOptions { dir, listen: *listen }, confirmed)
         }
+    }
+}
+
+/// Takes over new sealing keys that appliances proved. Names those that are not believed.
+fn take_over_sealing_keys(layout: &Layout, fleet: &FleetInventory, out: &mut dyn Write) -> anyhow::Result<()> {
+    let refused = enrol::take_over_sealing_keys(layout, &fleet.fleet.id, now())?;
+    for one in refused.iter().take(MAX_WARNINGS) {
+        let site = fleet.name_of(&one.site).unwrap_or_else(|| one.site.to_string());
+        writeln!(out, "warning: {site}: {one}")?;
+    }
+    match refused.len().saturating_sub(MAX_WARNINGS) {
+        0 => Ok(()),
+        more => Ok(writeln!(out, "warning: and {more} more like these")?),
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn apply(parent: &mut Table<'_>, settings: &mut ReleaseSettings, prob
     let mut table = parent.table("update", problems);
     let site = &mut settings.site;
     site.poll_seconds = table.number("poll-seconds", 60..=86_400, problems).or(site.poll_seconds);
+    site.sealing_key_days = table.number("sealing-key-days", 30..=3_650, problems).or(site.sealing_key_days);
     let window =
         table.checked("activation-window", "two different times in UTC: [\"01:00\", \"04:30\"]", problems, window);
     settings.activation_window = window.map(|(_, times)| times).or(settings.activation_window);

@@ -8,8 +8,10 @@ use anyhow::{Context as _, bail};
 use serde_json::{Map, Value};
 
 use super::{FleetKeys, Role, parse_root, read_bounded, sign_bytes};
+use crate::{assets, images};
 use access::ImageApproval;
 use ids::Digest;
+use repository::layout::Layout;
 use tuf::schema::{EXTRA_FIELD, Envelope, FIRMWARE, Root, TIME, Targets};
 use tuf::{KeyId, SigningKey};
 
@@ -176,24 +178,12 @@ fn firmware(
     Ok(())
 }
 
-/// The names of the images in these folders, by digest.
-pub fn names(folders: &[PathBuf]) -> anyhow::Result<BTreeMap<Digest, String>> {
+/// The names of the files here that firmware keys may sign for, by digest: the same files that `publish` finds.
+pub fn names(layout: &Layout) -> anyhow::Result<BTreeMap<Digest, String>> {
     let mut names = BTreeMap::new();
-    let mut left = folders.to_vec();
-    while let Some(folder) = left.pop() {
-        let Ok(listing) = std::fs::read_dir(&folder) else { continue };
-        for entry in listing {
-            let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
-            // A link could lead anywhere, also in a circle.
-            let kind = entry.file_type().with_context(|| format!("cannot read {}", entry.path().display()))?;
-            if kind.is_dir() {
-                left.push(entry.path());
-            } else if kind.is_file() {
-                let bytes =
-                    std::fs::read(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
-                names.insert(Digest::of(&bytes), entry.file_name().to_string_lossy().into_owned());
-            }
-        }
+    for file in assets::present(layout).into_iter().chain(images::present(layout)) {
+        let bytes = file.read().with_context(|| format!("cannot read {}", file.file))?;
+        names.insert(Digest::of(&bytes), file.name.to_string());
     }
     Ok(names)
 }

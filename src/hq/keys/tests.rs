@@ -211,7 +211,7 @@ fn a_ceremony_that_was_interrupted_after_the_root_goes_on_with_the_keys() {
 }
 
 fn review(sample: &Sample, path: &Path) -> String {
-    let names = names(&[sample.layout.firmware(), sample.layout.images()]).unwrap();
+    let names = names(&sample.layout).unwrap();
     Review::read(path, &sample.layout.signed()).unwrap().text(&names).unwrap()
 }
 
@@ -303,6 +303,29 @@ fn a_holder_of_a_firmware_key_sees_the_images_by_name() {
     assert!(text.contains("7 bytes  (not here)"), "{text}");
     let box_image = "9 bytes  (not here)  for boxes lineside-arm64, version 1.4?, and may follow a higher version";
     assert!(text.contains(box_image), "{text}");
+}
+
+#[test]
+fn a_file_behind_a_link_that_stays_inside_is_shown_by_name_and_one_outside_is_not_read() {
+    let sample = sample();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, sample.layout.dir().join(at)).unwrap();
+    sample.write("firmware/polycom/5.9/new.ld", b"image").write("files/tones/ring.raw", b"ring");
+    sample.write("outside.ld", b"outside").write("images/box_1.raucb", b"box").write("firmware/cisco-8941/x", b"x");
+    link("5.9", "firmware/polycom/now");
+    link("5.9/new.ld", "firmware/polycom/zz.ld");
+    link("../../outside.ld", "firmware/polycom/out.ld");
+    link(".", "files/tones/circle");
+    let names = names(&sample.layout).unwrap();
+    let of = |content: &[u8]| names.get(&ids::Digest::of(content)).map(String::as_str);
+    assert_eq!(of(b"image"), Some("zz.ld"), "{names:?}");
+    assert!(of(b"ring").unwrap().ends_with("ring.raw") && of(b"box") == Some("box_1.raucb") && of(b"x") == Some("x"));
+    assert_eq!(of(b"outside"), None);
+    // Behind a link alone, it is here, too.
+    sample.write("firmware/polycom/.kept/only.ld", b"only");
+    assert_eq!(names.get(&ids::Digest::of(b"only")), None);
+    link(".kept/only.ld", "firmware/polycom/only.ld");
+    let names = super::names(&sample.layout).unwrap();
+    assert_eq!(names.get(&ids::Digest::of(b"only")).map(String::as_str), Some("only.ld"));
 }
 
 #[test]

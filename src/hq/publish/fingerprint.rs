@@ -49,7 +49,7 @@ impl Fingerprints {
     /// another fingerprint and makes the files again; in the other order the change would be missed.
     pub(super) fn of_fleet(layout: &Layout, key: &[u8; 32]) -> anyhow::Result<Self> {
         let mut parts = Parts(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"));
-        parts.add("lineside publisher's fingerprint");
+        parts.add("lineside publisher's fingerprint 2");
         parts.add(env!("CARGO_PKG_VERSION"));
         let dir = Folder::open(layout.dir()).context("cannot read the fleet directory")?;
         let fleet = dir.read(Path::new("fleet.toml"), Links::Refused, MAX_TEXT_BYTES);

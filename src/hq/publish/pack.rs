@@ -14,7 +14,8 @@ use bundle::limits::{MAX_COMPRESSED_FILE_BYTES, MAX_UNLISTED_FILE_BYTES};
 use bundle::manifest::MANIFEST_FORMAT;
 use bundle::shards::{shard_count, shard_of};
 use bundle::{
-    Class, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, RecipientPublic, Scope, Shard, Totals,
+    Class, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, RecipientPublic, Scope, Shard,
+    SiteSettings, Totals,
 };
 use ids::{Digest, FleetId, Generation, UnixTime};
 use repository::tree::Objects;
@@ -38,6 +39,8 @@ pub struct Packed {
     pub image: Option<Image>,
     /// What the firmware keys say of that image.
     approval: Option<ImageApproval>,
+    /// To which the appliance proves a new sealing key.
+    desk_key: RecipientPublic,
     inventory_object: ObjectRef,
     shard_objects: Vec<ObjectRef>,
     totals: Totals,
@@ -82,7 +85,8 @@ impl<'a> Sealer<'a> {
         let approval = wanted.map(ImageFile::approval);
         let blob = image.as_ref().map(|image| &image.blob);
         let totals = totals(&shards, shard_objects.iter().chain([&inventory_object]).chain(blob));
-        Ok(Packed { inventory, shards, image, approval, inventory_object, shard_objects, totals })
+        let desk_key = self.secret.desk_key().public();
+        Ok(Packed { inventory, shards, image, approval, desk_key, inventory_object, shard_objects, totals })
     }
 
     fn image(&self, fleet: &FleetDir, site: &InventorySite) -> anyhow::Result<Option<Image>> {
@@ -159,7 +163,7 @@ impl Packed {
             totals: self.totals,
             catalogue_version,
             activation_window: site.settings.activation_window,
-            settings: site.settings.site.clone(),
+            settings: SiteSettings { desk_key: Some(self.desk_key), ..site.settings.site.clone() },
             inventory: self.inventory_object.clone(),
             shards: self.shard_objects.clone(),
             image: self.image.clone(),

@@ -95,3 +95,45 @@ fn two_processes_write_side_by_side() {
     let kept: u32 = two.read().query_row("SELECT count(*) FROM check_ins", [], |row| row.get(0)).unwrap();
     assert_eq!(kept, 60);
 }
+
+fn stated(from: u8, to: u8) -> api::SealingKeyStatement {
+    let key = |seed| bundle::RecipientPublic::from_bytes([seed; 32]);
+    api::SealingKeyStatement { from: key(from), to: key(to), generation: Generation(1), proof: "00".repeat(48) }
+}
+
+#[test]
+fn the_newest_statements_of_a_site_are_kept_at_a_pace_and_no_more_of_them() {
+    let (_dir, db) = db();
+    let other: SiteId = "s-2".parse().unwrap();
+    db.published_now(&[(site(), "A".to_owned(), Generation(1)), (other.clone(), "B".to_owned(), Generation(1))])
+        .unwrap();
+    let keep = |site: &SiteId, from, to, at| db.keep_sealing_key(site, &stated(from, to), UnixTime(at)).unwrap();
+    assert!(keep(&site(), 1, 2, 10_000) && keep(&site(), 1, 2, 10_001), "the same again is no news");
+    assert!(keep(&site(), 3, 4, 10_002));
+    assert!(!keep(&site(), 5, 6, 10_003), "two in an hour are what two appliances have to say");
+    assert!(keep(&other, 5, 6, 10_003));
+    for n in 0..20 {
+        assert!(keep(&site(), 5 + n, 6, 20_000 + i64::from(n) * 3_601));
+    }
+    // A clock that was set back keeps nobody out.
+    assert!(keep(&site(), 1, 2, 5_000));
+    let all = db.sealing_keys().unwrap();
+    let text = |from, to| serde_json::to_string(&stated(from, to)).unwrap();
+    let of_site: Vec<_> = all[&site()].iter().map(|one| one.statement.clone()).collect();
+    assert_eq!(of_site, [text(24, 6), text(1, 2)]);
+    // One that took the place of what the publisher saw stays.
+    let seen = all[&site()][1].clone();
+    assert!(keep(&site(), 1, 9, 200_000));
+    db.drop_sealing_key(&site(), &seen).unwrap();
+    let left: Vec<_> = db.sealing_keys().unwrap()[&site()].iter().map(|one| one.statement.clone()).collect();
+    assert_eq!(left, [text(24, 6), text(1, 9)]);
+}
+
+#[test]
+fn a_database_of_before_gets_the_table_of_statements() {
+    let (dir, db) = db();
+    db.read().execute_batch("DROP TABLE sealing_keys").unwrap();
+    drop(db);
+    let db = Db::open_existing(&dir.path().join("hq.sqlite")).unwrap();
+    assert!(db.sealing_keys().unwrap().is_empty());
+}

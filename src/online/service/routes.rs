@@ -31,7 +31,7 @@ use crate::clock::SigningClock;
 use crate::db::{CertificateStanding, CheckIns, Db};
 use api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, HqRefusal, MAX_BODY_BYTES, Refusal, RenewRequest,
-    SignedTime,
+    SealingKeyStatement, SignedTime,
 };
 use ids::UnixTime;
 use repository::published::newest_root_path;
@@ -156,6 +156,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route(api::ENROL_PATH, post(enrol))
         .route(api::RENEW_PATH, post(renew))
         .route(api::CHECK_IN_PATH, post(check_in))
+        .route(api::SEALING_KEY_PATH, post(sealing_key))
         .fallback(tree)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -271,6 +272,19 @@ async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer
     })
     .await??;
     ok(&answer)
+}
+
+/// Keeps what a site states about its sealing key until the publisher asks. Whether it is proven only the publisher can say.
+async fn sealing_key(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
+    let identity = site(&app, peer(&request)?, Expired::Refused).await?;
+    let stated: SealingKeyStatement = read_json(request).await?;
+    let kept = blocking(move || app.db.keep_sealing_key(&identity.site, &stated, now())).await?;
+    if !kept {
+        let reason = "this site states new sealing keys too often";
+        let refused = HttpRefusal::new(StatusCode::TOO_MANY_REQUESTS, HqRefusal::TooOften, reason);
+        return Err(HttpRefusal { retry_after: Some(3600), ..refused });
+    }
+    ok(&serde_json::json!({}))
 }
 
 /// Serves the published tree: a site's own folder, and every sealed object. Objects need no further check, because only

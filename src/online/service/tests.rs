@@ -324,6 +324,44 @@ async fn a_site_that_checks_in_without_end_is_told_to_wait() {
 }
 
 #[tokio::test]
+async fn what_a_site_states_about_its_sealing_key_waits_for_the_publisher() {
+    let hq = Hq::start().await;
+    let (site, other) = (hq.site("s-1", 1).await, hq.site("s-2", 2).await);
+    let key = |seed| bundle::RecipientPublic::from_bytes([seed; 32]);
+    let proof = "00".repeat(48);
+    let stated =
+        api::SealingKeyStatement { from: key(1), to: key(9), generation: ids::Generation(3), proof: proof.clone() };
+    assert_eq!(hq.stranger().post(api::SEALING_KEY_PATH, &stated).await.status, 403);
+    for body in [
+        serde_json::json!({}),
+        serde_json::json!({"from": "00".repeat(32), "to": key(9), "generation": 3, "proof": proof}),
+    ] {
+        let got = site.post(api::SEALING_KEY_PATH, &body).await;
+        assert_eq!((got.status, got.refusal().code.as_str()), (400, "malformed"), "{body}");
+    }
+    // The site is the certificate's, and what one says is not another's.
+    for _ in 0..50 {
+        assert_eq!(site.post(api::SEALING_KEY_PATH, &stated).await.status, 200);
+    }
+    let all = Db::open_existing(&hq.layout.database()).unwrap().sealing_keys().unwrap();
+    let text = serde_json::to_string(&stated).unwrap();
+    assert_eq!(
+        all.iter().map(|(site, said)| (site.as_str(), said[0].statement.clone())).collect::<Vec<_>>(),
+        [("s-1", text)]
+    );
+    let mut last = 0;
+    for seed in 2..5 {
+        last = site
+            .post(api::SEALING_KEY_PATH, &api::SealingKeyStatement { from: key(seed), ..stated.clone() })
+            .await
+            .status;
+    }
+    assert_eq!(last, 429);
+    assert_eq!(other.post(api::SEALING_KEY_PATH, &stated).await.status, 200);
+    hq.end().await;
+}
+
+#[tokio::test]
 async fn what_is_no_tls_or_no_http_harms_nobody() {
     let hq = Hq::start().await;
     let mut plain = TcpStream::connect(hq.address).await.unwrap();
