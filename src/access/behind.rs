@@ -1,8 +1,9 @@
-//! Notices phones behind one device: a repeater, a Wi-Fi client bridge or proxy ARP shows its own MAC address for them all.
+//! Notices phones behind another device: a repeater, a Wi-Fi client bridge or proxy ARP shows its own MAC address for them all.
 //!
-//! The link then names one device at several addresses, and under each address the names of one phone are asked for, each
-//! its own. Nobody can tell these phones apart by the link, so none of them gets its own file. But it is no attack, and
-//! people should hear what it is. A scanner gives itself away, because it asks for several phones' names under one address.
+//! The link then names one device at the address of each phone, and under each address the names of one phone are asked
+//! for, each its own. Nobody can tell these phones apart by the link, so none of them gets its own file. But it is no attack,
+//! and people should hear what it is. A scanner gives itself away, because it asks for several phones' names under one
+//! address. A single phone looks like somebody who asks for that phone's names alone, and the words for it say both.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -23,7 +24,7 @@ const MAX_OWN_NAMES: u32 = 24;
 /// How long nobody must ask until a phone no longer counts as one behind a device. Most phones start less than once a day.
 const FORGET: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
-/// Several phones that seem to sit behind one device.
+/// One phone or several that seem to sit behind a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhonesBehind {
     /// The device that the link sees at all their addresses.
@@ -35,6 +36,14 @@ pub struct PhonesBehind {
 impl fmt::Display for PhonesBehind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { device, phones } = self;
+        if *phones == 1 {
+            return write!(
+                f,
+                "1 phone seems to sit behind one device ({device}), a repeater or Wi-Fi bridge: the LAN shows its MAC address \
+                 for the phone, which gets no own file. Use a cable, or a bridge that keeps MAC addresses. No such device? Find \
+                 who asks so"
+            );
+        }
         write!(
             f,
             "{phones} phones seem to sit behind one device ({device}), a repeater or Wi-Fi bridge: the LAN shows its MAC \
@@ -132,7 +141,7 @@ impl Behind {
 
     /// Whether several phones seem to sit behind this device.
     pub(super) fn has_phones(&self, device: MacAddr) -> bool {
-        self.devices.contains_key(&device)
+        self.devices.get(&device).is_some_and(|phones| *phones > 1)
     }
 
     /// All devices with phones behind them, if that has changed since this was last asked.
@@ -148,17 +157,13 @@ impl Behind {
         }
     }
 
-    /// Counts the phones behind a device. They are phones behind it if there are several, and most of its addresses ask
-    /// for one phone's names alone.
+    /// Counts the phones behind a device. They are phones behind it if most of its addresses ask for one phone's names alone.
     fn count(&mut self, device: MacAddr) {
         let claims = self.claims.iter().filter(|((_, at), _)| *at == device);
         let (consistent, others): (Vec<_>, Vec<_>) = claims.partition(|(_, claim)| claim.consistent);
         let phones = consistent.len();
-        let before = if phones >= 2 && phones > others.len() {
-            self.devices.insert(device, phones)
-        } else {
-            self.devices.remove(&device)
-        };
+        let before =
+            if phones > others.len() { self.devices.insert(device, phones) } else { self.devices.remove(&device) };
         self.changed |= before != self.devices.get(&device).copied();
     }
 
@@ -204,9 +209,9 @@ mod tests {
             for name in 0..12 {
                 assert!(devices.may_be(REPEATER, at(number), phone(number), name, now), "{number} {name}");
             }
-            let expected = (number > 1).then(|| vec![(REPEATER, number as usize)]);
-            assert_eq!(behind(&mut devices, now), expected);
+            assert_eq!(behind(&mut devices, now), Some(vec![(REPEATER, number as usize)]));
             assert_eq!(behind(&mut devices, now), None, "once");
+            assert_eq!(devices.has_phones(REPEATER), number > 1, "one phone alone proves no repeater");
         }
         assert!(devices.has_phones(REPEATER) && !devices.has_phones(phone(1)));
     }
@@ -257,11 +262,11 @@ mod tests {
         devices.is_itself(phone(1));
         assert_eq!(behind(&mut devices, now), Some(vec![(REPEATER, 2)]));
         devices.is_itself(phone(2));
-        assert_eq!(behind(&mut devices, now), Some(vec![]));
+        assert_eq!(behind(&mut devices, now), Some(vec![(REPEATER, 1)]));
         devices.may_be(REPEATER, at(2), phone(2), 1, now + FORGET / 2);
         assert_eq!(behind(&mut devices, now + FORGET / 2), Some(vec![(REPEATER, 2)]));
-        assert_eq!(behind(&mut devices, now + FORGET), Some(vec![]));
-        assert_eq!(behind(&mut devices, now + FORGET * 2), None);
+        assert_eq!(behind(&mut devices, now + FORGET), Some(vec![(REPEATER, 1)]));
+        assert_eq!(behind(&mut devices, now + FORGET * 2), Some(vec![]));
         assert!(devices.claims.is_empty() && devices.at.is_empty() && devices.until.is_none());
     }
 
@@ -278,9 +283,11 @@ mod tests {
 
     #[test]
     fn the_text_fits_into_an_alert_and_accuses_nobody() {
-        let text = PhonesBehind { device: REPEATER, phones: 1024 }.to_string();
-        assert!(text.starts_with("1024 phones seem to sit behind one device (02:00:00:00:00:09)"), "{text}");
-        assert!(text.len() <= 255, "{}", text.len());
-        assert!(!text.contains("attack") && !text.contains("guess"), "{text}");
+        for (phones, begins) in [(1024, "1024 phones seem"), (1, "1 phone seems")] {
+            let text = PhonesBehind { device: REPEATER, phones }.to_string();
+            assert!(text.starts_with(&format!("{begins} to sit behind one device (02:00:00:00:00:09)")), "{text}");
+            assert!(text.len() <= 255, "{}", text.len());
+            assert!(!text.contains("attack") && !text.contains("guess"), "{text}");
+        }
     }
 }

@@ -43,6 +43,10 @@ pub struct DeviceTable {
     reachable: HashSet<Ipv4Addr>,
     no_link: bool,
     changes: ChangeCount,
+    /// The devices that several phones seem to sit behind.
+    repeaters: HashSet<MacAddr>,
+    /// The devices that were reported to have taken a phone's address.
+    suspects: HashSet<MacAddr>,
 }
 
 /// Counts the changes that may change an answer of [`DeviceTable::resolve`]. Whoever asks for every packet reads the count
@@ -133,6 +137,28 @@ impl DeviceTable {
     /// counts for up to a minute.
     pub fn is_reachable(&self, address: Ipv4Addr) -> bool {
         self.fixed.contains_key(&address) || self.reachable.contains(&address)
+    }
+
+    /// Several phones seem to sit behind each of these devices, and behind no other.
+    pub fn set_repeaters(&mut self, devices: impl IntoIterator<Item = MacAddr>) {
+        self.repeaters = devices.into_iter().take(MAX_ADDRESSES).collect();
+    }
+
+    /// Whether several phones seem to sit behind this device: that an address of theirs goes to it, or back, is no conflict.
+    pub fn is_repeater(&self, device: MacAddr) -> bool {
+        self.repeaters.contains(&device)
+    }
+
+    /// It was reported that this device has taken a phone's address.
+    pub fn suspect(&mut self, device: MacAddr) {
+        if self.suspects.len() < MAX_ADDRESSES {
+            self.suspects.insert(device);
+        }
+    }
+
+    /// Whether it was reported that this device has taken a phone's address.
+    pub fn is_suspect(&self, device: MacAddr) -> bool {
+        self.suspects.contains(&device)
     }
 
     /// The link layer no longer knows `address`.
@@ -404,6 +430,22 @@ mod tests {
         moved("gone", true);
         table.fixed(at(1), PHONE);
         moved("fixed", true);
+    }
+
+    #[test]
+    fn who_is_named_as_a_repeater_or_suspect_is_bounded() {
+        let mut table = DeviceTable::default();
+        let device = |number: u32| {
+            let [a, b, c, d] = number.to_be_bytes();
+            MacAddr::new([2, 0, a, b, c, d])
+        };
+        for number in 0..20_000 {
+            table.suspect(device(number));
+        }
+        table.set_repeaters((0..20_000).map(device));
+        assert_eq!((table.suspects.len(), table.repeaters.len()), (MAX_ADDRESSES, MAX_ADDRESSES));
+        table.set_repeaters([device(7)]);
+        assert!(table.is_repeater(device(7)) && !table.is_repeater(device(8)) && table.is_suspect(device(8)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::interface::{self, LanEcho};
 use dhcp::client::ClientSocket;
 use dhcp::heard::{Answers, Heard, Overheard, ServerMessage};
 use dhcp::lan::{RelayCheck, Relays, ServerPath};
-use dhcp::service::{self, FrameHeard, RelayClient};
+use dhcp::service::{self, FrameHeard, RelayClient, TaggedRequests};
 use ethernet::PacketSockets;
 use ids::{Lan, MacAddr};
 use telemetry::Hint as _;
@@ -48,6 +48,7 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
         .hint("run as root; a DHCP client that holds port 68 exclusively has to be stopped for the moment")?;
     // Without packet sockets it cannot ask as a relay agent, and says so.
     let relay = RelayClient::open(&lan.name, lan.address()).ok();
+    let mut tagged = TaggedRequests::on(&lan.name).ok();
     let mut examination =
         Examination { lan: lan.lan, findings: Findings::new(relay.is_some()), ..Examination::default() };
     let end = Instant::now() + LISTEN;
@@ -66,6 +67,10 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
                 listener.ask(Some(lan.address())).await.context("cannot ask for DHCP servers")?;
             }
             heard = listener.hear() => examination.hear(&heard.context("cannot listen for DHCP servers")?),
+            heard = hear_tagged(tagged.as_mut()) => {
+                let (vlan, message) = heard.context("cannot listen on the link")?;
+                examination.findings.tagged(vlan, &message);
+            }
             frame = hear_frame(relay.as_ref()) => examination.hear_frame(&frame.context("cannot listen on the link")?),
         }
         examination.ask_as_relay(relay.as_ref());
@@ -75,6 +80,13 @@ pub async fn examine(interface: Option<&str>) -> anyhow::Result<String> {
     let mut echo = LanEcho::open(&mut PacketSockets::default(), &lan).ok();
     let beside = interface::beside(&lan, echo.as_mut()).await.map(|beside| beside.text()).unwrap_or_default();
     Ok(beside + &advice(&lan, &findings))
+}
+
+async fn hear_tagged(tagged: Option<&mut TaggedRequests>) -> std::io::Result<(u16, Vec<u8>)> {
+    match tagged {
+        Some(tagged) => tagged.hear().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn hear_frame(relay: Option<&RelayClient>) -> std::io::Result<FrameHeard> {

@@ -5,6 +5,7 @@
 //! the `lan` task looks at the address whenever the kernel reports a change, and now and then in any case. When the
 //! address has changed, the services of the LAN start again on the new one. The release, the store and the polls go on.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, RwLock};
@@ -41,6 +42,9 @@ const FLAP: Duration = Duration::from_millis(200);
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// How many addresses may wait until the neighbour table asks for them by ARP.
 const RESOLVE_QUEUE: usize = 256;
+/// For how long a second interface must be on the LAN before people hear of it. An address that moves from one interface to
+/// another is on both for a moment.
+const STANDS_FOR: Duration = Duration::from_secs(5);
 /// The most alerts about further interfaces on the LAN.
 const MAX_DOUBLED: usize = 4;
 /// The alert as long as there is no LAN to serve.
@@ -178,11 +182,12 @@ impl LanServices {
     ) -> anyhow::Result<bool> {
         // Look first: the address may have gone before the kernel's first report.
         let (mut ended, mut told, mut echo) = (None, None, self.echo(interface));
+        let mut doubled = DoubledLan::default();
         loop {
             if self.has_changed(interface, changes).await && !stop.is_cancelled() {
                 return Ok(true);
             }
-            self.look_beside(interface, echo.as_mut(), &mut told).await;
+            self.look_beside(interface, echo.as_mut(), &mut doubled, &mut told).await;
             self.stats.forget_quiet_networks();
             // A service that ended because its address went has not failed. Here the address is still there.
             if ended.is_some() && !stop.is_cancelled() {
@@ -190,7 +195,7 @@ impl LanServices {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(false),
-                () = changes.wait(LOOK_EVERY, LOOK_SELDOM) => {}
+                () = changes.wait(LOOK_EVERY, if doubled.is_settled() { LOOK_SELDOM } else { LOOK_EVERY }) => {}
                 one = tasks.join_next() => ended = Some(one),
             }
         }
@@ -232,15 +237,25 @@ impl LanServices {
 
     /// Tells people which address is the LAN, and what else of this host is in the way: each thing once, until it is
     /// over. `told` is what they were told last.
-    async fn look_beside(&self, lan: &LanInterface, echo: Option<&mut LanEcho>, told: &mut Option<BesideLan>) {
+    #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+    async fn look_beside(
+        &self,
+        lan: &LanInterface,
+        echo: Option<&mut LanEcho>,
+        doubled: &mut DoubledLan,
+        told: &mut Option<BesideLan>,
+    ) {
         // What echoes takes a while, and the LAN shows at once.
         if told.is_none()
             && let Ok(beside) = interface::beside(lan, None).await
         {
-            self.tell(lan, beside, told);
+            self.tell(lan, BesideLan { doubled: Vec::new(), ..beside }, told);
         }
         match interface::beside(lan, echo).await {
-            Ok(beside) => self.tell(lan, beside, told),
+            Ok(beside) => {
+                let standing = doubled.standing(&beside.doubled, Instant::now());
+                self.tell(lan, BesideLan { doubled: standing, ..beside }, told);
+            }
             Err(error) => debug!(%error, "cannot look at the other interfaces"),
         }
     }
@@ -331,6 +346,32 @@ impl LanServices {
     }
 }
 
+/// What is wrong with further interfaces on the LAN, and since when. Pure.
+#[derive(Debug, Default)]
+struct DoubledLan {
+    since: BTreeMap<String, Instant>,
+    settled: bool,
+}
+
+impl DoubledLan {
+    /// Of what is seen now, what has stood for long enough to be told.
+    fn standing(&mut self, seen: &[String], now: Instant) -> Vec<String> {
+        self.since.retain(|text, _| seen.contains(text));
+        let mut stands = |text: &&String| {
+            let since = *self.since.entry((*text).clone()).or_insert(now);
+            now.saturating_duration_since(since) >= STANDS_FOR
+        };
+        let standing: Vec<String> = seen.iter().filter(|text| stands(text)).cloned().collect();
+        self.settled = standing.len() == seen.len();
+        standing
+    }
+
+    /// Whether all that was seen is told.
+    const fn is_settled(&self) -> bool {
+        self.settled
+    }
+}
+
 /// The error for a service that has ended, which none should do by itself.
 fn why(ended: Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>>) -> anyhow::Result<bool> {
     match ended {
@@ -349,4 +390,28 @@ fn known_devices(settings: &ApplianceSettings, lan: &LanInterface) -> DeviceTabl
         }
     }
     devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_moves_from_one_interface_to_another_is_no_second_interface() {
+        let (mut doubled, start) = (DoubledLan::default(), Instant::now());
+        let [both, other] = ["eth0 and br0 are on one LAN", "eth0 and eth1 are on one LAN"].map(str::to_owned);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(doubled.standing(&[both.clone()], at(0)), Vec::<String>::new());
+        assert!(!doubled.is_settled(), "it is looked at again soon");
+        assert_eq!(doubled.standing(&[], at(1)), Vec::<String>::new());
+        assert!(doubled.is_settled());
+        // It stands, whatever else comes and goes meanwhile.
+        for (second, seen) in [(2, vec![both.clone()]), (4, vec![other.clone(), both.clone()]), (6, vec![both.clone()])]
+        {
+            assert_eq!(doubled.standing(&seen, at(second)), Vec::<String>::new(), "{second}");
+        }
+        assert_eq!(doubled.standing(&[both.clone(), other], at(7)), [both]);
+        assert_eq!(doubled.standing(&[], at(8)), Vec::<String>::new(), "it ends at once");
+        assert!(doubled.since.is_empty());
+    }
 }

@@ -36,6 +36,11 @@ pub fn parse(frame: &[u8]) -> Option<Claim> {
     (mac.is_unicast() && one_host).then_some(Claim { mac, address })
 }
 
+/// The hardware address that a frame came from.
+pub fn sender(frame: &[u8]) -> Option<MacAddr> {
+    Some(MacAddr::new(<[u8; 6]>::try_from(frame.get(6..12)?).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing)]

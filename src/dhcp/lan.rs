@@ -32,6 +32,13 @@ pub const SERVER_GONE: Duration = Duration::from_secs(35 * 60);
 /// The most other servers that are remembered.
 const MAX_SERVERS: usize = 16;
 
+/// A server that has left every question unanswered for so long is gone, where that decides on whether we lease. A router
+/// that restarts is back by then.
+pub const SILENT_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// So many questions it must have left unanswered meanwhile.
+const SILENT_TO: u8 = 5;
+
 /// How long a server may take to answer. Some ping for 3 s first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
@@ -54,8 +61,8 @@ const MAX_CHECKED: usize = MAX_RANGE as usize;
 
 /// What has been learnt of the LAN.
 ///
-/// Its methods are of two kinds. *Other servers*: [`Self::heard`], [`Self::chose`] and [`Self::asked`] for what happens,
-/// [`Self::forget`] as time goes by, [`Self::known`], [`Self::servers`], [`Self::strangers`] and [`Self::is_unsure`] for
+/// Its methods are of two kinds. *Other servers*: [`Self::heard`], [`Self::chose`], [`Self::asked`] and
+/// [`Self::unplugged`] for what happens, [`Self::forget`] and [`Self::forget_silent`] as time goes by, [`Self::known`], [`Self::servers`], [`Self::strangers`] and [`Self::is_unsure`] for
 /// what follows from it. *Addresses*: [`Self::checked`] for an answer to ARP, [`Self::unchecked`] and
 /// [`Self::forget_checks`] when answers no longer count, [`Self::usage`], [`Self::silent`] and [`Self::is_due`] for what
 /// follows.
@@ -208,6 +215,47 @@ impl LanView {
             self.servers.retain(|_, server| server.missed < MAX_MISSED);
         }
         self.servers.len() != count
+    }
+
+    /// The link has no carrier: that nobody answers says nothing.
+    pub fn unplugged(&mut self, now: UnixTime) {
+        for server in self.servers.values_mut() {
+            (server.heard, server.missed) = (now, 0);
+        }
+        let strangers = self.strangers.values_mut().map(|stranger| &mut stranger.last);
+        strangers.chain(self.unreadable.values_mut()).chain(self.chosen.values_mut()).for_each(|last| *last = now);
+    }
+
+    /// Forgets servers that have left every question unanswered for [`SILENT_FOR`], whether another one answers or not.
+    /// Says whether a server is gone.
+    pub fn forget_silent(&mut self, now: UnixTime) -> bool {
+        let count = self.servers.len();
+        self.servers.retain(|_, server| server.missed < SILENT_TO || now.since(server.heard) < SILENT_FOR);
+        self.servers.len() != count
+    }
+
+    /// The link shows these hardware addresses at the servers' addresses. Says whether that is news.
+    pub fn seen_at(&mut self, device_at: impl Fn(Ipv4Addr) -> Option<MacAddr>) -> bool {
+        let mut news = false;
+        for (address, server) in &mut self.servers {
+            let way = match self.paths.to(*address) {
+                Some(ServerPath::Frame(mac, _)) => Some(mac),
+                Some(ServerPath::Address(address)) => device_at(address),
+                None => device_at(*address),
+            };
+            news |= way.is_some() && server.mac != way;
+            server.mac = way.or(server.mac);
+        }
+        news
+    }
+
+    /// Who answers DHCP here, where, and since when, for people.
+    pub fn answering(&self) -> Option<String> {
+        let first = self.servers.values().next()?.answers_in_words();
+        Some(match self.servers.len() {
+            1 => first,
+            count => format!("{first}, and {} more", count - 1),
+        })
     }
 
     /// Whether other servers are to be asked soon.
@@ -389,7 +437,10 @@ impl LanView {
     /// The system clock was set, by so many seconds.
     pub fn shift(&mut self, seconds: i64) {
         let moved = |time: &mut UnixTime| time.0 = time.0.saturating_add(seconds);
-        self.servers.values_mut().for_each(|server| moved(&mut server.heard));
+        self.servers.values_mut().for_each(|server| {
+            moved(&mut server.first);
+            moved(&mut server.heard);
+        });
         self.checked.values_mut().for_each(|answer| moved(&mut answer.at));
         self.strangers.values_mut().for_each(|stranger| {
             moved(&mut stranger.first);

@@ -1,6 +1,6 @@
 //! Which mode is in force, by the settings and by what the LAN shows. Pure.
 
-use super::lan::Points;
+use super::lan::{Points, SERVER_GONE, SILENT_FOR};
 use super::scope::{ActiveMode, DhcpScope};
 use bundle::DhcpMode;
 
@@ -15,6 +15,8 @@ pub struct LanEvidence<'a> {
     pub alone: bool,
     /// Where each other server points phones.
     pub servers: &'a [Points],
+    /// Which of them answers, where, and since when.
+    pub answering: Option<&'a str>,
     /// In what these servers disagree. A pair that agrees in all but the identifier (failover) is like one server.
     pub disagreement: Option<&'a str>,
     /// Who answers DHCP here without being known as a server: that nobody is known is no proof that nobody is there.
@@ -49,10 +51,7 @@ impl DhcpScope {
             DhcpMode::PhonesOnly if self.mode == ActiveMode::PhonesOnly => self.choose_phones_only(seen),
             DhcpMode::All if self.mode == ActiveMode::All => {
                 if seen.has_other_server() && !seen.leasing {
-                    let who = seen.unknown_server.filter(|_| seen.servers.is_empty());
-                    let who = who.unwrap_or("another DHCP server answers on this LAN");
-                    let text = format!("{who}, so that leasing here would take addresses twice");
-                    self.fall_back("inform (all asked for)", text);
+                    self.fall_back("inform (all asked for)", who_leases(seen));
                 } else if seen.listening && !seen.leasing {
                     self.wait("inform (looking for other servers)");
                 }
@@ -129,6 +128,19 @@ impl LanEvidence<'_> {
     }
 }
 
+/// The problem of a LAN on which somebody else leases: who, and how it ends.
+fn who_leases(seen: &LanEvidence<'_>) -> String {
+    let (who, silence) = match seen.unknown_server.filter(|_| seen.servers.is_empty()) {
+        Some(who) => (who, SERVER_GONE),
+        None => (seen.answering.unwrap_or("another DHCP server answers on this LAN"), SILENT_FOR),
+    };
+    let minutes = silence.as_secs() / 60;
+    format!(
+        "{who}; leasing beside it would take addresses twice. Switch its DHCP off: {minutes} minutes after its last answer \
+         leasing begins here"
+    )
+}
+
 fn augment_problem(seen: &LanEvidence<'_>) -> Option<String> {
     match (seen.servers, seen.disagreement, seen.unknown_server) {
         ([], _, _) if seen.listening => None,
@@ -166,6 +178,7 @@ mod tests {
         listening: false,
         alone: true,
         servers: &[],
+        answering: None,
         disagreement: None,
         unknown_server: None,
         pointed: None,
@@ -250,6 +263,20 @@ mod tests {
         }
         let problem = chosen(DhcpMode::Augment, &seen).problem.unwrap_or_default();
         assert!(problem.contains("cannot be completed"), "{problem}");
+    }
+
+    #[test]
+    fn all_says_whom_it_waits_for_and_what_ends_that() {
+        let answering =
+            "192.168.100.254 (3c:97:0e:00:00:01) answers DHCP on this LAN since 2026-11-29 00:44 UTC, and 15 more";
+        let problem = |seen: &LanEvidence<'_>| chosen(DhcpMode::All, seen).problem.unwrap_or_default();
+        let known = problem(&LanEvidence { servers: &[Points::Nowhere], answering: Some(answering), ..PLAIN });
+        let who = "192.168.100.254 speaks as a DHCP server to devices of this LAN, and does not answer us";
+        let unknown = problem(&LanEvidence { unknown_server: Some(who), ..PLAIN });
+        for (said, who, ends) in [(known, answering, "10 minutes after"), (unknown, who, "35 minutes after")] {
+            assert!(said.starts_with(who) && said.contains(ends), "{said}");
+            assert!(said.len() <= 255, "an alert has 255 bytes, not {}", said.len());
+        }
     }
 
     #[test]

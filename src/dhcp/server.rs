@@ -6,6 +6,7 @@
 //! safe), `lease_book` (the leases), `waiting_requests` (requests that wait for ARP), `judgement` (what is made of what was
 //! measured), `conflicts` and `fetch_watch` (what else is reported), `clock`, and [`Orders`] (what the fast path does).
 
+mod behind_device;
 mod clock;
 mod completion_watch;
 mod conflicts;
@@ -20,6 +21,7 @@ mod other_networks;
 mod other_servers;
 mod outbox;
 mod phones_only_check;
+mod pointed_phones;
 mod scope_choice;
 mod standing_alert;
 mod waiting_requests;
@@ -46,7 +48,6 @@ use self::waiting_requests::{WaitingRequest, WaitingRequests};
 use super::arp_scan::{AT_A_TIME, ArpScan, BY_THE_KERNEL};
 use super::augment::Event;
 use super::completed_lease::CompletedLease;
-use super::heard::TftpPointer;
 use super::lan::{LanView, Points, RelayCheck};
 use super::leases::{Lease, LeaseState};
 use super::message::{ParseError, Request};
@@ -68,7 +69,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(15);
 /// Its methods, in the order in which they are used:
 ///
 /// 1. *Settings*: [`Self::new`], then [`Self::set_scope`] for each release.
-/// 2. *What has come*: [`Self::receive`] for a client's datagram, [`Self::fast_path_event`] for what the fast path tells,
+/// 2. *What has come*: [`Self::receive`] for a client's datagram, [`Self::tagged`] for one of another VLAN, [`Self::fast_path_event`] for what the fast path tells,
 ///    [`Self::heard`] and [`Self::overheard`] for another server's message, [`Self::claimed`] and [`Self::link_was_down`]
 ///    for ARP, [`Self::asked`] after other servers were asked, [`Self::recalled`] once for leases of before a restart.
 /// 3. *Time*: [`Self::follow_clock`] before anything that depends on the time, [`Self::tick`] at [`Self::deadline`].
@@ -151,12 +152,14 @@ impl DhcpServer {
     /// Chooses what is in force, after something that the choice depends on has changed.
     fn settle(&mut self, now: Now) {
         self.choice.end_waits(now.tick);
+        self.see_servers();
         // The range that the settings name stays, whatever mode is in force: leases of it may be running.
         self.leases.set_range(self.choice.wanted().range.clone());
         let ours = &self.choice.wanted().tftp;
         let servers = self.lan.known_to(ours);
         let points: Vec<Points> = servers.iter().map(|server| server.points(ours)).collect();
         let (disagreement, unknown_server) = (self.lan.disagreement(), self.lan.unknown_server());
+        let answering = self.lan.answering();
         let misled = servers.iter().find(|server| matches!(server.points(ours), Points::Partly | Points::Elsewhere));
         let pointed = misled.and_then(|server| server.points_in_words(ours));
         let evidence = LanEvidence {
@@ -164,6 +167,7 @@ impl DhcpServer {
             listening: self.choice.is_listening(),
             alone: self.choice.expects_nobody(),
             servers: &points,
+            answering: answering.as_deref(),
             disagreement: disagreement.as_deref(),
             unknown_server: unknown_server.as_deref(),
             pointed: pointed.as_deref(),
@@ -224,6 +228,15 @@ impl DhcpServer {
                 self.stats.count("dhcp.malformed");
                 debug!(%source, %error, "not a request");
             }
+        }
+    }
+
+    /// A request of another VLAN has come to this port with its tag. It is not answered: what we send has no tag.
+    pub fn tagged(&mut self, vlan: u16, message: &[u8]) {
+        self.stats.count("dhcp.tagged");
+        let request = Request::parse(message).ok().filter(|request| self.choice.wanted().is_phone(request));
+        if let Some(request) = request {
+            self.stats.asked_in_vlan(vlan, request.chaddr);
         }
     }
 
@@ -320,9 +333,17 @@ impl DhcpServer {
 
     /// The fast path tells something.
     pub fn fast_path_event(&mut self, event: Event, now: Now, out: &mut Outbox) {
-        let ours = &self.choice.in_force().tftp;
-        let meaning = |pointers: &[TftpPointer]| self.lan.meaning(pointers, ours);
-        fast_path_report::report(&event, ours, meaning, &self.stats);
+        fast_path_report::report(&event, &self.stats);
+        match &event {
+            Event::Points { phone, server, pointers, .. } => {
+                self.judgement.pointed.pointed(*phone, *server, pointers, now.wall);
+                self.judge(now);
+            }
+            Event::Completed { phone, .. } | Event::Offered(phone) if self.judgement.pointed.completed(*phone) => {
+                self.judge(now);
+            }
+            _ => {}
+        }
         match &event {
             Event::NotCompleted(reason) => self.judgement.completions.failed(*reason, now.wall),
             Event::Completed { .. } | Event::Rebound { .. } | Event::Offered(_) => {
@@ -332,6 +353,7 @@ impl DhcpServer {
         }
         match event {
             Event::Heard(overheard) => self.overheard(&overheard, now),
+            Event::SentBy { phone, sender } => self.sent_by(phone, sender, now),
             Event::LearntLate { address, exchange } => out.remember.push((exchange.to_keep(address), now.wall)),
             Event::Completed { phone, address, exchange } => {
                 out.remember.extend(exchange.map(|exchange| (exchange.to_keep(address), now.wall)));
@@ -382,6 +404,8 @@ impl DhcpServer {
 
     fn sweep(&mut self, now: Now) {
         if self.lan.forget(now.wall) {
+            self.server_is_gone(now);
+        } else if self.see_servers() {
             self.settle(now);
         }
         self.stats.dhcp_servers(self.lan.servers());
@@ -405,6 +429,7 @@ impl DhcpServer {
             self.lan.shift(set);
             self.fetches.shift(set);
             self.judgement.shift(set);
+            self.settle(now);
             out.forget = true;
         }
     }

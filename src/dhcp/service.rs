@@ -13,6 +13,7 @@ mod link;
 mod name_lookup;
 mod relay_client;
 mod server_port;
+mod tagged_requests;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::arp_socket::ArpSocket;
 use self::blocking_log::BlockingLog;
@@ -32,6 +33,7 @@ use self::name_lookup::NameLookup;
 pub use self::name_lookup::addresses_of;
 pub use self::relay_client::{FrameHeard, RelayClient};
 use self::server_port::ServerPort;
+pub use self::tagged_requests::TaggedRequests;
 use super::arp::Claim;
 use super::augment::{Event, completed_offer};
 use super::client::ClientSocket;
@@ -46,7 +48,7 @@ use access::{Catalog, DeviceTable};
 use api::AlertCode;
 use bundle::DhcpSettings;
 use ethernet::PacketSockets;
-use ids::{Generation, UnixTime};
+use ids::{Generation, MacAddr, UnixTime};
 use status::Stats;
 
 /// How often other servers are asked for.
@@ -89,6 +91,8 @@ pub struct Service {
     /// The client port, where other servers are heard.
     others: Option<ClientSocket>,
     arp: Option<ArpSockets>,
+    /// Hears which VLANs come to this port with their tag.
+    tagged: Option<TaggedRequests>,
     packets: PacketSockets,
 }
 
@@ -149,7 +153,11 @@ impl Service {
                 open(None).and_then(|claims| Ok(ArpSockets { claims, answers: open(Some(config.lan.address()))? }));
             sockets.inspect_err(|error| warn!(%error, "conflicts of addresses cannot be seen")).ok()
         });
-        Ok(Self { port, others, arp, packets })
+        let tagged = port.link().and_then(|link| {
+            let socket = TaggedRequests::open(&mut packets, &link.address, port.port());
+            socket.inspect_err(|error| debug!(%error, "requests of other VLANs cannot be seen")).ok()
+        });
+        Ok(Self { port, others, arp, tagged, packets })
     }
 
     /// The port that is served.
@@ -166,6 +174,7 @@ impl Service {
     /// - messages of other servers on the client port;
     /// - the time to ask other servers;
     /// - ARP: what devices claim, and what they answer to us;
+    /// - requests of other VLANs, which are counted;
     /// - the time to recall completed leases, until the log knows how old they are;
     /// - the resolver, where a server points phones to a name;
     /// - the server's own deadline.
@@ -197,6 +206,7 @@ impl Service {
             None => None,
         };
         let (mut claims, mut answers) = self.arp.take().map(|arp| (arp.claims, arp.answers)).unzip();
+        let mut tagged = self.tagged.take();
         let mut ask = AskTimer::new(Instant::now());
         let mut recall_at = Some(Instant::now());
         let mut releases = true;
@@ -236,10 +246,13 @@ impl Service {
                 () = tokio::time::sleep_until(ask.next.into()), if self.others.is_some() => {
                     self.ask_others(&stats).await;
                     ask.asked(Instant::now(), server.is_listening());
-                    server.asked(now());
+                    server.asked(self.port.carries(), now());
                 }
                 heard = hear_claims(claims.as_mut()) => match heard {
-                    Ok(claims) => claims.into_iter().for_each(|claim| server.claimed(claim, now())),
+                    Ok(claims) => claims.into_iter().for_each(|(claim, sender)| {
+                        server.sent_by(claim.mac, sender, now());
+                        server.claimed(claim, now());
+                    }),
                     Err(error) => {
                         self.port.failed(&stats, "watch for conflicts", &error);
                         server.link_was_down(now());
@@ -247,12 +260,17 @@ impl Service {
                 },
                 heard = hear_claims(answers.as_mut()) => match heard {
                     Ok(claims) => {
+                        let claims: Vec<Claim> = claims.into_iter().map(|(claim, _)| claim).collect();
                         if let Some(fast_path) = &fast_path {
                             fast_path.answered(&claims);
                         }
                         claims.into_iter().for_each(|claim| server.claimed(claim, now()));
                     }
                     Err(error) => self.port.failed(&stats, "hear answers", &error),
+                },
+                heard = hear_tagged(tagged.as_mut()) => match heard {
+                    Ok((vlan, message)) => server.tagged(vlan, &message),
+                    Err(error) => self.port.failed(&stats, "hear other VLANs", &error),
                 },
                 () = sleep_until(recall_at) => {
                     let recalled = log.with(|log| log.recall()).await?;
@@ -456,7 +474,14 @@ async fn hear(others: Option<&ClientSocket>) -> io::Result<Heard> {
     }
 }
 
-async fn hear_claims(arp: Option<&mut ArpSocket>) -> io::Result<Vec<Claim>> {
+async fn hear_tagged(tagged: Option<&mut TaggedRequests>) -> io::Result<(u16, Vec<u8>)> {
+    match tagged {
+        Some(tagged) => tagged.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hear_claims(arp: Option<&mut ArpSocket>) -> io::Result<Vec<(Claim, MacAddr)>> {
     match arp {
         Some(arp) => arp.claims().await,
         None => std::future::pending().await,

@@ -1,6 +1,8 @@
 //! Packet sockets (`packet(7)`). Opening one takes `CAP_NET_RAW`, using one does not. So a process with the capability can
 //! open them and pass them on, and DHCP runs without it.
 
+pub mod tagged;
+
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -14,6 +16,8 @@ use super::filter::{
 
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
+/// `ETH_P_ALL`.
+const ALL: u16 = 0x0003;
 /// `ETH_P_ARP`.
 const ARP: u16 = 0x0806;
 /// The most old frames that are thrown away. A socket's buffer holds fewer.
@@ -54,11 +58,14 @@ pub enum Purpose {
     Tftp,
     /// It asks by ARP whether the device of such a file is there, and hears the answers.
     TftpArp,
+    /// It hears DHCP requests with a VLAN tag, to say which VLANs come to this port.
+    Tagged,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 6] = [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp, Self::TftpArp];
+    pub const ALL: [Self; 7] =
+        [Self::Dhcp, Self::Arp, Self::Beside, Self::Send, Self::Tftp, Self::TftpArp, Self::Tagged];
 
     /// The name under which such a socket is passed on, as in `LISTEN_FDNAMES`.
     pub const fn name(self) -> &'static str {
@@ -69,6 +76,7 @@ impl Purpose {
             Self::Send => "packet-send",
             Self::Tftp => "packet-tftp",
             Self::TftpArp => "packet-tftp-arp",
+            Self::Tagged => "packet-tagged",
         }
     }
 
@@ -83,7 +91,7 @@ impl Purpose {
             Self::Dhcp => MAX_DHCP_SOCKETS,
             // One hears every claim, the other the answers to us.
             Self::Arp => 2,
-            Self::Beside | Self::Send | Self::Tftp | Self::TftpArp => 1,
+            Self::Beside | Self::Send | Self::Tftp | Self::TftpArp | Self::Tagged => 1,
         }
     }
 
@@ -91,6 +99,8 @@ impl Purpose {
         match self {
             Self::Dhcp => IPV4,
             Self::Arp | Self::Beside | Self::TftpArp => ARP,
+            // Only here the kernel still has the tag.
+            Self::Tagged => ALL,
             // It hears nothing.
             Self::Send | Self::Tftp => 0,
         }
@@ -167,7 +177,7 @@ impl PacketSockets {
     ///
     /// Frames that a VLAN tag sends to another VLAN are left out in any case (IEEE 802.1Q), as are unicast frames for
     /// another device: the kernel takes the tag off before a packet socket reads, so that they look like frames of this
-    /// LAN. A tag that gives a priority only (VLAN 0) is no other VLAN.
+    /// LAN. A tag that gives a priority only (VLAN 0) is no other VLAN. [`Purpose::Tagged`] alone is for them.
     ///
     /// # Errors
     ///
@@ -205,7 +215,7 @@ impl PacketSockets {
                 break;
             }
         }
-        let mut program = Vec::from(THIS_VLAN);
+        let mut program = if purpose == Purpose::Tagged { Vec::new() } else { Vec::from(THIS_VLAN) };
         program.extend(filter.unwrap_or_else(|| vec![SockFilter::new(RETURN, 0, 0, 0xffff)]));
         socket.attach_filter(&program)?;
         Ok(socket)

@@ -24,13 +24,29 @@ impl Stats {
         self.lock().alert(code, text, now);
     }
 
-    /// What this alert tells of goes on. It stays, and does not count up.
-    pub fn alert_stands(&self, code: AlertCode, text: &str) {
+    /// What this alert tells of goes on. It stays, and does not count up. False if there is no such alert any more.
+    pub fn alert_stands(&self, code: AlertCode, text: &str) -> bool {
         let now = self.reading();
         let key = (code.code().to_owned(), shortened(text.to_owned()));
-        if let Some(last) = self.lock().raised.get_mut(&key) {
+        let mut record = self.lock();
+        let stands = record.alerts.contains_key(&key);
+        if let Some(last) = record.raised.get_mut(&key).filter(|_| stands) {
             *last = now.up;
         }
+        stands
+    }
+
+    /// Removes the alert of this code and text, because its cause has gone.
+    pub fn end_alert(&self, code: AlertCode, text: &str) {
+        self.lock().clear_one(code, text);
+    }
+
+    /// Removes the alerts of this code whose text names this device or address, because something else explains them.
+    pub fn end_alerts(&self, code: AlertCode, naming: &str) {
+        let mut record = self.lock();
+        let named = |(_, text): &&AlertKey| text.contains(naming);
+        let texts: Vec<String> = record.texts_of(code).filter(named).map(|(_, text)| text.clone()).collect();
+        texts.iter().for_each(|text| record.clear_one(code, text));
     }
 
     /// Removes all alerts of this code, because their cause has gone.
@@ -129,6 +145,22 @@ mod tests {
         assert_eq!(stats.lock().alerts.values().map(|alert| alert.value.count).collect::<Vec<_>>(), [2]);
         stats.clear_alert(AlertCode::GuessingDevice);
         assert!(stats.lock().alerts.is_empty());
+    }
+
+    #[test]
+    fn one_alert_ends_alone_and_those_that_name_a_device_together() {
+        let stats = Stats::new();
+        for text in ["02:00:00:00:00:01 took it", "02:00:00:00:00:02 took it", "it is 02:00:00:00:00:01's again"] {
+            stats.alert(AlertCode::AddressConflict, text.to_owned());
+        }
+        stats.alert(AlertCode::GuessingDevice, "02:00:00:00:00:01 guesses".to_owned());
+        stats.end_alerts(AlertCode::AddressConflict, "02:00:00:00:00:01");
+        let left = |stats: &Stats| stats.lock().alerts.keys().map(|(_, text)| text.clone()).collect::<Vec<_>>();
+        assert_eq!(left(&stats), ["02:00:00:00:00:02 took it", "02:00:00:00:00:01 guesses"]);
+        assert!(stats.alert_stands(AlertCode::AddressConflict, "02:00:00:00:00:02 took it"));
+        stats.end_alert(AlertCode::AddressConflict, "02:00:00:00:00:02 took it");
+        assert!(!stats.alert_stands(AlertCode::AddressConflict, "02:00:00:00:00:02 took it"));
+        assert_eq!(left(&stats), ["02:00:00:00:00:01 guesses"]);
     }
 
     #[test]

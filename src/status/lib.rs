@@ -15,6 +15,7 @@ pub mod outside;
 pub mod report;
 pub mod service;
 pub mod stats;
+pub mod vlans;
 mod words;
 
 pub use memory::{FileSeen, StatsMemory};

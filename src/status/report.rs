@@ -9,6 +9,7 @@ use super::carried_over::FileSeen;
 use super::moment::ROUNDING_SECONDS;
 use super::outside::{self, OutsideNetwork};
 use super::stats::{LanSeen, Record, Stats, TransferShown};
+use super::vlans::{self, TaggedVlan};
 use super::words;
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
@@ -59,6 +60,9 @@ pub struct StatusReport {
     /// Other networks whose devices ask here for files and get no answer.
     #[serde(default)]
     pub outside: Vec<OutsideNetwork>,
+    /// Other VLANs whose phones ask here for addresses, in tagged frames, and get no answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<TaggedVlan>,
     /// The DHCP mode that is in force, for example `inform`; empty if DHCP is off.
     pub dhcp_mode: String,
     /// Other DHCP servers on the LAN.
@@ -120,6 +124,7 @@ impl StatusReport {
             keys_encrypted: inner.keys_encrypted,
             lan: inner.lan.as_ref().map(|(_, shown)| shown.clone()),
             outside: outside.collect(),
+            vlans: inner.vlans.shown(now.up, |up| now.date(up)),
             dhcp_mode: inner.dhcp_mode.clone(),
             dhcp_servers: inner.dhcp_servers.clone(),
             phones,
@@ -188,6 +193,12 @@ impl StatusReport {
             let who = format!("devices of another network, such as {example},");
             line("", format!("{who} asked {times} and got no answer, last {last}"));
         }
+        for TaggedVlan { vlan, first, count, last } in &self.vlans {
+            let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+            let last = self.ago(*last);
+            line("", format!("phones of VLAN {vlan}, such as {first}, asked {times} in tagged frames, last {last}:"));
+            line("", vlans::what_to_do(*vlan));
+        }
         line("dhcp", if self.dhcp_mode.is_empty() { "off".into() } else { self.dhcp_mode.clone() });
         for server in &self.dhcp_servers {
             let tftp = if server.tftp.is_empty() { "no TFTP server".to_owned() } else { server.tftp.join(", ") };
@@ -209,6 +220,7 @@ impl StatusReport {
             let times = if alert.count > 1 { format!(" ({} times)", alert.count) } else { String::new() };
             line("ALERT", format!("{}: {}{times}", alert.code, alert.text));
         }
+        self.limits_text(&mut out);
         self.grown_text(&mut out);
         if !self.phones.is_empty() {
             let _ = writeln!(out, "\n{:<18} {:<9} {:<17} {:<14} last file", "device", "inventory", "seen", "outcome");
@@ -279,6 +291,15 @@ impl StatusReport {
                 format!("{day} {minute}")
             }
             _ => text,
+        }
+    }
+
+    /// The bounds that were reached of late. What is over a bound gets no answer, or is not done.
+    fn limits_text(&self, out: &mut String) {
+        for name in words::LIMITS {
+            if let (Some(by), words::Shown::Words(text)) = (self.grown.get(*name), words::of(name)) {
+                let _ = writeln!(out, "{:<12} {text}: {by} ({name})", "LIMIT");
+            }
         }
     }
 

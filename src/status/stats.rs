@@ -13,6 +13,7 @@ use super::carried_over::{CarriedOver, FileSeen};
 use super::growth::Marks;
 use super::moment::{ClockReading, Kept};
 use super::outside::{self, OutsideNetworks};
+use super::vlans::TaggedVlans;
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
 use ids::{Generation, Lan, MacAddr, UnixTime};
 
@@ -134,6 +135,7 @@ pub(super) struct Record {
     pub(super) raised: BTreeMap<AlertKey, Duration>,
     pub(super) lan: Option<(Lan, LanSeen)>,
     pub(super) outside: OutsideNetworks,
+    pub(super) vlans: TaggedVlans,
     pub(super) dhcp_mode: String,
     pub(super) dhcp_servers: Vec<DhcpServerSeen>,
     pub(super) host: HostState,
@@ -295,6 +297,7 @@ impl Stats {
         if inner.lan.as_ref().is_some_and(|(before, _)| *before != lan) {
             // What was outside may be inside now; who is not asks again.
             inner.outside = OutsideNetworks::default();
+            inner.vlans = TaggedVlans::default();
             inner.clear(AlertCode::OtherNetwork);
         }
         inner.lan = Some((lan, shown));
@@ -319,6 +322,12 @@ impl Stats {
         {
             inner.alert(AlertCode::OtherNetwork, outside::alert_text(first, served), now);
         }
+    }
+
+    /// A phone of another VLAN asked for an address, in a tagged frame that came to this port.
+    pub fn asked_in_vlan(&self, vlan: u16, phone: MacAddr) {
+        let now = (self.clock)();
+        self.lock().vlans.asked(vlan, phone, now.up);
     }
 
     /// Forgets the networks outside the LAN that are quiet, and ends their alerts. To be called now and then.

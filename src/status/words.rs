@@ -23,28 +23,50 @@ pub(super) fn of(name: &str) -> Shown {
     Shown::Name
 }
 
+/// The counters of bounds that were reached: somebody asked for more than there may be.
+pub(super) const LIMITS: &[&str] = &[
+    "alert.dropped",
+    "dhcp.silent.busy",
+    "dhcp.silent.range-full",
+    "neighbours.not-asked",
+    "tftp.device-full",
+    "tftp.not-held",
+    "tftp.rate-limited",
+    "tftp.refused.busy",
+    "tftp.unknown-full",
+];
+
 /// Sorted by name.
 const WORDS: &[(&str, &str)] = &[
     ("alert.dropped", "alerts that found no room"),
     ("dhcp.ack", "leases acknowledged"),
     ("dhcp.augment.ack", "leases of the router completed for phones"),
-    ("dhcp.augment.address", "phones not helped, because the address cannot be theirs"),
-    ("dhcp.augment.forged", "phones not helped, because an offer named another server than the one asked"),
+    ("dhcp.augment.address", "requests of phones not completed, because the address cannot be the phone's"),
+    (
+        "dhcp.augment.forged",
+        "requests of phones not completed, because an offer named another server than the one asked",
+    ),
     (
         "dhcp.augment.late",
-        "phones that took their lease before the router answered this box, to be helped at their next start",
+        "leases that a phone took before the router answered this box, to be completed at its next start",
     ),
-    ("dhcp.augment.malformed", "phones not helped, because their request contradicts itself"),
-    ("dhcp.augment.no-lease-time", "phones not helped, because the router's offer has no lease time"),
-    ("dhcp.augment.no-room", "phones not helped, because what they take has no room for a TFTP server"),
-    ("dhcp.augment.not-relayed", "phones not helped, because no router is known or they asked too often"),
+    ("dhcp.augment.malformed", "requests of phones not completed, because they contradict themselves"),
+    ("dhcp.augment.no-lease-time", "requests of phones not completed, because the router's offer has no lease time"),
+    (
+        "dhcp.augment.no-room",
+        "requests of phones not completed, because what the phone takes has no room for a TFTP server",
+    ),
+    (
+        "dhcp.augment.not-relayed",
+        "requests of phones not completed, because no router is known or they asked too often",
+    ),
     ("dhcp.augment.offer", "offers of the router completed for phones"),
-    ("dhcp.augment.other-server", "phones not helped, because they chose a server that made no offer"),
-    ("dhcp.augment.pointed", "phones that the router points to a TFTP server itself"),
-    ("dhcp.augment.quiet", "phones left alone for a day, because the router objected to them"),
-    ("dhcp.augment.rapid-commit", "phones leased to at once by the router, to be helped at their next start"),
+    ("dhcp.augment.other-server", "requests of phones not completed, because they chose a server that made no offer"),
+    ("dhcp.augment.pointed", "offers in which the router points a phone to a TFTP server itself"),
+    ("dhcp.augment.quiet", "requests of phones left alone for a day, because the router objected to them"),
+    ("dhcp.augment.rapid-commit", "leases that the router made at once, to be completed at the phone's next start"),
     ("dhcp.augment.short", "leases of five minutes for phones, on the terms of the router's pool"),
-    ("dhcp.augment.unknown", "phones not helped, because they mean a lease that this box did not see"),
+    ("dhcp.augment.unknown", "requests of phones not completed, because they mean a lease that this box did not see"),
     ("dhcp.failed", "DHCP answers that could not be sent"),
     ("dhcp.malformed", "DHCP messages that cannot be read"),
     ("dhcp.nak", "requests for addresses refused"),
@@ -60,6 +82,7 @@ const WORDS: &[(&str, &str)] = &[
     ("dhcp.silent.other-server", "DHCP requests of devices that took another server's offer"),
     ("dhcp.silent.range-full", "DHCP requests without an answer, because all addresses are taken"),
     ("dhcp.silent.unknown-client", "DHCP requests about a lease that this box does not know"),
+    ("dhcp.tagged", "DHCP requests of another VLAN, in tagged frames, not answered"),
     ("lan.changed", "changes of the LAN's interface or address"),
     ("neighbours.asked", "addresses asked for by ARP"),
     ("neighbours.not-asked", "addresses not asked for by ARP: not of this LAN, or too many at once"),
@@ -125,6 +148,13 @@ mod tests {
     }
 
     #[test]
+    fn every_bound_has_words() {
+        for counter in LIMITS {
+            assert!(matches!(of(counter), Shown::Words(_)), "{counter}");
+        }
+    }
+
+    #[test]
     fn every_outcome_of_a_request_has_words() {
         let counters = (FileRefusal::ALL.iter().map(|reason| format!("tftp.refused.{reason}")))
             .chain(TransferEnd::ALL.iter().map(|end| format!("tftp.{end}")));
@@ -146,7 +176,7 @@ mod tests {
         let all = [
             listed("augment.", augment),
             listed("silent.", silent),
-            listed("", "offer ack nak noted replies malformed"),
+            listed("", "offer ack nak noted replies malformed tagged"),
         ];
         for counter in all.concat() {
             assert!(matches!(of(&counter), Shown::Words(_)), "{counter}");

@@ -186,6 +186,8 @@ pub enum Event {
     Alert(AlertCode, String),
     /// Remove all alerts of this code: their cause has gone.
     ClearAlert(AlertCode),
+    /// Remove the alerts of this code that name this device: something else explains them.
+    EndAlerts(AlertCode, MacAddr),
     /// A transfer has ended, or a request was refused.
     Transfer(TransferRecord),
 }
@@ -373,8 +375,12 @@ impl SiteState {
     fn tell_behind(&mut self, now: Instant) {
         if let Some(devices) = self.gate.poll_behind(now) {
             self.events.push_back(Event::ClearAlert(AlertCode::BehindOneDevice));
-            for device in devices {
-                self.alert(AlertCode::BehindOneDevice, device.to_string());
+            for behind in devices {
+                // An address of a phone that went to a repeater was not taken.
+                if behind.phones > 1 {
+                    self.events.push_back(Event::EndAlerts(AlertCode::AddressConflict, behind.device));
+                }
+                self.alert(AlertCode::BehindOneDevice, behind.to_string());
             }
         }
     }

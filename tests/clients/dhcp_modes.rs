@@ -52,6 +52,9 @@ fn beside(router: Router) {
     lan.serve("mode = \"shadow\"", "\"shadow\"");
     the_router_alone_leases(&lan, &lan.phone, "Polycom-SPIP670");
     lan.serve(&format!("mode = \"all\"\n{RANGE}"), "\"inform (all asked for)\"");
+    // It says whom it waits for, at which hardware address.
+    lan.becomes(&format!("10.78.0.1 ({}) answers DHCP on this LAN since 20", lan.router_mac()));
+    assert!(lan.status().contains("10 minutes after its last answer leasing begins here"), "{}", lan.status());
     the_router_alone_leases(&lan, &lan.phone, "Polycom-SPIP670");
     assert_eq!(said(&lan), before);
 

@@ -221,6 +221,11 @@ impl Lan {
         self.router = Some(self.start_router(router, seconds));
     }
 
+    /// The router's hardware address.
+    pub fn router_mac(&self) -> String {
+        self.host.sh("cat /sys/class/net/eth0/address").trim().to_owned()
+    }
+
     /// Stops the appliance as systemd does.
     pub fn stop(&mut self) {
         if let Some(mut appliance) = self.appliance.take() {
@@ -271,6 +276,13 @@ impl Lan {
         let program = env!("CARGO_BIN_EXE_lineside");
         let config = self.dir.join("lineside.toml");
         let words = [program, "--config", config.to_str().unwrap(), "status", "--json"];
+        text(&self.site.command(&words).output().unwrap())
+    }
+
+    /// The status as people read it.
+    pub fn status_text(&self) -> String {
+        let config = self.dir.join("lineside.toml");
+        let words = [env!("CARGO_BIN_EXE_lineside"), "--config", config.to_str().unwrap(), "status"];
         text(&self.site.command(&words).output().unwrap())
     }
 

@@ -201,6 +201,8 @@ fn vpns_bridges_of_containers_and_labels_are_no_lan() {
     host.sh("ip addr add 192.168.1.2/24 dev eth0 && ip addr add 169.254.3.3/16 dev eth0 label eth0:avahi
          ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up
          ip link add veth0 type veth peer name veth1 && ip link set veth0 master docker0 up && ip link set veth1 up
+         ip link add dv0 type veth peer name dv1 && ip link set dv0 master docker0 up && ip link set dv1 up
+         ip addr add 172.17.0.9/16 dev dv1
          ip tuntap add tun0 mode tun && ip addr add 100.101.102.103/32 dev tun0 && ip link set tun0 up
          ip link add eth1 type veth peer name unplugged && ip addr add 10.1.0.2/24 dev eth1 && ip link set eth1 up");
     let said = without_a_name(&net, &host);
@@ -362,6 +364,18 @@ fn at_a_trunk_port_another_vlans_phones_and_servers_are_nobody() {
     assert_eq!(counted(&lan), before, "{}", lan.log());
     assert_eq!(relayed(&lan), Vec::<String>::new(), "{}", lan.log());
     assert!(alerts(&shown(&lan), "dhcp-new-server").is_empty());
+    // But status says that they ask, and what to do.
+    let vlans = shown(&lan)["vlans"].clone();
+    assert!(vlans[0]["vlan"] == 20 && vlans[0]["first"] == PHONE && vlans[0]["count"].as_u64() >= Some(3), "{vlans}");
+    let said = lan.status_text();
+    assert!(said.contains(&format!("phones of VLAN 20, such as {PHONE}, asked")), "{said}");
+    assert!(said.contains("set the switch's port to VLAN 20 untagged (access)"), "{said}");
+    let doctor = lan.site.start(&[lineside_program(), "doctor", "--interface", "eth0"], &lan.dir.join("doctor.log"));
+    for _ in 0..3 {
+        leased(&lan, &lan.phone, "eth0.20");
+    }
+    doctor.says("NOTE: devices of VLAN 20, such as");
+    drop(doctor);
 
     // Who sends no tag, or one that only gives a priority, is served as ever.
     let learned = |lan: &Lan| (1..=6).any(|_| leased(lan, &lan.phone, "eth0").contains(&format!("tftp={BOX}")));

@@ -55,6 +55,14 @@ pub(super) fn advice(lan: &LanInterface, findings: &Findings) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(out, "LAN: {} with our address {}\n", lan.name, lan.lan);
+    for (vlan, first) in &findings.vlans {
+        let _ = writeln!(
+            out,
+            "NOTE: devices of VLAN {vlan}, such as {first}, ask for addresses here in tagged frames, and this box serves only \
+             what comes without a tag.\n      If phones are in VLAN {vlan}, set the switch's port of this box to VLAN {vlan} \
+             untagged (access), or put a box into that VLAN.\n"
+        );
+    }
     for server in &situation.servers {
         describe(&mut out, server, findings, own);
     }
@@ -134,6 +142,7 @@ fn describe(out: &mut String, server: &OtherServer, findings: &Findings, own: Ip
         |words| format!("points phones {words}"),
     );
     line("phones", tftp);
+    line("", server.misread().unwrap_or_default());
     for elsewhere in server.vendors_elsewhere(&[own]) {
         line("", format!("{elsewhere}, before they ask 66 or 150"));
     }

@@ -7,6 +7,7 @@ use crate::clock;
 use dhcp::LanView;
 use dhcp::heard::ServerMessage;
 use dhcp::lan::{OtherServer, unreadable_in_words};
+use dhcp::message::Request;
 use ids::MacAddr;
 
 /// The most servers whose options and hardware addresses are remembered.
@@ -22,6 +23,8 @@ pub(super) struct Findings {
     options: BTreeMap<Ipv4Addr, BTreeSet<u8>>,
     /// The hardware addresses of those whose messages cannot be read.
     unreadable: BTreeMap<Ipv4Addr, MacAddr>,
+    /// The VLANs whose devices ask here in tagged frames, and the first device of each.
+    pub(super) vlans: BTreeMap<u16, MacAddr>,
     /// The addresses of names, by this machine's resolver.
     pub(super) resolved: BTreeMap<String, Vec<Ipv4Addr>>,
 }
@@ -29,7 +32,14 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn new(asks_as_relay: bool) -> Self {
         let (options, unreadable, resolved) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { lan: LanView::new(), asks_as_relay, options, unreadable, resolved }
+        Self { lan: LanView::new(), asks_as_relay, options, unreadable, vlans: BTreeMap::new(), resolved }
+    }
+
+    /// A device of another VLAN asked for an address, in a tagged frame.
+    pub(super) fn tagged(&mut self, vlan: u16, message: &[u8]) {
+        if let Some(request) = Request::parse(message).ok().filter(|_| self.vlans.len() < MAX_SERVERS) {
+            self.vlans.entry(vlan).or_insert(request.chaddr);
+        }
     }
 
     /// Remembers which options a server handed out to us.

@@ -2,14 +2,19 @@
 //!
 //! Without a name in the settings, an interface can be the LAN if phones can be on it: an Ethernet or Wi-Fi interface
 //! that is up, has a carrier and has a private IPv4 address of a network with room for phones. Tunnels, ports of a
-//! bridge or bond, and bridges that only containers are on, are none. A link-local address (RFC 3927) counts only where
-//! there is no other. Interfaces on one and the same network are one LAN; on several networks a person has to say which.
+//! bridge or bond, and bridges that only containers are on, are none. Where this host has a network card, only what leads
+//! to one counts ([`reach`]): the card, a VLAN on it, a bond or bridge with it as a port. A link-local address (RFC 3927)
+//! counts only where there is no other. Interfaces on one and the same network are one LAN; on several networks a person
+//! has to say which.
+
+mod reach;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use libc::{ARPHRD_ETHER, IFF_LOOPBACK, IFF_LOWER_UP, IFF_NOARP, IFF_POINTOPOINT, IFF_UP};
 
+use self::reach::{Reach, reach};
 use super::links::{Link, LinkAddress};
 use super::{BesideLan, InterfaceError, LanInterface};
 use ids::{Lan, is_private};
@@ -38,6 +43,11 @@ const NO_LAN: &[&str] = &[
     "wireguard",
     "xfrm",
 ];
+/// How the engines of containers and of virtual machines name their bridges.
+const CONTAINER_BRIDGES: &[&str] =
+    &["docker", "podman", "cni", "cbr", "lxcbr", "lxdbr", "incusbr", "virbr", "nat-network", "vnet"];
+/// How Docker names the bridges of further networks: with so many digits of their number.
+const DOCKER_NETWORK: (&str, usize) = ("br-", 12);
 /// Kinds whose ports carry the address of their master.
 const MASTERS: &[&str] = &["bridge", "bond", "team", "openvswitch"];
 
@@ -92,7 +102,9 @@ fn fits(link: &Link, lan: Lan, allow_loopback: bool) -> bool {
 
 fn the_only_one(links: &[Link]) -> Result<(&Link, Lan), InterfaceError> {
     let mut fitting: Vec<(&Link, Lan)> = Vec::new();
-    for link in links.iter().filter(|link| why_no_lan(links, link).is_none()) {
+    let nearest = nearest(links);
+    let near = links.iter().filter(|link| distance(links, link) <= nearest);
+    for link in near.filter(|link| why_no_lan(links, link).is_none()) {
         let private = link.addresses.iter().filter(|found| is_private(found.lan.address()) && has_room(found.lan));
         let first = private.min_by_key(|found| (found.lan.address().is_link_local(), found.secondary));
         fitting.extend(first.map(|found| (link, found.lan)));
@@ -116,7 +128,6 @@ fn why_no_lan(links: &[Link], link: &Link) -> Option<&'static str> {
     let is_port = link.master.is_some_and(|master| {
         links.iter().any(|other| other.index == master && MASTERS.contains(&other.kind.as_str()))
     });
-    let mut ports = links.iter().filter(|port| port.master == Some(link.index));
     if link.has(IFF_LOOPBACK) {
         Some("loopback")
     } else if !link.has(IFF_UP) {
@@ -127,19 +138,50 @@ fn why_no_lan(links: &[Link], link: &Link) -> Option<&'static str> {
         Some("no Ethernet")
     } else if is_port {
         Some("a port of another interface")
-    } else if link.kind == "bridge" && ports.all(is_virtual_port) {
+    } else if link.kind == "bridge" && !has_card(links, link) {
         Some("a bridge without a network card")
+    } else if reach(links, link) == Reach::Nowhere {
+        Some("both ends are on this host")
     } else if !link.has(IFF_LOWER_UP) {
-        Some("no carrier")
+        Some(NO_CARRIER)
     } else {
         None
     }
 }
 
-/// Whether a port of a bridge leads to a container or a virtual machine. Container engines and the kernel name such ends
-/// `veth…`; an end with a name of its own was made by a person, who may well have phones behind it.
-fn is_virtual_port(port: &Link) -> bool {
-    port.kind == "tun" || (port.kind == "veth" && port.name.starts_with("veth"))
+/// Why an interface is no LAN now and may be one soon.
+const NO_CARRIER: &str = "no carrier";
+
+/// Whether a bridge leads to anybody but containers and virtual machines. An end with a name of its own was made by a
+/// person, who may well have phones behind it.
+fn has_card(links: &[Link], bridge: &Link) -> bool {
+    let (start, digits) = DOCKER_NETWORK;
+    let number = bridge.name.strip_prefix(start).unwrap_or_default();
+    let is_docker = number.len() == digits && number.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let of_engine = is_docker || CONTAINER_BRIDGES.iter().any(|start| bridge.name.starts_with(start));
+    match reach(links, bridge) {
+        Reach::Card => true,
+        Reach::Namespace => !of_engine,
+        Reach::Nowhere => false,
+    }
+}
+
+/// The distance of the surest interface. A card without an address, or without a carrier, counts: it will get them, and until
+/// then nothing else becomes the LAN.
+fn nearest(links: &[Link]) -> u8 {
+    let may_be = |link: &&Link| matches!(why_no_lan(links, link), None | Some(NO_CARRIER));
+    links.iter().filter(may_be).map(|link| distance(links, link)).min().unwrap_or(u8::MAX)
+}
+
+/// How sure it is that phones can be on an interface, the surest first. A network namespace has no card: there the end of a
+/// `veth` is what a card is elsewhere, and goes before a bridge of such ends.
+fn distance(links: &[Link], link: &Link) -> u8 {
+    match reach(links, link) {
+        Reach::Card => 0,
+        Reach::Namespace if link.kind != "bridge" => 1,
+        Reach::Namespace => 2,
+        Reach::Nowhere => 3,
+    }
 }
 
 /// Whether a network has room for this host, a phone and a broadcast address.
@@ -223,6 +265,7 @@ pub(super) fn beside(
 
 /// Lists the interfaces for a message: `eth0 (192.168.1.2/24), wg0 (10.8.0.2/24, a tunnel), wlan0 (no IPv4 address)`.
 fn describe(links: &[Link]) -> String {
+    let nearest = nearest(links);
     let mut sorted: Vec<&Link> = links.iter().collect();
     sorted.sort_by_key(|link| (link.has(IFF_LOOPBACK), link.index));
     let texts: Vec<String> = sorted
@@ -232,7 +275,9 @@ fn describe(links: &[Link]) -> String {
             if parts.is_empty() {
                 parts.push("no IPv4 address".to_owned());
             }
-            parts.extend(why_no_lan(links, link).filter(|_| !link.has(IFF_LOOPBACK)).map(str::to_owned));
+            let is_far = || (distance(links, link) > nearest).then_some("on no network card");
+            let why = why_no_lan(links, link).or_else(is_far).filter(|_| !link.has(IFF_LOOPBACK));
+            parts.extend(why.map(str::to_owned));
             format!("{} ({})", link.name, parts.join(", "))
         })
         .collect();

@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) kind: String,
     /// The index of the bridge or bond that it is a port of.
     pub(super) master: Option<u32>,
+    /// The index of the interface of this host that it is made on, or whose other end it is: a VLAN's card, a `veth`'s peer.
+    pub(super) below: Option<u32>,
+    /// Whether that interface is in another network namespace.
+    pub(super) leads_elsewhere: bool,
     /// Whether it is Wi-Fi.
     pub(super) wireless: bool,
     /// `net.ipv4.conf.NAME.arp_ignore`.
@@ -172,6 +176,9 @@ fn link(body: &[u8]) -> Option<Link> {
             libc::IFLA_ADDRESS => link.mac = value.to_vec(),
             libc::IFLA_MTU => link.mtu = number(value).unwrap_or(link.mtu),
             libc::IFLA_MASTER => link.master = number(value),
+            libc::IFLA_LINK => link.below = number(value).filter(|below| *below != 0),
+            // The index is one of that namespace, and may be anybody's here.
+            libc::IFLA_LINK_NETNSID => link.leads_elsewhere = true,
             libc::IFLA_LINKINFO => {
                 let made_by = attributes(value).find(|(kind, _)| *kind == libc::IFLA_INFO_KIND);
                 link.kind = made_by.map(|(_, value)| text(value)).unwrap_or_default();
@@ -180,6 +187,7 @@ fn link(body: &[u8]) -> Option<Link> {
             _ => {}
         }
     }
+    link.below = link.below.filter(|_| !link.leads_elsewhere);
     (!link.name.is_empty()).then_some(link)
 }
 
@@ -242,6 +250,18 @@ mod tests {
         }
         body.extend([3, 0, 1, 0]);
         assert_eq!(link(&body), Some(whole), "a length below its own header");
+    }
+
+    #[test]
+    fn what_an_interface_is_made_on_is_known_if_it_is_of_this_namespace() {
+        let mut body = vec![0; 16];
+        body.extend(attribute(libc::IFLA_IFNAME, b"veth0\0"));
+        body.extend(attribute(libc::IFLA_LINK, &7_u32.to_ne_bytes()));
+        let here = link(&body).unwrap();
+        assert_eq!((here.below, here.leads_elsewhere), (Some(7), false));
+        body.extend(attribute(libc::IFLA_LINK_NETNSID, &0_u32.to_ne_bytes()));
+        let elsewhere = link(&body).unwrap();
+        assert_eq!((elsewhere.below, elsewhere.leads_elsewhere), (None, true));
     }
 
     #[test]

@@ -42,6 +42,13 @@ pub enum Event {
         /// Where the frame came from.
         source: (Ipv4Addr, MacAddr),
     },
+    /// A phone's message came in a frame of another device.
+    SentBy {
+        /// The phone's hardware address (`chaddr`).
+        phone: MacAddr,
+        /// The hardware address that the frame came from.
+        sender: MacAddr,
+    },
     /// Another server spoke, to a phone or to us.
     Heard(Box<Overheard>),
     /// We completed a phone's lease.

@@ -4,6 +4,10 @@
 //! asks for that client meanwhile. The client's REQUEST follows the OFFER at once, so that we cannot know the terms of this
 //! very lease by then. What the router offered to us or to another phone within the hour are the terms of the pool, and
 //! the phone gets them for five minutes. It renews with the router itself after half of that.
+//!
+//! Terms that differ are of two kinds. A reservation or class has terms of its own: then nobody gets the pool's. Or somebody
+//! has edited the router's settings: then the pool's are the new ones. Our own OFFER tells them apart, for which the router is
+//! asked again: after an edit ours has changed as well.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -23,6 +27,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(45 * 60);
 const ASK_WAITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// So many questions wait for the shorter time.
 const ASK_SOON: u32 = 6;
+/// How long after terms differed an answer to us tells an edit from a reservation. Later both may have happened.
+const DOUBT: Duration = Duration::from_secs(600);
 /// The longest lease on the pool's terms, in seconds.
 const MAX_LEASE_SECONDS: u32 = 300;
 
@@ -44,6 +50,8 @@ struct Pool {
     phones: Option<Sample>,
     /// Whether different clients were offered different terms: there are reservations with terms of their own, or classes.
     differs: bool,
+    /// Since when it is open whether terms that differ are those of one client, or the router's settings have changed.
+    doubt: Option<Instant>,
     /// When we last asked as a client, and how often without an answer.
     asked: Option<(Instant, u32)>,
 }
@@ -62,12 +70,8 @@ impl Sample {
         now.saturating_duration_since(self.at) < VALID
     }
 
-    /// Whether the two clients, if they are two, were offered different terms. An option that only one of them asked for
-    /// tells nothing.
+    /// Whether the two OFFERs have different terms. An option that only one of the clients asked for tells nothing.
     fn differs(&self, other: &Self) -> bool {
-        if self.offer.chaddr == other.offer.chaddr {
-            return false;
-        }
         let fields = |sample: &Self| {
             let plain = sample.offer.options.get(OptionCode::OptionOverload).is_none();
             let at = |range: std::ops::Range<usize>| sample.offer.header.get(range).map(<[u8]>::to_vec);
@@ -99,6 +103,24 @@ pub(super) enum OfferedTo {
     Phone,
 }
 
+impl Pool {
+    /// The router has offered us a lease. If ours has changed, so have its settings, and what it offered others before counts
+    /// no more. If not, terms that differ are a client's own.
+    fn offered_to_us(&mut self, sample: Sample, now: Instant) {
+        let doubt = self.doubt.take();
+        let in_time = doubt.is_none_or(|since| now.saturating_duration_since(since) < DOUBT);
+        let has_changed = self.ours.as_ref().is_some_and(|before| before.differs(&sample));
+        if has_changed && in_time {
+            self.phones = self.phones.take().filter(|phone| doubt.is_some_and(|since| phone.at >= since));
+        } else {
+            self.differs |= doubt.is_some();
+        }
+        let phone = self.phones.as_ref().filter(|phone| phone.is_valid(now));
+        self.differs |= phone.is_some_and(|phone| phone.differs(&sample));
+        (self.ours, self.asked) = (Some(sample), None);
+    }
+}
+
 impl Pools {
     /// Forgets the routers that are not among these.
     pub(super) fn retain(&mut self, servers: &[Ipv4Addr]) {
@@ -108,7 +130,7 @@ impl Pools {
     fn of(&mut self, server: Ipv4Addr) -> &mut Pool {
         let known = self.0.iter().position(|pool| pool.server == server);
         let place = known.unwrap_or_else(|| {
-            self.0.push(Pool { server, ours: None, phones: None, differs: false, asked: None });
+            self.0.push(Pool { server, ours: None, phones: None, differs: false, doubt: None, asked: None });
             self.0.len() - 1
         });
         // It is there, or has just been put there.
@@ -119,11 +141,15 @@ impl Pools {
     pub(super) fn learn(&mut self, offer: &ServerMessage, asked: Option<&[u8]>, to: OfferedTo, now: Instant) {
         let pool = self.of(offer.server);
         let sample = Sample { offer: offer.clone(), asked: asked.map(<[u8]>::to_vec), at: now };
-        let others = pool.ours.iter().chain(&pool.phones);
-        pool.differs |= others.filter(|other| other.is_valid(now)).any(|other| other.differs(&sample));
         match to {
-            OfferedTo::Us => (pool.ours, pool.asked) = (Some(sample), None),
-            OfferedTo::Phone => pool.phones = Some(sample),
+            OfferedTo::Us => pool.offered_to_us(sample, now),
+            OfferedTo::Phone => {
+                let others = pool.ours.iter().chain(&pool.phones);
+                if others.filter(|other| other.is_valid(now)).any(|other| other.differs(&sample)) {
+                    pool.doubt.get_or_insert(now);
+                }
+                pool.phones = Some(sample);
+            }
         }
     }
 
@@ -134,7 +160,8 @@ impl Pools {
         let tries = pool.asked.map_or(0, |(_, tries)| tries);
         let [soon, later] = ASK_WAITS;
         let waits = pool.asked.is_some_and(|(at, _)| since(at) < if tries < ASK_SOON { soon } else { later });
-        let due = !pool.differs && !waits && pool.ours.as_ref().is_none_or(|ours| since(ours.at) >= ASK_AGAIN);
+        let is_old = pool.doubt.is_some() || pool.ours.as_ref().is_none_or(|ours| since(ours.at) >= ASK_AGAIN);
+        let due = !pool.differs && !waits && is_old;
         if due {
             pool.asked = Some((now, tries.saturating_add(1)));
         }
@@ -150,7 +177,7 @@ impl Pools {
         (server, address): (Ipv4Addr, Ipv4Addr),
         now: Instant,
     ) -> Option<CompletedOffer> {
-        let pool = self.0.iter().find(|pool| pool.server == server && !pool.differs)?;
+        let pool = self.0.iter().find(|pool| pool.server == server && !pool.differs && pool.doubt.is_none())?;
         let samples: Vec<&Sample> = pool.phones.iter().chain(&pool.ours).filter(|it| it.is_valid(now)).collect();
         let model = samples.first()?;
         // A router that points phones itself needs nothing of us.

@@ -7,8 +7,9 @@ use super::answers::Answers;
 use super::points::{self, Points};
 use super::relay_check::Relays;
 use crate::heard::{LeaseTerms, Overheard, TftpPointer};
+use crate::options::{OptionCode, TFTP_SERVER_NAME, TFTP_SERVERS};
 use api::DhcpServerSeen;
-use ids::UnixTime;
+use ids::{MacAddr, UnixTime};
 
 /// A router that takes this long for an OFFER does something before it, such as a ping.
 pub const SLOW_OFFER: Duration = Duration::from_millis(300);
@@ -37,6 +38,10 @@ pub struct OtherServer {
     pub informs: bool,
     /// Whether the server answers us as a relay agent.
     pub relays: Relays,
+    /// Its hardware address, as far as the link has shown it.
+    pub mac: Option<MacAddr>,
+    /// When it first answered us.
+    pub(super) first: UnixTime,
     pub(super) heard: UnixTime,
     /// How many questions in a row the server did not answer.
     pub(super) missed: u8,
@@ -54,6 +59,8 @@ impl OtherServer {
             offer_after: None,
             informs: false,
             relays: Relays::Unknown,
+            mac: None,
+            first: now,
             heard: now,
             missed: 0,
         }
@@ -99,6 +106,18 @@ impl OtherServer {
         points::words(&self.pointers, ours)
     }
 
+    /// Which phones cannot read where it points them: option 66 holds a URL, and there is no option 150.
+    pub fn misread(&self) -> Option<String> {
+        let general = |code: OptionCode| self.pointers.iter().any(|pointer| pointer.option == u8::from(code));
+        let text = self.tftp.first().filter(|_| general(TFTP_SERVER_NAME) && !general(TFTP_SERVERS))?;
+        text.contains(['/', ':']).then(|| {
+            format!(
+                "option 66 says {text}: Cisco phones read a name or an address there, and no URL; add option 150, or write the \
+                 address alone"
+            )
+        })
+    }
+
     /// Where it sends one vendor's phones before they ask 66 or 150, if that is elsewhere.
     pub fn vendors_elsewhere(&self, ours: &[Ipv4Addr]) -> Vec<String> {
         points::vendors_elsewhere(&self.pointers, ours)
@@ -119,6 +138,14 @@ impl OtherServer {
     /// Whether the other server has been seen to answer as this one does.
     pub(super) fn is_partner_of(&self, other: &Self) -> bool {
         self.answers.has_like(&other.answers) && self.differs_from(other).is_none()
+    }
+
+    /// Which server it is, where, and since when it answers, for people.
+    pub(super) fn answers_in_words(&self) -> String {
+        let at = self.mac.map(|mac| format!(" ({mac})")).unwrap_or_default();
+        let first = self.first.to_string();
+        let since = first.get(..16).map_or_else(|| first.clone(), |minute| format!("{} UTC", minute.replace('T', " ")));
+        format!("{}{at} answers DHCP on this LAN since {since}", self.server)
     }
 
     pub(super) fn seen(&self) -> DhcpServerSeen {

@@ -8,8 +8,10 @@ use ids::UnixTime;
 
 /// What has not happened for so long is over.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
-/// So many phones that were not helped, and none that was, are no accident.
+/// So many requests that were not completed, and none that was, are no accident.
 const MANY: u32 = 5;
+/// So many offers without a lease time are no accident. A router says it in each offer or in none.
+const SOME: u32 = 3;
 
 /// What came of the phones' requests of late.
 #[derive(Debug, Default)]
@@ -42,9 +44,11 @@ impl CompletionWatch {
     pub(super) fn texts(&mut self, has_server: bool, now: UnixTime) -> Vec<String> {
         self.failed.retain(|_, failed| now.since(failed.last) < FORGOTTEN_AFTER);
         let texts = self.failed.values().filter_map(|failed| {
-            let at_once =
-                matches!(failed.reason, NotCompleted::NoRoom | NotCompleted::NoLeaseTime | NotCompleted::Forged);
-            let enough = if at_once { 1 } else { MANY };
+            let enough = match failed.reason {
+                NotCompleted::NoRoom | NotCompleted::Forged => 1,
+                NotCompleted::NoLeaseTime => SOME,
+                _ => MANY,
+            };
             words(failed.reason, has_server).filter(|_| failed.count >= enough)
         });
         texts.map(str::to_owned).collect()
@@ -122,6 +126,18 @@ mod tests {
         watch.completed();
         assert_eq!(watch.texts(true, NOW).len(), 1);
         assert_eq!(watch.texts(true, NOW.plus(FORGOTTEN_AFTER)), [""; 0], "an hour later it is over");
+    }
+
+    #[test]
+    fn one_offer_without_a_lease_time_is_an_accident_and_several_are_not() {
+        let mut watch = CompletionWatch::default();
+        for number in 1..=SOME {
+            watch.failed(NotCompleted::NoLeaseTime, NOW);
+            assert_eq!(watch.texts(true, NOW).len(), usize::from(number == SOME), "{number}");
+        }
+        watch.completed();
+        watch.failed(NotCompleted::NoLeaseTime, NOW);
+        assert_eq!(watch.texts(true, NOW), [""; 0], "the router says it after all");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use super::behind_device::BehindDevice;
 use super::completion_watch::CompletionWatch;
 use super::lease_trouble;
 use super::other_networks::OtherNetworks;
+use super::pointed_phones::PointedPhones;
 use super::standing_alert::StandingAlert;
 use super::{DhcpServer, Now};
 use crate::lan::{OtherServer, Points, Relays, unreadable_in_words};
@@ -17,6 +19,9 @@ use status::Stats;
 pub(super) struct Judgement {
     pub(super) networks: OtherNetworks,
     pub(super) completions: CompletionWatch,
+    pub(super) behind: BehindDevice,
+    pub(super) pointed: PointedPhones,
+    behind_device: StandingAlert,
     relay_refused: StandingAlert,
     unreadable: StandingAlert,
     not_completed: StandingAlert,
@@ -34,6 +39,9 @@ impl Judgement {
         Self {
             networks: OtherNetworks::default(),
             completions: CompletionWatch::default(),
+            behind: BehindDevice::default(),
+            pointed: PointedPhones::default(),
+            behind_device: StandingAlert::shared(AlertCode::BehindOneDevice),
             relay_refused: alert(AlertCode::DhcpRelayRefused),
             unreadable: alert(AlertCode::DhcpUnreadableServer),
             not_completed: alert(AlertCode::DhcpNotCompleted),
@@ -54,6 +62,8 @@ impl Judgement {
     pub(super) fn shift(&mut self, seconds: i64) {
         self.networks.shift(seconds);
         self.completions.shift(seconds);
+        self.behind.shift(seconds);
+        self.pointed.shift(seconds);
     }
 }
 
@@ -86,7 +96,6 @@ impl DhcpServer {
                 .into_iter()
                 .map(|text| format!("{}: {text}, before they ask 66 or 150; correct it there", server.server))
         });
-        judgement.points_elsewhere.set(elsewhere, stats);
         let misleads = |server: &OtherServer| {
             matches!(server.points(ours), Points::Partly | Points::Elsewhere)
                 || !server.vendors_elsewhere(ours).is_empty()
@@ -94,14 +103,17 @@ impl DhcpServer {
         let misled = servers.iter().any(misleads);
         // What single phones were told goes with it.
         if judgement.misled && !misled {
-            stats.clear_alert(AlertCode::DhcpPointsElsewhere);
+            judgement.pointed.clear();
         }
         judgement.misled = misled;
+        let phones = judgement.pointed.texts(ours, |pointers| lan.meaning(pointers, ours), wall);
+        judgement.points_elsewhere.set(elsewhere.chain(phones), stats);
 
         let refuses_all = refuses_relays(lan.known());
         let not_completed = judgement.completions.texts(lan.has_other_server(), wall);
         judgement.not_completed.set(not_completed.into_iter().filter(|_| augments && !refuses_all), stats);
 
+        judgement.behind_device.set(judgement.behind.texts(wall), stats);
         judgement.other_network.set(judgement.networks.texts(scope, wall), stats);
         judgement.same_client_id.set(lease_trouble::shared_identifiers(leases.table(), wall), stats);
         judgement.declining.set(lease_trouble::declining(leases.table(), wall), stats);

@@ -26,6 +26,16 @@ impl DhcpServer {
         self.conflicts.report(claim, own, lease, &self.stats);
     }
 
+    /// A device spoke in a frame that came from this hardware address: its own, or that of a repeater between it and us.
+    pub fn sent_by(&mut self, mac: MacAddr, sender: MacAddr, now: Now) {
+        let own = self.link_access.own;
+        if Some(mac) == own || Some(sender) == own || !self.choice.wanted().knows(mac) {
+            return;
+        }
+        // People hear of it at the next sweep.
+        self.judgement.behind.heard(mac, sender, now.wall);
+    }
+
     /// The link was down. What ARP said before may be of another LAN.
     pub fn link_was_down(&mut self, now: Now) {
         self.lan.forget_checks();

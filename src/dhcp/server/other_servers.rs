@@ -165,12 +165,43 @@ impl DhcpServer {
         scope.leases() && scope.range.as_ref().is_some_and(|range| range.contains(address))
     }
 
-    /// Other servers have been asked.
-    pub fn asked(&mut self, now: Now) {
-        if !self.choice.is_listening() && self.lan.asked(now.wall) {
-            self.stats.dhcp_servers(self.lan.servers());
-            self.settle(now);
+    /// Other servers have been asked. `carries` says whether the link had a carrier: without one nobody can answer.
+    ///
+    /// A server that keeps us from leasing is gone sooner than others, because phones get no address meanwhile.
+    pub fn asked(&mut self, carries: bool, now: Now) {
+        if !carries {
+            return self.lan.unplugged(now.wall);
         }
+        if self.choice.is_listening() {
+            return;
+        }
+        let is_replaced = self.lan.asked(now.wall);
+        let is_silent = self.waits_for_silence() && self.lan.forget_silent(now.wall);
+        if is_replaced || is_silent {
+            self.server_is_gone(now);
+        }
+    }
+
+    /// Whether we would lease, were it not for another server.
+    fn waits_for_silence(&self) -> bool {
+        self.choice.wanted().mode == ActiveMode::All && !self.choice.in_force().leases()
+    }
+
+    /// A server that was there is gone. What spoke against `phones-only` may have gone with it.
+    pub(super) fn server_is_gone(&mut self, now: Now) {
+        if self.phones_only.outcome().is_some_and(Result::is_err) {
+            self.phones_only.begin_anew();
+        }
+        let known: Vec<Ipv4Addr> = self.lan.known().map(|server| server.server).collect();
+        self.judgement.pointed.keep(&known);
+        self.stats.dhcp_servers(self.lan.servers());
+        self.settle(now);
+    }
+
+    /// Takes over at which hardware addresses the link shows the other servers. Says whether that is news.
+    pub(super) fn see_servers(&mut self) -> bool {
+        let Self { lan, leases, .. } = self;
+        lan.seen_at(|address| leases.device_at(address))
     }
 }
 

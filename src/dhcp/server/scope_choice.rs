@@ -113,7 +113,10 @@ impl ScopeChoice {
             scope.learn(terms);
         }
         let second = match scope.mode {
-            ActiveMode::All if !evidence.servers.is_empty() => Some(SECOND_SERVER.to_owned()),
+            ActiveMode::All if !evidence.servers.is_empty() => {
+                let who = evidence.answering.map(|who| format!(": {who}")).unwrap_or_default();
+                Some(format!("{SECOND_SERVER}{who}"))
+            }
             ActiveMode::All | ActiveMode::PhonesOnly => {
                 evidence.unknown_server.map(|who| format!("{SECOND_SERVER}: {who}"))
             }

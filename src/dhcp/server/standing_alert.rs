@@ -16,6 +16,11 @@ pub(super) struct StandingAlert {
 }
 
 impl StandingAlert {
+    /// No alert of this code, which others raise as well.
+    pub(super) const fn shared(code: AlertCode) -> Self {
+        Self { code, raised: BTreeSet::new() }
+    }
+
     /// No alert of this code. One of an earlier server on this machine ends.
     pub(super) fn new(code: AlertCode, stats: &Stats) -> Self {
         stats.clear_alert(code);
@@ -25,15 +30,13 @@ impl StandingAlert {
     /// Raises what is new, and ends what is over.
     pub(super) fn set(&mut self, texts: impl IntoIterator<Item = String>, stats: &Stats) {
         let texts: BTreeSet<String> = texts.into_iter().take(MAX_TEXTS).collect();
-        let ended = self.raised.difference(&texts).next().is_some();
-        if ended {
-            stats.clear_alert(self.code);
+        for ended in self.raised.difference(&texts) {
+            stats.end_alert(self.code, ended);
         }
         for text in &texts {
-            if ended || !self.raised.contains(text) {
+            // Others may have ended alerts of this code.
+            if !(self.raised.contains(text) && stats.alert_stands(self.code, text)) {
                 stats.alert(self.code, text.clone());
-            } else {
-                stats.alert_stands(self.code, text);
             }
         }
         self.raised = texts;
@@ -59,7 +62,10 @@ mod tests {
         let texts = |stats: &Stats| -> Vec<String> {
             status::StatusReport::of(stats).alerts.into_iter().map(|alert| alert.text).collect()
         };
-        assert_eq!(texts(&stats), ["b"]);
+        assert_eq!((texts(&stats), raised()), (vec!["b".to_owned()], 2));
+        stats.clear_alert(AlertCode::DhcpDeclining);
+        alert.set(["b".to_owned()], &stats);
+        assert_eq!(texts(&stats), ["b"], "it is still so, whoever ended it");
         alert.set([], &stats);
         assert_eq!(texts(&stats), [""; 0]);
         alert.set((0..100).map(|number| number.to_string()), &stats);

@@ -4,6 +4,7 @@ mod chosen;
 mod judged;
 mod link;
 mod names;
+mod waiting;
 
 use dhcproto::v4::{DhcpOption, Message};
 use dhcproto::{Encodable as _, Encoder};

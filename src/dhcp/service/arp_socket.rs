@@ -45,16 +45,19 @@ impl ArpSocket {
         Ok(send(self.socket.as_raw_fd(), &arp::ask(mac, own, address), MsgFlags::MSG_DONTWAIT).map(drop)?)
     }
 
-    /// Waits for frames, and says what devices claim in them. Cancel safe.
+    /// Waits for frames, and says what devices claim in them, and from which hardware address each came. Cancel safe.
     #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-    pub(super) async fn claims(&mut self) -> io::Result<Vec<Claim>> {
+    pub(super) async fn claims(&mut self) -> io::Result<Vec<(Claim, MacAddr)>> {
         tokio::time::sleep_until(self.next).await;
         self.socket.readable().await?;
         let mut frame = [0; 64];
         let mut claims = Vec::new();
         for _ in 0..BATCH {
             match self.socket.try_recv(&mut frame) {
-                Ok(length) => claims.extend(frame.get(..length).and_then(arp::parse)),
+                Ok(length) => {
+                    let frame = frame.get(..length).unwrap_or_default();
+                    claims.extend(arp::parse(frame).zip(arp::sender(frame)));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     self.next = Instant::now() + DOWN;

@@ -326,6 +326,10 @@ impl Worker {
         if request.chaddr == self.identity.mac {
             return;
         }
+        // A relay agent sends in a frame of its own, and says that it is one.
+        if request.giaddr.is_unspecified() && orders.scope.knows(request.chaddr) && datagram.sender != request.chaddr {
+            actions.push(Action::Tell(Event::SentBy { phone: request.chaddr, sender: datagram.sender }));
+        }
         if request.kind == MessageKind::Inform {
             return Self::inform(orders, &request, *datagram.source.ip(), actions);
         }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use nix::libc;
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
@@ -78,6 +79,14 @@ impl ServerPort {
             client_port: self.config.client_port,
         };
         Some((identity, relay.into()))
+    }
+
+    /// Whether the interface has a carrier, as far as the kernel says.
+    pub(super) fn carries(&self) -> bool {
+        let Some(name) = self.config.interface.as_deref() else { return true };
+        let mut all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+        all.find(|found| found.interface_name == name)
+            .is_none_or(|found| found.flags.contains(InterfaceFlags::IFF_RUNNING))
     }
 
     /// Waits until a datagram has come. Cancel safe.

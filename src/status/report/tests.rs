@@ -175,6 +175,24 @@ fn counters_that_grew_are_told_in_words() {
 }
 
 #[test]
+fn a_flood_shows_as_the_limit_that_it_reached() {
+    let (_, stats) = clocks(1_000_000);
+    stats.recall(crate::StatsMemory {
+        counters: [("tftp.not-held".to_owned(), 7)].into(),
+        ..crate::StatsMemory::default()
+    });
+    for _ in 0..3_000 {
+        stats.count("tftp.rate-limited");
+    }
+    let text = StatusReport::of(&stats).text();
+    let expected =
+        "LIMIT        requests for files left alone, because there were too many at once: 3000 (tftp.rate-limited)
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains("tftp.not-held"), "what an earlier run counted is over: {text}");
+}
+
+#[test]
 fn the_lan_is_named_with_the_addresses_that_are_not_served() {
     let (_, stats) = clocks(0);
     let lan = |text: &str| text.parse::<ids::Lan>().unwrap_or(ids::Lan::new(std::net::Ipv4Addr::UNSPECIFIED, 0));
@@ -183,6 +201,21 @@ fn the_lan_is_named_with_the_addresses_that_are_not_served() {
     let expected = "lan          192.168.77.1/24 on eth0\n             not 10.20.0.2/24, which is there, too; \
                     [lan] interface = \"10.20.0.2\" serves it instead\n";
     assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn phones_of_another_vlan_are_named_with_what_to_do_until_they_are_quiet() {
+    let (clock, stats) = clocks(0);
+    let phone = MacAddr::new([0, 4, 0xf2, 0, 0, 1]);
+    stats.asked_in_vlan(20, phone);
+    stats.asked_in_vlan(20, phone);
+    clock.pass(60);
+    let text = StatusReport::of(&stats).text();
+    let expected = "             phones of VLAN 20, such as 00:04:f2:00:00:01, asked 2 times in tagged frames, last 60 s ago:\n             \
+                    this box serves what comes to its port without a tag; set the switch's port to VLAN 20 untagged";
+    assert!(text.contains(expected), "{text}");
+    clock.pass(3_600);
+    assert!(!StatusReport::of(&stats).text().contains("VLAN"));
 }
 
 #[test]

@@ -121,9 +121,15 @@ impl Gate {
         GateDecision { decision, guessing, release: ServedRelease::of(&self.catalog, requester) }
     }
 
-    /// The devices with phones behind them, if that has changed.
+    /// The devices with phones behind them, if that has changed. Of devices with a single one only those count that are no
+    /// phones themselves, and that were not reported to have taken its address: that report says all of it.
     pub(super) fn poll_behind(&mut self, now: Instant) -> Option<Vec<PhonesBehind>> {
-        self.policy.poll_behind(now)
+        let mut behind = self.policy.poll_behind(now)?;
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        devices.set_repeaters(behind.iter().filter(|it| it.phones > 1).map(|it| it.device));
+        behind
+            .retain(|it| it.phones > 1 || (self.catalog.phone(it.device).is_none() && !devices.is_suspect(it.device)));
+        Some(behind)
     }
 
     /// The requester's own log of this name; `None` if it has no such log, or writes too often.

@@ -394,6 +394,7 @@ impl Engine {
             Event::Count(name) => self.stats.count(name),
             Event::Alert(code, text) => self.stats.alert(code, text),
             Event::ClearAlert(code) => self.stats.clear_alert(code),
+            Event::EndAlerts(code, device) => self.stats.end_alerts(code, &device.to_string()),
             Event::Transfer(record) => self.stats.transfer(record),
         }
     }

@@ -113,6 +113,121 @@ fn many_hosts_have_the_lan_that_a_person_would_name() {
         ("public only", vec![at("eth0", 2, "203.0.113.5/24")], format!("{none}eth0 (203.0.113.5/24)")),
         ("an interface that is down", vec![eth0().down()], format!("{none}eth0 (192.168.1.2/24, down)")),
         ("a container", vec![at("eth0", 2, "172.17.0.5/16").kind("veth")], "eth0 172.17.0.5/16".into()),
+        (
+            "a container on a card of its host",
+            vec![Link { leads_elsewhere: true, ..at("eth0", 2, "192.168.1.7/24").kind("macvlan") }],
+            "eth0 192.168.1.7/24".into(),
+        ),
+        (
+            "docker with a cable both of whose ends are here",
+            vec![
+                eth0(),
+                at("docker0", 8, "172.17.0.1/16").kind("bridge"),
+                bare("dv0", 9).kind("veth").port_of(8).on(10),
+                at("dv1", 10, "172.17.0.9/16").kind("veth").on(9),
+            ],
+            "eth0 192.168.1.2/24".into(),
+        ),
+        (
+            "the same before the cable has an address",
+            vec![
+                bare("eth0", 2),
+                at("br-phones", 8, "172.17.0.1/16").kind("bridge"),
+                bare("dv0", 9).kind("veth").port_of(8),
+            ],
+            format!(
+                "{none}eth0 (no IPv4 address), br-phones (172.17.0.1/16, on no network card), dv0 (no IPv4 address, a port of another interface)"
+            ),
+        ),
+        (
+            "in a namespace, a bridge of containers beside the cable",
+            vec![
+                eth0().kind("veth"),
+                at("services", 8, "172.20.0.1/16").kind("bridge"),
+                bare("web", 9).kind("veth").port_of(8),
+            ],
+            "eth0 192.168.1.2/24".into(),
+        ),
+        (
+            "in a namespace, docker's bridges beside a bridge with the cable",
+            vec![
+                bare("eth0", 2).kind("veth").port_of(4),
+                at("br0", 4, "192.168.1.2/24").kind("bridge"),
+                at("docker0", 8, "172.17.0.1/16").kind("bridge"),
+                bare("dv0", 9).kind("veth").port_of(8),
+                at("br-0123456789ab", 10, "172.18.0.1/16").kind("bridge"),
+                bare("dv2", 11).kind("veth").port_of(10),
+            ],
+            "br0 192.168.1.2/24".into(),
+        ),
+        (
+            "a container's end with an address on the host, as systemd-nspawn makes it",
+            vec![eth0(), at("ve-web", 9, "10.0.0.1/28").kind("veth")],
+            "eth0 192.168.1.2/24".into(),
+        ),
+        (
+            "a bridge of virtual machines with a card",
+            vec![
+                bare("enp3s0", 2).port_of(4),
+                at("vmbr0", 4, "192.168.1.2/24").kind("bridge"),
+                bare("tap100i0", 5).kind("tun").port_of(4),
+                bare("veth101i0", 6).kind("veth").port_of(4),
+            ],
+            "vmbr0 192.168.1.2/24".into(),
+        ),
+        (
+            "a bridge with the VLAN of a bond",
+            vec![
+                bare("eth0", 2).port_of(4),
+                bare("eth1", 3).port_of(4),
+                bare("bond0", 4).kind("bond"),
+                bare("bond0.20", 5).kind("vlan").on(4).port_of(6),
+                at("br20", 6, "10.20.0.2/24").kind("bridge"),
+                at("docker0", 8, "172.17.0.1/16").kind("bridge"),
+                bare("dv0", 9).kind("veth").port_of(8),
+            ],
+            "br20 10.20.0.2/24".into(),
+        ),
+        (
+            "a bridge that a cable on this host joins to one with a card",
+            vec![
+                bare("eth0", 2).port_of(4),
+                bare("br0", 4).kind("bridge"),
+                bare("a0", 5).kind("veth").port_of(4).on(6),
+                bare("a1", 6).kind("veth").port_of(7).on(5),
+                at("br1", 7, "192.168.1.2/24").kind("bridge"),
+            ],
+            "br1 192.168.1.2/24".into(),
+        ),
+        (
+            "bridges that are joined in a ring, and lead nowhere",
+            vec![
+                at("br0", 4, "192.168.7.2/24").kind("bridge"),
+                bare("a0", 5).kind("veth").port_of(4).on(6),
+                bare("a1", 6).kind("veth").port_of(7).on(5),
+                at("br1", 7, "192.168.8.2/24").kind("bridge"),
+                bare("b0", 8).kind("veth").port_of(4).on(9),
+                bare("b1", 9).kind("veth").port_of(7).on(8),
+                eth0(),
+            ],
+            "eth0 192.168.1.2/24".into(),
+        ),
+        (
+            "a switch chip's port, and Open vSwitch",
+            vec![
+                bare("lan1", 2).kind("dsa").port_of(3),
+                bare("ovs-system", 3).kind("openvswitch").down(),
+                at("ovsbr0", 4, "192.168.1.2/24").kind("openvswitch"),
+                at("services", 8, "172.20.0.1/16").kind("bridge"),
+                bare("web", 9).kind("veth").port_of(8),
+            ],
+            "ovsbr0 192.168.1.2/24".into(),
+        ),
+        (
+            "a second Wi-Fi interface of a card",
+            vec![at("wlan0-1", 3, "192.168.1.3/24").kind("wlan").wireless()],
+            "wlan0-1 192.168.1.3/24".into(),
+        ),
         ("nothing at all", vec![], format!("{none}none")),
     ];
     for (host, links, expected) in hosts {
@@ -343,6 +458,11 @@ impl Link {
 
     fn port_of(self, master: u32) -> Self {
         Self { master: Some(master), ..self }
+    }
+
+    /// Made on this interface, or the other end of it.
+    fn on(self, below: u32) -> Self {
+        Self { below: Some(below), ..self }
     }
 
     fn wireless(self) -> Self {

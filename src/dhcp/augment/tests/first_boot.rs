@@ -257,6 +257,66 @@ fn never_where_reservations_have_terms_of_their_own() {
     assert!(is_short(&first_boot(&mut lan)));
 }
 
+#[test]
+fn an_edited_option_is_the_pools_new_term_and_no_reservation() {
+    const EDITED: &[(u8, &[u8])] = &[(3, &[192, 168, 1, 1]), (6, &[9, 9, 9, 9]), (15, b"lan"), (42, &[192, 168, 1, 1])];
+    let asks = |lan: &mut TestLan| {
+        let mut actions = Vec::new();
+        lan.augment.tick(Some(&lan.scope), lan.now, &mut actions);
+        actions.iter().any(|action| matches!(action, Action::Relay(ROUTER, _)))
+    };
+    let dns = |actions: &[Action]| answer(actions).map(|ack| ack.options.addresses(OptionCode::DomainNameServer));
+    let edited = Some(vec![Ipv4Addr::new(9, 9, 9, 9)]);
+
+    // A phone shows it first: we ask again at once, and say nothing before we know.
+    let mut lan = offered_to_us(TERMS);
+    offered_to_other(&mut lan, EDITED);
+    assert_eq!(dns(&first_boot(&mut lan)), None);
+    let mut lan = offered_to_us(TERMS);
+    offered_to_other(&mut lan, TERMS);
+    lan.pass(Duration::from_secs(60));
+    offered_to_other(&mut lan, EDITED);
+    assert!(asks(&mut lan));
+    ask_ourselves(&mut lan, EDITED);
+    assert_eq!(dns(&first_boot(&mut lan)), edited);
+    // Once more, the other way round.
+    lan.pass(Duration::from_secs(4000));
+    ask_ourselves(&mut lan, TERMS);
+    assert_eq!(dns(&first_boot(&mut lan)), Some(vec![Ipv4Addr::from(DNS)]));
+
+    // Our own question shows it first.
+    let mut lan = offered_to_us(TERMS);
+    offered_to_other(&mut lan, TERMS);
+    lan.pass(Duration::from_secs(46 * 60));
+    assert!(asks(&mut lan));
+    ask_ourselves(&mut lan, EDITED);
+    assert_eq!(dns(&first_boot(&mut lan)), edited);
+
+    // A reservation: what we are offered is as before. It counts for good.
+    let mut lan = offered_to_us(TERMS);
+    offered_to_other(&mut lan, EDITED);
+    assert!(asks(&mut lan));
+    for terms in [TERMS, EDITED, TERMS] {
+        ask_ourselves(&mut lan, terms);
+        assert_eq!(dns(&first_boot(&mut lan)), None);
+        lan.pass(Duration::from_secs(4000));
+    }
+    // An edit that leaves a reservation: the phone that showed it has still other terms than we.
+    let mut lan = offered_to_us(TERMS);
+    offered_to_other(&mut lan, EDITED);
+    ask_ourselves(&mut lan, &[(6, &[8, 8, 8, 8])]);
+    assert_eq!(dns(&first_boot(&mut lan)), None);
+}
+
+/// The router offers these terms to another phone.
+fn offered_to_other(lan: &mut TestLan, terms: &[(u8, &[u8])]) {
+    lan.scope = scope_of(&[PHONE, OTHER]);
+    lan.relays(&said_by(OTHER, "Polycom-SPIP670"));
+    let discovery = lan.augment.phones.get(OTHER).and_then(|phone| phone.discovery.as_ref());
+    let xid = discovery.and_then(|discovery| discovery.asked.xid_of(ROUTER)).unwrap();
+    lan.router(&to(OTHER, xid, Ipv4Addr::new(192, 168, 1, 80), terms));
+}
+
 // A5.
 #[test]
 fn a_router_that_points_phones_itself_is_left_alone_at_a_first_boot_too() {

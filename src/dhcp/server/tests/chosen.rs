@@ -34,7 +34,7 @@ fn a_server_whose_offers_clients_take_keeps_us_from_leasing_until_it_is_quiet() 
 fn such_a_server_is_asked_about_and_is_known_when_it_answers() {
     let mut site = wanting(DhcpMode::Auto);
     site.pass(ASK_WAIT);
-    site.server.asked(site.now);
+    site.server.asked(true, site.now);
     assert!(!site.server.is_unsure());
     site.pass(Duration::from_secs(20));
     site.take_from(PHONE, ROUTER);

@@ -136,6 +136,21 @@ fn an_address_found_in_use_ahead_is_offered_to_nobody() {
 }
 
 #[test]
+fn a_phone_whose_frames_come_from_another_device_is_told_until_it_speaks_for_itself() {
+    let (mut site, bridge) = (Site::ready(), MacAddr::new([2, 0, 0, 0, 0, 9]));
+    site.event(Event::SentBy { phone: PHONE, sender: bridge });
+    // Who is not in the inventory may sit wherever he likes; and our own frames are ours.
+    site.event(Event::SentBy { phone: OTHER, sender: MacAddr::new([2, 0, 0, 0, 0, 8]) });
+    site.server.sent_by(PHONE, OWN, site.now);
+    site.pass(SWEEP_EVERY);
+    let said = site.alerts("behind-one-device");
+    assert!(said.starts_with("1 phone seems to sit behind one device (02:00:00:00:00:09)"), "{said}");
+    site.server.sent_by(PHONE, PHONE, site.now);
+    site.pass(SWEEP_EVERY);
+    assert_eq!(site.alerts("behind-one-device"), "");
+}
+
+#[test]
 fn a_server_that_names_an_address_of_another_network_is_asked_where_it_answers_from() {
     let named = Ipv4Addr::new(172, 31, 0, 1);
     let [here, forged] = [1, 66].map(|last| Ipv4Addr::new(192, 168, 1, last));

@@ -213,6 +213,9 @@ impl Bench {
             Event::Count(name) => *self.counts.entry(name).or_default() += 1,
             Event::Alert(code, text) => self.alerts.push((code, text)),
             Event::ClearAlert(code) => self.alerts.retain(|(known, _)| *known != code),
+            Event::EndAlerts(code, device) => {
+                self.alerts.retain(|(known, text)| *known != code || !text.contains(&device.to_string()));
+            }
             Event::Transfer(record) => self.records.push(record),
         }
     }
