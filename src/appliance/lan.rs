@@ -401,7 +401,7 @@ mod tests {
         let (mut doubled, start) = (DoubledLan::default(), Instant::now());
         let [both, other] = ["eth0 and br0 are on one LAN", "eth0 and eth1 are on one LAN"].map(str::to_owned);
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(doubled.standing(&[both.clone()], at(0)), Vec::<String>::new());
+        assert_eq!(doubled.standing(std::slice::from_ref(&both), at(0)), Vec::<String>::new());
         assert!(!doubled.is_settled(), "it is looked at again soon");
         assert_eq!(doubled.standing(&[], at(1)), Vec::<String>::new());
         assert!(doubled.is_settled());
