@@ -17,7 +17,7 @@ pub mod service;
 pub mod stats;
 mod words;
 
-pub use memory::{FileSeen, StatsMemory};
+pub use memory::{FileFetches, FileSeen, StatsMemory};
 pub use moment::ClockReading;
 pub use report::StatusReport;
 pub use stats::{HostState, PollState, Stats, TransferRecord};
