@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lineside::access::Files as _;
 use lineside::api::CheckIn;
@@ -9,6 +10,7 @@ use lineside::hq::init::{InitOptions, init};
 use lineside::hq::progress::Silent;
 use lineside::hq::publish::{PublishOptions, publish};
 use lineside::ids::{FileName, Generation, SiteId, UnixTime};
+use lineside::online::db::{CheckIns as _, Db};
 use lineside::online::service::{ServeOptions, Server};
 use lineside::repository::layout::Layout;
 use lineside::status::Stats;
@@ -42,10 +44,20 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     let second = Store::open(&dir.path().join("second")).unwrap();
     assert!(matches!(enrol(&token, &second, true).await, Err(EnrolError::TokenUsed)));
 
-    let report = Arc::new(|| CheckIn { version: "test".into(), ..CheckIn::default() });
+    let up = Arc::new(AtomicU64::new(1));
+    let uptime = Arc::clone(&up);
+    let report = Arc::new(move || CheckIn {
+        version: "test".into(),
+        state: "ok".into(),
+        // Each poll has news.
+        reason: uptime.fetch_add(1, Ordering::Relaxed).to_string(),
+        ..CheckIn::default()
+    });
+    let db = Db::open(&layout.database()).unwrap();
+    let heard = || db.heard(&site).unwrap().unwrap();
     let clock = Box::new(HostClock::assuming(true));
     let mut updater =
-        Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report);
+        Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report.clone());
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "no-release", "{}", outcome.reason);
 
@@ -59,10 +71,42 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     let file = store.open(opened.catalog().file(&name).unwrap()).unwrap();
     assert!(file.chunk(0).unwrap().starts_with(b"<"));
     assert_eq!(updater.poll_once().await.state.code(), "ok");
+    let first = heard();
+    let record = std::fs::read_to_string(store.identity_dir().join("check-in.toml")).unwrap();
+    assert!(record.contains(first.signed_by.as_ref().unwrap()), "{record}");
+    assert_eq!((first.generation, first.report.pulls.as_ref().unwrap().entries), (Generation(1), 1));
+
+    // The process dies and starts again: it knows nothing of what it told, and no counter comes back.
+    let (clock, again) = (Box::new(HostClock::assuming(true)), report.clone());
+    let mut restarted =
+        Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, again);
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    let after = heard();
+    assert_eq!((&after.signed_by, after.report.pulls.as_ref().unwrap().entries), (&first.signed_by, 1));
+    assert!(after.report.appliance.reason > first.report.appliance.reason);
+    // The card of before is put back beside it: the same name with a counter that HQ has heard.
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
+    let both = heard();
+    assert_ne!(both.signed_by, first.signed_by, "the box that fell behind took another name");
+    // From then on the two are told apart.
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    assert_eq!(heard().signed_by, first.signed_by);
+    let boxes = db.changes(&site, 100).unwrap().into_iter().filter(|change| change.kind == "box").count();
+    assert_eq!(boxes, 2);
+    // HQ's database comes back as it was before: the site tells everything by itself.
+    db_without_states(&layout);
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    assert_eq!(heard().signed_by, first.signed_by);
 
     lineside::hq::enrol::revoke(&layout, &site).unwrap();
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "certificate", "{}", outcome.reason);
     stop.cancel();
     serving.await.unwrap().unwrap();
+}
+
+/// What a database has that was restored from before the first check-in.
+fn db_without_states(layout: &Layout) {
+    let database = rusqlite::Connection::open(layout.database()).unwrap();
+    database.execute_batch("DELETE FROM site_state; DELETE FROM phone_state;").unwrap();
 }
