@@ -6,6 +6,7 @@
 //! States, refusals and alerts are values of the enums in [`codes`]. On the wire they are text, so that each side can
 //! show what a newer version of the other one says.
 
+pub mod check_in;
 pub mod codes;
 mod sealing_key;
 
@@ -195,7 +196,8 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// What a site tells HQ after a poll.
+/// What a site tells HQ after a poll. On the wire this is a check-in of format 1, which HQs before [`check_in`] took and
+/// appliances before it send; what is skipped there goes into the pages of format 2 alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct CheckIn {
@@ -238,6 +240,15 @@ pub struct CheckIn {
     pub counters: BTreeMap<String, u64>,
     /// 16 random bytes in hex. HQ signs them in its answer, so that the answer cannot be an old one.
     pub nonce: String,
+    /// The files that phones asked for.
+    #[serde(skip)]
+    pub files: Vec<(MacAddr, check_in::report::FileReport)>,
+    /// Since when `grown` counts.
+    #[serde(skip)]
+    pub grown_since: Option<UnixTime>,
+    /// The counters that grew since then, and by how much.
+    #[serde(skip)]
+    pub grown: BTreeMap<String, u64>,
 }
 
 /// Says for people how the keys of a site are kept on its card.

@@ -182,6 +182,7 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(4),
+            content: None,
             outcome: TransferEnd::Delivered.into(),
         });
     }

@@ -6,6 +6,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -121,6 +122,8 @@ pub struct Identity {
     pub not_after: UnixTime,
     /// SHA-256 of the certificate in DER, by which the database finds it.
     pub fingerprint: Digest,
+    /// The certificate itself, in DER.
+    pub certificate: Arc<[u8]>,
 }
 
 /// A certificate signing request whose key is on P-256 and signed the request (proof of possession).
@@ -289,6 +292,7 @@ pub fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
         site,
         not_after: UnixTime(parsed.validity().not_after.timestamp()),
         fingerprint: Digest::of(certificate),
+        certificate: Arc::from(certificate.as_ref()),
     })
 }
 

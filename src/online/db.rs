@@ -3,60 +3,34 @@
 //! The command line and the service open the same file side by side. It holds neither content nor a key that signs
 //! content. Whoever reads the file learns which sites there are, and whoever writes it can lock sites out, but no more.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rusqlite::config::DbConfig;
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use crate::admit::{self, Refused, TokenRow};
 use crate::ca::{Csr, Issued};
-use api::{self, CheckIn, EnrolRequest, SiteState};
+use api::{self, EnrolRequest};
 use ids::{Digest, FleetId, Generation, SiteId, UnixTime};
 use repository::layout::Layout;
 
-/// How many check-ins of each site are kept; older ones are deleted.
-pub const HISTORY: u32 = 100;
 /// How many certificates one site may have issued in a day; a loop in an appliance must not fill the disk.
 pub const MAX_CERTIFICATES_A_DAY: u32 = 20;
 
-const SCHEMA: u32 = 1;
-const SCHEMA_1: &str = "
-CREATE TABLE sites (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, fleet TEXT, published INTEGER NOT NULL DEFAULT 0, revoked_at INTEGER
-) STRICT;
-CREATE TABLE tokens (
-    id TEXT PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), fleet TEXT NOT NULL, service_key BLOB NOT NULL,
-    expires INTEGER NOT NULL, revoked INTEGER NOT NULL DEFAULT 0, used_at INTEGER, used_by TEXT
-) STRICT;
-CREATE TABLE enrolments (
-    token TEXT PRIMARY KEY REFERENCES tokens(id), site TEXT NOT NULL REFERENCES sites(id), csr TEXT NOT NULL,
-    recipient TEXT NOT NULL, publisher_proof TEXT NOT NULL, version TEXT NOT NULL, at INTEGER NOT NULL,
-    accepted INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE certificates (
-    serial TEXT PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), issued_at INTEGER NOT NULL,
-    not_after INTEGER NOT NULL, fingerprint TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE INDEX certificates_of_site ON certificates(site, issued_at);
-CREATE TABLE check_ins (
-    n INTEGER PRIMARY KEY, site TEXT NOT NULL REFERENCES sites(id), at INTEGER NOT NULL, body TEXT NOT NULL
-) STRICT;
-CREATE INDEX check_ins_of_site ON check_ins(site, n);
-";
+mod changes;
+mod check_ins;
+mod columns;
+mod schema;
 pub mod sealing_keys;
 mod site_time;
-/// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.
-pub trait CheckIns: Send + Sync {
-    /// Keeps a site's check-in as its newest.
-    fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()>;
-    /// The newest check-in of every site, with the time at which it came.
-    fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>>;
-}
+
+use columns::{GenerationColumn, TextColumn, TimeColumn, parsed};
+
+pub use changes::{CHANGE_DAYS, Change, MAX_CHANGES};
+pub use check_ins::{CheckIns, Heard, Taken};
 
 /// The database. Every call blocks, so the service makes them on threads that may block.
 pub struct Db {
@@ -145,15 +119,7 @@ impl Db {
         };
         let mut writer = connection()?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match version {
-            0 => {
-                transaction.execute_batch(SCHEMA_1)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            SCHEMA => {}
-            newer => bail!("it has format {newer}, newer than this version knows ({SCHEMA}); update lineside-hq"),
-        }
+        schema::prepare(&transaction)?;
         sealing_keys::make_table(&transaction)?;
         transaction.commit()?;
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(connection()?) })
@@ -351,40 +317,6 @@ impl Db {
     }
 }
 
-impl CheckIns for Db {
-    fn note(&self, site: &SiteId, at: UnixTime, check_in: &CheckIn) -> anyhow::Result<()> {
-        let body = serde_json::to_string(check_in)?;
-        self.write(|db| {
-            db.prepare_cached("INSERT INTO check_ins (site, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
-                TextColumn(site),
-                TimeColumn(at),
-                body
-            ])?;
-            db.prepare_cached(
-                "DELETE FROM check_ins WHERE site = ?1 AND n <=
-                 (SELECT n FROM check_ins WHERE site = ?1 ORDER BY n DESC LIMIT 1 OFFSET ?2)",
-            )?
-            .execute(params![TextColumn(site), HISTORY])?;
-            Ok(())
-        })
-    }
-
-    fn latest(&self) -> anyhow::Result<BTreeMap<SiteId, (UnixTime, CheckIn)>> {
-        let db = self.read();
-        let mut statement =
-            db.prepare("SELECT site, at, body FROM check_ins WHERE n IN (SELECT max(n) FROM check_ins GROUP BY site)")?;
-        let rows = statement
-            .query_map([], |row| Ok((parsed(row, 0)?, row.get::<_, TimeColumn>(1)?.0, row.get::<_, String>(2)?)))?;
-        rows.map(|row| {
-            let (site, at, body) = row?;
-            // A check-in that another version wrote must not hide those of all other sites.
-            let unreadable = |_| CheckIn { state: SiteState::Unreadable.code().to_owned(), ..CheckIn::default() };
-            Ok((site, (at, serde_json::from_str(&body).unwrap_or_else(unreadable))))
-        })
-        .collect()
-    }
-}
-
 /// Notes in the fleet's database what was published, for check-in answers and the fleet view.
 pub fn note_published(layout: &Layout, published: &[(SiteId, String, Generation)]) -> anyhow::Result<()> {
     Db::open(&layout.database())?.published_now(published)
@@ -453,57 +385,6 @@ fn add_certificate(db: &Connection, site: &SiteId, issued: &Issued, now: UnixTim
         params![TextColumn(site), TimeColumn(dead)],
     )?;
     Ok(())
-}
-
-/// A column that holds a value as the text that it displays.
-struct TextColumn<'a, T>(&'a T);
-
-impl<T: std::fmt::Display> ToSql for TextColumn<'_, T> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.0.to_string()))
-    }
-}
-
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    row.get::<_, String>(column)?.parse().map_err(|error: T::Err| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-/// A column that holds a time as seconds since 1970, UTC.
-struct TimeColumn(UnixTime);
-
-impl ToSql for TimeColumn {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.0.0))
-    }
-}
-
-impl FromSql for TimeColumn {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        i64::column_result(value).map(|seconds| Self(UnixTime(seconds)))
-    }
-}
-
-/// A column that holds the number of a release.
-struct GenerationColumn(Generation);
-
-impl ToSql for GenerationColumn {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let value =
-            i64::try_from(self.0.0).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        Ok(ToSqlOutput::from(value))
-    }
-}
-
-impl FromSql for GenerationColumn {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        let value = i64::column_result(value)?;
-        u64::try_from(value).map(|number| Self(Generation(number))).map_err(|_| FromSqlError::OutOfRange(value))
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,17 @@
-//! The table of `lineside-hq fleet`: one line for each site, those in trouble first. Only [`rows`] reads the database.
+//! The table of `lineside-hq fleet`: one line for each site, those in trouble first. Only [`rows`] and [`SiteDetails::read`]
+//! read the database.
 
+mod site;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::db::{CheckIns as _, Db, SiteRow};
-use api::{Alert, CheckIn, ImageSeen, SiteState, keys_text};
+use crate::db::{CheckIns as _, Db, Heard, SiteRow};
+use api::{Alert, ImageSeen, SiteState, keys_text};
 use ids::{Generation, SiteId, UnixTime};
+
+pub use site::SiteDetails;
 
 /// A site that did not check in for this long is in trouble. Sites poll every 5 minutes and back off to 30 at the most,
 /// so more than one poll has failed.
@@ -65,35 +71,52 @@ pub struct FleetRow {
     pub alerts: Vec<Alert>,
     /// The latest end of its certificates; `None` if it has none.
     pub certificate_until: Option<UnixTime>,
+    /// The box that signed what is shown; `None` if nobody did, or nothing is shown.
+    pub signed_by: Option<String>,
 }
 
 /// All sites, the worst condition first, then by name.
 ///
 /// Control characters are removed from what sites reported, because it is printed on an operator's terminal.
 pub fn rows(database: &Path, now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
+    rows_with(database, &[], now)
+}
+
+/// [`rows`], and a line for each site of the directory that the database does not know: nobody has made it a token yet.
+pub fn rows_with(database: &Path, directory: &[(SiteId, String)], now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
     let db = Db::open_existing(database)?;
-    let mut told = db.latest()?;
-    let mut rows: Vec<FleetRow> = db.sites()?.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
+    let (mut told, mut sites) = (db.latest()?, db.sites()?);
+    let known: BTreeSet<SiteId> = sites.iter().map(|site| site.id.clone()).collect();
+    sites.extend(directory.iter().filter(|(id, _)| !known.contains(id)).map(|(id, name)| SiteRow {
+        id: id.clone(),
+        name: name.clone(),
+        published: Generation(0),
+        revoked_at: None,
+        enrolled: false,
+        certificate_until: None,
+    }));
+    let mut rows: Vec<FleetRow> = sites.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
     rows.sort_by(|a, b| (a.condition, &a.name, &a.site).cmp(&(b.condition, &b.name, &b.site)));
     Ok(rows)
 }
 
-fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> FleetRow {
-    let (at, told) = told.unzip();
-    let told = told.unwrap_or_default();
-    let last_seen = at.map(|at| (at, now.since(at)));
+fn row(heard: Option<Heard>, site: SiteRow, now: UnixTime) -> FleetRow {
+    let last_seen = heard.as_ref().map(|heard| (heard.at, now.since(heard.at)));
+    let (served, signed_by) =
+        (heard.as_ref().map(|heard| heard.generation), heard.as_ref().and_then(|it| it.signed_by.clone()));
+    let (phones, told) = heard.map(|heard| (heard.phones, heard.report)).unwrap_or_default();
+    let (appliance, at) = (told.appliance, last_seen);
     let certificate_late = site.certificate_until.is_some_and(|until| until.since(now) < CERTIFICATE_LATE);
     let condition = match last_seen {
         _ if site.revoked_at.is_some() => Condition::Revoked,
         None if site.enrolled => Condition::NeverSeen,
         None => Condition::NotEnrolled,
         Some((_, ago)) if ago >= SILENT => Condition::Silent,
-        Some(_) if told.state != SiteState::Ok.code() => Condition::Failing,
+        Some(_) if appliance.state != SiteState::Ok.code() => Condition::Failing,
         Some(_) if !told.alerts.is_empty() || certificate_late => Condition::Alert,
-        Some(_) if told.generation < site.published => Condition::Behind,
+        Some(_) if served < Some(site.published) => Condition::Behind,
         Some(_) => Condition::Well,
     };
-    let unknown = told.phones.iter().filter(|phone| !phone.known).count();
     let clean_alert = |alert: Alert| Alert { code: clean(&alert.code), text: clean(&alert.text), ..alert };
     FleetRow {
         site: site.id,
@@ -101,20 +124,21 @@ fn row(told: Option<(UnixTime, CheckIn)>, site: SiteRow, now: UnixTime) -> Fleet
         condition,
         last_seen,
         published: site.published,
-        served: at.map(|_| told.generation),
-        version: clean(&told.version),
-        image: told.image.map(|image| ImageSeen {
+        served,
+        version: clean(&appliance.version),
+        image: appliance.image.map(|image| ImageSeen {
             version: clean(&image.version),
             slot: clean(&image.slot),
             good: image.good,
             outcome: clean(&image.outcome),
         }),
-        keys_encrypted: at.map(|_| told.keys_encrypted),
-        card_written: told.card_written_bytes.map(|bytes| (bytes, told.uptime_seconds)),
-        phones: (told.phones.len(), unknown),
-        state: (clean(&told.state), clean(&told.reason)),
+        keys_encrypted: at.map(|_| appliance.keys_encrypted),
+        card_written: told.now.card_written_bytes.map(|bytes| (bytes, told.now.uptime_seconds)),
+        phones,
+        state: (clean(&appliance.state), clean(&appliance.reason)),
         alerts: told.alerts.into_iter().map(clean_alert).collect(),
         certificate_until: site.certificate_until,
+        signed_by,
     }
 }
 
@@ -123,6 +147,10 @@ pub fn print_site(row: &FleetRow) -> String {
     let [name, seen, release, version, phones, _] = cells(row);
     let mut lines = vec![("site", format!("{name} ({})", row.site)), ("seen", seen), ("release", release)];
     lines.extend([("version", version), ("phones", phones)]);
+    if row.served.is_some() {
+        let signed = row.signed_by.as_ref().map_or_else(|| "no".to_owned(), |by| format!("yes, by box {by}"));
+        lines.push(("signed", signed));
+    }
     if let Some(image) = &row.image {
         lines.push(("image", image.to_string()));
     }
@@ -283,7 +311,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use api::{AlertCode, PhoneSeen};
+    use api::{AlertCode, CheckIn, PhoneSeen};
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -314,10 +342,14 @@ mod tests {
             version: "0.1.0".to_owned(),
             generation: Generation(generation),
             state: state.to_owned(),
-            phones: vec![PhoneSeen { known: true, ..phone.clone() }, phone],
+            phones: vec![PhoneSeen { known: true, mac: "0004f2aabbcd".parse().unwrap(), ..phone.clone() }, phone],
             ..CheckIn::default()
         };
         Some((UnixTime(NOW.0 - seconds_ago), check_in))
+    }
+
+    fn heard(told: Option<(UnixTime, CheckIn)>) -> Option<Heard> {
+        told.map(|(at, told)| Heard::unsigned(at, &told))
     }
 
     #[test]
@@ -348,7 +380,7 @@ mod tests {
 
     #[test]
     fn conditions_follow_from_what_is_known() {
-        let condition = |told, site| row(told, site, NOW).condition;
+        let condition = |told, site| row(heard(told), site, NOW).condition;
         assert_eq!(condition(told(10, 7, "ok"), site("a", 7)), Condition::Well);
         assert_eq!(condition(told(10, 6, "ok"), site("a", 7)), Condition::Behind);
         assert_eq!(condition(None, site("a", 7)), Condition::NeverSeen);
@@ -385,7 +417,7 @@ mod tests {
         let mut hostile = told(10, 7, "\u{1b}[2J\nok").unwrap();
         hostile.1.version = "1\u{202e}0".to_owned();
         hostile.1.reason = "x".repeat(5000);
-        let text = print(&[row(Some(hostile), site("a", 7), NOW)], 80);
+        let text = print(&[row(heard(Some(hostile)), site("a", 7), NOW)], 80);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text:?}");
         assert_eq!(text.lines().count(), 4);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

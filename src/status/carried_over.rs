@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::moment::Kept;
-use api::{Alert, AlertCode, PhoneSeen};
-use ids::{Generation, MacAddr, UnixTime};
+use super::moment::{ClockReading, Kept};
+use api::check_in::report::content_digits;
+use api::{Alert, AlertCode, PhoneSeen, TransferEnd};
+use ids::{Digest, Generation, MacAddr, UnixTime};
 
 /// The most files of one phone whose outcome is remembered. The file that was not asked for longest makes room.
 pub const MAX_FILES_PER_PHONE: usize = 16;
@@ -29,6 +30,24 @@ pub struct FileSeen {
     pub generation: Generation,
     /// The code of the [`api::FileOutcome`].
     pub outcome: String,
+    /// How often the phone fetched it, and what it got.
+    #[serde(default)]
+    pub fetches: FileFetches,
+}
+
+/// What one phone's requests for one file came to, all together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct FileFetches {
+    /// How often the phone got it whole.
+    pub deliveries: u64,
+    /// How often a request for it ended otherwise.
+    pub failures: u64,
+    /// The generation that it was last delivered from; 0 if it never was.
+    pub generation: Generation,
+    /// SHA-256 of what was last delivered, in the digits of a check-in; empty if it never was.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub content: String,
 }
 
 /// What of the record is kept over a restart, as plain values for whoever writes them to a disk.
@@ -56,6 +75,21 @@ pub(super) struct CarriedOver {
 }
 
 impl CarriedOver {
+    /// Remembers how a request that just ended, for a file of this content, adds to those before.
+    pub(super) fn asked(&mut self, mut seen: FileSeen, content: Option<Digest>, now: ClockReading) {
+        let before = self.files.get(&(seen.mac, seen.file.clone()));
+        seen.fetches = before.map(|before| before.value.fetches.clone()).unwrap_or_default();
+        let fetches = &mut seen.fetches;
+        if seen.outcome == TransferEnd::Delivered.code() {
+            fetches.deliveries = fetches.deliveries.saturating_add(1);
+            fetches.generation = seen.generation;
+            fetches.content = content.as_ref().map(content_digits).unwrap_or_default();
+        } else {
+            fetches.failures = fetches.failures.saturating_add(1);
+        }
+        self.file(Kept::now(seen, now));
+    }
+
     /// Remembers how a request of a phone of the inventory ended, and drops the oldest outcome where a limit is
     /// reached.
     pub(super) fn file(&mut self, seen: Kept<FileSeen>) {

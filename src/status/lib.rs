@@ -18,7 +18,7 @@ pub mod stats;
 pub mod vlans;
 mod words;
 
-pub use memory::{FileSeen, StatsMemory};
+pub use memory::{FileFetches, FileSeen, StatsMemory};
 pub use moment::ClockReading;
 pub use report::StatusReport;
 pub use stats::{HostState, PollState, Stats, TransferRecord};

@@ -6,7 +6,7 @@ use super::moment::Kept;
 use super::stats::{MAX_ALERTS, MAX_DEVICES, MAX_TEXT_BYTES, Record, Stats};
 use api::Alert;
 
-pub use super::carried_over::{FileSeen, MAX_FILES, MAX_FILES_PER_PHONE, StatsMemory};
+pub use super::carried_over::{FileFetches, FileSeen, MAX_FILES, MAX_FILES_PER_PHONE, StatsMemory};
 
 /// The most counters that are taken from an earlier run.
 pub const MAX_COUNTERS: usize = 1_024;
@@ -96,6 +96,7 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(4),
+            content: None,
             outcome: outcome.into(),
         });
     }

@@ -5,19 +5,16 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::carried_over::FileSeen;
+use super::carried_over::{FileFetches, FileSeen};
 use super::moment::ROUNDING_SECONDS;
 use super::outside::{self, OutsideNetwork};
 use super::stats::{LanSeen, Record, Stats, TransferShown};
 use super::vlans::{self, TaggedVlan};
 use super::words;
+use api::check_in::report::{FileReport, MAX_ALERTS};
 use api::{Alert, CheckIn, DhcpServerSeen, ImageSeen, PhoneSeen, SiteState, keys_text};
 use ids::{Generation, UnixTime};
 
-/// The most phones that a check-in names. All transfers are in the counters.
-const CHECK_IN_PHONES: usize = 64;
-/// The most alerts that a check-in names.
-const CHECK_IN_ALERTS: usize = 16;
 /// The most transfers that the text shows; `--json` shows all that are remembered.
 const TEXT_TRANSFERS: usize = 12;
 
@@ -137,7 +134,7 @@ impl StatusReport {
         }
     }
 
-    /// The part that HQ hears. The caller fills in the nonce and the time.
+    /// The part that HQ hears. The caller fills in nonce and time, and leaves out what finds no room.
     pub fn check_in(&self) -> CheckIn {
         CheckIn {
             version: self.version.clone(),
@@ -153,10 +150,13 @@ impl StatusReport {
             keys_encrypted: self.keys_encrypted == Some(true),
             dhcp_mode: self.dhcp_mode.clone(),
             dhcp_servers: self.dhcp_servers.clone(),
-            phones: self.phones.iter().take(CHECK_IN_PHONES).cloned().collect(),
-            alerts: self.alerts.iter().take(CHECK_IN_ALERTS).cloned().collect(),
+            phones: self.phones.clone(),
+            alerts: self.alerts.iter().take(MAX_ALERTS).cloned().collect(),
             counters: self.counters.clone(),
             nonce: String::new(),
+            files: self.files.iter().map(|seen| (seen.mac, file_report(seen))).collect(),
+            grown_since: self.grown_since,
+            grown: self.grown.clone(),
         }
     }
 
@@ -322,6 +322,20 @@ impl StatusReport {
 
     fn ago(&self, time: UnixTime) -> String {
         format!("{} ago", span(self.now.since(time).as_secs()))
+    }
+}
+
+fn file_report(seen: &FileSeen) -> FileReport {
+    let FileFetches { deliveries, failures, generation, content } = seen.fetches.clone();
+    FileReport {
+        name: seen.file.clone(),
+        outcome: seen.outcome.clone(),
+        at: seen.at,
+        deliveries,
+        failures,
+        generation,
+        fetched: content,
+        wanted: String::new(),
     }
 }
 

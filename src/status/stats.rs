@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::AlertKey;
 pub use super::alerts::{MAX_ALERTS, MAX_TEXTS_PER_CODE};
-use super::carried_over::{CarriedOver, FileSeen};
+use super::carried_over::{CarriedOver, FileFetches, FileSeen};
 use super::growth::Marks;
 use super::moment::{ClockReading, Kept};
 use super::outside::{self, OutsideNetworks};
 use super::vlans::TaggedVlans;
 use api::{Alert, AlertCode, DhcpServerSeen, FileOutcome, ImageSeen, PhoneSeen, SiteState};
-use ids::{Generation, Lan, MacAddr, UnixTime};
+use ids::{Digest, Generation, Lan, MacAddr, UnixTime};
 
 /// The most devices that are remembered. Strangers make room before phones of the inventory, and of these the one that
 /// was not seen for longest.
@@ -44,6 +44,8 @@ pub struct TransferRecord {
     pub duration: Duration,
     /// The generation of the release that the file was served from; 0 if there was none.
     pub generation: Generation,
+    /// SHA-256 of the file in that release; `None` if there was none.
+    pub content: Option<Digest>,
     /// How the transfer ended, or why there was none.
     pub outcome: FileOutcome,
 }
@@ -217,8 +219,9 @@ impl Stats {
                     bytes: record.bytes,
                     generation: record.generation,
                     outcome: record.outcome.code().to_owned(),
+                    fetches: FileFetches::default(),
                 };
-                inner.carried_over.file(Kept::now(seen, now));
+                inner.carried_over.asked(seen, record.content, now);
             }
         }
         if inner.transfers.len() >= MAX_TRANSFERS {
@@ -412,6 +415,7 @@ mod tests {
             retransmissions: 0,
             duration: Duration::from_millis(3),
             generation: Generation(1),
+            content: None,
             outcome: outcome.into(),
         }
     }

@@ -1,11 +1,22 @@
-//! The check-in's two ends: a report that fits, and an answer that is HQ's. Pure.
+//! The check-in's two ends: a report that fits, and an answer that is HQ's. Pure, but for `box_record`.
+//!
+//! An HQ that knows signed check-ins is told pages: `signed` makes the state of them, `told` knows which part of it HQ has,
+//! `box_record` keeps name and counter over power cuts. Another one gets a [`body`] of format 1.
+
+pub(crate) mod box_record;
+mod signed;
+pub(crate) mod told;
+
+pub(crate) use signed::state;
 
 use std::time::Duration;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use serde::de::DeserializeOwned;
 
+use api::check_in::{ACKNOWLEDGEMENT_PURPOSE, Acknowledgement};
 use api::{CheckIn, CheckInAnswer, MAX_BODY_BYTES, SignedTime};
-use ids::{SiteId, UnixTime};
+use ids::{Digest, SiteId, UnixTime};
 use tuf::PublicKey;
 use tuf::schema::Root;
 
@@ -13,17 +24,26 @@ use tuf::schema::Root;
 /// check-in takes three times the bytes of an idle poll, and HQ keeps each.
 pub const EVERY: Duration = Duration::from_secs(15 * 60);
 
+/// The most phones of a body of format 1. All transfers are in the counters.
+const BODY_PHONES: usize = 64;
+/// The most alerts of a body of format 1.
+pub(crate) const BODY_ALERTS: usize = 16;
+
+/// What is new in a report, as a digest: that of 2,000 phones is not kept as a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct News(Digest);
+
 /// The check-in that HQ answered last.
 #[derive(Debug, Clone)]
 pub struct LastCheckIn {
     /// [`news`] of its report.
-    pub news: CheckIn,
+    pub news: News,
     /// When it was sent, in monotonic time.
     pub at: Duration,
 }
 
 /// A report without what changes all the time: two with equal news tell people the same.
-pub fn news(report: &CheckIn) -> CheckIn {
+pub fn news(report: &CheckIn) -> News {
     let mut news = report.clone();
     (news.nonce, news.uptime_seconds, news.disk_free_bytes) = (String::new(), 0, 0);
     news.counters.clear();
@@ -34,11 +54,14 @@ pub fn news(report: &CheckIn) -> CheckIn {
     for alert in &mut news.alerts {
         alert.count = 0;
     }
-    news
+    let mut files: Vec<_> =
+        report.files.iter().map(|(mac, file)| (mac, &file.name, &file.outcome, &file.fetched)).collect();
+    files.sort();
+    News(Digest::of(&serde_json::to_vec(&(news, files)).unwrap_or_default()))
 }
 
 /// Whether to check in after a poll: there is news, or HQ has not heard of us for [`EVERY`].
-pub fn due(told: Option<&LastCheckIn>, news: &CheckIn, now: Duration) -> bool {
+pub fn due(told: Option<&LastCheckIn>, news: &News, now: Duration) -> bool {
     told.is_none_or(|told| told.news != *news || now.saturating_sub(told.at) >= EVERY)
 }
 
@@ -54,6 +77,9 @@ pub enum AnswerError {
     /// It answers another site, or an older check-in.
     #[error("HQ's answer belongs to another check-in")]
     NotOurs,
+    /// It takes no page of a check-in.
+    #[error("HQ takes no page of the check-in")]
+    TurnedAway,
     /// The system has no randomness for a nonce.
     #[error("the system has no randomness")]
     NoRandomness,
@@ -66,10 +92,12 @@ pub fn nonce() -> Option<String> {
     Some(HEXLOWER.encode(&bytes))
 }
 
-/// The report as JSON of at most [`MAX_BODY_BYTES`]. A report that is too long loses phones first, the least recent
+/// The report as a body of format 1: JSON of at most [`MAX_BODY_BYTES`]. A report that is too long loses phones first, the least recent
 /// before the others, then alerts, DHCP servers and counters.
 pub fn body(mut report: CheckIn) -> Vec<u8> {
     report.reason = report.reason.chars().take(512).collect();
+    report.phones.truncate(BODY_PHONES);
+    report.alerts.truncate(BODY_ALERTS);
     loop {
         let json = serde_json::to_vec(&report).unwrap_or_default();
         if json.len() <= MAX_BODY_BYTES {
@@ -95,6 +123,30 @@ pub fn body(mut report: CheckIn) -> Vec<u8> {
 
 /// What HQ vouches for, if a `timestamp` key of the trusted root signed exactly this answer to this nonce.
 pub fn verify(answer: &[u8], root: &Root, site: &SiteId, nonce: &str) -> Result<SignedTime, AnswerError> {
+    let time: SignedTime = signed_by_hq(answer, root)?;
+    if time.purpose == "check-in" && time.site == *site && time.nonce == nonce {
+        Ok(time)
+    } else {
+        Err(AnswerError::NotOurs)
+    }
+}
+
+/// [`verify`] for the answer to a page.
+pub(crate) fn verify_page(
+    answer: &[u8],
+    root: &Root,
+    site: &SiteId,
+    nonce: &str,
+) -> Result<Acknowledgement, AnswerError> {
+    let answer: Acknowledgement = signed_by_hq(answer, root)?;
+    if answer.purpose == ACKNOWLEDGEMENT_PURPOSE && answer.site == *site && answer.nonce == nonce {
+        Ok(answer)
+    } else {
+        Err(AnswerError::NotOurs)
+    }
+}
+
+fn signed_by_hq<T: DeserializeOwned>(answer: &[u8], root: &Root) -> Result<T, AnswerError> {
     let malformed = |error: serde_json::Error| AnswerError::Malformed(error.to_string());
     let answer: CheckInAnswer = serde_json::from_slice(answer).map_err(malformed)?;
     let signature = HEXLOWER_PERMISSIVE
@@ -103,12 +155,7 @@ pub fn verify(answer: &[u8], root: &Root, site: &SiteId, nonce: &str) -> Result<
     if !timestamp_keys(root).iter().any(|key| key.verifies(answer.signed.as_bytes(), &signature)) {
         return Err(AnswerError::Untrusted);
     }
-    let time: SignedTime = serde_json::from_str(&answer.signed).map_err(malformed)?;
-    if time.purpose == "check-in" && time.site == *site && time.nonce == nonce {
-        Ok(time)
-    } else {
-        Err(AnswerError::NotOurs)
-    }
+    serde_json::from_str(&answer.signed).map_err(malformed)
 }
 
 fn timestamp_keys(root: &Root) -> Vec<PublicKey> {

@@ -142,11 +142,16 @@ impl Client {
 
     /// Posts JSON and returns the answer's body, at most [`MAX_BODY_BYTES`] either way.
     pub async fn post(&self, url: &str, json: Vec<u8>) -> Result<Vec<u8>, FetchError> {
+        self.post_as("application/json", url, json).await
+    }
+
+    /// [`Client::post`] of another media type.
+    pub async fn post_as(&self, media_type: &str, url: &str, body: Vec<u8>) -> Result<Vec<u8>, FetchError> {
         let limit = u64::try_from(MAX_BODY_BYTES).unwrap_or(u64::MAX);
-        if json.len() > MAX_BODY_BYTES {
+        if body.len() > MAX_BODY_BYTES {
             return Err(FetchError::TooLarge { limit });
         }
-        let request = self.request(Method::POST, url)?.header("content-type", "application/json").body(json);
+        let request = self.request(Method::POST, url)?.header("content-type", media_type).body(body);
         let response = self.send(request, url).await?;
         if response.status() == StatusCode::OK {
             self.body(response, url, limit).await

@@ -6,19 +6,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::anchors;
+use super::check_in::box_record::BoxRecord;
+use super::check_in::told::{Next, ToldState};
 use super::check_in::{self, AnswerError, LastCheckIn};
-use super::client::{Client, ClientLimits, blocking, crashed};
+use super::client::{Client, ClientLimits, FetchError, blocking, crashed};
 use super::clock::Timekeeper;
 use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
 use super::sealing_key::{self, SealingKeyTerms, SealingKeyWatch};
 use super::tls::Anchors;
-use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SEALING_KEY_PATH, SignedTime};
-use ids::{Digest, UnixTime};
+use access::Catalog;
+use api::check_in::report::Grown;
+use api::check_in::{PAGE_TYPE, PURPOSE, Page, PageHeader, PageKey, SIGNED_CHECK_IN_PATH, StateMap};
+use api::{
+    AlertCode, CHECK_IN_PATH, Certificate, CheckIn, MAX_BODY_BYTES, RENEW_PATH, RenewRequest, SEALING_KEY_PATH,
+    SignedTime,
+};
+use ids::{Digest, Generation, UnixTime};
 use status::Stats;
 use store::Store;
 use tuf::schema::Root;
+
+/// The most pages of one check-in. A site with more to tell goes on after its next poll.
+const MAX_PAGES: u32 = 16;
+/// So often HQ may turn a page away in one check-in: it lost its database, this box was copied, and once more.
+const MAX_TURNED_AWAY: u32 = 3;
+/// A box takes another name so often at most.
+const RENAME_EVERY: Duration = Duration::from_secs(3600);
+/// The bytes of a page that its header and signature may take.
+const HEADER_ROOM: usize = 1024;
+/// How long an HQ that does not know signed check-ins is told the others before it is asked again.
+const OLD_HQ: Duration = Duration::from_secs(6 * 3600);
+/// Counters are told so often at most. They change with every packet, and people look at days.
+const COUNTERS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Where a check-in's report comes from. The nonce is filled in here.
 pub type CheckInSource = Arc<dyn Fn() -> CheckIn + Send + Sync>;
@@ -39,6 +60,23 @@ pub(super) struct HqLine {
     report: CheckInSource,
     /// What HQ was told last.
     last_check_in: Option<LastCheckIn>,
+    signed: SignedLine,
+}
+
+/// What signed check-ins need to know.
+#[derive(Default)]
+struct SignedLine {
+    /// `None` until it is needed.
+    record: Option<BoxRecord>,
+    told: ToldState,
+    /// Whether HQ has not heard everything yet.
+    more: bool,
+    /// Until when HQ counts as one that does not know them, in monotonic time.
+    old_hq_until: Option<Duration>,
+    /// When this box last took another name, in monotonic time.
+    renamed_at: Option<Duration>,
+    /// The counters as they were told last, and when.
+    counters: Option<(Duration, Grown)>,
 }
 
 /// A client, and the digests of the certificates that it was made of.
@@ -66,7 +104,8 @@ impl HqLine {
     ) -> Self {
         let (client, etag, renewal, last_check_in) = (None, None, Renewal::default(), None);
         let sealing_key = SealingKeyWatch::default();
-        Self { identity, store, stats, time, limits, client, etag, renewal, sealing_key, report, last_check_in }
+        let signed = SignedLine::default();
+        Self { identity, store, stats, time, limits, client, etag, renewal, sealing_key, report, last_check_in, signed }
     }
 
     /// Who this site is, with the certificate that is in use.
@@ -191,26 +230,178 @@ impl HqLine {
     }
 
     /// Tells HQ what happened here, if anything did, if it is time, or if `asks` wants to hear what HQ has published.
-    /// Returns what HQ vouches for; `None` if there was nothing to tell.
-    pub(super) async fn check_in(&mut self, root: &Root, asks: bool) -> Result<Option<SignedTime>, PollError> {
-        let mut report = (self.report)();
+    /// `served` is the release that phones get. Returns what HQ vouches for; `None` if there was nothing to tell.
+    pub(super) async fn check_in(
+        &mut self,
+        root: &Root,
+        served: Option<Arc<Catalog>>,
+        asks: bool,
+    ) -> Result<Option<SignedTime>, PollError> {
+        let report = (self.report)();
         let (news, now) = (check_in::news(&report), self.time.monotonic());
-        if !asks && !check_in::due(self.last_check_in.as_ref(), &news, now) {
+        if !asks && !self.signed.more && !check_in::due(self.last_check_in.as_ref(), &news, now) {
             return Ok(None);
         }
-        let client = self.client(root)?;
-        let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
-        report.nonce.clone_from(&nonce);
-        report.time = self.time.of_time_server();
-        let alerts = report.alerts.clone();
-        let answer = client.post(&self.url(CHECK_IN_PATH), check_in::body(report)).await?;
-        let signed = check_in::verify(&answer, root, self.identity.site(), &nonce)?;
+        let mut alerts = report.alerts.clone();
+        let signed = match self.tell_signed(root, &report, served, now).await? {
+            Some(signed) => signed,
+            None => {
+                alerts.truncate(check_in::BODY_ALERTS);
+                self.tell_unsigned(root, report).await?
+            }
+        };
         self.stats.told(&alerts);
         self.last_check_in = Some(LastCheckIn { news, at: now });
         Ok(Some(signed))
     }
 
+    /// A check-in of format 1, as each HQ takes it.
+    async fn tell_unsigned(&mut self, root: &Root, mut report: CheckIn) -> Result<SignedTime, PollError> {
+        let client = self.client(root)?;
+        let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
+        report.nonce.clone_from(&nonce);
+        report.time = self.time.of_time_server();
+        let answer = client.post(&self.url(CHECK_IN_PATH), check_in::body(report)).await?;
+        Ok(check_in::verify(&answer, root, self.identity.site(), &nonce)?)
+    }
+
+    /// Tells what changed in signed pages. `None` if HQ does not know them, or if this box cannot sign: it tells in the other
+    /// format then.
+    async fn tell_signed(
+        &mut self,
+        root: &Root,
+        report: &CheckIn,
+        served: Option<Arc<Catalog>>,
+        now: Duration,
+    ) -> Result<Option<SignedTime>, PollError> {
+        if self.signed.old_hq_until.is_some_and(|until| now < until) {
+            return Ok(None);
+        }
+        let Some(key) = self.identity.page_key() else { return Ok(None) };
+        let time = self.time.of_time_server();
+        let generation = served.as_ref().map_or(Generation(0), |catalog| catalog.generation());
+        let at = time.unwrap_or_else(|| self.time.now());
+        let pulls = self.with_record(move |record| {
+            record.pulled(generation, at);
+            record.pulls().cloned()
+        });
+        let Some(pulls) = pulls.await else { return Ok(None) };
+        let counters = self.signed.counters(report, now);
+        let report = CheckIn { clock_synchronised: time.is_some(), ..report.clone() };
+        let state = check_in::state(&report, served.as_deref(), pulls.as_ref(), &counters);
+        match self.tell_pages(root, &key, &state, (generation, at)).await {
+            Err(PollError::Fetch(FetchError::Status { status: 404 | 405 | 415 | 501, .. })) => {
+                self.signed.old_hq_until = Some(now + OLD_HQ);
+                self.signed.told.forget();
+                self.signed.more = false;
+                Ok(None)
+            }
+            told => told.map(Some),
+        }
+    }
+
+    /// Sends pages until HQ has the state, or enough was sent for this time.
+    async fn tell_pages(
+        &mut self,
+        root: &Root,
+        key: &PageKey,
+        state: &StateMap,
+        (generation, time): (Generation, UnixTime),
+    ) -> Result<SignedTime, PollError> {
+        let client = self.client(root)?;
+        let (mut pages, mut turned_away) = (0, 0);
+        loop {
+            pages += 1;
+            let draft = self.signed.told.draft(state, MAX_BODY_BYTES - HEADER_ROOM);
+            let nonce = check_in::nonce().ok_or(AnswerError::NoRandomness)?;
+            let numbered = self.with_record(|record| {
+                // The counter first: with it the name may change.
+                let counter = record.counter()?;
+                Some((record.name().to_owned(), counter))
+            });
+            let (box_id, counter) = numbered.await.flatten().ok_or(AnswerError::NoRandomness)?;
+            let header = PageHeader {
+                purpose: PURPOSE.to_owned(),
+                fleet: self.identity.fleet().clone(),
+                site: self.identity.site().clone(),
+                box_id,
+                counter,
+                base: draft.base,
+                generation,
+                time,
+                nonce: nonce.clone(),
+                state: draft.state,
+                more: draft.more,
+            };
+            let more = draft.more;
+            let page = Page::sign(header, draft.changes.clone(), key).ok_or(AnswerError::NoRandomness)?;
+            self.signed.told.sent(draft, counter);
+            // Until HQ has answered there is something to tell.
+            self.signed.more = true;
+            let answer = client.post_as(PAGE_TYPE, &self.url(SIGNED_CHECK_IN_PATH), page.emit()).await?;
+            let answer = check_in::verify_page(&answer, root, self.identity.site(), &nonce)?;
+            let next = self.signed.told.answered(&answer);
+            match next {
+                Next::Taken => self.signed.more = more,
+                Next::Again => turned_away += 1,
+                Next::Rename => {
+                    turned_away += 1;
+                    self.rename().await?;
+                }
+            }
+            if turned_away == MAX_TURNED_AWAY {
+                return Err(AnswerError::TurnedAway.into());
+            }
+            if next == Next::Taken && (pages >= MAX_PAGES || !more) {
+                let api::check_in::Acknowledgement { purpose, site, nonce, time, newest, .. } = answer;
+                return Ok(SignedTime { purpose, site, nonce, time, newest });
+            }
+        }
+    }
+
+    /// Takes another name, which writes to the card: not at every poll, whatever HQ says.
+    async fn rename(&mut self) -> Result<(), PollError> {
+        let now = self.time.monotonic();
+        if self.signed.renamed_at.is_some_and(|at| now.saturating_sub(at) < RENAME_EVERY) {
+            return Err(AnswerError::TurnedAway.into());
+        }
+        self.signed.renamed_at = Some(now);
+        self.with_record(BoxRecord::rename).await;
+        Ok(())
+    }
+
+    /// Does something with the record of this box, which is read at the first call, where it may wait for the disk. `None` if
+    /// there is none.
+    async fn with_record<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut BoxRecord) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (record, store) = (self.signed.record.take(), self.store.clone());
+        let done = blocking(move || {
+            let mut record = record.or_else(|| BoxRecord::load(&store))?;
+            let value = act(&mut record);
+            Some((record, value))
+        });
+        let (record, value) = done.await.flatten()?;
+        self.signed.record = Some(record);
+        Some(value)
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.identity.settled().hq)
+    }
+}
+
+impl SignedLine {
+    /// The counters to tell: those of the report, or for a time those that were told.
+    fn counters(&mut self, report: &CheckIn, now: Duration) -> Grown {
+        if let Some((at, counters)) = &self.counters
+            && now.saturating_sub(*at) < COUNTERS_EVERY
+        {
+            return counters.clone();
+        }
+        let counters = Grown { since: report.grown_since, by: report.grown.clone() };
+        self.counters = Some((now, counters.clone()));
+        counters
     }
 }

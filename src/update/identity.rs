@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::at_rest::{AtRestError, AtRestKey, is_encrypted};
 use super::release;
 use super::tls::{self, ClientAuth};
+use api::check_in::PageKey;
 use api::{parse_site_uri, site_uri};
 use bundle::RecipientSecret;
 use ids::{Digest, FleetId, SiteId, UnixTime};
@@ -315,6 +316,16 @@ impl SiteIdentity {
         let chain = tls::certificates(&self.certificate).map_err(|error| damaged(TLS_CERTIFICATE, error))?;
         let key = PrivateKeyDer::from_pem_slice(self.tls_key.as_bytes()).map_err(|error| damaged(TLS_KEY, error))?;
         Ok(ClientAuth { chain, key })
+    }
+}
+
+impl SiteIdentity {
+    /// The key that signs check-ins: that of the certificate. `None` if it is not one that can.
+    pub(super) fn page_key(&self) -> Option<PageKey> {
+        match PrivateKeyDer::from_pem_slice(self.tls_key.as_bytes()).ok()? {
+            PrivateKeyDer::Pkcs8(der) => PageKey::from_pkcs8(der.secret_pkcs8_der()),
+            _ => None,
+        }
     }
 }
 

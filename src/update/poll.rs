@@ -219,7 +219,8 @@ impl Updater {
     /// whether the published tree is the newest, nothing else.
     pub(super) async fn check_in(&mut self) -> Result<(), PollError> {
         let trusted = self.trust.trusted()?;
-        let Some(signed) = self.line.check_in(trusted.root(), self.attempts.is_behind()).await? else {
+        let served = self.trust.active().map(|active| Arc::clone(active.catalog()));
+        let Some(signed) = self.line.check_in(trusted.root(), served, self.attempts.is_behind()).await? else {
             return Ok(());
         };
         self.time.tell(signed.time, trusted.root().expires);

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser as _;
 use lineside::access::Files as _;
@@ -10,11 +11,14 @@ use lineside::bundle::recipients::is_named;
 use lineside::hq::cli::{Cli, run};
 use lineside::hq::init::{InitOptions, init};
 use lineside::ids::{FileName, FleetId, Generation, SiteId, UnixTime};
+use lineside::online::db::{CheckIns as _, Db};
 use lineside::online::service::{ServeOptions, Server};
 use lineside::repository::layout::Layout;
 use lineside::status::Stats;
 use lineside::store::Store;
-use lineside::update::{EnrolError, HostClock, SiteIdentity, Updater, UpdaterSettings, enrol, load_active};
+use lineside::update::{
+    CheckInSource, EnrolError, HostClock, SiteIdentity, Updater, UpdaterSettings, enrol, load_active,
+};
 use tokio_util::sync::CancellationToken;
 
 /// HQ as it ships: a fleet directory of today, and the service.
@@ -66,7 +70,10 @@ impl RealHq {
 }
 
 fn updater(store: &Store, identity: &SiteIdentity) -> Updater {
-    let report = Arc::new(|| CheckIn { version: "test".into(), ..CheckIn::default() });
+    updater_with(store, identity, Arc::new(|| CheckIn { version: "test".into(), ..CheckIn::default() }))
+}
+
+fn updater_with(store: &Store, identity: &SiteIdentity, report: CheckInSource) -> Updater {
     let clock = Box::new(HostClock::assuming(true));
     Updater::new(store.clone(), identity.clone(), UpdaterSettings::default(), Stats::new(), clock, report)
 }
@@ -81,7 +88,18 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     let second = Store::open(&hq.dir.path().join("second")).unwrap();
     assert!(matches!(enrol(&token, &second, true).await, Err(EnrolError::TokenUsed)));
 
-    let mut updater = updater(&store, &identity);
+    let up = Arc::new(AtomicU64::new(1));
+    let uptime = Arc::clone(&up);
+    let report = Arc::new(move || CheckIn {
+        version: "test".into(),
+        state: "ok".into(),
+        // Each poll has news.
+        reason: uptime.fetch_add(1, Ordering::Relaxed).to_string(),
+        ..CheckIn::default()
+    });
+    let db = Db::open(&hq.layout.database()).unwrap();
+    let heard = || db.heard(&hq.site).unwrap().unwrap();
+    let mut updater = updater_with(&store, &identity, report.clone());
     let outcome = updater.poll_once().await;
     assert_eq!(outcome.state.code(), "no-release", "{}", outcome.reason);
 
@@ -94,6 +112,30 @@ async fn a_site_enrols_is_published_to_and_checks_in() {
     let file = store.open(opened.catalog().file(&name).unwrap()).unwrap();
     assert!(file.chunk(0).unwrap().starts_with(b"<"));
     assert_eq!(updater.poll_once().await.state.code(), "ok");
+    let first = heard();
+    let record = std::fs::read_to_string(store.identity_dir().join("check-in.toml")).unwrap();
+    assert!(record.contains(first.signed_by.as_ref().unwrap()), "{record}");
+    assert_eq!((first.generation, first.report.pulls.as_ref().unwrap().entries), (Generation(1), 1));
+
+    // The process dies and starts again: it knows nothing of what it told, and no counter comes back.
+    let mut restarted = updater_with(&store, &identity, report.clone());
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    let after = heard();
+    assert_eq!((&after.signed_by, after.report.pulls.as_ref().unwrap().entries), (&first.signed_by, 1));
+    assert!(after.report.appliance.reason > first.report.appliance.reason);
+    // The card of before is put back beside it: the same name with a counter that HQ has heard.
+    assert_eq!(updater.poll_once().await.state.code(), "ok");
+    let both = heard();
+    assert_ne!(both.signed_by, first.signed_by, "the box that fell behind took another name");
+    // From then on the two are told apart.
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    assert_eq!(heard().signed_by, first.signed_by);
+    let boxes = db.changes(&hq.site, 100).unwrap().into_iter().filter(|change| change.kind == "box").count();
+    assert_eq!(boxes, 2);
+    // HQ's database comes back as it was before: the site tells everything by itself.
+    db_without_states(&hq.layout);
+    assert_eq!(restarted.poll_once().await.state.code(), "ok");
+    assert_eq!(heard().signed_by, first.signed_by);
 
     lineside::hq::enrol::revoke(&hq.layout, &hq.site).unwrap();
     let outcome = updater.poll_once().await;
@@ -139,4 +181,10 @@ async fn a_site_renews_its_sealing_key_and_hq_publishes_to_it_without_a_question
     assert_eq!(std::fs::read(store.identity_dir().join("recipient-older.key")).unwrap(), b"");
     assert_eq!(hq.command(&["plan"]), "nothing to publish\n");
     hq.end().await;
+}
+
+/// What a database has that was restored from before the first check-in.
+fn db_without_states(layout: &Layout) {
+    let database = rusqlite::Connection::open(layout.database()).unwrap();
+    database.execute_batch("DELETE FROM site_state; DELETE FROM phone_state;").unwrap();
 }

@@ -461,6 +461,21 @@ async fn a_check_in_sets_the_clock_of_a_box_without_one_and_no_floor() {
 }
 
 #[tokio::test]
+async fn an_hq_that_knows_no_signed_check_ins_is_told_in_its_format_and_asked_again_after_hours() {
+    let mut site = Site::serving().await;
+    site.restart();
+    site.hq.server.forget();
+    for quarter in 0..30 {
+        site.clock.advance(Duration::from_secs(15 * 60));
+        site.poll().await;
+        let paths = site.hq.server.paths();
+        let count = |path: &str| paths.iter().filter(|asked| *asked == path).count();
+        assert_eq!(count("/v2/check-in"), 1 + quarter / 24, "quarter {quarter}");
+        assert_eq!(count("/v1/check-in"), quarter + 1);
+    }
+}
+
+#[tokio::test]
 async fn a_check_in_answer_by_a_stranger_moves_nothing() {
     let mut site = Site::serving().await;
     site.clock.advance(Duration::from_secs(15 * 60));

@@ -16,7 +16,7 @@ use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
 use crate::{clock, enrol, lint, plan, progress, recipients, secrets};
-use ids::UnixTime;
+use ids::{SiteId, UnixTime};
 use online::{fleet, freshen, service};
 use repository::expiry;
 use repository::keyring::Passphrase;
@@ -86,15 +86,20 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
         Command::Fleet { site: Some(name) } => {
-            let rows = fleet::rows(&layout.database(), now())?;
+            let directory = directory(&layout);
+            let rows = fleet::rows_with(&layout.database(), &sites_of(directory.as_ref()), now())?;
             let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
             let row = row
                 .with_context(|| format!("no site `{name}` is known to HQ"))
                 .hint("`lineside-hq fleet` lists all")?;
-            Ok(out.write_all(fleet::print_site(row).as_bytes())?)
+            let phones = directory.iter().flat_map(|fleet| fleet.phones_of(&row.name));
+            let labels = phones.map(|phone| (phone.mac, phone.label.clone())).collect();
+            let details = fleet::SiteDetails::read(&layout.database(), &row.site, labels, now())?;
+            Ok(write!(out, "{}{details}", fleet::print_site(row))?)
         }
         Command::Fleet { site: None } => {
-            let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
+            let sites = sites_of(directory(&layout).as_ref());
+            let text = fleet::print(&fleet::rows_with(&layout.database(), &sites, now())?, terminal_width());
             out.write_all(text.as_bytes())?;
             for warning in expiry::of_fleet(&layout, now()) {
                 writeln!(out, "warning: {warning}")?;
@@ -150,6 +155,17 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
         writeln!(out, "  {command:38}  {what}")?;
     }
     Ok(())
+}
+
+/// The inventory, if there is one here that can be read. What is wrong with it is `check`'s to say.
+fn directory(layout: &Layout) -> Option<FleetInventory> {
+    FleetInventory::read(layout, &mut Vec::new())
+}
+
+/// Id and name of each site of the directory.
+fn sites_of(directory: Option<&FleetInventory>) -> Vec<(SiteId, String)> {
+    let sites = directory.iter().flat_map(|fleet| fleet.sites.values());
+    sites.map(|site| (site.id.clone(), site.name.clone())).collect()
 }
 
 /// Reads the inventory. Fails with the problems that make it unreadable.

@@ -1,18 +1,17 @@
 //! What sites say about the time.
 
 use super::Db;
+use super::columns::TimeColumn;
 use ids::UnixTime;
 
 impl Db {
-    /// The latest time that a site whose clock follows a time server gave, among the last thousand check-ins.
+    /// The latest time that a site whose clock follows a time server gave, among the thousand sites that were heard of last.
     pub fn newest_site_time(&self) -> anyhow::Result<Option<UnixTime>> {
-        let db = self.read();
-        let newest: Option<String> = db.query_row(
-            "SELECT max(json_extract(body, '$.time')) FROM (SELECT body FROM check_ins ORDER BY n DESC LIMIT 1000)
-             WHERE json_extract(body, '$.\"clock-synchronised\"')",
+        let newest: Option<TimeColumn> = self.read().query_row(
+            "SELECT max(site_time) FROM (SELECT site_time FROM site_state ORDER BY at DESC LIMIT 1000)",
             [],
             |row| row.get(0),
         )?;
-        Ok(newest.and_then(|time| time.parse().ok()))
+        Ok(newest.map(|time| time.0))
     }
 }

@@ -6,6 +6,7 @@
 mod check_in_rate;
 mod files;
 mod routes;
+mod signed_check_in;
 mod stall;
 mod strangers;
 mod tls;

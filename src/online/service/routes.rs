@@ -29,6 +29,7 @@ use crate::admit::Refused;
 use crate::ca::{Ca, Csr, Identity};
 use crate::clock::SigningClock;
 use crate::db::{CertificateStanding, CheckIns, Db};
+use api::check_in::{PageError, SIGNED_CHECK_IN_PATH};
 use api::{
     self, Certificate, CheckIn, CheckInAnswer, EnrolRequest, HqRefusal, MAX_BODY_BYTES, Refusal, RenewRequest,
     SealingKeyStatement, SignedTime,
@@ -67,6 +68,13 @@ impl App {
         })?;
         Ok((now, at))
     }
+
+    /// An answer to a check-in, signed by the online key.
+    pub(super) fn answer<T: Serialize>(&self, said: &T) -> anyhow::Result<CheckInAnswer> {
+        let signed = serde_json::to_string(said)?;
+        let signature = data_encoding::HEXLOWER.encode(&self.key.sign(signed.as_bytes()));
+        Ok(CheckInAnswer { signed, signature })
+    }
 }
 
 /// The caller at the other end of a connection.
@@ -99,7 +107,7 @@ impl HttpRefusal {
         Self::new(StatusCode::NOT_FOUND, HqRefusal::NotFound, "there is nothing under this name")
     }
 
-    fn malformed(reason: impl Into<String>) -> Self {
+    pub(super) fn malformed(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, HqRefusal::Malformed, reason)
     }
 
@@ -117,6 +125,15 @@ impl From<ClockDoubt> for HttpRefusal {
         let reason = "HQ does not know what time it is, so it signs nothing; its log says more";
         let refused = Self::new(StatusCode::SERVICE_UNAVAILABLE, HqRefusal::Unavailable, reason);
         Self { retry_after: Some(60), ..refused }
+    }
+}
+
+impl From<PageError> for HttpRefusal {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, HqRefusal::TooLarge, error.to_string()),
+            PageError::Malformed | PageError::Signature => Self::malformed(error.to_string()),
+        }
     }
 }
 
@@ -147,7 +164,7 @@ impl IntoResponse for HttpRefusal {
     }
 }
 
-type Answer = Result<Response<Body>, HttpRefusal>;
+pub(super) type Answer = Result<Response<Body>, HttpRefusal>;
 
 /// The router of the service: the API's paths, and the published tree for every other path.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -157,6 +174,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route(api::RENEW_PATH, post(renew))
         .route(api::CHECK_IN_PATH, post(check_in))
         .route(api::SEALING_KEY_PATH, post(sealing_key))
+        .route(SIGNED_CHECK_IN_PATH, post(super::signed_check_in::signed_check_in))
         .fallback(tree)
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -239,16 +257,21 @@ async fn renew(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
     ok(&Certificate { certificate: issued.chain, expires: issued.expires })
 }
 
-/// Takes a site's check-in. Answers with HQ's time and the site's newest generation, signed by the online key.
+/// Refuses a site that checks in without end.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
-    let identity = site(&app, peer(&request)?, Expired::Refused).await?;
+pub(super) fn not_too_often(app: &App, identity: &Identity) -> Result<(), HttpRefusal> {
     let paced = app.check_in_rate.lock().unwrap_or_else(PoisonError::into_inner).take(&identity.site, Instant::now());
-    if let Err(wait) = paced {
+    paced.map_err(|wait| {
         let refused =
             HttpRefusal::new(StatusCode::TOO_MANY_REQUESTS, HqRefusal::TooOften, "this site checks in too often");
-        return Err(HttpRefusal { retry_after: Some(wait.as_secs() + 1), ..refused });
-    }
+        HttpRefusal { retry_after: Some(wait.as_secs() + 1), ..refused }
+    })
+}
+
+/// Takes a site's check-in. Answers with HQ's time and the site's newest generation, signed by the online key.
+async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer {
+    let identity = site(&app, peer(&request)?, Expired::Refused).await?;
+    not_too_often(&app, &identity)?;
     let told: CheckIn = read_json(request).await?;
     if data_encoding::HEXLOWER.decode(told.nonce.as_bytes()).ok().is_none_or(|nonce| nonce.len() != 16) {
         return Err(HttpRefusal::malformed("the nonce is not 16 bytes in lower-case hex"));
@@ -265,10 +288,7 @@ async fn check_in(State(app): State<Arc<App>>, request: Request<Body>) -> Answer
         };
         let newest = app.db.published(&identity.site)?;
         let purpose = "check-in".to_owned();
-        let signed = SignedTime { purpose, site: identity.site, nonce: told.nonce, time, newest };
-        let signed = serde_json::to_string(&signed)?;
-        let signature = data_encoding::HEXLOWER.encode(&app.key.sign(signed.as_bytes()));
-        Ok(Ok(CheckInAnswer { signed, signature }))
+        app.answer(&SignedTime { purpose, site: identity.site, nonce: told.nonce, time, newest }).map(Ok)
     })
     .await??;
     ok(&answer)
@@ -315,7 +335,7 @@ async fn wrong_method() -> HttpRefusal {
 
 /// Whether this request may be made with an expired certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expired {
+pub(super) enum Expired {
     /// It may not.
     Refused,
     /// It may, up to [`api::RENEWABLE_DAYS`] after the expiry.
@@ -324,7 +344,7 @@ enum Expired {
 
 /// The site that asks, if its certificate is valid and not revoked. This is checked for every request, because a
 /// connection can live longer than its certificate.
-async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, HttpRefusal> {
+pub(super) async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, HttpRefusal> {
     let forbidden = |refusal, reason: &str| HttpRefusal::new(StatusCode::FORBIDDEN, refusal, reason);
     let identity = peer
         .identity
@@ -354,18 +374,18 @@ async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result<Identity, 
     }
 }
 
-fn peer(request: &Request<Body>) -> Result<Peer, HttpRefusal> {
+pub(super) fn peer(request: &Request<Body>) -> Result<Peer, HttpRefusal> {
     let missing = || HttpRefusal::unavailable(&anyhow::anyhow!("a request came without its connection"));
     request.extensions().get::<Peer>().cloned().ok_or_else(missing)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
 /// Runs `act`, which waits for the disk or computes for long, on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T, HttpRefusal> {
     match tokio::task::spawn_blocking(act).await {
@@ -377,15 +397,19 @@ async fn blocking<T: Send + 'static>(
 
 /// Reads a JSON body of at most [`MAX_BODY_BYTES`].
 async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, HttpRefusal> {
+    serde_json::from_slice(&read_whole(request).await?)
+        .map_err(|error| HttpRefusal::malformed(format!("the body is not what belongs here: {error}")))
+}
+
+/// Reads a body of at most [`MAX_BODY_BYTES`].
+pub(super) async fn read_whole(request: Request<Body>) -> Result<Vec<u8>, HttpRefusal> {
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|len| usize::try_from(len).map_or(true, |len| len > MAX_BODY_BYTES)) {
         return Err(too_large());
     }
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(request.into_body()))
+    tokio::time::timeout(BODY_TIMEOUT, read_body(request.into_body()))
         .await
-        .map_err(|_| HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, HqRefusal::Slow, "the body took too long"))??;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| HttpRefusal::malformed(format!("the body is not what belongs here: {error}")))
+        .map_err(|_| HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, HqRefusal::Slow, "the body took too long"))?
 }
 
 async fn read_body(mut body: Body) -> Result<Vec<u8>, HttpRefusal> {
@@ -406,7 +430,7 @@ fn too_large() -> HttpRefusal {
     HttpRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, HqRefusal::TooLarge, reason)
 }
 
-fn ok<T: Serialize>(value: &T) -> Answer {
+pub(super) fn ok<T: Serialize>(value: &T) -> Answer {
     json(StatusCode::OK, value).map_err(|error| HttpRefusal::unavailable(&error))
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod caller;
+mod check_in;
 mod clock;
 
 use std::fs;

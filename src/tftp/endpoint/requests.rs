@@ -406,6 +406,7 @@ fn keep(
         retransmissions: 0,
         duration: now.saturating_duration_since(asked.came),
         generation,
+        content: None,
         outcome: reason.into(),
     });
 }

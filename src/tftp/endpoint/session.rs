@@ -503,6 +503,7 @@ fn record(site: &mut SiteState, job: &Job, end: &EndedTransfer, now: Instant) {
         retransmissions: end.retransmissions,
         duration,
         generation: job.release.generation,
+        content: Some(job.entry.sha256),
         outcome: end.outcome,
     });
 }

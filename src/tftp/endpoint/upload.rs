@@ -250,6 +250,7 @@ impl Flow for Upload {
             retransmissions: self.receive.retransmissions(),
             duration,
             generation: self.release.generation,
+            content: None,
             outcome: outcome.into(),
         });
     }
