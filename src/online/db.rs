@@ -49,6 +49,7 @@ CREATE TABLE check_ins (
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
 
+pub mod api_tokens;
 mod site_time;
 
 /// A place that keeps check-ins. [`Db`] is one; a large fleet may use another.

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::db::{CheckIns as _, Db, SiteRow};
 use api::{Alert, CheckIn, ImageSeen, SiteState, keys_text};
 use ids::{Generation, SiteId, UnixTime};
@@ -14,7 +16,7 @@ pub const SILENT: Duration = Duration::from_secs(3600);
 pub const CERTIFICATE_LATE: Duration = Duration::from_secs(21 * 86_400);
 
 /// The condition of a site, from its last check-in and HQ's own records. The worst comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Condition {
     /// It reported a state other than `ok`: something is wrong with its release or its connection to HQ.
     Failing,
@@ -35,7 +37,7 @@ pub enum Condition {
 }
 
 /// One line of the table: what HQ knows of a site and what the site last reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRow {
     /// The site's id.
     pub site: SiteId,

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
+use super::desk;
 use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
+use crate::host::Host;
 use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
 use crate::inventory::{FleetInventory, InventorySite};
+use crate::login::Session;
 use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
@@ -49,6 +53,9 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let fleet = inventory(&layout)?;
+            if let Some(outdated) = desk::pull(&layout, &fleet)? {
+                writeln!(out, "warning: {outdated}\n  hint: `git pull`, or publishing would take that back")?;
+            }
             let enrolled = enrol::recipients(&layout)?;
             for change in recipients::changes(&layout, &enrolled, &|site| fleet.name_of(site))? {
                 writeln!(out, "{change}")?;
@@ -58,6 +65,9 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         Command::Publish { refresh: true, clock_is_right, .. } => {
             let now = now();
+            if let Host::Remote(remote) = Host::of(&layout)? {
+                return Ok(writeln!(out, "HQ's host {} does that by itself", remote.session.url)?);
+            }
             clock::may_sign(&layout, now, *clock_is_right)?;
             let held = TreeLock::wait(&layout.online())?;
             let sites = freshen::refresh(&layout.online(), now)?;
@@ -65,23 +75,34 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             clock::signed(&layout, now)?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
-        Command::Publish { sites, clock_is_right, yes, .. } => {
+        Command::Publish { sites, clock_is_right, yes, outdated, .. } => {
             let now = now();
-            clock::may_sign(&layout, now, *clock_is_right)?;
+            if Session::read(&layout)?.is_none() {
+                clock::may_sign(&layout, now, *clock_is_right)?;
+            }
             let fleet = inventory(&layout)?;
+            desk::refuse_outdated(desk::pull(&layout, &fleet)?, *outdated)?;
+            if Session::read(&layout)?.is_some() {
+                // The host has just said what time it is there.
+                clock::may_sign(&layout, now, *clock_is_right)?;
+            }
             recipients::ask_about(&layout, *yes, &|site| fleet.name_of(site))?;
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
             clock::signed(&layout, now)?;
             recipients::keep(&layout, &fleet.fleet.id)?;
-            Ok(writeln!(out, "{summary}")?)
+            writeln!(out, "{summary}")?;
+            match summary.refused.len() {
+                0 => Ok(()),
+                sites => bail!("HQ's host did not take {}", count(sites, "site")),
+            }
         }
         Command::Preview { site, mac, name } => match preview::preview(&layout, site, mac, name)? {
             Preview::Served(bytes) => Ok(out.write_all(&bytes).and_then(|()| out.flush())?),
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
         Command::Fleet { site: Some(name) } => {
-            let rows = fleet::rows(&layout.database(), now())?;
+            let rows = Host::of(&layout)?.rows(now())?;
             let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
             let row = row
                 .with_context(|| format!("no site `{name}` is known to HQ"))
@@ -89,17 +110,21 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             Ok(out.write_all(fleet::print_site(row).as_bytes())?)
         }
         Command::Fleet { site: None } => {
-            let text = fleet::print(&fleet::rows(&layout.database(), now())?, terminal_width());
+            let text = fleet::print(&Host::of(&layout)?.rows(now())?, terminal_width());
             out.write_all(text.as_bytes())?;
             for warning in expiry::of_fleet(&layout, now()) {
                 writeln!(out, "warning: {warning}")?;
             }
             Ok(())
         }
-        Command::Serve { listen, dir, clock_is_right } => {
+        Command::Login { url, token } => desk::log_in(&layout, &inventory(&layout)?, url, token.as_deref(), out),
+        Command::Logout => desk::log_out(&layout, out),
+        Command::ApiToken(command) => desk::api_token(&layout, command, now(), out),
+        Command::Serve { listen, operators, keys_here, dir, clock_is_right } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
+            desk::mind_keys(&dir, *keys_here)?;
             let confirmed = *clock_is_right || clock::asked_for_host(&Layout::of_online(&dir), now())?;
-            serve(service::ServeOptions { dir, listen: *listen }, confirmed)
+            serve(service::ServeOptions { dir, listen: *listen }, *operators, confirmed)
         }
     }
 }
@@ -125,7 +150,7 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
     for (command, what) in [
         ("git init && git add .", "from now on every change is a commit"),
         ("lineside-hq check", "what is wrong with it"),
-        ("lineside-hq serve", "HQ online"),
+        ("lineside-hq serve --keys-here", "HQ online, on this machine, to try it out"),
         ("lineside-hq site enroll sample-office", "a token for the first appliance"),
         ("lineside-hq publish", "once it is enrolled"),
     ] {
@@ -310,7 +335,7 @@ fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyh
     Ok(())
 }
 
-fn serve(options: service::ServeOptions, clock_is_right: bool) -> anyhow::Result<()> {
+fn serve(options: service::ServeOptions, operators: Option<SocketAddr>, clock_is_right: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         let stop = tokio_util::sync::CancellationToken::new();
@@ -322,7 +347,7 @@ fn serve(options: service::ServeOptions, clock_is_right: bool) -> anyhow::Result
                 _ = terminate.recv() => Ok(()),
             }
         };
-        let server = service::Server::bind(options)?;
+        let server = desk::with_operators(service::Server::bind(options)?, operators)?;
         let server = if clock_is_right { server.clock_is_right()? } else { server };
         let serving = server.run(stop);
         tokio::pin!(serving);
