@@ -48,7 +48,6 @@ CREATE TABLE check_ins (
 ) STRICT;
 CREATE INDEX check_ins_of_site ON check_ins(site, n);
 ";
-
 pub mod api_tokens;
 mod site_time;
 
