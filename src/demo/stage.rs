@@ -47,6 +47,7 @@ impl DemoHq {
         let made = layout.clone();
         tokio::task::spawn_blocking(move || init::init(made.dir(), &options)).await??;
         let mut hq = Self { layout, address, serving: None };
+        tracing::warn!("KEYS HERE: this HQ serves beside the fleet's keys, as `serve --keys-here` does; a demo may");
         hq.serve()?;
         Ok(hq)
     }

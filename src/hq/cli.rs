@@ -1,5 +1,6 @@
 //! The command line of `lineside-hq`.
 
+mod desk;
 mod keys;
 mod run;
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use desk::ApiTokenCommand;
 pub use keys::KeysCommand;
 pub use run::run;
 
@@ -75,6 +77,9 @@ pub enum Command {
         /// Seal to recipients that nobody proved without being asked
         #[arg(long)]
         yes: bool,
+        /// Publish from a checkout that lacks commits which were published
+        #[arg(long)]
+        outdated: bool,
     },
     /// Print the bytes that a phone would get, or why it would get none
     Preview {
@@ -93,11 +98,30 @@ pub enum Command {
         /// This site only, one fact a line
         site: Option<String>,
     },
+    /// Send this directory's work to HQ's host on another machine
+    Login {
+        /// Where `serve --operators` answers there: https://HOST:PORT
+        url: String,
+        /// A file with what `api-token add` printed there [default: ask, or standard input]
+        #[arg(long, value_name = "FILE")]
+        token: Option<PathBuf>,
+    },
+    /// Forget HQ's host
+    Logout,
+    /// Add, list or revoke the tokens by which desks log in; on HQ's host
+    #[command(subcommand)]
+    ApiToken(ApiTokenCommand),
     /// Serve sites: downloads, enrolment, check-in
     Serve {
         /// Where to listen
         #[arg(long, default_value = "[::]:8443")]
         listen: SocketAddr,
+        /// Where to answer desks that log in [default: 127.0.0.1:8444]
+        #[arg(long, value_name = "ADDRESS")]
+        operators: Option<SocketAddr>,
+        /// Serve although the fleet's own keys can be read here; only to try it out
+        #[arg(long)]
+        keys_here: bool,
         /// The online directory [default: online in the fleet directory]
         #[arg(long)]
         dir: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::ask;
+use crate::login::Session;
 use ids::UnixTime;
 use online::db::Db;
 use repository::layout::Layout;
@@ -15,7 +16,7 @@ use telemetry::Hint as _;
 /// Fails if this machine's clock, which says `now`, may not sign. `confirmed`: a person said that it is right.
 pub(crate) fn may_sign(layout: &Layout, now: UnixTime, confirmed: bool) -> anyhow::Result<()> {
     // Without its key nothing is signed here, and there is a better answer to that.
-    if !layout.online_key().exists() {
+    if !layout.online_key().exists() && Session::read(layout)?.is_none() {
         return Ok(());
     }
     may_state(layout, now, confirmed)

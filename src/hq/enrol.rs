@@ -16,6 +16,8 @@ use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::host::Host;
+use super::issued;
 use super::parallel::in_parallel;
 use super::recipients;
 use api::{self, EnrolmentToken, TokenKeys};
@@ -24,7 +26,9 @@ use durable::{PRIVATE, PRIVATE_DIR, PUBLIC, SHARED_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use online::admit::TokenRow;
 use online::ca;
-use online::db::{Db, Enrolment};
+#[cfg(test)]
+use online::db::Db;
+use online::db::Enrolment;
 use repository::layout::Layout;
 use repository::published::{MAX_METADATA_BYTES, newest_root_path};
 use settings::MAX_TEXT_BYTES;
@@ -84,10 +88,11 @@ pub fn issue(
         revoked: false,
         used_by: None,
     };
-    if let Err(error) = Db::open(&layout.database()).and_then(|db| db.add_token(&row, site_name)) {
+    if let Err(error) = Host::of(layout).and_then(|host| host.add_token(&row, site_name)) {
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         return Err(error);
     }
+    issued::note(layout, &token)?;
     Ok(token)
 }
 
@@ -98,17 +103,16 @@ pub fn issue(
 /// the same.
 pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
     let mut bad = Vec::new();
-    if layout.database().is_file() {
-        let db = Db::open_existing(&layout.database())?;
-        for enrolment in db.new_enrolments()? {
-            match take_over(layout, &enrolment) {
-                // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
-                Ok(()) => {
-                    PublisherToken::remove(layout, &enrolment.token)?;
-                    db.accepted(&enrolment.token)?;
-                }
-                Err(error) => bad.push(format!("site {}: {error:#}", enrolment.site)),
+    let host = Host::of(layout)?;
+    for enrolment in host.new_enrolments()? {
+        match take_over(layout, &enrolment) {
+            // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
+            Ok(()) => {
+                PublisherToken::remove(layout, &enrolment.token)?;
+                issued::forget(layout, &enrolment.token)?;
+                host.accepted(&enrolment.token)?;
             }
+            Err(error) => bad.push(format!("site {}: {error:#}", enrolment.site)),
         }
     }
     if !bad.is_empty() {
@@ -149,6 +153,9 @@ fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> any
         let path = entry.context("cannot list keys/tokens/")?.path();
         if PublisherToken::load(&path).is_ok_and(|token| gone(&token)) {
             durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            if let Some(token) = path.file_stem().and_then(|stem| stem.to_str()) {
+                issued::forget(layout, token)?;
+            }
         }
     }
     Ok(())
@@ -166,8 +173,7 @@ pub struct Revoked {
 /// Revokes a site's certificates, its tokens and its sealing keys. A new token lets it in again.
 #[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
-    let db = Db::open_existing(&layout.database())?;
-    let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;
+    let certificates = Host::of(layout)?.revoke(site, UnixTime::of(SystemTime::now()))?;
     remove_tokens(layout, |token| token.site == *site)?;
     let path = Pinned::path(layout, site);
     let mut recipients = 0;
@@ -190,8 +196,13 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
     if pinned.appliance.iter().any(|one| one.token == enrolment.token && one.recipient == recipient) {
         return Ok(());
     }
-    let token = PublisherToken::load(&token_dir(layout).join(format!("{}.toml", enrolment.token)))
-        .with_context(|| format!("token {} was not issued here, or was taken over before", enrolment.token))?;
+    let token =
+        PublisherToken::load(&token_dir(layout).join(format!("{}.toml", enrolment.token))).with_context(|| {
+            match issued::known(layout, &enrolment.token) {
+                Some(_) => format!("token {} was issued at another desk, which has to publish first", enrolment.token),
+                None => format!("token {} was not issued here, or was taken over before", enrolment.token),
+            }
+        })?;
     ensure!(token.site == enrolment.site, "its token {} is for site {}", enrolment.token, token.site);
     let key: [u8; 32] = HEXLOWER
         .decode(token.key.as_bytes())

@@ -12,7 +12,7 @@ use super::{publish, recipients, secrets};
 use bundle::RecipientSecret;
 use durable::{Batch, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{FleetId, SiteId, UnixTime};
-use online::ca;
+use online::{ca, foreign_keys};
 use repository::keyring::{self, KeyKind, Passphrase};
 use repository::layout::Layout;
 use repository::roles::{self, OFFLINE_KEYS, RootKeys};
@@ -189,6 +189,7 @@ fn make_keys(
     let public = |keys: &[SigningKey]| keys.iter().map(SigningKey::public).collect::<Vec<PublicKey>>();
 
     let authority = ca::init(layout, &options.name, &[host.to_owned()])?;
+    foreign_keys::keep_apart(&layout.online())?;
     let keys = RootKeys {
         root: &public(&root),
         targets: release.public(),
@@ -231,7 +232,7 @@ fn random_hex() -> anyhow::Result<String> {
 }
 
 /// The host name or address of `https://host[:port]`; `None` if the URL is anything else.
-fn host_of(url: &str) -> Option<String> {
+pub(crate) fn host_of(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://")?.trim_end_matches('/');
     let host = match rest.strip_prefix('[') {
         Some(v6) => v6.split_once(']')?.0,

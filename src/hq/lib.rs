@@ -6,7 +6,8 @@
 //!
 //! Read in this order: [`inventory`], [`templates`], [`assets`] and [`images`] (what people write and put there),
 //! [`render`] (the files that phones get), [`lint`] (problems of the fleet directory), [`publish`] (what sites
-//! download), then [`plan`], which reads the published state back by the code that sites run, and [`preview`].
+//! download), then [`plan`], which reads the published state back by the code that sites run, and [`preview`]. `host` is the way to HQ's
+//! host, in this directory or on another machine: `login`, `pull`, `push`.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
@@ -14,19 +15,26 @@ mod ask;
 pub mod assets;
 pub mod cli;
 mod clock;
+mod commit;
 pub mod enrol;
+mod host;
 pub mod images;
 pub mod init;
 pub mod inventory;
+mod issued;
 pub mod keys;
+mod keys_move;
 pub mod lint;
 pub mod loads;
+mod login;
 mod parallel;
 pub mod plan;
 pub mod preview;
 pub mod problem;
 pub mod progress;
 pub mod publish;
+mod pull;
+mod push;
 mod recipients;
 pub mod render;
 pub mod secrets;

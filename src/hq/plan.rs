@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::enrol;
+use super::host::Host;
 use super::inventory::{FleetInventory, InventorySite};
 use super::progress::Progress;
 use super::publish;
@@ -77,6 +78,7 @@ pub(super) fn plan_for(
     sites: Option<&[String]>,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Plan> {
+    let host = Host::of(layout)?;
     let fleet = publish::clean(layout)?;
     let sites = publish::chosen(&fleet, sites)?;
     let secret = publish::publisher_secret(layout)?;
@@ -91,7 +93,7 @@ pub(super) fn plan_for(
         let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
         let files = fleet.site_files(site, phones, &mut Findings::default());
         let packed = sealer.pack(&fleet, site, phones, files)?;
-        let before = before(layout, &fleet, site, &recovery)?;
+        let before = before(layout, &host, &fleet, site, &recovery)?;
         plan.sites.push(SitePlan {
             name: site.name.clone(),
             site: site.id.clone(),
@@ -116,11 +118,15 @@ struct Before {
 
 fn before(
     layout: &Layout,
+    host: &Host,
     fleet: &FleetDir,
     site: &InventorySite,
     recovery: &RecipientSecret,
 ) -> anyhow::Result<Before> {
     let Some(previous) = published::read(layout, &site.id)? else { return Ok(Before::default()) };
+    if let Host::Remote(remote) = host {
+        remote.pull_release(layout, &fleet.inventory.fleet.id, &previous, recovery)?;
+    }
     let opened = previous.open(layout, &fleet.inventory.fleet.id, recovery)?;
     let catalog = opened.catalog();
     Ok(Before {

@@ -7,7 +7,6 @@
 //!
 //! A run has four stages, each in its own file: `read`, `decide`, `make`, `switch`. Read them in this order.
 
-pub mod collect;
 mod decide;
 mod fingerprint;
 mod firmware;
@@ -23,12 +22,14 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::{Context as _, anyhow, bail};
 
 use super::enrol;
+use super::host::Host;
 use super::inventory::InventorySite;
 use super::lint::{self, Draft};
 use super::problem::NotClean;
 use super::progress::Progress;
 use super::render::FleetDir;
 use ids::{SiteId, UnixTime};
+use repository::collect;
 use repository::layout::Layout;
 use repository::lock::TreeLock;
 use repository::tree::Tree;
@@ -36,6 +37,7 @@ use repository::tree::Tree;
 use decide::Needs;
 use make::Maker;
 use read::{Enrolled, ReadFleet};
+use switch::Switcher;
 use trust::Signers;
 
 pub(super) use firmware::pending_path;
@@ -59,13 +61,14 @@ pub fn publish(layout: &Layout, options: &PublishOptions, progress: &mut dyn Pro
 }
 
 /// The same, with the given sealing keys of each site's appliances.
-pub(super) fn publish_to(
+pub(crate) fn publish_to(
     layout: &Layout,
     enrolled: &Enrolled,
     options: &PublishOptions,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Summary> {
     let PublishOptions { sites: names, now } = options;
+    let host = &Host::of(layout)?;
     // Taken before the previous release is read. `serve` holds the lock for moments, another publisher until it is
     // done.
     let _held = TreeLock::wait(&layout.online())?;
@@ -77,12 +80,14 @@ pub(super) fn publish_to(
     let ReadFleet { mut ledger, draft, .. } = found;
     let fleet = checked(draft, &needs)?;
 
-    let signers = Signers::read(layout)?;
+    let signers = Signers::read(layout, host)?;
     let sites = chosen(&fleet, names.as_deref())?;
     let tree = Tree::new(layout);
-    let made = Maker::new(layout, &fleet, enrolled, &signers, &tree, *now)?.sites(&sites, &needs, progress)?;
+    let maker = Maker::new(layout, &fleet, enrolled, &signers, &tree, host, *now)?;
+    let made = maker.sites(&sites, &needs, progress)?;
 
-    let mut summary = switch::switch(layout, &tree, &mut ledger, sites.into_iter().zip(made).collect(), *now)?;
+    let switcher = Switcher { layout, host, signers: &signers, maker: &maker, tree: &tree, now: *now };
+    let mut summary = switcher.switch(&mut ledger, sites.into_iter().zip(made).collect(), progress)?;
     if names.is_none() {
         let present: HashSet<&SiteId> = fleet.inventory.sites.values().map(|site| &site.id).collect();
         summary.collected = collect::collect(layout, &mut ledger, &present, *now)

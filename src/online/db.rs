@@ -20,6 +20,7 @@ use repository::layout::Layout;
 /// How many certificates one site may have issued in a day; a loop in an appliance must not fill the disk.
 pub const MAX_CERTIFICATES_A_DAY: u32 = 20;
 
+pub mod api_tokens;
 mod changes;
 mod check_ins;
 mod columns;

@@ -1,4 +1,4 @@
-//! The table of `lineside-hq fleet`: one line for each site, those in trouble first. Only [`rows`] and [`SiteDetails::read`]
+//! The table of `lineside-hq fleet`: one line for each site, those in trouble first. Only [`rows`] and [`SiteTold::read`]
 //! read the database.
 
 mod site;
@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::db::{CheckIns as _, Db, Heard, SiteRow};
 use api::{Alert, ImageSeen, SiteState, keys_text};
 use ids::{Generation, SiteId, UnixTime};
 
-pub use site::SiteDetails;
+pub use site::{SiteDetails, SiteTold};
 
 /// A site that did not check in for this long is in trouble. Sites poll every 5 minutes and back off to 30 at the most,
 /// so more than one poll has failed.
@@ -20,7 +22,7 @@ pub const SILENT: Duration = Duration::from_secs(3600);
 pub const CERTIFICATE_LATE: Duration = Duration::from_secs(21 * 86_400);
 
 /// The condition of a site, from its last check-in and HQ's own records. The worst comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Condition {
     /// It reported a state other than `ok`: something is wrong with its release or its connection to HQ.
     Failing,
@@ -41,7 +43,7 @@ pub enum Condition {
 }
 
 /// One line of the table: what HQ knows of a site and what the site last reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRow {
     /// The site's id.
     pub site: SiteId,
@@ -79,25 +81,25 @@ pub struct FleetRow {
 ///
 /// Control characters are removed from what sites reported, because it is printed on an operator's terminal.
 pub fn rows(database: &Path, now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
-    rows_with(database, &[], now)
+    let db = Db::open_existing(database)?;
+    let (mut told, sites) = (db.latest()?, db.sites()?);
+    let rows = sites.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
+    Ok(worst_first(rows))
 }
 
-/// [`rows`], and a line for each site of the directory that the database does not know: nobody has made it a token yet.
-pub fn rows_with(database: &Path, directory: &[(SiteId, String)], now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
-    let db = Db::open_existing(database)?;
-    let (mut told, mut sites) = (db.latest()?, db.sites()?);
-    let known: BTreeSet<SiteId> = sites.iter().map(|site| site.id.clone()).collect();
-    sites.extend(directory.iter().filter(|(id, _)| !known.contains(id)).map(|(id, name)| SiteRow {
-        id: id.clone(),
-        name: name.clone(),
-        published: Generation(0),
-        revoked_at: None,
-        enrolled: false,
-        certificate_until: None,
+/// These rows, and one for each site of the directory that HQ's host does not know: nobody has made it a token yet.
+pub fn with_directory(mut rows: Vec<FleetRow>, directory: &[(SiteId, String)], now: UnixTime) -> Vec<FleetRow> {
+    let known: BTreeSet<SiteId> = rows.iter().map(|row| row.site.clone()).collect();
+    rows.extend(directory.iter().filter(|(id, _)| !known.contains(id)).map(|(id, name)| {
+        let (id, name, published) = (id.clone(), name.clone(), Generation(0));
+        row(None, SiteRow { id, name, published, revoked_at: None, enrolled: false, certificate_until: None }, now)
     }));
-    let mut rows: Vec<FleetRow> = sites.into_iter().map(|site| row(told.remove(&site.id), site, now)).collect();
+    worst_first(rows)
+}
+
+fn worst_first(mut rows: Vec<FleetRow>) -> Vec<FleetRow> {
     rows.sort_by(|a, b| (a.condition, &a.name, &a.site).cmp(&(b.condition, &b.name, &b.site)));
-    Ok(rows)
+    rows
 }
 
 fn row(heard: Option<Heard>, site: SiteRow, now: UnixTime) -> FleetRow {

@@ -6,7 +6,8 @@
 //!
 //! Read [`ca`] (certificates), [`db`] (what is remembered), [`admit`] (which appliance may enrol), [`freshen`] (what
 //! the online key can do), `clock` (whether this host's clock may sign), [`service`] (the HTTPS service), then [`fleet`]
-//! (the table of sites).
+//! (the table of sites). What a desk pushes from another machine: [`push`], [`push_incoming`], [`push_release`], [`desk`];
+//! [`foreign_keys`] looks for keys that do not belong on this host.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
@@ -14,8 +15,13 @@ pub mod admit;
 pub mod ca;
 mod clock;
 pub mod db;
+pub mod desk;
 pub mod fleet;
+pub mod foreign_keys;
 pub mod freshen;
+pub mod push;
+pub mod push_incoming;
+pub mod push_release;
 pub mod service;
 #[cfg(test)]
 mod testing;

@@ -15,6 +15,8 @@ use tuf::schema::{
 };
 
 const DAY: u64 = 86_400;
+/// In [`EXTRA_FIELD`] of `targets`: the commit of the fleet directory.
+const COMMIT: &str = "commit";
 /// How long `root` is valid: ten years, because the holders of offline keys meet rarely.
 pub const ROOT_LIFE: Duration = Duration::from_secs(3650 * DAY);
 /// How long `targets` and `firmware` are valid.
@@ -153,6 +155,18 @@ pub fn targets(
         }),
         extra: whose.extra(),
     }
+}
+
+/// Names the commit of the fleet directory that a release was made from, beside fleet and site.
+pub fn made_from(targets: &mut Targets, commit: &str) {
+    if let Some(Value::Object(ours)) = targets.extra.get_mut(EXTRA_FIELD) {
+        ours.insert(COMMIT.to_owned(), commit.into());
+    }
+}
+
+/// The commit that [`made_from`] named; `None` if there is none.
+pub fn commit_of(targets: &Targets) -> Option<&str> {
+    targets.extra.get(EXTRA_FIELD)?.get(COMMIT)?.as_str()
 }
 
 /// The content hash that [`targets`] wrote; `None` if there is none. The next run of `publish` compares it to see

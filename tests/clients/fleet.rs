@@ -43,7 +43,7 @@ pub fn hq(fleet: &Path, words: &[&str]) -> String {
 /// Starts `lineside-hq serve` on this host, through other programs if need be, and waits until it answers.
 pub fn serve(fleet: &Path, host: &Host, through: &[String], log: &Path) -> Running {
     let listen = format!("{HQ}:8443");
-    let mut words = vec![hq_program(), "--fleet", fleet.to_str().unwrap(), "serve", "--listen", &listen];
+    let mut words = vec![hq_program(), "--fleet", fleet.to_str().unwrap(), "serve", "--keys-here", "--listen", &listen];
     // What HQ is started through gives it another clock, which no other clock bears out.
     words.extend((!through.is_empty()).then_some("--clock-is-right"));
     let running = host.start(&after(through, &words), log);

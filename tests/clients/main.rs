@@ -32,6 +32,7 @@ mod swapped;
 mod system;
 mod tftp;
 mod trust;
+mod two_machines;
 mod unplugged;
 mod upkeep;
 mod wire;

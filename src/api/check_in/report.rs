@@ -27,7 +27,7 @@ const ALERT: &str = "alert/";
 const PHONE: &str = "phone/";
 
 /// A state in words.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteReport {
     /// `box`: what changes seldom.
     pub appliance: Appliance,

@@ -67,6 +67,10 @@ codes! {
         Slow = "slow",
         /// The site checks in too often.
         TooOften = "too-often",
+        /// An operator's request shows no good API token.
+        ApiToken = "api-token",
+        /// What a desk pushes is not signed by the release key, or cannot be released.
+        PushRefused = "push-refused",
         /// HQ cannot answer because of a problem of its own, which its log names.
         Unavailable = "unavailable",
         /// The TLS handshake failed. This code and the next three are only logged and counted: the connection ends

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
 use crate::keys::{self, FleetKeys, Role, RoleChange};
-use crate::{ask, clock};
+use crate::{ask, clock, keys_move};
 use ids::UnixTime;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
@@ -39,6 +39,11 @@ pub enum KeysCommand {
         /// Encrypt it with a passphrase of the holder's own
         #[arg(long)]
         passphrase: bool,
+    },
+    /// Move keys/ to a directory that `serve` cannot read; a link stays
+    Move {
+        /// The directory that it becomes; it must not exist or be empty
+        dir: PathBuf,
     },
     /// Prepare a root in which a new key stands for an old one
     Rotate {
@@ -142,6 +147,11 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             let passphrase = passphrase.then(Passphrase::for_new_keys).transpose()?;
             let copy = keys::hand_over(layout, name, to, passphrase.as_ref())?;
             writeln!(out, "moved to {}; it is no longer in {}", copy.display(), layout.keys().display())?;
+        }
+        KeysCommand::Move { dir } => {
+            let to = keys_move::move_keys(layout, dir)?;
+            writeln!(out, "the keys are in {}; {} leads there", to.display(), layout.keys().display())?;
+            writeln!(out, "run `serve` as a user who may not enter that directory")?;
         }
         KeysCommand::Rotate { role, old, key, how } => {
             rotate(layout, *role, old.as_deref(), key.as_ref(), how, now, out)?

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
+use super::desk;
 use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
+use crate::host::Host;
 use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
 use crate::inventory::{FleetInventory, InventorySite};
+use crate::login::Session;
 use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
@@ -52,6 +56,9 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Check => Ok(()),
         Command::Plan { sites } => {
             let fleet = inventory(&layout)?;
+            if let Some(outdated) = desk::pull(&layout, &fleet)? {
+                writeln!(out, "warning: {outdated}\n  hint: `git pull`, or publishing would take that back")?;
+            }
             take_over_sealing_keys(&layout, &fleet, out)?;
             let enrolled = enrol::recipients(&layout)?;
             for change in recipients::changes(&layout, &enrolled, &|site| fleet.name_of(site))? {
@@ -62,6 +69,9 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         }
         Command::Publish { refresh: true, clock_is_right, .. } => {
             let now = now();
+            if let Host::Remote(remote) = Host::of(&layout)? {
+                return Ok(writeln!(out, "HQ's host {} does that by itself", remote.session.url)?);
+            }
             clock::may_sign(&layout, now, *clock_is_right)?;
             let held = TreeLock::wait(&layout.online())?;
             let sites = freshen::refresh(&layout.online(), now)?;
@@ -69,47 +79,63 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             clock::signed(&layout, now)?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
-        Command::Publish { sites, clock_is_right, yes, .. } => {
+        Command::Publish { sites, clock_is_right, yes, outdated, .. } => {
             let now = now();
-            clock::may_sign(&layout, now, *clock_is_right)?;
+            if Session::read(&layout)?.is_none() {
+                clock::may_sign(&layout, now, *clock_is_right)?;
+            }
             let fleet = inventory(&layout)?;
+            desk::refuse_outdated(desk::pull(&layout, &fleet)?, *outdated)?;
+            if Session::read(&layout)?.is_some() {
+                // The host has just said what time it is there.
+                clock::may_sign(&layout, now, *clock_is_right)?;
+            }
             take_over_sealing_keys(&layout, &fleet, out)?;
             recipients::ask_about(&layout, *yes, &|site| fleet.name_of(site))?;
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
             let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
             clock::signed(&layout, now)?;
             recipients::keep(&layout, &fleet.fleet.id)?;
-            Ok(writeln!(out, "{summary}")?)
+            writeln!(out, "{summary}")?;
+            match summary.refused.len() {
+                0 => Ok(()),
+                sites => bail!("HQ's host did not take {}", count(sites, "site")),
+            }
         }
         Command::Preview { site, mac, name } => match preview::preview(&layout, site, mac, name)? {
             Preview::Served(bytes) => Ok(out.write_all(&bytes).and_then(|()| out.flush())?),
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
         Command::Fleet { site: Some(name) } => {
+            let host = Host::of(&layout)?;
             let directory = directory(&layout);
-            let rows = fleet::rows_with(&layout.database(), &sites_of(directory.as_ref()), now())?;
+            let rows = host.rows(&sites_of(directory.as_ref()), now())?;
             let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
             let row = row
                 .with_context(|| format!("no site `{name}` is known to HQ"))
                 .hint("`lineside-hq fleet` lists all")?;
             let phones = directory.iter().flat_map(|fleet| fleet.phones_of(&row.name));
             let labels = phones.map(|phone| (phone.mac, phone.label.clone())).collect();
-            let details = fleet::SiteDetails::read(&layout.database(), &row.site, labels, now())?;
+            let details = fleet::SiteDetails::new(host.told(&row.site)?, labels, now());
             Ok(write!(out, "{}{details}", fleet::print_site(row))?)
         }
         Command::Fleet { site: None } => {
             let sites = sites_of(directory(&layout).as_ref());
-            let text = fleet::print(&fleet::rows_with(&layout.database(), &sites, now())?, terminal_width());
+            let text = fleet::print(&Host::of(&layout)?.rows(&sites, now())?, terminal_width());
             out.write_all(text.as_bytes())?;
             for warning in expiry::of_fleet(&layout, now()) {
                 writeln!(out, "warning: {warning}")?;
             }
             Ok(())
         }
-        Command::Serve { listen, dir, clock_is_right } => {
+        Command::Login { url, token } => desk::log_in(&layout, &inventory(&layout)?, url, token.as_deref(), out),
+        Command::Logout => desk::log_out(&layout, out),
+        Command::ApiToken(command) => desk::api_token(&layout, command, now(), out),
+        Command::Serve { listen, operators, keys_here, dir, clock_is_right } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
+            desk::mind_keys(&dir, *keys_here)?;
             let confirmed = *clock_is_right || clock::asked_for_host(&Layout::of_online(&dir), now())?;
-            serve(service::ServeOptions { dir, listen: *listen }, confirmed)
+            serve(service::ServeOptions { dir, listen: *listen }, *operators, confirmed)
         }
     }
 }
@@ -148,7 +174,7 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
     for (command, what) in [
         ("git init && git add .", "from now on every change is a commit"),
         ("lineside-hq check", "what is wrong with it"),
-        ("lineside-hq serve", "HQ online"),
+        ("lineside-hq serve --keys-here", "HQ online, on this machine, to try it out"),
         ("lineside-hq site enroll sample-office", "a token for the first appliance"),
         ("lineside-hq publish", "once it is enrolled"),
     ] {
@@ -344,7 +370,7 @@ fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyh
     Ok(())
 }
 
-fn serve(options: service::ServeOptions, clock_is_right: bool) -> anyhow::Result<()> {
+fn serve(options: service::ServeOptions, operators: Option<SocketAddr>, clock_is_right: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(async {
         let stop = tokio_util::sync::CancellationToken::new();
@@ -356,7 +382,7 @@ fn serve(options: service::ServeOptions, clock_is_right: bool) -> anyhow::Result
                 _ = terminate.recv() => Ok(()),
             }
         };
-        let server = service::Server::bind(options)?;
+        let server = desk::with_operators(service::Server::bind(options)?, operators)?;
         let server = if clock_is_right { server.clock_is_right()? } else { server };
         let serving = server.run(stop);
         tokio::pin!(serving);

@@ -10,11 +10,11 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Appliance, Pinned};
+use crate::host::Host;
 use crate::{publish, recipients};
 use api::SealingKeyStatement;
 use bundle::{RecipientPublic, RecipientSecret};
 use ids::{FleetId, Generation, SiteId, UnixTime};
-use online::db::Db;
 use online::db::sealing_keys::StoredStatement;
 use repository::layout::Layout;
 
@@ -146,11 +146,11 @@ pub(crate) fn take_over_sealing_keys(
     fleet: &FleetId,
     now: UnixTime,
 ) -> anyhow::Result<Vec<RefusedStatement>> {
-    if !layout.database().is_file() || !layout.key("publisher").exists() {
+    if !layout.key("publisher").exists() {
         return Ok(Vec::new());
     }
-    let db = Db::open_existing(&layout.database())?;
-    let stated = db.sealing_keys()?;
+    let host = Host::of(layout)?;
+    let stated = host.sealing_keys()?;
     if stated.is_empty() {
         return Ok(Vec::new());
     }
@@ -159,7 +159,7 @@ pub(crate) fn take_over_sealing_keys(
     for (site, statements) in stated {
         for stored in statements {
             match take_over(layout, (fleet, &site), &desk, &stored, now) {
-                Ok(()) => db.drop_sealing_key(&site, &stored)?,
+                Ok(()) => host.sealing_key_handled(&site, &stored)?,
                 Err(error) => refused.push(RefusedStatement { site: site.clone(), why: format!("{error:#}") }),
             }
         }

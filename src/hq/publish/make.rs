@@ -13,7 +13,8 @@ use crate::progress::Progress;
 use crate::render::{Findings, FleetDir};
 use bundle::RecipientPublic;
 use ids::{Digest, Generation, SiteId, UnixTime};
-use online::{db, freshen};
+use online::push::FileRef;
+use online::{freshen, push_release};
 use repository::layout::Layout;
 use repository::ledger;
 use repository::published::{self, PublishedRelease};
@@ -21,6 +22,9 @@ use repository::roles::{self, SiteIds};
 use repository::tree::{Switch, Tree};
 use seal::manifest;
 use tuf::sign;
+
+use crate::host::Host;
+use crate::push::Made;
 
 use super::decide::{self, Compared, Need, Needs};
 use super::firmware::{self, Catalogue};
@@ -38,6 +42,9 @@ pub(super) struct Maker<'a> {
     /// Every signed root of the fleet directory, by version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
+    host: &'a Host,
+    /// The commit that releases are made from.
+    commit: Option<String>,
     now: UnixTime,
     sealer: Sealer<'a>,
     catalogue: Catalogue,
@@ -59,10 +66,18 @@ pub(super) struct MadeRelease {
     pub(super) switches: Vec<Switch>,
     /// When the first of its metadata files must be signed anew.
     pub(super) due: UnixTime,
+    /// What is pushed to HQ's host, which then signs by itself; `None` if the switches are all.
+    pub(super) pushed: Option<Made>,
     /// The digests of the sealed objects that it names.
     pub(super) objects: BTreeSet<Digest>,
     /// The keyed hash over all that it was made of; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
+}
+
+/// A release that was written: with its timestamp, or for HQ's host to sign that.
+enum Written {
+    Here(Switch),
+    ToPush(Made),
 }
 
 /// The content of a site's next release, to be compared with the published one.
@@ -78,10 +93,21 @@ struct Content<'p> {
 struct Prepared {
     outcome: Outcome,
     switches: Vec<Switch>,
+    pushed: Option<Made>,
     due: UnixTime,
 }
 
 impl<'a> Maker<'a> {
+    /// The firmware catalogue of all releases: version and bytes.
+    pub(super) fn catalogue(&self) -> (u64, &[u8]) {
+        (self.catalogue.version, &self.catalogue.bytes)
+    }
+
+    /// The commit that releases are made from.
+    pub(super) fn commit(&self) -> Option<String> {
+        self.commit.clone()
+    }
+
     /// Gets the firmware catalogue, which every release names, and signs a new one if need be.
     pub(super) fn new(
         layout: &'a Layout,
@@ -89,13 +115,15 @@ impl<'a> Maker<'a> {
         enrolled: &'a Enrolled,
         signers: &'a Signers,
         tree: &'a Tree,
+        host: &'a Host,
         now: UnixTime,
     ) -> anyhow::Result<Self> {
         let Signers { keys, roots } = signers;
         let catalogue = firmware::catalogue(layout, fleet, &keys.firmware, now)?;
         let sealer = Sealer::new(&keys.publisher, tree);
         let generations = OnceLock::new();
-        Ok(Self { layout, fleet, enrolled, keys, roots, tree, now, sealer, catalogue, generations })
+        let commit = crate::commit::head(layout.dir());
+        Ok(Self { layout, fleet, enrolled, keys, roots, tree, host, commit, now, sealer, catalogue, generations })
     }
 
     /// Makes what these sites need, on all processors. The results are in the order of the sites.
@@ -128,9 +156,9 @@ impl<'a> Maker<'a> {
         debug!(site = site.name, why = doubt.text(), "its files are made");
         let files = self.fleet.site_files(site, phones, &mut Findings::default());
         let packed = self.sealer.pack(self.fleet, site, phones, files)?;
-        let Prepared { outcome, switches, due } =
+        let Prepared { outcome, switches, pushed, due } =
             self.compare(site, &packed).with_context(|| format!("cannot publish site {}", site.name))?;
-        let made = MadeRelease { switches, due, objects: packed.objects(), fingerprint };
+        let made = MadeRelease { switches, due, pushed, objects: packed.objects(), fingerprint };
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
@@ -177,10 +205,11 @@ impl<'a> Maker<'a> {
     fn keep(&self, site: &InventorySite, previous: &PublishedRelease) -> anyhow::Result<Prepared> {
         let generation = previous.generation();
         let (mut switches, due) = (self.site_roots(site)?, ledger::due(previous));
-        let fresh = freshen::freshen(self.layout, previous, &self.keys.online, self.now)?;
-        switches.extend(fresh);
+        if let Some(online) = &self.keys.online {
+            switches.extend(freshen::freshen(self.layout, previous, online, self.now)?);
+        }
         let outcome = if switches.is_empty() { Outcome::Unchanged(generation) } else { Outcome::Refreshed(generation) };
-        Ok(Prepared { outcome, switches, due })
+        Ok(Prepared { outcome, switches, pushed: None, due })
     }
 
     /// Writes the next release.
@@ -195,20 +224,26 @@ impl<'a> Maker<'a> {
             None => self.last_generation(&site.id)?.next(),
         };
         let mut switches = self.site_roots(site)?;
-        switches.push(self.release(site, content, generation, previous)?);
+        let pushed = match self.release(site, content, generation, previous)? {
+            Written::Here(switch) => {
+                switches.push(switch);
+                None
+            }
+            Written::ToPush(made) => Some(made),
+        };
         let outcome = Outcome::Published { generation, files: content.packed.files() };
         let due = self.now.plus(roles::TIMESTAMP_LIFE / 2).min(ledger::near(self.catalogue.expires));
-        Ok(Prepared { outcome, switches, due })
+        Ok(Prepared { outcome, switches, pushed, due })
     }
 
-    /// Writes all files of a release but its timestamp, and prepares that for the switch.
+    /// Writes all files of a release. Where the online key is here, it signs and prepares the timestamp for the switch.
     fn release(
         &self,
         site: &InventorySite,
         content: &Content<'_>,
         generation: Generation,
         previous: Option<&PublishedRelease>,
-    ) -> anyhow::Result<Switch> {
+    ) -> anyhow::Result<Written> {
         let Content { packed, recipients, hash } = content;
         let fleet = &self.fleet.inventory.fleet.id;
         let whose = SiteIds { fleet, site: &site.id };
@@ -218,32 +253,27 @@ impl<'a> Maker<'a> {
         let sealed = manifest::seal(&self.keys.publisher, &manifest, recipients)?;
         let manifest = self.layout.site_targets(&site.id).join(format!("{}.manifest", Digest::of(&sealed)));
         self.tree.write(&manifest, &sealed)?;
-        let targets = roles::targets(whose, generation, self.now, &sealed, hash, &self.keys.firmware);
+        let mut targets = roles::targets(whose, generation, self.now, &sealed, hash, &self.keys.firmware);
+        if let Some(commit) = &self.commit {
+            roles::made_from(&mut targets, commit);
+        }
         let targets = sign::sign(&targets, &[&self.keys.release]);
         self.tree.write(&metadata.join(format!("{generation}.targets.json")), &targets)?;
         let firmware = metadata.join(format!("{}.firmware.json", self.catalogue.version));
         self.tree.write_if_new(&firmware, &self.catalogue.bytes)?;
 
-        let (snapshot_version, timestamp_version) = match previous {
-            Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
-            None if generation == Generation(1) => (1, 1),
-            // The published tree was lost. Its versions counted up from 1, so the time in seconds is higher than all of
-            // them.
-            None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
+        let Some(online) = &self.keys.online else {
+            let (targets, manifest) = (FileRef::of(&targets), FileRef::of(&sealed));
+            return Ok(Written::ToPush(Made { generation, targets, manifest, objects: packed.objects() }));
         };
-        let snapshot = roles::snapshot(
-            whose,
-            snapshot_version,
-            self.now,
-            (generation.0, &targets),
-            (self.catalogue.version, &self.catalogue.bytes),
-        );
-        let snapshot = sign::sign(&snapshot, &[&self.keys.online]);
-        self.tree.write(&metadata.join(format!("{snapshot_version}.snapshot.json")), &snapshot)?;
-        let timestamp = roles::timestamp(whose, timestamp_version, self.now, (snapshot_version, &snapshot));
+        let catalogue = (self.catalogue.version, self.catalogue.bytes.as_slice());
+        let of_targets = (generation, targets.as_slice());
+        let new = push_release::pointer(whose, previous, of_targets, catalogue, online, self.now);
+        let (version, snapshot) = new.snapshot;
+        self.tree.write(&metadata.join(format!("{version}.snapshot.json")), &snapshot)?;
         let path = metadata.join("timestamp.json");
-        let aside = self.tree.prepare(&path, &sign::sign(&timestamp, &[&self.keys.online]))?;
-        Ok((aside, path))
+        let aside = self.tree.prepare(&path, &new.timestamp)?;
+        Ok(Written::Here((aside, path)))
     }
 
     /// The newest generation of a site by the database; 0 if it has none. It counts when the published tree is lost,
@@ -252,9 +282,7 @@ impl<'a> Maker<'a> {
         let generations = match self.generations.get() {
             Some(generations) => generations,
             None => {
-                let database = self.layout.database();
-                let sites = if database.is_file() { db::Db::open_existing(&database)?.sites()? } else { Vec::new() };
-                let generations = sites.into_iter().map(|site| (site.id, site.published)).collect();
+                let generations = self.host.sites()?.into_iter().map(|site| (site.id, site.published)).collect();
                 self.generations.get_or_init(|| generations)
             }
         };
@@ -274,10 +302,4 @@ impl<'a> Maker<'a> {
         }
         Ok(switches)
     }
-}
-
-/// The next version of `snapshot` or `timestamp`. A thief of the online key can use up all versions; when the key is
-/// replaced, sites forget the old versions (TUF specification §5.3.11).
-fn after(version: u64) -> u64 {
-    version.checked_add(1).unwrap_or(1)
 }

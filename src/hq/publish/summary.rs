@@ -1,7 +1,7 @@
 //! The result of a run of `publish`, and how it is printed.
 
-use super::collect::Collected;
 use ids::{Generation, SiteId};
+use repository::collect::Collected;
 use settings::count;
 
 /// The result of a run of `publish`.
@@ -13,6 +13,8 @@ pub struct Summary {
     pub new_objects: u64,
     /// The size of these objects in bytes, sealed.
     pub new_bytes: u64,
+    /// Sites whose release HQ's host did not take, by name, and why.
+    pub refused: Vec<(String, String)>,
     /// What was deleted because nobody needs it any more.
     pub collected: Collected,
 }
@@ -86,6 +88,9 @@ impl std::fmt::Display for Summary {
         }
         if unchanged > 0 {
             writeln!(f, "{} unchanged", count(unchanged, "site"))?;
+        }
+        for (name, why) in &self.refused {
+            writeln!(f, "{name:width$}  refused     by HQ's host: {why}")?;
         }
         let objects = usize::try_from(self.new_objects).unwrap_or(usize::MAX);
         write!(f, "{}, {} bytes", count(objects, "new object"), self.new_bytes)?;

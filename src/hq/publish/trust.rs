@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 
+use crate::host::Host;
 use bundle::RecipientPublic;
 use repository::layout::Layout;
 use repository::roles::FirmwareKeys;
@@ -24,10 +25,10 @@ pub(super) struct Signers {
 
 impl Signers {
     /// Reads the roots, and the keys that the newest one names.
-    pub(super) fn read(layout: &Layout) -> anyhow::Result<Self> {
+    pub(super) fn read(layout: &Layout, host: &Host) -> anyhow::Result<Self> {
         let roots = roots(layout)?;
         let newest = newest_root(&roots)?;
-        let keys = PublishKeys::load(layout, newest.root())?;
+        let keys = PublishKeys::load(layout, host, newest.root())?;
         Ok(Self { keys, roots })
     }
 }
@@ -38,8 +39,8 @@ pub(super) struct PublishKeys {
     pub(super) publisher: PublisherSecret,
     /// The release key, which signs `targets`.
     pub(super) release: SigningKey,
-    /// The online key, which signs `snapshot` and `timestamp`.
-    pub(super) online: SigningKey,
+    /// The online key, which signs `snapshot` and `timestamp`; `None` if HQ's host is another machine, which has it.
+    pub(super) online: Option<SigningKey>,
     /// HQ's recovery key (public). Every release is sealed to it besides the site's keys.
     pub(super) recovery: RecipientPublic,
     /// The public keys that may sign the firmware catalogue, and how many must.
@@ -48,7 +49,7 @@ pub(super) struct PublishKeys {
 
 impl PublishKeys {
     /// Reads the keys. Fails if the newest root does not name one of them for its role.
-    pub(super) fn load(layout: &Layout, root: &Root) -> anyhow::Result<Self> {
+    pub(super) fn load(layout: &Layout, host: &Host, root: &Root) -> anyhow::Result<Self> {
         let role = |role: &str, path: PathBuf| -> anyhow::Result<SigningKey> {
             let key = keyring::load_signing(&path)?;
             if !root.roles.get(role).is_some_and(|keys| keys.keyids.contains(&key.public().id())) {
@@ -61,7 +62,10 @@ impl PublishKeys {
         Ok(Self {
             publisher: publisher_secret(layout)?,
             release: role("targets", layout.key("release"))?,
-            online: role("timestamp", layout.online_key())?,
+            online: match host {
+                Host::Local(_) => Some(role("timestamp", layout.online_key())?),
+                Host::Remote(_) => None,
+            },
             recovery: recovery_public(layout)?,
             firmware: FirmwareKeys::of(root),
         })

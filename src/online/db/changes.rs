@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
 
 use super::Db;
 use super::check_ins::Heard;
@@ -17,7 +18,7 @@ pub const CHANGE_DAYS: i64 = 400;
 const MAX_TEXT: usize = 300;
 
 /// Something that changed at a site.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// When HQ heard of it, by its clock.
     pub at: UnixTime,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::Db;
 use super::changes::note_changes;
@@ -49,7 +50,7 @@ pub struct Taken {
 }
 
 /// What a site said last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
     /// When that was, by HQ's clock.
     pub at: UnixTime,

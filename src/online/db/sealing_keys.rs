@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Transaction, params};
+use serde::{Deserialize, Serialize};
 
 use super::{Db, TextColumn, TimeColumn, parsed};
 use api::SealingKeyStatement;
@@ -19,7 +20,7 @@ const MAX_BYTES: u32 = 2048;
 const MAX_READ: u32 = 100_000;
 
 /// A statement that waits for the publisher.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredStatement {
     /// When it came, by the service's clock.
     pub at: UnixTime,

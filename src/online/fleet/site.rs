@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{clean, span};
 use crate::db::{Change, CheckIns as _, Db, Heard};
 use api::check_in::report::PhoneReport;
@@ -14,6 +16,21 @@ use ids::{MacAddr, SiteId, UnixTime};
 const CHANGES: u32 = 12;
 /// How far a site's clock may be from HQ's without a word: a page is on its way for some seconds.
 const CLOCK_SLACK: u64 = 30;
+
+/// What HQ's host knows of one site beyond its [`super::FleetRow`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteTold {
+    heard: Option<Heard>,
+    changes: Vec<Change>,
+}
+
+impl SiteTold {
+    /// Reads it.
+    pub fn read(database: &Path, site: &SiteId) -> anyhow::Result<Self> {
+        let db = Db::open_existing(database)?;
+        Ok(Self { heard: db.heard(site)?, changes: db.changes(site, CHANGES)? })
+    }
+}
 
 /// What [`super::print_site`] does not show.
 #[derive(Debug, Clone)]
@@ -25,15 +42,9 @@ pub struct SiteDetails {
 }
 
 impl SiteDetails {
-    /// Reads what is known of a site. `inventory` has the label of each of its phones, which HQ's host may not know.
-    pub fn read(
-        database: &Path,
-        site: &SiteId,
-        inventory: BTreeMap<MacAddr, String>,
-        now: UnixTime,
-    ) -> anyhow::Result<Self> {
-        let db = Db::open_existing(database)?;
-        Ok(Self { heard: db.heard(site)?, changes: db.changes(site, CHANGES)?, inventory, now })
+    /// What a site told. `inventory` has the label of each of its phones, which HQ's host may not know.
+    pub fn new(SiteTold { heard, changes }: SiteTold, inventory: BTreeMap<MacAddr, String>, now: UnixTime) -> Self {
+        Self { heard, changes, inventory, now }
     }
 }
 

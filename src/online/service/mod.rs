@@ -5,6 +5,7 @@
 
 mod check_in_rate;
 mod files;
+pub mod operators;
 mod routes;
 mod signed_check_in;
 mod stall;
@@ -90,6 +91,7 @@ pub struct ServeOptions {
 /// A service that listens but does not answer yet; [`Server::run`] answers.
 pub struct Server {
     listener: StdListener,
+    operators: Option<StdListener>,
     app: Arc<App>,
     tls: Arc<ServerConfig>,
 }
@@ -133,13 +135,23 @@ impl Server {
         };
         let listener = StdListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
         listener.set_nonblocking(true).context("cannot use the listening socket")?;
-        Ok(Self { listener, app: Arc::new(app), tls })
+        Ok(Self { listener, operators: None, app: Arc::new(app), tls })
     }
 
     /// A person says that this host's clock is right, whatever others say.
     pub fn clock_is_right(self) -> anyhow::Result<Self> {
         self.app.clock.confirm(now(), since_start())?;
         Ok(self)
+    }
+
+    /// Answers operators as well, on an address of their own.
+    pub fn operators(self, address: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self { operators: Some(operators::bind(address)?), ..self })
+    }
+
+    /// The address at which operators are answered, if they are.
+    pub fn operators_addr(&self) -> Option<SocketAddr> {
+        self.operators.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// The address that it listens on, with the port that the system chose.
@@ -151,7 +163,7 @@ impl Server {
     /// connection ends it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let address = self.local_addr()?;
-        let Self { listener, app, mut tls } = self;
+        let Self { listener, operators, app, mut tls } = self;
         let listener = TcpListener::from_std(listener).context("cannot use the listening socket")?;
         let shared = Arc::new(OpenConnections {
             router: routes::router(Arc::clone(&app)),
@@ -165,6 +177,8 @@ impl Server {
         let mut hourly = interval(Duration::from_secs(3600));
         hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let upkeep = tokio::spawn(upkeep(Arc::clone(&app), stop.clone()));
+        let operators =
+            operators.map(|listener| tokio::spawn(operators::run(listener, Arc::clone(&app), stop.clone())));
         info!(%address, "HQ is listening");
         loop {
             // Every connection needs a stranger's slot first. While none is free, connections wait in the kernel's
@@ -205,6 +219,9 @@ impl Server {
             connections.shutdown().await;
         }
         upkeep.await.context("the upkeep of the published tree failed")?;
+        if let Some(operators) = operators {
+            operators.await.context("answering operators failed")??;
+        }
         info!("HQ has stopped");
         Ok(())
     }

@@ -38,6 +38,20 @@ pub(super) fn config(ca: &Ca, now: UnixTime, may_renew: bool) -> anyhow::Result<
     Ok((Arc::new(config), server.renewed))
 }
 
+/// The configuration of the operators' port: the same certificate, as it lies on the disk, and no client certificates.
+pub(super) fn operators(ca: &Ca) -> anyhow::Result<Arc<ServerConfig>> {
+    let server = ca.present_server()?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .context("TLS 1.3 is not there")?
+        .with_no_client_auth()
+        .with_single_cert(server.chain, server.key)
+        .context("server.key and server.pem do not belong together")?;
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// Verifies client certificates as rustls does, but accepts one that expired at most [`api::RENEWABLE_DAYS`] ago.
 ///
 /// `routes` decides for each request what an expired certificate may do, because a connection can live longer than its

@@ -31,7 +31,7 @@ impl Hq {
         let url = format!("https://{}", proxy.address);
         done(Command::new(hq()).arg("init").arg(&fleet).args(["--name", "Bench", "--url", &url]));
         let mut serve = Command::new(hq());
-        serve.arg("--fleet").arg(&fleet).args(["serve", "--listen", &listen.to_string()]);
+        serve.arg("--fleet").arg(&fleet).args(["serve", "--keys-here", "--listen", &listen.to_string()]);
         let serve = quiet(&mut serve).spawn().unwrap();
         let end = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(listen).is_err() {

@@ -2,8 +2,8 @@
 use std::fs::File;
 
 use super::*;
+use crate::ledger::KeptRelease;
 use ids::Generation;
-use repository::ledger::KeptRelease;
 
 const NOW: UnixTime = UnixTime(1_795_132_800);
 const DAY: Duration = Duration::from_secs(86_400);

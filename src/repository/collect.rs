@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 
+use crate::layout::Layout;
+use crate::ledger::{KEEP, Ledger};
 use ids::{Digest, SiteId, UnixTime};
-use repository::layout::Layout;
-use repository::ledger::{KEEP, Ledger};
 
 /// How often a run looks for what can be deleted.
 const EVERY: Duration = Duration::from_secs(86_400);
@@ -32,13 +32,20 @@ pub struct Collected {
 /// Deletes what nobody needs, unless a run did so within a day. `present` are the sites of the fleet directory.
 ///
 /// The caller holds the tree's lock and has switched everything over.
-pub(super) fn collect(
+pub fn collect(
     layout: &Layout,
     ledger: &mut Ledger,
     present: &HashSet<&SiteId>,
     now: UnixTime,
 ) -> anyhow::Result<Collected> {
     mark_gone(ledger, present, now);
+    collect_known(layout, ledger, now)
+}
+
+/// The same for HQ's host, which does not know what is in the fleet directory: no site leaves there.
+///
+/// The caller holds the tree's lock and has switched everything over.
+pub fn collect_known(layout: &Layout, ledger: &mut Ledger, now: UnixTime) -> anyhow::Result<Collected> {
     // A time in the future, from a clock that was wrong once, must not stop this for ever.
     if ledger.collected.is_some_and(|last| last <= now && now.since(last) < EVERY) {
         return Ok(Collected::default());
