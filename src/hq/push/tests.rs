@@ -158,7 +158,7 @@ fn a_desk_without_the_online_key_publishes_and_the_host_signs() {
     desk.pull();
     assert!(matches!(desk.publish().sites[0].outcome, Outcome::Published { generation: Generation(2), .. }));
     assert_eq!(generation(&host.layout, &desk.site), Some(2));
-    let rows = Host::of(&desk.sample.layout).unwrap().rows(now()).unwrap();
+    let rows = Host::of(&desk.sample.layout).unwrap().rows(&[], now()).unwrap();
     assert_eq!((rows[0].name.as_str(), rows[0].published), ("sample-office", Generation(2)));
     let note = &Db::open_existing(&host.layout.database()).unwrap().pushed().unwrap()[0];
     assert_eq!((note.operator.as_str(), note.generation), ("anna", Generation(2)));

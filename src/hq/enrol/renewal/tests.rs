@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::{Sample, sample};
+use online::db::Db;
 use repository::keyring;
 
 /// A fleet with two enrolled sites, and what its host was told.
