@@ -59,7 +59,7 @@ impl Updater {
 
         let activated = self.release(&client, now, deadline).await;
         // The entity tag stands for all that follows from the timestamp: kept only if there is nothing left to do.
-        if matches!(activated, Ok(_) | Err(PollError::Rejected(_))) {
+        if matches!(activated, Ok(_) | Err(PollError::Rejected(_) | PollError::LeftByHand(_))) {
             self.line.keep_etag(etag);
         }
         let activated = activated?;
@@ -85,7 +85,12 @@ impl Updater {
             ReleaseStanding::Active => self.heal(client, deadline).await.map(|()| None),
             ReleaseStanding::Rejected => {
                 self.heal(client, deadline).await?;
-                Err(PollError::Rejected(target.generation))
+                Err(self.trust.given_up(target.generation))
+            }
+            ReleaseStanding::New
+                if self.trust.active().is_some_and(|active| active.generation() == target.generation) =>
+            {
+                Err(PollError::SameNumber(target.generation))
             }
             ReleaseStanding::New => {
                 let release = self.download(&target, client, now, deadline).await?;
