@@ -59,6 +59,12 @@ pub struct SiteEntry {
     pub due: UnixTime,
     /// Its releases that are not deleted yet, the newest first.
     pub releases: Vec<KeptRelease>,
+    /// Whether this entry is from a backup: newer releases may have been made since, and sites may have them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
+    /// How many phones its newest release has; `None` in a ledger of a version that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phones: Option<usize>,
     /// When a run first missed the site in the fleet directory; `None` while it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<UnixTime>,
@@ -149,14 +155,32 @@ impl Ledger {
             stamp: None,
             due,
             releases: Vec::new(),
+            restored: false,
+            phones: None,
             gone: None,
         });
         (entry.fingerprint, entry.due, entry.stamp, entry.gone) = (fingerprint, due, None, None);
+        entry.restored = false;
         entry.releases.retain(|old| old.generation != release.generation);
         for old in &mut entry.releases {
             old.until.get_or_insert(now);
         }
         entry.releases.insert(0, release);
+    }
+
+    /// This ledger is from a backup: the next run makes every release anew.
+    pub fn was_restored(&mut self) {
+        self.collected = None;
+        for entry in self.sites.values_mut() {
+            (entry.fingerprint, entry.stamp, entry.restored) = (None, None, true);
+        }
+    }
+
+    /// Notes how many phones the site's newest release has.
+    pub fn count_phones(&mut self, site: &SiteId, phones: usize) {
+        if let Some(entry) = self.sites.get_mut(site) {
+            entry.phones = Some(phones);
+        }
     }
 
     /// Notes size and time of the site's `timestamp.json`. Called after the switch.
