@@ -11,11 +11,13 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
 pub mod admit;
+pub mod backup;
 pub mod ca;
 mod clock;
 pub mod db;
 pub mod fleet;
 pub mod freshen;
+pub mod issued;
 pub mod service;
 #[cfg(test)]
 mod testing;
