@@ -2,31 +2,39 @@
 //!
 //! An enrolment is checked twice, with two keys ([`TokenKeys`]). The online service decides whether the appliance gets
 //! a certificate. The publisher alone decides whether releases are sealed to the appliance's key. An attacker who broke
-//! into the service can do the first, but not the second.
+//! into the service can do the first, but not the second. `standing` says how each site stands after that.
+
+mod certificates;
+mod standing;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::parallel::in_parallel;
 use super::recipients;
+use super::revoked::{self, Revocation};
 use api::{self, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
 use durable::{PRIVATE, PRIVATE_DIR, PUBLIC, SHARED_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use online::admit::TokenRow;
-use online::ca;
 use online::db::{Db, Enrolment};
+use online::{ca, issued};
 use repository::layout::Layout;
 use repository::published::{MAX_METADATA_BYTES, newest_root_path};
 use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
+
+pub(crate) use certificates::in_git;
+use certificates::{PinnedCertificate, note_certificates};
+pub(crate) use standing::complete;
+pub use standing::{SiteFault, Standing, standing};
 
 /// The number of appliances that a site's manifests are sealed to: the one in use and its spare. If more enrol, the
 /// newest count, so that replaced hardware drops out by itself.
@@ -86,45 +94,75 @@ pub fn issue(
     Ok(token)
 }
 
-/// The keys that manifests are sealed to, by site, newest appliance first.
+/// The keys that manifests are sealed to, by site, newest appliance first, after new enrolments were taken over.
 ///
-/// First it takes over new enrolments: it checks each one's proof with the publisher's key of the token, and pins the
-/// appliance's sealing key in `enrolled/`. The error names the enrolments whose proof failed; the others are pinned all
-/// the same.
+/// # Errors
+///
+/// If anything is wrong with any site. Whoever can go on without that site asks [`take_over_new`] and [`standing`].
 pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
-    let mut bad = Vec::new();
-    if layout.database().is_file() {
-        let db = Db::open_existing(&layout.database())?;
-        for enrolment in db.new_enrolments()? {
-            match take_over(layout, &enrolment) {
-                // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
-                Ok(()) => {
-                    PublisherToken::remove(layout, &enrolment.token)?;
-                    db.accepted(&enrolment.token)?;
-                }
-                Err(error) => bad.push(format!("site {}: {error:#}", enrolment.site)),
-            }
+    take_over_new(layout)?;
+    let Standing { recipients, faults } = standing(layout)?;
+    match faults.first() {
+        None => Ok(recipients),
+        Some(first) => {
+            let all: Vec<String> = faults.iter().map(|fault| format!("site {}: {}", fault.whose, fault.what)).collect();
+            Err(anyhow!("{}", all.join("\n  ")).hint(first.hint.clone()))
         }
     }
-    if !bad.is_empty() {
-        let bad = bad.join("\n  ");
-        return Err(anyhow!("enrolments that the publisher cannot believe; nothing is sealed to them\n  {bad}").hint(
-            "an appliance nobody knows may be behind this, or a service that was broken into; \
-             `site revoke` puts an enrolment aside",
-        ));
+}
+
+/// Takes over new enrolments: checks each one's proof with the publisher's key of the token, and pins the appliance's
+/// sealing key in `enrolled/`. An enrolment that is not proven stays where it is; [`standing`] names it.
+pub fn take_over_new(layout: &Layout) -> anyhow::Result<()> {
+    if !layout.database().is_file() {
+        return Ok(());
     }
-    let mut paths = Vec::new();
-    if layout.enrolled().is_dir() {
-        for entry in fs::read_dir(layout.enrolled()).context("cannot list enrolled/")? {
-            let path = entry.context("cannot list enrolled/")?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                paths.push(path);
-            }
+    let db = Db::open_existing(&layout.database())?;
+    for enrolment in db.new_enrolments()? {
+        let Ok(proven) = prove(layout, &enrolment) else { continue };
+        // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
+        if let Some(appliance) = proven {
+            pin(layout, &enrolment.site, appliance)?;
         }
+        PublisherToken::remove(layout, &enrolment.token)?;
+        db.accepted(&enrolment.token)?;
     }
-    let pinned = in_parallel(&paths, |path| Pinned::load(path), |_| {})?;
-    let keys = |pinned: Pinned| (pinned.site, pinned.appliance.iter().map(|appliance| appliance.recipient).collect());
-    Ok(pinned.into_iter().map(keys).collect())
+    note_certificates(layout)
+}
+
+/// Why an enrolment is not believed; `None` if it is.
+pub(crate) fn doubt(layout: &Layout, enrolment: &Enrolment) -> Option<String> {
+    prove(layout, enrolment).err().map(|error| format!("{error:#}"))
+}
+
+/// What [`discard`] put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discarded {
+    /// The site that the token was for.
+    pub site: SiteId,
+    /// The token's id.
+    pub token: String,
+    /// How many certificates of that appliance are refused from now on.
+    pub certificates: usize,
+}
+
+/// Puts aside the new enrolments of a site, or the one with this token: the appliance that enrolled is refused, and the
+/// site's other appliances stay. Empty if there is none.
+pub fn discard(layout: &Layout, which: &str, site: Option<&SiteId>) -> anyhow::Result<Vec<Discarded>> {
+    let db = Db::open_existing(&layout.database())?;
+    let mut discarded = Vec::new();
+    for enrolment in db.new_enrolments()? {
+        let meant = enrolment.token == which || enrolment.site.as_str() == which || site == Some(&enrolment.site);
+        if !meant {
+            continue;
+        }
+        let certificates = db.discard_enrolment(&enrolment, &layout.online())?;
+        if is_token_id(&enrolment.token) {
+            PublisherToken::remove(layout, &enrolment.token)?;
+        }
+        discarded.push(Discarded { site: enrolment.site, token: enrolment.token, certificates });
+    }
+    Ok(discarded)
 }
 
 /// Removes the publisher's keys of tokens that nobody used, a month after they expired. Until then an enrolment may
@@ -159,35 +197,53 @@ pub struct Revoked {
     pub recipients: usize,
 }
 
-/// Revokes a site's certificates, its tokens and its sealing keys. A new token lets it in again.
+/// Revokes a site's certificates, its tokens and its sealing keys, at HQ and in git. A new token lets it in again.
 #[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
-    let db = Db::open_existing(&layout.database())?;
-    let certificates = db.revoke(site, UnixTime::of(SystemTime::now()))?;
-    remove_tokens(layout, |token| token.site == *site)?;
+    let now = UnixTime::of(SystemTime::now());
     let path = Pinned::path(layout, site);
+    let pinned = path.exists().then(|| Pinned::load(&path).unwrap_or_else(|_| Pinned::new(site.clone())));
+    let known = issued::of_site(&layout.online(), site)?.into_iter().map(|one| one.fingerprint);
+    let in_git = pinned.iter().flat_map(|pinned| &pinned.certificate).map(|one| one.fingerprint);
+    let revocation = Revocation { site: site.clone(), at: now, certificates: known.chain(in_git).collect() };
+    // If HQ's records are lost, git is the only place that can say it.
+    let certificates = match layout.database().is_file() {
+        true if pinned.is_some() => Db::open_existing(&layout.database())?.revoke_anyway(site, now)?,
+        true => Db::open_existing(&layout.database())?.revoke(site, now)?,
+        false if pinned.is_some() => 0,
+        false => Db::open_existing(&layout.database())?.revoke(site, now)?,
+    };
+    revoked::note(layout, revocation)?;
+    remove_tokens(layout, |token| token.site == *site)?;
     let mut recipients = 0;
-    if path.exists() {
-        recipients = Pinned::load(&path).map_or(0, |pinned| pinned.appliance.len());
+    if let Some(pinned) = pinned {
+        recipients = pinned.appliance.len();
         recipients::agree(layout, site, &[], &[])?;
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(Revoked { certificates, recipients })
 }
 
-/// Checks the proof of one enrolment for the publisher and pins the appliance's sealing key.
-fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
+/// Checks the proof of one enrolment for the publisher. Returns the appliance to pin; `None` if it is pinned already.
+fn prove(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<Option<Appliance>> {
     // The service's database is not trusted, so the id is checked before it becomes part of a path.
     ensure!(is_token_id(&enrolment.token), "its token id is malformed");
     let recipient: RecipientPublic =
         serde_json::from_value(enrolment.recipient.as_str().into()).context("its sealing key is malformed")?;
     let path = Pinned::path(layout, &enrolment.site);
-    let mut pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(enrolment.site.clone()) };
+    let pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(enrolment.site.clone()) };
     if pinned.appliance.iter().any(|one| one.token == enrolment.token && one.recipient == recipient) {
-        return Ok(());
+        return Ok(None);
     }
-    let token = PublisherToken::load(&token_dir(layout).join(format!("{}.toml", enrolment.token)))
-        .with_context(|| format!("token {} was not issued here, or was taken over before", enrolment.token))?;
+    let path = token_dir(layout).join(format!("{}.toml", enrolment.token));
+    if !path.exists() {
+        bail!(
+            "token {} may have been issued on another machine, where keys/tokens/ has its other half; here it was not \
+             issued, or it was taken over before",
+            enrolment.token
+        );
+    }
+    let token = PublisherToken::load(&path)?;
     ensure!(token.site == enrolment.site, "its token {} is for site {}", enrolment.token, token.site);
     let key: [u8; 32] = HEXLOWER
         .decode(token.key.as_bytes())
@@ -201,11 +257,18 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
         "its proof does not fit token {}",
         enrolment.token
     );
+    Ok(Some(Appliance { recipient, enrolled: enrolment.at, token: enrolment.token.clone() }))
+}
+
+/// Pins a proven appliance as the site's newest.
+fn pin(layout: &Layout, site: &SiteId, appliance: Appliance) -> anyhow::Result<()> {
+    let path = Pinned::path(layout, site);
+    let mut pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(site.clone()) };
     let keys = |pinned: &Pinned| pinned.appliance.iter().map(|one| one.recipient).collect::<Vec<_>>();
     let before = keys(&pinned);
-    pinned.appliance.insert(0, Appliance { recipient, enrolled: enrolment.at, token: enrolment.token.clone() });
+    pinned.appliance.insert(0, appliance);
     pinned.appliance.truncate(MAX_APPLIANCES);
-    recipients::agree(layout, &enrolment.site, &before, &keys(&pinned))?;
+    recipients::agree(layout, site, &before, &keys(&pinned))?;
     pinned.save(&path)
 }
 
@@ -216,6 +279,9 @@ struct Pinned {
     site: SiteId,
     #[serde(default)]
     appliance: Vec<Appliance>,
+    /// The certificates that HQ has issued to it, for the day on which HQ's records are lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    certificate: Vec<PinnedCertificate>,
 }
 
 /// One `[[appliance]]` of that file: its sealing key, when it enrolled, and the id of its token.
@@ -229,7 +295,7 @@ struct Appliance {
 
 impl Pinned {
     fn new(site: SiteId) -> Self {
-        Self { site, appliance: Vec::new() }
+        Self { site, appliance: Vec::new(), certificate: Vec::new() }
     }
 
     fn path(layout: &Layout, site: &SiteId) -> PathBuf {

@@ -231,7 +231,7 @@ fn random_hex() -> anyhow::Result<String> {
 }
 
 /// The host name or address of `https://host[:port]`; `None` if the URL is anything else.
-fn host_of(url: &str) -> Option<String> {
+pub(crate) fn host_of(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://")?.trim_end_matches('/');
     let host = match rest.strip_prefix('[') {
         Some(v6) => v6.split_once(']')?.0,

@@ -10,8 +10,10 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
+mod address;
 mod ask;
 pub mod assets;
+pub mod backup;
 pub mod cli;
 mod clock;
 pub mod enrol;
@@ -21,6 +23,7 @@ pub mod inventory;
 pub mod keys;
 pub mod lint;
 pub mod loads;
+pub mod orphans;
 mod parallel;
 pub mod plan;
 pub mod preview;
@@ -28,8 +31,12 @@ pub mod problem;
 pub mod progress;
 pub mod publish;
 mod recipients;
+mod removal;
 pub mod render;
+pub mod revoked;
 pub mod secrets;
+pub mod site;
 pub mod templates;
 #[cfg(test)]
 mod testing;
+mod warnings;

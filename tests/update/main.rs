@@ -20,5 +20,6 @@ mod hq;
 mod nginx;
 mod pki;
 mod real_hq;
+mod restore;
 mod server;
 mod site;

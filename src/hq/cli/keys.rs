@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
+use super::authority::CaCommand;
 use crate::ask;
 use crate::keys::{self, FleetKeys, Role, RoleChange};
 use ids::UnixTime;
@@ -64,6 +65,9 @@ pub enum KeysCommand {
         #[command(flatten)]
         how: How,
     },
+    /// Make, use or retire the certificate authority that stands by for HQ's
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Prepare a root in full detail
     #[command(subcommand)]
     Root(RootCommand),
@@ -148,6 +152,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             let change = RoleChange::Remove(*role, keys.find(*role, Some(id))?);
             prepare(keys, &[change], how.dry_run, now, out)?;
         }
+        KeysCommand::Ca(command) => super::authority::run(layout, command, now, out)?,
         KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, set_time, dry_run }) => {
             let keys = FleetKeys::read(layout)?;
             let mut changes = Vec::new();
@@ -235,7 +240,7 @@ fn rotate(
     prepare(keys, &[old, RoleChange::Add(role, new)], how.dry_run, now, out)
 }
 
-fn prepare(
+pub(super) fn prepare(
     mut keys: FleetKeys,
     changes: &[RoleChange],
     dry_run: bool,

@@ -2,7 +2,6 @@
 //! names that no site asks for yet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use tracing::debug;
@@ -13,19 +12,19 @@ use crate::progress::Progress;
 use crate::render::{Findings, FleetDir};
 use bundle::RecipientPublic;
 use ids::{Digest, Generation, SiteId, UnixTime};
-use online::{db, freshen};
+use online::freshen;
 use repository::layout::Layout;
-use repository::ledger;
+use repository::ledger::{self, Ledger};
 use repository::published::{self, PublishedRelease};
 use repository::roles::{self, SiteIds};
 use repository::tree::{Switch, Tree};
 use seal::manifest;
 use tuf::sign;
 
-use super::decide::{self, Compared, Need, Needs};
+use super::decide::{self, Compared, MOST_AHEAD, Need, Needs, Numbers};
 use super::firmware::{self, Catalogue};
 use super::pack::{Packed, Sealer};
-use super::read::Enrolled;
+use super::read::{self, Enrolled};
 use super::summary::Outcome;
 use super::trust::{PublishKeys, Signers};
 
@@ -41,8 +40,12 @@ pub(super) struct Maker<'a> {
     now: UnixTime,
     sealer: Sealer<'a>,
     catalogue: Catalogue,
-    /// The generations that the database has, read when the first site without published metadata needs them.
-    generations: OnceLock<BTreeMap<SiteId, Generation>>,
+    /// Whether each site gets a new release, also if nothing changed.
+    again: bool,
+    /// What the last run noted.
+    ledger: &'a Ledger,
+    /// The highest generation of each site that HQ has heard of.
+    told: &'a BTreeMap<SiteId, Generation>,
 }
 
 /// The result of this stage for one site.
@@ -63,6 +66,8 @@ pub(super) struct MadeRelease {
     pub(super) objects: BTreeSet<Digest>,
     /// The keyed hash over all that it was made of; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
+    /// How many phones it has.
+    pub(super) phones: usize,
 }
 
 /// The content of a site's next release, to be compared with the published one.
@@ -89,26 +94,32 @@ impl<'a> Maker<'a> {
         enrolled: &'a Enrolled,
         signers: &'a Signers,
         tree: &'a Tree,
+        (ledger, told): (&'a Ledger, &'a BTreeMap<SiteId, Generation>),
         now: UnixTime,
     ) -> anyhow::Result<Self> {
         let Signers { keys, roots } = signers;
         let catalogue = firmware::catalogue(layout, fleet, &keys.firmware, now)?;
         let sealer = Sealer::new(&keys.publisher, tree);
-        let generations = OnceLock::new();
-        Ok(Self { layout, fleet, enrolled, keys, roots, tree, now, sealer, catalogue, generations })
+        Ok(Self { layout, fleet, enrolled, keys, roots, tree, now, sealer, catalogue, again: false, ledger, told })
     }
 
-    /// Makes what these sites need, on all processors. The results are in the order of the sites.
+    /// The same, but each site gets a new release if `again` says so.
+    pub(super) fn again(self, again: bool) -> Self {
+        Self { again, ..self }
+    }
+
+    /// Makes what these sites need, on all processors. The results are in the order of the sites, each its own, as what
+    /// fails for one site stops that site alone.
     pub(super) fn sites(
         &self,
         sites: &[&InventorySite],
         needs: &Needs,
         progress: &mut dyn Progress,
-    ) -> anyhow::Result<Vec<SiteDone>> {
+    ) -> anyhow::Result<Vec<anyhow::Result<SiteDone>>> {
         let by_site = self.fleet.inventory.phones_by_site();
         let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
-            self.site(site, phones, needs)
+            Ok(self.site(site, phones, needs))
         };
         progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
         let done = in_parallel(sites, one, |site| progress.step(&site.name))?;
@@ -130,7 +141,7 @@ impl<'a> Maker<'a> {
         let packed = self.sealer.pack(self.fleet, site, phones, files)?;
         let Prepared { outcome, switches, due } =
             self.compare(site, &packed).with_context(|| format!("cannot publish site {}", site.name))?;
-        let made = MadeRelease { switches, due, objects: packed.objects(), fingerprint };
+        let made = MadeRelease { switches, due, objects: packed.objects(), fingerprint, phones: phones.len() };
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
@@ -140,6 +151,8 @@ impl<'a> Maker<'a> {
         let previous = published::read(self.layout, &site.id)?;
         let holds = || self.holds_under_newest_root(previous.as_ref());
         let compared = previous.as_ref().map(|previous| Compared {
+            again: self.again,
+            ahead: self.numbers(&site.id, Some(previous)).ahead(),
             same_content: previous.content() == Some(content.hash),
             holds_under_newest_root: &holds,
             same_firmware_keys: previous.firmware_keys() == self.keys.firmware,
@@ -190,10 +203,13 @@ impl<'a> Maker<'a> {
         content: &Content<'_>,
         previous: Option<&PublishedRelease>,
     ) -> anyhow::Result<Prepared> {
-        let generation = match previous {
-            Some(previous) => previous.generation().next(),
-            None => self.last_generation(&site.id)?.next(),
-        };
+        let numbers = self.numbers(&site.id, previous);
+        let Numbers { own, told, .. } = numbers;
+        let generation = numbers.next().with_context(|| {
+            format!(
+                "generation {told} is reported for it, over {MOST_AHEAD} above {own}, the newest that was published"
+            )
+        })?;
         let mut switches = self.site_roots(site)?;
         switches.push(self.release(site, content, generation, previous)?);
         let outcome = Outcome::Published { generation, files: content.packed.files() };
@@ -225,11 +241,13 @@ impl<'a> Maker<'a> {
         self.tree.write_if_new(&firmware, &self.catalogue.bytes)?;
 
         let (snapshot_version, timestamp_version) = match previous {
-            Some(previous) => (after(previous.snapshot.version), after(previous.timestamp.version)),
+            Some(previous) if !self.numbers(&site.id, None).restored => {
+                (after(previous.snapshot.version), after(previous.timestamp.version))
+            }
             None if generation == Generation(1) => (1, 1),
-            // The published tree was lost. Its versions counted up from 1, so the time in seconds is higher than all of
-            // them.
-            None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
+            // The published tree was lost, or is from a backup. Its versions counted up from 1, so the time in seconds is
+            // higher than all of them.
+            Some(_) | None => u64::try_from(self.now.0).map_or((1, 1), |now| (now, now)),
         };
         let snapshot = roles::snapshot(
             whose,
@@ -246,19 +264,10 @@ impl<'a> Maker<'a> {
         Ok((aside, path))
     }
 
-    /// The newest generation of a site by the database; 0 if it has none. It counts when the published tree is lost,
-    /// because sites refuse a generation that is not newer than theirs.
-    fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
-        let generations = match self.generations.get() {
-            Some(generations) => generations,
-            None => {
-                let database = self.layout.database();
-                let sites = if database.is_file() { db::Db::open_existing(&database)?.sites()? } else { Vec::new() };
-                let generations = sites.into_iter().map(|site| (site.id, site.published)).collect();
-                self.generations.get_or_init(|| generations)
-            }
-        };
-        Ok(generations.get(site).copied().unwrap_or_default())
+    /// What is known about the numbers of a site's releases.
+    fn numbers(&self, site: &SiteId, previous: Option<&PublishedRelease>) -> Numbers {
+        let known = read::numbers(self.ledger, self.told, site);
+        Numbers { own: known.own.max(previous.map(PublishedRelease::generation).unwrap_or_default()), ..known }
     }
 
     /// Prepares the roots that the site's folder lacks. They are switched together with the timestamp, so that a site

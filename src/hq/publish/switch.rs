@@ -65,8 +65,9 @@ impl Switchover {
         ledger: &mut Ledger,
         now: UnixTime,
     ) {
-        let MadeRelease { switches, due, objects, fingerprint } = made;
+        let MadeRelease { switches, due, objects, fingerprint, phones } = made;
         ledger.note(&site.id, fingerprint, KeptRelease { generation, until: None, objects }, due, now);
+        ledger.count_phones(&site.id, phones);
         self.switches.extend(switches);
         self.sites.push((site.id.clone(), site.name.clone(), generation));
     }

@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod faults;
 mod rotation;
 
 use std::collections::BTreeSet;
