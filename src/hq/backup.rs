@@ -23,6 +23,7 @@ use online::db::Db;
 use online::db::restored::{GitSite, READMIT_DAYS};
 use repository::keyring::{self, KeyKind};
 use repository::layout::Layout;
+use repository::ledger::Ledger;
 use telemetry::Hint as _;
 
 /// A backup that is older than this is a warning.
@@ -227,6 +228,9 @@ pub fn rebuild(layout: &Layout, now: UnixTime) -> anyhow::Result<Vec<String>> {
     }
     let known = online::issued::all(&layout.online())?;
     let newest = known.iter().map(|one| one.issued).max().unwrap_or(UnixTime(0));
+    let mut ledger = Ledger::read(layout);
+    ledger.was_restored(now);
+    ledger.write(layout)?;
     let db = Db::open(&layout.database())?;
     db.restored_from(newest, now)?;
     let name = |site: &SiteId| inventory.name_of(site).unwrap_or_else(|| site.to_string());

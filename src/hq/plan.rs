@@ -188,6 +188,11 @@ fn changes(
         if manifest.settings.tftp != site.settings.site.tftp {
             push(ChangeKind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
         }
+        // What sites of before were not told is no change for people.
+        if manifest.settings.hq.is_some() && manifest.settings.hq != site.settings.site.hq {
+            let url = site.settings.site.hq.as_ref().map(|hq| hq.url.as_str()).unwrap_or_default();
+            push(ChangeKind::Changed, "where HQ is".to_owned(), format!("the appliance: {url}"));
+        }
         if manifest.settings.poll_seconds != site.settings.site.poll_seconds
             || manifest.activation_window != site.settings.activation_window
         {

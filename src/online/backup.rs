@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::db::Db;
-use durable::{PRIVATE, PRIVATE_DIR};
+use durable::{PRIVATE, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{Digest, SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::ledger::Ledger;
@@ -132,16 +132,20 @@ pub fn read(input: &mut dyn Read, online: &Path, now: UnixTime) -> anyhow::Resul
     }
     for part in &header.files {
         let path = aside.join(&part.name);
-        durable::create_dirs(durable::parent(&path), PRIVATE_DIR)?;
+        // What is published may be read by a web server that is another user.
+        let published = part.name.starts_with("public/");
+        let (mode, dir_mode) = if published { (SHARED, SHARED_DIR) } else { (PRIVATE, PRIVATE_DIR) };
+        durable::create_dirs(&aside, PRIVATE_DIR)?;
+        durable::create_dirs(durable::parent(&path), dir_mode)?;
         let mut content = Zeroizing::new(Vec::new());
         input.by_ref().take(part.bytes).read_to_end(&mut content).context("the backup cannot be read")?;
         ensure!(Digest::of(&content) == part.sha256, "the backup is damaged: {} is not what it was", part.name);
-        durable::create_new(&path, &content, PRIVATE).with_context(|| format!("cannot write {}", path.display()))?;
+        durable::create_new(&path, &content, mode).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let layout = Layout::of_online(&aside);
     Db::open_existing(&layout.database())?.restored_from(header.made, now)?;
     let mut ledger = Ledger::read(&layout);
-    ledger.was_restored();
+    ledger.was_restored(now);
     ledger.write(&layout)?;
     put_in_place(&aside, online)?;
     Ok(header)

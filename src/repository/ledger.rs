@@ -36,6 +36,8 @@ pub struct Ledger {
     pub sites: BTreeMap<SiteId, SiteEntry>,
     /// When a run last looked for releases to delete; `None` if none ever did.
     pub collected: Option<UnixTime>,
+    /// When this ledger was put back from a backup; `None` if it never was. A site that it does not know may have releases.
+    pub restored: Option<UnixTime>,
 }
 
 /// The first line of the file. Each further line is a [`SiteEntry`].
@@ -43,6 +45,8 @@ pub struct Ledger {
 struct Header {
     format: u32,
     collected: Option<UnixTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored: Option<UnixTime>,
 }
 
 /// What the ledger knows of one site.
@@ -116,12 +120,13 @@ impl Ledger {
             serde_json::from_str(lines.next()?).ok().filter(|header: &Header| header.format == FORMAT)?;
         let entries = lines.map(|line| serde_json::from_str::<SiteEntry>(line).ok());
         let sites = entries.map(|entry| entry.map(|entry| (entry.site.clone(), entry))).collect::<Option<_>>()?;
-        Some(Self { sites, collected: header.collected })
+        Some(Self { sites, collected: header.collected, restored: header.restored })
     }
 
     /// Writes the ledger to its file, durably and all at once.
     pub fn write(&self, layout: &Layout) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string(&Header { format: FORMAT, collected: self.collected })?;
+        let mut text =
+            serde_json::to_string(&Header { format: FORMAT, collected: self.collected, restored: self.restored })?;
         for entry in self.sites.values() {
             text.push('\n');
             text.push_str(&serde_json::to_string(entry)?);
@@ -169,8 +174,8 @@ impl Ledger {
     }
 
     /// This ledger is from a backup: the next run makes every release anew.
-    pub fn was_restored(&mut self) {
-        self.collected = None;
+    pub fn was_restored(&mut self, now: UnixTime) {
+        (self.collected, self.restored) = (None, Some(now));
         for entry in self.sites.values_mut() {
             (entry.fingerprint, entry.stamp, entry.restored) = (None, None, true);
         }

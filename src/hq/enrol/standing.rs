@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::{MAX_APPLIANCES, Pinned, prove};
+use super::{Appliance, MAX_APPLIANCES, Pinned, prove};
 use crate::parallel::in_parallel;
 use bundle::RecipientPublic;
 use ids::SiteId;
@@ -121,9 +121,11 @@ pub fn standing(layout: &Layout) -> anyhow::Result<Standing> {
                 )),
             }
         }
-        for (site, token) in db.taken_over()? {
+        for (site, token, at) in db.taken_over()? {
             let unreadable = standing.faults.iter().any(|fault| fault.site.as_ref() == Some(&site));
-            let here = all.get(&site).is_some_and(|pinned| pinned.appliance.iter().any(|one| one.token == token));
+            // HQ may be put back from a backup and know less than git.
+            let knows = |one: &Appliance| one.token == token || one.enrolled > at;
+            let here = all.get(&site).is_some_and(|pinned| pinned.appliance.iter().any(knows));
             if !here && !unreadable {
                 let what = match all.remove(&site) {
                     None => format!("enrolled/{site}.toml is missing here (git pull): HQ knows of an enrolment"),

@@ -127,7 +127,8 @@ pub(super) fn numbers(ledger: &Ledger, told: &BTreeMap<SiteId, Generation>, site
     Numbers {
         own: own.unwrap_or_default(),
         told: told.get(site).copied().unwrap_or_default(),
-        restored: entry.is_some_and(|entry| entry.restored),
+        // Of a site that a backup does not know, releases may have been made after it.
+        restored: entry.map_or(ledger.restored.is_some(), |entry| entry.restored),
     }
 }
 

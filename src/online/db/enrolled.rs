@@ -1,5 +1,6 @@
 //! What the desk asks about enrolments.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Db {
     }
 
     /// The highest generation of each site that HQ has heard of: what was published, and what the site said that it serves.
-    pub fn told_generations(&self) -> anyhow::Result<std::collections::BTreeMap<SiteId, Generation>> {
+    pub fn told_generations(&self) -> anyhow::Result<BTreeMap<SiteId, Generation>> {
         let db = self.read();
         let mut statement = db.prepare(
             "SELECT id, max(published, coalesce((
@@ -52,7 +53,7 @@ impl Db {
                  FROM check_ins WHERE site = sites.id ORDER BY n DESC LIMIT 1), 0))
              FROM sites",
         )?;
-        let mut told = std::collections::BTreeMap::new();
+        let mut told = BTreeMap::new();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             // What a site says is no number that HQ must believe.
@@ -69,19 +70,20 @@ impl Db {
         Ok(oldest.map(|time| time.0))
     }
 
-    /// The newest enrolment of each site that a publisher took over and that was not revoked: the site and the token.
-    pub fn taken_over(&self) -> anyhow::Result<Vec<(SiteId, String)>> {
+    /// The newest enrolment of each site that a publisher took over and that was not revoked: the site, the token, and when.
+    pub fn taken_over(&self) -> anyhow::Result<Vec<(SiteId, String, UnixTime)>> {
         let db = self.read();
         let mut statement = db.prepare(
-            "SELECT enrolments.site, enrolments.token FROM enrolments
+            "SELECT enrolments.site, enrolments.token, enrolments.at FROM enrolments
              JOIN tokens ON tokens.id = enrolments.token JOIN sites ON sites.id = enrolments.site
              WHERE accepted = 1 AND NOT tokens.revoked AND sites.revoked_at IS NULL
              ORDER BY enrolments.site, enrolments.at, enrolments.token",
         )?;
-        let rows = statement.query_map([], |row| Ok((parsed(row, 0)?, row.get(1)?)))?;
+        let rows = statement
+            .query_map([], |row| Ok((parsed(row, 0)?, (row.get::<_, String>(1)?, row.get::<_, TimeColumn>(2)?.0))))?;
         // Of each site the last one stays.
-        let newest = rows.collect::<Result<std::collections::BTreeMap<SiteId, String>, _>>()?;
-        Ok(newest.into_iter().collect())
+        let newest = rows.collect::<Result<BTreeMap<SiteId, (String, UnixTime)>, _>>()?;
+        Ok(newest.into_iter().map(|(site, (token, at))| (site, token, at)).collect())
     }
 
     /// Notes that the publisher has taken over the enrolment with this token.

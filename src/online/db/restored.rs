@@ -65,6 +65,9 @@ impl Db {
     /// Writes a copy of the database, as it is at one moment, to a file that must not exist.
     pub fn copy_to(&self, path: &Path) -> anyhow::Result<()> {
         let name = path.to_str().context("the path is not text")?;
+        // SQLite would make it with the umask's mode.
+        durable::create_new(path, &[], durable::PRIVATE)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         self.read().execute("VACUUM INTO ?1", [name]).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(())
     }

@@ -95,10 +95,9 @@ fn a_release_after_a_restore_goes_past_what_may_have_been_made_since() {
     fleet.publish(NOW);
     let layout = &fleet.sample.layout;
     let mut ledger = Ledger::read(layout);
-    ledger.was_restored();
+    ledger.was_restored(NOW);
     ledger.write(layout).unwrap();
-    let (old, _) = (fleet.fetch(NOW), ());
-    assert_eq!(old.generation(), Generation(1));
+    assert_eq!(fleet.fetch(NOW).generation(), Generation(1));
     assert_eq!(generation(&fleet), Generation(101));
     let metadata = layout.site_metadata(&fleet.site);
     let root = fs::read(layout.signed().join("1.root.json")).unwrap();
