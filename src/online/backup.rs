@@ -19,6 +19,7 @@ use durable::{PRIVATE, PRIVATE_DIR, SHARED, SHARED_DIR};
 use ids::{Digest, SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::ledger::Ledger;
+use repository::ownership;
 
 /// The version of the form.
 const FORMAT: u32 = 1;
@@ -154,7 +155,8 @@ pub fn read(input: &mut dyn Read, online: &Path, now: UnixTime) -> anyhow::Resul
 /// Moves the entries of `aside` to `online`.
 fn put_in_place(aside: &Path, online: &Path) -> anyhow::Result<()> {
     if online.symlink_metadata().is_err() {
-        return durable::rename(aside, online).with_context(|| format!("cannot make {}", online.display()));
+        durable::rename(aside, online).with_context(|| format!("cannot make {}", online.display()))?;
+        return ownership::begin(online);
     }
     let public = online.join("public");
     if public.symlink_metadata().is_ok() {

@@ -38,6 +38,19 @@ pub fn follow(online: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Gives an `online/` that root has just made to the owner of the directory above; [`follow`] does the rest.
+///
+/// # Errors
+///
+/// If it cannot be given away.
+pub fn begin(online: &Path) -> anyhow::Result<()> {
+    match owner(durable::parent(online)) {
+        Some((above, group)) if above != 0 && us() == Some(0) => chown(online, Some(above), Some(group))
+            .with_context(|| format!("cannot give {} to the owner of the directory above", online.display())),
+        _ => Ok(()),
+    }
+}
+
 /// A folder of the published tree that is not its owner's, so that `serve` cannot renew what is in it; `None` if all are.
 pub fn foreign(online: &Path) -> Option<PathBuf> {
     let (owner, _) = owner(online)?;

@@ -13,7 +13,8 @@ use super::identity::SiteIdentity;
 use super::plan;
 use super::poll_error::PollError;
 use super::tls::Anchors;
-use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime};
+use api::{AlertCode, CHECK_IN_PATH, Certificate, CheckIn, RENEW_PATH, RenewRequest, SignedTime, SiteState};
+use bundle::HqAddress;
 use ids::{Digest, UnixTime};
 use status::Stats;
 use store::Store;
@@ -29,6 +30,10 @@ pub(super) struct HqLine {
     stats: Stats,
     time: Timekeeper,
     limits: ClientLimits,
+    /// Where the active release says that HQ is, if that is elsewhere than the token said.
+    signed: Option<HqAddress>,
+    /// Whether what the token said is in use all the same, as HQ was not reached where the release says.
+    as_enrolled: bool,
     client: Option<MadeClient>,
     /// The timestamp's entity tag, once all that it stands for is done.
     etag: Option<String>,
@@ -62,7 +67,35 @@ impl HqLine {
         report: CheckInSource,
     ) -> Self {
         let (client, etag, renewal, last_check_in) = (None, None, Renewal::default(), None);
-        Self { identity, store, stats, time, limits, client, etag, renewal, report, last_check_in }
+        let (signed, as_enrolled) = (None, false);
+        Self { identity, store, stats, time, limits, signed, as_enrolled, client, etag, renewal, report, last_check_in }
+    }
+
+    /// The active release says where HQ is.
+    pub(super) fn follow(&mut self, told: Option<&HqAddress>) {
+        let settled = self.identity.settled();
+        let elsewhere = told.filter(|told| told.url != settled.hq || repository(told) != settled.repository);
+        if self.signed.as_ref() != elsewhere {
+            self.signed = elsewhere.cloned();
+            self.as_enrolled = false;
+            self.etag = None;
+        }
+    }
+
+    /// Where HQ's service is.
+    fn hq(&self) -> &str {
+        match &self.signed {
+            Some(signed) if !self.as_enrolled => &signed.url,
+            _ => &self.identity.settled().hq,
+        }
+    }
+
+    /// Where the published tree is.
+    pub(super) fn repository(&self) -> &str {
+        match &self.signed {
+            Some(signed) if !self.as_enrolled => repository(signed),
+            _ => &self.identity.settled().repository,
+        }
     }
 
     /// Who this site is, with the certificate that is in use.
@@ -72,8 +105,7 @@ impl HqLine {
 
     /// Whether HQ itself serves the published tree.
     pub(super) fn is_to_one_host(&self) -> bool {
-        let settled = self.identity.settled();
-        settled.hq == settled.repository
+        self.hq() == self.repository()
     }
 
     /// The entity tag to ask for the timestamp with.
@@ -121,6 +153,13 @@ impl HqLine {
             Some(PollError::Fetch(error)) => error.calls_for_renewal(self.time.synchronised()),
             _ => false,
         };
+        // A name that HQ does not have, or does not have yet, must not cut a site off.
+        let lost = error.is_some_and(|error| matches!(error.state(), SiteState::Unreachable | SiteState::Certificate));
+        if self.signed.is_some() && lost {
+            self.as_enrolled = !self.as_enrolled;
+            self.etag = None;
+            tracing::debug!(hq = self.hq(), "the next poll asks here");
+        }
     }
 
     /// Asks for a new certificate if it is time. The old one stays in use until the new one is checked and on disk.
@@ -181,6 +220,10 @@ impl HqLine {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.identity.settled().hq)
+        format!("{}{path}", self.hq())
     }
+}
+
+fn repository(address: &HqAddress) -> &str {
+    address.repository.as_ref().unwrap_or(&address.url)
 }

@@ -189,7 +189,7 @@ async fn a_lost_database_is_made_anew_from_git_and_the_issued_certificates() {
     hq.publish();
     let outcome = office.poll_once().await;
     is_ok(&outcome);
-    assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(2)));
+    assert_eq!(outcome.activated.map(|catalog| catalog.generation()), Some(Generation(101)));
     hq.stop().await;
 }
 
@@ -223,6 +223,48 @@ async fn the_loss_of_the_ca_is_a_root_and_no_visit() {
     let mut spare = hq.enrolled("sample-office", "b").await;
     hq.publish();
     is_ok(&spare.poll_once().await);
+    is_ok(&office.poll_once().await);
+    hq.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hq_moves_to_another_name_and_a_name_that_it_does_not_have_cuts_no_site_off() {
+    use lineside::hq::cli::{Cli, Command, run};
+    use lineside::online::ca;
+
+    let mut hq = Hq::new();
+    hq.start();
+    let mut office = hq.enrolled("sample-office", "a").await;
+    hq.publish();
+    is_ok(&office.poll_once().await);
+
+    let path = hq.layout.fleet_toml();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("https://127.0.0.1:", "https://localhost:")).unwrap();
+    let command = Command::Publish { sites: Vec::new(), refresh: false, clock_is_right: true, yes: true, again: false };
+    let mut said = Vec::new();
+    run(&Cli { fleet: hq.layout.dir().to_owned(), command }, &mut said).unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("made a certificate for the host of `url`"), "{said}");
+    assert_eq!(ca::names_host(&hq.layout.online(), "localhost"), Some(true));
+    assert_eq!(ca::names_host(&hq.layout.online(), "127.0.0.1"), Some(true), "the old name stays");
+    hq.stop().await;
+    hq.start();
+    let told = office.poll_once().await;
+    is_ok(&told);
+    assert!(told.activated.is_some(), "a signed release says where HQ is");
+
+    // From now on the old name would not be accepted.
+    hq.stop().await;
+    ca::rename(&hq.layout.online(), &["localhost".to_owned()]).unwrap();
+    hq.start();
+    is_ok(&office.poll_once().await);
+
+    // The new name goes away again: what the token said is asked next.
+    hq.stop().await;
+    ca::rename(&hq.layout.online(), &["127.0.0.1".to_owned()]).unwrap();
+    hq.start();
+    assert_ne!(office.poll_once().await.state.code(), "ok");
     is_ok(&office.poll_once().await);
     hq.stop().await;
 }
