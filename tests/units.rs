@@ -25,6 +25,7 @@ const EXPOSURE: &[(&str, u32)] = &[
     ("lineside.service", 11),
     ("lineside-enroll.service", 11),
     ("lineside-hq.service", 11),
+    ("lineside-hq-backup.service", 11),
     ("lineside-wipe-token.service", 11),
     ("lineside-led@.service", 13),
     ("lineside-seal.service", 14),

@@ -16,6 +16,6 @@ pub mod validate;
 
 pub use key::{ContentKey, RecipientPublic, RecipientSecret};
 pub use manifest::{
-    Class, DhcpMode, DhcpSettings, FileEntry, Image, Inventory, Manifest, ObjectRef, Packing, Phone, Scope, Shard,
-    SiteSettings, TftpSettings, Totals, VendorOption,
+    Class, DhcpMode, DhcpSettings, FileEntry, HqAddress, Image, Inventory, Manifest, ObjectRef, Packing, Phone, Scope,
+    Shard, SiteSettings, TftpSettings, Totals, VendorOption,
 };

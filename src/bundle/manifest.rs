@@ -189,6 +189,20 @@ pub struct SiteSettings {
     /// [`SEALING_KEY_DAYS`](crate::limits::SEALING_KEY_DAYS) if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sealing_key_days: Option<u16>,
+    /// Where HQ is from now on; `None` leaves it as the token said. Appliances of before keep what the token said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hq: Option<HqAddress>,
+}
+
+/// Where HQ is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct HqAddress {
+    /// The URL of its service: `https://host[:port]`, no slash at the end.
+    pub url: String,
+    /// The URL of the published tree; `None` if the service serves it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
 }
 
 /// What the appliance does on a LAN that has its own router. What each mode does, and why: `src/dhcp/README.md`.

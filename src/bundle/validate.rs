@@ -67,6 +67,9 @@ pub fn is_image_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+~_-".contains(&byte))
 }
 
+/// The longest URL in settings, in bytes.
+const MAX_URL_BYTES: u64 = 512;
+
 impl SiteSettings {
     /// Checks the ranges that the fields' descriptions give.
     ///
@@ -79,6 +82,14 @@ impl SiteSettings {
         within("sealing-key-days", days, 30..=3_650)?;
         within("max-blksize", self.tftp.max_blksize.unwrap_or(512).into(), 512..=65_464)?;
         within("max-windowsize", self.tftp.max_windowsize.unwrap_or(1).into(), 1..=64)?;
+        let address = self.hq.iter();
+        for url in address.flat_map(|hq| std::iter::once(&hq.url).chain(&hq.repository)) {
+            at_most("address of HQ", url.len() as u64, MAX_URL_BYTES)?;
+            let plain = url.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/'));
+            check(plain && url.chars().all(|c| c.is_ascii_graphic()), || {
+                "the address of HQ is no https:// URL".to_owned()
+            })?;
+        }
         self.dhcp.validate()
     }
 }
@@ -241,6 +252,9 @@ mod tests {
             ("poll-seconds", |m| m.settings.poll_seconds = Some(59)),
             ("sealing-key-days", |m| m.settings.sealing_key_days = Some(29)),
             ("sealing-key-days", |m| m.settings.sealing_key_days = Some(3_651)),
+            ("address of HQ", |m| {
+                m.settings.hq = Some(crate::HqAddress { url: "http://hq.example".to_owned(), repository: None });
+            }),
             ("max-blksize", |m| m.settings.tftp.max_blksize = Some(65_465)),
             ("max-windowsize", |m| m.settings.tftp.max_windowsize = Some(0)),
             ("lease-seconds", |m| m.settings.dhcp.lease_seconds = Some(604_801)),

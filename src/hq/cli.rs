@@ -1,8 +1,12 @@
 //! The command line of `lineside-hq`.
 
+mod authority;
+mod backup;
 mod desk;
+mod enrolment;
 mod keys;
 mod run;
+mod site;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +14,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use authority::CaCommand;
 pub use desk::ApiTokenCommand;
+pub use enrolment::EnrolmentCommand;
 pub use keys::KeysCommand;
 pub use run::run;
 
@@ -48,9 +54,12 @@ pub enum Command {
         #[arg(long)]
         passphrase: bool,
     },
-    /// Add, enroll, list or revoke sites
+    /// Add, enroll, list, rename, revoke or remove sites
     #[command(subcommand)]
     Site(SiteCommand),
+    /// List the enrolments that no publish took over yet, or put one aside
+    #[command(subcommand)]
+    Enrolment(EnrolmentCommand),
     /// Set, make or list the passwords in secrets.age
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -74,12 +83,15 @@ pub enum Command {
         /// This machine's clock is right, although no other clock says so or others say otherwise
         #[arg(long)]
         clock_is_right: bool,
-        /// Seal to recipients that nobody proved without being asked
+        /// Seal to recipients that nobody proved, and take away sites or most phones, without being asked
         #[arg(long)]
         yes: bool,
         /// Publish from a checkout that lacks commits which were published
         #[arg(long)]
         outdated: bool,
+        /// Make a new release of the same content, for named sites whose people went back from it
+        #[arg(long, requires = "sites")]
+        again: bool,
     },
     /// Print the bytes that a phone would get, or why it would get none
     Preview {
@@ -111,6 +123,28 @@ pub enum Command {
     /// Add, list or revoke the tokens by which desks log in; on HQ's host
     #[command(subcommand)]
     ApiToken(ApiTokenCommand),
+    /// Write a backup of HQ's host into one encrypted file: database, CA, online key
+    Backup {
+        /// The file, or a folder in which it is named with its date [default: backups in the online directory]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// The online directory [default: online in the fleet directory]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Put HQ's host back from a backup
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// The recovery key [default: keys/recovery.key]
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Make HQ's database anew from git, the published tree and the certificates that were issued
+    Rebuild,
+    /// What HQ's host has for a web server of your own
+    #[command(subcommand)]
+    Online(OnlineCommand),
     /// Serve sites: downloads, enrolment, check-in
     Serve {
         /// Where to listen
@@ -155,8 +189,36 @@ pub enum SiteCommand {
     List,
     /// Lock a site's appliance out, for example when it was stolen
     Revoke {
+        /// The site's name or id, also of a site that left the fleet directory
+        name: String,
+    },
+    /// Give a site another name; its appliance stays
+    Rename {
+        /// Its name
+        old: String,
+        /// Its new name
+        new: String,
+    },
+    /// Take a site out of the fleet directory, once its appliance is revoked
+    Remove {
         /// The site's name
         name: String,
+        /// Remove its phones from phones.csv, too
+        #[arg(long)]
+        phones: bool,
+    },
+}
+
+/// What HQ's host has for others.
+#[derive(Debug, Subcommand)]
+pub enum OnlineCommand {
+    /// Make NAME.key and NAME.pem, which sites accept as HQ's, for a web server that serves the published tree
+    Certificate {
+        /// The host name or address of that server, as in `repository`
+        name: String,
+        /// The folder to write them into
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        to: PathBuf,
     },
 }
 
@@ -186,6 +248,8 @@ pub enum SecretCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+    /// Let `publish` and `preview` run the program that `secrets-command` names, as it is now
+    AllowCommand,
     /// List the names
     List,
 }

@@ -2,7 +2,10 @@
 //!
 //! An enrolment is checked twice, with two keys ([`TokenKeys`]). The online service decides whether the appliance gets
 //! a certificate. The publisher alone decides whether releases are sealed to the appliance's key. An attacker who broke
-//! into the service can do the first, but not the second.
+//! into the service can do the first, but not the second. `standing` says how each site stands after that.
+
+mod certificates;
+mod standing;
 
 mod renewal;
 
@@ -11,31 +14,35 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::host::Host;
-use super::issued;
-use super::parallel::in_parallel;
+use super::issued_tokens;
 use super::recipients;
+use super::revoked::{self, Revocation};
 use api::{self, EnrolmentToken, TokenKeys};
 use bundle::RecipientPublic;
 use durable::{PRIVATE, PRIVATE_DIR, PUBLIC, SHARED_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use online::admit::TokenRow;
-use online::ca;
 #[cfg(test)]
 use online::db::Db;
 use online::db::Enrolment;
+use online::{ca, issued};
 use repository::layout::Layout;
 use repository::published::{MAX_METADATA_BYTES, newest_root_path};
 use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
 
+pub(crate) use certificates::in_git;
+use certificates::{PinnedCertificate, note_certificates};
 use renewal::SealingKeyHistory;
 pub(crate) use renewal::{take_over_sealing_keys, why};
+pub(crate) use standing::complete;
+pub use standing::{SiteFault, Standing, standing};
 
 /// The number of appliances that a site's manifests are sealed to: the one in use and its spare. If more enrol, the
 /// newest count, so that replaced hardware drops out by itself.
@@ -92,47 +99,78 @@ pub fn issue(
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         return Err(error);
     }
-    issued::note(layout, &token)?;
+    issued_tokens::note(layout, &token)?;
     Ok(token)
 }
 
-/// The keys that manifests are sealed to, by site, newest appliance first.
+/// The keys that manifests are sealed to, by site, newest appliance first, after new enrolments were taken over.
 ///
-/// First it takes over new enrolments: it checks each one's proof with the publisher's key of the token, and pins the
-/// appliance's sealing key in `enrolled/`. The error names the enrolments whose proof failed; the others are pinned all
-/// the same.
+/// # Errors
+///
+/// If anything is wrong with any site. Whoever can go on without that site asks [`take_over_new`] and [`standing`].
 pub fn recipients(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
-    let mut bad = Vec::new();
+    take_over_new(layout)?;
+    let Standing { recipients, faults } = standing(layout)?;
+    match faults.first() {
+        None => Ok(recipients),
+        Some(first) => {
+            let all: Vec<String> = faults.iter().map(|fault| format!("site {}: {}", fault.whose, fault.what)).collect();
+            Err(anyhow!("{}", all.join("\n  ")).hint(first.hint.clone()))
+        }
+    }
+}
+
+/// Takes over new enrolments: checks each one's proof with the publisher's key of the token, and pins the appliance's
+/// sealing key in `enrolled/`. An enrolment that is not proven stays where it is; [`standing`] names it.
+pub fn take_over_new(layout: &Layout) -> anyhow::Result<()> {
     let host = Host::of(layout)?;
     for enrolment in host.new_enrolments()? {
-        match take_over(layout, &enrolment) {
-            // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
-            Ok(()) => {
-                PublisherToken::remove(layout, &enrolment.token)?;
-                issued::forget(layout, &enrolment.token)?;
-                host.accepted(&enrolment.token)?;
-            }
-            Err(error) => bad.push(format!("site {}: {error:#}", enrolment.site)),
+        let Ok(proven) = prove(layout, &enrolment) else { continue };
+        // In this order a crash leaves what is needed to do it again: a key that is pinned already is accepted.
+        if let Some(appliance) = proven {
+            pin(layout, &enrolment.site, appliance)?;
         }
+        PublisherToken::remove(layout, &enrolment.token)?;
+        issued_tokens::forget(layout, &enrolment.token)?;
+        host.accepted(&enrolment.token)?;
     }
-    if !bad.is_empty() {
-        let bad = bad.join("\n  ");
-        return Err(anyhow!("enrolments that the publisher cannot believe; nothing is sealed to them\n  {bad}").hint(
-            "an appliance nobody knows may be behind this, or a service that was broken into; \
-             `site revoke` puts an enrolment aside",
-        ));
-    }
-    let mut paths = Vec::new();
-    if layout.enrolled().is_dir() {
-        for entry in fs::read_dir(layout.enrolled()).context("cannot list enrolled/")? {
-            let path = entry.context("cannot list enrolled/")?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                paths.push(path);
-            }
+    note_certificates(layout)
+}
+
+/// Why an enrolment is not believed; `None` if it is.
+pub(crate) fn doubt(layout: &Layout, enrolment: &Enrolment) -> Option<String> {
+    prove(layout, enrolment).err().map(|error| format!("{error:#}"))
+}
+
+/// What [`discard`] put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discarded {
+    /// The site that the token was for.
+    pub site: SiteId,
+    /// The token's id.
+    pub token: String,
+    /// How many certificates of that appliance are refused from now on.
+    pub certificates: usize,
+}
+
+/// Puts aside the new enrolments of a site, or the one with this token: the appliance that enrolled is refused, and the
+/// site's other appliances stay. Empty if there is none.
+pub fn discard(layout: &Layout, which: &str, site: Option<&SiteId>) -> anyhow::Result<Vec<Discarded>> {
+    let host = Host::of(layout)?;
+    let mut discarded = Vec::new();
+    for enrolment in host.new_enrolments()? {
+        let meant = enrolment.token == which || enrolment.site.as_str() == which || site == Some(&enrolment.site);
+        if !meant {
+            continue;
         }
+        let certificates = host.discard(&enrolment)?;
+        if is_token_id(&enrolment.token) {
+            PublisherToken::remove(layout, &enrolment.token)?;
+            issued_tokens::forget(layout, &enrolment.token)?;
+        }
+        discarded.push(Discarded { site: enrolment.site, token: enrolment.token, certificates });
     }
-    let pinned = in_parallel(&paths, |path| Pinned::load(path), |_| {})?;
-    Ok(pinned.into_iter().map(|pinned| (pinned.site.clone(), pinned.keys())).collect())
+    Ok(discarded)
 }
 
 /// Removes the publisher's keys of tokens that nobody used, a month after they expired. Until then an enrolment may
@@ -154,7 +192,7 @@ fn remove_tokens(layout: &Layout, gone: impl Fn(&PublisherToken) -> bool) -> any
         if PublisherToken::load(&path).is_ok_and(|token| gone(&token)) {
             durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             if let Some(token) = path.file_stem().and_then(|stem| stem.to_str()) {
-                issued::forget(layout, token)?;
+                issued_tokens::forget(layout, token)?;
             }
         }
     }
@@ -170,39 +208,52 @@ pub struct Revoked {
     pub recipients: usize,
 }
 
-/// Revokes a site's certificates, its tokens and its sealing keys. A new token lets it in again.
+/// Revokes a site's certificates, its tokens and its sealing keys, at HQ and in git. A new token lets it in again.
 #[expect(clippy::disallowed_methods, reason = "a command runs now")]
 pub fn revoke(layout: &Layout, site: &SiteId) -> anyhow::Result<Revoked> {
-    let certificates = Host::of(layout)?.revoke(site, UnixTime::of(SystemTime::now()))?;
-    remove_tokens(layout, |token| token.site == *site)?;
+    let now = UnixTime::of(SystemTime::now());
     let path = Pinned::path(layout, site);
+    let pinned = path.exists().then(|| Pinned::load(&path).unwrap_or_else(|_| Pinned::new(site.clone())));
+    let known = issued::of_site(&layout.online(), site)?.into_iter().map(|one| one.fingerprint);
+    let in_git = pinned.iter().flat_map(|pinned| &pinned.certificate).map(|one| one.fingerprint);
+    let revocation = Revocation { site: site.clone(), at: now, certificates: known.chain(in_git).collect() };
+    let host = Host::of(layout)?;
+    // If HQ's records are lost, git is the only place that can say it.
+    let certificates = if pinned.is_some() { host.revoke_anyway(site, now)? } else { host.revoke(site, now)? };
+    revoked::note(layout, revocation)?;
+    remove_tokens(layout, |token| token.site == *site)?;
     let mut recipients = 0;
-    if path.exists() {
-        recipients = Pinned::load(&path).map_or(0, |pinned| pinned.keys().len());
+    if let Some(pinned) = pinned {
+        recipients = pinned.keys().len();
         recipients::agree(layout, site, &[], &[])?;
         durable::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(Revoked { certificates, recipients })
 }
 
-/// Checks the proof of one enrolment for the publisher and pins the appliance's sealing key.
-fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
+/// Checks the proof of one enrolment for the publisher. Returns the appliance to pin; `None` if it is pinned already.
+fn prove(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<Option<Appliance>> {
     // The service's database is not trusted, so the id is checked before it becomes part of a path.
     ensure!(is_token_id(&enrolment.token), "its token id is malformed");
     let recipient: RecipientPublic =
         serde_json::from_value(enrolment.recipient.as_str().into()).context("its sealing key is malformed")?;
     let path = Pinned::path(layout, &enrolment.site);
-    let mut pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(enrolment.site.clone()) };
+    let pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(enrolment.site.clone()) };
     if pinned.appliance.iter().any(|one| one.token == enrolment.token && one.recipient == recipient) {
-        return Ok(());
+        return Ok(None);
     }
-    let token =
-        PublisherToken::load(&token_dir(layout).join(format!("{}.toml", enrolment.token))).with_context(|| {
-            match issued::known(layout, &enrolment.token) {
-                Some(_) => format!("token {} was issued at another desk, which has to publish first", enrolment.token),
-                None => format!("token {} was not issued here, or was taken over before", enrolment.token),
-            }
-        })?;
+    let path = token_dir(layout).join(format!("{}.toml", enrolment.token));
+    if !path.exists() {
+        match issued_tokens::known(layout, &enrolment.token) {
+            Some(_) => bail!("token {} was issued at another desk, which has to publish first", enrolment.token),
+            None => bail!(
+                "token {} may have been issued on another machine, where keys/tokens/ has its other half; here it was not \
+                 issued, or it was taken over before",
+                enrolment.token
+            ),
+        }
+    }
+    let token = PublisherToken::load(&path)?;
     ensure!(token.site == enrolment.site, "its token {} is for site {}", enrolment.token, token.site);
     let key: [u8; 32] = HEXLOWER
         .decode(token.key.as_bytes())
@@ -216,11 +267,18 @@ fn take_over(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<()> {
         "its proof does not fit token {}",
         enrolment.token
     );
-    let before = pinned.keys();
     let (enrolled, token, sealing_key) = (enrolment.at, enrolment.token.clone(), SealingKeyHistory::default());
-    pinned.appliance.insert(0, Appliance { recipient, enrolled, token, sealing_key });
+    Ok(Some(Appliance { recipient, enrolled, token, sealing_key }))
+}
+
+/// Pins a proven appliance as the site's newest.
+fn pin(layout: &Layout, site: &SiteId, appliance: Appliance) -> anyhow::Result<()> {
+    let path = Pinned::path(layout, site);
+    let mut pinned = if path.exists() { Pinned::load(&path)? } else { Pinned::new(site.clone()) };
+    let before = pinned.keys();
+    pinned.appliance.insert(0, appliance);
     pinned.appliance.truncate(MAX_APPLIANCES);
-    recipients::agree(layout, &enrolment.site, &before, &pinned.keys())?;
+    recipients::agree(layout, site, &before, &pinned.keys())?;
     pinned.save(&path)
 }
 
@@ -231,6 +289,9 @@ struct Pinned {
     site: SiteId,
     #[serde(default)]
     appliance: Vec<Appliance>,
+    /// The certificates that HQ has issued to it, for the day on which HQ's records are lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    certificate: Vec<PinnedCertificate>,
 }
 
 /// One `[[appliance]]` of that file: its sealing key, when it enrolled, and the id of its token.
@@ -251,7 +312,7 @@ impl Pinned {
     }
 
     fn new(site: SiteId) -> Self {
-        Self { site, appliance: Vec::new() }
+        Self { site, appliance: Vec::new(), certificate: Vec::new() }
     }
 
     fn path(layout: &Layout, site: &SiteId) -> PathBuf {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, anyhow};
 
 use crate::login::Session;
-use ids::{SiteId, UnixTime};
+use ids::{Generation, SiteId, UnixTime};
 use online::admit::TokenRow;
 use online::db::api_tokens::Pushed;
 use online::db::sealing_keys::StoredStatement;
@@ -132,6 +132,50 @@ impl Host {
         }
     }
 
+    /// The same, also for a site that the host's records do not know: they may have been lost.
+    pub(crate) fn revoke_anyway(&self, site: &SiteId, now: UnixTime) -> anyhow::Result<usize> {
+        match self {
+            Self::Local(layout) if layout.database().is_file() => {
+                Db::open_existing(&layout.database())?.revoke_anyway(site, now)
+            }
+            Self::Local(_) => Ok(0),
+            Self::Remote(_) => self.revoke(site, now),
+        }
+    }
+
+    /// Puts an enrolment aside. Returns how many certificates of that appliance are refused from now on.
+    pub(crate) fn discard(&self, enrolment: &Enrolment) -> anyhow::Result<usize> {
+        match self {
+            Self::Local(layout) => {
+                Db::open_existing(&layout.database())?.discard_enrolment(enrolment, &layout.online())
+            }
+            Self::Remote(remote) => {
+                let revoked: HostRevoked =
+                    remote.client.post(&format!("/enrolments/{}/discard", enrolment.token), &())?;
+                Ok(revoked.certificates)
+            }
+        }
+    }
+
+    /// The newest enrolment of each site that a publisher took over: the site, the token, and when.
+    pub(crate) fn taken_over(&self) -> anyhow::Result<Vec<(SiteId, String, UnixTime)>> {
+        match self {
+            Self::Local(layout) => existing(layout)?.map_or_else(|| Ok(Vec::new()), |db| db.taken_over()),
+            Self::Remote(remote) => remote.client.get("/enrolments/taken-over"),
+        }
+    }
+
+    /// The highest generation of each site that the host has heard of: what was published, and what the site serves.
+    pub(crate) fn told_generations(&self) -> anyhow::Result<BTreeMap<SiteId, Generation>> {
+        match self {
+            Self::Local(layout) => existing(layout)?.map_or_else(|| Ok(BTreeMap::new()), |db| db.told_generations()),
+            Self::Remote(remote) => {
+                let rows: Vec<FleetRow> = remote.told("/fleet")?;
+                Ok(rows.into_iter().map(|row| (row.site, row.published.max(row.served.unwrap_or_default()))).collect())
+            }
+        }
+    }
+
     /// The table of sites, with those of the directory that the host does not know.
     pub(crate) fn rows(&self, directory: &[(SiteId, String)], now: UnixTime) -> anyhow::Result<Vec<FleetRow>> {
         let rows = match self {
@@ -194,5 +238,5 @@ fn existing(layout: &Layout) -> anyhow::Result<Option<Db>> {
     if !path.is_file() {
         return Ok(None);
     }
-    Db::open_existing(&path).map(Some).context("HQ's records cannot be read")
+    Db::look(&path).map(Some).context("HQ's records cannot be read")
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::parallel::in_parallel;
+use bundle::HqAddress;
 use durable::{Entry, Folder, Links};
 use ids::{Digest, FleetId, MacAddr, SiteId};
 use repository::layout::Layout;
@@ -104,6 +105,14 @@ pub struct Variable {
     pub line: usize,
 }
 
+impl Fleet {
+    /// Where sites find HQ, as they are told in signed settings.
+    pub fn address(&self) -> HqAddress {
+        let plain = |url: &str| url.trim_end_matches('/').to_owned();
+        HqAddress { url: plain(&self.url), repository: self.repository.as_deref().map(plain) }
+    }
+}
+
 impl FleetInventory {
     /// Reads the inventory and adds everything that is wrong with it to `problems`. `None` if `fleet.toml` cannot
     /// be used at all; then nothing further can be said.
@@ -117,7 +126,10 @@ impl FleetInventory {
                 None
             }
         }?;
-        let sites = read_sites(layout, &fleet, problems);
+        let mut sites = read_sites(layout, &fleet, problems);
+        for site in sites.values_mut() {
+            site.settings.site.hq = Some(fleet.address());
+        }
         let phones = match source(layout, "phones.csv", MAX_CSV_BYTES) {
             Ok(source) => phones::read(&source, &sites, problems),
             Err(problem) => {

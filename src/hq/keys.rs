@@ -4,6 +4,7 @@
 //! (`root/N.root.json.pending`). Holders add their signatures. The root is put in place once enough keys of the old and
 //! of the new root have signed (TUF specification §5.3.4, §6.1). [`FleetKeys::describe`] says what would be trusted.
 
+mod authority;
 mod change;
 mod describe;
 mod review;
@@ -26,6 +27,8 @@ use telemetry::Hint as _;
 use tuf::schema::{EXTRA_FIELD, Envelope, Root, TIME};
 use tuf::{KeyId, MetadataLimits, PublicKey, Refresh, SigningKey, Trusted, sign};
 
+pub(crate) use authority::replace_online_key;
+pub use authority::{retire, standby, use_standby};
 pub use change::{Role, RoleChange};
 pub use review::{Review, names};
 

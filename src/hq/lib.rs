@@ -11,8 +11,10 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
+mod address;
 mod ask;
 pub mod assets;
+pub mod backup;
 pub mod cli;
 mod clock;
 mod commit;
@@ -21,12 +23,13 @@ mod host;
 pub mod images;
 pub mod init;
 pub mod inventory;
-mod issued;
+mod issued_tokens;
 pub mod keys;
 mod keys_move;
 pub mod lint;
 pub mod loads;
 mod login;
+pub mod orphans;
 mod parallel;
 pub mod plan;
 pub mod preview;
@@ -36,8 +39,12 @@ pub mod publish;
 mod pull;
 mod push;
 mod recipients;
+mod removal;
 pub mod render;
+pub mod revoked;
 pub mod secrets;
+pub mod site;
 pub mod templates;
 #[cfg(test)]
 mod testing;
+mod warnings;

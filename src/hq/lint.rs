@@ -85,8 +85,12 @@ impl Draft {
             }
             Err(error) => findings.once(Problem::at_file("sites", format!("cannot be checked: {error:#}"))),
         }
-        if !fleet.secrets.is_unlocked() {
+        if !fleet.secrets.is_unlocked() && !fleet.secrets.are_withheld() {
             report.notes.push("keys/secrets.key is not here, so no one looked whether each secret exists".to_owned());
+        }
+        if fleet.secrets.are_withheld() {
+            let note = "`secrets-command` was not run, so no one looked whether each secret exists; `publish` runs it";
+            report.notes.push(note.to_owned());
         }
         report.notes.extend(clear_secrets(&fleet));
         report.problems = findings.finish();

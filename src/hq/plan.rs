@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::enrol;
+use super::enrol::{self, SiteFault};
 use super::host::Host;
 use super::inventory::{FleetInventory, InventorySite};
+use super::orphans::{self, Orphan};
 use super::progress::Progress;
 use super::publish;
 use super::publish::pack::{Packed, Sealer};
 use super::render::{Findings, FleetDir};
+use super::secrets::Masked;
 use bundle::{FileEntry, Manifest, Phone, RecipientSecret, Scope, SiteSettings};
 use ids::{FileName, Generation, MacAddr, SiteId};
 use repository::layout::Layout;
@@ -26,6 +28,10 @@ use settings::count;
 pub struct Plan {
     /// The sites in the order of their names, those without a change included.
     pub sites: Vec<SitePlan>,
+    /// Sites that left the fleet directory and are served still.
+    pub orphans: Vec<Orphan>,
+    /// What is wrong with sites that publishing would skip.
+    pub faults: Vec<SiteFault>,
 }
 
 /// What publishing would change at one site.
@@ -67,17 +73,34 @@ pub enum ChangeKind {
 
 /// Finds what `publish` would change at the sites of these names, or at all sites if `sites` is `None`.
 pub fn plan(layout: &Layout, sites: Option<&[String]>, progress: &mut dyn Progress) -> anyhow::Result<Plan> {
-    let enrolled = enrol::recipients(layout)?;
-    plan_for(layout, &|site| enrolled.get(site).is_some_and(|keys| !keys.is_empty()), sites, progress)
+    let enrol::Standing { recipients, faults } = enrol::standing(layout)?;
+    let enrolled = |site: &SiteId| recipients.get(site).is_some_and(|keys| !keys.is_empty());
+    let (mut plan, fleet) = plan_and_read(layout, &enrolled, sites, progress)?;
+    plan.faults = publish::of_these(faults, &fleet, sites);
+    plan.sites.retain(|site| !plan.faults.iter().any(|fault| fault.site.as_ref() == Some(&site.site)));
+    if sites.is_none() {
+        plan.orphans = orphans::of(layout, &fleet.inventory)?;
+    }
+    Ok(plan)
 }
 
-/// The same, where `enrolled` says which sites have an appliance.
+/// The changes alone, where `enrolled` says which sites have an appliance.
+#[cfg(test)]
 pub(super) fn plan_for(
     layout: &Layout,
     enrolled: &dyn Fn(&SiteId) -> bool,
     sites: Option<&[String]>,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Plan> {
+    plan_and_read(layout, enrolled, sites, progress).map(|(plan, _)| plan)
+}
+
+fn plan_and_read(
+    layout: &Layout,
+    enrolled: &dyn Fn(&SiteId) -> bool,
+    sites: Option<&[String]>,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<(Plan, FleetDir)> {
     let host = Host::of(layout)?;
     let fleet = publish::clean(layout)?;
     let sites = publish::chosen(&fleet, sites)?;
@@ -92,19 +115,21 @@ pub(super) fn plan_for(
     for site in sites {
         let phones = by_site.get(site.name.as_str()).unwrap_or(&nobody);
         let files = fleet.site_files(site, phones, &mut Findings::default());
+        let masked = Masked::of(&fleet.secrets, &files);
         let packed = sealer.pack(&fleet, site, phones, files)?;
         let before = before(layout, &host, &fleet, site, &recovery)?;
+        let same = |name: &FileName, old: &FileEntry| masked.fits(layout, name, old);
         plan.sites.push(SitePlan {
             name: site.name.clone(),
             site: site.id.clone(),
             enrolled: enrolled(&site.id),
             generation: before.generation,
-            changes: changes(&fleet.inventory, site, &before, &packed),
+            changes: changes(&fleet.inventory, site, &before, &packed, &same),
         });
         progress.step(&site.name);
     }
     progress.done();
-    Ok(plan)
+    Ok((plan, fleet))
 }
 
 /// The published release of a site, opened. Empty if there is none.
@@ -137,7 +162,14 @@ fn before(
     })
 }
 
-fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, packed: &Packed) -> Vec<PlannedChange> {
+/// `same` says of a file whose secrets are not known here that all else of it is as it was.
+fn changes(
+    inventory: &FleetInventory,
+    site: &InventorySite,
+    before: &Before,
+    packed: &Packed,
+    same: &dyn Fn(&FileName, &FileEntry) -> bool,
+) -> Vec<PlannedChange> {
     let labels: BTreeMap<MacAddr, &str> = inventory
         .phones
         .iter()
@@ -161,6 +193,11 @@ fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, pa
         }
         if manifest.settings.tftp != site.settings.site.tftp {
             push(ChangeKind::Changed, "[tftp]".to_owned(), "the appliance".to_owned());
+        }
+        // What sites of before were not told is no change for people.
+        if manifest.settings.hq.is_some() && manifest.settings.hq != site.settings.site.hq {
+            let url = site.settings.site.hq.as_ref().map(|hq| hq.url.as_str()).unwrap_or_default();
+            push(ChangeKind::Changed, "where HQ is".to_owned(), format!("the appliance: {url}"));
         }
         let update = |settings: &SiteSettings| (settings.poll_seconds, settings.sealing_key_days);
         if update(&manifest.settings) != update(&site.settings.site)
@@ -197,9 +234,8 @@ fn changes(inventory: &FleetInventory, site: &InventorySite, before: &Before, pa
     for (name, file) in &files {
         let kind = match before.files.get(*name) {
             None => ChangeKind::Added,
-            Some(old) if old.sha256 != file.sha256 || old.scope != file.scope || old.class != file.class => {
-                ChangeKind::Changed
-            }
+            Some(old) if old.scope != file.scope || old.class != file.class => ChangeKind::Changed,
+            Some(old) if old.sha256 != file.sha256 && !same(name, old) => ChangeKind::Changed,
             Some(_) => continue,
         };
         push(kind, name.to_string(), whom(&file.scope));
@@ -221,7 +257,12 @@ fn phone_text(mac: MacAddr, label: &str) -> String {
 impl Plan {
     /// Whether publishing would change nothing that a site serves.
     pub fn is_empty(&self) -> bool {
-        self.sites.iter().all(|site| site.changes.is_empty() || !site.enrolled)
+        self.orphans.is_empty() && self.sites.iter().all(|site| site.changes.is_empty() || !site.enrolled)
+    }
+
+    /// Fails if publishing would skip a site, so that the command ends with status 1.
+    pub fn complete(&self) -> anyhow::Result<()> {
+        enrol::complete(&self.faults, "the others are planned")
     }
 }
 
@@ -254,7 +295,14 @@ impl fmt::Display for Plan {
                 writeln!(f, "  and {more} more")?;
             }
         }
+        for orphan in &self.orphans {
+            writeln!(f, "- site {orphan}")?;
+        }
+        for fault in &self.faults {
+            writeln!(f, "{}: skipped: {fault}", fault.whose)?;
+        }
         match (unchanged, self.sites.len()) {
+            (_, 0) if !self.orphans.is_empty() || !self.faults.is_empty() => write!(f, "no other site"),
             (_, 0) => write!(f, "no sites"),
             (unchanged, all) if unchanged == all => write!(f, "nothing to publish"),
             (0, all) => write!(f, "{} to change", count(all, "site")),

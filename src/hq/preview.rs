@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::problem::{CheckReport, NotClean};
 use super::publish::pack::Sealer;
 use super::render::{Body, Findings, FleetDir, SiteFile};
+use super::secrets::Secrets;
 use access::{Catalog, Decision, FileRequest, Policy, Resolution};
 use api::FileRefusal;
 use ids::{FileName, Generation, Lan, MacAddr, UnixTime};
@@ -38,9 +39,11 @@ pub fn preview(layout: &Layout, site: &str, mac: &str, name: &str) -> anyhow::Re
     let mac: MacAddr = mac.parse()?;
     let name: FileName = name.parse()?;
     let mut findings = Findings::default();
-    let Some(fleet) = FleetDir::read(layout, &mut findings) else {
+    let Some(mut fleet) = FleetDir::read(layout, &mut findings) else {
         return Err(NotClean(CheckReport { problems: findings.finish(), ..CheckReport::default() }).into());
     };
+    let secrets = std::mem::replace(&mut fleet.secrets, Secrets::locked());
+    fleet.secrets = secrets.for_use(layout, &fleet.inventory.fleet)?;
     let site = fleet.inventory.sites.get(site).ok_or_else(|| anyhow!("there is no site `{site}`"))?;
     let phones = fleet.inventory.phones_of(&site.name);
     let files = fleet.site_files(site, &phones, &mut findings);

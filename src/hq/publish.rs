@@ -18,10 +18,11 @@ mod switch;
 mod trust;
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::ErrorKind;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::enrol;
+use super::enrol::{self, SiteFault};
 use super::host::Host;
 use super::inventory::InventorySite;
 use super::lint::{self, Draft};
@@ -35,7 +36,7 @@ use repository::lock::TreeLock;
 use repository::tree::Tree;
 
 use decide::Needs;
-use make::Maker;
+use make::{Maker, SiteDone};
 use read::{Enrolled, ReadFleet};
 use switch::Switcher;
 use trust::Signers;
@@ -54,17 +55,46 @@ pub struct PublishOptions {
     pub now: UnixTime,
 }
 
-/// Publishes sites. Refuses with a [`NotClean`] if `check` finds problems.
+/// Publishes sites. Refuses with a [`NotClean`] if `check` finds problems. A site that has a fault of its own keeps its
+/// release, and the summary names it.
 pub fn publish(layout: &Layout, options: &PublishOptions, progress: &mut dyn Progress) -> anyhow::Result<Summary> {
-    let recipients = enrol::recipients(layout)?;
-    publish_to(layout, &recipients, options, progress)
+    let enrol::Standing { recipients, faults } = taken_over(layout)?;
+    publish_around(layout, &recipients, faults, (options, false), progress)
+}
+
+/// The same, with a new release of each named site, also if its content is the same: for a site whose people went back from
+/// it, and that does not try the same generation again.
+pub fn publish_again(
+    layout: &Layout,
+    options: &PublishOptions,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Summary> {
+    let enrol::Standing { recipients, faults } = taken_over(layout)?;
+    publish_around(layout, &recipients, faults, (options, true), progress)
+}
+
+fn taken_over(layout: &Layout) -> anyhow::Result<enrol::Standing> {
+    enrol::take_over_new(layout)?;
+    enrol::standing(layout)
 }
 
 /// The same, with the given sealing keys of each site's appliances.
+#[cfg(test)]
 pub(crate) fn publish_to(
     layout: &Layout,
     enrolled: &Enrolled,
     options: &PublishOptions,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Summary> {
+    publish_around(layout, enrolled, Vec::new(), (options, false), progress)
+}
+
+/// Publishes all sites but those that have a fault; with new releases of the named ones, if they are asked for again.
+fn publish_around(
+    layout: &Layout,
+    enrolled: &Enrolled,
+    faults: Vec<SiteFault>,
+    (options, again): (&PublishOptions, bool),
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Summary> {
     let PublishOptions { sites: names, now } = options;
@@ -77,17 +107,23 @@ pub(crate) fn publish_to(
     let found_sites = found.sites(layout, enrolled, names.as_deref(), *now)?;
 
     let needs = Needs::of(found_sites);
-    let ReadFleet { mut ledger, draft, .. } = found;
+    let ReadFleet { mut ledger, draft, told, .. } = found;
     let fleet = checked(draft, &needs)?;
 
     let signers = Signers::read(layout, host)?;
-    let sites = chosen(&fleet, names.as_deref())?;
+    let mut sites = chosen(&fleet, names.as_deref())?;
+    let mut faults = of_these(faults, &fleet, names.as_deref());
+    sites.retain(|site| !faults.iter().any(|fault| fault.site.as_ref() == Some(&site.id)));
     let tree = Tree::new(layout);
-    let maker = Maker::new(layout, &fleet, enrolled, &signers, &tree, host, *now)?;
+    let numbers = |site: &&InventorySite| (site.id.clone(), read::numbers(&ledger, &told, &site.id));
+    let numbers = sites.iter().map(numbers).collect();
+    let maker = Maker::new(layout, &fleet, enrolled, &signers, &tree, numbers, *now)?.again(again && names.is_some());
     let made = maker.sites(&sites, &needs, progress)?;
+    let done = done(sites, made, &mut faults)?;
 
     let switcher = Switcher { layout, host, signers: &signers, maker: &maker, tree: &tree, now: *now };
-    let mut summary = switcher.switch(&mut ledger, sites.into_iter().zip(made).collect(), progress)?;
+    let mut summary = switcher.switch(&mut ledger, done, progress)?;
+    summary.faults = faults;
     if names.is_none() {
         let present: HashSet<&SiteId> = fleet.inventory.sites.values().map(|site| &site.id).collect();
         summary.collected = collect::collect(layout, &mut ledger, &present, *now)
@@ -95,6 +131,42 @@ pub(crate) fn publish_to(
     }
     ledger.write(layout)?;
     Ok(summary)
+}
+
+/// The faults that concern the named sites, or all faults, under the names that people gave the sites.
+pub(super) fn of_these(faults: Vec<SiteFault>, fleet: &FleetDir, names: Option<&[String]>) -> Vec<SiteFault> {
+    let name = |site: &SiteId| fleet.inventory.name_of(site);
+    let named = faults.into_iter().map(|fault| fault.named(&name));
+    named.filter(|fault| names.is_none_or(|names| names.contains(&fault.whose))).collect()
+}
+
+/// The sites whose release was made. What failed is a fault of that site, unless it would fail for every site.
+fn done<'f>(
+    sites: Vec<&'f InventorySite>,
+    made: Vec<anyhow::Result<SiteDone>>,
+    faults: &mut Vec<SiteFault>,
+) -> anyhow::Result<Vec<(&'f InventorySite, SiteDone)>> {
+    let mut done = Vec::new();
+    let mut failed = Vec::new();
+    for (site, made) in sites.into_iter().zip(made) {
+        match made {
+            Ok(made) => done.push((site, made)),
+            Err(error) => failed.push((site, error)),
+        }
+    }
+    let is_everybodys = |error: &anyhow::Error| {
+        let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        io.is_some_and(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem))
+    };
+    for (site, error) in failed {
+        if done.is_empty() || is_everybodys(&error) {
+            return Err(error);
+        }
+        let hint = "mend it and publish this site; until then it keeps the release that it has";
+        let fault = SiteFault::of(&site.id, format!("{error:#}"), hint);
+        faults.push(SiteFault { whose: site.name.clone(), ..fault });
+    }
+    Ok(done)
 }
 
 /// The fleet directory, if it has no problem and the files of the sites that need something have none.

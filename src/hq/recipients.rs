@@ -19,6 +19,7 @@ use ids::{FleetId, SiteId};
 use repository::keyring;
 use repository::layout::Layout;
 use repository::tree;
+use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
 use tuf::schema::Envelope;
 use tuf::{SigningKey, sign};
@@ -103,6 +104,18 @@ fn signed(layout: &Layout) -> anyhow::Result<Option<Statement>> {
     Ok(None)
 }
 
+/// The recovery key of a statement that the release key of this root has signed.
+pub(crate) fn recovery_of(root: &[u8], statement: &[u8]) -> anyhow::Result<RecipientPublic> {
+    let root = tuf::Trusted::pin(root).context("the root does not hold")?;
+    let role = crate::keys::Role::Release.keys(root.root());
+    let have = sign::signed_by(statement, &root.root().public_keys(&role))?.len();
+    let enough = have > 0 && u32::try_from(have).unwrap_or(u32::MAX) >= role.threshold;
+    ensure!(enough, "the release key has not signed it");
+    let statement = serde_json::from_slice::<Envelope<Statement>>(statement).context("it is malformed")?.signed;
+    ensure!(statement.kind == KIND, "it is something else");
+    Ok(statement.recovery)
+}
+
 /// Signs who can open releases from now on.
 pub(crate) fn sign_statement(
     layout: &Layout,
@@ -115,6 +128,11 @@ pub(crate) fn sign_statement(
     let statement = Statement { kind: KIND.to_owned(), fleet: fleet.clone(), recovery, sites };
     if signed(layout)?.as_ref() != Some(&statement) {
         tree::write_file(&statement_path(layout), &sign::sign(&statement, &[key]))?;
+    }
+    // HQ's host encrypts its backups to whom it says.
+    let (signed, brought) = (durable::read_regular(&statement_path(layout), MAX_TEXT_BYTES)?, layout.public());
+    if !durable::holds(&brought.join("recipients.json"), &signed) {
+        tree::write_file(&brought.join("recipients.json"), &signed)?;
     }
     let agreed = agreed_path(layout);
     if agreed.exists() {
@@ -160,6 +178,20 @@ pub(crate) fn agree(
     durable::replace(&path, text.as_bytes(), PRIVATE).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Whom each site's releases are sealed to. Nothing is sealed to a site that has a fault, so what was signed of it holds.
+pub(crate) fn of_sites(layout: &Layout) -> anyhow::Result<BTreeMap<SiteId, Vec<RecipientPublic>>> {
+    let enrol::Standing { mut recipients, faults } = enrol::standing(layout)?;
+    if faults.is_empty() {
+        return Ok(recipients);
+    }
+    let stated = signed(layout)?.map(|statement| statement.sites).unwrap_or_default();
+    for site in faults.into_iter().filter_map(|fault| fault.site) {
+        let keys = stated.get(&site).cloned().unwrap_or_default();
+        recipients.insert(site, keys);
+    }
+    Ok(recipients)
+}
+
 /// Every recipient who comes or goes against what was signed. `name` gives a site's name.
 pub(crate) fn changes(
     layout: &Layout,
@@ -192,7 +224,8 @@ pub(crate) fn changes(
 
 /// Before a publish: takes over proven enrolments, and asks about every other change, unless `yes`.
 pub(crate) fn ask_about(layout: &Layout, yes: bool, name: &dyn Fn(&SiteId) -> Option<String>) -> anyhow::Result<()> {
-    let sites = enrol::recipients(layout)?;
+    enrol::take_over_new(layout)?;
+    let sites = of_sites(layout)?;
     let doubtful: Vec<String> = changes(layout, &sites, name)?
         .into_iter()
         .filter(|change| !change.agreed)
@@ -215,7 +248,7 @@ fn ensure_yes(question: &str) -> anyhow::Result<()> {
 /// After a publish: signs the recipients that it used.
 pub(crate) fn keep(layout: &Layout, fleet: &FleetId) -> anyhow::Result<()> {
     let key = keyring::load_signing(&layout.key("release"))?;
-    sign_statement(layout, fleet, enrol::recipients(layout)?, &key)
+    sign_statement(layout, fleet, of_sites(layout)?, &key)
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! it comes from the program that `secrets-command` in `fleet.toml` names, which prints the secret whose name it is
 //! given.
 
+mod consent;
+mod masked;
+
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -15,6 +18,9 @@ use zeroize::Zeroizing;
 use super::inventory::Fleet;
 use repository::keyring::{self, Passphrase};
 use repository::layout::Layout;
+
+pub use consent::allow;
+pub(crate) use masked::Masked;
 
 /// The beginning of a variable's text that stands for a secret.
 pub const PREFIX: &str = "secret:";
@@ -37,6 +43,8 @@ enum Origin {
     Command { command: Vec<String>, known: Mutex<BTreeMap<String, Result<Zeroizing<String>, String>>> },
     /// `keys/secrets.key` is not on this machine. Every name gets a placeholder, so that the rest can be checked.
     Locked,
+    /// A program would print them, and this command runs none. Every name gets a placeholder that [`Masked`] finds again.
+    Withheld,
 }
 
 impl std::fmt::Debug for Origin {
@@ -45,21 +53,38 @@ impl std::fmt::Debug for Origin {
             Self::File(_) => "File",
             Self::Command { .. } => "Command",
             Self::Locked => "Locked",
+            Self::Withheld => "Withheld",
         })
     }
 }
 
 impl Secrets {
-    /// Opens the secrets as `fleet.toml` says.
+    /// Opens the secrets as `fleet.toml` says, but runs no program: what is in git runs nothing by itself.
     pub fn open(layout: &Layout, fleet: &Fleet) -> anyhow::Result<Self> {
         if !fleet.secrets_command.is_empty() {
-            let command = fleet.secrets_command.clone();
-            return Ok(Self(Origin::Command { command, known: Mutex::default() }));
+            return Ok(Self(Origin::Withheld));
         }
         if layout.secrets().exists() && !layout.key("secrets").exists() {
             return Ok(Self(Origin::Locked));
         }
         read(layout).map(|values| Self(Origin::File(values)))
+    }
+
+    /// The same secrets for `publish` and `preview`: a program may be asked for them, if a person here agreed to it.
+    pub fn for_use(self, layout: &Layout, fleet: &Fleet) -> anyhow::Result<Self> {
+        match self.0 {
+            Origin::Withheld => {
+                consent::needed(layout, &fleet.secrets_command)?;
+                let command = fleet.secrets_command.clone();
+                Ok(Self(Origin::Command { command, known: Mutex::default() }))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether a program would have to be run for the values, and is not.
+    pub fn are_withheld(&self) -> bool {
+        matches!(self.0, Origin::Withheld)
     }
 
     /// Secrets that give a placeholder for every name.
@@ -69,13 +94,14 @@ impl Secrets {
 
     /// Whether the real values are at hand, and not placeholders.
     pub fn is_unlocked(&self) -> bool {
-        !matches!(self.0, Origin::Locked)
+        !matches!(self.0, Origin::Locked | Origin::Withheld)
     }
 
     /// The value of a secret. The error says why there is none.
     pub fn resolve(&self, name: &str) -> Result<Zeroizing<String>, String> {
         match &self.0 {
             Origin::Locked => Ok(Zeroizing::new("locked".to_owned())),
+            Origin::Withheld => Ok(Zeroizing::new(masked::PLACEHOLDER.to_owned())),
             Origin::File(values) => values.get(name).cloned().ok_or_else(|| "it is not in secrets.age".to_owned()),
             Origin::Command { command, known } => {
                 let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -91,13 +117,9 @@ fn ask(command: &[String], name: &str) -> Result<Zeroizing<String>, String> {
     if name.starts_with('-') || name.is_empty() {
         return Err("its name is empty or begins with a hyphen".to_owned());
     }
-    let Some((program, arguments)) = command.split_first() else { return Err("no command is named".to_owned()) };
-    let output = Command::new(program)
-        .args(arguments)
-        .arg(name)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("`{program}` cannot be run: {error}"))?;
+    let mut asking = asking(command, name).ok_or_else(|| "no command is named".to_owned())?;
+    let program = asking.get_program().to_string_lossy().into_owned();
+    let output = asking.output().map_err(|error| format!("`{program}` cannot be run: {error}"))?;
     let text = Zeroizing::new(output.stdout);
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned();
@@ -110,6 +132,15 @@ fn ask(command: &[String], name: &str) -> Result<Zeroizing<String>, String> {
         1..=MAX_SECRET_BYTES => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(format!("`{program}` printed more than {MAX_SECRET_BYTES} bytes")),
     }
+}
+
+/// The program with its arguments and the name.
+fn asking(command: &[String], name: &str) -> Option<Command> {
+    let (program, arguments) = command.split_first()?;
+    let mut asking = Command::new(program);
+    // What opens the offline keys is none of its business.
+    asking.args(arguments).arg(name).env_remove("LINESIDE_PASSPHRASE").stdin(Stdio::null());
+    Some(asking)
 }
 
 /// Makes `keys/secrets.key`, in age's own format so that the age tools read it, and `secrets.age` with these values.
@@ -248,6 +279,14 @@ mod tests {
         let secrets = Secrets(Origin::Command { command, known: Mutex::default() });
         assert_eq!(secrets.resolve("alice").unwrap().as_str(), "value-of alice");
         assert!(secrets.resolve("--version").is_err());
+    }
+
+    #[test]
+    fn a_program_does_not_see_the_passphrase_of_the_keys() {
+        let command = vec!["sh".to_owned(), "-c".to_owned(), "echo \"[$LINESIDE_PASSPHRASE]\"".to_owned()];
+        assert_eq!(ask(&command, "name").unwrap().as_str(), "[]");
+        let asked = asking(&command, "name").unwrap();
+        assert!(asked.get_envs().any(|(name, value)| name == "LINESIDE_PASSPHRASE" && value.is_none()));
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub enum Refused {
     /// The site had [`crate::db::MAX_CERTIFICATES_A_DAY`] certificates within a day already.
     #[error("too many certificates for this site today; try again tomorrow")]
     TooMany,
+    /// HQ's records are from a backup, and the desk has not said yet whom it locked out since.
+    #[error("HQ was put back from a backup and waits for its desk to publish")]
+    Restoring,
 }
 
 impl Refused {
@@ -61,6 +64,7 @@ impl Refused {
             Self::Revoked => HqRefusal::Revoked,
             Self::Malformed(_) => HqRefusal::Malformed,
             Self::TooMany => HqRefusal::TooMany,
+            Self::Restoring => HqRefusal::Unavailable,
         }
     }
 }

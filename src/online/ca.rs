@@ -23,6 +23,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
+use crate::issued::{self, IssuedCertificate};
 use durable::{PRIVATE, PRIVATE_DIR};
 use ids::{Digest, FleetId, SiteId, UnixTime};
 use repository::layout::Layout;
@@ -35,6 +36,12 @@ const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
 const SERVER_LIFE: Duration = Duration::from_secs(2 * 365 * 86_400);
 /// The service's certificate is renewed when less than this is left.
 const SERVER_RENEWAL: Duration = Duration::from_secs(30 * 86_400);
+/// The CAs that were in use before this one, in PEM.
+const BEFORE: &str = "ca-before.pem";
+/// Sites take a root that lists at most so many CAs.
+pub const MOST_LISTED: usize = 8;
+/// The service's certificate names at most so many hosts, the newest first.
+const MAX_NAMES: usize = 8;
 /// How much earlier than now certificates begin to be valid, for clocks that are a little behind.
 const SLACK: Duration = Duration::from_secs(300);
 
@@ -49,16 +56,8 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     durable::create_dirs(&dir, PRIVATE_DIR).with_context(|| format!("cannot create {}", dir.display()))?;
     let now = UnixTime::of(SystemTime::now());
 
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the CA's key")?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&format!("{} Lineside CA", printable(fleet_name)));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (params.not_before, params.not_after) = validity(now, CA_LIFE)?;
-    params.serial_number = Some(serial()?);
-    let certificate = params.self_signed(&key).context("cannot make the CA's certificate")?.pem();
-
-    create_secret(&dir.join("ca.key"), &Zeroizing::new(key.serialize_pem()))?;
+    let Authority { key, certificate } = Authority::make(fleet_name, now)?;
+    create_secret(&dir.join("ca.key"), &key)?;
     create_secret(&dir.join("ca.pem"), &certificate)?;
     Ca::load(&dir)?.issue_server(&names, now)?;
     // A person makes a fleet, and no site knows its time yet.
@@ -69,11 +68,71 @@ pub fn init(layout: &Layout, fleet_name: &str, host_names: &[String]) -> anyhow:
     Ok(certificate)
 }
 
+/// A CA, or a server, that was just certified, in PEM.
+pub struct Authority {
+    /// Its private key.
+    pub key: Zeroizing<String>,
+    /// Its certificate; a server's is followed by the CA's.
+    pub certificate: String,
+}
+
+impl Authority {
+    /// Makes a CA. Nothing is written.
+    pub fn make(fleet_name: &str, now: UnixTime) -> anyhow::Result<Self> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the CA's key")?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&format!("{} Lineside CA", printable(fleet_name)));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params.not_before, params.not_after) = validity(now, CA_LIFE)?;
+        params.serial_number = Some(serial()?);
+        let certificate = params.self_signed(&key).context("cannot make the CA's certificate")?.pem();
+        Ok(Self { key: Zeroizing::new(key.serialize_pem()), certificate })
+    }
+}
+
+/// Puts another CA in the place of the one in `online`, with a certificate of the service for these names. The clients of
+/// the CAs `before` stay known: what HQ's records say of each certificate decides.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+pub fn replace(online: &Path, with: &Authority, before: &[String], host_names: &[String]) -> anyhow::Result<()> {
+    let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    durable::create_dirs(online, PRIVATE_DIR).with_context(|| format!("cannot create {}", online.display()))?;
+    replace_secret(&online.join(BEFORE), &before.concat())?;
+    replace_secret(&online.join("ca.key"), &with.key)?;
+    replace_secret(&online.join("ca.pem"), &with.certificate)?;
+    Ca::load(online)?.issue_server(&names, UnixTime::of(SystemTime::now()))
+}
+
+/// The CAs that were in use before this one. Their clients may come, as far as HQ's records know their certificates.
+pub(crate) fn before(online: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let path = online.join(BEFORE);
+    if path.exists() { read_chain(&path) } else { Ok(Vec::new()) }
+}
+
+/// Whether the service's certificate names this host; `None` if there is none that can be read.
+pub fn names_host(online: &Path, host: &str) -> Option<bool> {
+    let leaf = read_chain(&online.join("server.pem")).ok()?.into_iter().next()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).ok()?;
+    let wanted = san(host).ok()?;
+    Some(server_names(&parsed).ok()?.contains(&wanted))
+}
+
 /// Makes a new server certificate for other host names and addresses. A running service uses it after its next start.
 #[expect(clippy::disallowed_methods, reason = "a service has a clock")]
 pub fn rename(online: &Path, host_names: &[String]) -> anyhow::Result<()> {
     ensure!(!host_names.is_empty(), "HQ needs at least one host name or address that sites reach it under");
     let names = host_names.iter().map(|name| san(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ca::load(online)?.issue_server(&names, UnixTime::of(SystemTime::now()))
+}
+
+/// Makes a new server certificate that names this host besides those that it names already.
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+pub fn also_name(online: &Path, host: &str) -> anyhow::Result<()> {
+    let leaf = read_chain(&online.join("server.pem"))?.into_iter().next().context("server.pem is empty")?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).context("server.pem is no certificate")?;
+    let mut names = vec![san(host)?];
+    names.extend(server_names(&parsed)?.into_iter().filter(|name| Some(name) != san(host).ok().as_ref()));
+    names.truncate(MAX_NAMES);
     Ca::load(online)?.issue_server(&names, UnixTime::of(SystemTime::now()))
 }
 
@@ -191,6 +250,11 @@ impl Ca {
         Ok(Self { dir: dir.to_owned(), issuer, certificate, pem })
     }
 
+    /// The CAs whose client certificates may come: this one, and those before it.
+    pub(crate) fn of_clients(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        Ok(std::iter::once(self.certificate.clone()).chain(before(&self.dir)?).collect())
+    }
+
     /// The CA certificate in DER.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
@@ -212,12 +276,11 @@ impl Ca {
         params.serial_number = Some(number);
         let expires = UnixTime(params.not_after.unix_timestamp());
         let certificate = params.signed_by(&csr.key, &self.issuer).context("cannot sign a client certificate")?;
-        Ok(Issued {
-            chain: format!("{}{}", certificate.pem(), self.pem),
-            expires,
-            serial,
-            fingerprint: Digest::of(certificate.der()),
-        })
+        let fingerprint = Digest::of(certificate.der());
+        let key = issued::public_key(certificate.der())?;
+        let kept = IssuedCertificate { site: site.clone(), serial, fingerprint, key, issued: now, until: expires };
+        issued::keep(&self.dir, &kept)?;
+        Ok(Issued { chain: format!("{}{}", certificate.pem(), self.pem), expires, serial: kept.serial, fingerprint })
     }
 
     /// The service's chain and key. It first makes a new certificate for the same names, if the one on the disk has
@@ -252,6 +315,18 @@ impl Ca {
     }
 
     fn issue_server(&self, names: &[SanType], now: UnixTime) -> anyhow::Result<()> {
+        let Authority { key, certificate } = self.server_for(names, now)?;
+        replace_secret(&self.dir.join("server.key"), &key)?;
+        replace_secret(&self.dir.join("server.pem"), &certificate)
+    }
+
+    /// A key and a chain for a web server of one's own under this host's name, which sites accept as they accept HQ's. Nobody
+    /// renews it but whoever asks again.
+    pub fn certificate_for(&self, host: &str, now: UnixTime) -> anyhow::Result<Authority> {
+        self.server_for(&[san(host)?], now)
+    }
+
+    fn server_for(&self, names: &[SanType], now: UnixTime) -> anyhow::Result<Authority> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make the service's key")?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name("Lineside HQ");
@@ -263,9 +338,8 @@ impl Ca {
         (params.not_before, params.not_after) = validity(now, SERVER_LIFE)?;
         params.serial_number = Some(serial()?);
         let leaf = params.signed_by(&key, &self.issuer).context("cannot sign the service's certificate")?.pem();
-        replace_secret(&self.dir.join("server.key"), &Zeroizing::new(key.serialize_pem()))?;
         // The CA's certificate follows: an enrolling appliance knows only its SHA-256 and looks for it in the chain.
-        replace_secret(&self.dir.join("server.pem"), &format!("{leaf}{}", self.pem))
+        Ok(Authority { key: Zeroizing::new(key.serialize_pem()), certificate: format!("{leaf}{}", self.pem) })
     }
 }
 
@@ -363,142 +437,4 @@ fn replace_secret(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use rcgen::PKCS_ED25519;
-
-    use super::*;
-
-    const NOW: UnixTime = UnixTime(1_800_000_000);
-
-    fn fresh() -> (tempfile::TempDir, Layout) {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path());
-        init(&layout, "Example", &["hq.example".to_owned(), "192.0.2.1".to_owned()]).unwrap();
-        (dir, layout)
-    }
-
-    fn request(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
-        let key = KeyPair::generate_for(algorithm).unwrap();
-        let mut params = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-        params.distinguished_name = common_name("root of all");
-        params.serialize_request(&key).unwrap().pem().unwrap()
-    }
-
-    #[test]
-    fn of_a_request_only_the_key_is_taken() {
-        let (_dir, layout) = fresh();
-        let ca = Ca::load(&layout.online()).unwrap();
-        let csr = Csr::parse(&request(&PKCS_ECDSA_P256_SHA256)).unwrap();
-        let issued = ca.issue_client(&csr, &"f-1".parse().unwrap(), &"s-1".parse().unwrap(), NOW).unwrap();
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
-        assert_eq!(chain.len(), 2);
-        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
-        assert_eq!(leaf.subject().to_string(), "CN=s-1");
-        assert!(!leaf.is_ca());
-        assert_eq!(leaf.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 1);
-        assert_eq!(leaf.raw_serial_as_string().replace(':', ""), issued.serial);
-        let identity = identity(&chain[0]).unwrap();
-        assert_eq!((identity.site.as_str(), identity.fingerprint), ("s-1", issued.fingerprint));
-        assert_eq!(identity.not_after, issued.expires);
-        assert_eq!(issued.expires, NOW.plus(DAY * 90));
-    }
-
-    #[test]
-    fn other_curves_and_broken_signatures_are_refused() {
-        assert_eq!(Csr::parse(&request(&PKCS_ED25519)).unwrap_err(), CsrError::Key);
-        assert_eq!(Csr::parse(&request(&rcgen::PKCS_ECDSA_P384_SHA384)).unwrap_err(), CsrError::Key);
-        assert_eq!(Csr::parse("hello").unwrap_err(), CsrError::Malformed);
-        let pem = request(&PKCS_ECDSA_P256_SHA256);
-        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
-        // A byte of the subject: still DER, no longer what was signed.
-        let at = der.windows(4).position(|window| window == b"root").unwrap();
-        der[at] = b'b';
-        let body = data_encoding::BASE64.encode(&der);
-        let forged = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
-        assert_eq!(Csr::parse(&forged).unwrap_err(), CsrError::Signature);
-    }
-
-    #[test]
-    fn keys_are_private_and_a_ca_is_never_replaced() {
-        let (_dir, layout) = fresh();
-        for name in ["ca.key", "ca.pem", "server.key", "server.pem"] {
-            let mode = fs::metadata(layout.online().join(name)).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "{name}");
-        }
-        assert!(init(&layout, "Again", &["hq.example".to_owned()]).is_err());
-        assert!(init(&Layout::new(layout.dir().join("x")), "x", &["no host".to_owned()]).is_err());
-    }
-
-    #[test]
-    fn the_service_certificate_is_renewed_in_its_last_month_for_the_same_names() {
-        let (_dir, layout) = fresh();
-        let ca = Ca::load(&layout.online()).unwrap();
-        let now = UnixTime::of(SystemTime::now());
-        let first = ca.server(now).unwrap();
-        assert!(!first.renewed);
-        assert_eq!(first.chain.len(), 2);
-        assert_eq!(Digest::of(&first.chain[1]), digest(&layout.online()).unwrap());
-        let later = ca.server(now.plus(SERVER_LIFE - DAY * 29)).unwrap();
-        assert!(later.renewed);
-        assert_ne!(later.chain[0], first.chain[0]);
-        let names = |der: &CertificateDer<'_>| {
-            let (_, parsed) = x509_parser::parse_x509_certificate(der).unwrap();
-            server_names(&parsed).unwrap()
-        };
-        assert_eq!(names(&first.chain[0]), names(&later.chain[0]));
-        assert_eq!(names(&later.chain[0]).len(), 2);
-    }
-
-    #[test]
-    fn a_service_certificate_that_was_made_under_a_clock_three_years_ahead_is_made_anew() {
-        let (_dir, layout) = fresh();
-        let ca = Ca::load(&layout.online()).unwrap();
-        let now = UnixTime::of(SystemTime::now());
-        assert!(ca.server(now.plus(DAY * 1_095)).unwrap().renewed);
-        assert!(ca.server(now).unwrap().renewed, "it would not be valid for three years");
-        assert!(!ca.server(now).unwrap().renewed);
-    }
-
-    #[test]
-    fn hq_can_move_to_another_name_under_the_same_ca() {
-        let (_dir, layout) = fresh();
-        let before = digest(&layout.online()).unwrap();
-        rename(&layout.online(), &["new.example".to_owned()]).unwrap();
-        let server = Ca::load(&layout.online()).unwrap().server(UnixTime::of(SystemTime::now())).unwrap();
-        let (_, leaf) = x509_parser::parse_x509_certificate(&server.chain[0]).unwrap();
-        assert_eq!(server_names(&leaf).unwrap(), [san("new.example").unwrap()]);
-        assert!(!server.renewed);
-        assert_eq!(digest(&layout.online()).unwrap(), before);
-    }
-
-    #[test]
-    fn a_key_that_does_not_fit_is_made_anew() {
-        let (_dir, layout) = fresh();
-        let stray = KeyPair::generate().unwrap();
-        replace_secret(&layout.online().join("server.key"), &stray.serialize_pem()).unwrap();
-        let ca = Ca::load(&layout.online()).unwrap();
-        assert!(ca.server(UnixTime::of(SystemTime::now())).unwrap().renewed);
-        assert!(!ca.present_server().unwrap().renewed);
-    }
-
-    #[test]
-    fn the_services_key_is_not_written_through_a_link_and_stays_private() {
-        let (dir, layout) = fresh();
-        let victim = dir.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        for name in ["server.key", ".server.pem.new"] {
-            let _ = fs::remove_file(layout.online().join(name));
-            std::os::unix::fs::symlink(&victim, layout.online().join(name)).unwrap();
-        }
-        rename(&layout.online(), &["new.example".to_owned()]).unwrap();
-        for name in ["server.key", "server.pem"] {
-            let metadata = fs::symlink_metadata(layout.online().join(name)).unwrap();
-            assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o600, "{name}");
-        }
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-    }
-}
+mod tests;

@@ -24,6 +24,8 @@ pub mod api_tokens;
 mod changes;
 mod check_ins;
 mod columns;
+mod enrolled;
+pub mod restored;
 mod schema;
 pub mod sealing_keys;
 mod site_time;
@@ -175,9 +177,9 @@ impl Db {
         }
         self.write(|db| {
             let row = token(db, &request.token)?;
-            let admitted = match admit::admit(row.as_ref(), request, now) {
-                Ok(admitted) => admitted,
-                Err(refused) => return Ok(Err(refused)),
+            let admitted = match (restored::waits(db)?, admit::admit(row.as_ref(), request, now)) {
+                (None, Ok(admitted)) => admitted,
+                (Some(refused), _) | (None, Err(refused)) => return Ok(Err(refused)),
             };
             if issued_today(db, &admitted.site, now)? >= MAX_CERTIFICATES_A_DAY {
                 return Ok(Err(Refused::TooMany));
@@ -216,8 +218,8 @@ impl Db {
         issue: impl FnOnce() -> anyhow::Result<Issued>,
     ) -> anyhow::Result<Result<Issued, Refused>> {
         self.write(|db| {
-            if standing(db, site, old)? != CertificateStanding::Good {
-                return Ok(Err(Refused::Revoked));
+            if let Some(refused) = restored::before_renewal(db, site, old)? {
+                return Ok(Err(refused));
             }
             if issued_today(db, site, now)? >= MAX_CERTIFICATES_A_DAY {
                 return Ok(Err(Refused::TooMany));
@@ -274,11 +276,6 @@ impl Db {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Notes that the publisher has taken over the enrolment with this token.
-    pub fn accepted(&self, token: &str) -> anyhow::Result<()> {
-        self.write(|db| Ok(db.execute("UPDATE enrolments SET accepted = 1 WHERE token = ?1", [token]).map(drop)?))
     }
 
     /// Notes the published generation of each site (id, name, generation). A lower one than before is ignored.

@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make and break files as they like"))]
 
 pub mod admit;
+pub mod backup;
 pub mod ca;
 mod clock;
 pub mod db;
@@ -19,6 +20,7 @@ pub mod desk;
 pub mod fleet;
 pub mod foreign_keys;
 pub mod freshen;
+pub mod issued;
 pub mod push;
 pub mod push_incoming;
 pub mod push_release;

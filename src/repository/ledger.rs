@@ -36,6 +36,8 @@ pub struct Ledger {
     pub sites: BTreeMap<SiteId, SiteEntry>,
     /// When a run last looked for releases to delete; `None` if none ever did.
     pub collected: Option<UnixTime>,
+    /// When this ledger was put back from a backup; `None` if it never was. A site that it does not know may have releases.
+    pub restored: Option<UnixTime>,
 }
 
 /// The first line of the file. Each further line is a [`SiteEntry`].
@@ -43,6 +45,8 @@ pub struct Ledger {
 struct Header {
     format: u32,
     collected: Option<UnixTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored: Option<UnixTime>,
 }
 
 /// What the ledger knows of one site.
@@ -59,6 +63,12 @@ pub struct SiteEntry {
     pub due: UnixTime,
     /// Its releases that are not deleted yet, the newest first.
     pub releases: Vec<KeptRelease>,
+    /// Whether this entry is from a backup: newer releases may have been made since, and sites may have them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
+    /// How many phones its newest release has; `None` in a ledger of a version that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phones: Option<usize>,
     /// When a run first missed the site in the fleet directory; `None` while it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<UnixTime>,
@@ -110,12 +120,13 @@ impl Ledger {
             serde_json::from_str(lines.next()?).ok().filter(|header: &Header| header.format == FORMAT)?;
         let entries = lines.map(|line| serde_json::from_str::<SiteEntry>(line).ok());
         let sites = entries.map(|entry| entry.map(|entry| (entry.site.clone(), entry))).collect::<Option<_>>()?;
-        Some(Self { sites, collected: header.collected })
+        Some(Self { sites, collected: header.collected, restored: header.restored })
     }
 
     /// Writes the ledger to its file, durably and all at once.
     pub fn write(&self, layout: &Layout) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string(&Header { format: FORMAT, collected: self.collected })?;
+        let mut text =
+            serde_json::to_string(&Header { format: FORMAT, collected: self.collected, restored: self.restored })?;
         for entry in self.sites.values() {
             text.push('\n');
             text.push_str(&serde_json::to_string(entry)?);
@@ -149,14 +160,32 @@ impl Ledger {
             stamp: None,
             due,
             releases: Vec::new(),
+            restored: false,
+            phones: None,
             gone: None,
         });
         (entry.fingerprint, entry.due, entry.stamp, entry.gone) = (fingerprint, due, None, None);
+        entry.restored = false;
         entry.releases.retain(|old| old.generation != release.generation);
         for old in &mut entry.releases {
             old.until.get_or_insert(now);
         }
         entry.releases.insert(0, release);
+    }
+
+    /// This ledger is from a backup: the next run makes every release anew.
+    pub fn was_restored(&mut self, now: UnixTime) {
+        (self.collected, self.restored) = (None, Some(now));
+        for entry in self.sites.values_mut() {
+            (entry.fingerprint, entry.stamp, entry.restored) = (None, None, true);
+        }
+    }
+
+    /// Notes how many phones the site's newest release has.
+    pub fn count_phones(&mut self, site: &SiteId, phones: usize) {
+        if let Some(entry) = self.sites.get_mut(site) {
+            entry.phones = Some(phones);
+        }
     }
 
     /// Notes size and time of the site's `timestamp.json`. Called after the switch.

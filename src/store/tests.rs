@@ -17,6 +17,7 @@ fn trust(number: i64) -> TrustState {
         metadata: BTreeMap::from([("root.json".to_owned(), format!("root {number}").into_bytes())]),
         time_floor: Some(UnixTime(number)),
         rejected: vec![Generation(99)],
+        left_by_hand: vec![Generation(98)],
     }
 }
 

@@ -27,6 +27,8 @@ pub struct TrustState {
     pub time_floor: Option<UnixTime>,
     /// Generations whose self-check failed and that are not tried again.
     pub rejected: Vec<Generation>,
+    /// Those of the rejected ones whose check was good: a person went back from them.
+    pub left_by_hand: Vec<Generation>,
 }
 
 /// What the store knows of the two copies of the trust state.
@@ -50,6 +52,8 @@ struct OnDisk {
     metadata: BTreeMap<String, String>,
     time_floor: Option<i64>,
     rejected: Vec<Generation>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    left_by_hand: Vec<Generation>,
 }
 
 impl TrustState {
@@ -58,17 +62,19 @@ impl TrustState {
             metadata: self.metadata.iter().map(|(name, bytes)| (name.clone(), BASE64.encode(bytes))).collect(),
             time_floor: self.time_floor.map(|floor| floor.0),
             rejected: self.rejected.clone(),
+            left_by_hand: self.left_by_hand.clone(),
         };
         Some(checked::emit(TRUST, sequence, &serde_json::to_vec(&on_disk).ok()?))
     }
 
     fn parse(bytes: &[u8]) -> Option<(u64, Self)> {
         let (sequence, body) = checked::parse(TRUST, bytes)?;
-        let on_disk: OnDisk = serde_json::from_slice(body).ok()?;
+        let mut on_disk: OnDisk = serde_json::from_slice(body).ok()?;
         let decode = |(name, text): (String, String)| Some((name, BASE64.decode(text.as_bytes()).ok()?));
-        let metadata = on_disk.metadata.into_iter().map(decode).collect::<Option<_>>()?;
+        let metadata = std::mem::take(&mut on_disk.metadata).into_iter().map(decode).collect::<Option<_>>()?;
         let time_floor = on_disk.time_floor.map(UnixTime);
-        Some((sequence, Self { metadata, time_floor, rejected: on_disk.rejected }))
+        let OnDisk { rejected, left_by_hand, .. } = on_disk;
+        Some((sequence, Self { metadata, time_floor, rejected, left_by_hand }))
     }
 }
 

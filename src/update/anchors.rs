@@ -14,7 +14,22 @@ const MAX_CAS: usize = 8;
 #[derive(Debug, Clone, Deserialize)]
 struct RootExtra {
     fleet: FleetId,
+    #[serde(deserialize_with = "one_or_more")]
     ca: Vec<String>,
+}
+
+/// The CAs as a list, or one alone.
+fn one_or_more<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Listed {
+        One(String),
+        All(Vec<String>),
+    }
+    Ok(match Listed::deserialize(value)? {
+        Listed::One(one) => vec![one],
+        Listed::All(all) => all,
+    })
 }
 
 /// [`EXTRA_FIELD`] in `timestamp`.
@@ -129,6 +144,8 @@ mod tests {
     fn the_authorities_of_our_fleet_are_found() {
         let extra = json!({ "fleet": "f-1", "ca": [ca(), ca()], "later": true });
         assert_eq!(authorities(&root(Some(extra)), &fleet()).unwrap().len(), 2);
+        let alone = json!({ "fleet": "f-1", "ca": ca() });
+        assert_eq!(authorities(&root(Some(alone)), &fleet()).unwrap().len(), 1);
     }
 
     #[test]

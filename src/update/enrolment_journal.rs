@@ -117,11 +117,11 @@ impl EnrolmentJournal {
         };
         // The same site enrolled again keeps its rollback floors; another root or site begins anew. Time begins anew in any
         // case: the first release under the new identity says what time it is.
-        let (metadata, rejected) = match continued(&before.metadata, &pinned, &self.site) {
-            Some(trusted) => (trusted.files(), before.rejected),
-            None => (pinned.files(), Vec::new()),
+        let kept = match continued(&before.metadata, &pinned, &self.site) {
+            Some(trusted) => TrustState { metadata: trusted.files(), ..before },
+            None => TrustState { metadata: pinned.files(), ..TrustState::default() },
         };
-        store.save_trust(&TrustState { metadata, time_floor: Some(build_time()), rejected })?;
+        store.save_trust(&TrustState { time_floor: Some(build_time()), ..kept })?;
         identity.save(store)?;
         Self::clear(store)?;
         Ok(identity)

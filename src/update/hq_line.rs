@@ -21,8 +21,9 @@ use api::check_in::report::Grown;
 use api::check_in::{PAGE_TYPE, PURPOSE, Page, PageHeader, PageKey, SIGNED_CHECK_IN_PATH, StateMap};
 use api::{
     AlertCode, CHECK_IN_PATH, Certificate, CheckIn, MAX_BODY_BYTES, RENEW_PATH, RenewRequest, SEALING_KEY_PATH,
-    SignedTime,
+    SignedTime, SiteState,
 };
+use bundle::HqAddress;
 use ids::{Digest, Generation, UnixTime};
 use status::Stats;
 use store::Store;
@@ -51,6 +52,10 @@ pub(super) struct HqLine {
     stats: Stats,
     time: Timekeeper,
     limits: ClientLimits,
+    /// Where the active release says that HQ is, if that is elsewhere than the token said.
+    told_hq: Option<HqAddress>,
+    /// Whether what the token said is in use all the same, as HQ was not reached where the release says.
+    as_enrolled: bool,
     client: Option<MadeClient>,
     /// The timestamp's entity tag, once all that it stands for is done.
     etag: Option<String>,
@@ -103,9 +108,51 @@ impl HqLine {
         report: CheckInSource,
     ) -> Self {
         let (client, etag, renewal, last_check_in) = (None, None, Renewal::default(), None);
+        let (told_hq, as_enrolled, signed) = (None, false, SignedLine::default());
         let sealing_key = SealingKeyWatch::default();
-        let signed = SignedLine::default();
-        Self { identity, store, stats, time, limits, client, etag, renewal, sealing_key, report, last_check_in, signed }
+        Self {
+            identity,
+            store,
+            stats,
+            time,
+            limits,
+            told_hq,
+            as_enrolled,
+            client,
+            etag,
+            renewal,
+            sealing_key,
+            report,
+            last_check_in,
+            signed,
+        }
+    }
+
+    /// The active release says where HQ is.
+    pub(super) fn follow(&mut self, told: Option<&HqAddress>) {
+        let settled = self.identity.settled();
+        let elsewhere = told.filter(|told| told.url != settled.hq || repository(told) != settled.repository);
+        if self.told_hq.as_ref() != elsewhere {
+            self.told_hq = elsewhere.cloned();
+            self.as_enrolled = false;
+            self.etag = None;
+        }
+    }
+
+    /// Where HQ's service is.
+    fn hq(&self) -> &str {
+        match &self.told_hq {
+            Some(told) if !self.as_enrolled => &told.url,
+            _ => &self.identity.settled().hq,
+        }
+    }
+
+    /// Where the published tree is.
+    pub(super) fn repository(&self) -> &str {
+        match &self.told_hq {
+            Some(told) if !self.as_enrolled => repository(told),
+            _ => &self.identity.settled().repository,
+        }
     }
 
     /// Who this site is, with the certificate that is in use.
@@ -115,8 +162,7 @@ impl HqLine {
 
     /// Whether HQ itself serves the published tree.
     pub(super) fn is_to_one_host(&self) -> bool {
-        let settled = self.identity.settled();
-        settled.hq == settled.repository
+        self.hq() == self.repository()
     }
 
     /// The entity tag to ask for the timestamp with.
@@ -190,6 +236,13 @@ impl HqLine {
             Some(PollError::Fetch(error)) => error.calls_for_renewal(self.time.synchronised()),
             _ => false,
         };
+        // A name that HQ does not have, or does not have yet, must not cut a site off.
+        let lost = error.is_some_and(|error| matches!(error.state(), SiteState::Unreachable | SiteState::Certificate));
+        if self.told_hq.is_some() && lost {
+            self.as_enrolled = !self.as_enrolled;
+            self.etag = None;
+            tracing::debug!(hq = self.hq(), "the next poll asks here");
+        }
     }
 
     /// Asks for a new certificate if it is time. The old one stays in use until the new one is checked and on disk.
@@ -388,7 +441,7 @@ impl HqLine {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.identity.settled().hq)
+        format!("{}{path}", self.hq())
     }
 }
 
@@ -404,4 +457,8 @@ impl SignedLine {
         self.counters = Some((now, counters.clone()));
         counters
     }
+}
+
+fn repository(address: &HqAddress) -> &str {
+    address.repository.as_ref().unwrap_or(&address.url)
 }

@@ -28,10 +28,11 @@ impl Updater {
     pub(super) async fn poll(&mut self) -> Result<Option<Arc<Catalog>>, PollError> {
         let deadline = self.time.monotonic() + self.settings.budget;
         self.trust.load(self.line.identity()).await?;
+        self.line.follow(self.trust.active().and_then(|active| active.manifest().settings.hq.as_ref()));
         self.line.renew_if_due(self.trust.trusted()?.root()).await;
         let client = self.line.client(self.trust.trusted()?.root())?;
         let now = self.time.now();
-        let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
+        let base = plan::metadata_url(self.line.repository(), self.line.identity().site());
         let etag = self.line.etag().filter(|_| !self.full_refresh_due(now));
         let limit = MetadataLimits::default().timestamp_bytes;
         let (timestamp, etag) = match client.get(&format!("{base}{TIMESTAMP}"), limit, etag).await? {
@@ -60,7 +61,7 @@ impl Updater {
 
         let activated = self.release(&client, now, deadline).await;
         // The entity tag stands for all that follows from the timestamp: kept only if there is nothing left to do.
-        if matches!(activated, Ok(_) | Err(PollError::Rejected(_))) {
+        if matches!(activated, Ok(_) | Err(PollError::Rejected(_) | PollError::LeftByHand(_))) {
             self.line.keep_etag(etag);
         }
         let activated = activated?;
@@ -86,7 +87,12 @@ impl Updater {
             ReleaseStanding::Active => self.heal(client, deadline).await.map(|()| None),
             ReleaseStanding::Rejected => {
                 self.heal(client, deadline).await?;
-                Err(PollError::Rejected(target.generation))
+                Err(self.trust.given_up(target.generation))
+            }
+            ReleaseStanding::New
+                if self.trust.active().is_some_and(|active| active.generation() == target.generation) =>
+            {
+                Err(PollError::SameNumber(target.generation))
             }
             ReleaseStanding::New => {
                 let release = self.download(&target, client, now, deadline).await?;
@@ -104,7 +110,7 @@ impl Updater {
         deadline: Duration,
     ) -> Result<Opened, PollError> {
         let (trusted, identity) = (self.trust.trusted()?, self.line.identity());
-        let url = plan::manifest_url(&identity.settled().repository, identity.site(), &target.sha256);
+        let url = plan::manifest_url(self.line.repository(), identity.site(), &target.sha256);
         let manifest = client.get(&url, target.bytes.min(MAX_MANIFEST_BYTES), None);
         let fetched = within(self.left(deadline), manifest).await.ok_or(PollError::Budget)??;
         let GetOutcome::Body(sealed, _) = fetched else { return Err(FetchError::Missing(url).into()) };
@@ -140,7 +146,7 @@ impl Updater {
             self.stats.clear_alert(AlertCode::FirmwareListLapsed);
             return Ok(None);
         };
-        let base = plan::metadata_url(&self.line.identity().settled().repository, self.line.identity().site());
+        let base = plan::metadata_url(self.line.repository(), self.line.identity().site());
         let trusted = self.trust.trusted()?.clone();
         let found = within(self.left(deadline), search(client, &base, trusted, now, &image));
         let found = found.await.ok_or(PollError::Budget)?;
@@ -204,7 +210,7 @@ impl Updater {
     }
 
     async fn fetch(&self, client: &Client, objects: Vec<ObjectRef>, deadline: Duration) -> Result<(), PollError> {
-        let repository = &self.line.identity().settled().repository;
+        let repository = self.line.repository();
         let fetch = release::fetch_missing(client, &self.store, repository, objects);
         let bytes = within(self.left(deadline), fetch).await.ok_or(PollError::Budget)??;
         self.stats.add("update.fetched-bytes", bytes);

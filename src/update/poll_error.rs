@@ -36,6 +36,18 @@ pub enum PollError {
     /// The release in the signed metadata was given up here before.
     #[error("generation {0} failed its check here and is not tried again; publish a newer one")]
     Rejected(Generation),
+    /// A person at the site went back from the release in the signed metadata.
+    #[error(
+        "a person went back from generation {0} here, and it is not tried again; `lineside-hq publish --again SITE` brings \
+         its content as a newer one"
+    )]
+    LeftByHand(Generation),
+    /// Other content than what is served bears the same number.
+    #[error(
+        "generation {0} is served here, and HQ has published other content under that number; `lineside-hq publish --again \
+         SITE` brings it as a newer one"
+    )]
+    SameNumber(Generation),
     /// The release failed its self-check just now.
     #[error("generation {generation} is not activated: {source}")]
     SelfCheck {
@@ -76,9 +88,11 @@ impl PollError {
         match self {
             Self::Fetch(error) => error.state(),
             Self::Trust(TrustError::Expired { .. }) | Self::Stale(_) => SiteState::Stale,
-            Self::Trust(_) | Self::Other(_) | Self::Release(_) => SiteState::Refused,
+            Self::Trust(_) | Self::Other(_) | Self::Release(_) | Self::SameNumber(_) => SiteState::Refused,
             Self::NoRelease => SiteState::NoRelease,
-            Self::Rejected(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => SiteState::RolledBack,
+            Self::Rejected(_) | Self::LeftByHand(_) | Self::SelfCheck { source: CheckError::WrongContent(_), .. } => {
+                SiteState::RolledBack
+            }
             Self::SelfCheck { .. } => SiteState::Corrupt,
             Self::Waiting(_) => SiteState::Waiting,
             Self::TrustLost(_) => SiteState::TrustLost,
@@ -100,7 +114,7 @@ impl PollError {
 
     /// Whether the next poll should come later than usual. Waiting for HQ to publish is not a failure.
     pub const fn backs_off(&self) -> bool {
-        !matches!(self, Self::NoRelease | Self::Stale(_) | Self::Waiting(_) | Self::Rejected(_))
+        !matches!(self, Self::NoRelease | Self::Stale(_) | Self::Waiting(_) | Self::Rejected(_) | Self::LeftByHand(_))
     }
 }
 

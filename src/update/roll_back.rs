@@ -58,6 +58,7 @@ pub fn roll_back(store: &Store) -> Result<RolledBack, RollBackError> {
     let (left, previous) = candidates(store, &identity)?;
     let mut state = store.trust()?.unwrap_or_default();
     plan::reject(&mut state.rejected, left);
+    plan::reject(&mut state.left_by_hand, left);
     store.save_trust(&state)?;
     store.roll_back()?;
     Ok(RolledBack { left, to: previous.generation() })
@@ -76,7 +77,7 @@ impl Updater {
         self.trust.load(self.line.identity()).await?;
         let (store, identity) = (self.store.clone(), self.line.identity().clone());
         let (left, previous) = blocking(move || candidates(&store, &identity)).await.ok_or_else(crashed)??;
-        self.trust.reject(left).await?;
+        self.trust.leave(left).await?;
         let store = self.store.clone();
         blocking(move || store.roll_back()).await.ok_or_else(crashed)??;
         let done = RolledBack { left, to: previous.generation() };

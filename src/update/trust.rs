@@ -78,9 +78,15 @@ impl SiteTrust {
     /// Whether the generation that trusted metadata names was not given up here.
     pub(super) fn not_rejected(&self) -> Result<(), PollError> {
         match self.trusted()?.targets().map(|targets| Generation(targets.version)) {
-            Some(generation) if self.rejected().contains(&generation) => Err(PollError::Rejected(generation)),
+            Some(generation) if self.rejected().contains(&generation) => Err(self.given_up(generation)),
             _ => Ok(()),
         }
+    }
+
+    /// Why a rejected generation is not tried again.
+    pub(super) fn given_up(&self, generation: Generation) -> PollError {
+        let by_hand = self.known.as_ref().is_some_and(|known| known.stored.left_by_hand.contains(&generation));
+        if by_hand { PollError::LeftByHand(generation) } else { PollError::Rejected(generation) }
     }
 
     fn rejected(&self) -> &[Generation] {
@@ -137,6 +143,13 @@ impl SiteTrust {
         let known = self.known.as_mut().ok_or_else(nothing_stored)?;
         plan::reject(&mut known.stored.rejected, generation);
         self.save().await
+    }
+
+    /// A person goes back from a generation: it is given up, too.
+    pub(super) async fn leave(&mut self, generation: Generation) -> Result<(), PollError> {
+        let known = self.known.as_mut().ok_or_else(nothing_stored)?;
+        plan::reject(&mut known.stored.left_by_hand, generation);
+        self.reject(generation).await
     }
 
     async fn save(&mut self) -> Result<(), PollError> {

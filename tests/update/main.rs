@@ -20,6 +20,7 @@ mod hq;
 mod nginx;
 mod pki;
 mod real_hq;
+mod restore;
 mod sealing_key;
 mod server;
 mod site;

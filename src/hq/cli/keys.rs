@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
+use super::authority::CaCommand;
 use crate::keys::{self, FleetKeys, Role, RoleChange};
 use crate::{ask, clock, keys_move};
 use ids::UnixTime;
@@ -69,6 +70,9 @@ pub enum KeysCommand {
         #[command(flatten)]
         how: How,
     },
+    /// Make, use or retire the certificate authority that stands by for HQ's
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Prepare a root in full detail
     #[command(subcommand)]
     Root(RootCommand),
@@ -161,6 +165,7 @@ pub(super) fn run(layout: &Layout, command: &KeysCommand, now: UnixTime, out: &m
             let change = RoleChange::Remove(*role, keys.find(*role, Some(id))?);
             prepare(keys, &[change], how.dry_run, now, out)?;
         }
+        KeysCommand::Ca(command) => super::authority::run(layout, command, now, out)?,
         KeysCommand::Root(RootCommand::NewVersion { add, remove, threshold, set_time, clock_is_right, dry_run }) => {
             let keys = FleetKeys::read(layout)?;
             let mut changes = Vec::new();
@@ -252,7 +257,7 @@ fn rotate(
     prepare(keys, &[old, RoleChange::Add(role, new)], how.dry_run, now, out)
 }
 
-fn prepare(
+pub(super) fn prepare(
     mut keys: FleetKeys,
     changes: &[RoleChange],
     dry_run: bool,

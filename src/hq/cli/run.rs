@@ -1,6 +1,5 @@
 //! What each command does and prints.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use zeroize::Zeroizing;
 
 use super::desk;
-use super::{Cli, Command, ImageCommand, SecretCommand, SiteCommand};
+use super::{Cli, Command, ImageCommand, OnlineCommand, SecretCommand, SiteCommand};
 use crate::host::Host;
 use crate::images::{self, Images};
 use crate::init::{self, InitOptions};
@@ -19,13 +18,13 @@ use crate::login::Session;
 use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
-use crate::{clock, enrol, lint, plan, progress, recipients, secrets};
+use crate::{address, backup, clock, enrol, lint, plan, progress, recipients, removal, secrets, warnings};
 use ids::{SiteId, UnixTime};
 use online::{fleet, freshen, service};
-use repository::expiry;
 use repository::keyring::Passphrase;
 use repository::layout::Layout;
 use repository::lock::TreeLock;
+use repository::ownership;
 use settings::count;
 use telemetry::Hint as _;
 
@@ -37,12 +36,21 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<bool> {
     if let Command::Check = cli.command {
         let report = lint::check(&Layout::new(&cli.fleet));
         writeln!(out, "{report}")?;
-        for warning in expiry::of_fleet(&Layout::new(&cli.fleet), now()) {
+        for warning in warnings::of(&Layout::new(&cli.fleet), now()) {
             writeln!(out, "warning: {warning}")?;
         }
         return Ok(report.is_clean());
     }
-    act(cli, out).map(|()| true)
+    let done = act(cli, out);
+    // Root may work beside a `serve` that is another user.
+    let writes = !matches!(
+        cli.command,
+        Command::Plan { .. } | Command::Preview { .. } | Command::Fleet { .. } | Command::Serve { .. }
+    );
+    if writes && let Err(error) = ownership::follow(&Layout::new(&cli.fleet).online()) {
+        return done.and(Err(error));
+    }
+    done.map(|()| true)
 }
 
 fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -52,6 +60,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Site(command) => site(&layout, command, out),
         Command::Secret(command) => secret(&layout, command, out),
         Command::Image(command) => image(&layout, command, out),
+        Command::Enrolment(command) => super::enrolment::run(&layout, command, out),
         Command::Keys(command) => super::keys::run(&layout, command, now(), out),
         Command::Check => Ok(()),
         Command::Plan { sites } => {
@@ -60,12 +69,13 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
                 writeln!(out, "warning: {outdated}\n  hint: `git pull`, or publishing would take that back")?;
             }
             take_over_sealing_keys(&layout, &fleet, out)?;
-            let enrolled = enrol::recipients(&layout)?;
+            let enrolled = recipients::of_sites(&layout)?;
             for change in recipients::changes(&layout, &enrolled, &|site| fleet.name_of(site))? {
                 writeln!(out, "{change}")?;
             }
             let plan = plan::plan(&layout, some(sites), &mut *progress::for_terminal())?;
-            Ok(writeln!(out, "{plan}")?)
+            writeln!(out, "{plan}")?;
+            plan.complete()
         }
         Command::Publish { refresh: true, clock_is_right, .. } => {
             let now = now();
@@ -79,7 +89,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             clock::signed(&layout, now)?;
             Ok(writeln!(out, "metadata of {} signed anew", count(sites, "site"))?)
         }
-        Command::Publish { sites, clock_is_right, yes, outdated, .. } => {
+        Command::Publish { sites, clock_is_right, yes, outdated, again, .. } => {
             let now = now();
             if Session::read(&layout)?.is_none() {
                 clock::may_sign(&layout, now, *clock_is_right)?;
@@ -89,16 +99,28 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             if Session::read(&layout)?.is_some() {
                 // The host has just said what time it is there.
                 clock::may_sign(&layout, now, *clock_is_right)?;
+            } else {
+                backup::finish_restore(&layout, now)?;
+                if address::follow_url(&layout, &fleet)? {
+                    writeln!(out, "made a certificate for the host of `url`; start `lineside-hq serve` again")?;
+                }
             }
             take_over_sealing_keys(&layout, &fleet, out)?;
+            if sites.is_empty() {
+                removal::ask_about(&layout, *yes)?;
+            }
             recipients::ask_about(&layout, *yes, &|site| fleet.name_of(site))?;
             let options = PublishOptions { sites: some(sites).map(<[String]>::to_vec), now };
-            let summary = publish::publish(&layout, &options, &mut *progress::for_terminal())?;
+            let mut progress = progress::for_terminal();
+            let summary = match again {
+                true => publish::publish_again(&layout, &options, &mut *progress)?,
+                false => publish::publish(&layout, &options, &mut *progress)?,
+            };
             clock::signed(&layout, now)?;
             recipients::keep(&layout, &fleet.fleet.id)?;
             writeln!(out, "{summary}")?;
             match summary.refused.len() {
-                0 => Ok(()),
+                0 => summary.complete(),
                 sites => bail!("HQ's host did not take {}", count(sites, "site")),
             }
         }
@@ -123,7 +145,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             let sites = sites_of(directory(&layout).as_ref());
             let text = fleet::print(&Host::of(&layout)?.rows(&sites, now())?, terminal_width());
             out.write_all(text.as_bytes())?;
-            for warning in expiry::of_fleet(&layout, now()) {
+            for warning in warnings::of(&layout, now()) {
                 writeln!(out, "warning: {warning}")?;
             }
             Ok(())
@@ -131,6 +153,15 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Login { url, token } => desk::log_in(&layout, &inventory(&layout)?, url, token.as_deref(), out),
         Command::Logout => desk::log_out(&layout, out),
         Command::ApiToken(command) => desk::api_token(&layout, command, now(), out),
+        Command::Backup { to, dir } => {
+            let layout = dir.as_ref().map_or(layout, Layout::of_online);
+            super::backup::write(&layout, to.as_deref(), now(), out)
+        }
+        Command::Restore { file, key } => super::backup::restore(&layout, (file, key.as_deref()), now(), out),
+        Command::Online(OnlineCommand::Certificate { name, to }) => {
+            super::backup::certificate(&layout, (name, to), now(), out)
+        }
+        Command::Rebuild => super::backup::rebuild(&layout, now(), out),
         Command::Serve { listen, operators, keys_here, dir, clock_is_right } => {
             let dir = dir.clone().unwrap_or_else(|| layout.online());
             desk::mind_keys(&dir, *keys_here)?;
@@ -195,7 +226,7 @@ fn sites_of(directory: Option<&FleetInventory>) -> Vec<(SiteId, String)> {
 }
 
 /// Reads the inventory. Fails with the problems that make it unreadable.
-fn inventory(layout: &Layout) -> anyhow::Result<FleetInventory> {
+pub(super) fn inventory(layout: &Layout) -> anyhow::Result<FleetInventory> {
     let mut problems = Vec::new();
     FleetInventory::read(layout, &mut problems)
         .ok_or_else(|| NotClean(CheckReport { problems, ..CheckReport::default() }).into())
@@ -228,24 +259,22 @@ fn site(layout: &Layout, command: &SiteCommand, out: &mut dyn Write) -> anyhow::
         }
         SiteCommand::List => {
             let inventory = inventory(layout)?;
-            let enrolled: BTreeSet<_> = enrol::recipients(layout)?
-                .into_iter()
-                .filter(|(_, keys)| !keys.is_empty())
-                .map(|(site, _)| site)
-                .collect();
+            let standing = enrol::standing(layout)?;
             let phones = inventory.phones_by_site();
             let width = inventory.sites.keys().map(String::len).max().unwrap_or(0).max(4);
             writeln!(out, "{:width$}  {:18}  {:>6}  STATE", "SITE", "ID", "PHONES")?;
             for site in inventory.sites.values() {
                 let number = phones.get(site.name.as_str()).map_or(0, Vec::len);
-                let state = if enrolled.contains(&site.id) { "enrolled" } else { "waiting for enrolment" };
+                let state = standing.of(&site.id);
                 writeln!(out, "{:width$}  {:18}  {number:>6}  {state}", site.name, site.id.as_str())?;
             }
         }
+        SiteCommand::Rename { old, new } => super::site::rename(layout, &inventory(layout)?, (old, new), out)?,
+        SiteCommand::Remove { name, phones } => {
+            super::site::remove(layout, &inventory(layout)?, name, *phones, out)?;
+        }
         SiteCommand::Revoke { name } => {
-            let inventory = inventory(layout)?;
-            let site = find(&inventory, name)?;
-            revoke(layout, &inventory, site, out)?;
+            super::site::revoke(layout, &inventory(layout)?, name, out)?;
         }
     }
     Ok(())
@@ -297,36 +326,6 @@ fn find<'i>(inventory: &'i FleetInventory, name: &str) -> anyhow::Result<&'i Inv
     })
 }
 
-/// Revokes a site and lists the accounts that the thief of its appliance may know.
-fn revoke(
-    layout: &Layout,
-    inventory: &FleetInventory,
-    site: &InventorySite,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
-    let revoked = enrol::revoke(layout, &site.id)?;
-    writeln!(
-        out,
-        "revoked {}: {} refused from now on, {} left out of the next publish",
-        site.name,
-        count(revoked.certificates, "certificate"),
-        count(revoked.recipients, "sealing key")
-    )?;
-    let phones = inventory.phones_of(&site.name);
-    if !phones.is_empty() {
-        writeln!(out, "it held the accounts of {}; change their passwords:", count(phones.len(), "phone"))?;
-    }
-    for phone in phones {
-        let secrets: Vec<&str> = phone
-            .variables
-            .values()
-            .filter_map(|variable| variable.value.as_str()?.strip_prefix(secrets::PREFIX))
-            .collect();
-        writeln!(out, "  {}  {}  {}", phone.mac, phone.label, secrets.join(" "))?;
-    }
-    Ok(())
-}
-
 /// The width of a table in columns: `COLUMNS` if it is set, else 100.
 fn terminal_width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
@@ -334,8 +333,13 @@ fn terminal_width() -> usize {
 }
 
 fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+    if let SecretCommand::AllowCommand = command {
+        let command = secrets::allow(layout, &inventory(layout)?.fleet.secrets_command)?;
+        return Ok(writeln!(out, "`publish` and `preview` may run {command}")?);
+    }
     let mut values = secrets::read(layout)?;
     match command {
+        SecretCommand::AllowCommand => {}
         SecretCommand::Set { name } => {
             let input = std::io::stdin();
             if input.is_terminal() {

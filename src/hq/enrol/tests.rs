@@ -7,7 +7,8 @@ use super::*;
 #[path = "../../online/testing/appliance.rs"]
 mod appliance;
 use api::EnrolRequest;
-use appliance::{Appliance, csr};
+pub(super) use appliance::Appliance;
+use appliance::csr;
 use online::admit::Refused;
 use online::ca::Ca;
 use repository::keyring;
@@ -31,12 +32,12 @@ pub(super) fn token_for(layout: &Layout, site: &str) -> EnrolmentToken {
     issue(layout, &site, "Zürich HB", &fleet, "https://hq.example/", None).unwrap()
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     UnixTime::of(SystemTime::now())
 }
 
 /// What the service does with a request.
-fn enrol(layout: &Layout, request: &EnrolRequest, now: UnixTime) -> Result<(SiteId, ca::Issued), Refused> {
+pub(super) fn enrol(layout: &Layout, request: &EnrolRequest, now: UnixTime) -> Result<(SiteId, ca::Issued), Refused> {
     let ca = Ca::load(&layout.online()).unwrap();
     let db = Db::open(&layout.database()).unwrap();
     db.enrol(request, now, |csr, fleet, site| ca.issue_client(csr, fleet, site, now)).unwrap()

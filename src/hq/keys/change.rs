@@ -84,6 +84,8 @@ pub enum RoleChange {
     Remove(Role, KeyId),
     /// So many of the role's keys must sign.
     Threshold(Role, u32),
+    /// Sites accept servers of these CAs, given in PEM.
+    Authorities(Vec<String>),
     /// Sites set the time that they remember to this, also if it is earlier.
     Time(UnixTime),
 }
@@ -109,6 +111,10 @@ impl RoleChange {
             Self::Threshold(role, threshold) => {
                 let keys = RoleKeys { threshold: *threshold, ..role.keys(root) };
                 role.set(root, &keys)
+            }
+            Self::Authorities(all) => {
+                extra(root)?.insert("ca".to_owned(), json!(all));
+                Ok(())
             }
             Self::Time(time) => {
                 extra(root)?.insert(TIME.to_owned(), json!(time));

@@ -143,7 +143,10 @@ fn extra(root: &Root) -> Map<String, Value> {
 
 /// HQ's CAs as people can compare them: by the SHA-256 of each certificate, as enrolment tokens carry it.
 fn authorities(extra: &Map<String, Value>) -> BTreeSet<String> {
-    let all = extra.get("ca").and_then(Value::as_array).cloned().unwrap_or_default();
+    let all = match extra.get("ca") {
+        Some(one @ Value::String(_)) => vec![one.clone()],
+        all => all.and_then(Value::as_array).cloned().unwrap_or_default(),
+    };
     let print = |ca: &Value| match online::ca::digest_of(ca.as_str().unwrap_or_default()) {
         Some(digest) => format!("with the certificate of SHA-256 {digest}"),
         None => "that is no certificate".to_owned(),

@@ -11,6 +11,37 @@ use repository::roles;
 
 use super::read::{Facts, SiteFound};
 
+/// How far the number of a release may go past what the ledger and the tree have. A site that says that it serves more was
+/// broken into, or is another fleet's.
+pub(super) const MOST_AHEAD: u64 = 1000;
+/// How far it goes past a backup: sites may serve releases that were made after it.
+const AFTER_RESTORE: u64 = 100;
+
+/// What is known about the numbers of a site's releases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    /// The highest that the ledger or the published tree has.
+    pub(super) own: Generation,
+    /// The highest that HQ's database has, or that the site says it serves.
+    pub(super) told: Generation,
+    /// Whether the ledger's entry is from a backup.
+    pub(super) restored: bool,
+}
+
+impl Numbers {
+    /// Whether the site may serve, or may have been told of, a newer release than what is published.
+    pub(super) fn ahead(&self) -> bool {
+        self.restored || self.told > self.own
+    }
+
+    /// The number of the next release; `None` if what was told is beyond belief.
+    pub(super) fn next(&self) -> Option<Generation> {
+        let believed = self.told.0.saturating_sub(self.own.0) <= MOST_AHEAD;
+        let step = if self.restored { AFTER_RESTORE } else { 1 };
+        believed.then(|| Generation(self.own.max(self.told).0.saturating_add(step)))
+    }
+}
+
 /// What must be done for a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -31,6 +62,8 @@ pub(super) enum Doubt {
     New,
     /// A secret or a file that it is made of cannot be read.
     Unreadable,
+    /// HQ or the site knows of a newer release than the ledger and the tree do.
+    Ahead,
     /// What it is made of changed, somebody else wrote its metadata, or the metadata must be signed anew.
     Changed,
 }
@@ -42,6 +75,7 @@ impl Doubt {
             Self::Named => "it was asked for by name",
             Self::New => "no earlier run noted a release",
             Self::Unreadable => "what it is made of cannot all be read",
+            Self::Ahead => "a newer release is known than what is published",
             Self::Changed => "what it is made of or what is published changed, or signatures are due",
         }
     }
@@ -53,6 +87,7 @@ pub(super) const fn need(facts: Facts) -> Need {
         Facts { named: true, .. } => Doubt::Named,
         Facts { noted: false, .. } => Doubt::New,
         Facts { fingerprinted: false, .. } => Doubt::Unreadable,
+        Facts { ahead: true, .. } => Doubt::Ahead,
         Facts { as_left: Some(generation), .. } => return Need::Nothing(generation),
         Facts { as_left: None, .. } => Doubt::Changed,
     };
@@ -82,6 +117,10 @@ impl Needs {
 
 /// How the published release of a site compares with the files that were just made for it.
 pub(super) struct Compared<'a> {
+    /// Whether the publisher asked for a new release of it, whatever it is made of.
+    pub(super) again: bool,
+    /// Whether a newer release of it is known ([`Numbers::ahead`]).
+    pub(super) ahead: bool,
     /// Whether files, settings and recipients are the same.
     pub(super) same_content: bool,
     /// Answers whether all of its metadata is signed by the keys of the newest root. It is called only if the content
@@ -112,6 +151,10 @@ pub(super) enum Cause {
     Expiry,
     /// Its firmware catalogue lacks a file, or says something else of an image of the appliance.
     Firmware,
+    /// A newer release is known than the published one, which sites would take for a step back.
+    Ahead,
+    /// The publisher asked for it with `--again`.
+    Again,
 }
 
 impl Cause {
@@ -123,6 +166,8 @@ impl Cause {
             Self::Root => "keys changed",
             Self::FirmwareKeys => "the keys for firmware changed",
             Self::Expiry => "signatures by offline keys are nearly over",
+            Self::Ahead => "a newer release is known than the published one",
+            Self::Again => "it was asked for again",
             Self::Firmware => "the firmware catalogue lacks a file or says something else of one",
         }
     }
@@ -143,6 +188,10 @@ pub(super) fn new_release(published: Option<&Compared<'_>>, now: UnixTime) -> Op
         Some(Cause::Expiry)
     } else if !published.lists_firmware {
         Some(Cause::Firmware)
+    } else if published.ahead {
+        Some(Cause::Ahead)
+    } else if published.again {
+        Some(Cause::Again)
     } else {
         None
     }
@@ -153,8 +202,14 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_000_000_000);
-    const SETTLED: Facts =
-        Facts { named: false, noted: true, fingerprinted: true, as_left: Some(Generation(7)), enrolled: true };
+    const SETTLED: Facts = Facts {
+        named: false,
+        noted: true,
+        fingerprinted: true,
+        ahead: false,
+        as_left: Some(Generation(7)),
+        enrolled: true,
+    };
 
     #[test]
     fn a_site_that_is_as_it_was_left_needs_nothing() {
@@ -167,6 +222,7 @@ mod tests {
             (Facts { named: true, ..SETTLED }, Doubt::Named),
             (Facts { noted: false, as_left: None, ..SETTLED }, Doubt::New),
             (Facts { fingerprinted: false, as_left: None, ..SETTLED }, Doubt::Unreadable),
+            (Facts { ahead: true, ..SETTLED }, Doubt::Ahead),
             (Facts { as_left: None, ..SETTLED }, Doubt::Changed),
         ];
         for (facts, doubt) in cases {
@@ -190,6 +246,8 @@ mod tests {
     fn published(holds: &dyn Fn() -> bool) -> Compared<'_> {
         let life = roles::TARGETS_LIFE;
         Compared {
+            again: false,
+            ahead: false,
             same_content: true,
             holds_under_newest_root: holds,
             same_firmware_keys: true,
@@ -214,11 +272,26 @@ mod tests {
             (Compared { targets_expire: soon, ..published(&|| true) }, Cause::Expiry),
             (Compared { firmware_expires: soon, ..published(&|| true) }, Cause::Expiry),
             (Compared { lists_firmware: false, ..published(&|| true) }, Cause::Firmware),
+            (Compared { ahead: true, ..published(&|| true) }, Cause::Ahead),
+            (Compared { again: true, ..published(&|| true) }, Cause::Again),
         ];
         for (compared, cause) in cases {
             assert_eq!(new_release(Some(&compared), NOW), Some(cause));
         }
         assert_eq!(new_release(None, NOW), Some(Cause::First));
+    }
+
+    #[test]
+    fn a_release_goes_past_what_a_site_serves_but_not_past_belief() {
+        let numbers = |own, told| Numbers { own: Generation(own), told: Generation(told), restored: false };
+        assert_eq!((numbers(7, 7).ahead(), numbers(7, 7).next()), (false, Some(Generation(8))));
+        assert_eq!((numbers(7, 6).ahead(), numbers(7, 6).next()), (false, Some(Generation(8))));
+        assert_eq!((numbers(7, 9).ahead(), numbers(7, 9).next()), (true, Some(Generation(10))));
+        assert_eq!(numbers(7, 1007).next(), Some(Generation(1008)));
+        assert_eq!(numbers(7, 1008).next(), None);
+        assert_eq!(numbers(7, u64::MAX).next(), None);
+        let restored = Numbers { restored: true, ..numbers(7, 9) };
+        assert_eq!((restored.ahead(), restored.next()), (true, Some(Generation(109))));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! names that no site asks for yet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use tracing::debug;
@@ -23,10 +22,9 @@ use repository::tree::{Switch, Tree};
 use seal::manifest;
 use tuf::sign;
 
-use crate::host::Host;
 use crate::push::Made;
 
-use super::decide::{self, Compared, Need, Needs};
+use super::decide::{self, Compared, MOST_AHEAD, Need, Needs, Numbers};
 use super::firmware::{self, Catalogue};
 use super::pack::{Packed, Sealer};
 use super::read::Enrolled;
@@ -42,14 +40,15 @@ pub(super) struct Maker<'a> {
     /// Every signed root of the fleet directory, by version.
     roots: &'a BTreeMap<u64, Vec<u8>>,
     tree: &'a Tree,
-    host: &'a Host,
     /// The commit that releases are made from.
     commit: Option<String>,
     now: UnixTime,
     sealer: Sealer<'a>,
     catalogue: Catalogue,
-    /// The generations that the database has, read when the first site without published metadata needs them.
-    generations: OnceLock<BTreeMap<SiteId, Generation>>,
+    /// Whether each site gets a new release, also if nothing changed.
+    again: bool,
+    /// What is known about the numbers of each site's releases, without the tree.
+    numbers: BTreeMap<SiteId, Numbers>,
 }
 
 /// The result of this stage for one site.
@@ -72,6 +71,8 @@ pub(super) struct MadeRelease {
     pub(super) objects: BTreeSet<Digest>,
     /// The keyed hash over all that it was made of; `None` if a part could not be read.
     pub(super) fingerprint: Option<Digest>,
+    /// How many phones it has.
+    pub(super) phones: usize,
 }
 
 /// A release that was written: with its timestamp, or for HQ's host to sign that.
@@ -115,28 +116,34 @@ impl<'a> Maker<'a> {
         enrolled: &'a Enrolled,
         signers: &'a Signers,
         tree: &'a Tree,
-        host: &'a Host,
+        numbers: BTreeMap<SiteId, Numbers>,
         now: UnixTime,
     ) -> anyhow::Result<Self> {
         let Signers { keys, roots } = signers;
         let catalogue = firmware::catalogue(layout, fleet, &keys.firmware, now)?;
         let sealer = Sealer::new(&keys.publisher, tree);
-        let generations = OnceLock::new();
         let commit = crate::commit::head(layout.dir());
-        Ok(Self { layout, fleet, enrolled, keys, roots, tree, host, commit, now, sealer, catalogue, generations })
+        let again = false;
+        Ok(Self { layout, fleet, enrolled, keys, roots, tree, host, commit, now, sealer, catalogue, again, numbers })
     }
 
-    /// Makes what these sites need, on all processors. The results are in the order of the sites.
+    /// The same, but each site gets a new release if `again` says so.
+    pub(super) fn again(self, again: bool) -> Self {
+        Self { again, ..self }
+    }
+
+    /// Makes what these sites need, on all processors. The results are in the order of the sites, each its own, as what
+    /// fails for one site stops that site alone.
     pub(super) fn sites(
         &self,
         sites: &[&InventorySite],
         needs: &Needs,
         progress: &mut dyn Progress,
-    ) -> anyhow::Result<Vec<SiteDone>> {
+    ) -> anyhow::Result<Vec<anyhow::Result<SiteDone>>> {
         let by_site = self.fleet.inventory.phones_by_site();
         let one = |site: &&InventorySite| {
             let phones = by_site.get(site.name.as_str()).map(Vec::as_slice).unwrap_or_default();
-            self.site(site, phones, needs)
+            Ok(self.site(site, phones, needs))
         };
         progress.stage("publish", u64::try_from(sites.len()).unwrap_or(u64::MAX));
         let done = in_parallel(sites, one, |site| progress.step(&site.name))?;
@@ -158,7 +165,7 @@ impl<'a> Maker<'a> {
         let packed = self.sealer.pack(self.fleet, site, phones, files)?;
         let Prepared { outcome, switches, pushed, due } =
             self.compare(site, &packed).with_context(|| format!("cannot publish site {}", site.name))?;
-        let made = MadeRelease { switches, due, pushed, objects: packed.objects(), fingerprint };
+        let made = MadeRelease { switches, due, pushed, objects: packed.objects(), fingerprint, phones: phones.len() };
         Ok(SiteDone { outcome, made: Some(made) })
     }
 
@@ -168,6 +175,8 @@ impl<'a> Maker<'a> {
         let previous = published::read(self.layout, &site.id)?;
         let holds = || self.holds_under_newest_root(previous.as_ref());
         let compared = previous.as_ref().map(|previous| Compared {
+            again: self.again,
+            ahead: self.numbers(&site.id, Some(previous)).ahead(),
             same_content: previous.content() == Some(content.hash),
             holds_under_newest_root: &holds,
             same_firmware_keys: previous.firmware_keys() == self.keys.firmware,
@@ -219,10 +228,13 @@ impl<'a> Maker<'a> {
         content: &Content<'_>,
         previous: Option<&PublishedRelease>,
     ) -> anyhow::Result<Prepared> {
-        let generation = match previous {
-            Some(previous) => previous.generation().next(),
-            None => self.last_generation(&site.id)?.next(),
-        };
+        let numbers = self.numbers(&site.id, previous);
+        let Numbers { own, told, .. } = numbers;
+        let generation = numbers.next().with_context(|| {
+            format!(
+                "generation {told} is reported for it, over {MOST_AHEAD} above {own}, the newest that was published"
+            )
+        })?;
         let mut switches = self.site_roots(site)?;
         let pushed = match self.release(site, content, generation, previous)? {
             Written::Here(switch) => {
@@ -268,6 +280,8 @@ impl<'a> Maker<'a> {
         };
         let catalogue = (self.catalogue.version, self.catalogue.bytes.as_slice());
         let of_targets = (generation, targets.as_slice());
+        // A tree from a backup may have had more versions, as one that was lost.
+        let previous = previous.filter(|_| !self.numbers(&site.id, None).restored);
         let new = push_release::pointer(whose, previous, of_targets, catalogue, online, self.now);
         let (version, snapshot) = new.snapshot;
         self.tree.write(&metadata.join(format!("{version}.snapshot.json")), &snapshot)?;
@@ -276,17 +290,10 @@ impl<'a> Maker<'a> {
         Ok(Written::Here((aside, path)))
     }
 
-    /// The newest generation of a site by the database; 0 if it has none. It counts when the published tree is lost,
-    /// because sites refuse a generation that is not newer than theirs.
-    fn last_generation(&self, site: &SiteId) -> anyhow::Result<Generation> {
-        let generations = match self.generations.get() {
-            Some(generations) => generations,
-            None => {
-                let generations = self.host.sites()?.into_iter().map(|site| (site.id, site.published)).collect();
-                self.generations.get_or_init(|| generations)
-            }
-        };
-        Ok(generations.get(site).copied().unwrap_or_default())
+    /// What is known about the numbers of a site's releases.
+    fn numbers(&self, site: &SiteId, previous: Option<&PublishedRelease>) -> Numbers {
+        let known = self.numbers.get(site).copied().unwrap_or_default();
+        Numbers { own: known.own.max(previous.map(PublishedRelease::generation).unwrap_or_default()), ..known }
     }
 
     /// Prepares the roots that the site's folder lacks. They are switched together with the timestamp, so that a site

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use crate::host::Host;
 use crate::inventory::{InventorySite, PhoneLine};
 use crate::lint::Draft;
 use crate::parallel::in_parallel;
 use crate::problem::NotClean;
 use crate::render::FleetDir;
+use crate::secrets::Secrets;
 use bundle::RecipientPublic;
 use ids::{Digest, Generation, SiteId, UnixTime};
 use repository::keyring;
 use repository::layout::Layout;
 use repository::ledger::Ledger;
 
+use super::decide::Numbers;
 use super::fingerprint::Fingerprints;
 
 /// The public sealing keys of each site's appliances.
@@ -20,6 +23,8 @@ pub(super) type Enrolled = BTreeMap<SiteId, Vec<RecipientPublic>>;
 
 /// The fleet directory, and what the last run noted about it.
 pub(super) struct ReadFleet {
+    /// The highest generation of each site that HQ has heard of.
+    pub(super) told: BTreeMap<SiteId, Generation>,
     /// The ledger that the last run wrote.
     pub(super) ledger: Ledger,
     /// The fleet directory. Its sites were not checked for problems yet.
@@ -47,6 +52,8 @@ pub(super) struct Facts {
     pub(super) noted: bool,
     /// Whether everything that its release is made of could be read.
     pub(super) fingerprinted: bool,
+    /// Whether HQ or the site knows of a newer release than the ledger and the tree do.
+    pub(super) ahead: bool,
     /// Its release, if that is made of the same, is published as the last run left it, and needs no new signature yet.
     pub(super) as_left: Option<Generation>,
     /// Whether an appliance has enrolled, which could open a release.
@@ -59,9 +66,17 @@ impl ReadFleet {
         let ledger = Ledger::read(layout);
         let fingerprints = keyring::load(&layout.key("publisher"), keyring::KeyKind::Publisher)
             .and_then(|secret| Fingerprints::of_fleet(layout, &secret));
-        let draft = Draft::read(layout).map_err(NotClean)?;
+        let mut draft = Draft::read(layout).map_err(NotClean)?;
+        let secrets = std::mem::replace(&mut draft.fleet.secrets, Secrets::locked());
+        draft.fleet.secrets = secrets.for_use(layout, &draft.fleet.inventory.fleet)?;
         let fingerprints = fingerprints.ok().and_then(|all| with_secrets(all, &draft.fleet));
-        Ok(Self { ledger, draft, fingerprints })
+        let told = Host::of(layout)?.told_generations()?;
+        Ok(Self { told, ledger, draft, fingerprints })
+    }
+
+    /// What is known about the numbers of a site's releases, without the tree.
+    pub(super) fn numbers(&self, site: &SiteId) -> Numbers {
+        numbers(&self.ledger, &self.told, site)
     }
 
     /// What is known of the sites of these names, or of all sites if `names` is `None`.
@@ -85,6 +100,7 @@ impl ReadFleet {
                 named: names.is_some(),
                 noted: self.ledger.sites.contains_key(&site.id),
                 fingerprinted: fingerprint.is_some(),
+                ahead: self.numbers(&site.id).ahead(),
                 as_left,
                 enrolled: !recipients.is_empty(),
             };
@@ -100,6 +116,18 @@ impl ReadFleet {
         recipients: &[RecipientPublic],
     ) -> Option<Digest> {
         self.fingerprints.as_ref()?.of_site(site, phones, &self.draft.fleet.secrets, recipients)
+    }
+}
+
+/// What is known about the numbers of a site's releases, without the tree.
+pub(super) fn numbers(ledger: &Ledger, told: &BTreeMap<SiteId, Generation>, site: &SiteId) -> Numbers {
+    let entry = ledger.sites.get(site);
+    let own = entry.and_then(|entry| entry.releases.iter().map(|release| release.generation).max());
+    Numbers {
+        own: own.unwrap_or_default(),
+        told: told.get(site).copied().unwrap_or_default(),
+        // Of a site that a backup does not know, releases may have been made after it.
+        restored: entry.map_or(ledger.restored.is_some(), |entry| entry.restored),
     }
 }
 

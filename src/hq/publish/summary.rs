@@ -1,5 +1,6 @@
 //! The result of a run of `publish`, and how it is printed.
 
+use crate::enrol::{self, SiteFault};
 use ids::{Generation, SiteId};
 use repository::collect::Collected;
 use settings::count;
@@ -17,6 +18,15 @@ pub struct Summary {
     pub refused: Vec<(String, String)>,
     /// What was deleted because nobody needs it any more.
     pub collected: Collected,
+    /// What is wrong with sites that were skipped. They keep the release that they have.
+    pub faults: Vec<SiteFault>,
+}
+
+impl Summary {
+    /// Fails if a site was skipped, so that the command ends with status 1.
+    pub fn complete(&self) -> anyhow::Result<()> {
+        enrol::complete(&self.faults, "the others are published")
+    }
 }
 
 /// The result for one site.
@@ -62,7 +72,8 @@ impl Outcome {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let width = self.sites.iter().map(|site| site.name.len()).max().unwrap_or(0);
+        let faulty = self.faults.iter().map(|fault| fault.whose.len());
+        let width = self.sites.iter().map(|site| site.name.len()).chain(faulty).max().unwrap_or(0);
         let mut unchanged = 0usize;
         for site in &self.sites {
             let what = match site.outcome {
@@ -85,6 +96,9 @@ impl std::fmt::Display for Summary {
                 }
             };
             writeln!(f, "{:width$}  {what}", site.name)?;
+        }
+        for fault in &self.faults {
+            writeln!(f, "{:width$}  skipped     {fault}", fault.whose)?;
         }
         if unchanged > 0 {
             writeln!(f, "{} unchanged", count(unchanged, "site"))?;

@@ -134,10 +134,11 @@ impl Switcher<'_> {
 
 impl Switchover {
     fn add(&mut self, site: &InventorySite, outcome: Outcome, made: MadeRelease, ledger: &mut Ledger, now: UnixTime) {
-        let MadeRelease { switches, due, objects, fingerprint, .. } = made;
+        let MadeRelease { switches, due, objects, fingerprint, phones, .. } = made;
         let generation = outcome.generation();
         let objects: BTreeSet<Digest> = objects;
         ledger.note(&site.id, fingerprint, KeptRelease { generation, until: None, objects }, due, now);
+        ledger.count_phones(&site.id, phones);
         if matches!(outcome, Outcome::Published { .. }) {
             self.new.insert(site.id.clone());
         }

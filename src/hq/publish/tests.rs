@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod faults;
 mod rotation;
 
 use std::collections::BTreeSet;
@@ -193,7 +194,9 @@ fn the_same_directory_and_time_give_the_same_bytes() {
     fleet.publish(NOW);
     let first = tree_of(&fleet.sample.layout.public());
     fs::remove_dir_all(fleet.sample.layout.public()).unwrap();
-    fs::remove_file(fleet.sample.layout.database()).unwrap();
+    for numbers in [fleet.sample.layout.database(), fleet.sample.layout.ledger()] {
+        fs::remove_file(numbers).unwrap();
+    }
     fleet.publish(NOW);
     assert_eq!(tree_of(&fleet.sample.layout.public()), first);
 }

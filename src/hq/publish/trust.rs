@@ -11,6 +11,7 @@ use repository::layout::Layout;
 use repository::roles::FirmwareKeys;
 use repository::{keyring, published, tree};
 use seal::PublisherSecret;
+use settings::MAX_TEXT_BYTES;
 use telemetry::Hint as _;
 use tuf::schema::Root;
 use tuf::{SigningKey, Trusted};
@@ -104,8 +105,13 @@ pub(crate) fn newest_root(roots: &BTreeMap<u64, Vec<u8>>) -> anyhow::Result<Trus
     Ok(root)
 }
 
-/// Writes the newest root to `public/root.json`, where `serve` finds it for appliances that enrol.
+/// Writes the newest root to `public/root.json`, where `serve` finds it for appliances that enrol, and beside it who can open
+/// releases, which `backup` reads.
 pub(crate) fn publish_root(layout: &Layout) -> anyhow::Result<()> {
+    let recipients = "recipients.json";
+    if let Ok(signed) = durable::read_regular(&layout.signed().join(recipients), MAX_TEXT_BYTES) {
+        write_if_new(&layout.public().join(recipients), &signed)?;
+    }
     match roots(layout)?.last_key_value() {
         Some((_, newest)) => write_if_new(&layout.public().join("root.json"), newest),
         None => Ok(()),

@@ -9,7 +9,7 @@ use api::{CheckIn, SiteState};
 use ids::{SiteId, UnixTime};
 
 /// The format that this version writes, kept in `user_version`.
-const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 2;
 /// The tables of format 1. `check_ins` holds whole bodies, of which only the newest of a site was ever read.
 const SCHEMA_1: &str = "
 CREATE TABLE sites (

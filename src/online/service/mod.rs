@@ -49,7 +49,7 @@ use ids::{SiteId, UnixTime};
 use repository::layout::Layout;
 use repository::lock::TreeLock;
 use repository::witness::HINT;
-use repository::{expiry, keyring};
+use repository::{expiry, keyring, ownership};
 
 /// The most connections that are open at once.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -236,6 +236,9 @@ async fn each_hour(app: &Arc<App>, tls: Arc<ServerConfig>) -> Arc<ServerConfig> 
     }
     let app = Arc::clone(app);
     let configured = tokio::task::spawn_blocking(move || {
+        if let Some(path) = ownership::foreign(&app.dir) {
+            error!(path = %path.display(), "this tree cannot be renewed here: another user wrote it (chown -R)");
+        }
         let may_sign = app.may_sign();
         if let Ok((now, at)) = may_sign {
             app.clock.note(now, at, false)?;

@@ -142,6 +142,7 @@ impl From<Refused> for HttpRefusal {
         let status = match refused {
             Refused::Malformed(_) => StatusCode::BAD_REQUEST,
             Refused::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Refused::Restoring => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::FORBIDDEN,
         };
         let retry_after = (refused == Refused::TooMany).then_some(6 * 3600);
@@ -354,12 +355,21 @@ pub(super) async fn site(app: &Arc<App>, peer: Peer, expired: Expired) -> Result
         Expired::Refused => Duration::ZERO,
         Expired::MayRenew => Duration::from_secs(u64::from(api::RENEWABLE_DAYS) * 86_400),
     };
-    let standing = {
+    let (standing, readmits) = {
         let (app, identity) = (Arc::clone(app), identity.clone());
-        blocking(move || app.db.standing(&identity.site, &identity.fingerprint)).await?
+        blocking(move || match expired {
+            Expired::Refused => app.db.standing_after_restore(&identity, now()),
+            Expired::MayRenew => Ok((app.db.standing_to_renew(&identity, now())?, false)),
+        })
+        .await?
     };
     match standing {
         CertificateStanding::Revoked => Err(Refused::Revoked.into()),
+        // Sites of every version renew when they hear this.
+        CertificateStanding::Unknown if readmits => Err(forbidden(
+            HqRefusal::CertificateExpired,
+            "HQ was put back from a backup that does not know this certificate; renew it",
+        )),
         CertificateStanding::Unknown => {
             Err(forbidden(HqRefusal::CertificateUnknown, "this certificate is not in HQ's records"))
         }

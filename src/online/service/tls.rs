@@ -20,7 +20,9 @@ use ids::UnixTime;
 pub(super) fn config(ca: &Ca, now: UnixTime, may_renew: bool) -> anyhow::Result<(Arc<ServerConfig>, bool)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate().clone()).context("ca.pem cannot be a trust anchor")?;
+    for authority in ca.of_clients()? {
+        roots.add(authority).context("a CA cannot be a trust anchor")?;
+    }
     let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()

@@ -20,7 +20,7 @@ use model::{Chance, Cruelty, Model, Recorder, State, Step};
 fn trust(number: i64) -> TrustState {
     // Longer than a few sectors, so that it can be torn.
     let metadata = BTreeMap::from([("root.json".to_owned(), vec![u8::try_from(number).unwrap(); 2000])]);
-    TrustState { metadata, time_floor: Some(UnixTime(number)), rejected: Vec::new() }
+    TrustState { metadata, time_floor: Some(UnixTime(number)), ..TrustState::default() }
 }
 
 /// Releases 1 and 2 are there.

@@ -136,7 +136,7 @@ impl Published {
 }
 
 pub(super) fn save(store: &Store, trusted: &Trusted) {
-    let state = TrustState { metadata: trusted.files(), time_floor: Some(NOW), rejected: Vec::new() };
+    let state = TrustState { metadata: trusted.files(), time_floor: Some(NOW), ..TrustState::default() };
     store.save_trust(&state).unwrap();
 }
 

@@ -99,7 +99,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/sealing-keys", get(sealing_keys))
         .route("/sites/{site}/sealing-key/handled", post(sealing_key_handled))
         .route("/enrolments", get(enrolments))
+        .route("/enrolments/taken-over", get(taken_over))
         .route("/enrolments/{token}/accepted", post(accepted))
+        .route("/enrolments/{token}/discard", post(discard))
         .route("/tokens", post(add_token))
         .route("/sites/{site}/revoke", post(revoke))
         .route("/tree/{*path}", get(tree))
@@ -224,6 +226,25 @@ async fn sealing_key_handled(State(shared): State<Arc<Shared>>, Path(site): Path
 async fn enrolments(State(shared): State<Arc<Shared>>) -> Answer {
     let new = blocking(move || shared.app.db.new_enrolments()).await?;
     ok(&new.into_iter().take(MAX_ENROLMENTS).map(HostEnrolment::from).collect::<Vec<_>>())
+}
+
+async fn taken_over(State(shared): State<Arc<Shared>>) -> Answer {
+    ok(&blocking(move || shared.app.db.taken_over()).await?)
+}
+
+async fn discard(
+    State(shared): State<Arc<Shared>>,
+    Extension(Operator(operator)): Extension<Operator>,
+    Path(token): Path<String>,
+) -> Answer {
+    warn!(operator, token = token.chars().take(16).collect::<String>(), "an enrolment is put aside");
+    let certificates = blocking(move || {
+        let new = shared.app.db.new_enrolments()?;
+        let one = new.into_iter().find(|one| one.token == token);
+        one.map(|one| shared.app.db.discard_enrolment(&one, &shared.app.dir)).transpose()
+    });
+    let certificates = certificates.await?.ok_or_else(Refused::not_found)?;
+    ok(&HostRevoked { certificates })
 }
 
 async fn accepted(
