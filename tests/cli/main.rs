@@ -39,6 +39,7 @@ transcripts! {
     the_appliance_checks_its_configuration: "lineside/check-config.txt",
     the_appliance_says_what_went_wrong: "lineside/errors.txt",
     hq_helps: "lineside-hq/help.txt",
+    hq_helps_with_keys: "lineside-hq/help-keys.txt",
     hq_begins_a_fleet: "lineside-hq/init.txt",
     hq_checks_plans_and_publishes: "lineside-hq/publish.txt",
     hq_manages_sites_and_secrets: "lineside-hq/site.txt",
@@ -201,7 +202,8 @@ fn every_command_has_its_help_in_a_transcript() {
         let mut commands = Vec::new();
         walk(&Stage::new(), program, &mut commands);
         assert!(commands.len() >= least, "{commands:?}");
-        let transcript = std::fs::read_to_string(path(&format!("{program}/help.txt"))).unwrap();
+        let read = |file: &str| std::fs::read_to_string(path(&format!("{program}/{file}")));
+        let transcript = read("help.txt").unwrap() + &read("help-keys.txt").unwrap_or_default();
         for command in commands {
             assert!(transcript.contains(&format!("$ {command} --help\n")), "{command} --help is in no transcript");
         }

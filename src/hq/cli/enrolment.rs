@@ -30,7 +30,11 @@ pub(super) fn run(layout: &Layout, command: &EnrolmentCommand, out: &mut dyn Wri
     let name = |site: &ids::SiteId| fleet.as_ref().and_then(|fleet| fleet.name_of(site)).unwrap_or(site.to_string());
     match command {
         EnrolmentCommand::List => {
-            for enrolment in Host::of(layout)?.new_enrolments()? {
+            let enrolments = Host::of(layout)?.new_enrolments()?;
+            if enrolments.is_empty() {
+                writeln!(out, "no enrolment waits for a publish")?;
+            }
+            for enrolment in enrolments {
                 let what = match enrol::doubt(layout, &enrolment) {
                     None => "the next publish takes it over".to_owned(),
                     Some(doubt) => doubt,
