@@ -124,7 +124,7 @@ impl<'a> Maker<'a> {
         let sealer = Sealer::new(&keys.publisher, tree);
         let commit = crate::commit::head(layout.dir());
         let again = false;
-        Ok(Self { layout, fleet, enrolled, keys, roots, tree, host, commit, now, sealer, catalogue, again, numbers })
+        Ok(Self { layout, fleet, enrolled, keys, roots, tree, commit, now, sealer, catalogue, again, numbers })
     }
 
     /// The same, but each site gets a new release if `again` says so.
