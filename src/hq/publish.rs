@@ -18,6 +18,7 @@ mod switch;
 mod trust;
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -90,11 +91,16 @@ pub(crate) fn publish_to(
     let mut summary = switcher.switch(&mut ledger, sites.into_iter().zip(made).collect(), progress)?;
     if names.is_none() {
         let present: HashSet<&SiteId> = fleet.inventory.sites.values().map(|site| &site.id).collect();
-        summary.collected = collect::collect(layout, &mut ledger, &present, *now)
+        summary.collected = collect::collect(layout, &mut ledger, &present, (*now, system_time()))
             .context("published, but old releases could not be deleted")?;
     }
     ledger.write(layout)?;
     Ok(summary)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The fleet directory, if it has no problem and the files of the sites that need something have none.

@@ -4,6 +4,7 @@
 //! wrong with one site stops that site alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -185,8 +186,14 @@ fn note(
         let kept = KeptRelease { generation: release.generation, until: None, objects };
         ledger.note(site, None, kept, due(&previous), now);
     }
-    collect::collect_known(layout, &mut ledger, now).context("released, but old releases could not be deleted")?;
+    collect::collect_known(layout, &mut ledger, (now, system_time()))
+        .context("released, but old releases could not be deleted")?;
     ledger.write(layout)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// One release of a list under way.
