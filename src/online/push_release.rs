@@ -78,17 +78,24 @@ pub fn is_published(
     noted: Generation,
 ) -> Result<bool, String> {
     let there = previous.map(PublishedRelease::generation);
-    let files = previous.filter(|_| there == Some(release.generation)).map(|previous| previous.trusted.files());
-    let same = files.and_then(|files| files.get("targets.json").map(|bytes| Digest::of(bytes)));
-    if same == Some(release.targets.sha256) {
+    let published = previous.and_then(targets_of);
+    if published == Some(release.targets.sha256) {
         return Ok(true);
     }
     let newest = there.unwrap_or_default().max(noted);
     if release.generation > newest {
-        return Ok(false);
+        if published == release.replaces {
+            return Ok(false);
+        }
+        return Err("it has another release than the desk knew; somebody published meanwhile: publish again".to_owned());
     }
     let wanted = release.generation;
     Err(format!("generation {wanted} is not above {newest}, which it has; somebody published meanwhile: publish again"))
+}
+
+/// SHA-256 of the `targets` of a release.
+pub fn targets_of(release: &PublishedRelease) -> Option<Digest> {
+    release.trusted.files().get("targets.json").map(|bytes| Digest::of(bytes))
 }
 
 /// Which sites of a list cannot be released, known before anything is uploaded.
