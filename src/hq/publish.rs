@@ -19,6 +19,7 @@ mod trust;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -126,7 +127,7 @@ fn publish_around(
     summary.faults = faults;
     if names.is_none() {
         let present: HashSet<&SiteId> = fleet.inventory.sites.values().map(|site| &site.id).collect();
-        summary.collected = collect::collect(layout, &mut ledger, &present, *now)
+        summary.collected = collect::collect(layout, &mut ledger, &present, (*now, system_time()))
             .context("published, but old releases could not be deleted")?;
     }
     ledger.write(layout)?;
@@ -167,6 +168,11 @@ fn done<'f>(
         faults.push(SiteFault { whose: site.name.clone(), ..fault });
     }
     Ok(done)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command runs now")]
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The fleet directory, if it has no problem and the files of the sites that need something have none.

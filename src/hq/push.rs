@@ -30,6 +30,8 @@ use tuf::{SigningKey, sign};
 pub(crate) struct Made {
     /// Its number.
     pub(crate) generation: Generation,
+    /// SHA-256 of the `targets` that it replaces.
+    pub(crate) replaces: Option<Digest>,
     /// Its signed `targets`.
     pub(crate) targets: FileRef,
     /// Its sealed manifest.
@@ -138,6 +140,7 @@ impl Pusher<'_> {
         let site = |one: &ForSite| {
             let release = one.made.as_ref().map(|made| PushedRelease {
                 generation: made.generation,
+                replaces: made.replaces,
                 targets: made.targets,
                 manifest: made.manifest,
                 objects: made.objects.iter().filter_map(|digest| place.get(digest).copied()).collect(),

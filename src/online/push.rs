@@ -87,6 +87,10 @@ pub struct PushedSite {
 pub struct PushedRelease {
     /// Its number.
     pub generation: Generation,
+    /// SHA-256 of the `targets` that the desk found published; `None` if there was none. The host has the same, or somebody
+    /// published meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Digest>,
     /// Its signed `targets` metadata.
     pub targets: FileRef,
     /// Its sealed manifest.

@@ -4,6 +4,7 @@
 //! wrong with one site stops that site alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -77,17 +78,24 @@ pub fn is_published(
     noted: Generation,
 ) -> Result<bool, String> {
     let there = previous.map(PublishedRelease::generation);
-    let files = previous.filter(|_| there == Some(release.generation)).map(|previous| previous.trusted.files());
-    let same = files.and_then(|files| files.get("targets.json").map(|bytes| Digest::of(bytes)));
-    if same == Some(release.targets.sha256) {
+    let published = previous.and_then(targets_of);
+    if published == Some(release.targets.sha256) {
         return Ok(true);
     }
     let newest = there.unwrap_or_default().max(noted);
     if release.generation > newest {
-        return Ok(false);
+        if published == release.replaces {
+            return Ok(false);
+        }
+        return Err("it has another release than the desk knew; somebody published meanwhile: publish again".to_owned());
     }
     let wanted = release.generation;
     Err(format!("generation {wanted} is not above {newest}, which it has; somebody published meanwhile: publish again"))
+}
+
+/// SHA-256 of the `targets` of a release.
+pub fn targets_of(release: &PublishedRelease) -> Option<Digest> {
+    release.trusted.files().get("targets.json").map(|bytes| Digest::of(bytes))
 }
 
 /// Which sites of a list cannot be released, known before anything is uploaded.
@@ -185,8 +193,14 @@ fn note(
         let kept = KeptRelease { generation: release.generation, until: None, objects };
         ledger.note(site, None, kept, due(&previous), now);
     }
-    collect::collect_known(layout, &mut ledger, now).context("released, but old releases could not be deleted")?;
+    collect::collect_known(layout, &mut ledger, (now, system_time()))
+        .context("released, but old releases could not be deleted")?;
     ledger.write(layout)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a service has a clock")]
+fn system_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// One release of a list under way.

@@ -30,22 +30,27 @@ pub struct Collected {
 }
 
 /// Deletes what nobody needs, unless a run did so within a day. `present` are the sites of the fleet directory.
+/// The time is given as releases count it and as the system's clock has it, which set the files' times.
 ///
 /// The caller holds the tree's lock and has switched everything over.
 pub fn collect(
     layout: &Layout,
     ledger: &mut Ledger,
     present: &HashSet<&SiteId>,
-    now: UnixTime,
+    (now, clock): (UnixTime, SystemTime),
 ) -> anyhow::Result<Collected> {
     mark_gone(ledger, present, now);
-    collect_known(layout, ledger, now)
+    collect_known(layout, ledger, (now, clock))
 }
 
 /// The same for HQ's host, which does not know what is in the fleet directory: no site leaves there.
 ///
 /// The caller holds the tree's lock and has switched everything over.
-pub fn collect_known(layout: &Layout, ledger: &mut Ledger, now: UnixTime) -> anyhow::Result<Collected> {
+pub fn collect_known(
+    layout: &Layout,
+    ledger: &mut Ledger,
+    (now, clock): (UnixTime, SystemTime),
+) -> anyhow::Result<Collected> {
     // A time in the future, from a clock that was wrong once, must not stop this for ever.
     if ledger.collected.is_some_and(|last| last <= now && now.since(last) < EVERY) {
         return Ok(Collected::default());
@@ -59,13 +64,13 @@ pub fn collect_known(layout: &Layout, ledger: &mut Ledger, now: UnixTime) -> any
         let known = ledger.sites.get(&site).is_some_and(|entry| !entry.releases.is_empty());
         all_known &= known;
         if known {
-            replaced(&layout.site_metadata(&site), &role, &mut collected)?;
-            replaced(&layout.site_targets(&site), &manifest, &mut collected)?;
+            replaced(&layout.site_metadata(&site), &role, clock, &mut collected)?;
+            replaced(&layout.site_targets(&site), &manifest, clock, &mut collected)?;
         }
     }
     // A site whose objects the ledger does not know may need any object.
     if all_known {
-        objects(layout, ledger, &mut collected)?;
+        objects(layout, ledger, clock, &mut collected)?;
     }
     ledger.collected = Some(now);
     Ok(collected)
@@ -143,10 +148,9 @@ fn files(folder: &Path) -> anyhow::Result<Vec<TreeEntry>> {
     Ok(found)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command runs now")]
-fn is_old(written: SystemTime) -> bool {
-    // This is the system's clock, which also set the files' times. If it was set back, files are deleted later.
-    SystemTime::now().duration_since(written).is_ok_and(|age| age >= KEEP)
+/// `clock` is the system's, which also set the files' times. If it was set back, files are deleted later.
+fn is_old(written: SystemTime, clock: SystemTime) -> bool {
+    clock.duration_since(written).is_ok_and(|age| age >= KEEP)
 }
 
 /// Role and version of a metadata file `N.<role>.json`. `None` for roots, which stay for ever because sites follow
@@ -165,6 +169,7 @@ fn manifest(name: &str) -> Option<(String, u64)> {
 fn replaced(
     folder: &Path,
     version_of: &dyn Fn(&str) -> Option<(String, u64)>,
+    clock: SystemTime,
     collected: &mut Collected,
 ) -> anyhow::Result<()> {
     let mut roles: BTreeMap<String, Vec<(u64, TreeEntry)>> = BTreeMap::new();
@@ -177,7 +182,7 @@ fn replaced(
         versions.sort_by_key(|(version, file)| (*version, file.written));
         let next = versions.iter().skip(1).map(|(_, file)| file.written).collect::<Vec<_>>();
         for ((_, file), next) in versions.iter().zip(next) {
-            if is_old(next) {
+            if is_old(next, clock) {
                 remove(&file.path)?;
                 collected.files += 1;
                 collected.bytes = collected.bytes.saturating_add(file.bytes);
@@ -188,14 +193,14 @@ fn replaced(
 }
 
 /// Deletes objects that no release in the ledger names, and unfinished files, if they are older than [`KEEP`].
-fn objects(layout: &Layout, ledger: &Ledger, collected: &mut Collected) -> anyhow::Result<()> {
+fn objects(layout: &Layout, ledger: &Ledger, clock: SystemTime, collected: &mut Collected) -> anyhow::Result<()> {
     let releases = ledger.sites.values().flat_map(|entry| &entry.releases);
     let named: HashSet<&Digest> = releases.flat_map(|release| &release.objects).collect();
     for shelf in files(&layout.public_objects())? {
         for file in files(&shelf.path)? {
             let unfinished = file.name.starts_with('.');
             let unnamed = file.name.parse::<Digest>().is_ok_and(|digest| !named.contains(&digest));
-            if (unfinished || unnamed) && is_old(file.written) {
+            if (unfinished || unnamed) && is_old(file.written, clock) {
                 remove(&file.path)?;
                 collected.files += 1;
                 collected.bytes = collected.bytes.saturating_add(file.bytes);

@@ -51,7 +51,7 @@ impl Stage {
         net.cable((&host, "wan0"), (&site, "wan0"));
         host.sh(&format!("ip addr add {HOST}/24 dev wan0 && ip addr add 10.98.0.1/24 dev desk0"));
         desk.sh(&format!("ip addr add 10.98.0.2/24 dev eth0 && ip route add {HOST}/32 via 10.98.0.1"));
-        site.sh("ip addr add 10.99.0.2/24 dev wan0 && ip link add lan0 type dummy && ip link set lan0 up");
+        site.sh("ip addr add 10.99.0.2/24 dev wan0 && ip link add lan0 type veth peer name lan1 && ip link set lan0 up && ip link set lan1 up");
         site.sh("ip addr add 192.168.77.1/24 dev lan0");
         let names =
             [&desk, &host, &site].map(|machine| machine.hosts(&format!("127.0.0.1 localhost\n{HOST} {NAME}\n")));
@@ -109,7 +109,7 @@ impl Stage {
                     drop(sh(&self.line(&line).replace("lineside-hq:", "nobody:nogroup")))
                 }
                 "host" if line.contains(" serve ") => {
-                    let words = format!("PATH={dir}:$PATH exec {AS} {}", self.line(&line));
+                    let words = format!("export PATH={dir}:$PATH; exec {AS} {}", self.line(&line));
                     self.serve = Some(self.host.start(&["sh", "-c", &words], &self.dir.join("host.log")));
                     self.serve.as_ref().unwrap().says("operators are answered");
                     // Nothing of the operators' is on the sites' port.

@@ -276,7 +276,8 @@ impl<'a> Maker<'a> {
 
         let Some(online) = &self.keys.online else {
             let (targets, manifest) = (FileRef::of(&targets), FileRef::of(&sealed));
-            return Ok(Written::ToPush(Made { generation, targets, manifest, objects: packed.objects() }));
+            let (replaces, objects) = (previous.and_then(push_release::targets_of), packed.objects());
+            return Ok(Written::ToPush(Made { generation, replaces, targets, manifest, objects }));
         };
         let catalogue = (self.catalogue.version, self.catalogue.bytes.as_slice());
         let of_targets = (generation, targets.as_slice());

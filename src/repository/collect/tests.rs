@@ -52,7 +52,7 @@ impl Tree {
     fn collect(&mut self, present: bool, now: UnixTime) -> Collected {
         let site = self.site.clone();
         let present = if present { HashSet::from([&site]) } else { HashSet::new() };
-        collect(&self.layout, &mut self.ledger, &present, now).unwrap()
+        collect(&self.layout, &mut self.ledger, &present, (now, SystemTime::now())).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
