@@ -241,7 +241,14 @@ async fn hq_moves_to_another_name_and_a_name_that_it_does_not_have_cuts_no_site_
     let path = hq.layout.fleet_toml();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("https://127.0.0.1:", "https://localhost:")).unwrap();
-    let command = Command::Publish { sites: Vec::new(), refresh: false, clock_is_right: true, yes: true, again: false };
+    let command = Command::Publish {
+        sites: Vec::new(),
+        refresh: false,
+        clock_is_right: true,
+        yes: true,
+        again: false,
+        outdated: false,
+    };
     let mut said = Vec::new();
     run(&Cli { fleet: hq.layout.dir().to_owned(), command }, &mut said).unwrap();
     let said = String::from_utf8(said).unwrap();
