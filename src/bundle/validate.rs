@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_manifest_out_of_bounds_is_refused_with_the_field_in_the_message() {
         type Change = fn(&mut Manifest);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 17] = [
             ("format 0", |m| m.format = 0),
             ("generation 0", |m| m.generation.0 = 0),
             ("no shards", |m| m.shards.clear()),

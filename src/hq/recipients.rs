@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::host::{Host, client};
 use crate::{ask, enrol, publish};
 use bundle::RecipientPublic;
 use durable::PRIVATE;
@@ -248,7 +249,13 @@ fn ensure_yes(question: &str) -> anyhow::Result<()> {
 /// After a publish: signs the recipients that it used.
 pub(crate) fn keep(layout: &Layout, fleet: &FleetId) -> anyhow::Result<()> {
     let key = keyring::load_signing(&layout.key("release"))?;
-    sign_statement(layout, fleet, of_sites(layout)?, &key)
+    sign_statement(layout, fleet, of_sites(layout)?, &key)?;
+    if let Host::Remote(remote) = Host::of(layout)? {
+        // HQ's host encrypts its backups to whom it says.
+        let bytes = durable::read_regular(&statement_path(layout), MAX_TEXT_BYTES)?;
+        client::check(&remote.client.put("/recipients", bytes.into())?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ use tuf::schema::EXTRA_FIELD;
 
 /// The largest body of a list with its roots: quotes in it are escaped.
 const MAX_PUSH_BYTES: usize = 2 * MAX_LIST_BYTES;
+/// The most bytes of a statement of recipients: as much as is read of it.
+const MAX_STATEMENT_BYTES: usize = 1024 * 1024;
 /// The time in which a body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How many enrolments are told at once; the next call has the next ones, when these were taken over.
@@ -105,6 +107,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/tokens", post(add_token))
         .route("/sites/{site}/revoke", post(revoke))
         .route("/tree/{*path}", get(tree))
+        .route("/recipients", put(recipients))
         .route("/push", post(push))
         .route("/push/{list}/release", post(release))
         .route("/push/{list}/{file}", put(piece));
@@ -245,6 +248,28 @@ async fn discard(
     });
     let certificates = certificates.await?.ok_or_else(Refused::not_found)?;
     ok(&HostRevoked { certificates })
+}
+
+/// Who can open releases, and backups of this host, as the release key signed it.
+async fn recipients(State(shared): State<Arc<Shared>>, request: Request) -> Answer {
+    let bytes = read_body(request, MAX_STATEMENT_BYTES).await?;
+    let signed = blocking(move || {
+        let root = Incoming::new(&Layout::of_online(&shared.app.dir))
+            .known_root()?
+            .context("this host has no root of a fleet")?;
+        let root = Trusted::pin(&root).context("root.json does not hold")?;
+        let Some(role) = root.root().roles.get("targets") else { return Ok(false) };
+        let have = tuf::sign::signed_by(&bytes, &root.root().public_keys(role)).map_or(0, |keys| keys.len());
+        let kind = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+        let kind =
+            kind.as_ref().and_then(|value| value.get("signed")?.get("_type")?.as_str()) == Some("lineside-recipients");
+        if !kind || have == 0 || u32::try_from(have).unwrap_or(u32::MAX) < role.threshold {
+            return Ok(false);
+        }
+        repository::tree::write_file(&shared.app.public.join("recipients.json"), &bytes)?;
+        Ok(true)
+    });
+    if signed.await? { ok(&()) } else { Err(Refused::push("the release key has not signed who can open releases")) }
 }
 
 async fn accepted(
