@@ -4,6 +4,7 @@ mod authority;
 mod backup;
 mod desk;
 mod enrolment;
+mod fleet;
 mod keys;
 mod run;
 mod site;

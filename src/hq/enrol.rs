@@ -245,7 +245,11 @@ fn prove(layout: &Layout, enrolment: &Enrolment) -> anyhow::Result<Option<Applia
     let path = token_dir(layout).join(format!("{}.toml", enrolment.token));
     if !path.exists() {
         match issued_tokens::known(layout, &enrolment.token) {
-            Some(_) => bail!("token {} was issued at another desk, which has to publish first", enrolment.token),
+            Some(_) => bail!(
+                "token {} may have been issued on another machine: tokens/{}.toml is here, and its other half is not",
+                enrolment.token,
+                enrolment.token
+            ),
             None => bail!(
                 "token {} may have been issued on another machine, where keys/tokens/ has its other half; here it was not \
                  issued, or it was taken over before",

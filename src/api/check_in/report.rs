@@ -51,7 +51,7 @@ pub struct SiteReport {
 pub struct Appliance {
     /// The appliance's version.
     pub version: String,
-    /// The code of a [`SiteState`](crate::SiteState), or one of a newer appliance.
+    /// The code of a [`SiteState`], or one of a newer appliance.
     pub state: String,
     /// Why the site is in that state, in a sentence for people.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -19,8 +19,8 @@ use crate::preview::{self, Preview};
 use crate::problem::{CheckReport, NotClean};
 use crate::publish::{self, PublishOptions};
 use crate::{address, backup, clock, enrol, lint, plan, progress, recipients, removal, secrets, warnings};
-use ids::{SiteId, UnixTime};
-use online::{fleet, freshen, service};
+use ids::UnixTime;
+use online::{freshen, service};
 use repository::keyring::Passphrase;
 use repository::layout::Layout;
 use repository::lock::TreeLock;
@@ -128,28 +128,7 @@ fn act(cli: &Cli, out: &mut dyn Write) -> anyhow::Result<()> {
             Preview::Served(bytes) => Ok(out.write_all(&bytes).and_then(|()| out.flush())?),
             Preview::Refused(reason) => bail!("the phone would hear \"File not found\": {reason}"),
         },
-        Command::Fleet { site: Some(name) } => {
-            let host = Host::of(&layout)?;
-            let directory = directory(&layout);
-            let rows = host.rows(&sites_of(directory.as_ref()), now())?;
-            let row = rows.iter().find(|row| row.name == *name || row.site.as_str() == name);
-            let row = row
-                .with_context(|| format!("no site `{name}` is known to HQ"))
-                .hint("`lineside-hq fleet` lists all")?;
-            let phones = directory.iter().flat_map(|fleet| fleet.phones_of(&row.name));
-            let labels = phones.map(|phone| (phone.mac, phone.label.clone())).collect();
-            let details = fleet::SiteDetails::new(host.told(&row.site)?, labels, now());
-            Ok(write!(out, "{}{details}", fleet::print_site(row))?)
-        }
-        Command::Fleet { site: None } => {
-            let sites = sites_of(directory(&layout).as_ref());
-            let text = fleet::print(&Host::of(&layout)?.rows(&sites, now())?, terminal_width());
-            out.write_all(text.as_bytes())?;
-            for warning in warnings::of(&layout, now()) {
-                writeln!(out, "warning: {warning}")?;
-            }
-            Ok(())
-        }
+        Command::Fleet { site } => super::fleet::show(&layout, site.as_deref(), now(), out),
         Command::Login { url, token } => desk::log_in(&layout, &inventory(&layout)?, url, token.as_deref(), out),
         Command::Logout => desk::log_out(&layout, out),
         Command::ApiToken(command) => desk::api_token(&layout, command, now(), out),
@@ -212,17 +191,6 @@ fn start(dir: &Path, name: &str, url: &str, passphrase: bool, out: &mut dyn Writ
         writeln!(out, "  {command:38}  {what}")?;
     }
     Ok(())
-}
-
-/// The inventory, if there is one here that can be read. What is wrong with it is `check`'s to say.
-fn directory(layout: &Layout) -> Option<FleetInventory> {
-    FleetInventory::read(layout, &mut Vec::new())
-}
-
-/// Id and name of each site of the directory.
-fn sites_of(directory: Option<&FleetInventory>) -> Vec<(SiteId, String)> {
-    let sites = directory.iter().flat_map(|fleet| fleet.sites.values());
-    sites.map(|site| (site.id.clone(), site.name.clone())).collect()
 }
 
 /// Reads the inventory. Fails with the problems that make it unreadable.
@@ -324,12 +292,6 @@ fn find<'i>(inventory: &'i FleetInventory, name: &str) -> anyhow::Result<&'i Inv
             None => "`lineside-hq site list` names them".to_owned(),
         })
     })
-}
-
-/// The width of a table in columns: `COLUMNS` if it is set, else 100.
-fn terminal_width() -> usize {
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    columns.filter(|columns| (40..=400).contains(columns)).unwrap_or(100)
 }
 
 fn secret(layout: &Layout, command: &SecretCommand, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use super::*;
 use crate::host::Host;
 use crate::host::client::Client;
 use crate::login;
-use crate::progress::Silent;
+use crate::progress::{Progress, Silent};
 use crate::publish::{self, Outcome, PublishOptions, Summary};
 use crate::testing::{Sample, sample};
 use bundle::{RecipientPublic, RecipientSecret};
@@ -275,14 +275,26 @@ fn what_the_list_does_not_name_and_what_is_not_its_digest_is_thrown_away() {
     assert_eq!(generation(&host.layout, &desk.site), None);
 }
 
+/// The host goes as soon as the desk begins to make releases.
+struct Breaks<'a>(&'a CancellationToken);
+
+impl Progress for Breaks<'_> {
+    fn stage(&mut self, _what: &str, _steps: u64) {
+        self.0.cancel();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    fn step(&mut self, _what: &str) {}
+    fn done(&mut self) {}
+}
+
 #[test]
 fn a_push_that_broke_off_shows_nothing_and_the_next_run_goes_on() {
     let (host, desk) = two_machines();
     // The desk has made and sealed it, and the connection breaks after a part of one object.
     let layout = &desk.sample.layout;
-    host.stop.cancel();
     let options = PublishOptions { sites: None, now: now() };
-    assert!(publish::publish_to(layout, &desk.enrolled, &options, &mut Silent).is_err());
+    let mut breaks = Breaks(&host.stop);
+    assert!(publish::publish_to(layout, &desk.enrolled, &options, &mut breaks).is_err());
     assert_eq!(generation(layout, &desk.site), None);
     let objects = files(&layout.public_objects());
     assert!(objects.len() > 3);

@@ -182,6 +182,8 @@ fn keep(
         db.prepare_cached("INSERT OR REPLACE INTO phone_state (site, mac, value) VALUES (?1, ?2, ?3)")?
             .execute(params![TextColumn(site), mac, value])?;
     }
+    // What a site says is no number that HQ must believe, and none that keeps it from being heard.
+    let generation = Generation(generation.0.min(i64::MAX.unsigned_abs()));
     let report = SiteReport::read(state.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     let unknown = report.phones.values().filter(|phone| !phone.known).count();
     let own = state.iter().filter(|(key, _)| phone_of(key).is_none());
