@@ -298,7 +298,7 @@ while True:
 assert opener.wait(10) == 0
 assert {name: len(fds) for name, fds in sockets.items()} == {
     "packet-arp": 2, "packet-beside": 1, "packet-dhcp": 4, "packet-send": 1, "packet-tftp": 1,
-    "packet-tftp-arp": 1,
+    "packet-tagged": 1, "packet-tftp-arp": 1,
 }
 sockets = [(name, fd) for name, fds in sockets.items() for fd in fds]
 keep = []

@@ -289,6 +289,7 @@ async fn a_site_that_enrols_again_while_its_key_is_renewed_keeps_its_release() {
     site.desk_takes();
     site.next_release(b"three").await;
     site.hq.world().also = None;
+    site.stated();
     site.enrol_again(0).await;
     assert_eq!(site.content("a.cfg"), b"three");
     assert_eq!(std::fs::read(site.store.identity_dir().join("recipient-next.key")).unwrap(), b"");

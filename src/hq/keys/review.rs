@@ -80,14 +80,12 @@ fn value(text: &mut String, what: &str, before: Option<String>, after: &str) -> 
     }
 }
 
-/// The lines of a set: what stays, comes and goes.
+/// The lines of a set: what stays, then what comes, then what goes.
 fn set(text: &mut String, what: &str, before: &BTreeSet<String>, after: &BTreeSet<String>) -> std::fmt::Result {
-    for one in before.union(after) {
-        let mark = match (before.contains(one), after.contains(one)) {
-            (true, true) => ' ',
-            (true, false) => '-',
-            _ => '+',
-        };
+    let marked = (before.intersection(after).map(|one| (' ', one)))
+        .chain(after.difference(before).map(|one| ('+', one)))
+        .chain(before.difference(after).map(|one| ('-', one)));
+    for (mark, one) in marked {
         writeln!(text, "{mark} {what} {one}")?;
     }
     Ok(())
