@@ -196,20 +196,23 @@ fn vpns_bridges_of_containers_and_labels_are_no_lan() {
         return;
     }
     let mut net = Net::new();
-    let (switch, host) = (net.switch("switch"), net.host("box"));
+    let (switch, host, other) = (net.switch("switch"), net.host("box"), net.host("other"));
     net.plug(&host, "eth0", &switch, None);
+    net.cable((&host, "eth1"), (&other, "eth0"));
+    other.sh("ip link set eth0 down");
     host.sh("ip addr add 192.168.1.2/24 dev eth0 && ip addr add 169.254.3.3/16 dev eth0 label eth0:avahi
          ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0 && ip link set docker0 up
          ip link add veth0 type veth peer name veth1 && ip link set veth0 master docker0 up && ip link set veth1 up
          ip link add dv0 type veth peer name dv1 && ip link set dv0 master docker0 up && ip link set dv1 up
          ip addr add 172.17.0.9/16 dev dv1
          ip tuntap add tun0 mode tun && ip addr add 100.101.102.103/32 dev tun0 && ip link set tun0 up
-         ip link add eth1 type veth peer name unplugged && ip addr add 10.1.0.2/24 dev eth1 && ip link set eth1 up");
+         ip addr add 10.1.0.2/24 dev eth1");
     let said = without_a_name(&net, &host);
     assert!(said.contains("192.168.1.2/24 on eth0\n"), "{said}");
 
     // Two networks are for a person to choose from, and the message has what that takes.
-    host.sh("ip link set unplugged up");
+    other.sh("ip link set eth0 up");
+    wait_for(Duration::from_secs(10), || host.sh("ip link show eth1").contains("LOWER_UP").then_some(())).unwrap();
     let said = without_a_name(&net, &host);
     let expected = "several network interfaces could be the LAN: eth0 (192.168.1.2/24), eth1 (10.1.0.2/24)";
     assert!(said.contains(expected) && said.contains("[lan] interface = \"eth0\""), "{said}");
