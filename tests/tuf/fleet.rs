@@ -48,6 +48,12 @@ impl Fleet {
         let mut fleet =
             Self { layout: Layout::new(path), id, address: "127.0.0.1:0".parse().unwrap(), serving: None, dir };
         fleet.serve().await;
+        // Releases tell sites where HQ is.
+        let file = fleet.layout.dir().join("fleet.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let url = format!("https://{}", fleet.address);
+        assert!(text.contains("https://127.0.0.1:8443"));
+        fs::write(file, text.replace("https://127.0.0.1:8443", &url)).unwrap();
         fleet
     }
 
