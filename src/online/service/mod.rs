@@ -74,6 +74,9 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often published metadata is looked through for what must be signed anew. It is valid for weeks, so many tries
 /// may fail.
 const UPKEEP: Duration = Duration::from_secs(6 * 3600);
+/// How often, and after what pause each, upkeep asks for the lock of a tree that somebody holds: 5 s in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// The most bytes of a request's header that are read.
 const HEADER_BYTES: usize = 16 * 1024;
 /// The most header fields of a request.
@@ -279,8 +282,15 @@ async fn upkeep(app: Arc<App>, stop: CancellationToken) {
                 warn!("{warning}");
             }
             let Ok((now, at)) = app.may_sign() else { return Ok(0) };
-            // A `publish` that runs now signs fresh metadata itself.
-            let Some(held) = TreeLock::try_now(dir)? else { return Ok(0) };
+            // A `publish` that runs now signs fresh metadata itself. Whoever notes the time holds the lock for moments.
+            let mut held = TreeLock::try_now(dir)?;
+            for _ in 0..LOCK_TRIES {
+                if held.is_none() {
+                    std::thread::sleep(LOCK_PAUSE);
+                    held = TreeLock::try_now(dir)?;
+                }
+            }
+            let Some(held) = held else { return Ok(0) };
             let freshened = freshen::refresh(dir, now)?;
             drop(held);
             app.clock.note(now, at, freshened > 0)?;
