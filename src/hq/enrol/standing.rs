@@ -101,42 +101,40 @@ pub fn standing(layout: &Layout) -> anyhow::Result<Standing> {
             }
         }
     }
-    {
-        let host = Host::of(layout)?;
-        for enrolment in host.new_enrolments()? {
-            match prove(layout, &enrolment) {
-                Ok(proven) => {
-                    let site = all.entry(enrolment.site.clone());
-                    let pinned = site.or_insert_with(|| Pinned::new(enrolment.site.clone()));
-                    if let Some(appliance) = proven {
-                        pinned.appliance.insert(0, appliance);
-                        pinned.appliance.truncate(MAX_APPLIANCES);
-                    }
+    let host = Host::of(layout)?;
+    for enrolment in host.new_enrolments()? {
+        match prove(layout, &enrolment) {
+            Ok(proven) => {
+                let site = all.entry(enrolment.site.clone());
+                let pinned = site.or_insert_with(|| Pinned::new(enrolment.site.clone()));
+                if let Some(appliance) = proven {
+                    pinned.appliance.insert(0, appliance);
+                    pinned.appliance.truncate(MAX_APPLIANCES);
                 }
-                Err(error) => standing.faults.push(SiteFault::of(
-                    &enrolment.site,
-                    format!("{error:#}; nothing is sealed to its new enrolment"),
-                    "publish where the token was issued; if nobody issued it, an appliance that nobody knows or a service \
-                     that was broken into is behind this: `lineside-hq enrolment discard SITE` puts the enrolment aside",
-                )),
             }
+            Err(error) => standing.faults.push(SiteFault::of(
+                &enrolment.site,
+                format!("{error:#}; nothing is sealed to its new enrolment"),
+                "publish where the token was issued; if nobody issued it, an appliance that nobody knows or a service \
+                 that was broken into is behind this: `lineside-hq enrolment discard SITE` puts the enrolment aside",
+            )),
         }
-        for (site, token, at) in host.taken_over()? {
-            let unreadable = standing.faults.iter().any(|fault| fault.site.as_ref() == Some(&site));
-            // HQ may be put back from a backup and know less than git.
-            let knows = |one: &Appliance| one.token == token || one.enrolled > at;
-            let here = all.get(&site).is_some_and(|pinned| pinned.appliance.iter().any(knows));
-            if !here && !unreadable {
-                let what = match all.remove(&site) {
-                    None => format!("enrolled/{site}.toml is missing here (git pull): HQ knows of an enrolment"),
-                    Some(_) => {
-                        format!("enrolled/{site}.toml is outdated here (git pull): HQ knows of a newer enrolment")
-                    }
-                };
-                let hint = "`git pull` brings it, once it is committed where that appliance was published to first; if \
-                            it is lost, `site revoke` and enroll the appliance again";
-                standing.faults.push(SiteFault::of(&site, what, hint));
-            }
+    }
+    for (site, token, at) in host.taken_over()? {
+        let unreadable = standing.faults.iter().any(|fault| fault.site.as_ref() == Some(&site));
+        // HQ may be put back from a backup and know less than git.
+        let knows = |one: &Appliance| one.token == token || one.enrolled > at;
+        let here = all.get(&site).is_some_and(|pinned| pinned.appliance.iter().any(knows));
+        if !here && !unreadable {
+            let what = match all.remove(&site) {
+                None => format!("enrolled/{site}.toml is missing here (git pull): HQ knows of an enrolment"),
+                Some(_) => {
+                    format!("enrolled/{site}.toml is outdated here (git pull): HQ knows of a newer enrolment")
+                }
+            };
+            let hint = "`git pull` brings it, once it is committed where that appliance was published to first; if \
+                        it is lost, `site revoke` and enroll the appliance again";
+            standing.faults.push(SiteFault::of(&site, what, hint));
         }
     }
     standing.recipients = all.into_values().map(|pinned| (pinned.site.clone(), pinned.keys())).collect();
